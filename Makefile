@@ -1,0 +1,48 @@
+# The two commands of the README, and what maintainers run. Everything lives in the checkout: the environment in
+# .venv, every cache in .cache.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CACHE  := $(CURDIR)/.cache
+MODEL  ?=
+ARGS   ?=
+
+export PIP_CACHE_DIR := $(CACHE)/pip
+export HF_HOME := $(CACHE)/huggingface
+export MPLCONFIGDIR := $(CACHE)/matplotlib
+export TORCHINDUCTOR_CACHE_DIR := $(CACHE)/inductor
+export RUFF_CACHE_DIR := $(CACHE)/ruff
+export MYPY_CACHE_DIR := $(CACHE)/mypy
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check unit gpu-check bench clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/base.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "halftime needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python could not make a virtual environment. On Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/base.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: $(VENV)/base.stamp  ## profile the bundled pipeline, 30 steps, and write an HTML report
+	$(BIN)/halftime profile $(MODEL) --steps 30 --html out/profile.html $(ARGS)
+
+test: check unit  ## linters, types and the whole test suite
+
+check: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest $(ARGS)
+
+gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
+	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(CACHE) out build dist

@@ -1,0 +1,45 @@
+"""halftime finds where a diffusion pipeline's time goes, fixes it, proves that the pictures hold, and serves it.
+
+The front door. Nothing heavy is imported until a name is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from halftime import bundled as bundled
+    from halftime.audit.run import audit as audit
+    from halftime.pipeline import load_pipeline as load_pipeline
+    from halftime.profile.run import profile as profile
+    from halftime.records import Finding as Finding
+    from halftime.records import Session as Session
+    from halftime.records import Workload as Workload
+    from halftime.trace.run import trace as trace
+
+# name -> module and attribute; None where the name is the module itself (a verb's package can be called).
+_HOMES: dict[str, tuple[str, str | None]] = {
+    "Finding": ("halftime.records", "Finding"),
+    "Session": ("halftime.records", "Session"),
+    "Workload": ("halftime.records", "Workload"),
+    "audit": ("halftime.audit", None),
+    "bundled": ("halftime.bundled", None),
+    "load_pipeline": ("halftime.pipeline", "load_pipeline"),
+    "profile": ("halftime.profile", None),
+    "trace": ("halftime.trace", None),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'halftime' has no attribute {name!r}; it has: {', '.join(_HOMES)}")
+    module_name, attribute = _HOMES[name]
+    module = importlib.import_module(module_name)
+    return module if attribute is None else getattr(module, attribute)
+
+
+def __dir__() -> list[str]:
+    return ["__version__", *_HOMES]

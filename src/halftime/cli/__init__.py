@@ -1,0 +1,94 @@
+"""The command line: one file a verb, each of which parses, calls one function, renders, and sets the exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from halftime import __version__
+from halftime.errors import HalftimeError
+
+# verb -> what it answers; `halftime.cli.VERB` holds `command`. Listed here so that --help imports no verb.
+VERBS = {
+    "profile": "Where does the time of one call go?",
+    "trace": "The same, from a torch.profiler trace recorded elsewhere.",
+    "audit": "Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed.",
+    "forecast": "What would each stage take on a named GPU? No GPU, no weights.",
+    "gateway": "What does the proxy in front cost?",
+}
+
+EXIT_INTERRUPTED = 130
+
+
+class _Verbs(click.Group):
+    """Imports a verb's file only when that verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"halftime.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="halftime")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def halftime(ctx: click.Context, debug: bool) -> None:
+    """Find where a diffusion pipeline's time goes, fix it, and prove that the pictures hold."""
+    ctx.obj = {"debug": debug}
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 a gate said no, 2 bad input or failure, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    # --debug is welcome anywhere on the line, where people add it after a failure.
+    arguments = (["--debug"] if debug else []) + [word for word in arguments if word != "--debug"]
+    sys.exit(_run(arguments, debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    try:
+        result = halftime.main(arguments, prog_name="halftime", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; nothing was written.", debug, EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left; say nothing more
+        return 0
+    except HalftimeError as error:
+        return _fail(str(error), debug, error.exit_code)
+    except Exception as error:
+        return _fail(_unexpected(error), debug, 2)
+
+
+def _fail(message: str, debug: bool, code: int) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"halftime: {message}", err=True)
+    return code
+
+
+def _unexpected(error: Exception) -> str:
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory ({first_line}). Try a smaller --size or --batch, or --dtype bfloat16."
+    return f"{type(error).__name__}: {first_line or 'no message'}. Run again with --debug to see where."

@@ -1,0 +1,91 @@
+"""Options that several verbs share, and the one way from options to a Workload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from halftime.errors import BadWorkload
+
+if TYPE_CHECKING:
+    from halftime.records import Workload
+
+F = TypeVar("F", bound=Callable[..., object])
+
+model_argument = click.argument("model", required=False)
+
+_WORKLOAD_OPTIONS = (
+    click.option("--workload", "workload_file", metavar="TOML", help="Read the workload from a TOML file."),
+    click.option("--prompt", "prompts", multiple=True, help="Prompt; may be given several times."),
+    click.option("--negative-prompt", help="Negative prompt."),
+    click.option("--steps", type=int, help="Denoising steps.  [default: 30]"),
+    click.option("--guidance", type=float, help="Guidance scale.  [default: the pipeline's own]"),
+    click.option(
+        "--size", metavar="N|WxH", help="Pixels, for example 1024 or 1152x896.  [default: the pipeline's own]"
+    ),
+    click.option("--batch", "images_per_prompt", type=int, help="Pictures for each prompt.  [default: 1]"),
+    click.option("--seed", type=int, help="Seed of the first picture.  [default: 0]"),
+    click.option("--scheduler", help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler."),
+    click.option("--dtype", help="float32, bfloat16 or float16.  [default: as loaded]"),
+    click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu]"),
+    click.option("--set", "arguments", multiple=True, metavar="NAME=VALUE", help="Any other argument of the call."),
+)
+
+json_option = click.option("--json", "json_file", metavar="FILE", help="Write JSON; - for standard output.")
+html_option = click.option("--html", "html_file", metavar="FILE", help="Write one self-contained HTML page.")
+markdown_option = click.option(
+    "--markdown", "markdown_file", metavar="FILE", help="Write markdown; - for standard output."
+)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no tables; files and exit code only.")
+
+
+def workload_options(function: F) -> F:
+    """Add the options that describe a workload; their values arrive as keyword arguments."""
+    for option in reversed(_WORKLOAD_OPTIONS):
+        function = option(function)
+    return function
+
+
+def take_workload(values: dict[str, object]) -> Workload:
+    """Take the workload's options out of `values`: the TOML file first, then what was given on the command line."""
+    from halftime.workload import change, read
+
+    file = values.pop("workload_file", None)
+    given = {name: values.pop(name, None) for name in _names()}
+    changes = {name: value for name, value in given.items() if value not in (None, ())}
+    if "size" in changes:
+        changes["width"], changes["height"] = parse_size(str(changes.pop("size")))
+    if "arguments" in changes:
+        changes["arguments"] = dict(_assignment(text) for text in given["arguments"] or ())  # type: ignore[attr-defined]
+    return change(read(Path(str(file)) if file else None), changes)
+
+
+def _names() -> tuple[str, ...]:
+    return (
+        "prompts", "negative_prompt", "steps", "guidance", "size", "images_per_prompt", "seed", "scheduler", "dtype",
+        "device", "arguments",
+    )  # fmt: skip
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'1024' or '1152x896' -> (width, height) in pixels. Raises BadWorkload."""
+    words = text.lower().replace("×", "x").split("x")
+    if len(words) in (1, 2) and all(word.strip().isdecimal() for word in words):
+        numbers = [int(word) for word in words]
+        return numbers[0], numbers[-1]
+    raise BadWorkload(f"--size {text!r} is not a size. Write pixels as 1024 or as WIDTHxHEIGHT, for example 1152x896.")
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    import json
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise BadWorkload(f"--set {text!r} is not NAME=VALUE, for example --set num_frames=16.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,268 @@
+"""Pipelines: load any of them, and say which stage each of its components belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from halftime.errors import BadWorkload, UnknownDevice, UnknownModel
+from halftime.records import Workload
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+BUNDLED = "bundled"
+
+
+class Place(NamedTuple):
+    """Where in the ledger a component's time goes."""
+
+    stage: str
+    part: str
+
+
+# Component name (diffusers' own; in combined pipelines with a prefix, in pairs with a number) -> stage and part.
+_COMPONENTS: tuple[tuple[str, Place], ...] = (
+    ("tokenizer text_processor", Place("encode_prompt", "tokenizer")),
+    ("text_encoder language_model prompt_encoder mllm llm", Place("encode_prompt", "text_encoder")),
+    ("projection_model text_proj connectors", Place("encode_prompt", "text_encoder")),
+    ("image_encoder feature_extractor vision_encoder", Place("encode_image", "image_encoder")),
+    ("unet transformer dit controlnet adapter motion_adapter prior decoder", Place("denoise", "denoiser")),
+    ("scheduler", Place("denoise", "scheduler")),
+    ("vae vqgan movq vqvae image_vae video_vae audio_vae", Place("vae_decode", "vae")),
+    ("image_processor video_processor vae_image_processor", Place("postprocess", "image_processor")),
+    ("vocoder", Place("postprocess", "vocoder")),
+    ("safety_checker watermark", Place("postprocess", "safety_checker")),
+)  # fmt: skip
+# The first that matches counts.
+STAGES: tuple[tuple[re.Pattern[str], Place], ...] = tuple(
+    (re.compile(rf"(?:.*_)?(?:{names.replace(' ', '|')})(?:_\d+)?"), place) for names, place in _COMPONENTS
+)
+
+
+def place_of(component: str) -> Place | None:
+    """The stage and part of a component by its name, or None where the name is not known."""
+    return next((place for pattern, place in STAGES if pattern.fullmatch(component)), None)
+
+
+class Loaded(NamedTuple):
+    """A pipeline, what to call it, and what its reader must know."""
+
+    pipeline: DiffusionPipeline
+    name: str
+    notes: tuple[str, ...]
+
+
+def load_pipeline(model: str | None = None, workload: Workload | None = None) -> DiffusionPipeline:
+    """A diffusers pipeline, ready for `workload` (device, dtype, scheduler).
+
+    `model` is a diffusers folder, a hub id that is cached or can be fetched, `module:function` returning a pipeline,
+    or None for the bundled model. Raises UnknownModel, BadWorkload or UnknownDevice.
+    """
+    return load(model, workload or Workload()).pipeline
+
+
+def load(model: str | None, workload: Workload) -> Loaded:
+    """As `load_pipeline`, with the model's name and notes."""
+    device = checked_device(workload.device)
+    loaded = _load(model)
+    pipeline = loaded.pipeline
+    if workload.scheduler:
+        pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)
+    pipeline.to(device, *([_dtype(workload.dtype)] if workload.dtype else []))
+    return loaded
+
+
+def _load(model: str | None) -> Loaded:
+    if model is None or model == BUNDLED:
+        return _load_bundled()
+    if Path(model).exists():
+        return Loaded(_load_folder(Path(model)), str(model), ())
+    if ":" in model:
+        return Loaded(_load_function(model), model, ())
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        return Loaded(_load_hub(model), model, ())
+    raise UnknownModel(
+        f"{model!r} is no model: no such folder, and neither a hub id (owner/name) nor module:function. "
+        "Leave it out for the bundled model."
+    )
+
+
+def _load_bundled() -> Loaded:
+    from halftime import bundled
+
+    notes = (
+        ()
+        if bundled.trained()
+        else ("the bundled model has seeded random weights: timings are real, pictures are noise",)
+    )
+    return Loaded(bundled.load(), "bundled emoji-xl", notes)
+
+
+def _load_folder(folder: Path) -> DiffusionPipeline:
+    from diffusers import DiffusionPipeline
+
+    if not (folder / "model_index.json").is_file():
+        raise UnknownModel(
+            f"{folder} is no diffusers pipeline: it has no model_index.json. Name a folder that "
+            "pipeline.save_pretrained() wrote."
+        )
+    try:
+        return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnknownModel(f"{folder} cannot be loaded as a diffusers pipeline: {_first_line(error)}") from error
+
+
+def _load_hub(name: str) -> DiffusionPipeline:
+    from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UnknownModel(
+            f"{name!r} is no folder here, and the hub did not give it: {_first_line(error)} "
+            "Name a folder, a cached hub id or module:function."
+        ) from error
+
+
+def _load_function(spec: str) -> DiffusionPipeline:
+    module_name, _, function_name = spec.partition(":")
+    with _importable_from_here():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise UnknownModel(f"{spec!r}: cannot import {module_name!r} ({_first_line(error)}).") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UnknownModel(f"{spec!r}: {module_name} has no function {function_name!r}.")
+    with _importable_from_here():
+        pipeline = function()
+    if not callable(pipeline) or not hasattr(pipeline, "components"):
+        raise UnknownModel(f"{spec!r} returned {type(pipeline).__name__}; a diffusers pipeline is needed.")
+    return pipeline
+
+
+@contextlib.contextmanager
+def _importable_from_here() -> Iterator[None]:
+    """`module:function` means a module in the current folder too, as with `python -m`; a console script lacks that."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def checked_device(name: str) -> torch.device:
+    """The torch device of that name. Raises UnknownDevice, naming those that exist."""
+    import torch
+
+    available = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UnknownDevice(f"device {name!r} is not a torch device. Here are: {', '.join(available)}.") from error
+    if device.type == "cuda" and device.index is None and len(available) > 1:
+        device = torch.device("cuda", 0)
+    if str(device) not in available:
+        raise UnknownDevice(f"device {name!r} does not exist here. Here are: {', '.join(available)}.")
+    return device
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch
+
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def scheduler_named(name: str, pipeline: DiffusionPipeline) -> object:
+    """A scheduler by class name, with the configuration of the pipeline's own. Raises BadWorkload."""
+    import diffusers
+    from diffusers import SchedulerMixin
+
+    kind = getattr(diffusers, name, None) or getattr(diffusers, f"{name}Scheduler", None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        known = sorted(word for word in dir(diffusers) if word.endswith("Scheduler") and not word.startswith("Flax"))
+        raise BadWorkload(f"scheduler {name!r} is not in diffusers. Some that are: {', '.join(known[:40])}.")
+    scheduler: object = kind.from_config(pipeline.scheduler.config)  # type: ignore[attr-defined]
+    return scheduler
+
+
+def vae_factor(pipeline: DiffusionPipeline) -> int:
+    """Pixels per latent cell, along one side; 1 where the pipeline does not say."""
+    factor = getattr(pipeline, "vae_scale_factor", None) or getattr(pipeline, "vae_scale_factor_spatial", None)
+    return factor if isinstance(factor, int) and factor > 0 else 1
+
+
+def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, object]:
+    """The keyword arguments of one call of `pipeline` for `workload`, with generators seeded anew.
+
+    What the workload leaves open (None) is left to the pipeline. Raises BadWorkload for a field that was set and that
+    the pipeline's call does not take, and for a size that its VAE cannot hold.
+    """
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    wanted = _wanted_arguments(pipeline, workload)
+    refused = [name for name in wanted if name not in parameters and not open_ended]
+    if set(refused) - _DEFAULTED:
+        name = sorted(set(refused) - _DEFAULTED)[0]
+        raise BadWorkload(f"{type(pipeline).__name__} takes no {name}. It takes: {', '.join(list(parameters)[1:])}.")
+    _check_size(pipeline, workload)
+    return {name: value for name, value in wanted.items() if name not in refused}
+
+
+# Passed without having been asked for, so dropped without a word where a pipeline does not take them.
+_DEFAULTED = {"prompt", "num_inference_steps", "generator"}
+
+
+def _wanted_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, object]:
+    prompts = list(workload.prompts)
+    negative = workload.negative_prompt
+    optional: dict[str, object] = {
+        "negative_prompt": [negative] * len(prompts) if negative and len(prompts) > 1 else negative,
+        "guidance_scale": workload.guidance,
+        "width": workload.width,
+        "height": workload.height,
+        "num_images_per_prompt": None if workload.images_per_prompt == 1 else workload.images_per_prompt,
+    }
+    return {
+        "prompt": prompts[0] if len(prompts) == 1 else prompts,
+        "num_inference_steps": workload.steps,
+        "generator": generators(workload),
+        **{name: value for name, value in optional.items() if value is not None},
+        **workload.arguments,
+    }
+
+
+def generators(workload: Workload) -> torch.Generator | list[torch.Generator]:
+    """One generator a picture, seeded seed, seed + 1, …; on the CPU, so that no picture depends on the device."""
+    import torch
+
+    pictures = len(workload.prompts) * workload.images_per_prompt
+    made = [torch.Generator("cpu").manual_seed(workload.seed + index) for index in range(pictures)]
+    return made[0] if pictures == 1 else made
+
+
+def _check_size(pipeline: DiffusionPipeline, workload: Workload) -> None:
+    factor = vae_factor(pipeline)
+    for name in ("width", "height"):
+        value = getattr(workload, name)
+        if value is not None and value % factor:
+            below, above = value // factor * factor, -(-value // factor) * factor
+            raise BadWorkload(
+                f"{name} {value} is not divisible by {factor}, the VAE's factor. Nearest: {below or above} or {above}."
+            )

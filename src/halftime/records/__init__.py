@@ -1,0 +1,45 @@
+"""Frozen plain data: what halftime measures, finds and decides. One file a family of records.
+
+Every record is a `msgspec.Struct`: typed, immutable, compared by value, written as JSON or TOML and read back strictly
+by `halftime.store`. A record that is a file of its own has a `schema` number; its history stands above the class.
+Units are seconds, bytes, FLOPs and ratios throughout.
+"""
+
+from halftime.records.base import Json, Record
+from halftime.records.environment import Environment
+from halftime.records.finding import Finding
+from halftime.records.session import (
+    ColdStart,
+    CompileReport,
+    DeviceTotals,
+    LedgerRow,
+    MemoryReport,
+    Recompile,
+    Run,
+    Session,
+    Span,
+    StageMemory,
+    StepStats,
+    SyncWait,
+)
+from halftime.records.workload import Workload
+
+__all__ = [
+    "ColdStart",
+    "CompileReport",
+    "DeviceTotals",
+    "Environment",
+    "Finding",
+    "Json",
+    "LedgerRow",
+    "MemoryReport",
+    "Recompile",
+    "Record",
+    "Run",
+    "Session",
+    "Span",
+    "StageMemory",
+    "StepStats",
+    "SyncWait",
+    "Workload",
+]

@@ -1,0 +1,28 @@
+"""One thing worth fixing."""
+
+from __future__ import annotations
+
+from halftime.records.base import Record
+
+
+class Finding(Record, frozen=True, kw_only=True):
+    """Something that costs time, what it costs, and the fix by name.
+
+    `ceiling` is Amdahl's bound: the speedup of the whole call if this cost vanished entirely,
+    wall / (wall - seconds); None where the cost could not be measured. `fix` names an entry of `halftime.FIXES`, or
+    None where the remedy is not one of them; the message then says what to do.
+    """
+
+    id: str  # stable, kebab-case: 'vae-fp32'
+    stage: str
+    message: str  # one sentence in plain words, with its numbers
+    seconds: float | None = None  # per call
+    ceiling: float | None = None
+    fix: str | None = None
+    where: tuple[str, ...] = ()  # file:line, costliest first
+    evidence: dict[str, float | int | str] = {}
+
+
+def ceiling(seconds: float, wall_seconds: float) -> float | None:
+    """Amdahl (1967): the speedup if `seconds` of `wall_seconds` vanished. None where nothing would be left."""
+    return wall_seconds / (wall_seconds - seconds) if 0 <= seconds < wall_seconds else None

@@ -1,0 +1,165 @@
+"""What `profile` measured and what `trace` read: one record for both."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halftime.records.base import Record
+from halftime.records.environment import Environment
+from halftime.records.finding import Finding
+from halftime.records.workload import Workload
+
+UNEXPLAINED = "unexplained"
+
+
+class Span(Record, frozen=True, kw_only=True):
+    """One timed interval of a call. Spans nest; `depth` 0 is directly under the call.
+
+    `start` and `seconds` are on the clock that the ledger adds up on: the host's on a CPU, the device's (events on the
+    stream) on CUDA. `host_seconds` is how long the host was inside.
+    """
+
+    stage: str  # 'encode_prompt', 'denoise', 'vae_decode', …
+    name: str  # what ran: 'unet', 'scheduler.step', 'vae.decode'
+    part: str  # 'denoiser', 'scheduler', 'progress_bar', 'vae', …
+    start: float  # seconds from the start of the call
+    seconds: float
+    depth: int = 0
+    step: int | None = None  # denoising step, from 0
+    host_seconds: float | None = None
+
+
+class Run(Record, frozen=True, kw_only=True):
+    """One call of the pipeline, timed from just before to just after (on CUDA: after a synchronise)."""
+
+    wall_seconds: float
+    spans: tuple[Span, ...] = ()
+    load_average: float | None = None
+
+
+class StepStats(Record, frozen=True, kw_only=True):
+    """One part's duration over the denoising steps of all steady runs."""
+
+    count: int  # steps in one call
+    median_seconds: float
+    p90_seconds: float
+    spread: float  # interquartile range over the median
+
+
+class LedgerRow(Record, frozen=True, kw_only=True):
+    """One stage of the call. Top-level rows add up to the wall clock; `parts` add up to their row.
+
+    Seconds are means over the middle half of the steady runs (by wall clock): robust, and still additive.
+    """
+
+    stage: str
+    seconds: float
+    share: float  # of the wall clock
+    first_call_seconds: float | None = None
+    calls: int = 0  # of the component, in one call of the pipeline
+    per_step: StepStats | None = None
+    host_seconds: float | None = None  # CUDA: time that the host spent issuing this stage
+    host_blocked_seconds: float | None = None  # CUDA: of that, waiting for the device
+    launch_gap_seconds: float | None = None  # CUDA: the device waited for the host
+    flops: float | None = None
+    flops_per_second: float | None = None
+    parts: tuple[LedgerRow, ...] = ()
+
+
+class StageMemory(Record, frozen=True, kw_only=True):
+    """Memory of one stage, in bytes; None where it cannot be known on this device."""
+
+    stage: str
+    peak_bytes: int | None = None  # highest during the stage
+    end_bytes: int | None = None  # at its end
+    reserved_bytes: int | None = None  # CUDA caching allocator
+
+
+class MemoryReport(Record, frozen=True, kw_only=True):
+    """`measure` says what the numbers are: 'resident set of the process' or 'CUDA allocator'."""
+
+    measure: str
+    stages: tuple[StageMemory, ...] = ()
+
+
+class Recompile(Record, frozen=True, kw_only=True):
+    """A graph that torch.compile built again, or a place where it broke the graph; `reason` in plain words."""
+
+    where: str
+    reason: str
+    count: int = 1
+
+
+class CompileReport(Record, frozen=True, kw_only=True):
+    """What dynamo did during the session."""
+
+    compiled: tuple[str, ...] = ()  # components that are compiled
+    graphs: int = 0
+    compile_seconds: float = 0.0
+    recompiles: tuple[Recompile, ...] = ()
+    graph_breaks: tuple[Recompile, ...] = ()
+    after_warmup: int = 0  # graphs built after the warm-up: always a fault
+
+
+class ColdStart(Record, frozen=True, kw_only=True):
+    """A fresh process, from its start to its first picture, in seconds."""
+
+    process_seconds: float  # the whole of it, seen from outside
+    import_seconds: float
+    load_seconds: float
+    first_call_seconds: float
+    first_call: tuple[LedgerRow, ...] = ()
+
+
+class DeviceTotals(Record, frozen=True, kw_only=True):
+    """The device's own time line, where one was recorded."""
+
+    busy_seconds: float
+    idle_seconds: float
+    idle_by_cause: dict[str, float] = {}  # 'host', 'sync', 'other' -> seconds; they add up to idle_seconds
+    kernels: int = 0
+    memcpy_bytes: dict[str, int] = {}  # 'HtoD', 'DtoH', 'DtoD' -> bytes
+
+
+class SyncWait(Record, frozen=True, kw_only=True):
+    """A place where the host waited for the device."""
+
+    name: str  # cudaStreamSynchronize, cudaMemcpy …
+    stage: str
+    count: int
+    host_seconds: float  # what the host waited
+    wall_seconds: float  # of that, what the device stood idle for because of it: the true cost
+    where: tuple[str, ...] = ()  # Python stack, innermost first, where it was recorded
+
+
+# Schema history
+# 1  2026-11  first
+class Session(Record, frozen=True, kw_only=True):
+    """A measured call, whole: what ran, where, the ledger, the runs under it, and what was found."""
+
+    schema: Literal[1] = 1
+    kind: Literal["profile", "trace"] = "profile"
+    halftime: str = ""  # the version that wrote it
+    created: str = ""  # ISO 8601, UTC
+    model: str = ""
+    pipeline: str = ""  # class name
+    wall_seconds: float
+    first_call_seconds: float | None = None
+    ledger: tuple[LedgerRow, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    environment: Environment
+    workload: Workload
+    workload_hash: str = ""
+    runs: tuple[Run, ...] = ()  # the steady ones
+    first_run: Run | None = None
+    cold_start: ColdStart | None = None
+    memory: MemoryReport | None = None
+    compilation: CompileReport | None = None
+    device: DeviceTotals | None = None
+    syncs: tuple[SyncWait, ...] = ()
+    notes: tuple[str, ...] = ()  # facts a reader needs: 'seeded random weights'
+    doubts: tuple[str, ...] = ()  # why a number may not be trusted, each with the next command
+
+    def row(self, stage: str) -> LedgerRow | None:
+        """The top-level ledger row of a stage, or None."""
+        return next((row for row in self.ledger if row.stage == stage), None)

@@ -1,0 +1,34 @@
+"""What was run: prompts x size x steps x seeds."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from halftime.records.base import Json, Record
+
+
+class Workload(Record, frozen=True, kw_only=True):
+    """One reproducible set of calls. `None` means: the pipeline's own default.
+
+    The number of pictures of one call is `len(prompts) * images_per_prompt`; each picture has a seed of its own,
+    `seed`, `seed + 1`, …
+    """
+
+    prompts: tuple[str, ...] = ("a 3D render of a red apple on a white background",)
+    negative_prompt: str | None = None
+    width: int | None = None  # pixels
+    height: int | None = None  # pixels
+    steps: int = 30
+    guidance: float | None = None
+    images_per_prompt: int = 1
+    seed: int = 0
+    scheduler: str | None = None  # a diffusers class name
+    dtype: str | None = None  # 'float32', 'bfloat16', 'float16'
+    device: str = "cpu"
+    arguments: dict[str, Json] = {}  # further keyword arguments of the pipeline's call
+
+    def content_hash(self) -> str:
+        """First 16 hex digits of SHA-256 over the canonical JSON; equal for equal content, wherever it was written."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]

@@ -1,0 +1,96 @@
+"""The few statistics that halftime reports: robust, paired, with intervals.
+
+All functions take plain sequences of floats and return floats; none of them rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Interval(NamedTuple):
+    """An estimate with its two-sided confidence bounds."""
+
+    value: float
+    low: float
+    high: float
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value; the mean of the two middle ones for an even count. Raises ValueError when empty."""
+    if not values:
+        raise ValueError("median of no values")
+    return float(np.median(np.asarray(values, dtype=float)))
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Linear interpolation between order statistics (Hyndman and Fan 1996, type 7)."""
+    if not values:
+        raise ValueError("quantile of no values")
+    return float(np.quantile(np.asarray(values, dtype=float), q))
+
+
+def spread(values: Sequence[float]) -> float:
+    """Interquartile range over the median: 0 for equal values, 0.05 for a steady machine, above 0.2 a shaky one."""
+    middle = median(values)
+    return (quantile(values, 0.75) - quantile(values, 0.25)) / middle if middle else 0.0
+
+
+def middle_half(order_by: Sequence[float]) -> list[int]:
+    """Indices of the values within the middle half by rank; all of them where there are fewer than three.
+
+    Averages over these are as robust as an interquartile mean, and since every row of a ledger is averaged over the
+    same runs, the rows still add up to the whole, which medians would not.
+    """
+    n = len(order_by)
+    ranked = sorted(range(n), key=lambda i: order_by[i])
+    cut = n // 4 if n != 3 else 1
+    return sorted(ranked[cut : n - cut])
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The mean for ratios. Raises ValueError when empty or when a value is not positive."""
+    if not values or min(values) <= 0:
+        raise ValueError("geometric mean needs positive values")
+    return math.exp(math.fsum(map(math.log, values)) / len(values))
+
+
+def bootstrap(
+    values: Sequence[float],
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval (Efron 1979) of `statistic`, the median unless given.
+
+    `statistic` maps an array of shape (resamples, n) to (resamples,). Pass paired differences or ratios for a paired
+    interval. One value gives a degenerate interval, none raises ValueError.
+    """
+    data = np.asarray(values, dtype=float)
+    if data.size == 0:
+        raise ValueError("bootstrap of no values")
+    function = statistic or (lambda sample: np.median(sample, axis=-1))
+    estimate = float(function(data[np.newaxis, :])[0])
+    rng = np.random.default_rng(seed)
+    estimates = function(data[rng.integers(0, data.size, size=(resamples, data.size))])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(estimates, [tail, 1 - tail])
+    return Interval(estimate, float(low), float(high))
+
+
+def paired_ratio(baseline: Sequence[float], candidate: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """Speedup baseline / candidate: the median of the pairwise ratios, with its bootstrap interval.
+
+    Pairs must have been measured next to each other, so that a drifting machine cancels. Raises ValueError for
+    unequal lengths.
+    """
+    if len(baseline) != len(candidate):
+        raise ValueError(f"{len(baseline)} baseline values cannot be paired with {len(candidate)} candidate values")
+    return bootstrap([b / c for b, c in zip(baseline, candidate, strict=True)], confidence=confidence)

@@ -1,0 +1,101 @@
+"""Records to files and back. Writing is atomic: a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import tomli_w
+
+from halftime.errors import BadFile
+from halftime.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write to a temporary name beside `path`, then rename; `-` is standard output. Raises BadFile with the reason."""
+    if str(path) == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise BadFile(
+            f"cannot write {target}: {error.strerror}. Name a file in a folder that you may write to."
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        if isinstance(error, OSError):
+            raise BadFile(f"cannot write {target}: {error.strerror}.") from error
+        raise
+
+
+def _umask() -> int:
+    # There is no call that only reads it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def to_json(record: Record) -> bytes:
+    """The record as indented JSON, with a line's end."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+
+
+def write_json(path: Path | str, record: Record) -> None:
+    """Write a record as JSON; `-` is standard output."""
+    write_bytes(path, to_json(record))
+
+
+def read_json(path: Path | str, kind: type[R]) -> R:
+    """Read a record of a known kind. Raises BadFile, naming the field that is wrong and where it stands."""
+    data = read_bytes(path)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise BadFile(f"{path} is not a {kind.__name__.lower()} file of this halftime: {error}.") from error
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The bytes of a file. Raises BadFile where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except IsADirectoryError as error:
+        raise BadFile(f"{path} is a folder; a file is needed.") from error
+    except OSError as error:
+        raise BadFile(f"cannot read {path}: {error.strerror}.") from error
+
+
+def read_toml(path: Path | str, kind: type[R]) -> R:
+    """Read a record from TOML. Raises BadFile, naming the line or the field that is wrong."""
+    try:
+        return msgspec.convert(tomllib.loads(read_bytes(path).decode()), type=kind)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise BadFile(f"{path} is not a {kind.__name__.lower()} file: {error}.") from error
+
+
+def write_toml(path: Path | str, record: Record) -> None:
+    """Write a record as TOML; fields that are None are left out, since TOML has no null."""
+    write_bytes(path, tomli_w.dumps(_without_none(msgspec.to_builtins(record))).encode())
+
+
+def _without_none(value: dict[str, object]) -> dict[str, object]:
+    return {
+        key: _without_none(item) if isinstance(item, dict) else item for key, item in value.items() if item is not None
+    }
