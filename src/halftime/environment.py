@@ -88,7 +88,7 @@ def _device_versions(place: torch.device) -> dict[str, str]:
 
     if place.type != "cuda":
         return {}
-    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    cudnn = torch.backends.cudnn.version()
     return {"cuda": str(torch.version.cuda or torch.version.hip), "cudnn": str(cudnn)}
 
 

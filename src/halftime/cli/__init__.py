@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
+import warnings
 from typing import NoReturn
 
 import click
@@ -45,10 +47,18 @@ class _Verbs(click.Group):
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="halftime")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def halftime(ctx: click.Context, debug: bool) -> None:
+def halftime(debug: bool) -> None:
     """Find where a diffusion pipeline's time goes, fix it, and prove that the pictures hold."""
-    ctx.obj = {"debug": debug}
+    if not debug:
+        _hush_libraries()
+
+
+def _hush_libraries() -> None:
+    """The libraries' hints about versions and backends are not what the user asked; --debug shows them."""
+    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(variable, "error")
+    warnings.simplefilter("ignore", category=FutureWarning)
+    warnings.simplefilter("ignore", category=UserWarning)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-# What a TOML or JSON file can hold.
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+# What an argument in a TOML or JSON file can hold.
+Scalar = None | bool | int | float | str
+Json = Scalar | list[Scalar] | dict[str, Scalar]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

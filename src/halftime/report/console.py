@@ -7,8 +7,9 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from halftime.report.model import Block, Bullets, Report, Table, Text
+from halftime.report.model import Block, Bullets, Entries, Report, Table, Text
 
+WIDE = 110  # columns of a terminal that holds a table's wide columns too
 _STYLES = {"plain": "", "good": "green", "warning": "yellow", "bad": "red"}
 
 
@@ -27,28 +28,37 @@ def print_report(report: Report, console: Console | None = None) -> None:
 
 def _print_block(block: Block, console: Console) -> None:
     if isinstance(block, Table):
-        console.print(_rich_table(block))
+        console.print(_rich_table(block, console.width))
     elif isinstance(block, Text):
         console.print(RichText(block.text, style=_STYLES[block.tone]))
     elif isinstance(block, Bullets):
         for item in block.items:
-            _print_bullet(item, console)
+            _print_indented("•", RichText(item.text, style=_STYLES[item.tone]), console)
+    elif isinstance(block, Entries):
+        for entry in block.items:
+            title = RichText.assemble((entry.title, f"bold {_STYLES[entry.tone]}"), "  ", entry.facts)
+            console.print(title)
+            _print_indented(" ", RichText(entry.text), console)
     elif block.fallback:
         console.print(escape(block.fallback))
 
 
-def _print_bullet(item: Text, console: Console) -> None:
+def _print_indented(mark: str, text: RichText, console: Console) -> None:
     grid = RichTable.grid(padding=(0, 1))
-    grid.add_row("•", RichText(item.text, style=_STYLES[item.tone]))
+    grid.add_row(mark, text)
     console.print(grid)
 
 
-def _rich_table(table: Table) -> RichTable:
+def _rich_table(table: Table, width: int) -> RichTable:
     drawn = RichTable(title=table.title or None, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    for column in table.columns:
-        drawn.add_column(column.title, justify="left" if column.unit == "text" else "right", overflow="fold")
+    shown = [i for i, column in enumerate(table.columns) if width >= WIDE or not column.wide]
+    for index in shown:
+        column = table.columns[index]
+        drawn.add_column(
+            column.title, justify="left" if column.unit == "text" else "right", no_wrap=column.unit != "text"
+        )
     for index, texts in enumerate(table.texts()):
-        first = f"  {texts[0]}" if index in table.indent else texts[0]
+        texts[0] = f"  {texts[0]}" if index in table.indent else texts[0]
         style = "bold" if index in table.emphasis else "dim" if index in table.indent else ""
-        drawn.add_row(*map(escape, [first, *texts[1:]]), style=style)
+        drawn.add_row(*(escape(texts[i]) for i in shown), style=style)
     return drawn

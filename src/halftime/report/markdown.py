@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halftime.report.model import Block, Bullets, Report, Section, Table, Text
+from halftime.report.model import Block, Bullets, Entries, Report, Section, Table, Text
 
 _MARKS = {"plain": "", "good": "✅ ", "warning": "⚠️ ", "bad": "❌ "}
 
@@ -27,6 +27,8 @@ def _block(block: Block) -> str:
         return _MARKS[block.tone] + block.text
     if isinstance(block, Bullets):
         return "\n".join(f"- {_MARKS[item.tone]}{item.text}" for item in block.items)
+    if isinstance(block, Entries):
+        return "\n".join(f"- {_MARKS[e.tone]}**{e.title}** ({e.facts}): {e.text}" for e in block.items)
     return block.fallback
 
 

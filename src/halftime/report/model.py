@@ -13,10 +13,11 @@ Cell = float | int | str | None
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `unit` is 'text' or a key of `units.FORMATS`."""
+    """A column: `unit` is 'text' or a key of `units.FORMATS`; `wide` ones are left out on a narrow terminal."""
 
     title: str
     unit: str = "text"
+    wide: bool = False
 
     def text(self, cell: Cell) -> str:
         """A cell as a person reads it."""
@@ -56,6 +57,23 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A headline, a few facts beside it, and a sentence under it."""
+
+    title: str
+    facts: str
+    text: str
+    tone: Literal["plain", "good", "warning", "bad"] = "plain"
+
+
+@dataclass(frozen=True)
+class Entries:
+    """A list of entries, the most important first."""
+
+    items: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
 class Html:
     """Ready markup (an SVG, a picture, a widget) for the page; elsewhere `fallback` stands for it, if not empty."""
 
@@ -64,7 +82,7 @@ class Html:
     caption: str = ""
 
 
-Block = Table | Text | Bullets | Html
+Block = Table | Text | Bullets | Entries | Html
 
 
 @dataclass(frozen=True)

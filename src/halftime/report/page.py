@@ -7,9 +7,9 @@ from importlib import resources
 
 import jinja2
 
-from halftime.report.model import Block, Bullets, Html, Report, Table, Text
+from halftime.report.model import Block, Bullets, Entries, Html, Report, Table, Text
 
-_KINDS = {Table: "table", Text: "text", Bullets: "bullets", Html: "html"}
+_KINDS = {Table: "table", Text: "text", Bullets: "bullets", Entries: "entries", Html: "html"}
 
 
 def html(report: Report) -> str:

@@ -1,0 +1,157 @@
+"""`halftime profile`: parse, measure, render."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from halftime.cli.options import (
+    html_option,
+    json_option,
+    markdown_option,
+    model_argument,
+    quiet_option,
+    take_workload,
+    workload_options,
+)
+from halftime.cli.output import emit
+
+if TYPE_CHECKING:
+    from halftime.pipeline import Loaded
+    from halftime.profile.run import Progress
+    from halftime.records import Session, Workload
+
+
+@click.command()
+@model_argument
+@workload_options
+@click.option("--runs", default=5, show_default=True, help="Steady runs.")
+@click.option("--warmup", default=1, show_default=True, help="Calls between the first and the first steady one.")
+@click.option("--cold-start/--no-cold-start", default=True, show_default=True, help="Measure a fresh process too.")
+@click.option(
+    "--probes/--no-probes", default=True, show_default=True, help="Count FLOPs and memory in calls of their own."
+)
+@click.option("--trace", "trace_folder", metavar="DIR", help="Trace one more call into DIR, for Perfetto and Nsight.")
+@click.option("--against", metavar="JSON", help="Compare with an earlier session of the same workload and machine.")
+@json_option
+@html_option
+@markdown_option
+@quiet_option
+def command(
+    model: str | None,
+    runs: int,
+    warmup: int,
+    cold_start: bool,
+    probes: bool,
+    trace_folder: str | None,
+    against: str | None,
+    json_file: str | None,
+    html_file: str | None,
+    markdown_file: str | None,
+    quiet: bool,
+    **workload_values: object,
+) -> None:
+    """Where does the time of one call go? A ledger of stages that adds up to the wall clock.
+
+    MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the bundled model.
+    """
+    workload = take_workload(workload_values)
+    base = _read_base(against) if against else None
+    session = _measure(model, workload, runs, warmup, cold_start, probes, trace_folder, quiet)
+
+    def report() -> Report:
+        from halftime.report.comparison import comparison_of
+        from halftime.report.session import report_of
+
+        return report_of(session) if base is None else comparison_of(base, session)
+
+    if base is not None:
+        from halftime.profile.compare import checked_alike
+
+        checked_alike(base, session)
+    emit(session, report, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+
+
+if TYPE_CHECKING:
+    from halftime.report.model import Report
+
+
+def _read_base(path: str) -> Session:
+    from halftime.records import Session
+    from halftime.store import read_json
+
+    return read_json(Path(path), Session)
+
+
+def _measure(
+    model: str | None,
+    workload: Workload,
+    runs: int,
+    warmup: int,
+    cold_start: bool,
+    probes: bool,
+    trace_folder: str | None,
+    quiet: bool,
+) -> Session:
+    from halftime.pipeline import checked_device
+    from halftime.profile import coldstart
+    from halftime.profile.run import Settings, measure
+
+    settings = Settings(runs, warmup, probes)
+    checked_device(workload.device)
+    with _progress(quiet) as progress:
+        progress("loading", 0, 1)
+        loaded = _load(model, workload)
+        progress("cold start in a fresh process", 0, 1)
+        cold = coldstart.measure(model, workload) if cold_start else None
+        with _quiet_bars(loaded):
+            session = measure(loaded, workload, settings, cold_start=cold, progress=progress)
+            if trace_folder:
+                progress("traced run", 0, 1)
+                _trace(loaded, workload, Path(trace_folder), quiet)
+    return session
+
+
+def _load(model: str | None, workload: Workload) -> Loaded:
+    from halftime.pipeline import call_arguments, load
+
+    loaded = load(model, workload)
+    call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
+    return loaded
+
+
+@contextmanager
+def _quiet_bars(loaded: Loaded) -> Iterator[None]:
+    from halftime.profile.call import quiet_progress_bars
+
+    with quiet_progress_bars(loaded.pipeline):
+        yield
+
+
+def _trace(loaded: Loaded, workload: Workload, folder: Path, quiet: bool) -> None:
+    from halftime.profile.traced import trace_call
+
+    path = trace_call(loaded.pipeline, workload, folder)
+    if not quiet:
+        click.echo(f"wrote {path} (open it in Perfetto, or with halftime trace)", err=True)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """A progress bar on standard error, gone when done; a dumb terminal or a file gets nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=1)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield show

@@ -1,0 +1,86 @@
+"""Clocks: mark a moment now, learn its time later, when asking cannot disturb what is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Mark(NamedTuple):
+    """A moment: when the host passed it, and on CUDA the event that the device will pass."""
+
+    host: float
+    event: torch.cuda.Event | None = None
+
+
+class Clock(Protocol):
+    """What the recorder needs of a clock."""
+
+    def start(self) -> Mark:
+        """Begin a call: the device is idle, and time is zero."""
+
+    def mark(self) -> Mark:
+        """The moment that the host, and the work queued so far on the device, have reached."""
+
+    def finish(self) -> Mark:
+        """End a call: wait until the device has done everything."""
+
+    def seconds(self, origin: Mark, marks: Sequence[Mark]) -> list[float]:
+        """Seconds from `origin` to each mark, on the clock that the ledger adds up on. Call after `finish`."""
+
+
+class HostClock:
+    """The host's monotonic clock, for devices that work while the host waits."""
+
+    def start(self) -> Mark:
+        return self.mark()
+
+    def mark(self) -> Mark:
+        return Mark(time.perf_counter())
+
+    def finish(self) -> Mark:
+        return self.mark()
+
+    def seconds(self, origin: Mark, marks: Sequence[Mark]) -> list[float]:
+        return [mark.host - origin.host for mark in marks]
+
+
+class CudaClock:
+    """Events on the current stream: a mark is when the device gets there, however far the host has run ahead.
+
+    A timer on the host alone measures time-to-queue. The device works through one stream in order, so intervals between
+    events split its time line without overlap, and the last mark, after a synchronise, is the end of the call.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._cuda, self._device = torch.cuda, device
+
+    def start(self) -> Mark:
+        self._cuda.synchronize(self._device)
+        return self.mark()
+
+    def mark(self) -> Mark:
+        event = self._cuda.Event(enable_timing=True)
+        event.record(self._cuda.current_stream(self._device))
+        return Mark(time.perf_counter(), event)
+
+    def finish(self) -> Mark:
+        mark = self.mark()
+        self._cuda.synchronize(self._device)
+        # The host's time after the wait: what the caller of the pipeline would see.
+        return Mark(time.perf_counter(), mark.event)
+
+    def seconds(self, origin: Mark, marks: Sequence[Mark]) -> list[float]:
+        assert origin.event is not None
+        return [origin.event.elapsed_time(mark.event) * 1e-3 for mark in marks if mark.event is not None]
+
+
+def clock_for(device: torch.device) -> Clock:
+    """The clock of a device."""
+    return CudaClock(device) if device.type == "cuda" else HostClock()

@@ -1,0 +1,58 @@
+"""Two sessions of the same workload as one Report: speedup by stage, with what noise allows to say."""
+
+from __future__ import annotations
+
+from halftime import units
+from halftime.records import LedgerRow, Session
+from halftime.report.model import Bullets, Cell, Column, Report, Section, Table, Text
+from halftime.report.session import ledger_table
+from halftime.stats import Interval, unpaired_ratio
+
+
+def comparison_of(base: Session, other: Session) -> Report:
+    """Baseline against candidate; speedup = baseline / candidate. The two must be alike in workload and machine."""
+    interval = speedup(base, other)
+    items = [
+        Text(f"{name}: {doubt}", "warning") for name, s in (("baseline", base), ("now", other)) for doubt in s.doubts
+    ]
+    return Report(
+        title=f"{other.pipeline}: {units.seconds(base.wall_seconds)} before, {units.seconds(other.wall_seconds)} now",
+        summary=verdict(interval),
+        sections=(
+            Section("By stage", (_table(base, other),)),
+            *([Section("How far to trust these numbers", (Bullets(tuple(items)),))] if items else []),
+            Section("Ledger now", (ledger_table(other),), console=False),
+            Section("Ledger before", (ledger_table(base),), console=False),
+        ),
+    )
+
+
+def speedup(base: Session, other: Session) -> Interval:
+    """Ratio of the median wall clocks with its bootstrap interval, or without one where runs are missing."""
+    before = [run.wall_seconds for run in base.runs] or [base.wall_seconds]
+    after = [run.wall_seconds for run in other.runs] or [other.wall_seconds]
+    return unpaired_ratio(before, after)
+
+
+def verdict(interval: Interval) -> str:
+    """One sentence: faster, slower, or within noise."""
+    bounds = (
+        f"{units.ratio(interval.value)} (95 % interval {units.ratio(interval.low)} to {units.ratio(interval.high)})"
+    )
+    if interval.low <= 1 <= interval.high:
+        return f"Speedup {bounds}: no difference beyond noise."
+    word = "faster" if interval.value > 1 else "slower"
+    return f"Speedup {bounds}: {word} than the baseline. The two were not measured in turns, so drift is not excluded."
+
+
+def _table(base: Session, other: Session) -> Table:
+    stages = list(dict.fromkeys(row.stage for session in (base, other) for row in session.ledger))
+    rows: list[tuple[Cell, ...]] = [_cells(stage, base.row(stage), other.row(stage)) for stage in stages]
+    rows.append(("wall clock", base.wall_seconds, other.wall_seconds, base.wall_seconds / other.wall_seconds))
+    columns = (Column("stage"), Column("before", "seconds"), Column("now", "seconds"), Column("speedup", "ratio"))
+    return Table(columns, tuple(rows), emphasis=frozenset({len(rows) - 1}))
+
+
+def _cells(stage: str, before: LedgerRow | None, now: LedgerRow | None) -> tuple[Cell, ...]:
+    ratio = before.seconds / now.seconds if before and now and now.seconds > 0 else None
+    return stage, before.seconds if before else None, now.seconds if now else None, ratio

@@ -1,0 +1,222 @@
+"""A Session as a Report: the ledger first, then what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from halftime import units
+from halftime.records import Finding, LedgerRow, Session
+from halftime.report.model import Block, Bullets, Cell, Column, Entries, Entry, Report, Section, Table, Text, rows_of
+from halftime.report.timeline import timeline
+from halftime.stats import bootstrap
+
+
+def report_of(session: Session) -> Report:
+    """The whole report of one session."""
+    drawn, scripts = timeline(session)
+    sections = [
+        Section("Ledger", tuple(_ledger_blocks(session))),
+        *([Section("Timeline of one call", (drawn,), console=False)] if drawn else []),
+        Section("Findings", (_findings(session.findings),)),
+        *_doubts(session),
+        *_first_call(session),
+        *_compilation(session),
+        *_memory(session),
+        Section("What was run, where", _environment(session), console=False),
+    ]
+    return Report(
+        title=f"{session.pipeline or 'Trace'}: where {units.seconds(session.wall_seconds)} went",
+        summary=_summary(session),
+        sections=tuple(sections),
+        scripts=scripts,
+    )
+
+
+def _summary(session: Session) -> str:
+    top = max((row for row in session.ledger), key=lambda row: row.seconds, default=None)
+    words = [f"One call takes {_wall(session)}"]
+    if top:
+        words.append(f"most of it in {top.stage} ({units.share(top.share)})")
+    if session.findings and session.findings[0].ceiling:
+        best = session.findings[0]
+        words.append(f"the costliest finding is {best.id}, worth at most {units.ratio(best.ceiling)}")
+    notes = "".join(f" Note: {note}." for note in session.notes)
+    return "; ".join(words) + "." + notes
+
+
+def _wall(session: Session) -> str:
+    walls = [run.wall_seconds for run in session.runs]
+    if len(walls) < 2:
+        return units.seconds(session.wall_seconds)
+    interval = bootstrap(walls)
+    return (
+        f"{units.seconds(session.wall_seconds)} (median of {len(walls)} runs {units.seconds(interval.value)}, "
+        f"95 % interval {units.seconds(interval.low)} to {units.seconds(interval.high)})"
+    )
+
+
+_LEDGER_COLUMNS: tuple[Column, ...] = (
+    Column("stage"),
+    Column("time", "seconds"),
+    Column("share", "share"),
+    Column("first call", "seconds"),
+    Column("calls", "count", wide=True),
+    Column("step", "seconds"),
+    Column("its spread", "share", wide=True),
+    Column("host blocked", "seconds"),
+    Column("launch gap", "seconds"),
+    Column("FLOPs", "flops", wide=True),
+    Column("rate", "flops_per_second"),
+)
+
+
+def ledger_table(session: Session) -> Table:
+    """The ledger with its total; columns that hold nothing are left out."""
+    rows: list[tuple[Cell, ...]] = []
+    indent = set()
+    for row in session.ledger:
+        rows.append(_ledger_cells(row))
+        for part in row.parts:
+            indent.add(len(rows))
+            rows.append(_ledger_cells(part))
+    rows.append(_total(session))
+    kept = [i for i in range(len(_LEDGER_COLUMNS)) if any(row[i] is not None for row in rows)]
+    return Table(
+        columns=tuple(_LEDGER_COLUMNS[i] for i in kept),
+        rows=tuple(tuple(row[i] for i in kept) for row in rows),
+        emphasis=frozenset({len(rows) - 1}),
+        indent=frozenset(indent),
+    )
+
+
+def _ledger_cells(row: LedgerRow) -> tuple[Cell, ...]:
+    return (
+        row.stage,
+        row.seconds,
+        row.share,
+        row.first_call_seconds,
+        row.calls or None,
+        row.per_step.median_seconds if row.per_step else None,
+        row.per_step.spread if row.per_step else None,
+        row.host_blocked_seconds,
+        row.launch_gap_seconds,
+        row.flops,
+        row.flops_per_second,
+    )
+
+
+def _total(session: Session) -> tuple[Cell, ...]:
+    flops = sum(row.flops or 0.0 for row in session.ledger) or None
+    rate = flops / session.wall_seconds if flops and session.wall_seconds else None
+    wall = session.wall_seconds
+    total = sum(row.share for row in session.ledger)
+    return ("wall clock", wall, total, session.first_call_seconds, None, None, None, None, None, flops, rate)
+
+
+def _ledger_blocks(session: Session) -> Iterator[Block]:
+    yield ledger_table(session)
+    if session.cold_start:
+        cold = session.cold_start
+        yield Text(
+            f"Cold start in a fresh process: {units.seconds(cold.process_seconds)} "
+            f"(imports {units.seconds(cold.import_seconds)}, load {units.seconds(cold.load_seconds)}, "
+            f"first call {units.seconds(cold.first_call_seconds)})."
+        )
+
+
+def _findings(findings: tuple[Finding, ...]) -> Block:
+    if not findings:
+        return Text("Nothing worth fixing was found.", "good")
+    return Entries(tuple(_entry(finding) for finding in findings))
+
+
+def _entry(finding: Finding) -> Entry:
+    places = f" ({', '.join(finding.where[:3])})" if finding.where else ""
+    facts = [
+        f"costs {units.seconds(finding.seconds)}" if finding.seconds is not None else "",
+        f"at most {units.ratio(finding.ceiling)}" if finding.ceiling else "",
+        f"fix: {finding.fix}" if finding.fix else "",
+    ]
+    return Entry(finding.id, ", ".join(filter(None, facts)) or finding.stage, finding.message + places)
+
+
+def _doubts(session: Session) -> Iterator[Section]:
+    if session.doubts:
+        items = tuple(Text(f"Doubt: {doubt}", "warning") for doubt in session.doubts)
+        yield Section("How far to trust these numbers", (Bullets(items),))
+
+
+def _first_call(session: Session) -> Iterator[Section]:
+    cold = session.cold_start
+    rows = [
+        [row.stage, row.first_call_seconds, row.seconds, _ratio(row.first_call_seconds, row.seconds)]
+        for row in session.ledger
+        if row.first_call_seconds is not None
+    ]
+    if not rows:
+        return
+    columns = (Column("stage"), Column("first call", "seconds"), Column("steady", "seconds"), Column("ratio", "ratio"))
+    table = Table(columns, rows_of(*rows))
+    blocks: list[Block] = [table]
+    if cold:
+        blocks.append(
+            Text(
+                f"In a fresh process the first call took {units.seconds(cold.first_call_seconds)}: "
+                + _stages(cold.first_call)
+            )
+        )
+    yield Section("First call against steady state", tuple(blocks), console=False)
+
+
+def _stages(rows: tuple[LedgerRow, ...]) -> str:
+    return ", ".join(f"{row.stage} {units.seconds(row.seconds)}" for row in rows) + "."
+
+
+def _ratio(value: float | None, base: float) -> float | None:
+    return value / base if value is not None and base > 0 else None
+
+
+def _compilation(session: Session) -> Iterator[Section]:
+    report = session.compilation
+    if report is None:
+        return
+    summary = (
+        f"Compiled: {', '.join(report.compiled) or 'nothing any more'}; {report.graphs} graphs in "
+        f"{units.seconds(report.compile_seconds)}, {report.after_warmup} of them after the warm-up."
+    )
+    items = [Text(f"recompiled {r.count}x at {r.where}: {r.reason}", "warning") for r in report.recompiles]
+    items += [Text(f"graph break, {b.count}x: {b.reason}", "warning") for b in report.graph_breaks]
+    yield Section("torch.compile", (Text(summary), *([Bullets(tuple(items))] if items else [])))
+
+
+def _memory(session: Session) -> Iterator[Section]:
+    if session.memory is None:
+        return
+    columns = (Column("stage"), Column("peak", "bytes"), Column("at its end", "bytes"), Column("reserved", "bytes"))
+    cells = [[s.stage, s.peak_bytes, s.end_bytes, s.reserved_bytes] for s in session.memory.stages]
+    kept = [i for i in range(4) if any(row[i] is not None for row in cells)]
+    table = Table(tuple(columns[i] for i in kept), rows_of(*([row[i] for i in kept] for row in cells)))
+    yield Section("Memory", (Text(f"Measured: {session.memory.measure}."), table), console=False)
+
+
+def _environment(session: Session) -> tuple[Block, ...]:
+    place, work = session.environment, session.workload
+    facts: list[tuple[Cell, ...]] = [
+        ("model", session.model),
+        ("workload", f"hash {session.workload_hash}"),
+        ("prompts", "; ".join(work.prompts)),
+        ("steps", str(work.steps)),
+        ("size", f"{work.width} x {work.height}" if work.width else "the pipeline's own"),
+        ("pictures a call", str(len(work.prompts) * work.images_per_prompt)),
+        ("seed", str(work.seed)),
+        ("scheduler", work.scheduler or "the pipeline's own"),
+        ("dtype", work.dtype or "as loaded"),
+        ("device", f"{place.device}: {place.device_name}"),
+        ("machine", f"{place.processor}, {place.cores} cores, {units.size(place.memory_bytes)}, {place.system}"),
+        ("torch threads", str(place.threads)),
+        ("load before", f"{place.load_average:.2f}" if place.load_average is not None else units.NOTHING),
+        ("versions", ", ".join(f"{name} {version}" for name, version in place.versions.items())),
+        ("settings", ", ".join(f"{name}={value}" for name, value in place.settings.items()) or "none"),
+        ("halftime", f"{session.halftime}, {session.created}"),
+    ]
+    return (Table((Column(""), Column("")), tuple(facts)),)
