@@ -108,8 +108,8 @@ def vae() -> AutoencoderKL:
 def tiny_vae() -> AutoencoderTiny:
     return AutoencoderTiny(
         latent_channels=4,
-        encoder_block_out_channels=(16, 32, 32, 32),
-        decoder_block_out_channels=(32, 32, 32, 16),
+        encoder_block_out_channels=(24,) * 4,
+        decoder_block_out_channels=(24,) * 4,
         num_encoder_blocks=(1, 1, 1, 1),
         num_decoder_blocks=(1, 1, 1, 1),
         scaling_factor=1.0,

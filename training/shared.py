@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 Gradient = Callable[[], float]
 """Computes one batch's loss, calls backward, and gives the loss."""
+OLDEST = 6  # steps: a gradient older than this is thrown away
 
 
 class Muon(torch.optim.Optimizer):
@@ -106,21 +107,24 @@ class Exchange:
     def publish(self) -> None:
         for p, piece in self.pieces(self.weights):
             piece.copy_(p)
+        self.flags[2] += 1
 
     @torch.no_grad()
     def receive(self) -> None:
         """Average a waiting gradient into ours, if there is one."""
         if self.flags[0] != 1:
             return
-        for p, piece in self.pieces(self.gradients):
-            if p.grad is not None:
-                p.grad.lerp_(piece, 0.5)
+        if self.flags[2] - self.flags[3] <= OLDEST:
+            for p, piece in self.pieces(self.gradients):
+                if p.grad is not None:
+                    p.grad.lerp_(piece, 0.5)
+            self.received += 1
         self.flags[0] = 0
-        self.received += 1
 
     def help(self, gradient: Gradient) -> None:
         """The helper's whole life; it ends when the main process says so or has been replaced."""
         while self.flags[1] == 0:
+            taken = float(self.flags[2])
             with torch.no_grad():
                 for p, piece in self.pieces(self.weights):
                     p.copy_(piece)
@@ -131,6 +135,7 @@ class Exchange:
             with torch.no_grad():
                 for p, piece in self.pieces(self.gradients):
                     piece.zero_() if p.grad is None else piece.copy_(p.grad)
+            self.flags[3] = taken
             self.flags[0] = 1
 
     def finish(self) -> None:

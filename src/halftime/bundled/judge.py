@@ -23,13 +23,13 @@ WEIGHTS = "model.safetensors"
 class Towers(nn.Module):
     """A convolutional picture tower, and a bag of words with their order for the text tower."""
 
-    def __init__(self, vocabulary: int, width: int = 128, length: int = 32) -> None:
+    def __init__(self, vocabulary: int, width: int = 96, length: int = 32) -> None:
         super().__init__()
-        channels = (3, 32, 48, 64, 96)
+        channels = (3, 24, 40, 56, 80)
         self.picture = nn.Sequential(
             *(layer for pair in pairwise(channels) for layer in _halving(*pair)),
             nn.Flatten(),
-            nn.Linear(96 * 4 * 4, width),
+            nn.Linear(80 * 4 * 4, width),
         )
         self.words = nn.Embedding(vocabulary, width)
         self.places = nn.Parameter(torch.zeros(length, width))
