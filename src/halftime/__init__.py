@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    import halftime.bundled
+    import halftime.bundled  # noqa: F401
     from halftime.audit.run import audit as audit
     from halftime.pipeline import load_pipeline as load_pipeline
     from halftime.profile.run import profile as profile

@@ -37,7 +37,7 @@ _COMPONENTS: tuple[tuple[str, Place], ...] = (
     ("unet transformer dit controlnet adapter motion_adapter prior decoder", Place("denoise", "denoiser")),
     ("scheduler", Place("denoise", "scheduler")),
     ("vae vqgan movq vqvae image_vae video_vae audio_vae", Place("vae_decode", "vae")),
-    ("image_processor video_processor vae_image_processor", Place("postprocess", "image_processor")),
+    ("processor", Place("postprocess", "image_processor")),
     ("vocoder", Place("postprocess", "vocoder")),
     ("safety_checker watermark", Place("postprocess", "safety_checker")),
 )  # fmt: skip

@@ -78,7 +78,7 @@ def _heavy_component(evidence: Evidence) -> Iterator[Finding]:
         modules = evidence.facts.of_part(part)
         slow = [way for way in _slow_ways(part, modules, evidence.facts) if way.applies]
         if slow and seconds >= WORTH_SAYING * evidence.wall_seconds:
-            manners = " and ".join(way.words for way in slow)
+            manners = ", ".join(way.words for way in slow)
             names = " and ".join(module.name for module in modules)
             yield evidence.finding(
                 f"{part}-{slow[0].name}",
@@ -101,7 +101,7 @@ def _slow_ways(part: str, modules: tuple[Module, ...], facts: Facts) -> tuple[_W
     channels_first = any(module.convolutional and not module.channels_last for module in modules)
     eager = any(not module.compiled for module in modules)
     return (
-        _Way("fp32", f"{part}-dtype", "in fp32 where bf16 is faster", in_fp32),
+        _Way("fp32", f"{part}-dtype", "in fp32 (this device computes faster in bf16)", in_fp32),
         _Way("contiguous", f"{part}-channels-last", "channels-first", channels_first),
         _Way("eager", f"{part}-compile", "eagerly", eager),
     )

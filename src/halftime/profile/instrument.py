@@ -31,6 +31,7 @@ OBJECT_METHODS = (
 )  # fmt: skip
 # What a method does matters more than whose it is.
 METHOD_PLACES = {
+    ("image_processor", "__call__"): Place("encode_image", "image_processor"),
     ("vae", "encode"): Place("vae_encode", "vae"),
     ("image_processor", "preprocess"): Place("prepare", "image_processor"),
     ("image_processor", "preprocess_video"): Place("prepare", "image_processor"),

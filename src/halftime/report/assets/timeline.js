@@ -1,7 +1,7 @@
 // The call's time line: d3 scales, axis and zoom; one row for each depth of spans.
 (() => {
   const ROW = 26, GAP = 4, AXIS = 24;
-  const format = us => us >= 1e6 ? `${d3.format(".4~g")(us / 1e6)} s` : us >= 1e3 ? `${d3.format(".4~g")(us / 1e3)} ms` : `${d3.format(".4~g")(us)} µs`;
+  const format = us => us === 0 ? "0" : us >= 1e6 ? `${d3.format(".4~g")(us / 1e6)} s` : us >= 1e3 ? `${d3.format(".4~g")(us / 1e3)} ms` : `${d3.format(".4~g")(us)} µs`;
 
   document.querySelectorAll(".timeline").forEach(root => {
     const calls = JSON.parse(root.dataset.calls);
