@@ -6,6 +6,7 @@ HalftimeError                    every error that halftime raises on purpose
 │   ├── BadWorkload              steps, size, scheduler … that this pipeline cannot run
 │   ├── BadFile                  not a file of ours, a broken one, or one of a newer schema
 │   └── UnknownDevice            a device that this machine or this torch does not have
+├── DoesNotApply                 a fix was asked for where it cannot work; says why
 ├── Unlike                       two records that must not be compared; names the field that differs
 ├── MissingExtra                 an optional package is not installed; names the extra
 └── OutOfMemory                  the device or the host ran out of memory in the middle of a call
@@ -41,6 +42,10 @@ class BadFile(BadInput):
 
 class UnknownDevice(BadInput):
     """The device does not exist here."""
+
+
+class DoesNotApply(HalftimeError):
+    """A fix cannot work on this pipeline, device or scheduler."""
 
 
 class Unlike(HalftimeError):

@@ -1,0 +1,1 @@
+"""fix: reversible changes to a pipeline, one a file."""

@@ -1,0 +1,323 @@
+"""A drop-in scheduler that steps by a table: the original's class, configuration and timesteps, none of its arithmetic.
+
+What diffusers' loops ask of a scheduler (`set_timesteps`, `scale_model_input`, `step`, `timesteps`, `config`, `order`,
+`add_noise`, `isinstance`) is as before; `set_timesteps` and `step` keep their signatures, which pipelines inspect. The
+step's number is counted on the host, so no value is ever read back from the device.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from halftime.errors import DoesNotApply
+from halftime.fix.schedule_table import OUTPUT, SAMPLE, Step, Table, advance, build, dtypes, evaluate
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+_KEPT_SCHEDULES = 8  # schedules whose tables are kept, the newest ones
+_STATE = "_halftime"
+_Dtypes = tuple[tuple[torch.dtype, ...], ...]  # for each step, of its result and then of its draws
+
+
+@dataclasses.dataclass
+class _Schedule:
+    """One `set_timesteps`: what it left behind, a copy on the host, and the tables made from it."""
+
+    attributes: dict[str, object]
+    host: SchedulerMixin
+    tables: dict[tuple[int, str], Table] = dataclasses.field(default_factory=dict)
+    dtypes: dict[tuple[object, ...], _Dtypes] = dataclasses.field(default_factory=dict)
+
+    def table(self, begin: int, arguments: dict[str, object]) -> Table:
+        key = (begin, repr(sorted(arguments.items())))
+        if key not in self.tables:
+            self.tables[key] = build(self.host, begin, arguments)
+        return self.tables[key]
+
+    def dtypes_of(self, begin: int, arguments: dict[str, object], output: Tensor, sample: Tensor) -> _Dtypes:
+        key = (begin, repr(sorted(arguments.items())), output.dtype, sample.dtype)
+        if key not in self.dtypes:
+            self.dtypes[key] = dtypes(self.host, begin, arguments, output.dtype, sample.dtype)
+        return self.dtypes[key]
+
+
+@dataclasses.dataclass
+class _Position:
+    """Where the run is: counted here, never read from the device."""
+
+    table: Table
+    begin: int
+    index: int = 0
+    memory: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    dtypes: _Dtypes | None = None
+
+    @property
+    def step(self) -> Step:
+        return self.table.steps[self.index]
+
+
+@dataclasses.dataclass
+class _State:
+    schedules: dict[object, _Schedule] = dataclasses.field(default_factory=dict)
+    schedule: _Schedule | None = None
+    position: _Position | None = None
+    arguments: dict[str, object] = dataclasses.field(default_factory=dict)
+    output_class: type | None = None
+
+
+def tabled(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """A scheduler of the same class that steps by a table. The original is not touched, and shares no state with it.
+
+    Tables are made at the first step of a schedule and kept; a scheduler that is not linear raises DoesNotApply there.
+    """
+    made = object.__new__(_tabled_class(type(scheduler)))
+    vars(made).update(vars(scheduler))
+    vars(made)[_STATE] = _State()
+    return made
+
+
+def is_tabled(scheduler: object) -> bool:
+    """Whether `tabled` made it."""
+    return _STATE in vars(scheduler)
+
+
+@cache
+def _tabled_class(original: type[SchedulerMixin]) -> type[SchedulerMixin]:
+    # It bears the original's name, so that a pipeline saved with it can be loaded by anyone.
+    methods: dict[str, object] = {"__module__": original.__module__, "__qualname__": original.__qualname__}
+    for name, function in (("set_timesteps", _set_timesteps), ("step", _step), ("scale_model_input", _scale)):
+        if hasattr(original, name):
+            methods[name] = _method(function, original, getattr(original, name))
+    return type(original.__name__, (original,), methods)
+
+
+def _method(function: Callable[..., object], original: type, wrapped: Callable[..., object]) -> Callable[..., object]:
+    @functools.wraps(wrapped)
+    def method(self: SchedulerMixin, *args: object, **kwargs: object) -> object:
+        return function(self, original, *args, **kwargs)
+
+    return method
+
+
+def _state(self: SchedulerMixin) -> _State:
+    state = vars(self)[_STATE]
+    assert isinstance(state, _State)
+    return state
+
+
+# ---- set_timesteps: once a schedule, then from memory, so that a second call copies nothing to the device
+
+
+def _set_timesteps(self: SchedulerMixin, original: type[SchedulerMixin], *args: object, **kwargs: object) -> None:
+    state = _state(self)
+    key = _key(self, args, kwargs)
+    state.position = None
+    if key not in state.schedules:
+        host = _host_copy(self, original)
+        original.set_timesteps(self, *args, **kwargs)
+        original.set_timesteps(host, **_on_host(original, args, kwargs))
+        while len(state.schedules) >= _KEPT_SCHEDULES:
+            state.schedules.pop(next(iter(state.schedules)))
+        state.schedules[key] = _Schedule(_attributes(self), host)
+    state.schedule = state.schedules[key]
+    vars(self).update(_copied(state.schedule.attributes))
+
+
+def _key(self: SchedulerMixin, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    values = [*args, *(item for pair in sorted(kwargs.items()) for item in pair)]
+    if any(isinstance(value, Tensor) for value in values):
+        return object()  # its values are not looked at, so it equals no other
+    return repr(values), getattr(self, "_shift", None), id(self.config)
+
+
+def _attributes(self: SchedulerMixin) -> dict[str, object]:
+    return _copied({name: value for name, value in vars(self).items() if name != _STATE})
+
+
+def _copied(attributes: dict[str, object]) -> dict[str, object]:
+    return {name: list(value) if isinstance(value, list) else value for name, value in attributes.items()}
+
+
+def _host_copy(self: SchedulerMixin, original: type[SchedulerMixin]) -> SchedulerMixin:
+    host = object.__new__(original)
+    for name, value in vars(self).items():
+        if name != _STATE:
+            vars(host)[name] = value.cpu() if isinstance(value, Tensor) else copy.deepcopy(value)
+    return host
+
+
+def _on_host(original: type, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, object]:
+    signature = inspect.signature(original.set_timesteps)  # type: ignore[attr-defined]
+    bound = signature.bind(None, *args, **kwargs).arguments
+    extra = bound.pop("kwargs", {})
+    named = {name: value for name, value in list(bound.items())[1:]} | extra
+    return named | ({"device": "cpu"} if "device" in signature.parameters else {})
+
+
+# ---- a run
+
+
+def _start(self: SchedulerMixin, timestep: object) -> _Position:
+    state = _state(self)
+    if state.schedule is None:
+        # Timesteps were set before the table came: take them as they are.
+        state.schedule = _Schedule(_attributes(self), _host_copy(self, type(self).__mro__[1]))
+    begin = _begin(self, timestep)
+    position = _Position(state.schedule.table(begin, state.arguments), begin)
+    state.position = position
+    _show_index(self, position)
+    return position
+
+
+def _begin(self: SchedulerMixin, timestep: object) -> int:
+    begin = getattr(self, "begin_index", None)
+    return begin if isinstance(begin, int) else _index_of(self, timestep)
+
+
+def _index_of(self: SchedulerMixin, timestep: object) -> int:
+    """The place of a timestep in the schedule: by its address where it is a view of it, else by its value."""
+    place = _place(self.timesteps, timestep)
+    if place is not None:
+        return place
+    value = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(cast("float", timestep))
+    assert _state(self).schedule is not None
+    values = [float(t) for t in _state(self).schedule.host.timesteps]  # type: ignore[union-attr]
+    if value not in values:
+        raise DoesNotApply(f"timestep {value} is not in the schedule of {type(self).__name__}.")
+    return values.index(value)
+
+
+def _place(timesteps: Tensor, timestep: object) -> int | None:
+    """Where in `timesteps` the view `timestep` points; None where it is no view of it. Reads no value."""
+    if not isinstance(timestep, Tensor) or timestep.device != timesteps.device or timesteps.stride() != (1,):
+        return None
+    try:
+        same = timestep.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # tensors without storage, as under torch.compile
+        return None
+    place = int(timestep.storage_offset()) - int(timesteps.storage_offset())
+    return place if same and 0 <= place < len(timesteps) else None
+
+
+def _show_index(self: SchedulerMixin, position: _Position) -> None:
+    """Keep `step_index` true: inpainting pipelines read it."""
+    if hasattr(self, "_step_index"):
+        self._step_index = position.begin + position.index
+
+
+def _scale(
+    self: SchedulerMixin, original: type, sample: Tensor, timestep: object = None, *args: object, **kwargs: object
+) -> Tensor:
+    position = _state(self).position or _start(self, timestep)
+    vars(self)["is_scale_input_called"] = True
+    return sample if position.step.scale == 1.0 else sample * position.step.scale
+
+
+def _step(
+    self: SchedulerMixin,
+    original: type,
+    model_output: Tensor,
+    timestep: object,
+    sample: Tensor,
+    *args: object,
+    return_dict: bool = True,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    **kwargs: object,
+) -> object:
+    if args:
+        names = list(inspect.signature(original.step).parameters)[4:]  # type: ignore[attr-defined]
+        return self.step(model_output, timestep, sample, return_dict=return_dict, generator=generator,
+                         **dict(zip(names, args, strict=False)), **kwargs)  # fmt: skip
+    position = _checked(self, timestep, kwargs)
+    step = position.step
+    rows = position.dtypes = position.dtypes or _rows(self, position, model_output, sample)
+    out_dtype, *draw_dtypes = rows[position.index]
+    sources = {SAMPLE: sample, OUTPUT: model_output, **position.memory}
+    for index, (draw, dtype) in enumerate(zip(step.draws, draw_dtypes, strict=True)):
+        sources[f"noise:{index}"] = _noise(draw.from_generator, dtype, model_output, generator)
+    result, position.memory = advance(step, sources)
+    previous = result.to(out_dtype)
+    denoised = None if step.denoised is None else evaluate(step.denoised, sources).to(out_dtype)
+    _move_on(self, position)
+    return _answer(self, step, previous, denoised, return_dict)
+
+
+def _checked(self: SchedulerMixin, timestep: object, arguments: dict[str, object]) -> _Position:
+    state = _state(self)
+    position = state.position or _start(self, timestep)
+    if arguments != state.arguments:
+        if position.index:
+            raise DoesNotApply(f"{type(self).__name__}.step was called with other arguments in the middle of a run.")
+        if any(isinstance(value, Tensor) for value in arguments.values()):
+            raise DoesNotApply(f"{type(self).__name__}.step was given a tensor among {sorted(arguments)}.")
+        state.arguments = dict(arguments)
+        position = _start(self, timestep)
+    place = _place(self.timesteps, timestep)
+    if place is not None and place != position.begin + position.index:
+        raise DoesNotApply(
+            f"{type(self).__name__}.step was called for step {place}, after step {position.begin + position.index - 1}. "
+            "A table runs in order; call set_timesteps before each run, or leave out the fix 'schedule-table'."
+        )
+    return position
+
+
+def _rows(self: SchedulerMixin, position: _Position, output: Tensor, sample: Tensor) -> _Dtypes:
+    state = _state(self)
+    assert state.schedule is not None
+    return state.schedule.dtypes_of(position.begin, state.arguments, output, sample)
+
+
+def _noise(
+    from_generator: bool,
+    dtype: torch.dtype,
+    output: Tensor,
+    generator: torch.Generator | list[torch.Generator] | None,
+) -> Tensor:
+    """The same draw from the same stream as the scheduler's own."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    if not from_generator:
+        return torch.randn_like(output, dtype=dtype)
+    return cast(Tensor, randn_tensor(output.shape, generator=generator, device=output.device, dtype=dtype))
+
+
+def _move_on(self: SchedulerMixin, position: _Position) -> None:
+    position.index += 1
+    _show_index(self, position)
+    if position.index == len(position.table.steps):
+        _state(self).position = None
+
+
+def _answer(
+    self: SchedulerMixin, step: Step, previous: Tensor, denoised: Tensor | None, return_dict: bool
+) -> object:
+    values = (previous, denoised, *[None] * step.results)[: step.results]
+    if not return_dict:
+        return values
+    kind = _output_class(self)
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**dict(zip(names, values, strict=False)))
+
+
+def _output_class(self: SchedulerMixin) -> type:
+    """What the original's step returns with return_dict=True."""
+    state = _state(self)
+    if state.output_class is None:
+        assert state.schedule is not None
+        host = copy.deepcopy(state.schedule.host)
+        zero = torch.zeros(1, 1, 1, 1)
+        t = host.timesteps[0]
+        if hasattr(host, "scale_model_input"):
+            host.scale_model_input(zero, t)
+        state.output_class = type(host.step(zero, t, zero))
+    return state.output_class
