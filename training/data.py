@@ -23,12 +23,13 @@ HELD_OUT_EVERY = 14  # of the objects outside the vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """Shift in pixels of the 128 px picture, size of the longest side as a share of it, and a turn in degrees."""
+    """Shift in pixels of the 128 px picture, the longest side as a share of it, a turn in degrees, mirroring."""
 
     dx: float = 0.0
     dy: float = 0.0
     scale: float = 0.875
     turn: float = 0.0
+    mirrored: bool = False
 
 
 CENTRED = Jitter()
@@ -36,7 +37,8 @@ CENTRED = Jitter()
 
 def random_jitter(rng: np.random.Generator) -> Jitter:
     dx, dy = rng.uniform(-7, 7, 2)
-    return Jitter(float(dx), float(dy), float(rng.uniform(0.74, 0.90)), float(rng.uniform(-7, 7)))
+    mirrored = bool(rng.random() < 0.4)
+    return Jitter(float(dx), float(dy), float(rng.uniform(0.74, 0.90)), float(rng.uniform(-7, 7)), mirrored)
 
 
 def article(noun: str) -> str:
@@ -116,6 +118,7 @@ class Objects:
         source = np.array(self.sources[index, 0 if style == "render" else 1])
         if colour is not None:
             source = recoloured(source, COLOURS[colour])
+        source = source[:, ::-1].copy() if jitter.mirrored else source
         return pixelated(source, jitter) if style == "pixel" else placed(source, jitter)
 
 

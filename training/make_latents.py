@@ -8,8 +8,9 @@ from pathlib import Path
 import model
 import numpy as np
 import torch
-from data import CENTRED, COLOURABLE, COLOURS, NOUNS, STYLES, Jitter, Objects, caption
 from diffusers import AutoencoderKL
+
+from data import CENTRED, COLOURABLE, COLOURS, NOUNS, STYLES, Jitter, Objects, caption
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,10 @@ def all_captioned() -> list[Captioned]:
 
 
 def mild_jitter(rng: np.random.Generator) -> Jitter:
-    dx, dy = rng.uniform(-5, 5, 2)
-    return Jitter(float(dx), float(dy), float(rng.uniform(0.80, 0.90)), float(rng.uniform(-4, 4)))
+    """What seeds differ by: place, size, a small turn, and the side an object faces."""
+    dx, dy = rng.uniform(-6, 6, 2)
+    mirrored = bool(rng.random() < 0.3)
+    return Jitter(float(dx), float(dy), float(rng.uniform(0.78, 0.90)), float(rng.uniform(-6, 6)), mirrored)
 
 
 @torch.inference_mode()
