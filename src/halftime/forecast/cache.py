@@ -1,0 +1,88 @@
+"""Traces, kept: shipped for the common cases, otherwise in the user's cache folder. Reading one needs no torch.
+
+A trace depends on the network, the shapes, the element size and the attention, and on the versions of torch, diffusers
+and transformers. The folder is `$XDG_CACHE_HOME/halftime/traces` (`~/.cache` where unset) and safe to delete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import os
+from functools import cache, lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from halftime.errors import BadFile
+from halftime.forecast.geometry import Geometry
+from halftime.forecast.ops import StageTrace
+from halftime.records import Json, Record
+from halftime.store import write_bytes
+
+if TYPE_CHECKING:
+    from halftime.forecast.tracer import Attention
+
+# Counts up when a tracer or fusion change makes old traces wrong.
+TRACER_VERSION = 1
+
+
+class Traced(Record, frozen=True, kw_only=True):
+    """What a trace is of; its hash names the file."""
+
+    library: str
+    class_name: str
+    config: dict[str, Json]
+    role: str
+    geometry: Geometry
+    element: Literal[2, 4]  # bytes of a weight
+    attention: Attention = "sdpa"  # type: ignore[valid-type]
+
+
+def folder() -> Path:
+    """Where traces are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "halftime" / "traces"
+
+
+@cache
+def versions() -> tuple[str, ...]:
+    """What a trace depends on beside its subject."""
+    return (str(TRACER_VERSION), *(metadata.version(name) for name in ("torch", "diffusers", "transformers")))
+
+
+@lru_cache(maxsize=4096)
+def _read(key: str) -> StageTrace | None:
+    path = folder() / f"{key}.json.gz"
+    try:
+        return msgspec.json.decode(gzip.decompress(path.read_bytes()), type=StageTrace)
+    except (OSError, EOFError, msgspec.DecodeError):
+        return None  # absent or broken: trace again
+
+
+def trace_of(subject: Traced) -> StageTrace:
+    """The trace, read or made. Raises BadInput where the component cannot be built."""
+    content = msgspec.json.encode(subject, order="deterministic") + "/".join(versions()).encode()
+    key = hashlib.sha256(content).hexdigest()[:24]
+    found = _read(key)
+    if found is None:
+        found = _made(subject)
+        with contextlib.suppress(BadFile):  # a read-only home only costs time
+            write_bytes(folder() / f"{key}.json.gz", gzip.compress(msgspec.json.encode(found), 6, mtime=0))
+        _read.cache_clear()
+    return found
+
+
+def _made(subject: Traced) -> StageTrace:
+    import torch
+
+    from halftime.forecast.components import build, forward_of
+    from halftime.forecast.tracer import trace
+
+    dtype = torch.float16 if subject.element == 2 else torch.float32
+    run = forward_of(subject.class_name, subject.role, subject.geometry, dtype)
+    module = build(subject.library, subject.class_name, subject.config, dtype)
+    return trace(module, run, attention=subject.attention)[0]
