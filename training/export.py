@@ -16,6 +16,11 @@ def half(module: nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.detach().half().contiguous() if v.is_floating_point() else v for k, v in module.state_dict().items()}
 
 
+def write(weights: dict[str, torch.Tensor], path: Path) -> None:
+    save_file(weights, path, {"format": "pt"})
+    path.chmod(0o644)
+
+
 def export_pipeline(pipeline: StableDiffusionXLPipeline, out: Path, weights: bool) -> None:
     pipeline.save_config(out / "model")
     for name in ("tokenizer", "tokenizer_2", "scheduler"):
@@ -25,14 +30,14 @@ def export_pipeline(pipeline: StableDiffusionXLPipeline, out: Path, weights: boo
         (part.config.save_pretrained if is_text else part.save_config)(folder)
         if weights:
             file = "model.safetensors" if is_text else "diffusion_pytorch_model.safetensors"
-            save_file(half(part), folder / file, {"format": "pt"})
+            write(half(part), folder / file)
 
 
 def export_tiny_vae(runs: Path, out: Path) -> None:
     tiny = model.tiny_vae()
     tiny.load_state_dict(torch.load(runs / "tiny_vae.pt"))
     tiny.save_config(out / "tiny_vae")
-    save_file(half(tiny), out / "tiny_vae/diffusion_pytorch_model.safetensors", {"format": "pt"})
+    write(half(tiny), out / "tiny_vae/diffusion_pytorch_model.safetensors")
 
 
 def export_judge(runs: Path, out: Path, words: int) -> None:
@@ -40,7 +45,7 @@ def export_judge(runs: Path, out: Path, words: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"vocabulary": words}) + "\n")
     weights = torch.load(runs / "judge.pt")
-    save_file({k: v.half().contiguous() for k, v in weights.items()}, folder / "model.safetensors")
+    write({k: v.half().contiguous() for k, v in weights.items()}, folder / "model.safetensors")
 
 
 def untrained(words: Path) -> StableDiffusionXLPipeline:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -54,9 +56,26 @@ def load(dtype: torch.dtype | None = None) -> StableDiffusionXLPipeline:
     dtype = dtype or torch.float32
     if not trained():
         return _untrained(dtype)
-    return StableDiffusionXLPipeline.from_pretrained(
-        MODEL, torch_dtype=dtype, local_files_only=True, add_watermarker=False, low_cpu_mem_usage=False
-    )
+    with _no_progress_bars():
+        return StableDiffusionXLPipeline.from_pretrained(
+            MODEL, dtype=dtype, local_files_only=True, add_watermarker=False, low_cpu_mem_usage=False
+        )
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Loading takes a fraction of a second; three bars about it would only hide what the caller prints."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [bars for bars in (of_diffusers, of_transformers) if bars.is_progress_bar_enabled()]
+    for bars in shown:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for bars in shown:
+            bars.enable_progress_bar()
 
 
 def _untrained(dtype: torch.dtype) -> StableDiffusionXLPipeline:
@@ -87,7 +106,7 @@ def load_tiny_vae(dtype: torch.dtype | None = None) -> AutoencoderTiny:
     from diffusers import AutoencoderTiny
 
     return AutoencoderTiny.from_pretrained(
-        TINY_VAE, torch_dtype=dtype or torch.float32, local_files_only=True, low_cpu_mem_usage=False
+        TINY_VAE, dtype=dtype or torch.float32, local_files_only=True, low_cpu_mem_usage=False
     )
 
 
