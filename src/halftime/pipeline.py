@@ -217,12 +217,13 @@ def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str,
     parameters = inspect.signature(type(pipeline).__call__).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     wanted = _wanted_arguments(pipeline, workload)
-    refused = [name for name in wanted if name not in parameters and not open_ended]
-    if set(refused) - _DEFAULTED:
-        name = sorted(set(refused) - _DEFAULTED)[0]
+    missing = {name for name in wanted if name not in parameters}
+    refused = set() if open_ended else missing - _DEFAULTED
+    if refused:
+        name = min(refused)
         raise BadWorkload(f"{type(pipeline).__name__} takes no {name}. It takes: {', '.join(list(parameters)[1:])}.")
     _check_size(pipeline, workload)
-    return {name: value for name, value in wanted.items() if name not in refused}
+    return {name: value for name, value in wanted.items() if name not in missing & _DEFAULTED}
 
 
 # Passed without having been asked for, so dropped without a word where a pipeline does not take them.

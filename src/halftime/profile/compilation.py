@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 # dynamo's reason -> what a user can act on; the first that matches counts. Source: torch/_dynamo/guards.py (2.13).
 PLAIN_WORDS: tuple[tuple[str, str], ...] = (
-    (r"tensor '([^']+)' size mismatch at index (\d+)\. expected (\d+), actual (\d+)",
+    (r"tensor '(.+)' size mismatch at index (\d+)\. expected (\d+), actual (\d+)",
      r"the size of \1 changed from \3 to \4 in dimension \2: pin the shapes, or mark the dimension dynamic"),
-    (r"tensor '([^']+)' stride mismatch at index (\d+)\. expected (\d+), actual (\d+)",
+    (r"tensor '(.+)' stride mismatch at index (\d+)\. expected (\d+), actual (\d+)",
      r"the memory layout of \1 changed (stride \3 to \4): keep to one of contiguous and channels_last"),
-    (r"tensor '([^']+)' dtype mismatch\. expected ([\w.]+), actual ([\w.]+)",
+    (r"tensor '(.+)' dtype mismatch\. expected ([\w.]+), actual ([\w.]+)",
      r"the dtype of \1 changed from \2 to \3"),
-    (r"tensor '([^']+)' requires_grad mismatch", r"\1 began or ceased to require gradients: call under no_grad always"),
+    (r"tensor '(.+)' requires_grad mismatch", r"\1 began or ceased to require gradients: call under no_grad always"),
     (r"___check_type_id\((.+?), \d+\)", r"the type of \1 changed"),
     (r"___check_obj_id\((.+?), \d+\)", r"\1 became another object"),
     (r"grad_mode|GRAD_MODE", "the grad mode changed: always call under the same of no_grad and inference_mode"),

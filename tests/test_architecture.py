@@ -1,0 +1,123 @@
+"""The rules of the house, held by a test: who may import whom, no cycles, absolute imports, and a light front door."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src"
+ROOMS = ("profile", "trace", "audit", "forecast", "fix", "verify", "tune", "serve", "gateway", "captions")
+BASE = {"errors", "units", "stats", "records"}
+MAY_USE_ROOMS = {"tune": {"profile", "fix", "verify", "forecast"}, "serve": {"profile", "fix", "verify"}}
+HEAVY = {"torch", "diffusers", "transformers"}
+MAY_IMPORT_TORCH = {
+    "pipeline", "bundled", "profile", "audit", "forecast", "fix", "verify", "tune", "serve", "environment", "testing",
+}  # fmt: skip
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def imports(path: Path, *, at_import: bool) -> set[str]:
+    """Modules that a file imports; `at_import` leaves out those inside functions and under TYPE_CHECKING."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.update({f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""})
+        if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found
+
+
+def ours(path: Path, *, at_import: bool) -> set[str]:
+    return {name for name in imports(path, at_import=at_import) if name in MODULES}
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_who_may_import_whom(module: str) -> None:
+    room = room_of(module)
+    used = {room_of(name) for name in ours(MODULES[module], at_import=False)} - {room, ""}
+    if room in BASE:
+        assert used <= BASE, f"{module} may import only {sorted(BASE)}"
+    elif room == "report":
+        assert used <= BASE | {"report"}, f"{module}: drawing is a function of data"
+    elif room in ROOMS:
+        assert not used & ({*ROOMS, "cli", "report"} - MAY_USE_ROOMS.get(room, set())), f"{module}: rooms are apart"
+    elif room not in ("cli", "testing", "__main__"):
+        assert "cli" not in used, f"{module}: only the command line sees everything"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_torch_only_where_it_is_needed(module: str) -> None:
+    if room_of(module) in MAY_IMPORT_TORCH or not room_of(module):
+        return
+    assert not {name.split(".")[0] for name in imports(MODULES[module], at_import=False)} & HEAVY
+
+
+def test_no_import_cycles() -> None:
+    graph = {module: ours(path, at_import=True) - {module} for module, path in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"import cycle: {' -> '.join((*trail, module))}"
+        if module not in done:
+            # A package is imported before its modules; that is no cycle of ours.
+            for name in graph[module]:
+                if not module.startswith(f"{name}."):
+                    visit(name, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("code", ["import halftime", "from halftime.cli import halftime; halftime(['--help'])"])
+def test_the_front_door_is_light(code: str) -> None:
+    script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stderr.split()}
+    assert not loaded & {*HEAVY, "numpy", "matplotlib", "rich", "jinja2", "PIL", "psutil"}
+
+
+def test_the_front_door_names_what_it_has() -> None:
+    import halftime
+
+    for name in dir(halftime):
+        assert getattr(halftime, name) is not None
+    with pytest.raises(AttributeError, match="it has: Finding"):
+        _ = halftime.nothing
+
+
+def test_functions_stay_short() -> None:
+    long = {
+        f"{module}.{node.name}": length
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > 60
+    }
+    assert not long
