@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     import halftime.bundled  # noqa: F401
     from halftime.audit.run import audit as audit
+    from halftime.fix import FIXES as FIXES
+    from halftime.fix import applied as applied
     from halftime.pipeline import load_pipeline as load_pipeline
     from halftime.profile.run import profile as profile
     from halftime.records import Finding as Finding
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
 
 # name -> module and attribute; None where the name is the module itself (a verb's package can be called).
 _HOMES: dict[str, tuple[str, str | None]] = {
+    "FIXES": ("halftime.fix", "FIXES"),
     "Finding": ("halftime.records", "Finding"),
     "Session": ("halftime.records", "Session"),
     "Workload": ("halftime.records", "Workload"),
+    "applied": ("halftime.fix", "applied"),
     "audit": ("halftime.audit", None),
     "bundled": ("halftime.bundled", None),
     "load_pipeline": ("halftime.pipeline", "load_pipeline"),

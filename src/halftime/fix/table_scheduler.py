@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from halftime.errors import DoesNotApply
-from halftime.fix.schedule_table import OUTPUT, SAMPLE, Step, Table, advance, build, dtypes, evaluate
+from halftime.fix.schedule_table import OUTPUT, SAMPLE, Draw, Step, Table, advance, build, dtypes, evaluate
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -141,7 +141,12 @@ def _key(self: SchedulerMixin, args: tuple[object, ...], kwargs: dict[str, objec
 
 
 def _attributes(self: SchedulerMixin) -> dict[str, object]:
-    return _copied({name: value for name, value in vars(self).items() if name != _STATE})
+    return _copied({name: value for name, value in vars(self).items() if _is_its_own(name, value)})
+
+
+def _is_its_own(name: str, value: object) -> bool:
+    """A function among the attributes is somebody's patch (a profiler's, another fix's), no state of the scheduler."""
+    return name != _STATE and not inspect.isroutine(value) and not isinstance(value, functools.partial)
 
 
 def _copied(attributes: dict[str, object]) -> dict[str, object]:
@@ -151,7 +156,7 @@ def _copied(attributes: dict[str, object]) -> dict[str, object]:
 def _host_copy(self: SchedulerMixin, original: type[SchedulerMixin]) -> SchedulerMixin:
     host = object.__new__(original)
     for name, value in vars(self).items():
-        if name != _STATE:
+        if _is_its_own(name, value):
             vars(host)[name] = value.cpu() if isinstance(value, Tensor) else copy.deepcopy(value)
     return host
 
@@ -186,7 +191,7 @@ def _begin(self: SchedulerMixin, timestep: object) -> int:
 
 def _index_of(self: SchedulerMixin, timestep: object) -> int:
     """The place of a timestep in the schedule: by its address where it is a view of it, else by its value."""
-    place = _place(self.timesteps, timestep)
+    place = place_in_schedule(self.timesteps, timestep)
     if place is not None:
         return place
     value = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(cast("float", timestep))
@@ -197,7 +202,7 @@ def _index_of(self: SchedulerMixin, timestep: object) -> int:
     return values.index(value)
 
 
-def _place(timesteps: Tensor, timestep: object) -> int | None:
+def place_in_schedule(timesteps: Tensor, timestep: object) -> int | None:
     """Where in `timesteps` the view `timestep` points; None where it is no view of it. Reads no value."""
     if not isinstance(timestep, Tensor) or timestep.device != timesteps.device or timesteps.stride() != (1,):
         return None
@@ -262,7 +267,7 @@ def _checked(self: SchedulerMixin, timestep: object, arguments: dict[str, object
             raise DoesNotApply(f"{type(self).__name__}.step was given a tensor among {sorted(arguments)}.")
         state.arguments = dict(arguments)
         position = _start(self, timestep)
-    place = _place(self.timesteps, timestep)
+    place = place_in_schedule(self.timesteps, timestep)
     if place is not None and place != position.begin + position.index:
         raise DoesNotApply(
             f"{type(self).__name__}.step was called for step {place}, after step {position.begin + position.index - 1}. "
@@ -321,3 +326,24 @@ def _output_class(self: SchedulerMixin) -> type:
             host.scale_model_input(zero, t)
         state.output_class = type(host.step(zero, t, zero))
     return state.output_class
+
+
+# ---- for a loop that steps by itself
+
+
+def take_table(
+    scheduler: SchedulerMixin, arguments: dict[str, object], sample: Tensor
+) -> tuple[Table, tuple[tuple[torch.dtype, ...], ...]]:
+    """The table of the schedule that is set, and each step's dtypes, for latents and model outputs like `sample`."""
+    state = _state(scheduler)
+    state.arguments = dict(arguments)
+    position = _start(scheduler, scheduler.timesteps[0])
+    state.position = None
+    return position.table, _rows(scheduler, position, sample, sample)
+
+
+def draw_noise(
+    draw: Draw, dtype: torch.dtype, like: Tensor, generator: torch.Generator | list[torch.Generator] | None
+) -> Tensor:
+    """One draw, from the stream that the scheduler itself would use."""
+    return _noise(draw.from_generator, dtype, like, generator)

@@ -1,0 +1,132 @@
+"""fused-qkv and attention-backend."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, first_reason, needs_denoiser, of, text
+from halftime.fix.undo import patched, restored
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+# torch's own kernels, for every model; other names are diffusers' backends, for models that dispatch.
+NATIVE = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+def _fuse_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    models = denoisers(pipeline)
+    if not all(hasattr(model, "fuse_qkv_projections") for model in models):
+        return "its denoiser cannot fuse projections"
+    added = any("Added" in type(p).__name__ for m in models for p in getattr(m, "attn_processors", {}).values())
+    return first_reason(
+        needs_denoiser(pipeline, device, settings),
+        "models with added key and value projections cannot be fused" if added else None,
+    )
+
+
+@contextmanager
+def _fused(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    with ExitStack() as stack:
+        for model in denoisers(pipeline):
+            stack.enter_context(restored(model))
+            model.fuse_qkv_projections()
+        yield
+
+
+def _under(forward: Callable[..., object], backend: SDPBackend) -> Callable[..., object]:
+    # The chosen kernel first, any other where it cannot run.
+    order = [backend, *(other for other in NATIVE.values() if other is not backend)]
+
+    @functools.wraps(forward)
+    def call(*args: object, **kwargs: object) -> object:
+        with sdpa_kernel(order, set_priority=True):
+            return forward(*args, **kwargs)
+
+    return call
+
+
+def _backend_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    name = text(settings, "backend")
+    allowed = ("flash", "math") if device.type == "cpu" else tuple(NATIVE)
+    if name in NATIVE:
+        missing = None if name in allowed else f"torch has no {name} attention on {device.type}; it has {allowed}"
+        return first_reason(needs_denoiser(pipeline, device, settings), missing)
+    return first_reason(needs_denoiser(pipeline, device, settings), *(_refused(m, name) for m in denoisers(pipeline)))
+
+
+def _refused(model: nn.Module, name: str) -> str | None:
+    """Whether diffusers takes this backend for this model: asked of diffusers itself, then taken back."""
+    if not hasattr(model, "set_attention_backend"):
+        return "its denoiser does not dispatch attention"
+    try:
+        with _processors_restored(model):
+            model.set_attention_backend(name)
+    except (ValueError, ImportError, RuntimeError) as error:
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return None
+
+
+@contextmanager
+def _processors_restored(model: nn.Module) -> Iterator[None]:
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    processors = [getattr(module, "processor", None) for module in model.modules()]
+    kept = [(each, dict(vars(each))) for each in processors if each is not None]
+    active = _AttentionBackendRegistry._active_backend
+    try:
+        yield
+    finally:
+        _AttentionBackendRegistry._active_backend = active  # setting one model's also sets the whole process's
+        for each, attributes in kept:
+            vars(each).clear()
+            vars(each).update(attributes)
+
+
+@contextmanager
+def _with_backend(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    name = text(settings, "backend")
+    with ExitStack() as stack:
+        for model in denoisers(pipeline):
+            if name in NATIVE:
+                stack.enter_context(patched(model, "forward", _under(model.forward, NATIVE[name])))
+            else:
+                stack.enter_context(_processors_restored(model))
+                model.set_attention_backend(name)
+        yield
+
+
+FUSED_QKV = Fix(
+    name="fused-qkv",
+    summary="Query, key and value projections as one matrix product.",
+    level="equivalent",
+    stage="denoise",
+    applies=_fuse_applies,
+    apply=_fused,
+    ceiling=ceiling_of("denoise", "denoiser"),
+    parts=of("denoiser"),
+)
+ATTENTION_BACKEND = Fix(
+    name="attention-backend",
+    summary="Another attention kernel: torch's flash, efficient, cudnn or math, or one of diffusers' backends.",
+    level="equivalent",
+    stage="denoise",
+    applies=_backend_applies,
+    apply=_with_backend,
+    ceiling=ceiling_of("denoise", "denoiser"),
+    settings={"backend": "flash"},
+    parts=of("denoiser"),
+    proposals=({"backend": "cudnn"},),
+)

@@ -1,0 +1,185 @@
+"""What a fix is, and the few helpers that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from halftime.errors import BadInput
+from halftime.pipeline import place_of
+from halftime.records import Json, LedgerRow, Session
+from halftime.records.finding import ceiling
+from halftime.records.recipe import Level
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+    from torch import nn
+
+Settings = Mapping[str, Json]
+Applies = Callable[["DiffusionPipeline", "torch.device", Settings], str | None]
+Apply = Callable[["DiffusionPipeline", Settings], AbstractContextManager[None]]
+Ceiling = Callable[[Session], float | None]
+
+
+def _everywhere(settings: Settings) -> frozenset[str]:
+    return frozenset({"everything"})
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A reversible change of a pipeline.
+
+    `applies(pipeline, device, settings)` gives the reason why it cannot be applied, or None. `apply(pipeline, settings)`
+    is a context manager: on its exit the pipeline is bit for bit what it was. `ceiling(session)` is Amdahl's bound from
+    a ledger: the whole call's speedup if all that the fix works on took no time; None where the ledger does not say.
+    `proposals` are the settings that `tune` tries, besides the defaults.
+    """
+
+    name: str
+    summary: str  # one sentence
+    level: Level
+    stage: str  # of the ledger
+    applies: Applies
+    apply: Apply
+    ceiling: Ceiling
+    settings: Settings = field(default_factory=dict)  # defaults; what is not here is not known
+    parts: Callable[[Settings], frozenset[str]] = _everywhere  # what it replaces, for CONFLICTS
+    proposals: tuple[Settings, ...] = ()
+    extra: str | None = None  # halftime[EXTRA] brings its package
+
+    def with_defaults(self, given: Settings) -> Settings:
+        """The settings, complete. Raises BadInput for a name or a type that the fix does not know."""
+        for name, value in given.items():
+            if name not in self.settings:
+                known = ", ".join(self.settings) or "none"
+                raise BadInput(f"fix {self.name!r} has no setting {name!r}. It has: {known}.")
+            default = self.settings[name]
+            if default is not None and not _same_kind(value, default):
+                raise BadInput(f"fix {self.name!r}: {name} is {value!r}; it must be like {default!r}.")
+        return {**self.settings, **given}
+
+
+def _same_kind(value: Json, default: Json) -> bool:
+    if isinstance(default, float) and not isinstance(default, bool):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def of(*parts: str) -> Callable[[Settings], frozenset[str]]:
+    """A fix that works on these parts, whatever its settings."""
+    return lambda settings: frozenset(parts)
+
+
+def chosen_parts(settings: Settings) -> frozenset[str]:
+    """A fix whose setting `components` lists the parts."""
+    components = settings.get("components")
+    return frozenset(str(part) for part in components) if isinstance(components, list) else frozenset()
+
+
+# ---- ceilings
+
+
+def ceiling_of(stage: str, part: str | None = None) -> Ceiling:
+    """Amdahl's bound if this stage (or one part of it) took no time."""
+
+    def bound(session: Session) -> float | None:
+        row = session.row(stage)
+        if row is not None and part is not None:
+            row = _part(row, part)
+        return None if row is None else ceiling(row.seconds, session.wall_seconds)
+
+    return bound
+
+
+def _part(row: LedgerRow, part: str) -> LedgerRow | None:
+    return next((inner for inner in row.parts if inner.stage == part), None)
+
+
+def ceiling_of_first_call(stage: str) -> Ceiling:
+    """The bound on the first call: what its first run of this stage took beyond a steady one."""
+
+    def bound(session: Session) -> float | None:
+        row = session.row(stage)
+        if row is None or row.first_call_seconds is None or session.first_call_seconds is None:
+            return None
+        return ceiling(max(0.0, row.first_call_seconds - row.seconds), session.first_call_seconds)
+
+    return bound
+
+
+def no_ceiling(session: Session) -> float | None:
+    """Where a ledger says nothing about the gain."""
+    return None
+
+
+# ---- a pipeline's parts
+
+
+def components(pipeline: DiffusionPipeline, part: str) -> dict[str, nn.Module]:
+    """The modules of one part ('denoiser', 'vae', 'text_encoder'): name -> module."""
+    from torch import nn
+
+    found = {}
+    for name, module in pipeline.components.items():
+        place = place_of(name)
+        if place is not None and place.part == part and isinstance(module, nn.Module):
+            found[name] = module
+    return found
+
+
+def denoisers(pipeline: DiffusionPipeline) -> list[nn.Module]:
+    """The UNet or transformer; both in a pipeline with two."""
+    names = ("unet", "transformer", "transformer_2", "unet_2")
+    return [module for name, module in components(pipeline, "denoiser").items() if name in names]
+
+
+def vae_of(pipeline: DiffusionPipeline) -> nn.Module | None:
+    """The VAE whose `decode` makes the picture."""
+    vae = components(pipeline, "vae").get("vae")
+    return vae if vae is not None and hasattr(vae, "decode") else None
+
+
+def needs_vae(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    """A reason where there is no VAE."""
+    return None if vae_of(pipeline) is not None else "the pipeline has no VAE with a decode method"
+
+
+def needs_denoiser(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    """A reason where there is no denoiser."""
+    return None if denoisers(pipeline) else "the pipeline has no unet or transformer"
+
+
+def first_reason(*reasons: str | None) -> str | None:
+    """The first that is a reason."""
+    return next((reason for reason in reasons if reason), None)
+
+
+def device_of(pipeline: DiffusionPipeline) -> torch.device:
+    """Where the denoiser lives."""
+    import torch
+
+    for module in denoisers(pipeline) or components(pipeline, "vae").values():
+        for parameter in module.parameters():
+            return parameter.device
+    return torch.device("cpu")
+
+
+def text(settings: Settings, name: str) -> str:
+    """A setting that is a string."""
+    return str(settings[name])
+
+
+def number(settings: Settings, name: str) -> float:
+    """A setting that is a number."""
+    value = settings[name]
+    assert isinstance(value, int | float)
+    return value
+
+
+def one_of(settings: Settings, name: str, allowed: Sequence[str]) -> str | None:
+    """A reason where the setting is none of the allowed values."""
+    value = settings[name]
+    return None if value in allowed else f"{name} is {value!r}; allowed are: {', '.join(allowed)}"

@@ -1,0 +1,130 @@
+"""vae-compile and denoiser-compile: torch.compile, whole or by repeated blocks, with frozen weights on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from halftime.fix.base import (
+    Fix,
+    Settings,
+    ceiling_of,
+    denoisers,
+    first_reason,
+    needs_denoiser,
+    needs_vae,
+    of,
+    one_of,
+    text,
+    vae_of,
+)
+from halftime.fix.undo import patched, restored
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_DEFAULTS: Settings = {
+    "mode": "default",
+    "fullgraph": False,
+    "dynamic": False,  # shapes are pinned; a new shape compiles anew
+    "freezing": True,  # CPU: weights become constants, so that they are packed once
+    "region": "whole",  # or 'blocks': only the repeated ones, which compiles much faster
+}
+
+
+def compile_options(settings: Settings, device: torch.device) -> dict[str, object]:
+    """Keyword arguments of torch.compile. `mode` and `options` exclude each other, so a mode becomes its options."""
+    options: dict[str, object] = {}
+    if settings["mode"] != "default":
+        options.update(torch._inductor.list_mode_options(text(settings, "mode")))  # type: ignore[attr-defined]
+    if settings["freezing"] and device.type == "cpu":
+        options["freezing"] = True
+    chosen: dict[str, object] = {"fullgraph": bool(settings["fullgraph"]), "dynamic": bool(settings["dynamic"])}
+    return chosen | ({"options": options} if options else {})
+
+
+@contextmanager
+def compiled(holder: nn.Module, entry: str, settings: Settings) -> Iterator[None]:
+    """`holder.entry` compiled; frozen, its results are copied where a CUDA graph would overwrite them."""
+    device = next(holder.parameters()).device
+    function: Callable[..., object] = torch.compile(getattr(holder, entry), **compile_options(settings, device))
+    with patched(holder, entry, function):
+        yield
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    names = getattr(module, "_repeated_blocks", None) or []
+    return [sub for sub in module.modules() if type(sub).__name__ in names]
+
+
+@contextmanager
+def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module in denoisers(pipeline):
+            if settings["region"] == "whole":
+                stack.enter_context(compiled(module, "forward", settings))
+            else:
+                stack.enter_context(restored(module))
+                options = compile_options(settings, next(module.parameters()).device)
+                for block in _blocks(module):
+                    block.compile(**options)
+        yield
+
+
+@contextmanager
+def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    vae = vae_of(pipeline)
+    assert vae is not None
+    decoder = getattr(vae, "decoder", None)
+    holder, entry = (decoder, "forward") if isinstance(decoder, nn.Module) else (vae, "decode")
+    with compiled(holder, entry, settings):
+        yield
+
+
+def _works(settings: Settings) -> str | None:
+    if torch.compiler.is_compiling() or not torch._dynamo.is_dynamo_supported():  # type: ignore[attr-defined]
+        return "torch.compile does not work with this Python and torch"
+    return first_reason(one_of(settings, "mode", _MODES), one_of(settings, "region", ("whole", "blocks")))
+
+
+def _denoiser_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    reason = first_reason(needs_denoiser(pipeline, device, settings), _works(settings))
+    if reason is None and settings["region"] == "blocks" and not all(map(_blocks, denoisers(pipeline))):
+        return "its denoiser names no repeated blocks; use region = 'whole'"
+    return reason
+
+
+def _vae_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    reason = first_reason(needs_vae(pipeline, device, settings), _works(settings))
+    if reason is None and settings["region"] == "blocks":
+        return "a VAE is compiled whole; leave region out"
+    return reason
+
+
+VAE_COMPILE = Fix(
+    name="vae-compile",
+    summary="The VAE's decoder through torch.compile.",
+    level="equivalent",
+    stage="vae_decode",
+    applies=_vae_applies,
+    apply=_vae_apply,
+    ceiling=ceiling_of("vae_decode"),
+    settings=_DEFAULTS,
+    parts=of("vae"),
+)
+DENOISER_COMPILE = Fix(
+    name="denoiser-compile",
+    summary="The denoiser through torch.compile, whole or by repeated blocks.",
+    level="equivalent",
+    stage="denoise",
+    applies=_denoiser_applies,
+    apply=_denoiser_apply,
+    ceiling=ceiling_of("denoise", "denoiser"),
+    settings=_DEFAULTS,
+    parts=of("denoiser"),
+)

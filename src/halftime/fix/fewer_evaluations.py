@@ -1,0 +1,237 @@
+"""guidance-interval and step-cache: evaluate the denoiser on less. Approximate: look at the pictures."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, first_reason, needs_denoiser, number, of
+from halftime.fix.undo import intercepted, patched, restored
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+@dataclass
+class Counter:
+    """Which denoiser evaluation of the current call this is, counted from 0; set back by each call of the pipeline."""
+
+    index: int = 0
+
+    def reset(self, arguments: dict[str, object]) -> dict[str, object]:
+        self.index = 0
+        return arguments
+
+    def next(self) -> int:
+        self.index += 1
+        return self.index - 1
+
+
+def guides_in_one_batch(pipeline: DiffusionPipeline) -> bool:
+    """Whether its loop evaluates unconditional and conditional inputs as two halves of one batch, in that order."""
+    try:
+        source = inspect.getsource(type(pipeline).__call__)
+    except (OSError, TypeError):
+        return False
+    return "[latents] * 2" in source and "do_classifier_free_guidance" in source
+
+
+# ---- guidance-interval
+
+
+def second_half(value: object, batch: int) -> object:
+    """The conditional half of every tensor that has the doubled batch in front."""
+
+    def half(leaf: object) -> object:
+        doubled = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+        return leaf[batch // 2 :] if doubled and isinstance(leaf, Tensor) else leaf
+
+    return torch.utils._pytree.tree_map(half, value)
+
+
+def _doubled(value: object) -> object:
+    return torch.utils._pytree.tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf, value)
+
+
+@contextmanager
+def _guided_within(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    start, stop = number(settings, "start"), number(settings, "stop")
+    counter = Counter()
+    model = denoisers(pipeline)[0]
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def call(sample: Tensor, *args: object, **kwargs: object) -> object:
+        steps = getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps)
+        place = counter.next() / max(steps, 1)
+        if start <= place < stop or not pipeline.do_classifier_free_guidance:
+            return forward(sample, *args, **kwargs)
+        batch = sample.shape[0]
+        half_args, half_kwargs = second_half(args, batch), second_half(kwargs, batch)
+        assert isinstance(half_args, tuple)
+        assert isinstance(half_kwargs, dict)
+        # Twice the conditional answer: guidance then adds nothing.
+        return _doubled(forward(sample[batch // 2 :], *half_args, **half_kwargs))
+
+    with intercepted(pipeline, counter.reset), patched(model, "forward", call):
+        yield
+
+
+def _guidance_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    start, stop = number(settings, "start"), number(settings, "stop")
+    return first_reason(
+        needs_denoiser(pipeline, device, settings),
+        None if 0 <= start < stop <= 1 else f"start {start} and stop {stop} must satisfy 0 <= start < stop <= 1",
+        None if guides_in_one_batch(pipeline) else "it does not evaluate guidance as two halves of one batch",
+        None if len(denoisers(pipeline)) == 1 else "it has two denoisers",
+    )
+
+
+# ---- step-cache
+
+
+@dataclass
+class DeepCache:
+    """Keeps a UNet's deep features between steps (the idea of DeepCache, Ma et al., CVPR 2024).
+
+    On most steps only the outermost resolution runs: all down blocks but the first, the middle, and all up blocks but
+    the last answer with what they gave on the last full step.
+    """
+
+    every: int
+    counter: Counter = field(default_factory=Counter)
+    skip: bool = False
+    batch: int = 0
+    kept: dict[int, object] = field(default_factory=dict)
+
+    def decide(self, batch: int) -> None:
+        """Before each evaluation: is this a full one? A new batch size, or nothing kept yet, makes it one."""
+        index = self.counter.next()
+        if index == 0:
+            self.kept.clear()
+        self.skip = index % self.every != 0 and batch == self.batch and bool(self.kept)
+        self.batch = batch
+
+    def around(self, block: nn.Module) -> Callable[..., object]:
+        """The block's forward, answered from memory on the steps between."""
+        forward, key = block.forward, id(block)
+
+        @functools.wraps(forward)
+        def call(*args: object, **kwargs: object) -> object:
+            if not self.skip:
+                self.kept[key] = forward(*args, **kwargs)
+            return self.kept[key]
+
+        return call
+
+
+def _deep_blocks(unet: nn.Module) -> list[nn.Module]:
+    middle = [unet.mid_block] if getattr(unet, "mid_block", None) is not None else []
+    return [*unet.down_blocks[1:], *middle, *unet.up_blocks[:-1]]  # type: ignore[index,misc,list-item]
+
+
+@contextmanager
+def _unet_cached(pipeline: DiffusionPipeline, unet: nn.Module, settings: Settings) -> Iterator[None]:
+    cache = DeepCache(int(number(settings, "every")))
+    forward = unet.forward
+
+    @functools.wraps(forward)
+    def call(sample: Tensor, *args: object, **kwargs: object) -> object:
+        cache.decide(sample.shape[0])
+        return forward(sample, *args, **kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(intercepted(pipeline, cache.counter.reset))
+        stack.enter_context(patched(unet, "forward", call))
+        for block in _deep_blocks(unet):
+            stack.enter_context(patched(block, "forward", cache.around(block)))
+        yield
+        cache.kept.clear()
+
+
+@contextmanager
+def _transformer_cached(model: nn.Module, settings: Settings) -> Iterator[None]:
+    from diffusers import FirstBlockCacheConfig
+
+    with restored(model):
+        model.enable_cache(FirstBlockCacheConfig(threshold=number(settings, "threshold")))  # type: ignore[operator]
+        try:
+            yield
+        finally:
+            model.disable_cache()  # type: ignore[operator]
+
+
+@contextmanager
+def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    with ExitStack() as stack:
+        for model in denoisers(pipeline):
+            if hasattr(model, "down_blocks"):
+                stack.enter_context(_unet_cached(pipeline, model, settings))
+            else:
+                stack.enter_context(_transformer_cached(model, settings))
+        yield
+
+
+def _cache_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    return first_reason(
+        needs_denoiser(pipeline, device, settings),
+        None if number(settings, "every") >= 2 else "every must be 2 or more",
+        *(_uncachable(model) for model in denoisers(pipeline)),
+    )
+
+
+def _uncachable(model: nn.Module) -> str | None:
+    if hasattr(model, "down_blocks"):
+        return None if len(model.up_blocks) > 1 else "its UNet has a single resolution"  # type: ignore[arg-type]
+    if not hasattr(model, "enable_cache"):
+        return "its transformer takes none of diffusers' caches"
+    return _without_block_entry(model)
+
+
+def _without_block_entry(model: nn.Module) -> str | None:
+    """FirstBlockCache knows blocks by class; an unknown class is refused here and not in the middle of a call."""
+    from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
+    from diffusers.hooks._helpers import TransformerBlockRegistry
+
+    for name, blocks in model.named_children():
+        if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS and isinstance(blocks, nn.ModuleList):
+            try:
+                for block in blocks:
+                    TransformerBlockRegistry.get(type(block))
+            except ValueError:
+                return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
+            return None
+    return "its transformer has no list of blocks that FirstBlockCache knows"
+
+
+GUIDANCE_INTERVAL = Fix(
+    name="guidance-interval",
+    summary="Guidance on part of the steps only; the others evaluate half the batch.",
+    level="approximate",
+    stage="denoise",
+    applies=_guidance_applies,
+    apply=_guided_within,
+    ceiling=ceiling_of("denoise", "denoiser"),
+    settings={"start": 0.0, "stop": 0.7},
+    parts=of("evaluations"),
+    proposals=({"stop": 0.5},),
+)
+STEP_CACHE = Fix(
+    name="step-cache",
+    summary="Reuse deep features between steps: FirstBlockCache for transformers, DeepCache's idea for UNets.",
+    level="approximate",
+    stage="denoise",
+    applies=_cache_applies,
+    apply=_cached,
+    ceiling=ceiling_of("denoise", "denoiser"),
+    settings={"every": 2, "threshold": 0.1},
+    parts=of("blocks"),
+    proposals=({"every": 3},),
+)

@@ -1,0 +1,274 @@
+"""loop-graph: the whole denoising loop at once; on CUDA one captured graph, on the CPU one compiled step function.
+
+The pipeline's own loop still turns, but its first evaluation of the denoiser runs all the steps (model, guidance, table
+step), and the scheduler hands out the result at the end. A call that needs to see single steps (a callback, adapters,
+guidance rescale, a partial loop) runs the pipeline's own way, and so does every call after a capture has failed.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, device_of, first_reason, needs_denoiser, number, of
+from halftime.fix.fewer_evaluations import guides_in_one_batch
+from halftime.fix.memory_watch import MemoryWatch
+from halftime.fix.schedule_table import OUTPUT, SAMPLE, Step, Table, advance
+from halftime.fix.scheduling import not_linear, scheduler_in_place
+from halftime.fix.table_scheduler import draw_noise, tabled, take_table
+from halftime.fix.undo import intercepted, like, patched
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
+# Pipelines whose loop is: cat, scale, unet, guide, step. Others draw on the step's values in between.
+KNOWN = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+# A call with any of these (other than the value beside it) wants to see or change single steps.
+_OWN_WAY: dict[str, object] = {
+    "callback_on_step_end": None, "callback": None, "cross_attention_kwargs": None, "guidance_rescale": 0.0,
+    "denoising_end": None, "ip_adapter_image": None, "ip_adapter_image_embeds": None,
+}  # fmt: skip
+
+Forward = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """All that one denoising loop depends on: tensors in `inputs`, everything else constant."""
+
+    table: Table
+    timesteps: tuple[Tensor, ...]
+    guidance: float | None  # None: no guidance, one evaluation a picture
+    arguments: dict[str, object]  # further keyword arguments of the denoiser, the same on every step
+    dtypes: tuple[tuple[torch.dtype, ...], ...]
+
+
+def evaluate_step(
+    forward: Forward, step: Step, t: Tensor, loop: Loop, sample: Tensor, memory: dict[str, Tensor], noise: list[Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One step: scale, denoise, guide, advance. Pure: the same values in, the same values out."""
+    doubled = sample if loop.guidance is None else torch.cat([sample] * 2)
+    output = forward(doubled * step.scale, t, **loop.arguments)[0]  # type: ignore[index]
+    if loop.guidance is not None:
+        unconditional, conditional = output.chunk(2)
+        output = unconditional + loop.guidance * (conditional - unconditional)
+    sources = {SAMPLE: sample, OUTPUT: output, **memory, **{f"noise:{i}": n for i, n in enumerate(noise)}}
+    return advance(step, sources)
+
+
+def run_loop(forward: Forward, loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
+    """All steps, from the first latents to the last."""
+    memory: dict[str, Tensor] = {}
+    for step, t, draws, dtypes in zip(loop.table.steps, loop.timesteps, noise, loop.dtypes, strict=True):
+        sample, memory = evaluate_step(forward, step, t, loop, sample, memory, draws)
+        sample = sample.to(dtypes[0])
+    return sample
+
+
+@dataclass
+class Captured:
+    """A loop as a CUDA graph with static buffers. `graph` needs `replay` and `reset`, so that tests can pass a fake."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    result: Tensor
+
+    def __call__(self, values: list[Tensor]) -> Tensor:
+        for static, value in zip(self.inputs, values, strict=True):
+            static.copy_(value)
+        self.graph.replay()
+        return self.result.clone()  # the next replay writes over it
+
+
+def capture(function: Callable[[list[Tensor]], Tensor], values: list[Tensor]) -> Captured:
+    """Record `function` on static copies of `values` (CUDA only)."""
+    static = [value.clone() for value in values]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # lazily made handles and workspaces must exist before the capture
+            function(static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = function(static)
+    return Captured(graph, static, result)
+
+
+@dataclass
+class Takeover:
+    """The state of one pipeline under this fix."""
+
+    pipeline: DiffusionPipeline
+    forward: Forward
+    scheduler: SchedulerMixin
+    capture: Callable[[Callable[[list[Tensor]], Tensor], list[Tensor]], Callable[[list[Tensor]], Tensor]] | None
+    watch: MemoryWatch
+    graphs: dict[object, Callable[[list[Tensor]], Tensor]] = field(default_factory=dict)
+    own_way: bool = False  # this call runs as the pipeline wrote it
+    broken: str = ""  # a capture failed: every call does
+    doubled: Tensor | None = None
+    result: Tensor | None = None
+    step: int = 0
+
+    def begin_call(self, arguments: dict[str, object]) -> dict[str, object]:
+        """Before each call of the pipeline: may the loop be taken over?"""
+        self.step, self.result, self.doubled = 0, None, None
+        self.own_way = bool(self.broken) or any(arguments.get(k, v) != v for k, v in _OWN_WAY.items())
+        return arguments
+
+    # What the pipeline's loop calls, in this order.
+
+    def scale_model_input(self, original: Forward, sample: Tensor, *args: object, **kwargs: object) -> object:
+        if self.own_way:
+            return original(sample, *args, **kwargs)
+        if self.step == 0:
+            self.doubled = sample
+        return sample
+
+    def denoise(self, sample: Tensor, timestep: Tensor, *args: object, **kwargs: object) -> object:
+        if self.own_way or self.result is not None:
+            return self.forward(sample, timestep, *args, **kwargs) if self.own_way else (torch.zeros_like(sample),)
+        if args or kwargs.get("return_dict", True):
+            return self._give_up("its loop calls the denoiser in an unknown way", sample, timestep, *args, **kwargs)
+        self.result = torch.zeros_like(sample)  # until `step_through` has the generator
+        self.arguments = kwargs
+        return (self.result,)
+
+    def step_through(self, original: Forward, output: Tensor, t: Tensor, sample: Tensor, **kwargs: object) -> object:
+        if self.own_way:
+            return original(output, t, sample, **kwargs)
+        if self.step == 0:
+            self.result = self._run(sample, **kwargs)
+        self.step += 1
+        last = self.step == len(self.scheduler.timesteps)
+        return (self.result if last else sample,)
+
+    def _give_up(self, why: str, *args: object, **kwargs: object) -> object:
+        """Only before the first evaluation, when nothing has been skipped yet."""
+        self.broken, self.own_way = why, True
+        warnings.warn(f"loop-graph: {why}; running the pipeline's own loop.", stacklevel=2)
+        sample, t, *rest = args
+        return self.forward(self.scheduler.scale_model_input(sample, t), t, *rest, **kwargs)
+
+    # The loop itself.
+
+    def _run(self, sample: Tensor, **kwargs: object) -> Tensor:
+        extra = {k: v for k, v in kwargs.items() if k not in ("generator", "return_dict")}
+        table, dtypes = take_table(self.scheduler, extra, sample)
+        guided = bool(self.pipeline.do_classifier_free_guidance)
+        loop = Loop(
+            table, tuple(self.scheduler.timesteps), float(self.pipeline.guidance_scale) if guided else None,
+            {**self.arguments, "return_dict": False}, dtypes,
+        )  # fmt: skip
+        noise = [
+            [draw_noise(d, dtype, sample, kwargs.get("generator")) for d, dtype in zip(step.draws, row[1:], strict=True)]  # type: ignore[arg-type]
+            for step, row in zip(table.steps, dtypes, strict=True)
+        ]
+        return self._through_graph(loop, sample, noise)
+
+    def _through_graph(self, loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
+        leaves, spec = torch.utils._pytree.tree_flatten((sample, noise, loop.arguments))
+        values = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+        def function(tensors: list[Tensor]) -> Tensor:
+            left = iter(tensors)
+            filled = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            x, draws, arguments = torch.utils._pytree.tree_unflatten(filled, spec)
+            return run_loop(self.forward, Loop(loop.table, loop.timesteps, loop.guidance, arguments, loop.dtypes), x, draws)
+
+        if self.capture is None or self.broken:
+            return function(values)
+        key = (id(loop.table), loop.guidance, spec, tuple((v.shape, v.dtype) for v in values))
+        try:
+            if key not in self.graphs:
+                self.graphs[key] = self.capture(function, values)
+            result = self.graphs[key](values)
+        except (RuntimeError, torch.AcceleratorError) as error:
+            self._drop(f"the loop could not be captured ({next(iter(str(error).splitlines()), '')})")
+            return function(values)
+        if self.watch.grew():
+            self._drop(f"{self.watch.message()}; run 'halftime profile' again")
+        return result
+
+    def _drop(self, why: str) -> None:
+        self.release()
+        self.broken = why
+        warnings.warn(f"loop-graph: {why}. The graph is dropped; the loop runs without it.", stacklevel=2)
+
+    def release(self) -> None:
+        """Give the graphs' memory pools back."""
+        for graph in self.graphs.values():
+            if isinstance(graph, Captured):
+                graph.graph.reset()
+        self.graphs.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    device = device_of(pipeline)
+    unet = denoisers(pipeline)[0]
+    scheduler = tabled(pipeline.scheduler)
+    forward: Forward = unet.forward
+    if device.type == "cpu" and settings["compile"]:
+        from halftime.fix.compilation import compile_options
+
+        options = compile_options({"mode": "default", "fullgraph": False, "dynamic": False, "freezing": True}, device)
+        forward = torch.compile(forward, **options)
+    watch = MemoryWatch(_reader(device), limit=int(number(settings, "watch_bytes")))
+    state = Takeover(pipeline, forward, scheduler, capture if device.type == "cuda" else None, watch)
+    scale, step = scheduler.scale_model_input, scheduler.step
+    with ExitStack() as stack:
+        stack.enter_context(scheduler_in_place(pipeline, scheduler))
+        stack.enter_context(intercepted(pipeline, state.begin_call))
+        stack.callback(state.release)
+        for holder, name, method in (
+            (scheduler, "scale_model_input", like(scale, functools.partial(state.scale_model_input, scale))),
+            (scheduler, "step", like(step, functools.partial(state.step_through, step))),
+            (unet, "forward", like(unet.forward, state.denoise)),
+        ):
+            stack.enter_context(patched(holder, name, method))
+        yield
+
+
+def _reader(device: torch.device) -> Callable[[], int]:
+    if device.type == "cuda":
+        return lambda: torch.cuda.memory_allocated(device)
+    import psutil
+
+    process = psutil.Process()
+    return lambda: int(process.memory_info().rss)
+
+
+def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    known = type(pipeline).__name__ in KNOWN and guides_in_one_batch(pipeline)
+    return first_reason(
+        needs_denoiser(pipeline, device, settings),
+        None if known else f"it knows the loops of {' and '.join(KNOWN)} only",
+        not_linear(pipeline.scheduler) if known else None,
+        "the scheduler evaluates more than once a step" if getattr(pipeline.scheduler, "order", 1) != 1 else None,
+    )
+
+
+LOOP_GRAPH = Fix(
+    name="loop-graph",
+    summary="The whole denoising loop as one CUDA graph; on the CPU as one step function.",
+    level="equivalent",
+    stage="denoise",
+    applies=_applies,
+    apply=_apply,
+    ceiling=ceiling_of("denoise"),
+    settings={"compile": True, "watch_bytes": 256 * 2**20},
+    parts=of("loop", "scheduler-step", "denoiser-compile"),
+)

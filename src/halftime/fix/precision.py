@@ -1,0 +1,120 @@
+"""vae-dtype and denoiser-dtype: lower precision for one component, its neighbours left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from halftime.fix.base import (
+    Fix,
+    Settings,
+    ceiling_of,
+    denoisers,
+    first_reason,
+    needs_denoiser,
+    needs_vae,
+    of,
+    one_of,
+    text,
+    vae_of,
+)
+from halftime.fix.undo import casting, patched, replace_tensors, restored
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_ALLOWED = ("bfloat16", "float16", "float32")
+
+
+@contextmanager
+def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None]:
+    """The module's weights in `dtype`; the method `entry` casts what comes in, and what goes out back."""
+    keep = tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
+    with restored(module):
+        replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
+        with patched(module, entry, casting(getattr(module, entry), dtype)):
+            yield
+
+
+def _applies_to(modules: list[nn.Module], settings: Settings) -> str | None:
+    dtype = text(settings, "dtype")
+    if modules and all(str(next(m.parameters()).dtype) == f"torch.{dtype}" for m in modules):
+        return f"it is {dtype} already"
+    return None
+
+
+def _vae_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    vae = vae_of(pipeline)
+    overflow = None
+    if text(settings, "dtype") == "float16" and getattr(getattr(vae, "config", None), "force_upcast", False):
+        overflow = "this VAE overflows in float16 (its config says force_upcast, as SDXL's does); use bfloat16"
+    return first_reason(
+        needs_vae(pipeline, device, settings),
+        one_of(settings, "dtype", _ALLOWED),
+        overflow,
+        _applies_to([vae] if vae is not None else [], settings),
+    )
+
+
+@contextmanager
+def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    vae = vae_of(pipeline)
+    assert vae is not None
+    with in_dtype(vae, "decode", getattr(torch, text(settings, "dtype"))), _encode_cast(vae, settings):
+        yield
+
+
+@contextmanager
+def _encode_cast(vae: nn.Module, settings: Settings) -> Iterator[None]:
+    # img2img encodes with the same weights; a latent distribution is no tensor, so its result keeps the dtype.
+    if not hasattr(vae, "encode"):
+        yield
+        return
+    encode = vae.encode
+    with patched(vae, "encode", lambda x, *a, **k: encode(x.to(getattr(torch, text(settings, "dtype"))), *a, **k)):
+        yield
+
+
+def _denoiser_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    return first_reason(
+        needs_denoiser(pipeline, device, settings),
+        one_of(settings, "dtype", _ALLOWED),
+        _applies_to(denoisers(pipeline), settings),
+    )
+
+
+@contextmanager
+def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    dtype = getattr(torch, text(settings, "dtype"))
+    with ExitStack() as stack:
+        for module in denoisers(pipeline):
+            stack.enter_context(in_dtype(module, "forward", dtype))
+        yield
+
+
+VAE_DTYPE = Fix(
+    name="vae-dtype",
+    summary="Decode in lower precision. Test hard edges and pixel art on your own pictures.",
+    level="equivalent",
+    stage="vae_decode",
+    applies=_vae_applies,
+    apply=_vae_apply,
+    ceiling=ceiling_of("vae_decode"),
+    settings={"dtype": "bfloat16"},
+    parts=of("vae"),
+)
+DENOISER_DTYPE = Fix(
+    name="denoiser-dtype",
+    summary="Denoise in lower precision; latents and scheduler keep theirs.",
+    level="equivalent",
+    stage="denoise",
+    applies=_denoiser_applies,
+    apply=_denoiser_apply,
+    ceiling=ceiling_of("denoise", "denoiser"),
+    settings={"dtype": "bfloat16"},
+    parts=of("denoiser"),
+)

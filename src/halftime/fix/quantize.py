@@ -1,0 +1,56 @@
+"""int8-dynamic: linear layers in 8 bits, activations quantised as they come (torchao). It can lose: measure."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, first_reason, needs_denoiser, number, of
+from halftime.fix.undo import replace_tensors, restored
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    missing = importlib.util.find_spec("torchao") is None
+    return first_reason(
+        "torchao is not installed: pip install 'halftime[torchao]'" if missing else None,
+        needs_denoiser(pipeline, device, settings),
+    )
+
+
+@contextmanager
+def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    least = int(number(settings, "least_features"))
+
+    def wide(module: nn.Module, path: str) -> bool:
+        return isinstance(module, nn.Linear) and min(module.in_features, module.out_features) >= least
+
+    with ExitStack() as stack:
+        for model in denoisers(pipeline):
+            stack.enter_context(restored(model))
+            replace_tensors(model, lambda tensor: tensor.clone())  # torchao may write into what it is given
+            quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=wide)
+        yield
+
+
+INT8_DYNAMIC = Fix(
+    name="int8-dynamic",
+    summary="The denoiser's linear layers in int8 with dynamic activations (torchao). Loses on many CPUs.",
+    level="approximate",
+    stage="denoise",
+    applies=_applies,
+    apply=_apply,
+    ceiling=ceiling_of("denoise", "denoiser"),
+    settings={"least_features": 128},
+    parts=of("denoiser"),
+    extra="torchao",
+)

@@ -1,0 +1,101 @@
+"""What the foreign runtimes share: one component's method, converted on its first call for each set of input shapes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from halftime.fix.base import Settings, denoisers, first_reason, needs_denoiser, needs_vae, vae_of
+from halftime.fix.undo import like, patched
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Runner = Callable[[Sequence[Tensor]], list[Tensor]]
+Convert = Callable[["Flat", tuple[Tensor, ...]], Runner]
+PARTS = ("denoiser", "vae")
+
+
+class Flat(nn.Module):
+    """A method as a module of tensors in, tensors out; everything else of the call is a constant of it."""
+
+    def __init__(self, owner: nn.Module, function: Callable[..., object], leaves: list[object], spec: object) -> None:
+        super().__init__()
+        self.owner = owner  # so that the exporters see the weights
+        self.function, self.leaves, self.spec = function, leaves, spec
+        self.result_spec: object = None
+        self.result_dtypes: list[torch.dtype] = []
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        remaining = iter(tensors)
+        leaves = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)  # type: ignore[arg-type]
+        results, self.result_spec = pytree.tree_flatten(self.function(*args, **kwargs))
+        self.result_dtypes = [result.dtype for result in results]
+        return tuple(results)
+
+
+@dataclass
+class Converted:
+    """A method that runs elsewhere. Shapes are static: each set of them is converted once, on its first call."""
+
+    owner: nn.Module
+    function: Callable[..., object]
+    convert: Convert
+    runners: dict[object, tuple[Flat, Runner]] = field(default_factory=dict)
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        key = tuple((tuple(l.shape), l.dtype) if isinstance(l, Tensor) else repr(l) for l in leaves)
+        if key not in self.runners:
+            flat = Flat(self.owner, self.function, leaves, spec).eval()
+            with torch.no_grad():
+                self.runners[key] = flat, self.convert(flat, tensors)
+        flat, run = self.runners[key]
+        results = [r.to(dtype) for r, dtype in zip(run(tensors), flat.result_dtypes, strict=True)]
+        return pytree.tree_unflatten(results, flat.result_spec)  # type: ignore[arg-type]
+
+
+@contextmanager
+def elsewhere(pipeline: DiffusionPipeline, settings: Settings, convert: Convert) -> Iterator[None]:
+    """The chosen components run through `convert`'s runners."""
+    with ExitStack() as stack:
+        for owner, holder, entry in _entries(pipeline, settings):
+            function = getattr(holder, entry)
+            run = Converted(owner, function, convert)
+            stack.enter_context(patched(holder, entry, like(function, run)))
+        yield
+
+
+def _entries(pipeline: DiffusionPipeline, settings: Settings) -> list[tuple[nn.Module, nn.Module, str]]:
+    chosen = settings["components"]
+    assert isinstance(chosen, list)
+    entries = [(model, model, "forward") for model in denoisers(pipeline)] if "denoiser" in chosen else []
+    vae = vae_of(pipeline)
+    if "vae" in chosen and vae is not None:
+        decoder = getattr(vae, "decoder", None)
+        entries.append((vae, decoder, "forward") if isinstance(decoder, nn.Module) else (vae, vae, "decode"))
+    return entries
+
+
+def reason_against(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings, package: str, extra: str
+) -> str | None:
+    """Why this runtime cannot take the chosen components here, or None."""
+    chosen = settings["components"]
+    wrong = not isinstance(chosen, list) or not chosen or not set(chosen) <= set(PARTS)
+    return first_reason(
+        None if importlib.util.find_spec(package) else f"{package} is not installed: pip install 'halftime[{extra}]'",
+        f"components is {chosen!r}; name some of: {', '.join(PARTS)}" if wrong else None,
+        None if device.type == "cpu" else f"it runs on the CPU, and this pipeline is on {device.type}",
+        needs_denoiser(pipeline, device, settings) if not wrong and "denoiser" in chosen else None,  # type: ignore[operator]
+        needs_vae(pipeline, device, settings) if not wrong and "vae" in chosen else None,  # type: ignore[operator]
+    )

@@ -1,0 +1,226 @@
+"""schedule-table, set-begin-index, solver-steps and progress-bar-off: the loop's small costs, and fewer steps."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from halftime.errors import DoesNotApply
+from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, number, of, text
+from halftime.fix.undo import intercepted, patched
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
+
+@contextmanager
+def scheduler_in_place(pipeline: DiffusionPipeline, scheduler: object) -> Iterator[None]:
+    """Another scheduler for a while; the original object comes back untouched."""
+    original = pipeline.scheduler
+    pipeline.scheduler = scheduler
+    try:
+        yield
+    finally:
+        pipeline.scheduler = original
+
+
+def _needs_scheduler(pipeline: DiffusionPipeline) -> str | None:
+    scheduler = getattr(pipeline, "scheduler", None)
+    return None if hasattr(scheduler, "step") else "the pipeline has no scheduler with a step method"
+
+
+# ---- schedule-table
+
+
+def _table_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    return _needs_scheduler(pipeline) or not_linear(pipeline.scheduler)
+
+
+def not_linear(scheduler: SchedulerMixin, steps: int = 8) -> str | None:
+    """The reason why a scheduler has no table, tried on a short schedule; None where it has one."""
+    from halftime.fix.schedule_table import build
+
+    trial = type(scheduler).from_config(scheduler.config)
+    try:
+        trial.set_timesteps(steps, **_shift(trial))
+        build(trial)
+    except DoesNotApply as error:
+        return str(error)
+    except Exception as error:  # a custom scheduler may do anything
+        return f"{type(scheduler).__name__}.set_timesteps fails here: {type(error).__name__}: {error}"
+    return None
+
+
+def _shift(scheduler: SchedulerMixin) -> dict[str, float]:
+    dynamic = scheduler.config.get("use_dynamic_shifting", False)
+    return {"mu": 1.0} if dynamic and "mu" in inspect.signature(scheduler.set_timesteps).parameters else {}
+
+
+@contextmanager
+def _table_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    from halftime.fix.table_scheduler import tabled
+
+    with scheduler_in_place(pipeline, tabled(pipeline.scheduler)):
+        yield
+
+
+# ---- set-begin-index
+
+
+def _begin_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    reason = _needs_scheduler(pipeline)
+    if reason:
+        return reason
+    if not hasattr(pipeline.scheduler, "set_begin_index"):
+        return "its scheduler does not look for its place in the schedule"
+    known = "set_begin_index" in inspect.getsource(type(pipeline).__call__)
+    return "the pipeline sets it already" if known else None
+
+
+@contextmanager
+def _begin_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    """The place comes from the timestep's address in the schedule, which the host knows, not from its value."""
+    from halftime.fix.table_scheduler import place_in_schedule
+
+    scheduler = pipeline.scheduler
+    scale, step = scheduler.scale_model_input, scheduler.step
+
+    def find(timestep: object) -> None:
+        if scheduler.begin_index is None and scheduler.step_index is None:
+            place = place_in_schedule(scheduler.timesteps, timestep)
+            if place is not None:
+                scheduler.set_begin_index(place)
+
+    @functools.wraps(scale)
+    def scaled(sample: object, timestep: object = None, *args: object, **kwargs: object) -> object:
+        find(timestep)
+        return scale(sample, timestep, *args, **kwargs)
+
+    @functools.wraps(step)
+    def stepped(model_output: object, timestep: object, sample: object, *args: object, **kwargs: object) -> object:
+        find(timestep)
+        return step(model_output, timestep, sample, *args, **kwargs)
+
+    with patched(scheduler, "scale_model_input", scaled), patched(scheduler, "step", stepped):
+        yield
+
+
+# ---- solver-steps
+
+SOLVERS: dict[str, dict[str, object]] = {
+    "DPMSolverMultistepScheduler": {"use_karras_sigmas": True, "final_sigmas_type": "zero"},
+    "UniPCMultistepScheduler": {"final_sigmas_type": "zero"},
+    "EulerDiscreteScheduler": {"final_sigmas_type": "zero"},
+    "DEISMultistepScheduler": {},
+    "HeunDiscreteScheduler": {},
+    "FlowMatchEulerDiscreteScheduler": {},
+}
+
+
+def _solver_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    name = text(settings, "scheduler")
+    return first_reason(
+        _needs_scheduler(pipeline),
+        None if "num_inference_steps" in parameters else "its call takes no num_inference_steps",
+        None if number(settings, "steps") >= 1 else "steps must be 1 or more",
+        _other_family(pipeline.scheduler, name) if name else None,
+    )
+
+
+def _other_family(scheduler: SchedulerMixin, name: str) -> str | None:
+    import diffusers
+
+    kind = getattr(diffusers, name, None)
+    if kind is None:
+        return f"diffusers has no scheduler {name!r}; tried ones: {', '.join(SOLVERS)}"
+    flow = "FlowMatch" in type(scheduler).__name__
+    knows_flow = "FlowMatch" in name or "use_flow_sigmas" in inspect.signature(kind.__init__).parameters
+    if flow and not knows_flow:
+        return f"{name} cannot sample a flow-matching model"
+    return f"{name} samples flow-matching models only" if "FlowMatch" in name and not flow else None
+
+
+@contextmanager
+def _solver_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    name, steps = text(settings, "scheduler"), int(number(settings, "steps"))
+    scheduler = _solver(pipeline.scheduler, name) if name else pipeline.scheduler
+    with (
+        scheduler_in_place(pipeline, scheduler),
+        intercepted(pipeline, lambda arguments: {**arguments, "num_inference_steps": steps}),
+    ):
+        yield
+
+
+def _solver(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
+    import diffusers
+
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind.__init__).parameters
+    wanted = dict(SOLVERS.get(name, {}))
+    if "FlowMatch" in type(scheduler).__name__ and "use_flow_sigmas" in known:
+        wanted = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": scheduler.config.shift}
+    return kind.from_config(scheduler.config, **{key: value for key, value in wanted.items() if key in known})
+
+
+# ---- progress-bar-off
+
+
+@contextmanager
+def _no_bar(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    with patched(pipeline, "_progress_bar_config", {**getattr(pipeline, "_progress_bar_config", {}), "disable": True}):
+        yield
+
+
+SCHEDULE_TABLE = Fix(
+    name="schedule-table",
+    summary="The scheduler as a table: each step one multiply-add, no scheduler code, no sync.",
+    level="equivalent",
+    stage="denoise",
+    applies=_table_applies,
+    apply=_table_apply,
+    ceiling=ceiling_of("denoise", "scheduler"),
+    parts=of("scheduler-step"),
+)
+SET_BEGIN_INDEX = Fix(
+    name="set-begin-index",
+    summary="Tell the scheduler where it starts, so that it does not search the schedule on the device.",
+    level="bit-exact",
+    stage="denoise",
+    applies=_begin_applies,
+    apply=_begin_apply,
+    ceiling=ceiling_of("denoise", "scheduler"),
+    parts=of("scheduler-step"),
+)
+SOLVER_STEPS = Fix(
+    name="solver-steps",
+    summary="Another solver, fewer steps.",
+    level="approximate",
+    stage="denoise",
+    applies=_solver_applies,
+    apply=_solver_apply,
+    ceiling=ceiling_of("denoise"),
+    settings={"scheduler": "", "steps": 20},
+    parts=of("schedule"),
+    proposals=tuple(
+        {"scheduler": name, "steps": steps}
+        for steps in (24, 20, 15, 12, 10)
+        for name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler")
+    ),
+)
+PROGRESS_BAR_OFF = Fix(
+    name="progress-bar-off",
+    summary="No progress bar.",
+    level="bit-exact",
+    stage="denoise",
+    applies=lambda pipeline, device, settings: (
+        None if hasattr(pipeline, "progress_bar") else "the pipeline has no progress bar"
+    ),
+    apply=_no_bar,
+    ceiling=ceiling_of("denoise", "progress_bar"),
+    parts=of("progress_bar"),
+)

@@ -1,0 +1,240 @@
+"""text-warmup, prompt-cache and batch-prompts: the text encoders' first call, repeated calls, and double calls."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from halftime.fix.base import Fix, Settings, ceiling_of, ceiling_of_first_call, components, number, of
+from halftime.fix.undo import patched
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Encode = Callable[..., object]
+
+
+def _parameters(pipeline: DiffusionPipeline) -> dict[str, inspect.Parameter]:
+    encode = getattr(type(pipeline), "encode_prompt", None)
+    return dict(inspect.signature(encode).parameters) if encode else {}
+
+
+def _needs_encode_prompt(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    return None if "prompt" in _parameters(pipeline) else "the pipeline has no encode_prompt method"
+
+
+# ---- text-warmup
+
+
+@contextmanager
+def _warm_up(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    with torch.no_grad():
+        pipeline.encode_prompt(**warmup_arguments(pipeline))
+    yield
+
+
+def warmup_arguments(pipeline: DiffusionPipeline) -> dict[str, object]:
+    """The least that this pipeline's `encode_prompt` needs; what it requires beyond the common words stays unfilled."""
+    common: dict[str, object] = {
+        "prompt": "warm-up",
+        "device": next(iter(components(pipeline, "text_encoder").values())).device,  # type: ignore[dict-item]
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": True,
+        "negative_prompt": "",
+    }
+    known = _parameters(pipeline)
+    needed = {n for n, p in known.items() if n != "self" and p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    return {name: common.get(name) for name in known if name in common or name in needed}
+
+
+def _warmup_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    if not components(pipeline, "text_encoder"):
+        return "the pipeline has no text encoder"
+    return _needs_encode_prompt(pipeline, device, settings)
+
+
+# ---- prompt-cache
+
+
+class PromptCache:
+    """Embeddings by exact arguments, the least recently used dropped first. `hit_rate` is measured."""
+
+    def __init__(self, encode: Encode, size: int, version: Callable[[], object]) -> None:
+        self.encode, self.size, self.version = encode, size, version
+        self.entries: OrderedDict[object, object] = OrderedDict()
+        self.hits = self.misses = 0
+        # Bound by name, so that positional and keyword calls meet in one entry.
+        self.signature = inspect.signature(encode)
+        functools.update_wrapper(self, encode)
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Hits over calls; None before the first call."""
+        calls = self.hits + self.misses
+        return self.hits / calls if calls else None
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        key = self._key(args, kwargs)
+        if key is None:
+            self.misses += 1
+            return self.encode(*args, **kwargs)
+        if key in self.entries:
+            self.hits += 1
+            self.entries.move_to_end(key)
+        else:
+            self.misses += 1
+            self.entries[key] = self.encode(*args, **kwargs)
+            while len(self.entries) > self.size:
+                self.entries.popitem(last=False)
+        return _cloned(self.entries[key])
+
+    def _key(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """Exact: the arguments and the weights' version. None where an argument is not plain data."""
+        values = self.signature.bind(*args, **kwargs).arguments
+        if not all(map(_is_plain, values.values())):
+            return None
+        return repr(sorted(values.items())), self.version()
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool | torch.device | torch.dtype)
+
+
+def _cloned(value: object) -> object:
+    # The caller owns what it gets; the entry stays as it was.
+    return torch.utils._pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
+
+
+def _weights_version(pipeline: DiffusionPipeline) -> object:
+    """Changes when an encoder is exchanged, trained on, or given another adapter."""
+    marks: list[object] = []
+    for module in components(pipeline, "text_encoder").values():
+        first = next(module.parameters(), None)
+        active = getattr(module, "active_adapters", None) if getattr(module, "_hf_peft_config_loaded", False) else None
+        marks += [id(module), id(first), None if first is None or first.is_inference() else first._version]
+        marks.append(str(active() if callable(active) else active))
+    return tuple(marks)
+
+
+@contextmanager
+def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    cache = PromptCache(pipeline.encode_prompt, int(number(settings, "size")), lambda: _weights_version(pipeline))
+    with patched(pipeline, "encode_prompt", cache):
+        yield
+
+
+# ---- batch-prompts
+
+
+def _pairs(result: object) -> bool:
+    return isinstance(result, tuple) and len(result) % 2 == 0 and all(r is None or isinstance(r, Tensor) for r in result)
+
+
+def batched(encode: Encode, zeroed: Callable[[dict[str, object]], bool]) -> Encode:
+    """`encode_prompt` with positive and negative prompts in one forward, then cut in two.
+
+    Calls that bring embeddings, or whose negative embeddings are zeros anyway, go the original way.
+    """
+    signature = inspect.signature(encode)
+
+    @functools.wraps(encode)
+    def call(*args: object, **kwargs: object) -> object:
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        if not given.get("do_classifier_free_guidance", True) or zeroed(given) or not _has_texts(given):
+            return encode(*args, **kwargs)
+        result = encode(**_doubled(given))
+        if not _pairs(result) or any(r is not None for r in result[1::2]):  # type: ignore[index]
+            return encode(*args, **kwargs)
+        return tuple(half for each in result[::2] for half in _halves(each))  # type: ignore[index]
+
+    return call
+
+
+def _has_texts(given: dict[str, object]) -> bool:
+    embeddings = any(isinstance(value, Tensor) for value in given.values())
+    return not embeddings and isinstance(given.get("prompt"), str | list)
+
+
+def _listed(value: object, length: int) -> list[str]:
+    texts = [str(text) for text in value] if isinstance(value, list | tuple) else [str(value or "")]
+    return texts * length if len(texts) == 1 else texts
+
+
+def _doubled(given: dict[str, object]) -> dict[str, object]:
+    """The same call for prompts followed by negative prompts, without guidance."""
+    positive = _listed(given["prompt"], 1)
+    n = len(positive)
+    negative = _listed(given.get("negative_prompt"), n)
+    call = {k: v for k, v in given.items() if not k.startswith("negative_prompt")}
+    call |= {"prompt": positive + negative, "do_classifier_free_guidance": False}
+    for suffix in ("_2", "_3"):
+        if given.get(f"prompt{suffix}") or given.get(f"negative_prompt{suffix}"):
+            first = _listed(given.get(f"prompt{suffix}") or positive, n)
+            call[f"prompt{suffix}"] = first + _listed(given.get(f"negative_prompt{suffix}") or negative, n)
+    return call
+
+
+def _halves(value: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    if value is None:
+        return None, None
+    positive, negative = value.chunk(2)
+    return positive, negative
+
+
+def _zeroed(pipeline: DiffusionPipeline) -> Callable[[dict[str, object]], bool]:
+    force = bool(getattr(pipeline.config, "force_zeros_for_empty_prompt", False))
+    return lambda given: force and given.get("negative_prompt") is None
+
+
+@contextmanager
+def _in_one_forward(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+    with patched(pipeline, "encode_prompt", batched(pipeline.encode_prompt, _zeroed(pipeline))):
+        yield
+
+
+def _batch_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+    known = _parameters(pipeline)
+    missing = [name for name in ("prompt", "negative_prompt", "do_classifier_free_guidance") if name not in known]
+    return f"its encode_prompt takes no {missing[0]}" if missing else None
+
+
+TEXT_WARMUP = Fix(
+    name="text-warmup",
+    summary="Run the text encoders once before the first request.",
+    level="bit-exact",
+    stage="encode_prompt",
+    applies=_warmup_applies,
+    apply=_warm_up,
+    ceiling=ceiling_of_first_call("encode_prompt"),
+    parts=of("text-warmup"),
+)
+PROMPT_CACHE = Fix(
+    name="prompt-cache",
+    summary="Keep the embeddings of the last prompts; pays where prompts repeat.",
+    level="bit-exact",
+    stage="encode_prompt",
+    applies=_needs_encode_prompt,
+    apply=_cached,
+    ceiling=ceiling_of("encode_prompt"),
+    settings={"size": 64},
+    parts=of("encode_prompt"),
+)
+BATCH_PROMPTS = Fix(
+    name="batch-prompts",
+    summary="Positive and negative prompt through the text encoders in one forward.",
+    level="equivalent",
+    stage="encode_prompt",
+    applies=_batch_applies,
+    apply=_in_one_forward,
+    ceiling=ceiling_of("encode_prompt"),
+    parts=of("encode_prompt"),
+)

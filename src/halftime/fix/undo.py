@@ -1,0 +1,138 @@
+"""How a fix takes itself back: by keeping the very objects that were there, never by converting them back."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+T = TypeVar("T")
+_ABSENT = object()
+
+
+@contextmanager
+def patched(holder: object, name: str, value: object) -> Iterator[None]:
+    """An attribute of this one object, for a while; what the instance had (or had not) comes back."""
+    attributes = vars(holder)
+    before = attributes.get(name, _ABSENT)
+    attributes[name] = value
+    try:
+        yield
+    finally:
+        if before is _ABSENT:
+            attributes.pop(name, None)
+        else:
+            attributes[name] = before
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[None]:
+    """Whatever happens to the module inside (weights, submodules, hooks, attributes), it is itself again afterwards.
+
+    The tensors and submodules are kept, not copied: change them by putting others in their place.
+    """
+    before = [(sub, dict(vars(sub)), _tables(sub)) for sub in module.modules()]
+    try:
+        yield
+    finally:
+        for sub, attributes, tables in before:
+            vars(sub).clear()
+            vars(sub).update(attributes)
+            for table, content in tables:
+                table.clear()
+                table.update(content)
+
+
+def _tables(module: nn.Module) -> list[tuple[dict[object, object], dict[object, object]]]:
+    return [(value, dict(value)) for value in vars(module).values() if type(value) in (dict, OrderedDict)]
+
+
+def replace_tensors(module: nn.Module, convert: Callable[[Tensor], Tensor], keep: tuple[str, ...] = ()) -> None:
+    """Put a converted copy in the place of each floating parameter and buffer; call inside `restored`.
+
+    Submodules whose name holds a word of `keep` stay. Tied weights stay tied.
+    """
+    done: dict[int, Tensor] = {}
+    for path, sub in module.named_modules():
+        if any(word in path.split(".") for word in keep):
+            continue
+        for table in (sub._parameters, sub._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and tensor.is_floating_point():
+                    table[name] = _converted(tensor, convert, done)
+
+
+def _converted(tensor: Tensor, convert: Callable[[Tensor], Tensor], done: dict[int, Tensor]) -> Tensor:
+    if id(tensor) not in done:
+        new = convert(tensor.detach())
+        done[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+    return done[id(tensor)]
+
+
+def like(original: Callable[..., object], function: Callable[..., object]) -> Callable[..., object]:
+    """`function` with the name and the signature of `original`, which pipelines inspect."""
+    return functools.wraps(original)(functools.partial(function))
+
+
+def cast(value: T, dtype: torch.dtype) -> T:
+    """Every floating tensor inside (dicts, lists, tuples, model outputs) in that dtype."""
+    return torch.utils._pytree.tree_map(  # type: ignore[no-any-return]
+        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, value
+    )
+
+
+def first_tensor(*values: object) -> Tensor | None:
+    """The first floating tensor among the arguments of a call."""
+    leaves = torch.utils._pytree.tree_leaves(values)
+    return next((leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()), None)
+
+
+def casting(function: Callable[..., T], dtype: torch.dtype) -> Callable[..., T]:
+    """The function in another dtype: its arguments are cast to it, and its result back to what the caller works in."""
+
+    @functools.wraps(function)
+    def call(*args: object, **kwargs: object) -> T:
+        first = first_tensor(args, kwargs)
+        result = function(*cast(args, dtype), **cast(kwargs, dtype))
+        return result if first is None else cast(result, first.dtype)
+
+    return call
+
+
+@contextmanager
+def intercepted(
+    pipeline: DiffusionPipeline, before: Callable[[dict[str, object]], dict[str, object]]
+) -> Iterator[None]:
+    """Every call of the pipeline passes its keyword arguments through `before` first.
+
+    Python looks `__call__` up on the class, so the pipeline becomes an instance of a subclass of the same name.
+    """
+    original = type(pipeline)
+
+    @functools.wraps(original.__call__)
+    def call(self: DiffusionPipeline, *args: object, **kwargs: object) -> object:
+        return original.__call__(self, *args, **before(kwargs))
+
+    names = {"__call__": call, "__module__": original.__module__, "__qualname__": original.__qualname__}
+    pipeline.__class__ = type(original.__name__, (original,), names)
+    try:
+        yield
+    finally:
+        pipeline.__class__ = original
+
+
+@contextmanager
+def all_of(*contexts: object) -> Iterator[None]:
+    """Enter several context managers, leave them in reverse."""
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)  # type: ignore[arg-type]
+        yield

@@ -1,0 +1,64 @@
+"""What to change about a pipeline (Plan), and a plan with its evidence (Recipe). Data only: reading one executes nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halftime.records.base import Json, Record
+from halftime.records.environment import Environment
+
+Level = Literal["bit-exact", "equivalent", "approximate"]
+
+
+class Choice(Record, frozen=True, kw_only=True):
+    """One fix by name, with the settings that differ from its defaults."""
+
+    name: str
+    settings: dict[str, Json] = {}
+
+
+# Schema history
+# 1  2026-11  first
+class Plan(Record, frozen=True, kw_only=True):
+    """Fixes to apply; their order here means nothing, `halftime.fix.ORDER` decides."""
+
+    schema: Literal[1] = 1
+    fixes: tuple[Choice, ...] = ()
+
+
+class Rung(Record, frozen=True, kw_only=True):
+    """One step of the ablation ladder: what a fix was predicted to bring on top of those before it, and what it brought.
+
+    Both are speedups of the whole call, stacked on the rungs before; `observed` None: it was not tried, `why` says so.
+    """
+
+    fix: str
+    level: Level
+    predicted: float | None = None
+    observed: float | None = None
+    observed_low: float | None = None  # bounds of the 95 % interval
+    observed_high: float | None = None
+    kept: bool = False
+    why: str = ""
+    settings: dict[str, Json] = {}
+
+
+# Schema history
+# 1  2026-11  first
+class Recipe(Record, frozen=True, kw_only=True):
+    """A plan that was found on one pipeline and machine, and what it brought there."""
+
+    schema: Literal[1] = 1
+    halftime: str = ""
+    created: str = ""  # ISO 8601, UTC
+    model: str = ""
+    pipeline: str = ""  # class name
+    architecture: dict[str, str] = {}  # component -> class and hash of its parameters' names and shapes
+    fixes: tuple[Choice, ...] = ()
+    environment: Environment | None = None
+    workload_hash: str = ""
+    baseline_seconds: float | None = None
+    tuned_seconds: float | None = None
+    speedup: float | None = None
+    verdict: str | None = None
+    ladder: tuple[Rung, ...] = ()
