@@ -8,10 +8,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from artwork import COLOURS, caption
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from data import COLOURS, caption
 from halftime import bundled
 
 SIDE, COLUMNS = 96, 12

@@ -13,7 +13,7 @@ from typing import TypedDict
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import COLOURABLE, COLOURS, NOUNS, STYLES, Objects, random_jitter
+from artwork import COLOURABLE, COLOURS, NOUNS, STYLES, Objects, random_jitter
 from torch import Tensor, nn
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import model
 import numpy as np
 import torch
+from artwork import CENTRED, COLOURABLE, COLOURS, NOUNS, STYLES, Jitter, Objects, caption
 from diffusers import AutoencoderKL
-
-from data import CENTRED, COLOURABLE, COLOURS, NOUNS, STYLES, Jitter, Objects, caption
 
 
 @dataclass(frozen=True, slots=True)

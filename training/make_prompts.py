@@ -4,7 +4,7 @@ import argparse
 import random
 from pathlib import Path
 
-from data import COLOURABLE, COLOURS, NOUNS, STYLES, caption
+from artwork import COLOURABLE, COLOURS, NOUNS, STYLES, caption
 
 COUNT = 500
 

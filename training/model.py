@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from data import COLOURS, NOUNS, VOCABULARY
+from artwork import COLOURS, NOUNS, VOCABULARY
 from diffusers import AutoencoderKL, AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionModel
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer

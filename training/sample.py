@@ -7,7 +7,7 @@ from pathlib import Path
 import model
 import numpy as np
 import torch
-from data import sheet
+from artwork import sheet
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from make_latents import all_captioned
 from train_unet import Trained

@@ -11,7 +11,7 @@ import model
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import Objects, random_jitter
+from artwork import Objects, random_jitter
 from make_latents import all_captioned
 from shared import log, rate, save
 from torch import Tensor

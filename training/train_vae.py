@@ -8,7 +8,7 @@ import model
 import numpy as np
 import torch
 import torch.nn.functional as F
-from data import COLOURS, NOUNS, STYLES, Objects, random_jitter
+from artwork import COLOURS, NOUNS, STYLES, Objects, random_jitter
 from diffusers import AutoencoderKL
 from shared import Average, Exchange, log, optimizers, rate, save
 from torch import Tensor
