@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
-from tiny_pipelines import images, parts, videos
+from tiny_pipelines import families, images, more_videos, parts, relatives, videos
 
 PROMPT = "a red apple"
 
@@ -73,6 +74,41 @@ def _controlled() -> dict[str, object]:
     return {**_sized()(), "image": parts.picture()}
 
 
+def _pictured() -> dict[str, object]:
+    return {"image": parts.picture(), "output_type": "np"}
+
+
+def _marigold() -> dict[str, object]:
+    return {**_pictured(), "processing_resolution": 0}
+
+
+def _kontext() -> dict[str, object]:
+    return {**_sized()(), **SHORT, "image": parts.picture(), "max_area": 32 * 32, "_auto_resize": False}
+
+
+def _kandinsky_img2img() -> dict[str, object]:
+    embeddings = {"image_embeds": embedding(1, 32), "negative_image_embeds": embedding(1, 32)}
+    return {**embeddings, **_sized(64)(), "image": parts.picture(64), "strength": 0.99}
+
+
+def _animated() -> dict[str, object]:
+    return {**_sized()(), "num_frames": 4}
+
+
+def _video_to_video() -> dict[str, object]:
+    frames = [Image.new("RGB", (16, 16), (40 * index, 80, 120)) for index in range(5)]
+    return {"video": frames, "height": 16, "width": 16, "strength": 0.99, "output_type": "np", **SHORT}
+
+
+def _latte() -> dict[str, object]:
+    return {**_sized(16)(), "video_length": 1, "clean_caption": False}
+
+
+def _sana_video() -> dict[str, object]:
+    return {**_sized(32, **SHORT, **UNBINNED)(), "frames": 9, "complex_human_instruction": None}
+
+
+SHORT_TEMPLATE = {"template": "a cat {}", "crop_start": 1}
 SHORT = {"max_sequence_length": 16}
 UNBINNED = {"use_resolution_binning": False, "clean_caption": False}
 BOTH = ("num_inference_steps", "prior_num_inference_steps")
@@ -109,4 +145,70 @@ PIPELINES: dict[str, TinyPipeline] = {
     "ltx": TinyPipeline(videos.ltx, _video(9, 32)),
     "mochi": TinyPipeline(videos.mochi, _video(7)),
     "audioldm2": TinyPipeline(videos.audioldm2, lambda: {"output_type": "np"}),
+}
+
+# The rest of diffusers' families, for tables that cover them all; what every room's tests run on is PIPELINES alone.
+FAMILIES: dict[str, TinyPipeline] = {
+    "sd15_pag": TinyPipeline(relatives.sd15_pag, _sized()),
+    "sd15_instruct_pix2pix": TinyPipeline(relatives.instruct_pix2pix, _pictured),
+    "lcm": TinyPipeline(relatives.lcm, _sized()),
+    "lcm_img2img": TinyPipeline(relatives.lcm_img2img, _img2img),
+    "marigold_depth": TinyPipeline(relatives.marigold_depth, _marigold, prompted=False),
+    "sdxl_pag": TinyPipeline(relatives.sdxl_pag, _sized()),
+    "sdxl_inpaint": TinyPipeline(relatives.sdxl_inpaint, _inpaint),
+    "sdxl_controlnet": TinyPipeline(relatives.sdxl_controlnet, _controlled),
+    "sd3_img2img": TinyPipeline(relatives.sd3_img2img, _img2img),
+    "sd3_inpaint": TinyPipeline(relatives.sd3_inpaint, _inpaint),
+    "sd3_pag": TinyPipeline(relatives.sd3_pag, _sized(**SHORT)),
+    "flux_img2img": TinyPipeline(relatives.flux_img2img, lambda: {**_img2img(), **_sized(**SHORT)()}),
+    "flux_inpaint": TinyPipeline(relatives.flux_inpaint, lambda: {**_inpaint(), **SHORT}),
+    "flux_kontext": TinyPipeline(relatives.flux_kontext, _kontext),
+    "flux_control": TinyPipeline(
+        relatives.flux_control, lambda: {**_sized(**SHORT)(), "control_image": parts.picture()}
+    ),
+    "flux_fill": TinyPipeline(relatives.flux_fill, lambda: {**_inpaint(), **SHORT}),
+    "chroma": TinyPipeline(families.chroma, _sized(**SHORT)),
+    "bria": TinyPipeline(families.bria, _sized(**SHORT)),
+    "qwenimage": TinyPipeline(families.qwenimage, _sized(**SHORT)),
+    "hidream": TinyPipeline(families.hidream, _sized(**SHORT)),
+    "z_image": TinyPipeline(families.z_image, _sized(**SHORT)),
+    "ovis_image": TinyPipeline(families.ovis_image, _sized(**SHORT)),
+    "cogview3": TinyPipeline(families.cogview3, _sized(16, **SHORT)),
+    "cogview4": TinyPipeline(families.cogview4, _sized(16, **SHORT)),
+    "lumina": TinyPipeline(families.lumina, _sized(**SHORT)),
+    "pixart_alpha": TinyPipeline(relatives.pixart_alpha, _sized(16, **SHORT, **UNBINNED)),
+    "pixart_sigma_pag": TinyPipeline(relatives.pixart_sigma_pag, _sized(16, **SHORT, **UNBINNED)),
+    "hunyuandit_pag": TinyPipeline(relatives.hunyuandit_pag, _sized(16, use_resolution_binning=False)),
+    "sana_pag": TinyPipeline(relatives.sana_pag, _sized(**SHORT, **UNBINNED, complex_human_instruction=None)),
+    "sana_sprint": TinyPipeline(relatives.sana_sprint, _sized(**SHORT, **UNBINNED, complex_human_instruction=None)),
+    "flux2_klein": TinyPipeline(
+        families.flux2_klein, lambda: {**_sized(**SHORT)(), "text_encoder_out_layers": (1, 2, 3)}
+    ),
+    "deepfloyd_if": TinyPipeline(families.deepfloyd_if, lambda: {**_sized(16)(), "clean_caption": False}),
+    "cosmos2_text_to_image": TinyPipeline(families.cosmos2_text_to_image, _sized(16, **SHORT)),
+    "sana_video": TinyPipeline(more_videos.sana_video, _sana_video),
+    "text_to_video_sd": TinyPipeline(more_videos.text_to_video_sd, _animated),
+    "dit": TinyPipeline(families.dit, lambda: {"class_labels": [1], "output_type": "np"}, prompted=False),
+    "kandinsky22_img2img": TinyPipeline(relatives.kandinsky22_img2img, _kandinsky_img2img, prompted=False),
+    "kandinsky3": TinyPipeline(families.kandinsky3, _sized(64)),
+    "animatediff": TinyPipeline(relatives.animatediff, _animated),
+    "animatediff_pag": TinyPipeline(relatives.animatediff_pag, _animated),
+    "cogvideox_video_to_video": TinyPipeline(relatives.cogvideox_video_to_video, _video_to_video),
+    "ltx_image_to_video": TinyPipeline(
+        relatives.ltx_image_to_video, lambda: {**_video(9, 32)(), "image": parts.picture()}
+    ),
+    "ltx_condition": TinyPipeline(relatives.ltx_condition, lambda: {**_video(9, 32)(), "image": parts.picture()}),
+    "latte": TinyPipeline(more_videos.latte, _latte),
+    "allegro": TinyPipeline(more_videos.allegro, _video(8)),
+    "hunyuan_video": TinyPipeline(
+        more_videos.hunyuan_video, lambda: {**_video(9)(), "prompt_template": SHORT_TEMPLATE}
+    ),
+    "stable_audio": TinyPipeline(more_videos.stable_audio, lambda: {"audio_end_in_s": 0.5, "output_type": "np"}),
+}
+
+# Families whose pipeline cannot be built or called in this project's environment.
+NOT_BUILT: dict[str, str] = {
+    "OmniGenPipeline": "its processor needs torchvision, which the project does not depend on",
+    "WanVideoToVideoPipeline": "its prompt cleaning calls ftfy, which the project does not depend on",
+    "SkyReelsV2Pipeline": "its prompt cleaning calls ftfy, which the project does not depend on",
 }
