@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import halftime.profile.call
+from halftime.ledger import ledger
 from halftime.profile.call import timed_call
 from halftime.profile.clock import HostClock
 from halftime.profile.instrument import UNRECOGNISED
-from halftime.profile.ledger import ledger
 from halftime.records import Workload
 from tiny_pipelines import PIPELINES
 

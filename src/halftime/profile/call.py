@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from halftime.environment import load_average
 from halftime.errors import OutOfMemory
+from halftime.ledger import Measured, Node, measured, with_loops
 from halftime.pipeline import call_arguments
-from halftime.profile.clock import Clock
+from halftime.profile.clock import Clock, Mark
 from halftime.profile.instrument import instrumented
-from halftime.profile.ledger import Measured, measured, tree
 from halftime.profile.recorder import Recorder
 from halftime.records import Workload
 
@@ -33,6 +33,22 @@ def timed_call(pipeline: DiffusionPipeline, workload: Workload, clock: Clock) ->
         end = clock.finish()
     wall = end.host - origin.host
     return measured(tree(recorder, clock, origin), wall, busy)
+
+
+def tree(recorder: Recorder, clock: Clock, origin: Mark) -> list[Node]:
+    """The recorded spans as a tree, denoising loops included. Call after the clock has finished."""
+    closed = [span for span in recorder.spans if span.end is not None]
+    begins = clock.seconds(origin, [span.begin for span in closed])
+    ends = clock.seconds(origin, [span.end for span in closed if span.end is not None])
+    roots: list[Node] = []
+    open_nodes: list[Node] = []
+    for span, begin, end in zip(closed, begins, ends, strict=True):
+        assert span.end is not None
+        node = Node(span.place, span.name, begin, end, span.end.host - span.begin.host)
+        del open_nodes[span.depth :]
+        (open_nodes[-1].children if open_nodes else roots).append(node)
+        open_nodes.append(node)
+    return with_loops(roots, clock.seconds(origin, recorder.loops))
 
 
 def observed_call(pipeline: DiffusionPipeline, workload: Workload, recorder: Recorder) -> None:

@@ -66,10 +66,10 @@ def run(task: Task) -> Answer:
     import torch  # noqa: F401
 
     imported = time.perf_counter()
+    from halftime.ledger import ledger
     from halftime.pipeline import load
     from halftime.profile.call import device_of, quiet_progress_bars, timed_call
     from halftime.profile.clock import clock_for
-    from halftime.profile.ledger import ledger
 
     pipeline = load(task.model, task.workload).pipeline
     loaded = time.perf_counter()

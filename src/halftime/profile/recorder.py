@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from halftime.ledger import STEP
 from halftime.pipeline import Place
 from halftime.profile.clock import Clock, Mark
-
-WINDOW = Place("denoise", "loop")
 
 
 @dataclass(slots=True)
@@ -70,6 +69,3 @@ class Recorder:
         return next(
             (span.place for span in self._open if span.place.part), self._open[-1].place if self._open else None
         )
-
-
-STEP = "scheduler.step"

@@ -11,6 +11,7 @@ import msgspec
 
 from halftime import __version__, environment
 from halftime.errors import BadInput
+from halftime.ledger import Measured, ledger, steady_wall
 from halftime.pipeline import Loaded, Place, load
 from halftime.profile import compilation, probe
 from halftime.profile.call import device_of, timed_call
@@ -20,7 +21,6 @@ from halftime.profile.device_probe import with_device
 from halftime.profile.doubts import doubts
 from halftime.profile.facts import facts
 from halftime.profile.findings import Evidence, findings
-from halftime.profile.ledger import Measured, ledger, steady_wall
 from halftime.records import ColdStart, LedgerRow, Session, Workload
 
 if TYPE_CHECKING:

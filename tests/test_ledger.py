@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halftime.ledger import Node, costs, ledger, measured, steady_wall, step_seconds, with_loops
 from halftime.pipeline import Place
 from halftime.profile.call import timed_call
-from halftime.profile.ledger import Node, costs, ledger, measured, steady_wall, step_seconds, with_loops
 from halftime.records import LedgerRow, Workload
 from halftime.testing import FakeClock, FakePipeline
 
@@ -25,7 +25,7 @@ def trees(draw: st.DrawFn, start: float = 0.0, depth: int = 0) -> tuple[list[Nod
         children, inner_end = draw(trees(start=begin, depth=depth + 1))
         now = inner_end + draw(st.floats(0, 1))
         place = Place(draw(st.sampled_from(STAGES)), draw(st.sampled_from(["", "denoiser", "scheduler"])))
-        nodes.append(Node(place, draw(st.sampled_from(["unet", "scheduler.step", "x"])), begin, now, None, children))
+        nodes.append(Node(place, draw(st.sampled_from(["unet", "scheduler.step", "x"])), begin, now, children=children))
     return nodes, now
 
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 import msgspec
 
 from halftime.pipeline import Place
-from halftime.profile.clock import Clock, Mark
-from halftime.profile.recorder import STEP, WINDOW, Recorder
 from halftime.records import LedgerRow, Run, Span, StepStats
 from halftime.records.session import UNEXPLAINED
 from halftime.stats import median, middle_half, quantile, spread
@@ -25,6 +23,8 @@ STAGE_ORDER = (
     "prepare", "encode_prompt", "encode_image", "vae_encode", "denoise", "vae_decode", "postprocess", "offload",
 )  # fmt: skip
 GLUE = "glue"
+LOOP = Place("denoise", "loop")
+STEP = "scheduler.step"  # the span whose end ends a denoising step
 UNSTEADY = (GLUE, "progress_bar")  # what does not happen once a step
 
 
@@ -37,27 +37,12 @@ class Node:
     start: float
     end: float
     host_seconds: float | None = None
+    step: int | None = None  # where it is known; counted from the scheduler's steps otherwise
     children: list[Node] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
         return self.end - self.start
-
-
-def tree(recorder: Recorder, clock: Clock, origin: Mark) -> list[Node]:
-    """The recorded spans as a tree, denoising loops included. Call after the clock has finished."""
-    closed = [span for span in recorder.spans if span.end is not None]
-    begins = clock.seconds(origin, [span.begin for span in closed])
-    ends = clock.seconds(origin, [span.end for span in closed if span.end is not None])
-    roots: list[Node] = []
-    open_nodes: list[Node] = []
-    for span, begin, end in zip(closed, begins, ends, strict=True):
-        assert span.end is not None
-        node = Node(span.place, span.name, begin, end, span.end.host - span.begin.host)
-        del open_nodes[span.depth :]
-        (open_nodes[-1].children if open_nodes else roots).append(node)
-        open_nodes.append(node)
-    return with_loops(roots, clock.seconds(origin, recorder.loops))
 
 
 def with_loops(roots: list[Node], loop_starts: Sequence[float]) -> list[Node]:
@@ -66,7 +51,7 @@ def with_loops(roots: list[Node], loop_starts: Sequence[float]) -> list[Node]:
     A loop begins where its progress bar was made, or at the first denoising span where a pipeline makes none, and ends
     with the last denoising span before the next loop begins.
     """
-    denoising = [node for node in roots if node.place.stage == WINDOW.stage]
+    denoising = [node for node in roots if node.place.stage == LOOP.stage]
     if not denoising:
         return roots
     starts = list(loop_starts) or [denoising[0].start]
@@ -80,7 +65,7 @@ def with_loops(roots: list[Node], loop_starts: Sequence[float]) -> list[Node]:
 
 def _adopt(nodes: list[Node], start: float, end: float) -> list[Node]:
     inside = [node for node in nodes if start <= node.start and node.end <= end]
-    loop = Node(Place(WINDOW.stage, ""), WINDOW.part, start, end, None, inside)
+    loop = Node(Place(LOOP.stage, ""), LOOP.part, start, end, children=inside)
     outside = [node for node in nodes if not (start <= node.start and node.end <= end)]
     return sorted([*outside, loop], key=lambda node: node.start)
 
@@ -107,7 +92,7 @@ def spans(nodes: Iterable[Node], depth: int = 0, step: int | None = None) -> lis
     found: list[Span] = []
     loop_step = step
     for node in nodes:
-        if node.name == WINDOW.part and not node.place.part:
+        if node.name == LOOP.part and not node.place.part:
             loop_step = 0
         found.append(
             Span(
@@ -117,7 +102,7 @@ def spans(nodes: Iterable[Node], depth: int = 0, step: int | None = None) -> lis
                 start=node.start,
                 seconds=node.seconds,
                 depth=depth,
-                step=loop_step,
+                step=node.step if node.step is not None else loop_step,
                 host_seconds=node.host_seconds,
             )
         )
