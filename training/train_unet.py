@@ -43,8 +43,8 @@ class Batches:
         both = [t(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids for t in self.tokenizers]
         return torch.stack(both, 1)
 
-    def draw(self, size: int, jitter: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, ids, and where the text is dropped."""
+    def draw(self, size: int, jitter: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, a share `jitter` of them jittered; ids; and where the text is dropped."""
         if jitter and self.jittered is None and (self.runs / "jittered.npy").exists():
             self.jittered = torch.from_numpy(np.load(self.runs / "jittered.npy"))
         rng = self.rng
@@ -54,7 +54,7 @@ class Batches:
         latents = self.centred[chosen, 0]
         if jitter and self.jittered is not None:
             other = self.jittered[chosen, rng.integers(self.jittered.shape[1], size=size)]
-            latents = torch.where(torch.from_numpy(rng.random(size) < 0.8)[:, None, None, None], other, latents)
+            latents = torch.where(torch.from_numpy(rng.random(size) < jitter)[:, None, None, None], other, latents)
         short = torch.from_numpy(rng.random(size) < 0.3)
         ids = torch.where(short[:, None, None], self.ids[1][chosen], self.ids[0][chosen])
         kind = torch.from_numpy(rng.random(size))
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--jitter-from", type=float, default=0.3)
+    parser.add_argument("--jitter-share", type=float, default=0.8)
     parser.add_argument("--helper", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -125,7 +126,7 @@ def main() -> None:
 
     def gradient() -> float:
         jitter = (args.runs / "jitter-on").exists() if args.helper else done > args.jitter_from
-        drawn = batches.draw(args.batch, jitter)
+        drawn = batches.draw(args.batch, args.jitter_share * jitter)
         with torch.autocast("cpu", torch.bfloat16):
             loss = trained.loss(*drawn, batches.rng)
         loss.backward()
