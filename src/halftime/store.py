@@ -8,7 +8,7 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import tomli_w
@@ -95,7 +95,7 @@ def write_toml(path: Path | str, record: Record) -> None:
     write_bytes(path, tomli_w.dumps(_without_none(msgspec.to_builtins(record))).encode())
 
 
-def _without_none(value: dict[str, object]) -> dict[str, object]:
-    return {
-        key: _without_none(item) if isinstance(item, dict) else item for key, item in value.items() if item is not None
-    }
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value

@@ -53,8 +53,11 @@ def make(name: str, **config: object):  # type: ignore[no-untyped-def]
     return kind(**{key: value for key, value in config.items() if key in known})
 
 
-def loop(scheduler, steps: int, begin: int = 0, dtype: torch.dtype = torch.float32, **extra: object) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    """A denoising loop as diffusers writes it, with a stand-in for the model."""
+def loop(  # type: ignore[no-untyped-def]
+    scheduler, steps: int, begin: int = 0, dtype: torch.dtype = torch.float32, ulps: float = 0, **extra: object
+) -> torch.Tensor:
+    """A denoising loop as diffusers writes it, with a stand-in for the model; `ulps` disturbs each step by rounding."""
+    rounding = torch.Generator().manual_seed(9)
     scheduler.set_timesteps(steps)
     rng = torch.Generator().manual_seed(3)
     takes = inspect.signature(scheduler.step).parameters
@@ -65,17 +68,22 @@ def loop(scheduler, steps: int, begin: int = 0, dtype: torch.dtype = torch.float
     if begin and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
     for t in scheduler.timesteps[begin:]:
+        x = x * (1 + ulps * 1.2e-7 * torch.randn(SHAPE, generator=rounding)) if ulps else x
         model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         output = torch.tanh(model_input.roll(1, -1)) * 0.9 + torch.randn(SHAPE, generator=rng).to(dtype) * 0.1
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
     return x
 
 
+def difference(original: torch.Tensor, got: torch.Tensor) -> float:
+    """The largest difference, relative to the range."""
+    return float((got - original).abs().max() / original.abs().max().clamp(min=1e-6))
+
+
 def agree(original: torch.Tensor, got: torch.Tensor, tolerance: float = 5e-5) -> None:
     assert got.dtype == original.dtype
     assert got.shape == original.shape
-    scale = max(float(original.abs().max()), 1e-6)
-    assert float((got - original).abs().max()) / scale < tolerance
+    assert difference(original, got) < tolerance
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC + NOISY)
@@ -89,7 +97,7 @@ def test_a_start_inside_the_schedule_as_img2img_has_it(name: str) -> None:
     agree(loop(make(name), 12, begin), loop(tabled(make(name)), 12, begin))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(data=st.data())
 def test_random_configurations(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(DETERMINISTIC + NOISY))
@@ -102,12 +110,12 @@ def test_random_configurations(data: st.DataObject) -> None:
     except Exception:  # diffusers itself refuses the configuration
         assume(False)
     assume(bool(expected.isfinite().all()) and float(expected.abs().max()) < 1e6)
-    # Some configurations cancel catastrophically in the original's own fp32; those are held to its own error.
-    own = 0.0
+    # Some configurations magnify rounding, or cancel in the original's own fp32; those are held to its own error.
+    own = difference(expected, loop(make(name, **config), steps, ulps=1, **extra))
     if name in DETERMINISTIC and not extra.get("eta"):
         exact = loop(make(name, **config), steps, dtype=torch.float64, **extra).float()
-        own = float((expected - exact).abs().max() / expected.abs().max().clamp(min=1e-6))
-    agree(expected, loop(tabled(make(name, **config)), steps, **extra), max(2e-4, 5 * own))
+        own = max(own, difference(expected, exact))
+    agree(expected, loop(tabled(make(name, **config)), steps, **extra), max(2e-4, 10 * own))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from halftime.fix.runtime import Flat, Runner, elsewhere, reason_against
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_PRECISIONS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+_PRECISIONS = {"bfloat16": "bf16", "float32": "f32"}
 
 
 def converter(settings: Settings):  # type: ignore[no-untyped-def]
@@ -30,8 +30,11 @@ def converter(settings: Settings):  # type: ignore[no-untyped-def]
     def convert(flat: Flat, tensors: tuple[Tensor, ...]) -> Runner:
         import openvino
 
-        shapes = [openvino.PartialShape(list(tensor.shape)) for tensor in tensors]
-        model = openvino.convert_model(flat, example_input=tensors, input=shapes)
+        # Static shapes are faster; in fp32 they crash OpenVINO 2026.4's CPU plugin on some UNets (a segmentation fault
+        # in compile_model), dynamic ones do not.
+        static = config["INFERENCE_PRECISION_HINT"] != "f32"
+        shapes = {"input": [openvino.PartialShape(list(t.shape)) for t in tensors]} if static else {}
+        model = openvino.convert_model(flat, example_input=tensors, **shapes)
         request = openvino.compile_model(model, "CPU", config).create_infer_request()
 
         def run(inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -141,12 +141,12 @@ def _key(self: SchedulerMixin, args: tuple[object, ...], kwargs: dict[str, objec
 
 
 def _attributes(self: SchedulerMixin) -> dict[str, object]:
-    return _copied({name: value for name, value in vars(self).items() if _is_its_own(name, value)})
+    return _copied({name: value for name, value in vars(self).items() if _is_its_own(name)})
 
 
-def _is_its_own(name: str, value: object) -> bool:
-    """A function among the attributes is somebody's patch (a profiler's, another fix's), no state of the scheduler."""
-    return name != _STATE and not inspect.isroutine(value) and not isinstance(value, functools.partial)
+def _is_its_own(name: str) -> bool:
+    """A function that hides a method is somebody's patch (a profiler's, another fix's), no state of the scheduler."""
+    return name != _STATE and name not in ("step", "set_timesteps", "scale_model_input")
 
 
 def _copied(attributes: dict[str, object]) -> dict[str, object]:
@@ -156,7 +156,7 @@ def _copied(attributes: dict[str, object]) -> dict[str, object]:
 def _host_copy(self: SchedulerMixin, original: type[SchedulerMixin]) -> SchedulerMixin:
     host = object.__new__(original)
     for name, value in vars(self).items():
-        if _is_its_own(name, value):
+        if _is_its_own(name):
             vars(host)[name] = value.cpu() if isinstance(value, Tensor) else copy.deepcopy(value)
     return host
 

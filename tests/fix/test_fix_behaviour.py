@@ -1,0 +1,212 @@
+"""What each fix does while it is on."""
+
+import numpy as np
+import pytest
+import torch
+
+import halftime
+from halftime.fix.fewer_evaluations import DeepCache
+from halftime.fix.loop_graph import Takeover
+from halftime.fix.memory_watch import RUNS, MemoryWatch
+from halftime.fix.text import PromptCache, batched
+from halftime.records.recipe import Choice
+
+
+@pytest.fixture(scope="module")
+def pipeline():  # type: ignore[no-untyped-def]
+    made = halftime.bundled.load()
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def picture(pipeline, **more: object) -> np.ndarray:  # type: ignore[no-untyped-def]
+    call = {"num_inference_steps": 4, "guidance_scale": 5.0, "width": 64, "height": 64, "output_type": "np"}
+    return pipeline("a red apple", generator=torch.Generator().manual_seed(0), **(call | more)).images
+
+
+def evaluated(pipeline, fixes: list[str | Choice], **more: object) -> list[int]:  # type: ignore[no-untyped-def]
+    """The batch of every convolution that begins a full evaluation of the middle block."""
+    seen: list[int] = []
+    with halftime.applied(pipeline, fixes):
+        hook = pipeline.unet.conv_in.register_forward_hook(lambda m, i, o: seen.append(o.shape[0]))
+        try:
+            picture(pipeline, **more)
+        finally:
+            hook.remove()
+    return seen
+
+
+def test_guidance_interval_halves_the_batch_outside_of_it(pipeline) -> None:  # type: ignore[no-untyped-def]
+    interval = Choice(name="guidance-interval", settings={"start": 0.0, "stop": 0.5})
+    assert evaluated(pipeline, [interval]) == [2, 2, 1, 1]
+    assert evaluated(pipeline, [interval]) == [2, 2, 1, 1]  # the count starts anew with each call
+
+
+def test_solver_steps_changes_steps_and_solver_and_takes_them_back(pipeline) -> None:  # type: ignore[no-untyped-def]
+    before = pipeline.scheduler
+    fix = Choice(name="solver-steps", settings={"scheduler": "DPMSolverMultistepScheduler", "steps": 2})
+    assert evaluated(pipeline, [fix]) == [2, 2]
+    assert pipeline.scheduler is before
+
+
+def test_step_cache_runs_the_middle_every_other_step(pipeline) -> None:  # type: ignore[no-untyped-def]
+    seen: list[int] = []
+    original = pipeline.unet.mid_block.forward
+
+    def counted(*args: object, **kwargs: object) -> object:
+        seen.append(1)
+        return original(*args, **kwargs)
+
+    pipeline.unet.mid_block.forward = counted
+    try:
+        with halftime.applied(pipeline, ["step-cache"]):
+            picture(pipeline)
+            picture(pipeline)
+    finally:
+        del pipeline.unet.mid_block.forward
+    assert len(seen) == 4  # two of four steps, in each of two calls
+
+
+def test_deep_cache_recomputes_for_another_batch() -> None:
+    cache = DeepCache(every=2)
+    cache.decide(2)
+    cache.kept[0] = "features"
+    cache.decide(1)
+    assert not cache.skip
+
+
+def test_an_encoders_prompt_is_encoded_once() -> None:
+    calls = []
+
+    def encode(prompt: str, device: object = None, do_classifier_free_guidance: bool = True) -> torch.Tensor:
+        calls.append(prompt)
+        return torch.ones(2)
+
+    cache = PromptCache(encode, 2, lambda: 0)
+    cache("a").zero_()  # what the caller does to its copy stays with the caller
+    assert torch.equal(cache(prompt="a"), torch.ones(2))
+    assert (cache.hits, cache.misses, cache.hit_rate) == (1, 1, 0.5)
+    cache("b"), cache("c"), cache("a")
+    assert calls == ["a", "b", "c", "a"]  # bounded: 'a' was the oldest
+    cache(torch.ones(1))
+    assert len(calls) == 5  # not plain data, so not cached
+
+
+def test_a_cache_knows_when_the_weights_changed(pipeline) -> None:  # type: ignore[no-untyped-def]
+    with halftime.applied(pipeline, ["prompt-cache"]):
+        cache = pipeline.encode_prompt
+        arguments = {"prompt": "a", "device": torch.device("cpu"), "do_classifier_free_guidance": False}
+        before = cache(**arguments)[0]
+        with torch.no_grad():
+            weight = next(pipeline.text_encoder.parameters())
+            kept = weight.clone()
+            weight.mul_(1.5)
+            assert not torch.equal(cache(**arguments)[0], before)
+            weight.copy_(kept)
+    assert cache.hits == 0
+
+
+@pytest.mark.parametrize("prompts", [("a cat", "blue"), (["a cat", "a dog"], "blue"), (["a cat", "a dog"], ["x", "y"])])
+def test_batched_prompts_equal_single_ones(prompts: tuple[object, object], pipeline) -> None:  # type: ignore[no-untyped-def]
+    prompt, negative = prompts
+    arguments = {"prompt": prompt, "negative_prompt": negative, "device": torch.device("cpu"), "num_images_per_prompt": 2}
+    with torch.no_grad():
+        expected = pipeline.encode_prompt(**arguments)
+        got = batched(pipeline.encode_prompt, lambda given: False)(**arguments)
+    assert len(got) == len(expected) == 4
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_the_taken_over_loop_gives_the_pipelines_own_picture(pipeline) -> None:  # type: ignore[no-untyped-def]
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    plain = Choice(name="loop-graph", settings={"compile": False})
+    original = pipeline.scheduler
+    for scheduler in (original, EulerAncestralDiscreteScheduler.from_config(original.config)):
+        pipeline.scheduler = scheduler
+        for guidance in (5.0, 1.0):
+            expected = picture(pipeline, guidance_scale=guidance)
+            with halftime.applied(pipeline, [plain]):
+                np.testing.assert_allclose(picture(pipeline, guidance_scale=guidance), expected, atol=2e-4)
+    pipeline.scheduler = original
+
+
+def test_a_call_with_a_callback_keeps_its_own_loop(pipeline) -> None:  # type: ignore[no-untyped-def]
+    seen: list[float] = []
+
+    def note(pipe: object, step: int, t: object, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        seen.append(float(values["latents"].std()))
+        return values
+
+    expected = picture(pipeline)
+    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"compile": False})]):
+        got = picture(pipeline, callback_on_step_end=note)
+    assert len(set(seen)) == 4
+    np.testing.assert_allclose(got, expected, atol=2e-4)
+
+
+class FakeGraph:
+    """Stands for a captured graph: runs the function, and counts."""
+
+    def __init__(self, function) -> None:  # type: ignore[no-untyped-def]
+        self.function, self.replays = function, 0
+
+    def __call__(self, values: list[torch.Tensor]) -> torch.Tensor:
+        self.replays += 1
+        return self.function(values)
+
+
+def captured_with(pipeline, capture, watch: MemoryWatch | None = None):  # type: ignore[no-untyped-def]
+    """The fix with another capture: finds the running Takeover through the patched denoiser."""
+    state: Takeover = pipeline.unet.forward.func.__self__
+    state.capture = capture
+    state.watch = watch or state.watch
+    return state
+
+
+def test_a_graph_is_captured_once_a_shape_and_released(pipeline) -> None:  # type: ignore[no-untyped-def]
+    graphs: list[FakeGraph] = []
+
+    def capture(function, values):  # type: ignore[no-untyped-def]
+        graphs.append(FakeGraph(function))
+        return graphs[-1]
+
+    expected = picture(pipeline)
+    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"compile": False})]):
+        state = captured_with(pipeline, capture)
+        for _ in range(3):
+            np.testing.assert_allclose(picture(pipeline), expected, atol=2e-4)
+        picture(pipeline, guidance_scale=3.0)
+        assert [g.replays for g in graphs] == [3, 1]
+    assert not state.graphs
+
+
+def test_a_failed_capture_falls_back_and_says_so(pipeline) -> None:  # type: ignore[no-untyped-def]
+    def capture(function, values):  # type: ignore[no-untyped-def]
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    expected = picture(pipeline)
+    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"compile": False})]):
+        state = captured_with(pipeline, capture)
+        with pytest.warns(UserWarning, match="not permitted"):
+            np.testing.assert_allclose(picture(pipeline), expected, atol=2e-4)
+        np.testing.assert_allclose(picture(pipeline), expected, atol=2e-4)
+        assert state.own_way
+
+
+def test_growing_memory_drops_the_graph_and_asks_for_a_profile(pipeline) -> None:  # type: ignore[no-untyped-def]
+    used = iter(range(0, 10**9, 10**7))
+    watch = MemoryWatch(lambda: next(used), limit=10**6)
+    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"compile": False})]):
+        state = captured_with(pipeline, lambda function, values: FakeGraph(function), watch)
+        with pytest.warns(UserWarning, match="halftime profile"):
+            for _ in range(RUNS):
+                picture(pipeline, num_inference_steps=1)
+        assert not state.graphs
+
+
+def test_memory_that_goes_up_and_down_is_no_leak() -> None:
+    used = iter([5, 6, 7, 8, 9, 8, 10, 11, 12, 13] * 3)
+    watch = MemoryWatch(lambda: next(used), limit=1)
+    assert not any(watch.grew() for _ in range(20))
