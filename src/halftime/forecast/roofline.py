@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 KINDS: tuple[Kind, ...] = ("conv", "gemm", "bmm", "attention", "norm", "pointwise", "copy", "reduce", "gather")
 _CONV, _GEMM, _BMM, _ATTENTION, _NORM = range(5)
 TILE = 128
+# fp32 lanes of a multiprocessor, by generation; 128 otherwise.
+FP32_LANES = {"volta": 64, "turing": 64, "ampere-datacentre": 64}
+CONSUMER = ("GTX", "TITAN", "RTX 2", "RTX 3", "RTX 40", "RTX 50")
 # How sharply the slower of two limits wins: 1 adds them, infinity takes the maximum.
 SHARPNESS = 4.0
 # Above this head dimension no fused attention kernel exists: scores are written out.
@@ -34,8 +37,8 @@ DTYPES: dict[str, str] = {
 _FORMATS: dict[str, tuple[tuple[Rate, ...], tuple[Rate, ...], tuple[Rate, ...]]] = {
     "fp16": (("fp16",), ("fp16",), ("fp16",)),
     "bf16": (("bf16", "fp32"), ("bf16", "fp32"), ("bf16", "fp32")),
-    # torch's default: TF32 in convolutions only
-    "fp32": (("tf32", "fp32"), ("fp32",), ("fp32",)),
+    # torch's default: TF32 in convolutions; memory-efficient attention emulates fp32 by three TF32 products
+    "fp32": (("tf32", "fp32"), ("fp32",), ("tf32", "fp32")),
     "tf32": (("tf32", "fp32"), ("tf32", "fp32"), ("tf32", "fp32")),
     "int8": (("bf16", "fp16"), ("int8", "fp16"), ("bf16", "fp16")),
     "fp8": (("bf16", "fp16"), ("fp8", "bf16", "fp16"), ("bf16", "fp16")),
@@ -56,7 +59,8 @@ class OpTable:
     n: Array
     k: Array
     products: Array
-    compiled: Array  # 1 where the compiler made the memory-bound kernels and chose the layouts
+    compiled: Array  # 1 where the compiler made the memory-bound kernels
+    transposed: Array  # 1 where eager fp16 convolutions change the layout around them
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,17 @@ class Machine:
     bandwidth: Array
     l2: Array
     sms: Array
+    cycles: Array  # of all multiprocessors together, a second, at the boost clock
     watts: Array
     energy: Array  # factor of the generation
     legacy: Array  # 1 before Ampere
+    boosted: Array  # 1 for consumer cards, which clock above their datasheet while power and heat allow
     compute: Array  # this GPU's own factors on rates
     memory: Array
 
 
-def table_of(groups: Iterable[OpGroup], *, compiled: bool) -> OpTable:
-    """Columns of the groups."""
+def table_of(groups: Iterable[OpGroup], *, compiled: bool, channels_last: bool = False) -> OpTable:
+    """Columns of the groups. A compiled module has chosen its layouts, as one in channels_last has."""
     rows = list(groups)
 
     def column(name: str) -> Array:
@@ -99,6 +105,7 @@ def table_of(groups: Iterable[OpGroup], *, compiled: bool) -> OpTable:
         k=column("k"),
         products=column("products"),
         compiled=np.full(len(rows), float(compiled)),
+        transposed=np.full(len(rows), float(not (compiled or channels_last))),
     )
 
 
@@ -128,9 +135,11 @@ def machine_of(gpu: Gpu, dtype: str, constants: Constants) -> Machine:
         bandwidth=number(gpu.bandwidth),
         l2=number(gpu.l2_bytes),
         sms=number(float(gpu.sms)),
+        cycles=number(gpu.peak["fp32"] / (2 * FP32_LANES.get(gpu.architecture, 128))),
         watts=number(gpu.watts),
         energy=number(constants.energy.get(gpu.architecture, 1.0)),
         legacy=number(float(legacy)),
+        boosted=number(float(gpu.name.startswith(CONSUMER))),
         compute=number(np.exp(effect.compute) if effect else 1.0),
         memory=number(np.exp(effect.memory) if effect else 1.0),
     )
@@ -156,7 +165,7 @@ def op_seconds(ops: OpTable, machine: Machine, c: Constants | Mapping[str, float
     scores = np.where(ops.kind == _ATTENTION, ops.m * ops.n * ops.products, 0.0)
     memory = _memory(ops, machine, scores, c)
     # cuDNN's fp16 kernels want channels last: an eager convolution in torch's default layout is transposed both ways.
-    transposed = (ops.kind == _CONV) & (ops.compiled == 0) & _halved(ops)
+    transposed = (ops.kind == _CONV) & (ops.transposed > 0) & _halved(ops)
     return OpSeconds(
         compute=_compute(ops, machine, scores, c),
         memory=memory,
@@ -170,10 +179,13 @@ def _compute(ops: OpTable, machine: Machine, scores: Array, c: Constants | Mappi
     peak, simt = _rates(ops.kind, machine)
     tiles = np.ceil(ops.m / TILE) * np.ceil(ops.n / TILE) * ops.products
     filled = np.where(contraction, tiles / (tiles + c["tiles"] * machine.sms), 1.0)
-    at_peak = ops.flops * _padding(ops) / (peak * _efficiency(ops, machine, simt, c) * filled)
+    work = ops.flops * _padding(ops) / filled
+    clock = np.where(machine.boosted > 0, c["boost"], 1.0)
+    busy = work / (peak * _efficiency(ops, machine, simt, c)) + work / (_feed(ops.kind, c) * machine.cycles)
+    at_peak = busy / clock
     joules = c["energy"] * machine.energy * np.where(simt > 0, c["energy_simt"], np.where(_halved(ops), 1.0, 2.0))
-    at_power = ops.flops * joules / machine.watts
-    busy = softmax(at_peak, at_power) + scores * c["score_operations"] / machine.fp32
+    at_power = ops.flops * joules / (machine.watts - c["static"])
+    busy = softmax(at_peak, at_power) + scores * c["score_operations"] / (machine.fp32 * clock)
     return np.where(contraction, busy / machine.compute, 0.0)
 
 
@@ -199,11 +211,23 @@ def _efficiency(ops: OpTable, machine: Machine, simt: Array, c: Constants | Mapp
     attention = c["attention"] * np.where(machine.legacy > 0, c["attention_before_ampere"], 1.0)
     tensor = np.select(
         [ops.kind == _CONV, ops.kind == _GEMM, ops.kind == _BMM, ops.kind == _ATTENTION],
-        [np.where(_halved(ops), c["conv"], c["conv_tf32"]), c["gemm"], c["bmm"], attention],
+        [
+            np.where(_halved(ops), c["conv"], c["conv_tf32"]),
+            c["gemm"],
+            c["bmm"],
+            np.where(_halved(ops), attention, c["attention_tf32"]),
+        ],
         1.0,
     )
-    plain = np.where(ops.kind == _ATTENTION, c["attention_fp32"], c["simt"])
+    plain = np.select([ops.kind == _ATTENTION, ops.kind == _CONV], [c["attention_fp32"], c["conv_simt"]], c["simt"])
     return np.where(simt > 0, plain, tensor)
+
+
+def _feed(kind: NDArray[np.int64], c: Constants | Mapping[str, float]) -> Array:
+    """FLOPs a cycle for which a multiprocessor can bring the operands, however fast its tensor cores are."""
+    return np.select(
+        [kind == _CONV, kind == _ATTENTION], [np.array(c["feed_conv"]), np.array(c["feed_attention"])], c["feed_gemm"]
+    )
 
 
 def _padding(ops: OpTable) -> Array:

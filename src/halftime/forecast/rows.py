@@ -10,10 +10,16 @@ from halftime.errors import BadFile, BadInput
 from halftime.forecast.architectures import ARCHITECTURES, canonical
 from halftime.forecast.cache import Traced
 from halftime.forecast.geometry import Geometry
+from halftime.forecast.predict import Run, Work
 from halftime.forecast.roofline import DTYPES
 from halftime.records import Record
 from halftime.store import read_bytes
 
+# Denoisers of one family under several names; otherwise the name up to its first underscore.
+FAMILIES = {
+    "sd15_inpaint_unet": "sd15", "sd15_controlnet": "sd15", "ssd1b_unet": "sdxl", "vega_unet": "sdxl",
+    "sd35_medium": "sd3", "sd35_large": "sd3", "bk_sdm_base_unet": "sd15", "bk_sdm_small_unet": "sd15",
+}  # fmt: skip
 COLUMNS = ("id", "gpu", "kind", "parts", "milliseconds")
 
 
@@ -140,9 +146,34 @@ def _traced(component: str, options: dict[str, str], dtype: str, attention: str)
     )  # fmt: skip
 
 
+def works_of(row: MeasuredRow) -> tuple[Work, ...]:
+    """What a row measured, as work: a step brings the scheduler along, a whole call the pipeline's own overhead."""
+    engine = row.kind.endswith("-trt")
+    stepping = not row.kind.startswith("stage")
+    runs = []
+    for part in row.parts:
+        step = stepping and part.traced.role == "denoiser"
+        stepping = stepping and not step
+        runs.append(
+            Run(
+                traced=part.traced, dtype=part.dtype, compiled=part.compiled, times=part.times, engine=engine,
+                step_work=float(step),
+            )  # fmt: skip
+        )
+    if not row.kind.startswith("total"):
+        return (Work(stage=row.kind, runs=tuple(runs)),)
+    pixels = sum(_pixels(part) for part in row.parts if part.traced.role == "vae")
+    return (Work(stage="total", runs=tuple(runs), pixels=pixels, calls=1),)
+
+
+def _pixels(part: Part) -> float:
+    at = part.traced.geometry
+    return float(part.times * at.batch * at.width * at.height * at.frames)
+
+
 def family_of(parts: tuple[Part, ...]) -> str:
     """The model family: that of the denoiser, otherwise of what ran."""
     names = [part.component for part in parts if ARCHITECTURES[part.component].role == "denoiser"]
     if not names:
         return ARCHITECTURES[parts[0].component].role.removesuffix("_encoder")
-    return names[0].split("_")[0]
+    return FAMILIES.get(names[0], names[0].split("_")[0])

@@ -1,0 +1,189 @@
+"""What `forecast` says: stages with their bands and floors, what each fix would bring, and how far it may be trusted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halftime.records.base import Record
+
+Bound = Literal["compute", "memory", "launch"]
+
+
+class StageForecast(Record, frozen=True, kw_only=True):
+    """One stage of one call, or the whole of it. Seconds with a 90 % band."""
+
+    stage: str
+    seconds: float
+    low: float
+    high: float
+    floor_seconds: float  # arithmetic at the peak rate, weights read once: no software is faster at this precision
+    bound: Bound
+    flops: float
+    bytes: float  # read and written
+    kernels: int
+    device_seconds: float  # the GPU alone
+    host_seconds: float  # Python and the dispatcher alone; where larger than the device's, launches bound the stage
+    memory_bytes: float = 0.0  # peak while it runs: all weights that are loaded, and this stage's activations
+
+
+class OperationShare(Record, frozen=True, kw_only=True):
+    """All operations of one kind in one stage: a point on the roofline picture."""
+
+    stage: str
+    kind: str
+    seconds: float  # on the device, in one call
+    flops: float
+    bytes: float
+    bound: Bound
+
+
+class FixForecast(Record, frozen=True, kw_only=True):
+    """What a fix would bring to the whole call: ratio = seconds without / seconds with, with a 90 % band."""
+
+    fix: str
+    ratio: float
+    low: float
+    high: float
+    stacked_ratio: float | None = None  # with every fix above it as well; None where it is no part of the stack
+    note: str = ""  # what was assumed
+
+
+class ClaimVerdict(Record, frozen=True, kw_only=True):
+    """Whether a claimed number is possible, and the arithmetic."""
+
+    stage: str
+    claimed_seconds: float
+    verdict: Literal["possible", "implausible", "impossible"]
+    arithmetic: str
+
+
+class Price(Record, frozen=True, kw_only=True):
+    """One GPU's cost of one picture."""
+
+    gpu: str
+    seconds: float  # one picture
+    low: float
+    high: float
+    per_hour: float
+    per_picture: float
+    meets_target: bool
+    fits: bool
+
+
+class Ceiling(Record, frozen=True, kw_only=True):
+    """The roof of the roofline picture: FLOP/s and bytes/s."""
+
+    compute: float
+    bandwidth: float
+
+
+# Schema history
+# 1  2026-11  first
+class Forecast(Record, frozen=True, kw_only=True):
+    """A forecast, whole."""
+
+    schema: Literal[1] = 1
+    kind: Literal["forecast"] = "forecast"
+    halftime: str = ""
+    model: str
+    gpu: str
+    width: int
+    height: int
+    steps: int
+    batch: int  # pictures of one call
+    guidance: bool
+    dtype: str
+    compiled: bool
+    stages: tuple[StageForecast, ...]
+    total: StageForecast
+    fixes: tuple[FixForecast, ...] = ()
+    claims: tuple[ClaimVerdict, ...] = ()
+    prices: tuple[Price, ...] = ()
+    operations: tuple[OperationShare, ...] = ()
+    ceiling: Ceiling
+    parameters: dict[str, float] = {}  # component -> number of parameters
+    memory_bytes: float  # peak
+    gpu_memory_bytes: float
+    fits: bool
+    calibrated_on: str  # what the constants and this GPU's factors rest on
+    notes: tuple[str, ...] = ()
+
+
+class RowResult(Record, frozen=True, kw_only=True):
+    """One measured row beside its forecast; `error` is (forecast - measured) / measured, None for a calibration row."""
+
+    id: str
+    gpu: str
+    kind: str
+    family: str
+    measured_seconds: float
+    forecast_seconds: float
+    low: float
+    high: float
+    floor_seconds: float
+    error: float | None
+
+
+class ErrorSummary(Record, frozen=True, kw_only=True):
+    """Absolute relative errors of a group of rows."""
+
+    group: str
+    rows: int
+    median: float
+    p90: float
+    bias: float  # median signed error
+    within_band: float  # share of rows inside the 90 % band
+
+
+class RowRefused(Record, frozen=True, kw_only=True):
+    """A row that was not evaluated, and why."""
+
+    id: str
+    gpu: str
+    kind: str
+    reason: str
+
+
+class EvaluationReport(Record, frozen=True, kw_only=True):
+    """Forecasts against measurements."""
+
+    schema: Literal[1] = 1
+    kind: Literal["forecast-evaluation"] = "forecast-evaluation"
+    calibrate: Literal["none", "one-per-gpu"]
+    fitted_on: str
+    overall: ErrorSummary | None
+    by_kind: tuple[ErrorSummary, ...] = ()
+    by_gpu: tuple[ErrorSummary, ...] = ()
+    by_family: tuple[ErrorSummary, ...] = ()
+    ordering: float | None = None  # share of pairs of rows on one GPU that are in the right order
+    ordering_pairs: int = 0
+    ordering_clear: float | None = None  # the same, of pairs that differ by more than the noise between sources
+    floor_above_measurement: int = 0  # must be 0
+    calibration_rows: tuple[str, ...] = ()
+    rows: tuple[RowResult, ...] = ()
+    not_evaluated: tuple[RowRefused, ...] = ()
+
+
+class Observation(Record, frozen=True, kw_only=True):
+    """One stage as measured, beside the forecast before and after the calibration."""
+
+    stage: str
+    measured_seconds: float
+    before_seconds: float
+    after_seconds: float
+
+
+# Schema history
+# 1  2026-11  first
+class Calibration(Record, frozen=True, kw_only=True):
+    """What a measured session says about one machine: logarithms of its factors, with their covariance."""
+
+    schema: Literal[1] = 1
+    kind: Literal["forecast-calibration"] = "forecast-calibration"
+    gpu: str
+    compute: float  # of the sustained arithmetic rate
+    memory: float  # of the sustained bandwidth
+    host: float  # of the host's cost for an operation
+    covariance: tuple[tuple[float, float, float], ...]
+    source: str  # what it was measured on
+    observations: tuple[Observation, ...] = ()
