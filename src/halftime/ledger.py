@@ -20,7 +20,8 @@ from halftime.stats import median, middle_half, quantile, spread
 
 # Rows in the order in which a call goes; stages that are not listed follow, the costliest first.
 STAGE_ORDER = (
-    "prepare", "encode_prompt", "encode_image", "vae_encode", "denoise", "vae_decode", "postprocess", "offload",
+    "prepare", "encode_prompt", "encode_image", "vae_encode", "before the steps", "denoise", "vae_decode",
+    "postprocess", "after the steps", "offload",
 )  # fmt: skip
 GLUE = "glue"
 LOOP = Place("denoise", "loop")

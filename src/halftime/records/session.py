@@ -121,6 +121,31 @@ class DeviceTotals(Record, frozen=True, kw_only=True):
     memcpy_bytes: dict[str, int] = {}  # 'HtoD', 'DtoH', 'DtoD' -> bytes
 
 
+class KernelTotal(Record, frozen=True, kw_only=True):
+    """All launches of one kernel in one stage."""
+
+    name: str
+    count: int
+    seconds: float
+
+
+class StageOnDevice(Record, frozen=True, kw_only=True):
+    """What a traced device did in one stage."""
+
+    stage: str
+    busy_seconds: float
+    idle_seconds: float
+    idle_by_cause: dict[str, float] = {}
+    bound: str = "unknown"  # 'launch-bound', 'compute-bound', 'memory-bound' or 'unknown'
+    kernels: int = 0
+    kernels_per_step: float | None = None
+    launch_latency_seconds: float | None = None  # median, from the end of the launching call to the kernel's start
+    queue_depth: float | None = None  # median number of operations queued when one was launched
+    graph_replays: int = 0
+    memory_growth_bytes: int | None = None  # allocated at its end less at its start
+    top_kernels: tuple[KernelTotal, ...] = ()
+
+
 class SyncWait(Record, frozen=True, kw_only=True):
     """A place where the host waited for the device."""
 
@@ -156,6 +181,7 @@ class Session(Record, frozen=True, kw_only=True):
     memory: MemoryReport | None = None
     compilation: CompileReport | None = None
     device: DeviceTotals | None = None
+    on_device: tuple[StageOnDevice, ...] = ()
     syncs: tuple[SyncWait, ...] = ()
     notes: tuple[str, ...] = ()  # facts a reader needs: 'seeded random weights'
     doubts: tuple[str, ...] = ()  # why a number may not be trusted, each with the next command
