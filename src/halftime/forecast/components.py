@@ -208,8 +208,9 @@ def _text(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
     return module(_indices(at.batch, at.tokens or 77), output_hidden_states=True)
 
 
-def _decode(factor: int) -> Inputs:
+def _decode(fixed: int | None) -> Inputs:
     def run(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
+        factor = fixed or 2 ** (len(module.config.block_out_channels) - 1)
         latent = _empty(at.batch, module.config.latent_channels, at.height // factor, at.width // factor, dtype=dtype)
         return module.decode(latent, return_dict=False)
 
@@ -246,7 +247,7 @@ FORWARDS: dict[str, Inputs] = {
     "Gemma2Model": _text,
 }
 DECODERS: dict[str, Inputs] = {
-    "AutoencoderKL": _decode(8),
+    "AutoencoderKL": _decode(None),
     "AutoencoderTiny": _decode(8),
     "AutoencoderDC": _decode(32),
     "AutoencoderKLWan": _decode_video(8, 4, "z_dim"),
