@@ -1,0 +1,211 @@
+"""`halftime gateway`: parse, measure, render; and `halftime gateway mock`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from halftime.cli.options import html_option, json_option, markdown_option, quiet_option
+from halftime.cli.output import emit
+from halftime.errors import BadInput
+from halftime.units import parse_seconds
+
+if TYPE_CHECKING:
+    from halftime.gateway.run import Progress, Settings
+    from halftime.records.gateway import GatewayResult, Mode
+    from halftime.report.model import Report
+
+_BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1_000_000, "kib": 1024, "mib": 1024**2}
+_ARRIVALS: dict[str, tuple[Mode, ...]] = {
+    "constant": ("constant",), "poisson": ("poisson",), "both": ("constant", "poisson"),
+}  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """'64KB', '1MiB', '512' -> bytes. Raises BadInput."""
+    number = text.strip().rstrip("bBkKmMiI ")
+    unit = text.strip()[len(number) :].strip().lower()
+    if number.isdecimal() and unit in _BYTES:
+        return int(number) * _BYTES[unit]
+    raise BadInput(f"{text!r} is not a size. Write bytes as 65536, 64KB, 1MB, 64KiB or 1MiB.")
+
+
+def parse_rates(text: str | None) -> tuple[float, ...]:
+    """'20,100,300' -> requests a second. Raises BadInput."""
+    try:
+        rates = tuple(float(word) for word in (text or "").split(",") if word.strip())
+    except ValueError:
+        rates = (0.0,)
+    if any(not 0 < rate <= 20_000 for rate in rates):
+        raise BadInput(f"--rate {text!r} is not a list of rates. Write requests a second, for example 20,100,300.")
+    return rates
+
+
+def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
+    """'name: value' or 'name: $VARIABLE' -> headers, variables read from the environment. Raises BadInput."""
+    import os
+
+    headers = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        value = value.strip()
+        if not colon or not name.strip():
+            raise BadInput(f"--header {line.split(':')[0]!r} is not 'name: value'.")
+        if value.startswith("$"):
+            if value[1:] not in os.environ:
+                raise BadInput(f"--header {name}: the environment variable {value[1:]} is not set.")
+            value = os.environ[value[1:]]
+        headers[name.strip()] = value
+    return headers
+
+
+@click.group(invoke_without_command=True)
+@click.option("--direct", metavar="URL", help="The endpoint without the gateway, for example http://127.0.0.1:9000/v1.")
+@click.option("--through", metavar="URL", help="The same through the gateway; left out, --direct alone is measured.")
+@click.option("--rate", "rates", metavar="R[,R…]", help="Open loop at these requests a second.")
+@click.option("--arrival", type=click.Choice(list(_ARRIVALS)), default="both", show_default=True)
+@click.option("--requests", default=200, show_default=True, help="Sequential pairs.")
+@click.option("--concurrency", default=8, show_default=True, help="Closed loop; 0 leaves it out.")
+@click.option("--duration", default="6s", show_default=True, help="Of each arm at each level.")
+@click.option("--timeout", default="30s", show_default=True, help="Of one request.")
+@click.option("--payload", default="chat", show_default=True, metavar="chat|image-in|image-out|FILE")
+@click.option("--size", default="64KB", show_default=True, help="Of the picture sent or asked for, 64KB to 8MB.")
+@click.option("--picture-url", metavar="URL", help="image-in: send this URL instead of base64.")
+@click.option("--stream", is_flag=True, help="Ask for a streamed answer.")
+@click.option("--target", default="openai", show_default=True, help="openai, kserve, replicate or fal.")
+@click.option("--model", default="mock-model", show_default=True, help="Model name in the request.")
+@click.option("--key-env", metavar="NAME", help="Environment variable that holds the key.")
+@click.option("--through-key-env", metavar="NAME", help="The gateway's own key, where it differs.")
+@click.option("--header", "headers", multiple=True, metavar="'N: V'", help="For both; V may be $VARIABLE.")
+@click.option("--through-header", "through_headers", multiple=True, metavar="'N: V'", help="For the gateway only.")
+@click.option("--overhead-header", default="x-litellm-overhead-duration-ms", show_default=True, help="In milliseconds.")
+@click.option("--ca-file", metavar="PEM", help="Trust this certificate authority.")
+@click.option("--pid", type=int, help="The gateway's process.  [default: what listens on its port here]")
+@click.option("--max-background", type=float, metavar="CORES", help="Refuse where other processes keep more busy.")
+@click.option("--session", "session_file", metavar="JSON", help="A profile, to say what this is to one picture.")
+@click.option("--budget", metavar="TIME", help="Exit with 1 where more is added at p50, or a rate saturates.")
+@json_option
+@html_option
+@markdown_option
+@quiet_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    session_file: str | None,
+    budget: str | None,
+    json_file: str | None,
+    html_file: str | None,
+    markdown_file: str | None,
+    quiet: bool,
+    **values: object,
+) -> int | None:
+    """What does the proxy in front cost? Both ways in one run, paired, shuffled and interleaved."""
+    if ctx.invoked_subcommand:
+        return None
+    result = _measure(_settings(values), quiet)
+    result = _judged(result, budget, session_file)
+
+    def report() -> Report:
+        from halftime.report.gateway import report_of
+
+        return report_of(result)
+
+    emit(result, report, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+    return 1 if result.within_budget is False else 0
+
+
+def _settings(values: dict[str, object]) -> Settings:
+    from halftime.gateway.endpoint import Payload
+    from halftime.gateway.run import Settings
+
+    if not values["direct"]:
+        raise BadInput("--direct URL is needed: the endpoint that the gateway forwards to. Try: halftime gateway mock.")
+    taken = {name: values[name] for name in _PASSED}
+    payload = Payload(
+        kind=str(values["payload"]),
+        picture=parse_bytes(str(values["size"])),
+        stream=bool(values["stream"]),
+        url=values["picture_url"],  # type: ignore[arg-type]
+        model=str(values["model"]),
+    )
+    rates = values["rates"]
+    return Settings(
+        payload=payload,
+        rates=parse_rates(str(rates) if rates else None),
+        arrivals=_ARRIVALS[str(values["arrival"])],
+        seconds=parse_seconds(str(values["duration"])),
+        timeout=parse_seconds(str(values["timeout"])),
+        headers=parse_headers(values["headers"]),  # type: ignore[arg-type]
+        through_headers=parse_headers(values["through_headers"]),  # type: ignore[arg-type]
+        **taken,  # type: ignore[arg-type]
+    )
+
+
+_PASSED = (
+    "direct", "through", "target", "requests", "concurrency", "key_env", "through_key_env", "overhead_header",
+    "ca_file", "pid", "max_background",
+)  # fmt: skip
+
+
+def _measure(settings: Settings, quiet: bool) -> GatewayResult:
+    from halftime.gateway.run import gateway
+
+    with _progress(quiet) as progress:
+        return gateway(settings, progress)
+
+
+def _judged(result: GatewayResult, budget: str | None, session_file: str | None) -> GatewayResult:
+    from halftime.gateway.verdict import with_budget, with_session
+    from halftime.records import Session
+    from halftime.store import read_json
+
+    if budget:
+        result = with_budget(result, parse_seconds(budget))
+    return with_session(result, read_json(Path(session_file), Session)) if session_file else result
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """One line on a terminal's standard error; it is written between loads, never during one."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+
+    def show(what: str, done: int, total: int) -> None:
+        if console.is_terminal and not quiet:
+            console.print(f"{what} ({done + 1} of {total})" if total > 1 else what, style="dim")
+
+    yield show
+
+
+@command.command("mock")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=9000, show_default=True, help="0 takes a free one.")
+@click.option("--delay", default="20ms", show_default=True, help="To the first byte of the answer.")
+@click.option("--jitter", default="0", show_default=True, help="Standard deviation of the delay.")
+@click.option("--size", default="512", show_default=True, help="Of the text or picture in an answer.")
+@click.option("--chunks", default=8, show_default=True, help="Of a streamed answer.")
+@click.option("--gap", default="10ms", show_default=True, help="Between chunks.")
+@click.option("--error-rate", default=0.0, show_default=True, help="Share of requests answered with 500.")
+@click.option("--seed", default=0, show_default=True)
+def mock(
+    host: str, port: int, delay: str, jitter: str, size: str, chunks: int, gap: str, error_rate: float, seed: int
+) -> None:
+    """An upstream with set delay, jitter, size, chunking and error rate; runs until interrupted."""
+    from halftime.gateway.extra import need
+    from halftime.gateway.mock import Behaviour, serve
+
+    behaviour = Behaviour(
+        parse_seconds(delay), parse_seconds(jitter), parse_bytes(size), max(1, chunks), parse_seconds(gap),
+        error_rate, seed,
+    )  # fmt: skip
+    need("uvloop").run(serve(behaviour, host, port, lambda taken: _announce(host, taken)))
+
+
+def _announce(host: str, port: int) -> None:
+    click.echo(f"mock upstream on http://{host}:{port}/v1 (openai), also kserve, replicate and fal without /v1")

@@ -1,0 +1,219 @@
+"""A GatewayResult as a Report: the sentence, the two distributions, the loads, what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from halftime import units
+from halftime.records import Finding
+from halftime.records.gateway import GRID, Added, Distribution, GatewayResult, Load, Truth
+from halftime.report.charts import FAINT, SERIES, figure, svg
+from halftime.report.model import Block, Bullets, Cell, Column, Entries, Entry, Html, Report, Section, Table, Text
+
+
+def report_of(result: GatewayResult) -> Report:
+    """The whole report of one measurement."""
+    sections = [
+        Section("Verdict", tuple(_verdict(result))),
+        Section("Added by load", (_loads(result), *_figures(result))),
+        *_findings(result),
+        *_truth(result),
+        *_split(result),
+        Section("The instrument", tuple(_instrument(result))),
+    ]
+    title = f"{result.through} in front of {result.direct}" if result.through else f"{result.direct} by itself"
+    return Report(title=f"Gateway: {title}", summary=_summary(result), sections=tuple(sections))
+
+
+def _quietest(result: GatewayResult) -> Load:
+    return next((load for load in result.rates if not load.saturated), result.rates[0])
+
+
+def _summary(result: GatewayResult) -> str:
+    load = _quietest(result)
+    if load.added is None:
+        direct = load.direct
+        return f"One request takes {units.seconds(direct.p50 if direct else None)} (p50); no gateway was measured."
+    words = (
+        f"The gateway adds {units.seconds(load.added.p50)} at p50 (95 % interval {units.seconds(load.added.low)} to "
+        f"{units.seconds(load.added.high)}), {units.seconds(load.added.p95)} at p95, one request at a time."
+    )
+    return words + (f" That is: {result.session.sentence}." if result.session else "")
+
+
+def _verdict(result: GatewayResult) -> Iterator[Block]:
+    broken = [load for load in result.rates if load.saturated]
+    if broken and result.capacity:
+        at = ", ".join(f"{load.rate:g}/s {load.mode}" for load in broken)
+        yield Text(f"Saturated at {at}: it completes {result.capacity:.0f} requests/s, whatever is offered.", "bad")
+    if result.held_rate:
+        yield Text(f"Holds {result.held_rate:g} requests/s, the highest rate asked for that it held.", "good")
+    if result.budget is not None:
+        yield Text(
+            f"Budget of {units.seconds(result.budget)}: {'kept' if result.within_budget else 'exceeded'}.",
+            "good" if result.within_budget else "bad",
+        )
+    exact = result.method == "mock log"
+    how = "the mock's log, per request and exact" if exact else "paired differences, since the upstream is not a mock"
+    yield Text(f"Sent: {_payload(result)}. Overhead known from {how}.")
+
+
+def _payload(result: GatewayResult) -> str:
+    sent = result.payload
+    stream = ", streamed" if sent.stream else ""
+    return (
+        f"{sent.kind} ({result.target}), {units.size(sent.request_bytes)} a request, "
+        f"{units.size(sent.response_bytes)} an answer{stream}"
+    )
+
+
+def _name(load: Load) -> str:
+    if load.mode == "closed":
+        return f"closed loop, {load.concurrency} at once"
+    return f"{load.rate:g}/s {load.mode}" if load.rate else "one at a time"
+
+
+_COLUMNS = (
+    Column("load"),
+    Column("direct p50", "seconds"),
+    Column("through p50", "seconds"),
+    Column("added p50", "seconds"),
+    Column("95 % interval"),
+    Column("p95", "seconds"),
+    Column("p99", "seconds"),
+    Column("first byte", "seconds", wide=True),
+    Column("CPU/request", "seconds", wide=True),
+    Column("errors", "count", wide=True),
+    Column("verdict"),
+)
+
+
+def _loads(result: GatewayResult) -> Table:
+    rows = tuple(_row(load) for load in result.rates)
+    kept = [i for i in range(len(_COLUMNS)) if any(row[i] not in (None, "") for row in rows)]
+    return Table(tuple(_COLUMNS[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+
+
+def _row(load: Load) -> tuple[Cell, ...]:
+    added = load.added
+    verdict = "saturated" if load.saturated else "held" if load.rate else ""
+    return (
+        _name(load),
+        load.direct.p50 if load.direct else None,
+        load.through.p50 if load.through else None,
+        added.p50 if added else None,
+        _interval(added),
+        added.p95 if added else None,
+        added.p99 if added else None,
+        load.ttft_added,
+        load.cpu_per_request,
+        load.errors or None,
+        verdict,
+    )
+
+
+def _interval(added: Added | None) -> str | None:
+    return f"{units.seconds(added.low)} to {units.seconds(added.high)}" if added else None
+
+
+def _figures(result: GatewayResult) -> Iterator[Block]:
+    for load in result.rates:
+        if load.curve_direct:
+            yield Html(_curves(load), caption=f"Share of requests answered within a time: {_name(load)}.")
+
+
+def _curves(load: Load) -> str:
+    with figure(7.2, 2.6) as drawn:
+        axes = drawn.add_subplot()
+        arms = (("direct", load.curve_direct, SERIES[0]), ("through", load.curve_through, SERIES[1]))
+        for name, curve, colour in arms:
+            if curve:
+                axes.step(_milliseconds(curve), GRID, color=colour, where="post")
+                # Named at the line itself where there is room, so that the two can be told apart without colour.
+                axes.plot([], [], color=colour, label=f"{name} ({curve.count:,} requests)")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("latency from the intended send, ms")
+        axes.set_ylim(0, 1.01)
+        axes.grid(color=FAINT, alpha=0.5)
+        axes.legend(loc="lower right")
+        axes.minorticks_on()
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        return svg(drawn, f"Cumulative distribution of latency, direct and through, {_name(load)}")
+
+
+def _milliseconds(curve: Distribution) -> list[float]:
+    return [1e3 * max(value, 1e-6) for value in curve.values]
+
+
+def _findings(result: GatewayResult) -> Iterator[Section]:
+    if result.through:
+        blocks: Block = Text("Nothing worth fixing was found.", "good")
+        if result.findings:
+            blocks = Entries(tuple(_entry(finding) for finding in result.findings))
+        yield Section("Findings", (blocks,))
+
+
+def _entry(finding: Finding) -> Entry:
+    facts = f"costs {units.seconds(finding.seconds)}" if finding.seconds is not None else ""
+    return Entry(finding.id, facts, finding.message[:1].upper() + finding.message[1:], "warning")
+
+
+def _truth(result: GatewayResult) -> Iterator[Section]:
+    known = [(load, load.truth) for load in result.rates if load.truth]
+    if not known:
+        return
+    columns = (
+        Column("load"), Column("added p50", "seconds"), Column("request path", "seconds"),
+        Column("response path", "seconds"), Column("first chunk", "seconds"), Column("direct floor", "seconds"),
+        Column("header says", "seconds"),
+    )  # fmt: skip
+    rows = tuple(_truth_row(load, truth) for load, truth in known)
+    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
+    table = Table(tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+    note = Text("Per request, from the mock's log: (client receive - send) - (mock send - receive), less direct's.")
+    yield Section("Where it is added", (table, note))
+
+
+def _truth_row(load: Load, truth: Truth) -> tuple[Cell, ...]:
+    first = truth.first_chunk_path if load.gap_direct else None
+    return (
+        _name(load), truth.added.p50, truth.request_path, truth.response_path, first, truth.floor.p50,
+        load.header_reported,
+    )  # fmt: skip
+
+
+def _split(result: GatewayResult) -> Iterator[Section]:
+    rows: list[tuple[Cell, ...]] = []
+    for load in result.rates:
+        for arm, parts, gap in (
+            ("direct", load.split_direct, load.gap_direct),
+            ("through", load.split_through, load.gap_through),
+        ):
+            if parts:
+                between = gap.p50 if gap and result.payload.stream else None
+                rows.append((f"{_name(load)}, {arm}", parts.connect, parts.tls, parts.wait, parts.transfer, between))
+    columns = (
+        Column("request"), Column("connect", "seconds"), Column("TLS", "seconds"), Column("wait", "seconds"),
+        Column("transfer", "seconds"), Column("between chunks", "seconds"),
+    )  # fmt: skip
+    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
+    table = Table(tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+    yield Section("Parts of one request (medians)", (table,), console=False)
+
+
+def _instrument(result: GatewayResult) -> Iterator[Block]:
+    made = result.generator
+    words = [
+        f"floor {units.seconds(made.floor.p50)} p50 and {units.seconds(made.floor.p99)} p99 against its own mock",
+        f"at most {made.max_rate:,.0f} requests/s",
+    ]
+    if made.headroom is not None:
+        words.append(f"{made.headroom:.1f} times the highest rate asked for")
+    if made.send_lag_p99 is not None:
+        words.append(f"sends at most {units.seconds(made.send_lag_p99)} late (p99)")
+    yield Text("Generator: " + ", ".join(words) + ".")
+    background = ", ".join(f"{_name(load)} {load.background_cores:.2f}" for load in result.rates)
+    yield Text(f"Cores kept busy by other processes: {background}.")
+    if result.doubts:
+        yield Bullets(tuple(Text(f"Doubt: {doubt}", "warning") for doubt in result.doubts))
