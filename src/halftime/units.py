@@ -11,6 +11,7 @@ from collections.abc import Callable
 from halftime.errors import BadInput
 
 NOTHING = "-"
+SMALLEST_SECONDS = 1e-12  # less is rounding
 
 _TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _BINARY = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
@@ -35,7 +36,7 @@ def seconds(value: float | None) -> str:
     """0.01234 -> '12.3 ms'."""
     if value is None:
         return NOTHING
-    if value == 0:
+    if abs(value) < SMALLEST_SECONDS:
         return "0 s"
     number, unit = _scaled(value, _TIME)
     return f"{number} {unit}"
@@ -73,7 +74,7 @@ def bandwidth(value: float | None) -> str:
 
 def share(value: float | None) -> str:
     """A ratio of a whole: 0.214 -> '21.4 %'."""
-    return NOTHING if value is None else f"{100 * value:.1f} %"
+    return NOTHING if value is None else f"{round(100 * value, 1) + 0.0:.1f} %"
 
 
 def ratio(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -19,13 +20,13 @@ _TRACKS = ("stages", "device idle, by cause", "findings")
 def annotate(path: Path | str, read: Read, out: Path | str) -> None:
     """Write the original trace with three more tracks to `out`, gzipped if that ends in .gz. Raises BadFile."""
     data = read_bytes(path)
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
     try:
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
         original = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         events = msgspec.json.decode(original["traceEvents"], type=list[msgspec.Raw])
         first = min(ts for ts in (_timestamp(event) for event in events) if ts is not None)
-    except (msgspec.DecodeError, KeyError, ValueError) as error:
+    except (EOFError, OSError, zlib.error, msgspec.DecodeError, KeyError, ValueError) as error:
         raise BadFile(f"{path} is damaged ({error}); only a whole trace can be annotated. Export it again.") from error
     original["traceEvents"] = msgspec.Raw(msgspec.json.encode([*events, *_added(read, first)]))
     text = msgspec.json.encode(original)

@@ -6,6 +6,8 @@ become a few. Whatever is broken is read as far as it goes, and said.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -29,33 +31,44 @@ DEVICE_CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset", "concurrent_kernel")
 RUNTIME_CATEGORIES = ("cuda_runtime", "cuda_driver", "hip_runtime", "runtime", "driver")
 HOST_CATEGORIES = ("cpu_op", "user_annotation", "python_function")
 INSTANT_MEMORY = "[memory]"
+_KINDS = {
+    **dict.fromkeys(DEVICE_CATEGORIES, "device"),
+    **dict.fromkeys(RUNTIME_CATEGORIES, "runtime"),
+    **dict.fromkeys(HOST_CATEGORIES, "host"),
+}
 
 
-class _Args(msgspec.Struct, gc=False):
-    correlation: int | str | None = None
-    stream: int | str | None = None
-    device: int | str | None = None
-    bytes: int | float | str | None = None
-    allocated: int | float | None = msgspec.field(name="Total Allocated", default=None)
+class _Args(msgspec.Struct, frozen=True, gc=False):
+    correlation: int = NONE
+    stream: int = NONE
+    device: int = NONE
+    bytes: int = NONE
+    allocated: int | None = msgspec.field(name="Total Allocated", default=None)
     device_type: int | None = msgspec.field(name="Device Type", default=None)
-    graph: int | str | None = msgspec.field(name="graph id", default=None)
+
+
+_NO_ARGS = _Args()
 
 
 class _Event(msgspec.Struct, gc=False):
     ph: str = ""
     cat: str = ""
     name: str = ""
-    ts: float | str | None = None
-    dur: float | str | None = None
+    ts: float = math.nan  # microseconds, as is dur
+    dur: float = 0.0
     pid: int | str | None = None
     tid: int | str | None = None
-    args: _Args | None = None
+    args: _Args = _NO_ARGS
 
 
 class _File(msgspec.Struct):
     # The format's own names.
     traceEvents: list[_Event]
-    displayTimeUnit: str = "ms"
+    distributedInfo: dict[str, object] = {}
+
+
+class _RawFile(msgspec.Struct):
+    traceEvents: list[msgspec.Raw]
     distributedInfo: dict[str, object] = {}
 
 
@@ -110,7 +123,7 @@ def read(path: Path | str) -> Trace:
     if data[:2] == b"\x1f\x8b":
         data = _unpacked(data, path, notes)
     file = _decoded(data, path, notes)
-    events = [event for event in file.traceEvents if event.ph in ("X", "i") and _number(event.ts) is not None]
+    events = [event for event in file.traceEvents if event.ph in ("X", "i") and not math.isnan(event.ts)]
     if not events:
         raise BadFile(f"{path} holds no events. Record it with torch.profiler and export_chrome_trace().")
     rank = file.distributedInfo.get("rank")
@@ -139,19 +152,36 @@ def _unpacked(data: bytes, path: Path | str, notes: list[str]) -> bytes:
 
 
 def _decoded(data: bytes, path: Path | str, notes: list[str]) -> _File:
-    stripped = data.lstrip()
-    if stripped[:1] == b"[":  # the array form of the Chrome trace format
-        stripped = b'{"traceEvents":' + stripped.rstrip() + b"}"
-    for text, note in ((stripped, ""), (_mended(stripped), "the file is cut off; its whole events were read")):
-        try:
-            file = msgspec.json.decode(text, type=_File)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            problem = str(error)
-            continue
-        if note:
-            notes.append(note)
-        return file
-    raise BadFile(f"{path} is no Chrome trace: {problem}. Record it with torch.profiler and export_chrome_trace().")
+    text = data.strip()
+    if text[:1] == b"[":  # the array form of the Chrome trace format
+        text = b'{"traceEvents":' + text + b"}"
+    try:
+        return msgspec.json.decode(text, type=_File, strict=False)
+    except msgspec.ValidationError:
+        return _salvaged(text, path, notes)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        mended = _mended(text)
+        if not mended:
+            raise BadFile(
+                f"{path} is no Chrome trace. Record it with torch.profiler and export_chrome_trace()."
+            ) from None
+        notes.append("the file is cut off; its whole events were read")
+        return _salvaged(mended, path, notes)
+
+
+def _salvaged(text: bytes, path: Path | str, notes: list[str]) -> _File:
+    """Event by event, without those that are not understood."""
+    try:
+        raw = msgspec.json.decode(text, type=_RawFile)
+    except msgspec.DecodeError as error:
+        raise BadFile(f"{path} is no Chrome trace: {error}.") from error
+    events = []
+    for event in raw.traceEvents:
+        with contextlib.suppress(msgspec.DecodeError):
+            events.append(msgspec.json.decode(event, type=_Event, strict=False))
+    if len(events) < len(raw.traceEvents):
+        notes.append(f"{len(raw.traceEvents) - len(events)} events were not understood and are left out")
+    return _File(events, raw.distributedInfo)
 
 
 def _mended(data: bytes) -> bytes:
@@ -169,60 +199,51 @@ def _mended(data: bytes) -> bytes:
     return b""
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, int | float):
-        return float(value)
-    try:
-        return float(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-
-
-def _integer(value: object) -> int:
-    number = _number(value)
-    return int(number) if number is not None and abs(number) < 2**62 else NONE
-
-
 def _columns(events: list[_Event], rank: int | None, notes: tuple[str, ...]) -> Trace:
-    origin = min(_number(event.ts) or 0.0 for event in events)
+    origin = min(event.ts for event in events)
     names: dict[str, int] = {}
     threads: dict[object, int] = {}
+    kinds: dict[str, list[_Event]] = {}
+    for event in events:
+        kinds.setdefault(_KINDS.get(event.cat, "") if event.ph == "X" else event.name, []).append(event)
 
-    def columns(categories: tuple[str, ...]) -> Events:
-        kept = [event for event in events if event.ph == "X" and event.cat in categories]
-        rows = np.array([_row(event, origin, names, threads) for event in kept], np.int64).reshape(-1, 8)
-        rows = rows[np.lexsort((-rows[:, 1], rows[:, 0]))]  # by start; of equals the longer, which is outside, first
-        return Events(*rows.T)
-
-    device, runtime, host = (columns(each) for each in (DEVICE_CATEGORIES, RUNTIME_CATEGORIES, HOST_CATEGORIES))
-    memory = np.array([row for event in events if (row := _memory(event, origin))], np.int64).reshape(-1, 2)
-    return Trace(tuple(names), device, runtime, host, memory[:, 0], memory[:, 1], rank, notes)
-
-
-def _memory(event: _Event, origin: float) -> tuple[int, int] | None:
-    """When, and how many bytes the device's allocator then held; None for what is no such event."""
-    args = event.args
-    if event.name != INSTANT_MEMORY or args is None or args.allocated is None or args.device_type == 0:
-        return None
-    return _nanoseconds(event.ts, origin), int(args.allocated)
-
-
-def _nanoseconds(value: object, origin: float) -> int:
-    # Microseconds since boot or epoch: subtract before scaling, or a double loses the nanoseconds.
-    return round(((_number(value) or 0.0) - origin) * 1000)
-
-
-def _row(event: _Event, origin: float, names: dict[str, int], threads: dict[object, int]) -> tuple[int, ...]:
-    start = _nanoseconds(event.ts, origin)
-    duration = max(0, round((_number(event.dur) or 0.0) * 1000))
-    args = event.args
-    return (
-        start,
-        start + duration,
-        names.setdefault(event.name, len(names)),
-        threads.setdefault((event.pid, event.tid), len(threads)),
-        _integer(args.correlation) if args else NONE,
-        _integer(args.device) if args else NONE,
-        _integer(args.stream) if args else NONE,
-        _integer(args.bytes) if args else NONE,
+    device, runtime, host = (
+        _kind_columns(kinds.get(kind, []), origin, names, threads) for kind in ("device", "runtime", "host")
     )
+    memory = [event for event in kinds.get(INSTANT_MEMORY, []) if _is_device_memory(event.args)]
+    return Trace(
+        names=tuple(names),
+        device=device,
+        runtime=runtime,
+        host=host,
+        memory_time=_nanoseconds([event.ts for event in memory], origin),
+        memory_allocated=np.array([event.args.allocated for event in memory], np.int64),
+        rank=rank,
+        notes=notes,
+    )
+
+
+def _is_device_memory(args: _Args) -> bool:
+    return args.allocated is not None and args.device_type != 0
+
+
+def _nanoseconds(moments: list[float], origin: float) -> Ints:
+    # Microseconds since boot or epoch: subtract before scaling, or a double loses the nanoseconds.
+    return np.rint((np.array(moments, np.float64) - origin) * 1000).astype(np.int64)
+
+
+def _kind_columns(events: list[_Event], origin: float, names: dict[str, int], threads: dict[object, int]) -> Events:
+    start = _nanoseconds([event.ts for event in events], origin)
+    end = start + np.maximum(0, _nanoseconds([event.dur for event in events], 0.0))
+    args = [event.args for event in events]
+    columns = Events(
+        start=start,
+        end=end,
+        name=np.array([names.setdefault(event.name, len(names)) for event in events], np.int64),
+        thread=np.array([threads.setdefault((event.pid, event.tid), len(threads)) for event in events], np.int64),
+        correlation=np.array([each.correlation for each in args], np.int64),
+        device=np.array([each.device for each in args], np.int64),
+        stream=np.array([each.stream for each in args], np.int64),
+        bytes=np.array([each.bytes for each in args], np.int64),
+    )
+    return columns.where(np.lexsort((-end, start)))  # by start; of equals the longer, which is outside, first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +17,9 @@ from halftime.trace.read import Trace, read
 from halftime.trace.stages import on_device, totals
 from halftime.trace.structure import find_loop
 from halftime.trace.syncs import syncs
-from halftime.trace.tree import Call, Interval, from_ranges, from_structure, stage_intervals
+from halftime.trace.tree import Call, from_ranges, from_structure, stage_intervals
 
 UNKNOWN = "not recorded in the trace"
-OUTSIDE = "outside"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def explain(path: Path | str) -> Read:
     idle = gaps(recorded, launched_by)
     intervals = stage_intervals(call)
     stages = on_device(recorded, intervals, call.host, idle, launched_by, _steps(run.run.spans))
-    waits = syncs(recorded, idle, _stage_at(call.host or intervals))
+    waits = syncs(recorded, idle, call.host or intervals)
     session = Session(
         kind="trace",
         halftime=__version__,
@@ -84,13 +83,6 @@ def _ledger(run: Measured) -> tuple[LedgerRow, ...]:
 def _steps(spans: Sequence[Span]) -> int | None:
     steps = {span.step for span in spans if span.step is not None and span.depth == 1}
     return len(steps) or None
-
-
-def _stage_at(intervals: Sequence[Interval]) -> Callable[[int], str]:
-    def stage_at(moment: int) -> str:
-        return next((stage for stage, start, end in intervals if start <= moment < end), OUTSIDE)
-
-    return stage_at
 
 
 def _device(recorded: Trace) -> str:

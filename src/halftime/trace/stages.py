@@ -15,6 +15,7 @@ from halftime.trace.tree import Interval
 
 NANO = 1e-9
 TOP_KERNELS = 5
+OUTSIDE = "outside"
 # Idle for the host's sake above this share of a stage: launch-bound.
 LAUNCH_BOUND = 0.25
 # Share of the busy time in kernels of one kind above which that kind names the bound.
@@ -73,12 +74,23 @@ def on_device(
     )
 
 
-def _inside(moments: Ints, intervals: Sequence[Interval], stage: str) -> Mask:
-    inside = np.zeros(len(moments), bool)
-    for name, start, end in intervals:
-        if name == stage:
-            inside |= (moments >= start) & (moments < end)
-    return inside
+def inside(moments: Ints, intervals: Sequence[Interval], stage: str) -> Mask:
+    """Which moments lie in an interval of the stage; intervals may nest and overlap."""
+    mine = sorted((start, end) for name, start, end in intervals if name == stage)
+    if not mine:
+        return np.zeros(len(moments), bool)
+    starts = np.array([start for start, _ in mine], np.int64)
+    reach = np.maximum.accumulate(np.array([end for _, end in mine], np.int64))
+    at = np.searchsorted(starts, moments, side="right") - 1
+    return (at >= 0) & (moments < reach[np.maximum(at, 0)])
+
+
+def stages_at(moments: Ints, intervals: Sequence[Interval]) -> list[str]:
+    """The stage of each moment; OUTSIDE where it lies in none. Of several the one listed first counts."""
+    found = np.full(len(moments), OUTSIDE, dtype=object)
+    for stage in reversed(dict.fromkeys(name for name, _, _ in intervals)):
+        found[inside(moments, intervals, stage)] = stage
+    return [str(stage) for stage in found]
 
 
 def _stage(
@@ -90,7 +102,7 @@ def _stage(
     launched_by: Ints,
     steps: int | None,
 ) -> StageOnDevice:
-    mine = _inside(trace.device.start, intervals, stage)
+    mine = inside(trace.device.start, intervals, stage)
     part = Trace(trace.names, trace.device.where(mine), trace.runtime, trace.host)
     by = launched_by[mine]
     gaps = [gap for gap in found_gaps if mine[gap.before]]
@@ -128,12 +140,11 @@ def _bound(part: Trace, gaps: Sequence[Gap], seconds: float) -> str:
 
 def _graph_replays(trace: Trace, intervals: Sequence[Interval], stage: str) -> int:
     replays = trace.named(trace.runtime, GRAPH)
-    return int((replays & _inside(trace.runtime.start, intervals, stage)).sum())
+    return int((replays & inside(trace.runtime.start, intervals, stage)).sum())
 
 
 def _memory_growth(trace: Trace, intervals: Sequence[Interval], stage: str) -> int | None:
-    inside = _inside(trace.memory_time, intervals, stage)
-    held = trace.memory_allocated[inside]
+    held = trace.memory_allocated[inside(trace.memory_time, intervals, stage)]
     return int(held[-1] - held[0]) if len(held) > 1 else None
 
 

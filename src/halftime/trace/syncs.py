@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from halftime.records import SyncWait
 from halftime.trace.device import WAIT, Gap
 from halftime.trace.read import NONE, Ints, Trace
+from halftime.trace.stages import stages_at
+from halftime.trace.tree import Interval
 
 NANO = 1e-9
 STACK_DEPTH = 6
@@ -19,7 +21,7 @@ _FRAME = re.compile(r"\.py\(\d+\): ")
 _TORCH = re.compile(r"(^|/)torch/|contextlib\.py|_tensor\.py|module\.py\(")
 
 
-def syncs(trace: Trace, found_gaps: Sequence[Gap], stage_at: Callable[[int], str]) -> tuple[SyncWait, ...]:
+def syncs(trace: Trace, found_gaps: Sequence[Gap], intervals: Sequence[Interval]) -> tuple[SyncWait, ...]:
     """Waits by call, stage and Python stack, the costliest first.
 
     `host_seconds` is what the host waited. Most of it is hidden where the device works meanwhile; `wall_seconds`, the
@@ -30,15 +32,11 @@ def syncs(trace: Trace, found_gaps: Sequence[Gap], stage_at: Callable[[int], str
     for gap in found_gaps:
         if gap.sync != NONE:
             cost[gap.sync] += gap.cause["sync"]
-    frames = _frames(trace)
+    stages = stages_at(trace.runtime.start[waits], intervals)
+    stacks = _stacks(trace, waits)
     grouped: dict[tuple[str, str, tuple[str, ...]], list[int]] = defaultdict(list)
-    for at in waits:
-        key = (
-            trace.names[trace.runtime.name[at]],
-            stage_at(int(trace.runtime.start[at])),
-            _stack(trace, int(at), frames),
-        )
-        grouped[key].append(int(at))
+    for at, stage, stack in zip(waits.tolist(), stages, stacks, strict=True):
+        grouped[trace.names[trace.runtime.name[at]], stage, stack].append(at)
     found = [
         SyncWait(
             name=name,
@@ -53,15 +51,21 @@ def syncs(trace: Trace, found_gaps: Sequence[Gap], stage_at: Callable[[int], str
     return tuple(sorted(found, key=lambda wait: (-wait.wall_seconds, -wait.host_seconds)))
 
 
-def _frames(trace: Trace) -> Ints:
-    """Indices of the recorded Python frames outside torch."""
-    return np.flatnonzero(trace.named(trace.host, _FRAME) & ~trace.named(trace.host, _TORCH))
-
-
-def _stack(trace: Trace, wait: int, frames: Ints) -> tuple[str, ...]:
-    start, end, thread = (
-        int(column[wait]) for column in (trace.runtime.start, trace.runtime.end, trace.runtime.thread)
-    )
-    host = trace.host
-    around = frames[(host.start[frames] <= start) & (host.end[frames] >= end) & (host.thread[frames] == thread)]
-    return tuple(trace.names[host.name[at]] for at in around[::-1][:STACK_DEPTH])
+def _stacks(trace: Trace, waits: Ints) -> list[tuple[str, ...]]:
+    """For each wait the recorded Python frames around it outside torch, innermost first; one sweep over both."""
+    host, runtime = trace.host, trace.runtime
+    frames = host.where(trace.named(host, _FRAME) & ~trace.named(host, _TORCH))
+    found: list[tuple[str, ...]] = []
+    open_frames: dict[int, list[tuple[int, str]]] = defaultdict(list)  # thread -> frames by end, the innermost last
+    opened = 0
+    for at in waits.tolist():
+        moment, thread = int(runtime.start[at]), int(runtime.thread[at])
+        while opened < len(frames) and frames.start[opened] <= moment:
+            stack = open_frames[int(frames.thread[opened])]
+            while stack and stack[-1][0] <= frames.start[opened]:
+                stack.pop()
+            stack.append((int(frames.end[opened]), trace.names[frames.name[opened]]))
+            opened += 1
+        mine = [name for end, name in open_frames[thread] if end >= runtime.end[at]]
+        found.append(tuple(mine[::-1][:STACK_DEPTH]))
+    return found

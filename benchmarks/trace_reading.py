@@ -1,0 +1,106 @@
+"""Reading a large trace: `halftime trace` against HolisticTraceAnalysis (HTA), each in fresh processes, in turns.
+
+Regime: one synthetic GPU trace of about 100 MB of JSON, as torch.profiler writes it; HTA parses it and computes its
+temporal breakdown and idle-time breakdown, halftime computes its whole Session. Ceiling: reading the bytes and decoding
+the JSON with Python's own json module, which stands beside them.
+
+Prints wall seconds (median), the ratio HTA / halftime (median of pairs with a 95 % bootstrap interval), and peak
+resident memory of each process. The last line is the whole result as JSON.
+
+    python benchmarks/trace_reading.py [--rounds 3] [--megabytes 100] [--out benchmarks/results/trace_reading.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from halftime import environment
+from halftime.stats import median, paired_ratio
+
+TESTS = Path(__file__).parent.parent / "tests"
+WAYS = {
+    "halftime": "import sys, halftime\nhalftime.trace(sys.argv[1])",
+    "HolisticTraceAnalysis": (
+        "import sys, os\nfrom hta.trace_analysis import TraceAnalysis\n"
+        "a = TraceAnalysis(trace_files={0: sys.argv[1]}, trace_dir=os.path.dirname(sys.argv[1]))\n"
+        "a.get_temporal_breakdown(visualize=False)\na.get_idle_time_breakdown(visualize=False)"
+    ),
+    "json.load": "import sys, json\njson.load(open(sys.argv[1]))",
+}
+
+
+def make_trace(path: Path, megabytes: float) -> None:
+    """A synthetic run repeated until the file is large enough."""
+    sys.path.insert(0, str(TESTS))
+    from trace_synthetic import Synthetic, diffusion
+
+    trace = Synthetic()
+    size = len(json.dumps(diffusion(Synthetic(), steps=50, kernels=200).data(), indent=1))
+    for _ in range(max(1, round(megabytes * 1e6 / size))):
+        diffusion(trace, steps=50, kernels=200)
+    trace.write(path)
+
+
+def once(code: str, path: Path) -> tuple[float, int]:
+    """Wall seconds and peak resident bytes of a fresh process."""
+    begin = time.perf_counter()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"a process ended with status {status}: {code.splitlines()[0]}")
+    return time.perf_counter() - begin, usage.ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megabytes", type=float, default=100.0)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    place = environment.collect()
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    peak: dict[str, int] = dict.fromkeys(WAYS, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rank0.json"
+        # In a process of its own: a child's peak memory counts what its parent held when it was made.
+        maker = multiprocessing.get_context("spawn").Process(target=make_trace, args=(path, arguments.megabytes))
+        maker.start()
+        maker.join()
+        size = path.stat().st_size
+        for _ in range(arguments.rounds):
+            for way, code in WAYS.items():
+                taken, resident = once(code, path)
+                seconds[way].append(taken)
+                peak[way] = max(peak[way], resident)
+    result = {
+        "benchmark": "trace_reading",
+        "bytes": size,
+        "seconds": {way: median(values) for way, values in seconds.items()},
+        "peak_bytes": peak,
+        "speedup_over_hta": paired_ratio(seconds["HolisticTraceAnalysis"], seconds["halftime"])._asdict(),
+        "environment": msgspec.to_builtins(place),
+    }
+    for way, values in seconds.items():
+        print(f"{way:22} {median(values):8.2f} s   {peak[way] / 2**20:8.0f} MiB peak")
+    ratio = paired_ratio(seconds["HolisticTraceAnalysis"], seconds["halftime"])
+    print(f"HTA / halftime {ratio.value:.1f}x [{ratio.low:.1f}, {ratio.high:.1f}] on {size / 1e6:.0f} MB")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
