@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from halftime.records import Session as Session
     from halftime.records import Workload as Workload
     from halftime.trace.run import trace as trace
+    from halftime.verify.run import verify as verify
 
 # name -> module and attribute; None where the name is the module itself (a verb's package can be called).
 _HOMES: dict[str, tuple[str, str | None]] = {
@@ -34,6 +35,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "load_pipeline": ("halftime.pipeline", "load_pipeline"),
     "profile": ("halftime.profile", None),
     "trace": ("halftime.trace", None),
+    "verify": ("halftime.verify", None),
 }
 
 

@@ -116,7 +116,10 @@ def test_another_architecture_is_refused(pipeline) -> None:  # type: ignore[no-u
 def test_another_torch_and_device_are_warned_about(pipeline) -> None:  # type: ignore[no-untyped-def]
     here = collect()
     made = msgspec.structs.replace(here, versions={**here.versions, "torch": "1.0"}, device="cuda:0")
-    with pytest.warns(UserWarning, match="another") as seen, halftime.applied(pipeline, recipe(pipeline, environment=made)):
+    with (
+        pytest.warns(UserWarning, match="another") as seen,
+        halftime.applied(pipeline, recipe(pipeline, environment=made)),
+    ):
         pass
     assert any("torch (1.0" in str(w.message) for w in seen)
     assert any("device (cuda:0" in str(w.message) for w in seen)
@@ -132,12 +135,12 @@ def test_reasons_are_given_for_every_fix(pipeline) -> None:  # type: ignore[no-u
 def test_ceilings_come_from_a_ledger() -> None:
     rows = (
         LedgerRow(stage="encode_prompt", seconds=0.1, share=0.1, first_call_seconds=0.6),
-        LedgerRow(stage="denoise", seconds=0.6, share=0.6, parts=(LedgerRow(stage="denoiser", seconds=0.5, share=0.5),)),
+        LedgerRow(
+            stage="denoise", seconds=0.6, share=0.6, parts=(LedgerRow(stage="denoiser", seconds=0.5, share=0.5),)
+        ),
         LedgerRow(stage="vae_decode", seconds=0.3, share=0.3),
     )
-    session = Session(
-        wall_seconds=1.0, first_call_seconds=2.0, ledger=rows, environment=collect(), workload=Workload()
-    )
+    session = Session(wall_seconds=1.0, first_call_seconds=2.0, ledger=rows, environment=collect(), workload=Workload())
     assert FIXES["vae-dtype"].ceiling(session) == pytest.approx(1 / 0.7)
     assert FIXES["denoiser-dtype"].ceiling(session) == pytest.approx(2.0)
     assert FIXES["text-warmup"].ceiling(session) == pytest.approx(2.0 / 1.5)

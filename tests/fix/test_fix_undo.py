@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 import halftime
 from halftime.errors import DoesNotApply
-from halftime.fix.apply import choose, reasons
+from halftime.fix.apply import choose
+from halftime.fix.base import device_of
 from halftime.records.recipe import Choice, Plan
 
 # Settings that keep a test short, or that a fix needs to apply at all.
 QUICK: dict[str, dict[str, object]] = {
     "loop-graph": {"compile": False},
+    "tiny-vae": {"source": "bundled"},
     "openvino": {"components": ["vae"]},
     "onnxruntime": {"components": ["vae"]},
 }
@@ -45,10 +47,18 @@ def choice(name: str) -> Choice:
     return Choice(name=name, settings=QUICK.get(name, {}))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in FOREIGN else n for n in halftime.FIXES if n not in COMPILED])  # fmt: skip
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in FOREIGN else name
+    for name in halftime.FIXES
+    if name not in COMPILED
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_applied_and_undone_it_is_bit_identical(name: str, pipeline, untouched: np.ndarray) -> None:  # type: ignore[no-untyped-def]
-    reason = reasons(pipeline)[name]
-    if reason and not (name == "tiny-vae" and halftime.bundled.trained()):
+    fix = halftime.FIXES[name]
+    reason = fix.applies(pipeline, device_of(pipeline), fix.with_defaults(choice(name).settings))
+    if reason:
         pytest.skip(reason)
     weights = {key: tensor.data_ptr() for key, tensor in pipeline.unet.state_dict().items()}
     with halftime.applied(pipeline, [choice(name)]):

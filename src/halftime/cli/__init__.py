@@ -20,6 +20,7 @@ VERBS = {
     "trace": "The same, from a torch.profiler trace recorded elsewhere.",
     "audit": "Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed.",
     "forecast": "What would each stage take on a named GPU? No GPU, no weights.",
+    "verify": "Are two sets of pictures the same within noise?",
     "gateway": "What does the proxy in front cost?",
 }
 

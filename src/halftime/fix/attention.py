@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, first_reason, needs_denoiser, of, text
+from halftime.fix.base import Fix, Settings, call, ceiling_of, denoisers, first_reason, needs_denoiser, of, text
 from halftime.fix.undo import patched, restored
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _fused(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     with ExitStack() as stack:
         for model in denoisers(pipeline):
             stack.enter_context(restored(model))
-            model.fuse_qkv_projections()
+            call(model, "fuse_qkv_projections")
         yield
 
 
@@ -73,7 +73,7 @@ def _refused(model: nn.Module, name: str) -> str | None:
         return "its denoiser does not dispatch attention"
     try:
         with _processors_restored(model):
-            model.set_attention_backend(name)
+            call(model, "set_attention_backend", name)
     except (ValueError, ImportError, RuntimeError) as error:
         return next(iter(str(error).splitlines()), type(error).__name__)
     return None
@@ -104,7 +104,7 @@ def _with_backend(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[N
                 stack.enter_context(patched(model, "forward", _under(model.forward, NATIVE[name])))
             else:
                 stack.enter_context(_processors_restored(model))
-                model.set_attention_backend(name)
+                call(model, "set_attention_backend", name)
         yield
 
 

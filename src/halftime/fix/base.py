@@ -32,9 +32,10 @@ def _everywhere(settings: Settings) -> frozenset[str]:
 class Fix:
     """A reversible change of a pipeline.
 
-    `applies(pipeline, device, settings)` gives the reason why it cannot be applied, or None. `apply(pipeline, settings)`
-    is a context manager: on its exit the pipeline is bit for bit what it was. `ceiling(session)` is Amdahl's bound from
-    a ledger: the whole call's speedup if all that the fix works on took no time; None where the ledger does not say.
+    `applies(pipeline, device, settings)` gives the reason why it cannot be applied, or None.
+    `apply(pipeline, settings)` is a context manager: on its exit the pipeline is bit for bit what it was.
+    `ceiling(session)` is Amdahl's bound from a ledger: the whole call's speedup if all that the fix works on took no
+    time; None where the ledger does not say.
     `proposals` are the settings that `tune` tries, besides the defaults.
     """
 
@@ -165,6 +166,11 @@ def device_of(pipeline: DiffusionPipeline) -> torch.device:
         for parameter in module.parameters():
             return parameter.device
     return torch.device("cpu")
+
+
+def call(owner: object, method: str, *args: object) -> object:
+    """Call a method that nn.Module's type does not know of."""
+    return getattr(owner, method)(*args)
 
 
 def text(settings: Settings, name: str) -> str:

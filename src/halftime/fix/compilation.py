@@ -27,8 +27,9 @@ from halftime.fix.undo import patched, restored
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+Forward = Callable[..., object]
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-_DEFAULTS: Settings = {
+DEFAULTS: Settings = {
     "mode": "default",
     "fullgraph": False,
     "dynamic": False,  # shapes are pinned; a new shape compiles anew
@@ -41,18 +42,23 @@ def compile_options(settings: Settings, device: torch.device) -> dict[str, objec
     """Keyword arguments of torch.compile. `mode` and `options` exclude each other, so a mode becomes its options."""
     options: dict[str, object] = {}
     if settings["mode"] != "default":
-        options.update(torch._inductor.list_mode_options(text(settings, "mode")))  # type: ignore[attr-defined]
+        options.update(torch._inductor.list_mode_options(text(settings, "mode")))
     if settings["freezing"] and device.type == "cpu":
         options["freezing"] = True
     chosen: dict[str, object] = {"fullgraph": bool(settings["fullgraph"]), "dynamic": bool(settings["dynamic"])}
     return chosen | ({"options": options} if options else {})
 
 
+def compile_with(function: Forward, settings: Settings, device: torch.device) -> Forward:
+    """torch.compile with these settings."""
+    return torch.compile(function, **compile_options(settings, device))  # type: ignore[call-overload, no-any-return]
+
+
 @contextmanager
 def compiled(holder: nn.Module, entry: str, settings: Settings) -> Iterator[None]:
     """`holder.entry` compiled; frozen, its results are copied where a CUDA graph would overwrite them."""
     device = next(holder.parameters()).device
-    function: Callable[..., object] = torch.compile(getattr(holder, entry), **compile_options(settings, device))
+    function = compile_with(getattr(holder, entry), settings, device)
     with patched(holder, entry, function):
         yield
 
@@ -114,7 +120,7 @@ VAE_COMPILE = Fix(
     applies=_vae_applies,
     apply=_vae_apply,
     ceiling=ceiling_of("vae_decode"),
-    settings=_DEFAULTS,
+    settings=DEFAULTS,
     parts=of("vae"),
 )
 DENOISER_COMPILE = Fix(
@@ -125,6 +131,6 @@ DENOISER_COMPILE = Fix(
     applies=_denoiser_applies,
     apply=_denoiser_apply,
     ceiling=ceiling_of("denoise", "denoiser"),
-    settings=_DEFAULTS,
+    settings=DEFAULTS,
     parts=of("denoiser"),
 )

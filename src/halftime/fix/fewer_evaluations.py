@@ -57,7 +57,9 @@ def second_half(value: object, batch: int) -> object:
 
 
 def _doubled(value: object) -> object:
-    return torch.utils._pytree.tree_map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf, value)
+    return torch.utils._pytree.tree_map(
+        lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf, value
+    )
 
 
 @contextmanager
@@ -134,7 +136,7 @@ class DeepCache:
 
 def _deep_blocks(unet: nn.Module) -> list[nn.Module]:
     middle = [unet.mid_block] if getattr(unet, "mid_block", None) is not None else []
-    return [*unet.down_blocks[1:], *middle, *unet.up_blocks[:-1]]  # type: ignore[index,misc,list-item]
+    return [*unet.down_blocks[1:], *middle, *unet.up_blocks[:-1]]  # type: ignore[index,list-item]
 
 
 @contextmanager

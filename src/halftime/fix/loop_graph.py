@@ -12,8 +12,8 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, device_of, first_reason, needs_denoiser, number, of
 from halftime.fix.fewer_evaluations import guides_in_one_batch
 from halftime.fix.memory_watch import MemoryWatch
-from halftime.fix.schedule_table import OUTPUT, SAMPLE, Step, Table, advance
+from halftime.fix.schedule_table import OUTPUT, SAMPLE, Table
 from halftime.fix.scheduling import not_linear, scheduler_in_place
 from halftime.fix.table_scheduler import draw_noise, tabled, take_table
 from halftime.fix.undo import intercepted, like, patched
@@ -41,35 +41,75 @@ Forward = Callable[..., object]
 
 
 @dataclass(frozen=True)
-class Loop:
-    """All that one denoising loop depends on: tensors in `inputs`, everything else constant."""
+class Dense:
+    """A table with the same shape for every step, so that one compiled step serves them all.
 
-    table: Table
+    Step k: the next sample and what is remembered, stacked, are `weights[k]` (1 + memory, 2 + memory + noise) times the
+    stack of sample, model output, memory and noise; slots that a step does not use weigh nothing.
+    """
+
+    scales: tuple[float, ...]
+    weights: Tensor  # steps, 1 + memory, 2 + memory + noise
+    memory: int
+    noise: int
+
+
+def dense(table: Table, device: torch.device) -> Dense:
+    """The coefficients of all steps as one tensor."""
+    states = sorted({name for step in table.steps for name in step.states})
+    draws = max(len(step.draws) for step in table.steps)
+    sources = [SAMPLE, OUTPUT, *states, *(f"noise:{index}" for index in range(draws))]
+    weights = torch.zeros(len(table.steps), 1 + len(states), len(sources))
+    for k, step in enumerate(table.steps):
+        for row, terms in enumerate((step.out, *(step.states.get(name, ()) for name in states))):
+            for source, weight in terms:
+                weights[k, row, sources.index(source)] = weight
+    return Dense(tuple(step.scale for step in table.steps), weights.to(device), len(states), draws)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """All that one denoising loop depends on: tensors in `arguments` and `timesteps`, everything else constant."""
+
+    dense: Dense
     timesteps: tuple[Tensor, ...]
     guidance: float | None  # None: no guidance, one evaluation a picture
     arguments: dict[str, object]  # further keyword arguments of the denoiser, the same on every step
-    dtypes: tuple[tuple[torch.dtype, ...], ...]
+    dtypes: tuple[torch.dtype, ...]  # of each step's result
 
 
-def evaluate_step(
-    forward: Forward, step: Step, t: Tensor, loop: Loop, sample: Tensor, memory: dict[str, Tensor], noise: list[Tensor]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One step: scale, denoise, guide, advance. Pure: the same values in, the same values out."""
-    doubled = sample if loop.guidance is None else torch.cat([sample] * 2)
-    output = forward(doubled * step.scale, t, **loop.arguments)[0]  # type: ignore[index]
-    if loop.guidance is not None:
+def guided_step(
+    forward: Forward,
+    model_input: Tensor,
+    t: Tensor,
+    arguments: dict[str, object],
+    guidance: float | None,
+    weights: Tensor,
+    sources: tuple[Tensor, ...],
+) -> Tensor:
+    """One step: denoise, guide, and the table's row. Returns the next sample and the memory, stacked, in fp32.
+
+    `sources`: sample, memory …, noise …; the model's output comes in between, as the table has it.
+    """
+    output = forward(model_input, t, **arguments)[0]  # type: ignore[index]
+    if guidance is not None:
         unconditional, conditional = output.chunk(2)
-        output = unconditional + loop.guidance * (conditional - unconditional)
-    sources = {SAMPLE: sample, OUTPUT: output, **memory, **{f"noise:{i}": n for i, n in enumerate(noise)}}
-    return advance(step, sources)
+        output = unconditional + guidance * (conditional - unconditional)
+    sample, *others = sources
+    stacked = torch.stack([sample, output.float(), *others])
+    return cast(Tensor, torch.tensordot(weights, stacked, 1))
 
 
-def run_loop(forward: Forward, loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
+def run_loop(step: Callable[..., Tensor], loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
     """All steps, from the first latents to the last."""
-    memory: dict[str, Tensor] = {}
-    for step, t, draws, dtypes in zip(loop.table.steps, loop.timesteps, noise, loop.dtypes, strict=True):
-        sample, memory = evaluate_step(forward, step, t, loop, sample, memory, draws)
-        sample = sample.to(dtypes[0])
+    empty = torch.zeros_like(sample, dtype=torch.float32)
+    memory = [empty] * loop.dense.memory
+    for k, t in enumerate(loop.timesteps):
+        draws = [draw.float() for draw in noise[k]] + [empty] * (loop.dense.noise - len(noise[k]))
+        model_input = (sample if loop.guidance is None else torch.cat([sample] * 2)) * loop.dense.scales[k]
+        sources = (sample.float(), *memory, *draws)
+        result = step(model_input, t, loop.arguments, loop.guidance, loop.dense.weights[k], sources)
+        sample, memory = result[0].to(loop.dtypes[k]), list(result[1:])
     return sample
 
 
@@ -108,11 +148,14 @@ class Takeover:
     """The state of one pipeline under this fix."""
 
     pipeline: DiffusionPipeline
-    forward: Forward
+    forward: Forward  # the pipeline's own
+    guided: Callable[..., Tensor]  # guided_step over the denoiser, compiled or not
     scheduler: SchedulerMixin
     capture: Callable[[Callable[[list[Tensor]], Tensor], list[Tensor]], Callable[[list[Tensor]], Tensor]] | None
     watch: MemoryWatch
     graphs: dict[object, Callable[[list[Tensor]], Tensor]] = field(default_factory=dict)
+    tables: dict[str, object] = field(default_factory=dict)  # the last table, and its dense form
+    arguments: dict[str, object] = field(default_factory=dict)  # of the denoiser, in this call
     own_way: bool = False  # this call runs as the pipeline wrote it
     broken: str = ""  # a capture failed: every call does
     doubled: Tensor | None = None
@@ -165,15 +208,25 @@ class Takeover:
         extra = {k: v for k, v in kwargs.items() if k not in ("generator", "return_dict")}
         table, dtypes = take_table(self.scheduler, extra, sample)
         guided = bool(self.pipeline.do_classifier_free_guidance)
-        loop = Loop(
-            table, tuple(self.scheduler.timesteps), float(self.pipeline.guidance_scale) if guided else None,
-            {**self.arguments, "return_dict": False}, dtypes,
-        )  # fmt: skip
+        guidance = float(self.pipeline.guidance_scale) if guided else None
+        arguments = {**self.arguments, "return_dict": False}
+        timesteps = tuple(self.scheduler.timesteps)
+        loop = Loop(self._dense(table, sample.device), timesteps, guidance, arguments, tuple(r[0] for r in dtypes))
         noise = [
-            [draw_noise(d, dtype, sample, kwargs.get("generator")) for d, dtype in zip(step.draws, row[1:], strict=True)]  # type: ignore[arg-type]
+            [
+                draw_noise(d, dtype, sample, kwargs.get("generator"))  # type: ignore[arg-type]
+                for d, dtype in zip(step.draws, row[1:], strict=True)
+            ]
             for step, row in zip(table.steps, dtypes, strict=True)
         ]
         return self._through_graph(loop, sample, noise)
+
+    def _dense(self, table: Table, device: torch.device) -> Dense:
+        if self.tables.get("table") is not table:
+            self.tables = {"table": table, "dense": dense(table, device)}
+        found = self.tables["dense"]
+        assert isinstance(found, Dense)
+        return found
 
     def _through_graph(self, loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
         leaves, spec = torch.utils._pytree.tree_flatten((sample, noise, loop.arguments))
@@ -183,11 +236,11 @@ class Takeover:
             left = iter(tensors)
             filled = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             x, draws, arguments = torch.utils._pytree.tree_unflatten(filled, spec)
-            return run_loop(self.forward, Loop(loop.table, loop.timesteps, loop.guidance, arguments, loop.dtypes), x, draws)
+            return run_loop(self.guided, replace(loop, arguments=arguments), x, draws)
 
         if self.capture is None or self.broken:
             return function(values)
-        key = (id(loop.table), loop.guidance, spec, tuple((v.shape, v.dtype) for v in values))
+        key = (id(loop.dense), loop.guidance, spec, tuple((v.shape, v.dtype) for v in values))
         try:
             if key not in self.graphs:
                 self.graphs[key] = self.capture(function, values)
@@ -220,14 +273,14 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     device = device_of(pipeline)
     unet = denoisers(pipeline)[0]
     scheduler = tabled(pipeline.scheduler)
-    forward: Forward = unet.forward
+    guided: Callable[..., Tensor] = functools.partial(guided_step, unet.forward)
     if device.type == "cpu" and settings["compile"]:
-        from halftime.fix.compilation import compile_options
+        from halftime.fix.compilation import DEFAULTS, compile_with
 
-        options = compile_options({"mode": "default", "fullgraph": False, "dynamic": False, "freezing": True}, device)
-        forward = torch.compile(forward, **options)
+        guided = cast("Callable[..., Tensor]", compile_with(guided, DEFAULTS, device))
     watch = MemoryWatch(_reader(device), limit=int(number(settings, "watch_bytes")))
-    state = Takeover(pipeline, forward, scheduler, capture if device.type == "cuda" else None, watch)
+    grab = capture if device.type == "cuda" else None
+    state = Takeover(pipeline, unet.forward, guided, scheduler, grab, watch)
     scale, step = scheduler.scale_model_input, scheduler.step
     with ExitStack() as stack:
         stack.enter_context(scheduler_in_place(pipeline, scheduler))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from halftime import units
 
@@ -23,7 +24,7 @@ class MemoryWatch:
         """Note the memory after a run. True where it grew in each of the last runs, and by more than the limit."""
         self.seen.append(self.read())
         values = list(self.seen)
-        rising = all(later > earlier for earlier, later in zip(values, values[1:], strict=False))
+        rising = all(later > earlier for earlier, later in pairwise(values))
         return len(values) == RUNS and rising and values[-1] - values[0] > self.limit
 
     def message(self) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from halftime.extras import optional
 from halftime.fix.base import Fix, Settings, ceiling_of, chosen_parts
 from halftime.fix.runtime import Flat, Runner, elsewhere, reason_against
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 def convert(flat: Flat, tensors: tuple[Tensor, ...]) -> Runner:
     """One component's method as an ONNX Runtime session."""
-    import onnxruntime
-
+    onnxruntime = optional("onnxruntime", "onnx", "The fix 'onnxruntime'")
     flat(*tensors)  # so that the results' dtypes are known outside of the trace
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

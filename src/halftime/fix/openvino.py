@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from halftime.extras import optional
 from halftime.fix.base import Fix, Settings, ceiling_of, chosen_parts, first_reason, one_of, text
-from halftime.fix.runtime import Flat, Runner, elsewhere, reason_against
+from halftime.fix.runtime import Convert, Flat, Runner, elsewhere, reason_against
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _PRECISIONS = {"bfloat16": "bf16", "float32": "f32"}
 
 
-def converter(settings: Settings):  # type: ignore[no-untyped-def]
+def converter(settings: Settings) -> Convert:
     """How one component's method becomes an OpenVINO request."""
     config = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -28,8 +29,7 @@ def converter(settings: Settings):  # type: ignore[no-untyped-def]
     }
 
     def convert(flat: Flat, tensors: tuple[Tensor, ...]) -> Runner:
-        import openvino
-
+        openvino = optional("openvino", "openvino", "The fix 'openvino'")
         # Static shapes are faster; in fp32 they crash OpenVINO 2026.4's CPU plugin on some UNets (a segmentation fault
         # in compile_model), dynamic ones do not.
         static = config["INFERENCE_PRECISION_HINT"] != "f32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -74,8 +74,9 @@ def _encode_cast(vae: nn.Module, settings: Settings) -> Iterator[None]:
     if not hasattr(vae, "encode"):
         yield
         return
-    encode = vae.encode
-    with patched(vae, "encode", lambda x, *a, **k: encode(x.to(getattr(torch, text(settings, "dtype"))), *a, **k)):
+    encode: Callable[..., object] = getattr(vae, "encode")  # noqa: B009 - nn.Module's type makes it a tensor
+    dtype = getattr(torch, text(settings, "dtype"))
+    with patched(vae, "encode", lambda x, *args, **kwargs: encode(x.to(dtype), *args, **kwargs)):
         yield
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from halftime.extras import optional
 from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, first_reason, needs_denoiser, number, of
 from halftime.fix.undo import replace_tensors, restored
 
@@ -27,8 +28,7 @@ def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settin
 
 @contextmanager
 def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
+    torchao = optional("torchao.quantization", "torchao", "The fix 'int8-dynamic'")
     least = int(number(settings, "least_features"))
 
     def wide(module: nn.Module, path: str) -> bool:
@@ -38,7 +38,7 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         for model in denoisers(pipeline):
             stack.enter_context(restored(model))
             replace_tensors(model, lambda tensor: tensor.clone())  # torchao may write into what it is given
-            quantize_(model, Int8DynamicActivationInt8WeightConfig(), filter_fn=wide)
+            torchao.quantize_(model, torchao.Int8DynamicActivationInt8WeightConfig(), filter_fn=wide)
         yield
 
 

@@ -54,7 +54,7 @@ class Converted:
     def __call__(self, *args: object, **kwargs: object) -> object:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-        key = tuple((tuple(l.shape), l.dtype) if isinstance(l, Tensor) else repr(l) for l in leaves)
+        key = tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
         if key not in self.runners:
             flat = Flat(self.owner, self.function, leaves, spec).eval()
             with torch.no_grad():

@@ -3,15 +3,16 @@
 Most samplers (Euler, DDIM, DPM++, UniPC, Heun, PNDM, DEIS, flow matching, and the ancestral ones) are linear in the
 sample, the model's output, the noise that they draw, and the tensors that they remember between steps. So one run of
 the scheduler's own code, in which each of these is a unit vector of its own, gives the coefficients of each step. The
-loop then needs no scheduler code: each step is a fused multiply-add with numbers that the host already knows, so nothing
-waits for the device. A scheduler that is not linear (clip_sample, thresholding, a learned variance) disagrees with its
-table on a random probe and is refused by name.
+loop then needs no scheduler code: each step is a fused multiply-add with numbers that the host already knows, so
+nothing waits for the device. A scheduler that is not linear (clip_sample, thresholding, a learned variance) disagrees
+with its table on a random probe and is refused by name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -120,10 +121,10 @@ def unit(index: int) -> Tensor:
 
 
 def _basis_step(scheduler: SchedulerMixin, t: Tensor, arguments: dict[str, object]) -> Step:
-    # Whatever the scheduler remembers becomes a fresh unit vector, so that a step refers to the memory, not to its past.
+    # What the scheduler remembers becomes fresh unit vectors: a step then refers to the memory, not to its past.
     names = [SAMPLE, OUTPUT]
-    for path, holder, key in list(_memory(scheduler)):
-        holder[key] = unit(len(names))
+    for path, _, put in list(_memory(scheduler)):
+        put(unit(len(names)))
         names.append(f"state:{path}")
     scale = _scale(scheduler, t)
     with _Noise(lambda index: unit(_noise_slot(names, index))) as noise:
@@ -133,7 +134,7 @@ def _basis_step(scheduler: SchedulerMixin, t: Tensor, arguments: dict[str, objec
         scale=scale,
         out=_terms(result[0], names),
         denoised=None if denoised is None else _terms(denoised, names),
-        states={f"state:{path}": _terms(holder[key], names) for path, holder, key in _memory(scheduler)},
+        states={f"state:{path}": _terms(tensor, names) for path, tensor, _ in _memory(scheduler)},
         draws=tuple(noise.draws),
         results=len(result),
     )
@@ -173,15 +174,15 @@ def _is_basis(value: object) -> bool:
     return isinstance(value, Tensor) and value.shape == _SHAPE
 
 
-def _memory(scheduler: SchedulerMixin) -> Iterator[tuple[str, dict[str, object] | list[object], str | int]]:
-    """Where the scheduler keeps tensors of the sample's shape: (path, holder, key)."""
+def _memory(scheduler: SchedulerMixin) -> Iterator[tuple[str, Tensor, Callable[[Tensor], None]]]:
+    """Where the scheduler keeps tensors of the sample's shape: (path, tensor, how to put another in its place)."""
     for name, value in vars(scheduler).items():
         if _is_basis(value):
-            yield name, vars(scheduler), name
+            yield name, value, functools.partial(vars(scheduler).__setitem__, name)
         elif isinstance(value, list):
             for index, item in enumerate(value):
                 if _is_basis(item):
-                    yield f"{name}[{index}]", value, index
+                    yield f"{name}[{index}]", item, functools.partial(value.__setitem__, index)
 
 
 def _terms(value: object, names: list[str]) -> Terms:
@@ -294,7 +295,8 @@ def _check_linear(table: Table, scheduler: SchedulerMixin, begin: int, arguments
         worst = _probe(table, _fresh(scheduler), begin, arguments, scale)
         if not worst <= TOLERANCE:
             raise DoesNotApply(
-                f"{table.scheduler} is not linear here (a probe differs by {worst:.1e} of its range{_suspects(scheduler)}), "
+                f"{table.scheduler} is not linear here (a probe differs by {worst:.1e} of its range"
+                f"{_suspects(scheduler)}), "
                 "so it has no table. Choose one that is, such as EulerDiscreteScheduler."
             )
 
@@ -305,9 +307,7 @@ def _suspects(scheduler: SchedulerMixin) -> str:
     return "".join(f"; {name}=True" for name in names)
 
 
-def _probe(
-    table: Table, scheduler: SchedulerMixin, begin: int, arguments: dict[str, object], scale: float
-) -> float:
+def _probe(table: Table, scheduler: SchedulerMixin, begin: int, arguments: dict[str, object], scale: float) -> float:
     """The largest difference between the scheduler and its table on random input, relative to the range."""
     rng = torch.Generator().manual_seed(1)
     shape = (1, 4, 4, 4)

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
@@ -80,7 +80,7 @@ def tabled(scheduler: SchedulerMixin) -> SchedulerMixin:
 
     Tables are made at the first step of a schedule and kept; a scheduler that is not linear raises DoesNotApply there.
     """
-    made = object.__new__(_tabled_class(type(scheduler)))
+    made = object.__new__(_tabled_class(cast(Hashable, type(scheduler))))
     vars(made).update(vars(scheduler))
     vars(made)[_STATE] = _State()
     return made
@@ -92,7 +92,12 @@ def is_tabled(scheduler: object) -> bool:
 
 
 @cache
-def _tabled_class(original: type[SchedulerMixin]) -> type[SchedulerMixin]:
+def _tabled_class(original: Hashable) -> type[SchedulerMixin]:
+    assert isinstance(original, type)
+    return _made_class(original)
+
+
+def _made_class(original: type[SchedulerMixin]) -> type[SchedulerMixin]:
     # It bears the original's name, so that a pipeline saved with it can be loaded by anyone.
     methods: dict[str, object] = {"__module__": original.__module__, "__qualname__": original.__qualname__}
     for name, function in (("set_timesteps", _set_timesteps), ("step", _step), ("scale_model_input", _scale)):
@@ -165,7 +170,7 @@ def _on_host(original: type, args: tuple[object, ...], kwargs: dict[str, object]
     signature = inspect.signature(original.set_timesteps)  # type: ignore[attr-defined]
     bound = signature.bind(None, *args, **kwargs).arguments
     extra = bound.pop("kwargs", {})
-    named = {name: value for name, value in list(bound.items())[1:]} | extra
+    named: dict[str, object] = dict(list(bound.items())[1:]) | extra
     return named | ({"device": "cpu"} if "device" in signature.parameters else {})
 
 
@@ -270,8 +275,8 @@ def _checked(self: SchedulerMixin, timestep: object, arguments: dict[str, object
     place = place_in_schedule(self.timesteps, timestep)
     if place is not None and place != position.begin + position.index:
         raise DoesNotApply(
-            f"{type(self).__name__}.step was called for step {place}, after step {position.begin + position.index - 1}. "
-            "A table runs in order; call set_timesteps before each run, or leave out the fix 'schedule-table'."
+            f"{type(self).__name__}.step was called for step {place}; {position.begin + position.index} was expected. "
+            "A table runs in order; call set_timesteps before each run, or leave out 'schedule-table'."
         )
     return position
 
@@ -303,9 +308,7 @@ def _move_on(self: SchedulerMixin, position: _Position) -> None:
         _state(self).position = None
 
 
-def _answer(
-    self: SchedulerMixin, step: Step, previous: Tensor, denoised: Tensor | None, return_dict: bool
-) -> object:
+def _answer(self: SchedulerMixin, step: Step, previous: Tensor, denoised: Tensor | None, return_dict: bool) -> object:
     values = (previous, denoised, *[None] * step.results)[: step.results]
     if not return_dict:
         return values

@@ -44,7 +44,7 @@ def warmup_arguments(pipeline: DiffusionPipeline) -> dict[str, object]:
     """The least that this pipeline's `encode_prompt` needs; what it requires beyond the common words stays unfilled."""
     common: dict[str, object] = {
         "prompt": "warm-up",
-        "device": next(iter(components(pipeline, "text_encoder").values())).device,  # type: ignore[dict-item]
+        "device": next(iter(components(pipeline, "text_encoder").values())).device,
         "num_images_per_prompt": 1,
         "do_classifier_free_guidance": True,
         "negative_prompt": "",
@@ -136,7 +136,9 @@ def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
 
 
 def _pairs(result: object) -> bool:
-    return isinstance(result, tuple) and len(result) % 2 == 0 and all(r is None or isinstance(r, Tensor) for r in result)
+    return (
+        isinstance(result, tuple) and len(result) % 2 == 0 and all(r is None or isinstance(r, Tensor) for r in result)
+    )
 
 
 def batched(encode: Encode, zeroed: Callable[[dict[str, object]], bool]) -> Encode:

@@ -1,4 +1,4 @@
-"""What to change about a pipeline (Plan), and a plan with its evidence (Recipe). Data only: reading one executes nothing."""
+"""What to change about a pipeline (Plan), and a plan with its evidence (Recipe). Reading one executes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Plan(Record, frozen=True, kw_only=True):
 
 
 class Rung(Record, frozen=True, kw_only=True):
-    """One step of the ablation ladder: what a fix was predicted to bring on top of those before it, and what it brought.
+    """One step of the ablation ladder: what a fix was predicted to bring on top of the others, and what it brought.
 
     Both are speedups of the whole call, stacked on the rungs before; `observed` None: it was not tried, `why` says so.
     """

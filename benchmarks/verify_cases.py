@@ -1,0 +1,166 @@
+"""Does `verify` tell apart what it ought to, and how small a fault does it find with how many prompts?
+
+Regime: the bundled model (or --model), 128 px, 30 steps, one picture a prompt, pixel and latent metrics, the noise
+floor measured first. Ceiling: none; this is about decisions, not time. Prints the verdict of each case, then the power curve:
+the share of draws of n pairs in which a VAE with one disturbed layer is called different (pairs drawn with replacement
+from the pool of pictures that was made, so the curve knows no pictures beyond those).
+
+    python benchmarks/verify_cases.py --prompts 48 --output benchmarks/results/verify_cases.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import halftime
+from halftime.pipeline import load
+from halftime.records import Workload
+from halftime.records.recipe import Choice
+from halftime.verify.decide import compare, overall
+from halftime.verify.floor import entries, noise_floor
+from halftime.verify.metrics import kit
+from halftime.verify.pictures import PictureSet, from_floats
+from halftime.verify.render import floor_sets, prompt_set, render
+from halftime.verify.run import MARGIN, Settings, judged
+
+FAULTS = (0.0025, 0.005, 0.01, 0.02, 0.04)  # relative disturbance of one layer's weights
+COUNTS = (50, 200, 500)
+DRAWS = 200
+
+
+@contextmanager
+def disturbed(vae, size: float):
+    """One decoder layer's weights, each changed by a random `size` of itself."""
+    weight = vae.decoder.up_blocks[1].resnets[0].conv1.weight
+    kept = weight.detach().clone()
+    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        weight.mul_(1 + size * noise)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+@contextmanager
+def decoded_with(pipeline, baseline: PictureSet):
+    """Pictures from the baseline's own latents: what a change of the VAE alone does, without denoising again."""
+
+    def decode() -> PictureSet:
+        made = []
+        for picture in baseline.pictures:
+            with torch.no_grad():
+                image = pipeline.vae.decode(torch.from_numpy(picture.latent)[None], return_dict=False)[0][0]
+            values = (image / 2 + 0.5).float().permute(1, 2, 0).numpy()
+            made.append(from_floats(values, picture.name, picture.content_class, picture.prompt, picture.latent))
+        return PictureSet("decoded again", tuple(made))
+
+    yield decode
+
+
+def cases(pipeline, workload: Workload, baseline: PictureSet, prompts, settings: Settings) -> dict[str, dict]:
+    """Verdict and size of effect of each case."""
+
+    def of(*names_: Choice):
+        return halftime.applied(pipeline, list(names_))
+
+    def again(label: str, around, **changes: object) -> PictureSet:
+        import msgspec
+
+        with around:
+            return render(pipeline, msgspec.structs.replace(workload, **changes), prompts, label)
+
+    made = {
+        "rerun": again("rerun", nullcontext()),
+        "schedule-table": again("schedule-table", of(Choice(name="schedule-table"))),
+        "bf16 VAE": again("bf16 VAE", of(Choice(name="vae-dtype"))),
+        "bf16 denoiser and VAE": again("bf16", of(Choice(name="vae-dtype"), Choice(name="denoiser-dtype"))),
+        "20 steps": again("20 steps", nullcontext(), steps=20),
+        "4 steps": again("4 steps", nullcontext(), steps=4),
+        "one VAE layer disturbed by 2 %": again("fault", disturbed(pipeline.vae, 0.02)),
+    }
+    if halftime.bundled.TINY_VAE.is_dir() and halftime.bundled.trained():
+        made["tiny VAE"] = again("tiny VAE", of(Choice(name="tiny-vae", settings={"source": "bundled"})))
+    return {name: _row(judged(baseline, other, settings)) for name, other in made.items()}
+
+
+def _row(verdict) -> dict:
+    sizes = {f"{c.content_class} {c.metric}": round(c.floors, 3) for c in verdict.per_class}
+    return {"verdict": verdict.verdict, "floors": sizes, "reasons": list(verdict.reasons[:3])}
+
+
+def power(pipeline, baseline: PictureSet, floor: dict[str, float], margin: float) -> list[dict]:
+    """For each fault and number of pairs: how often each decision falls."""
+    rows = []
+    tools = kit(list(baseline.pictures), "left out of the power curve", "left out")
+    with decoded_with(pipeline, baseline) as decode:
+        sound = decode()
+        for size in FAULTS:
+            with disturbed(pipeline.vae, size):
+                faulty = decode()
+            measured = [tools.measure(a, b) for a, b in zip(sound.pictures, faulty.pictures, strict=True)]
+            rows += [_decisions(measured, baseline, floor, margin, size, count) for count in COUNTS]
+            print_power(rows[-len(COUNTS) :])
+    return rows
+
+
+def _decisions(measured, baseline: PictureSet, floor, margin: float, size: float, count: int) -> dict:
+    rng = np.random.default_rng(count)
+    names = [p.content_class for p in baseline.pictures]
+    seen = {"different": 0, "equivalent": 0, "inconclusive": 0}
+    for _ in range(DRAWS):
+        chosen = rng.integers(0, len(measured), count)
+        seen[overall(compare([measured[i] for i in chosen], [names[i] for i in chosen], floor, margin))] += 1
+    flips = np.mean([row["flip"] for row in measured]) / floor["flip"]
+    structure = np.mean([row["ms_ssim"] for row in measured]) / floor["ms_ssim"]
+    return {"fault": size, "pairs": count, "flip_floors": float(flips), "ms_ssim_floors": float(structure),
+            **{name: value / DRAWS for name, value in seen.items()}}  # fmt: skip
+
+
+def print_power(rows: list[dict]) -> None:
+    for row in rows:
+        sizes = f"FLIP {row['flip_floors']:.2f} MS-SSIM {row['ms_ssim_floors']:.2f} floors"
+        shares = ", ".join(f"{name} {row[name]:.0%}" for name in ("different", "equivalent", "inconclusive"))
+        print(f"fault {row['fault']:.2%}  {row['pairs']:4d} pairs  {sizes}: {shares}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model")
+    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--margin", type=float, default=MARGIN)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    workload = Workload(steps=options.steps, dtype="float32")
+    loaded = load(options.model, workload)
+    prompts = prompt_set(workload, options.prompts)
+    baseline = render(loaded.pipeline, workload, prompts, "baseline")
+    floors = floor_sets(loaded.pipeline, workload, prompts[:8])
+    settings = Settings(margin=options.margin, floors=floors)
+    found = cases(loaded.pipeline, workload, baseline, prompts, settings)
+    for name, row in found.items():
+        print(f"{name:32s} {row['verdict']:13s} {row['reasons'][:1]}")
+        print("    ", {key: value for key, value in row["floors"].items() if key.startswith("all ")})
+    tools = kit(list(baseline.pictures), "left out", "left out")
+    floor_entries = entries(baseline, floors, tools)
+    floor = noise_floor(floor_entries)
+    print("floor", {f"{e.metric} {e.source}": round(e.value, 6) for e in floor_entries})
+    curve = power(loaded.pipeline, replace(baseline), floor, options.margin)
+    if options.output:
+        result = {"model": loaded.name, "notes": list(loaded.notes), "prompts": options.prompts, "steps": options.steps,
+                  "margin": options.margin, "floor": floor, "cases": found, "power": curve}  # fmt: skip
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

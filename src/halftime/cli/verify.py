@@ -1,0 +1,186 @@
+"""`halftime verify`: make or read two sets of pictures, judge them, render, exit 0, 1 or 3."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from halftime.cli.options import (
+    html_option,
+    json_option,
+    markdown_option,
+    quiet_option,
+    take_workload,
+    workload_options,
+)
+from halftime.cli.output import emit
+from halftime.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from halftime.pipeline import Loaded
+    from halftime.records import Workload
+    from halftime.records.verdict import Verdict
+    from halftime.report.model import Report
+    from halftime.verify.pictures import PictureSet
+    from halftime.verify.render import Progress, Prompt
+
+EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
+BASELINE = "baseline"
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--model", help="The pipeline, where A or B is a recipe.  [default: the bundled model]")
+@click.option("--prompts", "count", type=int, help="How many pictures to make.  [default: 50]")
+@click.option("--margin", type=float, help="Largest difference that still counts as none, in noise floors.")
+@click.option("--floor", "floor_folders", multiple=True, metavar="DIR", help="A further set equal to A, for the floor.")
+@click.option("--floor-prompts", default=8, show_default=True, help="Pictures for each part of the noise floor.")
+@click.option("--judge", help="A CLIP by folder or hub id.  [default: the bundled judge]")
+@click.option("--aesthetic-head", metavar="FILE", help="Linear aesthetic head for that CLIP (safetensors).")
+@click.option("--lpips-weights", metavar="FILE", help="AlexNet's weights, for LPIPS.")
+@click.option("--sheet", metavar="PNG", help="Write the contact sheet.")
+@click.option("--keep", metavar="DIR", help="Keep the pictures that are made, in DIR/a and DIR/b.")
+@workload_options
+@json_option
+@html_option
+@markdown_option
+@quiet_option
+def command(
+    a: str,
+    b: str,
+    model: str | None,
+    count: int | None,
+    margin: float | None,
+    floor_folders: tuple[str, ...],
+    floor_prompts: int,
+    judge: str | None,
+    aesthetic_head: str | None,
+    lpips_weights: str | None,
+    sheet: str | None,
+    keep: str | None,
+    json_file: str | None,
+    html_file: str | None,
+    markdown_file: str | None,
+    quiet: bool,
+    **workload_values: object,
+) -> int:
+    """Are two sets of pictures the same within noise?
+
+    A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the pipeline as it is.
+    Exit code: 0 equivalent, 1 different, 3 inconclusive.
+    """
+    from halftime.verify.pictures import read_folder
+    from halftime.verify.run import MARGIN, Settings, judged
+
+    if count is not None and count < 1:
+        raise BadInput(f"--prompts is {count}; it must be 1 or more.")
+    workload = take_workload(workload_values)
+    with _progress(quiet) as progress:
+        baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
+        floors |= {f"folder {i + 1}": read_folder(Path(folder)) for i, folder in enumerate(floor_folders)}
+        progress("comparing", 0, 1)
+        settings = Settings(
+            MARGIN if margin is None else margin, floors, judge, _path(aesthetic_head), _path(lpips_weights)
+        )
+        verdict = judged(baseline, candidate, settings)
+    _write_pictures(verdict, baseline, candidate, sheet, keep)
+    emit(
+        verdict,
+        lambda: _report(verdict, baseline, candidate),
+        json_file=json_file,
+        html_file=html_file,
+        markdown_file=markdown_file,
+        quiet=quiet,
+    )
+    return EXIT_CODES[verdict.verdict]
+
+
+def _path(name: str | None) -> Path | None:
+    return Path(name) if name else None
+
+
+def _sets(
+    a: str, b: str, model: str | None, workload: Workload, count: int | None, floor_prompts: int, progress: Progress
+) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
+    """Both sets, and the harmless variations of A where A is made here."""
+    from halftime.verify.pictures import read_folder
+
+    if Path(a).is_dir() and Path(b).is_dir():
+        return read_folder(Path(a)), read_folder(Path(b)), {}
+    from halftime.pipeline import load
+    from halftime.verify.render import floor_sets, prompt_set
+
+    progress("loading", 0, 1)
+    loaded = load(model, workload)
+    prompts = prompt_set(workload, count)
+    with _configured(loaded, a):
+        first = _made(loaded, a, workload, prompts, progress)
+        few = prompts[: max(1, floor_prompts)]
+        floors = {} if Path(a).is_dir() else floor_sets(loaded.pipeline, workload, few, progress=progress)
+    with _configured(loaded, b):
+        second = _made(loaded, b, workload, prompts, progress)
+    return first, second, floors
+
+
+def _configured(loaded: Loaded, source: str) -> AbstractContextManager[object]:
+    from halftime.fix import applied
+
+    if source == BASELINE or Path(source).is_dir():
+        return nullcontext()
+    if not Path(source).is_file():
+        raise BadInput(f"{source!r} is neither a folder of pictures, nor a recipe's TOML file, nor '{BASELINE}'.")
+    return applied(loaded.pipeline, Path(source))
+
+
+def _made(loaded: Loaded, source: str, workload: Workload, prompts: list[Prompt], progress: Progress) -> PictureSet:
+    from halftime.verify.pictures import read_folder
+    from halftime.verify.render import render
+
+    if Path(source).is_dir():
+        return read_folder(Path(source))
+    return render(loaded.pipeline, workload, prompts, source, progress=progress)
+
+
+def _write_pictures(
+    verdict: Verdict, baseline: PictureSet, candidate: PictureSet, sheet: str | None, keep: str | None
+) -> None:
+    from halftime.store import write_bytes
+    from halftime.verify.pictures import write_folder
+    from halftime.verify.sheet import contact_sheet, png
+
+    if keep:
+        write_folder(Path(keep) / "a", baseline)
+        write_folder(Path(keep) / "b", candidate)
+    if sheet:
+        write_bytes(sheet, png(contact_sheet(verdict, baseline, candidate)))
+
+
+def _report(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> Report:
+    from halftime.report.verify import report_of
+    from halftime.verify.sheet import contact_sheet, png
+
+    sheet = png(contact_sheet(verdict, baseline, candidate)) if verdict.worst_pairs else None
+    return report_of(verdict, sheet)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=1)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield show

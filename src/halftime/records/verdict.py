@@ -1,0 +1,81 @@
+"""What `verify` decided about two sets of pictures, and what it rests on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halftime.records.base import Record
+from halftime.records.environment import Environment
+
+Decision = Literal["equivalent", "different", "inconclusive"]
+EVERYTHING = "all"  # the class that holds every pair
+
+
+class Comparison(Record, frozen=True, kw_only=True):
+    """One metric in one content class.
+
+    `value` is the mean over the pairs: of the distance, or of candidate minus baseline for a signed metric; `low` and
+    `high` bound it at 90 % (the two one-sided 5 % tests of TOST). `floors` is |value| in units of the noise floor.
+    """
+
+    metric: str
+    content_class: str
+    pairs: int
+    value: float
+    low: float
+    high: float
+    floors: float
+    decision: Decision
+    decides: bool  # whether the verdict depends on it
+    prompts_needed: int | None = None  # for a decision, where there is none
+
+
+class FloorEntry(Record, frozen=True, kw_only=True):
+    """What one change that changes nothing did to a metric: the mean over its pairs."""
+
+    metric: str
+    source: str  # 'rerun', 'batch', 'threads', 'kernels', '8-bit'
+    pairs: int
+    value: float
+
+
+class Pair(Record, frozen=True, kw_only=True):
+    """Two pictures of the same prompt and seed, with every metric that was computed."""
+
+    name: str
+    content_class: str
+    prompt: str = ""
+    metrics: dict[str, float]
+
+
+class Trip(Record, frozen=True, kw_only=True):
+    """A picture that is broken whatever the metrics say."""
+
+    side: Literal["baseline", "candidate"]
+    name: str
+    reason: str
+
+
+# Schema history
+# 1  2026-11  first
+class Verdict(Record, frozen=True, kw_only=True):
+    """`equivalent` within `margin` noise floors, `different` beyond it, or not decided with so few prompts."""
+
+    schema: Literal[1] = 1
+    verdict: Decision
+    reasons: tuple[str, ...]  # why, in words, the weightiest first
+    halftime: str = ""
+    created: str = ""
+    baseline: str = ""
+    candidate: str = ""
+    pairs: int
+    margin: float  # in noise floors
+    noise_floor: dict[str, float]  # metric -> what counts as one floor, the largest of the entries below
+    floor_entries: tuple[FloorEntry, ...] = ()
+    per_class: tuple[Comparison, ...]
+    worst_pairs: tuple[Pair, ...]
+    trips: tuple[Trip, ...] = ()
+    skipped: dict[str, str] = {}  # metric -> why it was not computed
+    prompts_needed: int | None = None
+    environment: Environment | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,149 @@
+"""`verify`: measure the floor, compare the pairs, decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from halftime import __version__
+from halftime.errors import BadInput
+from halftime.records import Environment
+from halftime.records.verdict import EVERYTHING, Comparison, Decision, Pair, Trip, Verdict
+from halftime.verify import judge as judges
+from halftime.verify.decide import FEWEST, compare, overall
+from halftime.verify.floor import EIGHT_BIT, entries, noise_floor
+from halftime.verify.metrics import Kit, kit
+from halftime.verify.pictures import Picture, PictureSet, paired, read_folder
+from halftime.verify.tripwires import trips
+
+MARGIN = 3.0  # noise floors
+_WORST = 12
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to judge. `margin` is in noise floors; `floors` are further sets of the baseline that should equal it."""
+
+    margin: float = MARGIN
+    floors: dict[str, PictureSet] = field(default_factory=dict)
+    judge: str | None = None  # a CLIP by folder or hub id; None: the bundled judge where there is one
+    aesthetic_head: Path | None = None
+    lpips_weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.margin > 0:
+            raise BadInput(f"margin is {self.margin}; it must be above 0, in noise floors, for example {MARGIN:g}.")
+
+
+def verify(
+    baseline: PictureSet | Path | str,
+    candidate: PictureSet | Path | str,
+    *,
+    margin: float = MARGIN,
+    floors: dict[str, PictureSet] | None = None,
+) -> Verdict:
+    """Are two sets of pictures the same within noise? Sets, or folders of pictures with equal names.
+
+    `floors` are sets of the baseline's own pictures made again ('rerun', 'batch', …); without them one floor is the
+    resolution of 8-bit pictures. Raises HalftimeError.
+    """
+    return judged(_given(baseline), _given(candidate), Settings(margin, floors or {}))
+
+
+def _given(pictures: PictureSet | Path | str) -> PictureSet:
+    return pictures if isinstance(pictures, PictureSet) else read_folder(Path(pictures))
+
+
+def judged(
+    baseline: PictureSet, candidate: PictureSet, settings: Settings, environment: Environment | None = None
+) -> Verdict:
+    """As `verify`, with all settings."""
+    pairs = paired(baseline, candidate)
+    found = trips(pairs)
+    whole = [(one, other) for one, other in pairs if one.pixels.shape == other.pixels.shape]
+    tools = kit(
+        [picture for pair in whole for picture in pair],
+        judges.find(settings.judge, settings.aesthetic_head),
+        judges.find_lpips(settings.lpips_weights),
+    )
+    floor_entries = entries(baseline, settings.floors, tools)
+    floor = noise_floor(floor_entries)
+    measured = [tools.measure(one, other) for one, other in whole]
+    comparisons = compare(measured, [one.content_class for one, _ in whole], floor, settings.margin) if whole else []
+    decision = _decision(comparisons, found)
+    return Verdict(
+        verdict=decision,
+        reasons=tuple(reasons(decision, comparisons, found, settings.margin)),
+        halftime=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        baseline=baseline.label,
+        candidate=candidate.label,
+        pairs=len(pairs),
+        margin=settings.margin,
+        noise_floor=floor,
+        floor_entries=tuple(floor_entries),
+        per_class=tuple(comparisons),
+        worst_pairs=tuple(worst(whole, measured, floor)),
+        trips=tuple(found),
+        skipped=tools.skipped,
+        prompts_needed=_needed(comparisons) if decision == "inconclusive" else None,
+        environment=environment,
+        notes=tuple(_notes(settings, found, tools)),
+    )
+
+
+def _decision(comparisons: Sequence[Comparison], found: Sequence[Trip]) -> Decision:
+    return "different" if _new_faults(found) or not comparisons else overall(comparisons)
+
+
+def _new_faults(found: Sequence[Trip]) -> list[Trip]:
+    """Pictures that are broken in the candidate alone, or in another way."""
+    known = {(trip.name, trip.reason) for trip in found if trip.side == "baseline"}
+    return [trip for trip in found if trip.side == "candidate" and (trip.name, trip.reason) not in known]
+
+
+def _needed(comparisons: Sequence[Comparison]) -> int | None:
+    return max((c.prompts_needed for c in comparisons if c.decides and c.prompts_needed), default=None)
+
+
+def reasons(decision: Decision, comparisons: Sequence[Comparison], found: Sequence[Trip], margin: float) -> list[str]:
+    """Why, in words: broken pictures first, then the comparisons that decided, the farthest first."""
+    texts = [f"picture {trip.name}: {trip.reason}" for trip in _new_faults(found)]
+    deciding = [c for c in comparisons if c.decides and c.decision == decision]
+    for each in sorted(deciding, key=lambda c: -c.floors):
+        place = "over all pairs" if each.content_class == EVERYTHING else f"in class {each.content_class}"
+        word = {"different": "beyond", "equivalent": "within", "inconclusive": "too near to"}[decision]
+        texts.append(f"{each.metric} {place}: {each.floors:.2g} noise floors, {word} the margin of {margin:g}")
+    return texts
+
+
+def worst(
+    pairs: Sequence[tuple[Picture, Picture]], measured: Sequence[dict[str, float]], floor: dict[str, float]
+) -> list[Pair]:
+    """The pairs that are farthest apart, by the largest of their distances in noise floors."""
+
+    def size(row: dict[str, float]) -> float:
+        return max(abs(value) / floor[name] for name, value in row.items())
+
+    ranked = sorted(zip(pairs, measured, strict=True), key=lambda item: -size(item[1]))
+    return [
+        Pair(name=one.name, content_class=one.content_class, prompt=one.prompt, metrics=row)
+        for (one, _), row in ranked[:_WORST]
+    ]
+
+
+def _notes(settings: Settings, found: Sequence[Trip], tools: Kit) -> list[str]:
+    notes = []
+    if not settings.floors:
+        notes.append(
+            f"The noise floor is the resolution of {EIGHT_BIT} pictures alone; the baseline was not made a second time."
+        )
+    broken = [trip for trip in found if trip.side == "baseline"]
+    if broken:
+        notes.append(f"{len(broken)} pictures of the baseline itself look broken: {broken[0].reason}.")
+    if not {"flip", "ms_ssim"} & set(tools.functions):
+        notes.append("No metric that decides could be computed; install halftime[verify].")
+    notes.append(f"A class needs {FEWEST} pairs for a decision of its own.")
+    return notes
