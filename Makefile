@@ -26,6 +26,7 @@ $(VENV)/base.stamp: pyproject.toml constraints.txt
 
 $(VENV)/test.stamp: $(VENV)/base.stamp
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps HolisticTraceAnalysis
 	@touch $@
 
 demo: $(VENV)/base.stamp  ## profile the bundled pipeline, 30 steps, and write an HTML report
