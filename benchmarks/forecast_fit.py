@@ -27,9 +27,9 @@ from halftime.forecast import host, predict
 from halftime.forecast.cache import trace_of
 from halftime.forecast.calibrate import calibrated_by, forget_host
 from halftime.forecast.constants import GENERATION_SPREAD, GENERATIONS, PRIORS, Constants, GpuEffect, prior
+from halftime.forecast.evaluate import banded
 from halftime.forecast.gpus import find_gpu
 from halftime.forecast.roofline import CONSUMER, Machine, OpTable, machine_of, op_seconds, softmax, table_of
-from halftime.forecast.evaluate import banded
 from halftime.forecast.rows import MeasuredRow, read_rows, works_of
 from halftime.store import write_json
 
@@ -199,7 +199,9 @@ def sparsity(p: Problem, layout: Layout) -> lil_matrix:
     return matrix
 
 
-def fit(p: Problem, base: Constants, used: np.ndarray | None = None, x0: np.ndarray | None = None) -> tuple[Layout, np.ndarray, np.ndarray]:
+def fit(
+    p: Problem, base: Constants, used: np.ndarray | None = None, x0: np.ndarray | None = None
+) -> tuple[Layout, np.ndarray, np.ndarray]:
     """The parameters with the largest posterior, and the Jacobian of log seconds there."""
     layout = Layout(p)
     spread = layout.spreads(base)
@@ -211,11 +213,10 @@ def fit(p: Problem, base: Constants, used: np.ndarray | None = None, x0: np.ndar
         return np.concatenate([(predicted(p, layout, x) - p.measured) / sigma, x / spread])
 
     found = least_squares(
-        residuals, layout.start() if x0 is None else x0, jac_sparsity=sparsity(p, layout), loss="soft_l1", f_scale=2.0, x_scale=spread,
-        max_nfev=40, xtol=1e-4, ftol=1e-5,
+        residuals, layout.start() if x0 is None else x0, jac_sparsity=sparsity(p, layout), loss="soft_l1", f_scale=2.0,
+        x_scale=spread, max_nfev=40, xtol=1e-4, ftol=1e-5,
     )  # fmt: skip
     return layout, found.x, np.asarray(found.jac.todense())[: len(p.rows)] * sigma[:, None]
-
 
 
 def constants_of(p: Problem, base: Constants, layout: Layout, x: np.ndarray, jac: np.ndarray) -> Constants:
@@ -387,7 +388,9 @@ def plot(split: Split, path: Path) -> None:
         axes.invert_yaxis()
         axes.axvline(0, color="#9aa1ab", linewidth=0.8)
         axes.grid(axis="x", linewidth=0.3)
-        axes.set_xlabel("forecast against measurement on a GPU left out of the fit, % (box: middle half; whisker: 10 to 90 %)")
+        axes.set_xlabel(
+            "forecast against measurement on a GPU left out of the fit, % (box: middle half; whisker: 10 to 90 %)"
+        )
         figure.savefig(path, metadata={"Date": None})
 
 

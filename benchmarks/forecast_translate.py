@@ -1,8 +1,8 @@
 """Translate published measurements into rows that `halftime forecast evaluate` can read.
 
-Reads data/forecast_published_benchmarks.csv (as the sources print them) and data/forecast_published_latency.csv (already
-in the form), writes data/forecast_rows.csv. A row whose configuration its source leaves open (steps, guidance, CPU
-offload, other software) is left out, and why is counted at the end. What is inferred, and from what:
+Reads data/forecast_published_benchmarks.csv (as the sources print them) and data/forecast_published_latency.csv
+(already in the form), writes data/forecast_rows.csv. A row whose configuration its source leaves open (steps,
+guidance, CPU offload, other software) is left out, and why is counted at the end. What is inferred, and from what:
 
 - torch's default fp32 means TF32 in convolutions only; LAMBDA's fp32 ran in NVIDIA's container, which lets matrix
   products use TF32 as well (`TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1`), and neither DFAST's fp32 row nor DPT1's of the torch

@@ -34,7 +34,11 @@ _WORKLOAD_OPTIONS = (
     click.option("--set", "arguments", multiple=True, metavar="NAME=VALUE", help="Any other argument of the call."),
 )
 
-json_option = click.option("--json", "json_file", metavar="FILE", help="Write JSON; - for standard output.")
+# `--json` alone, at the end or before another option, is `--json -`.
+json_option = click.option(
+    "--json", "json_file", metavar="FILE", is_flag=False, flag_value="-",
+    help="Write JSON; - or no FILE for standard output.",
+)  # fmt: skip
 html_option = click.option("--html", "html_file", metavar="FILE", help="Write one self-contained HTML page.")
 markdown_option = click.option(
     "--markdown", "markdown_file", metavar="FILE", help="Write markdown; - for standard output."

@@ -6,7 +6,7 @@ All of it is data; `components.build` makes the module on the meta device.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from halftime.records import Json
 
@@ -24,16 +24,19 @@ class Architecture:
     published_parameters: float | None = None  # as its authors print it
     digits: int = 3  # significant digits of the published count
     source: str = ""
-    # Where the published count is of part of the module: 'decoder' counts decoder and post_quant_conv.
-    counted: Literal["all", "linear"] = "all"
+
+
+def _list(*items: Json) -> Json:
+    """A list whose type is that of a file's."""
+    return cast("Json", list(items))
 
 
 _SD_UNET: dict[str, Json] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 _SDXL_UNET: dict[str, Json] = {
     "sample_size": 128,
     "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "down_block_types": _list("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": _list("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "transformer_layers_per_block": [1, 2, 10],
     "attention_head_dim": [5, 10, 20],
     "cross_attention_dim": 2048,
@@ -43,13 +46,15 @@ _SDXL_UNET: dict[str, Json] = {
     "use_linear_projection": True,
 }
 _PRUNED: dict[str, Json] = {"mid_block_type": "UNetMidBlock2D"}
+
+
 _KL_VAE: dict[str, Json] = {
     "block_out_channels": [128, 256, 512, 512],
     "layers_per_block": 2,
     "latent_channels": 4,
     "norm_num_groups": 32,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "down_block_types": _list(*["DownEncoderBlock2D"] * 4),
+    "up_block_types": _list(*["UpDecoderBlock2D"] * 4),
 }
 _SIXTEEN: dict[str, Json] = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
 _SD3: dict[str, Json] = {
@@ -63,8 +68,8 @@ _PIXART: dict[str, Json] = {
 }  # fmt: skip
 _DC_AE: dict[str, Json] = {
     "latent_channels": 32,
-    "encoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
-    "decoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+    "encoder_block_types": _list(*["ResBlock"] * 3, *["EfficientViTBlock"] * 3),
+    "decoder_block_types": _list(*["ResBlock"] * 3, *["EfficientViTBlock"] * 3),
     "downsample_block_type": "conv",
     "upsample_block_type": "interpolate",
 }
@@ -109,12 +114,14 @@ ARCHITECTURES: dict[str, Architecture] = {
          "projection_class_embeddings_input_dim": 2560}, 2.3e9, "SDXL report: 2.3B", 2,
     ),
     "ssd1b_unet": _unet(
-        {**_SDXL_UNET, **_PRUNED, "transformer_layers_per_block": [1, [2, 2], [4, 4]],
-         "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1]}, 1.33e9, "SSD-1B paper: 1.33B", 3,
+        {**_SDXL_UNET, **_PRUNED, "transformer_layers_per_block": _list(1, _list(2, 2), _list(4, 4)),
+         "reverse_transformer_layers_per_block": _list(_list(4, 4, 10), _list(2, 1, 1), 1)},
+        1.33e9, "SSD-1B paper: 1.33B", 3,
     ),
     "vega_unet": _unet(
-        {**_SDXL_UNET, **_PRUNED, "transformer_layers_per_block": [1, [1, 1], [2, 2]],
-         "reverse_transformer_layers_per_block": [[2, 2, 2], [1, 1, 1], 1]}, 0.745e9, "Segmind-Vega card: 745M", 3,
+        {**_SDXL_UNET, **_PRUNED, "transformer_layers_per_block": _list(1, _list(1, 1), _list(2, 2)),
+         "reverse_transformer_layers_per_block": _list(_list(2, 2, 2), _list(1, 1, 1), 1)},
+        0.745e9, "Segmind-Vega card: 745M", 3,
     ),
     "sd3_medium": Architecture(
         "denoiser", "SD3Transformer2DModel",
@@ -170,7 +177,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "sd_vae": Architecture("vae", "AutoencoderKL", _KL_VAE, "diffusers", 83.65e6, 4, "SD VAE: 83.65M"),
     "sdxl_vae": Architecture("vae", "AutoencoderKL", _KL_VAE, "diffusers", 83.65e6, 4, "SDXL VAE: 83.65M"),
-    "flux_vae": Architecture("vae", "AutoencoderKL", {**_KL_VAE, **_SIXTEEN}, "diffusers", 83.8e6, 3, "FLUX VAE: 83.8M"),
+    "flux_vae": Architecture("vae", "AutoencoderKL", {**_KL_VAE, **_SIXTEEN}, "diffusers", 83.8e6, 3, "FLUX: 83.8M"),
     "sd3_vae": Architecture("vae", "AutoencoderKL", {**_KL_VAE, **_SIXTEEN}, "diffusers", 83.8e6, 3, "SD3 VAE: 83.8M"),
     "sd_vae_encoder": Architecture("vae_encoder", "AutoencoderKL", _KL_VAE),
     "taesd": Architecture("vae", "AutoencoderTiny", {}, "diffusers", 2.4e6, 2, "TAESD README: 1.22M each way"),

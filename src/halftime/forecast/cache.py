@@ -11,9 +11,9 @@ import gzip
 import hashlib
 import os
 from functools import cache, lru_cache
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
@@ -22,9 +22,6 @@ from halftime.forecast.geometry import Geometry
 from halftime.forecast.ops import StageTrace
 from halftime.records import Json, Record
 from halftime.store import write_bytes
-
-if TYPE_CHECKING:
-    from halftime.forecast.tracer import Attention
 
 # Counts up when a tracer or fusion change makes old traces wrong.
 TRACER_VERSION = 1
@@ -39,7 +36,7 @@ class Traced(Record, frozen=True, kw_only=True):
     role: str
     geometry: Geometry
     element: Literal[2, 4]  # bytes of a weight
-    attention: Attention = "sdpa"  # type: ignore[valid-type]
+    attention: Literal["sdpa", "math"] = "sdpa"
 
 
 def folder() -> Path:
@@ -58,15 +55,31 @@ def versions() -> tuple[str, ...]:
 def _read(key: str) -> StageTrace | None:
     path = folder() / f"{key}.json.gz"
     try:
-        return msgspec.json.decode(gzip.decompress(path.read_bytes()), type=StageTrace)
+        data = shipped().get(key) or gzip.decompress(path.read_bytes())
+        return msgspec.json.decode(data, type=StageTrace)
     except (OSError, EOFError, msgspec.DecodeError):
         return None  # absent or broken: trace again
 
 
+@cache
+def shipped() -> dict[str, msgspec.Raw]:
+    """The traces that come with halftime (`benchmarks/forecast_traces.py`), of the versions that it was tested with."""
+    path = resources.files("halftime.forecast").joinpath("data", "traces.json.gz")
+    try:
+        return msgspec.json.decode(gzip.decompress(path.read_bytes()), type=dict[str, msgspec.Raw])
+    except (OSError, EOFError, msgspec.DecodeError):
+        return {}
+
+
+def key_of(subject: Traced) -> str:
+    """The name that a trace is kept under."""
+    content = msgspec.json.encode(subject, order="deterministic") + "/".join(versions()).encode()
+    return hashlib.sha256(content).hexdigest()[:24]
+
+
 def trace_of(subject: Traced) -> StageTrace:
     """The trace, read or made. Raises BadInput where the component cannot be built."""
-    content = msgspec.json.encode(subject, order="deterministic") + "/".join(versions()).encode()
-    key = hashlib.sha256(content).hexdigest()[:24]
+    key = key_of(subject)
     found = _read(key)
     if found is None:
         found = _made(subject)

@@ -1,4 +1,4 @@
-"""Learn one machine's factors from what was measured on it: a maximum a posteriori step from the fit's own knowledge."""
+"""Learn one machine's factors from what was measured on it: a maximum a posteriori step."""
 
 from __future__ import annotations
 

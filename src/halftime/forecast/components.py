@@ -75,10 +75,34 @@ def _indices(*shape: int) -> Tensor:
     return torch.empty(*shape, dtype=torch.int64, device="meta")
 
 
+class _Numbers:
+    """A module's configuration, as the numbers that shapes are made of; of a list, its first."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._config: Mapping[str, Json] = module.config  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> int:
+        value = self._config[name]
+        first = value[0] if isinstance(value, list | tuple) else value
+        return int(first) if isinstance(first, int | float) else 0
+
+    def text(self, name: str) -> str:
+        return str(self._config[name])
+
+    def length(self, name: str) -> int:
+        value = self._config[name]
+        return len(value) if isinstance(value, list | tuple) else 1
+
+
+def _method(module: nn.Module, name: str) -> Callable[..., object]:
+    method: Callable[..., object] = getattr(module, name)
+    return method
+
+
 def _unet(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    config = module.config
+    config = _Numbers(module)
     extra: dict[str, object] = {}
-    if config.addition_embed_type == "text_time":
+    if config.text("addition_embed_type") == "text_time":
         ids = 6 if config.cross_attention_dim != 1280 else 5
         width = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
         extra["added_cond_kwargs"] = {
@@ -86,7 +110,6 @@ def _unet(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
             "time_ids": _empty(at.batch, ids, dtype=dtype),
         }
     width = config.cross_attention_dim
-    width = width if isinstance(width, int) else width[0]
     return module(
         _empty(at.batch, config.in_channels, at.height // 8, at.width // 8, dtype=dtype),
         _indices(at.batch),
@@ -97,7 +120,7 @@ def _unet(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 
 def _controlnet(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    config = module.config
+    config = _Numbers(module)
     return module(
         _empty(at.batch, config.in_channels, at.height // 8, at.width // 8, dtype=dtype),
         _indices(at.batch),
@@ -110,7 +133,7 @@ def _controlnet(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 def _flux(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
     import torch
 
-    config, tokens = module.config, at.tokens or 512
+    config, tokens = _Numbers(module), at.tokens or 512
     cells = (at.height // 16) * (at.width // 16)
     return module(
         hidden_states=_empty(at.batch, cells, config.in_channels, dtype=dtype),
@@ -125,7 +148,7 @@ def _flux(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 
 def _sd3(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    config = module.config
+    config = _Numbers(module)
     return module(
         hidden_states=_empty(at.batch, config.in_channels, at.height // 8, at.width // 8, dtype=dtype),
         encoder_hidden_states=_empty(at.batch, at.tokens or 333, config.joint_attention_dim, dtype=dtype),
@@ -136,7 +159,7 @@ def _sd3(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 
 def _pixart(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    config = module.config
+    config = _Numbers(module)
     sizes = config.use_additional_conditions
     conditions = {
         "resolution": _empty(at.batch, 2, dtype=dtype) if sizes else None,
@@ -152,7 +175,7 @@ def _pixart(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 
 def _sana(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    config = module.config
+    config = _Numbers(module)
     return module(
         _empty(at.batch, config.in_channels, at.height // 32, at.width // 32, dtype=dtype),
         encoder_hidden_states=_empty(at.batch, at.tokens or 300, config.caption_channels, dtype=dtype),
@@ -162,7 +185,7 @@ def _sana(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 
 def _wan(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    config = module.config
+    config = _Numbers(module)
     frames = (at.frames - 1) // 4 + 1
     return module(
         _empty(at.batch, config.in_channels, frames, at.height // 8, at.width // 8, dtype=dtype),
@@ -173,7 +196,7 @@ def _wan(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 
 def _cogvideox(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    config = module.config
+    config = _Numbers(module)
     frames = (at.frames - 1) // 4 + 1
     rotary = None
     if config.use_rotary_positional_embeddings:
@@ -189,7 +212,7 @@ def _cogvideox(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 
 def _ltx(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    config = module.config
+    config = _Numbers(module)
     frames, rows, columns = (at.frames - 1) // 8 + 1, at.height // 32, at.width // 32
     tokens = at.tokens or 128
     return module(
@@ -210,9 +233,11 @@ def _text(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 def _decode(fixed: int | None) -> Inputs:
     def run(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-        factor = fixed or 2 ** (len(module.config.block_out_channels) - 1)
-        latent = _empty(at.batch, module.config.latent_channels, at.height // factor, at.width // factor, dtype=dtype)
-        return module.decode(latent, return_dict=False)
+        factor = fixed or 2 ** (_Numbers(module).length("block_out_channels") - 1)
+        latent = _empty(
+            at.batch, _Numbers(module).latent_channels, at.height // factor, at.width // factor, dtype=dtype
+        )
+        return _method(module, "decode")(latent, return_dict=False)
 
     return run
 
@@ -220,14 +245,14 @@ def _decode(fixed: int | None) -> Inputs:
 def _decode_video(spatial: int, temporal: int, channels: str) -> Inputs:
     def run(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
         frames = (at.frames - 1) // temporal + 1
-        shape = (at.batch, module.config[channels], frames, at.height // spatial, at.width // spatial)
-        return module.decode(_empty(*shape, dtype=dtype), return_dict=False)
+        shape = (at.batch, getattr(_Numbers(module), channels), frames, at.height // spatial, at.width // spatial)
+        return _method(module, "decode")(_empty(*shape, dtype=dtype), return_dict=False)
 
     return run
 
 
 def _encode(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    return module.encode(_empty(at.batch, 3, at.height, at.width, dtype=dtype), return_dict=False)
+    return _method(module, "encode")(_empty(at.batch, 3, at.height, at.width, dtype=dtype), return_dict=False)
 
 
 FORWARDS: dict[str, Inputs] = {

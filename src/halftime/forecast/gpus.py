@@ -68,7 +68,7 @@ def _names() -> dict[str, Gpu]:
 
 
 def _gpu(row: dict[str, str]) -> Gpu:
-    peak = {rate: float(row[column]) * 1e12 for rate in RATES if row[column := _column(rate)]}
+    peak: dict[str, float] = {str(rate): float(row[column]) * 1e12 for rate in RATES if row[column := _column(rate)]}
     return Gpu(
         name=row["gpu"],
         architecture=row["architecture"],

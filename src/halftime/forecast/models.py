@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from halftime.errors import BadFile, UnknownModel
@@ -113,8 +113,7 @@ def _single(name: str) -> Model:
 def _bundled() -> Model:
     from halftime import bundled
 
-    model = _folder(bundled.MODEL, BUNDLED)
-    return model
+    return _folder(bundled.MODEL, BUNDLED)
 
 
 def _cached(name: str) -> Path | None:
@@ -147,7 +146,11 @@ def _folder(folder: Path, name: str) -> Model:
         raise UnknownModel(f"{folder} has no denoiser that the forecast knows. {' '.join(notes)}")
     size = _size(denoiser, known)
     like = next((p for p in PRESETS.values() if ARCHITECTURES[p.denoiser].class_name == denoiser.class_name), None)
-    video = denoiser.class_name in ("WanTransformer3DModel", "CogVideoXTransformer3DModel", "LTXVideoTransformer3DModel")
+    video = denoiser.class_name in (
+        "WanTransformer3DModel",
+        "CogVideoXTransformer3DModel",
+        "LTXVideoTransformer3DModel",
+    )
     return Model(
         name=name, components=known, width=size, height=size, steps=30,
         guidance=denoiser.class_name not in _UNGUIDED, dtype="fp16",
@@ -155,7 +158,7 @@ def _folder(folder: Path, name: str) -> Model:
     )  # fmt: skip
 
 
-def _component(folder: Path, key: str, value: list[Json]) -> Component | None:
+def _component(folder: Path, key: str, value: Sequence[Json]) -> Component | None:
     place = place_of(key)
     role = _ROLES.get(place.part) if place else None
     library, class_name = value

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,6 +55,9 @@ class Effects(NamedTuple):
     host: float = 0.0
 
 
+NO_EFFECTS = Effects()
+
+
 class Forward(NamedTuple):
     """One forward, in seconds."""
 
@@ -73,15 +77,13 @@ _traces: dict[bytes, StageTrace] = {}
 
 def operations_of(run: Run) -> tuple[StageTrace, OpTable]:
     """The trace of a run's component and its operations as a table."""
-    import msgspec
-
     key = msgspec.json.encode(run.traced, order="deterministic")
     if key not in _traces:
         _traces[key] = trace_of(run.traced)
     return _traces[key], _table(key, run.compiled or run.engine, run.channels_last)
 
 
-def op_times(run: Run, gpu: Gpu, constants: Constants, effects: Effects = Effects()) -> tuple[OpTable, OpSeconds]:  # noqa: B008
+def op_times(run: Run, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS) -> tuple[OpTable, OpSeconds]:
     """The operations of one forward and the seconds of each."""
     _, table = operations_of(run)
     machine = machine_of(gpu, run.dtype, constants)
@@ -98,8 +100,23 @@ def host_factor(gpu: Gpu, constants: Constants, effects: Effects) -> float:
     return math.exp(effects.host) * (constants["desktop"] if gpu.name.startswith(CONSUMER) else 1.0)
 
 
-def forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects = Effects()) -> Forward:  # noqa: B008
+# A what-if table asks for the same forwards again and again. Holding the constants keeps their id their own.
+_forwards: dict[tuple[bytes, str, int, Effects], tuple[Constants, Forward]] = {}
+_MOST_FORWARDS = 20_000
+
+
+def forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS) -> Forward:
     """One forward of a run, with the host's work of its step."""
+    once = msgspec.structs.replace(run, times=1)
+    key = (msgspec.json.encode(once, order="deterministic"), gpu.name, id(constants), effects)
+    if key not in _forwards:
+        if len(_forwards) > _MOST_FORWARDS:
+            _forwards.clear()
+        _forwards[key] = (constants, _forward(run, gpu, constants, effects))
+    return _forwards[key][1]
+
+
+def _forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects) -> Forward:
     table, seconds = op_times(run, gpu, constants, effects)
     trace, _ = operations_of(run)
     device = float(np.sum(table.count * seconds.total)) * (constants["engine"] if run.engine else 1.0)
@@ -110,14 +127,14 @@ def forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects = Effects
     return Forward(device, busy, float(softmax(np.array(device), np.array(busy))))
 
 
-def work_seconds(work: Work, gpu: Gpu, constants: Constants, effects: Effects = Effects()) -> float:  # noqa: B008
+def work_seconds(work: Work, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS) -> float:
     """Seconds of a stage."""
     own = constants["call"] * work.calls + constants["pixel"] * work.pixels
     runs = sum(run.times * forward(run, gpu, constants, effects).seconds for run in work.runs)
     return runs + own * host_factor(gpu, constants, effects)
 
 
-def total_seconds(works: Sequence[Work], gpu: Gpu, constants: Constants, effects: Effects = Effects()) -> float:  # noqa: B008
+def total_seconds(works: Sequence[Work], gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS) -> float:
     """Seconds of a whole call."""
     return sum(work_seconds(work, gpu, constants, effects) for work in works)
 

@@ -38,13 +38,17 @@ def priced(
     for name, per_hour in read_prices(path).items():
         gpu = gpu_named(name)
         call = cost(scenario, gpu, constants)
-        pictures = scenario.settings.batch
+        pictures = scenario.chosen.batch
         out.append(
             Price(
-                gpu=gpu.name, seconds=call.seconds / pictures, low=call.low / pictures, high=call.high / pictures,
-                per_hour=per_hour, per_picture=per_hour / 3600 * call.seconds / pictures,
+                gpu=gpu.name,
+                seconds=call.seconds / pictures,
+                low=call.low / pictures,
+                high=call.high / pictures,
+                per_hour=per_hour,
+                per_picture=per_hour / 3600 * call.seconds / pictures,
                 meets_target=target_seconds is None or call.seconds <= target_seconds,
                 fits=call.memory_bytes <= gpu.memory_bytes,
-            )  # fmt: skip
+            )
         )
     return tuple(sorted(out, key=lambda price: (not (price.fits and price.meets_target), price.per_picture)))

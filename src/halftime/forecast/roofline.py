@@ -113,8 +113,12 @@ def formats(gpu: Gpu, dtype: str) -> tuple[Rate, Rate, Rate]:
     """The number formats of convolutions, matrix products and attention. Raises BadInput for an unknown dtype."""
     if dtype not in _FORMATS:
         raise BadInput(f"dtype {dtype!r} is not known to the forecast. Allowed are: {', '.join(_FORMATS)}.")
-    conv, gemm, attention = (next((f for f in wanted if f in gpu.peak), "fp32") for wanted in _FORMATS[dtype])
-    return conv, gemm, attention
+    conv, gemm, attention = _FORMATS[dtype]
+    return _first(conv, gpu), _first(gemm, gpu), _first(attention, gpu)
+
+
+def _first(wanted: tuple[Rate, ...], gpu: Gpu) -> Rate:
+    return next((name for name in wanted if name in gpu.peak), "fp32")
 
 
 def machine_of(gpu: Gpu, dtype: str, constants: Constants) -> Machine:
@@ -126,11 +130,15 @@ def machine_of(gpu: Gpu, dtype: str, constants: Constants) -> Machine:
     def number(value: float) -> Array:
         return np.array(value)
 
-    rates = [number(gpu.peak[name]) for name in used]
+    conv, gemm, attention = (number(gpu.peak[name]) for name in used)
     simt = [number(float(name == "fp32" or gpu.architecture == "pascal")) for name in used]
     return Machine(
-        *rates,
-        *simt,
+        conv=conv,
+        gemm=gemm,
+        attention=attention,
+        simt_conv=simt[0],
+        simt_gemm=simt[1],
+        simt_attention=simt[2],
         fp32=number(gpu.peak["fp32"]),
         bandwidth=number(gpu.bandwidth),
         l2=number(gpu.l2_bytes),

@@ -117,14 +117,14 @@ def parse_part(text: str) -> Part:
         raise BadInput(f"{strange[0]!r} in {text!r} is not understood")
     return Part(
         component=component,
-        traced=_traced(component, options, dtype, "math" if "math" in flags else "sdpa"),
+        traced=_traced(component, options, dtype, written_out="math" in flags),
         dtype=dtype,
         compiled=any(word.startswith("compile") for word in flags),
         times=times,
     )
 
 
-def _traced(component: str, options: dict[str, str], dtype: str, attention: str) -> Traced:
+def _traced(component: str, options: dict[str, str], dtype: str, *, written_out: bool) -> Traced:
     made = ARCHITECTURES[component]
     px = options.get("px", "1024").lower().split("x")
     width, height = int(px[0]), int(px[-1])
@@ -142,7 +142,7 @@ def _traced(component: str, options: dict[str, str], dtype: str, attention: str)
     )
     return Traced(
         library=made.library, class_name=made.class_name, config=made.config, role=made.role, geometry=geometry,
-        element=4 if dtype in ("fp32", "tf32") else 2, attention=attention,
+        element=4 if dtype in ("fp32", "tf32") else 2, attention="math" if written_out else "sdpa",
     )  # fmt: skip
 
 
@@ -156,9 +156,13 @@ def works_of(row: MeasuredRow) -> tuple[Work, ...]:
         stepping = stepping and not step
         runs.append(
             Run(
-                traced=part.traced, dtype=part.dtype, compiled=part.compiled, times=part.times, engine=engine,
+                traced=part.traced,
+                dtype=part.dtype,
+                compiled=part.compiled,
+                times=part.times,
+                engine=engine,
                 step_work=float(step),
-            )  # fmt: skip
+            )
         )
     if not row.kind.startswith("total"):
         return (Work(stage=row.kind, runs=tuple(runs)),)

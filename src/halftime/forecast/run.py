@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from halftime import __version__
@@ -62,8 +63,7 @@ def forecast(
     wanted = [parse_claim(text) for text in claims]
     stages = stages_of(scenario, machine)
     total = total_of(scenario, machine, stages)
-    s = scenario.settings
-    assert s.width and s.height and s.steps and s.dtype and s.guidance is not None
+    s = scenario.chosen
     return Forecast(
         halftime=__version__, model=scenario.model.name, gpu=machine.gpu.name, width=s.width, height=s.height,
         steps=s.steps, batch=s.batch, guidance=s.guidance, dtype=s.dtype, compiled=s.compiled, stages=stages,
@@ -93,8 +93,6 @@ def total_of(scenario: Scenario, machine: Machine, stages: Sequence[StageForecas
     """The whole call; its memory is that of the hungriest stage."""
     made = _stage("total", scenario.works, machine, weight_bytes(scenario))
     memory = max(stage.memory_bytes for stage in stages)
-    import msgspec
-
     return msgspec.structs.replace(made, memory_bytes=memory)
 
 
@@ -169,9 +167,7 @@ def operations(scenario: Scenario, machine: Machine) -> tuple[OperationShare, ..
 def weight_bytes(scenario: Scenario) -> float:
     """Bytes of all weights, loaded together."""
     unique = {(run.traced.class_name, repr(run.traced.config)): run for work in scenario.works for run in work.runs}
-    return float(
-        sum(operations_of(run)[0].parameters * _WEIGHT_BYTES.get(run.dtype, 2) for run in unique.values())
-    )
+    return float(sum(operations_of(run)[0].parameters * _WEIGHT_BYTES.get(run.dtype, 2) for run in unique.values()))
 
 
 def parameters(scenario: Scenario) -> dict[str, float]:
@@ -194,13 +190,11 @@ def _ceiling(gpu: Gpu, dtype: str) -> Ceiling:
 def notes(scenario: Scenario, machine: Machine, total: StageForecast) -> tuple[str, ...]:
     """What a reader must know."""
     out = list(scenario.model.notes)
-    used = formats(machine.gpu, scenario.settings.dtype or "fp16")
-    if "fp32" in used and scenario.settings.dtype in ("bf16", "fp16"):
-        out.append(f"the {machine.gpu.name} has no {scenario.settings.dtype} tensor cores; forecast at its fp32 rate")
+    used = formats(machine.gpu, scenario.chosen.dtype)
+    if "fp32" in used and scenario.chosen.dtype in ("bf16", "fp16"):
+        out.append(f"the {machine.gpu.name} has no {scenario.chosen.dtype} tensor cores; forecast at its fp32 rate")
     if total.memory_bytes > machine.gpu.memory_bytes:
         out.append("the call does not fit the card; offloading, which this forecast does not model, would be slower")
     if "from memory" in machine.gpu.source:
         out.append(f"some datasheet values of the {machine.gpu.name} are unverified; see `halftime forecast gpus`")
     return tuple(out)
-
-

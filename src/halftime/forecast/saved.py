@@ -37,7 +37,9 @@ def calibration_of(given: Calibration | Path | str | None, gpu: str) -> Calibrat
     else:
         return None
     if found.gpu != name:
-        raise BadInput(f"the calibration is of the {found.gpu}; the forecast is for the {name}. Give --gpu {found.gpu}.")
+        raise BadInput(
+            f"the calibration is of the {found.gpu}; the forecast is for the {name}. Give --gpu {found.gpu}."
+        )
     return found
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from halftime.errors import BadInput
 from halftime.forecast.cache import Traced
 from halftime.forecast.geometry import Geometry
@@ -33,11 +35,28 @@ class Settings(Record, frozen=True, kw_only=True):
     tiled: bool = False  # the VAE decodes tile by tile
 
 
+class Chosen(Record, frozen=True, kw_only=True):
+    """Settings with the model's own values filled in."""
+
+    width: int
+    height: int
+    frames: int
+    steps: int
+    batch: int
+    dtype: str
+    vae_dtype: str
+    guidance: bool
+    compiled: bool
+    channels_last: bool
+    attention: str
+    tiled: bool
+
+
 class Scenario(Record, frozen=True, kw_only=True):
     """A call, whole."""
 
     model: Model
-    settings: Settings  # with every None filled in
+    chosen: Chosen
     works: tuple[Work, ...]
 
 
@@ -52,14 +71,14 @@ def scenario_of(model: Model, settings: Settings) -> Scenario:
     works = [Work(stage=stage, runs=_first_steps(runs)) for stage, runs in stages.items() if runs]
     if stages["vae_decode"]:
         works.append(Work(stage="postprocess", pixels=_pixels(full), calls=1))
-    return Scenario(model=model, settings=full, works=tuple(works))
+    return Scenario(model=model, chosen=full, works=tuple(works))
 
 
-def _filled(model: Model, given: Settings) -> Settings:
+def _filled(model: Model, given: Settings) -> Chosen:
     dtype = _dtype(given.dtype or model.dtype)
     changed = given.dtype is not None and _dtype(given.dtype) != model.dtype
     vae = given.vae_dtype or (None if changed and dtype in ("bf16", "fp32", "tf32") else model.vae_dtype) or dtype
-    made = Settings(
+    made = Chosen(
         width=given.width or model.width, height=given.height or given.width or model.height,
         frames=given.frames or model.frames, steps=given.steps or model.steps, batch=given.batch, dtype=dtype,
         vae_dtype=_dtype({"int8": "bf16", "fp8": "bf16"}.get(vae, vae)),
@@ -88,27 +107,23 @@ def _traced(component: Component, geometry: Geometry, dtype: str, attention: str
     )  # fmt: skip
 
 
-def _text(component: Component, at: Settings) -> Run:
-    dtype = {"int8": "bf16", "fp8": "bf16"}.get(at.dtype or "", at.dtype or "fp16")
+def _text(component: Component, at: Chosen) -> Run:
+    dtype = {"int8": "bf16", "fp8": "bf16"}.get(at.dtype, at.dtype)
     geometry = Geometry(batch=1, width=512, height=512, tokens=component.tokens)
     # diffusers encodes the prompt and the negative prompt one after the other.
     return Run(traced=_traced(component, geometry, dtype, "sdpa"), dtype=dtype, times=2 if at.guidance else 1)
 
 
-def _denoise(model: Model, component: Component, at: Settings) -> Run:
-    assert at.width and at.height and at.frames and at.steps and at.dtype
+def _denoise(model: Model, component: Component, at: Chosen) -> Run:
     rows = at.batch * (2 if at.guidance else 1)
-    geometry = Geometry(
-        batch=rows, width=at.width, height=at.height, frames=at.frames, tokens=model.denoiser_tokens
-    )
+    geometry = Geometry(batch=rows, width=at.width, height=at.height, frames=at.frames, tokens=model.denoiser_tokens)
     return Run(
         traced=_traced(component, geometry, at.dtype, at.attention), dtype=at.dtype, compiled=at.compiled,
         times=at.steps, channels_last=at.channels_last, step_work=1.0,
     )  # fmt: skip
 
 
-def _decode(component: Component, at: Settings) -> Run:
-    assert at.width and at.height and at.frames and at.vae_dtype
+def _decode(component: Component, at: Chosen) -> Run:
     width, height, times = at.width, at.height, 1.0
     if at.tiled:
         step = TILE_PIXELS * (1 - TILE_OVERLAP)
@@ -123,10 +138,8 @@ def _decode(component: Component, at: Settings) -> Run:
 
 def _first_steps(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Of several denoisers that run in one step (a UNet and its ControlNet), one brings the step's own work."""
-    import msgspec
-
     return tuple(run if i == 0 else msgspec.structs.replace(run, step_work=0.0) for i, run in enumerate(runs))
 
 
-def _pixels(at: Settings) -> float:
-    return float((at.width or 1) * (at.height or 1) * (at.frames or 1) * at.batch)
+def _pixels(at: Chosen) -> float:
+    return float(at.width * at.height * at.frames * at.batch)

@@ -80,7 +80,7 @@ def _settings(session: Session, dtype: str | None) -> Settings:
 
 
 def _source(session: Session, scenario: Scenario) -> str:
-    s = scenario.settings
+    s = scenario.chosen
     when = f", {session.created[:10]}" if session.created else ""
     return f"a session of {scenario.model.name}, {s.width}x{s.height}, {s.steps} steps, {s.dtype}{when}"
 

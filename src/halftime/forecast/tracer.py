@@ -23,25 +23,30 @@ if TYPE_CHECKING:
 Attention = Literal["sdpa", "math"]
 
 # Operations that move no data.
-_VIEWS = frozenset(
-    "view _unsafe_view reshape t transpose permute expand unsqueeze squeeze slice select split split_with_sizes chunk "
-    "unbind as_strided detach alias _reshape_alias unflatten diagonal lift_fresh movedim narrow view_as_real "
-    "view_as_complex empty empty_strided empty_like new_empty new_empty_strided".split()
-)
+_VIEWS = frozenset({
+    "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice",
+    "select", "split", "split_with_sizes", "chunk", "unbind", "as_strided", "detach", "alias", "_reshape_alias",
+    "unflatten", "diagonal", "lift_fresh", "movedim", "narrow", "view_as_real", "view_as_complex", "empty",
+    "empty_strided", "empty_like", "new_empty", "new_empty_strided",
+})  # fmt: skip
 # name -> kind and CUDA kernels, for what is not a contraction; anything else is one pointwise kernel.
 _SIMPLE: dict[str, tuple[Kind, int]] = {
     "native_layer_norm": ("norm", 1),
     "native_group_norm": ("norm", 3),  # moments, per-channel scale and shift, apply
     "_softmax": ("norm", 1),
     "_fused_rms_norm": ("norm", 1),
-    **dict.fromkeys("clone _to_copy copy_ contiguous cat stack constant_pad_nd".split(), ("copy", 1)),
-    **dict.fromkeys("mean sum argmax amax any all var max min cumsum linalg_vector_norm".split(), ("reduce", 1)),
-    **dict.fromkeys("embedding index_select gather index".split(), ("gather", 1)),
-}  # type: ignore[assignment]
+    **dict.fromkeys(["clone", "_to_copy", "copy_", "contiguous", "cat", "stack", "constant_pad_nd"], ("copy", 1)),
+    **dict.fromkeys(
+        ["mean", "sum", "argmax", "amax", "any", "all", "var", "max", "min", "cumsum", "linalg_vector_norm"],
+        ("reduce", 1),
+    ),
+    **dict.fromkeys(["embedding", "index_select", "gather", "index"], ("gather", 1)),
+}
 # Read nothing but a scalar.
-_FILLS = frozenset(
-    "arange full zeros ones scalar_tensor fill_ zero_ rand randn zeros_like ones_like full_like new_zeros".split()
-)
+_FILLS = frozenset({
+    "arange", "full", "zeros", "ones", "scalar_tensor", "fill_", "zero_", "rand", "randn", "zeros_like", "ones_like",
+    "full_like", "new_zeros",
+})  # fmt: skip
 
 
 def trace(
@@ -86,7 +91,7 @@ class _Recorder(TorchDispatchMode):
     """Records every dispatched operation; storages are numbered, and their bytes tracked while they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[Op] = []
         self.views = 0
         self.modules = 0
@@ -159,11 +164,20 @@ class _Recorder(TorchDispatchMode):
         sizes = tuple(_touched_bytes(tensor) for tensor in given)
         self.ops.append(
             Op(
-                name="scaled_dot_product_attention", kind="attention", element=query.element_size(),
-                flops=2 * batch * queries * key.shape[-2] * (width + value.shape[-1]), read=sum(sizes),
-                written=out.numel() * out.element_size(), m=queries, n=key.shape[-2], k=width, products=batch,
-                inputs=tuple(map(self.number, given)), input_bytes=sizes, outputs=(self.number(out),),
-            )  # fmt: skip
+                name="scaled_dot_product_attention",
+                kind="attention",
+                element=query.element_size(),
+                flops=2 * batch * queries * key.shape[-2] * (width + value.shape[-1]),
+                read=sum(sizes),
+                written=out.numel() * out.element_size(),
+                m=queries,
+                n=key.shape[-2],
+                k=width,
+                products=batch,
+                inputs=tuple(map(self.number, given)),
+                input_bytes=sizes,
+                outputs=(self.number(out),),
+            )
         )
         return out
 
@@ -226,9 +240,7 @@ class _Fused(TorchFunctionMode):
         if self._attention == "sdpa":
             return self._recorder.attention(query, key, value, attn_mask)
         batch = product(query.shape[:-2])
-        scores = torch.bmm(
-            query.reshape(batch, *query.shape[-2:]), key.reshape(batch, *key.shape[-2:]).transpose(1, 2)
-        )
+        scores = torch.bmm(query.reshape(batch, *query.shape[-2:]), key.reshape(batch, *key.shape[-2:]).transpose(1, 2))
         weights = torch.softmax(scores, -1)
         out = torch.bmm(weights, value.reshape(batch, *value.shape[-2:]))
         return out.reshape(*query.shape[:-1], value.shape[-1])
@@ -240,9 +252,14 @@ class _Fused(TorchFunctionMode):
         number = self._recorder.number
         self._recorder.ops.append(
             Op(
-                name="rms_norm", kind="norm", element=out.element_size(), read=sum(sizes),
-                written=out.numel() * out.element_size(), inputs=tuple(map(number, given)), input_bytes=sizes,
+                name="rms_norm",
+                kind="norm",
+                element=out.element_size(),
+                read=sum(sizes),
+                written=out.numel() * out.element_size(),
+                inputs=tuple(map(number, given)),
+                input_bytes=sizes,
                 outputs=(number(out),),
-            )  # fmt: skip
+            )
         )
         return out

@@ -21,7 +21,7 @@ Works = tuple[Work, ...]
 class Fix(NamedTuple):
     """A fix: what it makes of the work (None where it has nothing to change), and how sure its model is.
 
-    `doubt` is the standard deviation of the logarithm of the time that the fix touches, beside the machine's own.
+    `doubt` is how uncertain its effect is, as a share of the logarithm of the ratio, beside the machine's own.
     `stacks` is False where it changes the picture more than a precision does, or what the user asked for.
     """
 
@@ -50,7 +50,7 @@ def _halved(run: Run) -> Run:
 
 
 def _half_for(scenario: Scenario) -> str:
-    return "fp16" if scenario.settings.dtype == "fp16" else "bf16"
+    return "fp16" if scenario.chosen.dtype == "fp16" else "bf16"
 
 
 def _vae_dtype(scenario: Scenario, works: Works) -> Works | None:
@@ -113,7 +113,7 @@ FEWER_STEPS = 0.8
 
 
 def _guidance_interval(scenario: Scenario, works: Works) -> Works | None:
-    if not scenario.settings.guidance:
+    if not scenario.chosen.guidance:
         return None
 
     def split(work: Work) -> Work:
@@ -150,27 +150,27 @@ def _nothing(_: Scenario, works: Works) -> Works | None:
 # In the order in which they stack.
 FIXES: tuple[Fix, ...] = (
     Fix("text-warmup", _nothing, 0.0, True, "shortens the first call only; this forecast is of a warm one"),
-    Fix("denoiser-dtype", _on("denoise", _halved), 0.10, True, "fp32 to bf16"),
-    Fix("denoiser-channels-last", _on("denoise", _channels_last), 0.05, True, ""),
-    Fix("attention-backend", _on("denoise", _fused_attention), 0.08, True, "written-out attention to a fused kernel"),
-    Fix("fused-qkv", _on("denoise", _fused_qkv), 0.01, True, "three projections in one kernel"),
-    Fix("denoiser-compile", _on("denoise", _compile), 0.06, True, "kernel fusion and CUDA graphs"),
-    Fix("vae-dtype", _vae_dtype, 0.10, True, "fp32 to 16 bit"),
-    Fix("vae-channels-last", _on("vae_decode", _channels_last), 0.08, True, ""),
-    Fix("vae-compile", _on("vae_decode", _compile), 0.10, True, "kernel fusion and CUDA graphs"),
-    Fix("batch-prompts", _on("encode_prompt", _batch_prompts), 0.10, True, "prompt and negative prompt in one batch"),
-    Fix("set-begin-index", _on("denoise", _step_work(1 - INDEX_SHARE)), 0.01, True, "no search, no sync at the start"),
-    Fix("schedule-table", _on("denoise", _step_work(1 - SCHEDULER_SHARE)), 0.02, True, "the scheduler as one table"),
-    Fix("loop-graph", _on("denoise", _captured), 0.03, True, "the whole loop as one CUDA graph"),
+    Fix("denoiser-dtype", _on("denoise", _halved), 0.3, True, "fp32 to bf16"),
+    Fix("denoiser-channels-last", _on("denoise", _channels_last), 0.5, True, ""),
+    Fix("attention-backend", _on("denoise", _fused_attention), 0.3, True, "written-out attention to a fused kernel"),
+    Fix("fused-qkv", _on("denoise", _fused_qkv), 0.5, True, "three projections in one kernel"),
+    Fix("denoiser-compile", _on("denoise", _compile), 0.35, True, "kernel fusion and CUDA graphs"),
+    Fix("vae-dtype", _vae_dtype, 0.3, True, "fp32 to 16 bit"),
+    Fix("vae-channels-last", _on("vae_decode", _channels_last), 0.5, True, ""),
+    Fix("vae-compile", _on("vae_decode", _compile), 0.4, True, "kernel fusion and CUDA graphs"),
+    Fix("batch-prompts", _on("encode_prompt", _batch_prompts), 0.3, True, "prompt and negative prompt in one batch"),
+    Fix("set-begin-index", _on("denoise", _step_work(1 - INDEX_SHARE)), 0.5, True, "no search, no sync at the start"),
+    Fix("schedule-table", _on("denoise", _step_work(1 - SCHEDULER_SHARE)), 0.5, True, "the scheduler as one table"),
+    Fix("loop-graph", _on("denoise", _captured), 0.3, True, "the whole loop as one CUDA graph"),
     Fix("prompt-cache", _prompt_cache, 0.0, False, "for a prompt seen before"),
     Fix("tiny-vae", _tiny, 0.15, False, "lossy: for previews"),
-    Fix("int8-dynamic", _on("denoise", _int8), 0.20, False, "matrix products in int8"),
+    Fix("int8-dynamic", _on("denoise", _int8), 0.8, False, "matrix products in int8"),
     Fix(
-        "guidance-interval", _guidance_interval, 0.05, False,
+        "guidance-interval", _guidance_interval, 0.1, False,
         f"guidance in {GUIDED_SHARE:.0%} of the steps",
     ),
-    Fix("step-cache", _on("denoise", _fewer(1 - REUSED_SHARE)), 0.08, False, f"{REUSED_SHARE:.0%} of the steps reused"),
-    Fix("solver-steps", _on("denoise", _fewer(FEWER_STEPS)), 0.02, False, f"{FEWER_STEPS:.0%} of the steps"),
+    Fix("step-cache", _on("denoise", _fewer(1 - REUSED_SHARE)), 0.15, False, f"{REUSED_SHARE:.0%} of the steps reused"),
+    Fix("solver-steps", _on("denoise", _fewer(FEWER_STEPS)), 0.05, False, f"{FEWER_STEPS:.0%} of the steps"),
 )  # fmt: skip
 
 
@@ -196,23 +196,13 @@ def _total(works: Works, machine: Machine, effects: Effects | None = None) -> fl
 
 
 def _ratio(before: Works, after: Works, machine: Machine, doubt: float) -> tuple[float, float, float]:
-    """Seconds before / seconds after. The machine's own uncertainty mostly cancels; what the fix touches does not."""
+    """Seconds before / seconds after. The machine's own uncertainty mostly cancels; the fix's own does not."""
 
     def ratio_at(effects: Effects) -> float:
         return _total(before, machine, effects) / _total(after, machine, effects)
 
     ratio = ratio_at(machine.effects)
     slope = gradient(ratio_at, machine.effects)
-    touched = 1 - sum(
-        min(_seconds(work, machine), _seconds(other, machine))
-        for work in before for other in after if work.stage == other.stage and work == other
-    ) / _total(before, machine)  # fmt: skip
-    deviation = math.sqrt(float(slope @ machine.covariance @ slope) + (doubt * touched) ** 2)
+    deviation = math.sqrt(float(slope @ machine.covariance @ slope) + (doubt * math.log(ratio)) ** 2)
     factor = math.exp(Z90 * deviation)
     return ratio, ratio / factor, ratio * factor
-
-
-def _seconds(work: Work, machine: Machine) -> float:
-    return total_seconds((work,), machine.gpu, machine.constants, machine.effects)
-
-

@@ -1,4 +1,4 @@
-"""What `forecast` says: stages with their bands and floors, what each fix would bring, and how far it may be trusted."""
+"""What `forecast` says: stages with their bands and floors, what each fix would bring, and how sure that is."""
 
 from __future__ import annotations
 

@@ -1,0 +1,44 @@
+"""Trace every built-in pipeline at its defaults, and what its fixes make of it, for halftime to ship.
+
+Writes src/halftime/forecast/data/traces.json.gz: with it a forecast of a built-in pipeline imports no torch. Traces are
+of the installed torch, diffusers and transformers; with other versions halftime traces anew. Run again after a change
+of the tracer (and count up cache.TRACER_VERSION) or of the pinned versions.
+
+    python benchmarks/forecast_traces.py
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import msgspec
+
+from halftime.forecast.cache import Traced, key_of, trace_of
+from halftime.forecast.models import resolve
+from halftime.forecast.ops import StageTrace
+from halftime.forecast.presets import PRESETS
+from halftime.forecast.scenario import Settings, scenario_of
+from halftime.forecast.whatif import FIXES
+
+TARGET = Path(__file__).parents[1] / "src" / "halftime" / "forecast" / "data" / "traces.json.gz"
+
+
+def subjects(name: str) -> list[Traced]:
+    scenario = scenario_of(resolve(name), Settings())
+    calls = [scenario.works, *(fix.apply(scenario, scenario.works) or () for fix in FIXES)]
+    return [run.traced for works in calls for work in works for run in work.runs]
+
+
+def main() -> None:
+    traces: dict[str, StageTrace] = {}
+    for name in (*PRESETS, "bundled"):
+        for subject in subjects(name):
+            traces.setdefault(key_of(subject), trace_of(subject))
+    data = gzip.compress(msgspec.json.encode(traces, order="deterministic"), 9, mtime=0)
+    TARGET.write_bytes(data)
+    print(f"{len(traces)} traces, {len(data) / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""`halftime forecast`: parse, compute, render."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from halftime.cli.options import (
+    html_option,
+    json_option,
+    markdown_option,
+    model_argument,
+    parse_size,
+    quiet_option,
+)
+from halftime.cli.output import emit
+
+if TYPE_CHECKING:
+    from halftime.forecast.scenario import Settings
+
+
+class _Forecast(click.Group):
+    """`forecast MODEL …`, and a few words in MODEL's place that are commands of their own."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in self.commands:
+            return super().resolve_command(ctx, args)
+        return "run", self.commands["run"], args
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Without any word, forecast the bundled model.
+        return super().parse_args(ctx, args or ["run"])
+
+
+@click.group(
+    cls=_Forecast,
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def command() -> None:
+    """What would each stage take on a named GPU, and what would each fix bring? No GPU, no weights."""
+
+
+@command.command(
+    "run", epilog="Also: forecast evaluate ROWS.csv, forecast calibrate SESSION.json, forecast gpus, forecast models."
+)
+@model_argument
+@click.option("--gpu", default="A10G", show_default=True, help="A GPU of `halftime forecast gpus`.")
+@click.option("--size", metavar="N|WxH", help="Pixels, for example 1024 or 1152x896.  [default: the model's own]")
+@click.option("--frames", type=int, help="Frames of a video.  [default: the model's own]")
+@click.option("--steps", type=int, help="Denoising steps.  [default: the pipeline's own]")
+@click.option("--batch", type=int, default=1, show_default=True, help="Pictures of one call.")
+@click.option("--dtype", help="fp32, tf32, fp16, bf16, int8 or fp8.  [default: as published]")
+@click.option("--vae-dtype", help="The VAE's own dtype.  [default: the pipeline's: SDXL in fp16 decodes in fp32]")
+@click.option(
+    "--cfg/--no-cfg", "guidance", default=None, help="Classifier-free guidance.  [default: the pipeline's own]"
+)
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile of denoiser and VAE, with CUDA graphs.")
+@click.option("--channels-last", is_flag=True, help="Denoiser and VAE in channels_last.")
+@click.option(
+    "--attention", type=click.Choice(["sdpa", "math"]), default="sdpa", show_default=True, help="Fused, or written out."
+)
+@click.option("--tiled", is_flag=True, help="Tiled VAE decode.")
+@click.option("--claim", "claims", multiple=True, metavar="STAGE=TIME", help="Judge a number: --claim denoise=2700ms.")
+@click.option("--prices", metavar="TOML", help="Prices an hour: find the cheapest GPU for a picture.")
+@click.option("--target", metavar="TIME", help="Latency that a GPU of the price list must reach, for example 2s.")
+@click.option(
+    "--calibration", metavar="JSON", help="A calibration; 'none' ignores the saved one.  [default: the saved one]"
+)
+@json_option
+@html_option
+@markdown_option
+@quiet_option
+def run(
+    model: str | None,
+    gpu: str,
+    claims: tuple[str, ...],
+    prices: str | None,
+    target: str | None,
+    calibration: str | None,
+    json_file: str | None,
+    html_file: str | None,
+    markdown_file: str | None,
+    quiet: bool,
+    **values: object,
+) -> int:
+    """What would each stage take on a named GPU, and what would each fix bring? No GPU, no weights.
+
+    MODEL is a built-in architecture (sdxl, sd15, flux-dev, …: see `forecast models`), a diffusers folder (its
+    config.json files are enough), a cached hub id, or nothing for the bundled model.
+    """
+    from halftime.forecast.run import forecast
+    from halftime.units import parse_seconds
+
+    made = forecast(
+        model, gpu, settings=_settings(values), claims=claims, prices=prices,
+        target_seconds=parse_seconds(target) if target else None, calibration=calibration,
+    )  # fmt: skip
+
+    def report() -> Report:
+        from halftime.report.forecast import report_of
+
+        return report_of(made)
+
+    emit(made, report, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+    return 1 if any(claim.verdict == "impossible" for claim in made.claims) else 0
+
+
+if TYPE_CHECKING:
+    from halftime.report.model import Report
+
+
+def _settings(values: dict[str, object]) -> Settings:
+    import msgspec
+
+    from halftime.forecast.scenario import Settings
+
+    size = values.pop("size")
+    width, height = parse_size(str(size)) if size else (None, None)
+    return msgspec.convert({**values, "width": width, "height": height}, type=Settings)
+
+
+@command.command("evaluate")
+@click.argument("rows")
+@click.option(
+    "--calibrate", type=click.Choice(["none", "one-per-gpu"]), default="none", show_default=True,
+    help="one-per-gpu: the first row of each GPU only calibrates.",
+)  # fmt: skip
+@json_option
+@markdown_option
+@quiet_option
+def evaluate_rows(rows: str, calibrate: str, json_file: str | None, markdown_file: str | None, quiet: bool) -> None:
+    """Compare forecasts with measured rows of a CSV file (see docs/forecast.md for its form)."""
+    from halftime.forecast.evaluate import evaluate
+
+    made = evaluate(rows, "one-per-gpu" if calibrate == "one-per-gpu" else "none")
+
+    def report() -> Report:
+        from halftime.report.forecast import evaluation_report_of
+
+        return evaluation_report_of(made)
+
+    emit(made, report, json_file=json_file, markdown_file=markdown_file, quiet=quiet)
+
+
+@command.command("calibrate")
+@click.argument("session")
+@click.option("--model", help="The model, where the session's own name does not say.")
+@click.option("--gpu", help="The GPU, where the session does not say.")
+@click.option("--dtype", help="The dtype, where the session does not say.")
+@click.option(
+    "--output", "-o", metavar="FILE", help="Where to write.  [default: the user's data folder, used by later forecasts]"
+)
+@json_option
+@quiet_option
+def calibrate_from(
+    session: str,
+    model: str | None,
+    gpu: str | None,
+    dtype: str | None,
+    output: str | None,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Learn a machine's factors from one measured session (of `profile` or `trace`)."""
+    from halftime.forecast.saved import saved_path
+    from halftime.forecast.session import calibrate
+    from halftime.store import write_json
+
+    made = calibrate(session, model=model, gpu=gpu, dtype=dtype)
+    path = output or str(saved_path(made.gpu))
+    write_json(path, made)
+
+    def report() -> Report:
+        from halftime.report.forecast import calibration_report_of
+
+        return calibration_report_of(made, path)
+
+    emit(made, report, json_file=json_file, quiet=quiet)
+
+
+@command.command("gpus")
+def gpus() -> None:
+    """List the GPUs of the table, with the source of every value."""
+    from halftime.forecast.constants import shipped
+    from halftime.forecast.gpus import all_gpus
+    from halftime.report.console import print_report
+    from halftime.report.forecast import GpuLine, gpus_report_of
+
+    known = shipped().gpus
+    lines = [
+        GpuLine(
+            gpu.name, gpu.architecture, gpu.memory_bytes, gpu.peak, gpu.bandwidth, gpu.watts,
+            known[gpu.name].rows if gpu.name in known else 0, gpu.source,
+        )
+        for gpu in all_gpus()
+    ]  # fmt: skip
+    print_report(gpus_report_of(lines))
+
+
+@command.command("models")
+def models() -> None:
+    """List the built-in pipelines and networks."""
+    from halftime.forecast.architectures import ARCHITECTURES
+    from halftime.forecast.presets import PRESETS
+    from halftime.report.console import print_report
+    from halftime.report.forecast import models_report_of
+
+    pipelines = [(name, p.denoiser, f"{p.size[0]}x{p.size[1]}", p.steps, p.dtype) for name, p in PRESETS.items()]
+    networks = [(name, a.role, a.class_name, a.published_parameters) for name, a in ARCHITECTURES.items()]
+    print_report(models_report_of(pipelines, networks))

@@ -1,0 +1,57 @@
+"""The roofline picture: what the GPU could do, and where each stage's operations stand under it."""
+
+from __future__ import annotations
+
+from halftime.records.forecast import Forecast, OperationShare
+from halftime.report.charts import FAINT, INK, PAPER, SERIES, figure, svg
+
+_MARKS = {"encode_prompt": "s", "denoise": "o", "vae_decode": "D", "postprocess": "^"}
+# Kinds that do no arithmetic worth a point stand at the left edge by what memory they move.
+_LEAST_INTENSITY = 0.25  # FLOP a byte
+_SMALLEST_SHARE = 0.002
+
+
+def roofline(forecast: Forecast) -> str:
+    """An inline SVG: FLOP/s over FLOP per byte, logarithmic, one mark a stage and kind of operation."""
+    whole = sum(share.seconds for share in forecast.operations) or 1.0
+    shown = [share for share in forecast.operations if share.seconds / whole >= _SMALLEST_SHARE]
+    with figure(7.2, 3.9) as drawn:
+        axes = drawn.subplots()
+        peak, bandwidth = forecast.ceiling.compute, forecast.ceiling.bandwidth
+        ridge = peak / bandwidth
+        left, right = _LEAST_INTENSITY / 2, max(ridge * 20, 4 * max((_intensity(s) for s in shown), default=1.0))
+        axes.plot([left, ridge, right], [left * bandwidth, peak, peak], color=INK, linewidth=1.4, zorder=1)
+        axes.annotate(f"{peak / 1e12:,.0f} TFLOP/s {forecast.dtype}", (right, peak), xytext=(0, 4),
+                      textcoords="offset points", ha="right", color=INK, fontsize=8)  # fmt: skip
+        axes.annotate(f"{bandwidth / 1e9:,.0f} GB/s", (ridge / 6, peak / 6), xytext=(-4, 4), textcoords="offset points",
+                      ha="right", color=INK, fontsize=8)  # fmt: skip
+        stages = [stage.stage for stage in forecast.stages]
+        for share in reversed(shown):
+            colour = SERIES[stages.index(share.stage) % len(SERIES)]
+            axes.scatter(
+                _intensity(share), _rate(share), s=22 + 900 * share.seconds / whole, color=colour,
+                marker=_MARKS.get(share.stage, "o"), edgecolors=PAPER, linewidths=0.8, alpha=0.85, zorder=2,
+            )  # fmt: skip
+        for share in shown[:7]:
+            radius = (22 + 900 * share.seconds / whole) ** 0.5 / 2
+            axes.annotate(f"{share.kind} {share.seconds / whole:.0%}", (_intensity(share), _rate(share)),
+                          xytext=(radius + 3, -3), textcoords="offset points", color=INK, fontsize=7.5)  # fmt: skip
+        for stage in dict.fromkeys(share.stage for share in shown):
+            axes.scatter(
+                [], [], color=SERIES[stages.index(stage) % len(SERIES)], marker=_MARKS.get(stage, "o"), label=stage
+            )
+        axes.set(xscale="log", yscale="log", xlim=(left, right), xlabel="FLOP per byte moved", ylabel="FLOP/s")
+        axes.set_ylim(min(map(_rate, shown), default=left * bandwidth) / 4, peak * 2.5)
+        axes.grid(color=FAINT, linewidth=0.3, alpha=0.5)
+        axes.legend(loc="lower right", fontsize=8)
+        label = f"Roofline of the {forecast.gpu} with the operations of {forecast.model}"
+        return svg(drawn, label)
+
+
+def _intensity(share: OperationShare) -> float:
+    return max(share.flops / share.bytes if share.bytes else 0.0, _LEAST_INTENSITY)
+
+
+def _rate(share: OperationShare) -> float:
+    """FLOP/s; what only moves memory is drawn as if it did the least intensity's arithmetic."""
+    return max(share.flops, share.bytes * _LEAST_INTENSITY) / share.seconds
