@@ -50,7 +50,8 @@ class Gateway:
 GATEWAYS = {
     "nginx": Gateway(("nginx", "-e", "stderr", "-p", "{work}", "-c", "{work}/nginx.conf"), 4010),
     "portkey": Gateway(
-        ("node", "{home}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js", "--headless", "--port={port}"),
+        ("node", "{home}/portkey/node_modules/@portkey-ai/gateway/build/start-server.js", "--headless",
+         "--port={port}"),
         8787,
         {"NODE_ENV": "production"},
         {"x-portkey-provider": "openai", "x-portkey-custom-host": "http://127.0.0.1:{mock}/v1"},
@@ -74,7 +75,7 @@ PARTS: dict[str, dict] = {
     "chat": {"payload": Payload(), "requests": 200, "concurrency": 8, "seconds": 4.5},
     "stream": {"payload": Payload(stream=True), "requests": 100, "concurrency": 0},
     "image-in": {"payload": Payload("image-in", 1_000_000), "requests": 50, "concurrency": 0},
-    "rates": {"payload": Payload(), "requests": 20, "concurrency": 0, "rates": (20.0, 100.0, 300.0), "seconds": 6.0},
+    "rates": {"payload": Payload(), "requests": 20, "concurrency": 0, "rates": (20.0, 100.0, 300.0), "seconds": 3.0},
 }
 
 

@@ -4,13 +4,15 @@
 
 It forwards bytes over one keep-alive connection for each client connection, and can hold each request (--hold), hold
 the first bytes of each answer but not the rest (--hold-first), open a connection and load a CA bundle for each request
-(--new-client), or hold each answer while others wait (--serial, seconds: capacity 1 / serial).
+(--new-client), or serve requests one by one (--serial, seconds: capacity 1 / serial). When it is terminated it prints
+the median of the holds as they happened, since a busy machine wakes it late.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from urllib.parse import urlsplit
 
 from halftime.gateway.extra import need
 from halftime.gateway.timer import Timer, now
+from halftime.stats import median
 
 
 @dataclass(frozen=True)
@@ -134,17 +137,24 @@ class Proxy:
         self.faults = faults
         self.timer = Timer(asyncio.get_running_loop())
         self._free_at = 0.0
+        self.holds: list[float] = []  # as they happened, seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
     def after_hold(self, action: Callable[[], object]) -> None:
         """Do it after the set hold, and in turn where requests are served one by one."""
-        when = now() + self.faults.hold
+        arrived = now()
+        when = arrived + self.faults.hold
         if self.faults.serial:
             self._free_at = when = max(when, self._free_at) + self.faults.serial
-        if when <= now():
+
+        def let_go() -> None:
+            self.holds.append(now() - arrived)
             action()
+
+        if when <= arrived:
+            let_go()
         else:
-            self.timer.call_at(when, action)
+            self.timer.call_at(when, let_go)
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Run a coroutine and keep hold of it until it is done."""
@@ -158,9 +168,17 @@ class Proxy:
 
 
 async def _serve(to: str, port: int, faults: Faults) -> None:
-    server = await Proxy(to, faults).start(port)
-    print(f"proxy on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
-    await server.serve_forever()
+    proxy = Proxy(to, faults)
+    server = await proxy.start(port)
+    _say(f"proxy on http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    terminated = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    await terminated.wait()
+    _say(f"held {median(proxy.holds) if proxy.holds else 0.0:.9f}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ _COLUMNS = (
     Column("direct p50", "seconds"),
     Column("through p50", "seconds"),
     Column("added p50", "seconds"),
-    Column("95 % interval"),
+    Column("95 % interval", wide=True),
     Column("p95", "seconds"),
     Column("p99", "seconds"),
     Column("first byte", "seconds", wide=True),
@@ -123,22 +123,23 @@ def _figures(result: GatewayResult) -> Iterator[Block]:
 
 
 def _curves(load: Load) -> str:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     with figure(7.2, 2.6) as drawn:
         axes = drawn.add_subplot()
         arms = (("direct", load.curve_direct, SERIES[0]), ("through", load.curve_through, SERIES[1]))
         for name, curve, colour in arms:
             if curve:
                 axes.step(_milliseconds(curve), GRID, color=colour, where="post")
-                # Named at the line itself where there is room, so that the two can be told apart without colour.
                 axes.plot([], [], color=colour, label=f"{name} ({curve.count:,} requests)")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("latency from the intended send, ms")
         axes.set_ylim(0, 1.01)
         axes.grid(color=FAINT, alpha=0.5)
-        axes.legend(loc="lower right")
-        axes.minorticks_on()
-        axes.xaxis.set_minor_formatter(lambda value, _: "")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         return svg(drawn, f"Cumulative distribution of latency, direct and through, {_name(load)}")
 
 
