@@ -1,7 +1,7 @@
 """Does `verify` tell apart what it ought to, and how small a fault does it find with how many prompts?
 
-Regime: the bundled model (or --model), 128 px, 30 steps, one picture a prompt, pixel and latent metrics, the noise
-floor measured first. Ceiling: none; this is about decisions, not time. Prints the verdict of each case, then the power curve:
+Regime: the bundled model (or --model), 128 px, 30 steps, one picture a prompt, the noise floor measured first.
+Ceiling: none; this is about decisions, not time. Prints the verdict of each case, then (strict) the power curve:
 the share of draws of n pairs in which a VAE with one disturbed layer is called different (pairs drawn with replacement
 from the pool of pictures that was made, so the curve knows no pictures beyond those).
 
@@ -89,7 +89,11 @@ def cases(pipeline, workload: Workload, baseline: PictureSet, prompts, settings:
     }
     if halftime.bundled.TINY_VAE.is_dir() and halftime.bundled.trained():
         made["tiny VAE"] = again("tiny VAE", of(Choice(name="tiny-vae", settings={"source": "bundled"})))
-    return {name: _row(judged(baseline, other, settings)) for name, other in made.items()}
+    strict = replace(settings, strict=True)
+    return {
+        name: _row(judged(baseline, other, settings)) | {"strict": judged(baseline, other, strict).verdict}
+        for name, other in made.items()
+    }
 
 
 def _row(verdict) -> dict:
@@ -148,11 +152,11 @@ def main() -> None:
     settings = Settings(margin=options.margin, floors=floors)
     found = cases(loaded.pipeline, workload, baseline, prompts, settings)
     for name, row in found.items():
-        print(f"{name:32s} {row['verdict']:13s} {row['reasons'][:1]}")
+        print(f"{name:32s} {row['verdict']:13s} strict: {row['strict']:13s} {row['reasons'][:1]}")
         print("    ", {key: value for key, value in row["floors"].items() if key.startswith("all ")})
     tools = kit(list(baseline.pictures), "left out", "left out")
     floor_entries = entries(baseline, floors, tools)
-    floor = noise_floor(floor_entries)
+    floor = noise_floor(floor_entries, strict=True)
     print("floor", {f"{e.metric} {e.source}": round(e.value, 6) for e in floor_entries})
     curve = power(loaded.pipeline, replace(baseline), floor, options.margin)
     if options.output:

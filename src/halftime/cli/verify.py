@@ -39,6 +39,7 @@ BASELINE = "baseline"
 @click.option("--model", help="The pipeline, where A or B is a recipe.  [default: the bundled model]")
 @click.option("--prompts", "count", type=int, help="How many pictures to make.  [default: 50]")
 @click.option("--margin", type=float, help="Largest difference that still counts as none, in noise floors.")
+@click.option("--strict", is_flag=True, help="Find differences that no 8-bit picture shows.")
 @click.option("--floor", "floor_folders", multiple=True, metavar="DIR", help="A further set equal to A, for the floor.")
 @click.option("--floor-prompts", default=8, show_default=True, help="Pictures for each part of the noise floor.")
 @click.option("--judge", help="A CLIP by folder or hub id.  [default: the bundled judge]")
@@ -57,6 +58,7 @@ def command(
     model: str | None,
     count: int | None,
     margin: float | None,
+    strict: bool,
     floor_folders: tuple[str, ...],
     floor_prompts: int,
     judge: str | None,
@@ -86,7 +88,7 @@ def command(
         floors |= {f"folder {i + 1}": read_folder(Path(folder)) for i, folder in enumerate(floor_folders)}
         progress("comparing", 0, 1)
         settings = Settings(
-            MARGIN if margin is None else margin, floors, judge, _path(aesthetic_head), _path(lpips_weights)
+            MARGIN if margin is None else margin, floors, strict, judge, _path(aesthetic_head), _path(lpips_weights)
         )
         verdict = judged(baseline, candidate, settings)
     _write_pictures(verdict, baseline, candidate, sheet, keep)

@@ -40,7 +40,7 @@ def guides_in_one_batch(pipeline: DiffusionPipeline) -> bool:
         source = inspect.getsource(type(pipeline).__call__)
     except (OSError, TypeError):
         return False
-    return "[latents] * 2" in source and "do_classifier_free_guidance" in source
+    return "[latents] * 2" in source and hasattr(type(pipeline), "do_classifier_free_guidance")
 
 
 # ---- guidance-interval
@@ -54,6 +54,12 @@ def second_half(value: object, batch: int) -> object:
         return leaf[batch // 2 :] if doubled and isinstance(leaf, Tensor) else leaf
 
     return torch.utils._pytree.tree_map(half, value)
+
+
+def _batch(args: tuple[object, ...], kwargs: dict[str, object]) -> int:
+    """The batch of a denoiser's call: of its first argument, which is `sample` or `hidden_states`."""
+    first = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+    return int(first.shape[0]) if isinstance(first, Tensor) else 1
 
 
 def _doubled(value: object) -> object:
@@ -70,17 +76,17 @@ def _guided_within(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[
     forward = model.forward
 
     @functools.wraps(forward)
-    def call(sample: Tensor, *args: object, **kwargs: object) -> object:
+    def call(*args: object, **kwargs: object) -> object:
         steps = getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps)
         place = counter.next() / max(steps, 1)
-        if start <= place < stop or not pipeline.do_classifier_free_guidance:
-            return forward(sample, *args, **kwargs)
-        batch = sample.shape[0]
+        batch = _batch(args, kwargs)
+        if start <= place < stop or not pipeline.do_classifier_free_guidance or batch % 2:
+            return forward(*args, **kwargs)
         half_args, half_kwargs = second_half(args, batch), second_half(kwargs, batch)
         assert isinstance(half_args, tuple)
         assert isinstance(half_kwargs, dict)
         # Twice the conditional answer: guidance then adds nothing.
-        return _doubled(forward(sample[batch // 2 :], *half_args, **half_kwargs))
+        return _doubled(forward(*half_args, **half_kwargs))
 
     with intercepted(pipeline, counter.reset), patched(model, "forward", call):
         yield
@@ -145,9 +151,9 @@ def _unet_cached(pipeline: DiffusionPipeline, unet: nn.Module, settings: Setting
     forward = unet.forward
 
     @functools.wraps(forward)
-    def call(sample: Tensor, *args: object, **kwargs: object) -> object:
-        cache.decide(sample.shape[0])
-        return forward(sample, *args, **kwargs)
+    def call(*args: object, **kwargs: object) -> object:
+        cache.decide(_batch(args, kwargs))
+        return forward(*args, **kwargs)
 
     with ExitStack() as stack:
         stack.enter_context(intercepted(pipeline, cache.counter.reset))
@@ -202,15 +208,16 @@ def _without_block_entry(model: nn.Module) -> str | None:
     from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
     from diffusers.hooks._helpers import TransformerBlockRegistry
 
+    count = 0
     for name, blocks in model.named_children():
         if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS and isinstance(blocks, nn.ModuleList):
+            count += len(blocks)
             try:
                 for block in blocks:
                     TransformerBlockRegistry.get(type(block))
             except ValueError:
                 return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
-            return None
-    return "its transformer has no list of blocks that FirstBlockCache knows"
+    return None if count > 1 else "its transformer has no two blocks that FirstBlockCache knows"
 
 
 GUIDANCE_INTERVAL = Fix(

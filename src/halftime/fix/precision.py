@@ -36,8 +36,20 @@ def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None
     keep = tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
     with restored(module):
         replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
-        with patched(module, entry, casting(getattr(module, entry), dtype)):
+        with patched(module, entry, casting(getattr(module, entry), dtype)), patched(module, "to", _to(module)):
             yield
+
+
+def _to(module: nn.Module) -> Callable[..., nn.Module]:
+    """`module.to` without its dtype: pipelines that upcast their VAE around an encode would undo the fix for good."""
+    original = module.to
+
+    def to(*args: object, **kwargs: object) -> nn.Module:
+        places = [arg for arg in args if not isinstance(arg, torch.dtype)]
+        named = {name: value for name, value in kwargs.items() if name != "dtype"}
+        return original(*places, **named) if places or named else module  # type: ignore[call-overload]
+
+    return to
 
 
 def _applies_to(modules: list[nn.Module], settings: Settings) -> str | None:

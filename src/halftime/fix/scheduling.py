@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from halftime.errors import DoesNotApply
 from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, number, of, text
-from halftime.fix.undo import intercepted, patched
+from halftime.fix.undo import intercepted, like, patched
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,8 @@ def _begin_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[No
     from halftime.fix.table_scheduler import place_in_schedule
 
     scheduler = pipeline.scheduler
-    scale, step = scheduler.scale_model_input, scheduler.step
+    step = scheduler.step
+    scale = getattr(scheduler, "scale_model_input", None)
 
     def find(timestep: object) -> None:
         if scheduler.begin_index is None and scheduler.step_index is None:
@@ -95,9 +96,9 @@ def _begin_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[No
             if place is not None:
                 scheduler.set_begin_index(place)
 
-    @functools.wraps(scale)
     def scaled(sample: object, timestep: object = None, *args: object, **kwargs: object) -> object:
         find(timestep)
+        assert scale is not None
         return scale(sample, timestep, *args, **kwargs)
 
     @functools.wraps(step)
@@ -105,7 +106,10 @@ def _begin_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[No
         find(timestep)
         return step(model_output, timestep, sample, *args, **kwargs)
 
-    with patched(scheduler, "scale_model_input", scaled), patched(scheduler, "step", stepped):
+    with ExitStack() as stack:
+        stack.enter_context(patched(scheduler, "step", stepped))
+        if scale is not None:
+            stack.enter_context(patched(scheduler, "scale_model_input", like(scale, scaled)))
         yield
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from halftime.errors import DoesNotApply
 from halftime.fix.base import Fix, Settings, ceiling_of, ceiling_of_first_call, components, number, of
 from halftime.fix.undo import patched
 
@@ -35,8 +36,12 @@ def _needs_encode_prompt(pipeline: DiffusionPipeline, device: torch.device, sett
 
 @contextmanager
 def _warm_up(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    with torch.no_grad():
-        pipeline.encode_prompt(**warmup_arguments(pipeline))
+    try:
+        with torch.no_grad():
+            pipeline.encode_prompt(**warmup_arguments(pipeline))
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DoesNotApply(f"text-warmup: {type(pipeline).__name__}.encode_prompt needs more: {reason}") from error
     yield
 
 

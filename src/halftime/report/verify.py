@@ -48,7 +48,8 @@ def _reasons(verdict: Verdict) -> Bullets:
 
 
 def _number(value: float) -> str:
-    return "0" if value == 0 else f"{value:.3g}"
+    """Three digits; thousands without an exponent."""
+    return "0" if value == 0 else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _table(verdict: Verdict) -> Table:
@@ -95,7 +96,7 @@ def _chart(verdict: Verdict) -> tuple[Block, ...]:
 
 def _floor(verdict: Verdict) -> Table:
     sources = list(dict.fromkeys(entry.source for entry in verdict.floor_entries))
-    columns = (Column("metric"), *(Column(source, wide=i > 1) for i, source in enumerate(sources)), Column("one floor"))
+    columns = (Column("metric"), *(Column(source) for source in sources), Column("one floor"))
     known = {(entry.metric, entry.source): entry.value for entry in verdict.floor_entries}
     rows: list[tuple[Cell, ...]] = [
         (metric, *(_number(known[metric, s]) if (metric, s) in known else None for s in sources), _number(value))

@@ -2,8 +2,9 @@
 
 For a distance the question is one-sided: is its mean below the margin? For a signed score it is two-sided: does the
 mean difference lie within plus and minus the margin? Both by the interval form of the two one-sided tests (Schuirmann
-1987): `equivalent` when the 90 % interval lies inside the margin, `different` when an interval that is widened for the number
-of comparisons (Bonferroni) lies outside, else `inconclusive`. Intervals are bootstrap ones (Efron 1979) over pairs.
+1987): `equivalent` when the 90 % interval lies inside the margin, `different` when an interval that is widened for the
+number of comparisons (Bonferroni) lies outside, else `inconclusive`. The intervals are bootstrap ones (Efron 1979) over
+pairs.
 """
 
 from __future__ import annotations

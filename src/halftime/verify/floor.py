@@ -53,9 +53,12 @@ def _size(name: str, values: Sequence[float]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def noise_floor(found: Sequence[FloorEntry]) -> dict[str, float]:
-    """metric -> one floor: the largest of its entries, and never nothing."""
+def noise_floor(found: Sequence[FloorEntry], strict: bool = False) -> dict[str, float]:
+    """metric -> one floor: the largest of its entries, and never nothing.
+
+    `strict` leaves the resolution of 8-bit pictures out: what counts then is what the configuration does to itself.
+    """
     floor: dict[str, float] = {}
-    for entry in found:
+    for entry in [each for each in found if not (strict and each.source == EIGHT_BIT)]:
         floor[entry.metric] = max(floor.get(entry.metric, 1e-9), entry.value)
     return floor

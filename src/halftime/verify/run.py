@@ -10,7 +10,7 @@ from pathlib import Path
 from halftime import __version__
 from halftime.errors import BadInput
 from halftime.records import Environment
-from halftime.records.verdict import EVERYTHING, Comparison, Decision, Pair, Trip, Verdict
+from halftime.records.verdict import EVERYTHING, Comparison, Decision, FloorEntry, Pair, Trip, Verdict
 from halftime.verify import judge as judges
 from halftime.verify.decide import FEWEST, compare, overall
 from halftime.verify.floor import EIGHT_BIT, entries, noise_floor
@@ -28,6 +28,7 @@ class Settings:
 
     margin: float = MARGIN
     floors: dict[str, PictureSet] = field(default_factory=dict)
+    strict: bool = False  # count what no eye can see: leave the resolution of 8-bit pictures out of the floor
     judge: str | None = None  # a CLIP by folder or hub id; None: the bundled judge where there is one
     aesthetic_head: Path | None = None
     lpips_weights: Path | None = None
@@ -35,6 +36,10 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.margin > 0:
             raise BadInput(f"margin is {self.margin}; it must be above 0, in noise floors, for example {MARGIN:g}.")
+        if self.strict and not self.floors:
+            raise BadInput(
+                "strict needs the baseline made a second time: give a recipe or 'baseline' for A, or --floor DIR."
+            )
 
 
 def verify(
@@ -43,13 +48,15 @@ def verify(
     *,
     margin: float = MARGIN,
     floors: dict[str, PictureSet] | None = None,
+    strict: bool = False,
 ) -> Verdict:
     """Are two sets of pictures the same within noise? Sets, or folders of pictures with equal names.
 
     `floors` are sets of the baseline's own pictures made again ('rerun', 'batch', …); without them one floor is the
-    resolution of 8-bit pictures. Raises HalftimeError.
+    resolution of 8-bit pictures. `strict` measures against `floors` alone, so it finds differences that no picture
+    shows. Raises HalftimeError.
     """
-    return judged(_given(baseline), _given(candidate), Settings(margin, floors or {}))
+    return judged(_given(baseline), _given(candidate), Settings(margin, floors or {}, strict))
 
 
 def _given(pictures: PictureSet | Path | str) -> PictureSet:
@@ -69,7 +76,7 @@ def judged(
         judges.find_lpips(settings.lpips_weights),
     )
     floor_entries = entries(baseline, settings.floors, tools)
-    floor = noise_floor(floor_entries)
+    floor = noise_floor(floor_entries, settings.strict)
     measured = [tools.measure(one, other) for one, other in whole]
     comparisons = compare(measured, [one.content_class for one, _ in whole], floor, settings.margin) if whole else []
     decision = _decision(comparisons, found)
@@ -90,7 +97,7 @@ def judged(
         skipped=tools.skipped,
         prompts_needed=_needed(comparisons) if decision == "inconclusive" else None,
         environment=environment,
-        notes=tuple(_notes(settings, found, tools)),
+        notes=(*_notes(settings, found, tools), *_below_sight(settings, comparisons, floor_entries)),
     )
 
 
@@ -131,6 +138,22 @@ def worst(
     return [
         Pair(name=one.name, content_class=one.content_class, prompt=one.prompt, metrics=row)
         for (one, _), row in ranked[:_WORST]
+    ]
+
+
+def _below_sight(
+    settings: Settings, comparisons: Sequence[Comparison], floor_entries: Sequence[FloorEntry]
+) -> list[str]:
+    """Small and real are two questions: say where a difference that counts as none is no accident."""
+    if settings.strict or not settings.floors:
+        return []
+    measured = noise_floor(floor_entries, strict=True)
+    real = [c for c in comparisons if c.content_class == EVERYTHING and c.decides and c.decision == "equivalent"]
+    beyond = [c for c in real if max(c.low, -c.high) > settings.margin * measured[c.metric]]
+    return [
+        f"{c.metric}: the difference is real, though below what 8-bit pictures show: {abs(c.value) / measured[c.metric]:.3g} "
+        "times what the same configuration does to itself. --strict would call it different."
+        for c in beyond
     ]
 
 
