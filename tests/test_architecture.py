@@ -108,7 +108,7 @@ def test_the_front_door_names_what_it_has() -> None:
 
     for name in dir(halftime):
         assert getattr(halftime, name) is not None
-    with pytest.raises(AttributeError, match="it has: Finding"):
+    with pytest.raises(AttributeError, match="it has: FIXES, Finding"):
         _ = halftime.nothing
 
 
