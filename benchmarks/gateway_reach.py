@@ -5,7 +5,8 @@ Regime: mock upstream with 20 ms delay and the planted proxy (halftime.gateway.p
 = what was injected, send lag = 0.
 
 `asked` of an injected row is the proxy's own median of its holds as they happened; what it costs to pass a request on
-(the row of 0 ms) is in the error. Prints and writes one row a question: asked, measured, the bar, reached or not, and the background load meanwhile.
+(the row of 0 ms) is in the error. Prints and writes one row a question: asked, measured, the bar, reached or not, and
+the background load meanwhile.
 
     python benchmarks/gateway_reach.py [--out benchmarks/results/gateway_reach.json] [--requests 300]
 """

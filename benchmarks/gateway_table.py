@@ -1,0 +1,120 @@
+"""The table of docs/gateway.md, from benchmarks/results/gateway_real/*.json and gateway_reach.json.
+
+python benchmarks/gateway_table.py           rewrites what stands between the markers in docs/gateway.md
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from halftime import units
+from halftime.records.gateway import GatewayResult, Load
+from halftime.store import read_json
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs" / "gateway.md"
+NAMES = {
+    "nginx": "nginx 1.22",
+    "portkey": "Portkey 1.15.2",
+    "litellm": "LiteLLM 1.106.2, one worker",
+    "naive": "naive proxy (a new httpx client per request)",
+}
+HEAD = ("gateway", "p50", "95 % interval", "p95", "p99", "first byte, streaming", "1 MB picture in", "CPU a request",
+        "held / completes at most", "cores busy with other work")  # fmt: skip
+
+
+def part(name: str, which: str) -> GatewayResult | None:
+    """One result, or None where it was not measured."""
+    path = HERE / "results" / "gateway_real" / f"{name}.{which}.json"
+    return read_json(path, GatewayResult) if path.exists() else None
+
+
+def p50(result: GatewayResult | None) -> float | None:
+    return result.rates[0].added.p50 if result and result.rates[0].added else None
+
+
+def cells(name: str) -> list[str]:
+    """A gateway's row."""
+    parts = {which: part(name, which) for which in ("chat", "stream", "image-in", "rates")}
+    chat = parts["chat"].rates[0] if parts["chat"] else None
+    streamed = parts["stream"].rates[0].ttft_added if parts["stream"] else None
+    background = [load.background_cores for made in parts.values() if made for load in made.rates]
+    return [
+        NAMES[name],
+        *added(chat),
+        units.seconds(streamed),
+        units.seconds(p50(parts["image-in"])),
+        units.seconds(chat.cpu_per_request if chat else None),
+        limit(parts["rates"]),
+        f"{min(background):.1f} to {max(background):.1f}",
+    ]
+
+
+def added(load: Load | None) -> list[str]:
+    if load is None or load.added is None:
+        return [units.NOTHING] * 4
+    made = load.added
+    interval = f"{units.seconds(made.low)} to {units.seconds(made.high)}"
+    return [units.seconds(made.p50), interval, units.seconds(made.p95), units.seconds(made.p99)]
+
+
+def limit(result: GatewayResult | None) -> str:
+    if result is None:
+        return units.NOTHING
+    held = f"{result.held_rate:g}/s" if result.held_rate else "none"
+    return f"{held} / {result.capacity:.0f}/s" if result.capacity else f"{held}, not saturated"
+
+
+def real() -> list[str]:
+    """The table, and under it what the tool said of each."""
+    measured = [name for name in NAMES if part(name, "chat")]
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines += ["| " + " | ".join(cells(name)) + " |" for name in measured]
+    lines.append("\nWhat the tool said:\n")
+    for name in measured:
+        said = {(f.id, which): f.message for which in ("chat", "stream", "rates") for f in findings(name, which)}
+        lines += [f"- {NAMES[name]} ({which}): {message}" for (_, which), message in said.items()]
+    return lines
+
+
+def findings(name: str, which: str) -> tuple:
+    made = part(name, which)
+    return made.findings if made else ()
+
+
+def reach() -> list[str]:
+    """The instrument's own bars."""
+    found = json.loads((HERE / "results" / "gateway_reach.json").read_text())
+    lines = [
+        "| question | asked | measured | bar | reached | cores busy with other work |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        asked, measured = text(row["asked"]), text(row["measured"])
+        yes = "yes" if row["reached"] else "**no**"
+        lines.append(f"| {row['what']} | {asked} | {measured} | {row['bar']} | {yes} | {row['background_cores']} |")
+    return lines
+
+
+def text(value: object) -> str:
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
+
+
+def placed(page: str, name: str, lines: list[str]) -> str:
+    """The page with what stands between its markers replaced."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = page.partition(start)
+    _, found, after = rest.partition(end)
+    assert found, f"docs/gateway.md has no markers {start} … {end}"
+    return before + start + "\n" + "\n".join(lines) + "\n" + end + after
+
+
+def main() -> None:
+    page = placed(DOCS.read_text(), "gateways", real())
+    DOCS.write_text(placed(page, "reach", reach()))
+    print(f"wrote {DOCS}")
+
+
+if __name__ == "__main__":
+    main()
