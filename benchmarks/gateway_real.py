@@ -1,7 +1,8 @@
 """Real gateways, run for real: nginx (floor), Portkey, LiteLLM, and a naive Python proxy (ceiling).
 
-Regime: the mock upstream with 20 ms delay, one worker of each gateway pinned to one core, the generator and the mock
-on the other; through and direct interleaved in one run. Install them first with benchmarks/gateways/install.sh.
+Regime: the mock upstream with 20 ms delay, one worker of each gateway, its main process pinned to one core (of nginx
+the master, so that its worker floats); through and direct interleaved in one run; what else ran on the machine stands
+in each record (background_cores). Install them first with benchmarks/gateways/install.sh.
 Ceiling: the direct floor (what nginx nearly reaches).
 
     python benchmarks/gateway_real.py NAME... [--home build/gateways] [--only chat,stream,image-in,rates]

@@ -81,7 +81,7 @@ _COLUMNS = (
     Column("95 % interval", wide=True),
     Column("p95", "seconds"),
     Column("p99", "seconds"),
-    Column("first byte", "seconds", wide=True),
+    Column("first chunk", "seconds"),
     Column("CPU/request", "seconds", wide=True),
     Column("errors", "count", wide=True),
     Column("verdict"),
@@ -89,12 +89,12 @@ _COLUMNS = (
 
 
 def _loads(result: GatewayResult) -> Table:
-    rows = tuple(_row(load) for load in result.rates)
+    rows = tuple(_row(load, result.payload.stream) for load in result.rates)
     kept = [i for i in range(len(_COLUMNS)) if any(row[i] not in (None, "") for row in rows)]
     return Table(tuple(_COLUMNS[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
 
 
-def _row(load: Load) -> tuple[Cell, ...]:
+def _row(load: Load, stream: bool) -> tuple[Cell, ...]:
     added = load.added
     verdict = "saturated" if load.saturated else "held" if load.rate else ""
     return (
@@ -105,7 +105,7 @@ def _row(load: Load) -> tuple[Cell, ...]:
         _interval(added),
         added.p95 if added else None,
         added.p99 if added else None,
-        load.ttft_added,
+        load.ttft_added if stream else None,
         load.cpu_per_request,
         load.errors or None,
         verdict,
@@ -113,7 +113,8 @@ def _row(load: Load) -> tuple[Cell, ...]:
 
 
 def _interval(added: Added | None) -> str | None:
-    return f"{units.seconds(added.low)} to {units.seconds(added.high)}" if added else None
+    # Not broken over lines: it is one thing.
+    return f"{units.seconds(added.low)} to {units.seconds(added.high)}".replace(" ", "\xa0") if added else None
 
 
 def _figures(result: GatewayResult) -> Iterator[Block]:
@@ -125,7 +126,7 @@ def _figures(result: GatewayResult) -> Iterator[Block]:
 def _curves(load: Load) -> str:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    with figure(7.2, 2.6) as drawn:
+    with figure(5.6, 2.4) as drawn:
         axes = drawn.add_subplot()
         arms = (("direct", load.curve_direct, SERIES[0]), ("through", load.curve_through, SERIES[1]))
         for name, curve, colour in arms:
