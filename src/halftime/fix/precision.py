@@ -34,10 +34,25 @@ _ALLOWED = ("bfloat16", "float16", "float32")
 def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None]:
     """The module's weights in `dtype`; the method `entry` casts what comes in, and what goes out back."""
     keep = tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
-    with restored(module):
+    with restored(module), _outward_dtype(module):
         replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
         with patched(module, entry, casting(getattr(module, entry), dtype)), patched(module, "to", _to(module)):
             yield
+
+
+@contextmanager
+def _outward_dtype(module: nn.Module) -> Iterator[None]:
+    """`module.dtype` goes on naming what callers should hand in: pipelines make their latents in that dtype.
+
+    It is a property of the class, so the module becomes an instance of a subclass of the same name.
+    """
+    original, dtype = type(module), next(module.parameters()).dtype
+    names = {"dtype": property(lambda self: dtype), "__module__": original.__module__}
+    module.__class__ = type(original.__name__, (original,), {**names, "__qualname__": original.__qualname__})
+    try:
+        yield
+    finally:
+        module.__class__ = original
 
 
 def _to(module: nn.Module) -> Callable[..., nn.Module]:

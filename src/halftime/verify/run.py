@@ -71,7 +71,7 @@ def judged(
     found = trips(pairs)
     whole = [(one, other) for one, other in pairs if one.pixels.shape == other.pixels.shape]
     tools = kit(
-        [picture for pair in whole for picture in pair],
+        [picture for pair in whole for picture in pair] or list(baseline.pictures),
         judges.find(settings.judge, settings.aesthetic_head),
         judges.find_lpips(settings.lpips_weights),
     )
@@ -151,8 +151,8 @@ def _below_sight(
     real = [c for c in comparisons if c.content_class == EVERYTHING and c.decides and c.decision == "equivalent"]
     beyond = [c for c in real if max(c.low, -c.high) > settings.margin * measured[c.metric]]
     return [
-        f"{c.metric}: the difference is real, though below what 8-bit pictures show: {abs(c.value) / measured[c.metric]:.3g} "
-        "times what the same configuration does to itself. --strict would call it different."
+        f"{c.metric}: the difference is real, though no 8-bit picture shows it: "
+        f"{abs(c.value) / measured[c.metric]:.3g} times what the baseline does to itself. --strict calls it different."
         for c in beyond
     ]
 
