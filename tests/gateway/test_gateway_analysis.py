@@ -129,3 +129,5 @@ def test_limits_are_the_highest_held_below_the_lowest_broken() -> None:
     assert [load.saturated for load in marked] == [False, True, True]
     assert limits(marked)[0] == 20
     assert limits([level(20, False, 20)]) == (20, None)
+    seen = [level(80, False, 80), level(100, True, 62)]
+    assert beyond_capacity(seen) == seen  # it did complete 80 a second

@@ -68,7 +68,8 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
 @click.option("--through", metavar="URL", help="The same through the gateway; left out, --direct alone is measured.")
 @click.option("--rate", "rates", metavar="R[,R…]", help="Open loop at these requests a second.")
 @click.option("--arrival", type=click.Choice(list(_ARRIVALS)), default="both", show_default=True)
-@click.option("--requests", default=200, show_default=True, help="Sequential pairs.")
+@click.option("--requests", default=200, show_default=True, help="Sequential pairs, at most.")
+@click.option("--sequential-time", default="60s", show_default=True, help="For a slow upstream, fewer pairs.")
 @click.option("--concurrency", default=8, show_default=True, help="Closed loop; 0 leaves it out.")
 @click.option("--duration", default="6s", show_default=True, help="Of each arm at each level.")
 @click.option("--timeout", default="30s", show_default=True, help="Of one request.")
@@ -139,6 +140,7 @@ def _settings(values: dict[str, object]) -> Settings:
         rates=parse_rates(str(rates) if rates else None),
         arrivals=_ARRIVALS[str(values["arrival"])],
         seconds=parse_seconds(str(values["duration"])),
+        sequential_seconds=parse_seconds(str(values["sequential_time"])),
         timeout=parse_seconds(str(values["timeout"])),
         headers=parse_headers(values["headers"]),  # type: ignore[arg-type]
         through_headers=parse_headers(values["through_headers"]),  # type: ignore[arg-type]

@@ -19,10 +19,21 @@ def numbers(seed: int) -> Numbers:
     return lambda: f"{next(counter):08x}"
 
 
-async def sequential(pools: Sequence[Pool], rounds: int, number: Numbers, dice: random.Random) -> list[list[Sample]]:
-    """One request at a time, both arms in each round in a shuffled order; a round's samples are a pair."""
-    pairs = []
-    for _ in range(rounds):
+FEWEST_ROUNDS = 5
+
+
+async def sequential(
+    pools: Sequence[Pool], rounds: int, number: Numbers, dice: random.Random, seconds: float = float("inf")
+) -> list[list[Sample]]:
+    """One request at a time, both arms in each round in a shuffled order; a round's samples are a pair.
+
+    Ends early after `seconds`, though not before a few rounds.
+    """
+    pairs: list[list[Sample]] = []
+    deadline = now() + seconds
+    for done in range(rounds):
+        if done >= FEWEST_ROUNDS and now() > deadline:
+            break
         order = list(pools)
         dice.shuffle(order)
         by_arm = {pool.arm: await pool.send(number(), now()) for pool in order}

@@ -42,7 +42,8 @@ class Settings:
     through: str | None = None
     payload: Payload = field(default_factory=Payload)
     target: str = "openai"
-    requests: int = 200  # sequential pairs
+    requests: int = 200  # sequential pairs at most
+    sequential_seconds: float = 60.0  # for a slow upstream, fewer
     concurrency: int = 8  # closed loop; 0 leaves it out
     rates: tuple[float, ...] = ()
     arrivals: tuple[Mode, ...] = ("constant", "poisson")
@@ -162,7 +163,9 @@ class _Run:
             upstream.take_log(self.settings.direct)
         meter = self._meter()
         meter.start()
-        pairs = await load.sequential(self.pools, self.settings.requests, self.number, self.dice)
+        pairs = await load.sequential(
+            self.pools, self.settings.requests, self.number, self.dice, self.settings.sequential_seconds
+        )
         meter.stop(through=True)
         return self._load("sequential", pairs, meter)
 
@@ -328,5 +331,6 @@ def _doubts(loads: Sequence[Load], generator: Generator, settings: Settings) -> 
         yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."
     if any(item.direct_saturated for item in loads):
         yield "the upstream itself was saturated at some rate, so the gateway's limit is not known there; lower --rate."
-    if settings.requests < 100:
-        yield "p99 of fewer than 100 requests is their maximum; raise --requests."
+    pairs = loads[0].requests // (2 if settings.through else 1)
+    if pairs < 100:
+        yield f"p99 of {pairs} sequential pairs is next to their maximum; raise --requests or --sequential-time."

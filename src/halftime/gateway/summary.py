@@ -74,12 +74,12 @@ def _most(rate: float | None, blocks: Sequence[list[Sample]]) -> bool:
 
 
 def beyond_capacity(loads: Sequence[Load]) -> list[Load]:
-    """A rate above what the saturated gateway completed is saturated too, also where bursts hid it."""
-    _, capacity = limits(loads)
-    if capacity is None:
+    """A rate above the most that was ever completed is saturated too, also where bursts hid it."""
+    if not any(item.saturated for item in loads):
         return list(loads)
+    most = max(item.throughput or 0.0 for item in loads)
     return [
-        msgspec.structs.replace(item, saturated=True) if item.rate and item.rate > 1.02 * capacity else item
+        msgspec.structs.replace(item, saturated=True) if item.rate and item.rate > 1.02 * most else item
         for item in loads
     ]
 
