@@ -317,10 +317,10 @@ def ca_bundle_seconds() -> float | None:
 
 def _doubts(loads: Sequence[Load], generator: Generator, settings: Settings) -> Iterator[str]:
     noisy = max(item.background_cores for item in loads)
+    text = f"other processes kept {noisy:.1f} cores busy meanwhile; quieten the machine and run again"
+    if settings.max_background is not None and noisy > settings.max_background:
+        raise HalftimeError(f"refused: {text}, or raise --max-background ({settings.max_background:g} cores).")
     if noisy > NOISY_CORES:
-        text = f"other processes kept {noisy:.1f} cores busy meanwhile; quieten the machine and run again"
-        if settings.max_background is not None and noisy > settings.max_background:
-            raise HalftimeError(f"refused: {text}, or raise --max-background ({settings.max_background:g} cores).")
         yield text + "."
     if generator.send_lag_p99 and generator.send_lag_p99 > LAG_LIMIT:
         yield (
