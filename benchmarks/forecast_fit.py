@@ -338,6 +338,39 @@ def check(p: Problem, base: Constants) -> dict[str, object]:
     }  # fmt: skip
 
 
+def write_tables(result: dict, path: Path) -> None:
+    """Put the tables between the markers of the docs page."""
+    names = {
+        "leave_one_gpu_out": "no calibration, a GPU left out of the fit",
+        "leave_one_family_out": "no calibration, a model family left out of the fit",
+        "leave_one_gpu_out_one_row": "GPU left out, then one row of it: all its other rows",
+        "leave_one_gpu_out_one_row_other_family": "GPU left out, then one row of it: other model families",
+    }
+    head = "| {} | forecasts | median | p90 | bias | inside the 90 % band |\n|---|---|---|---|---|---|\n"
+    lines = [head.format("split"), *(line(text, result[key]) for key, text in names.items()), "\n"]
+    lines += [
+        head.format("GPU left out"),
+        *(line(name, value["none"]) for name, value in result["by_gpu"].items()),
+        "\n",
+    ]
+    after = {name: value["one_row"] for name, value in result["by_gpu"].items() if value["one_row"]}
+    lines += [head.format("after one row of it"), *(line(name, value) for name, value in after.items()), "\n"]
+    lines += [head.format("family left out"), *(line(name, value) for name, value in result["by_family"].items())]
+    noise = result["noise_between_sources"]
+    lines.append(
+        f"\nFor comparison, the noise between sources: {noise['pairs']} pairs of rows with equal configurations on "
+        f"equal GPUs from different hosts differ by {noise['median']:.1%} (median) and {noise['p90']:.1%} (p90).\n"
+    )
+    before, rest = path.read_text().split("<!-- errors -->\n", 1)
+    path.write_text(before + "<!-- errors -->\n" + "".join(lines) + "<!-- end -->" + rest.split("<!-- end -->", 1)[1])
+
+
+def line(name: str, s: dict[str, float]) -> str:
+    return (
+        f"| {name} | {s['n']:,} | {s['median']:.1%} | {s['p90']:.1%} | {s['bias']:+.1%} | {s['inside_90_band']:.0%} |\n"
+    )
+
+
 def joined(first: Split, second: Split) -> Split:
     return Split(first.errors + second.errors, first.inside + second.inside, first.rows + second.rows)
 
@@ -402,7 +435,9 @@ def main() -> None:
     assert not refused, refused[0]
     p = problem_of(usable(rows))
     if arguments.check:
-        RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(check(p, prior())), indent=1) + b"\n")
+        result = check(p, prior())
+        RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+        write_tables(result, HERE.parent / "docs" / "forecast.md")
         return
     layout, x, jac = fit(p, prior())
     made = constants_of(p, prior(), layout, x, jac)

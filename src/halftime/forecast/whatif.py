@@ -95,8 +95,9 @@ def _batch_prompts(run: Run) -> Run:
 
 def _fused_qkv(run: Run) -> Run:
     trace, _ = operations_of(run)
-    attentions = sum(group.count for group in trace.eager if group.kind == "attention")
-    return replace(run, saved_operations=run.saved_operations + 2.0 * attentions)
+    fused = sum(group.count for group in trace.eager if group.kind == "attention")
+    written_out = sum(group.count for group in trace.eager if group.kind == "bmm") / 2
+    return replace(run, saved_operations=run.saved_operations + 2.0 * (fused + written_out))
 
 
 def _fused_attention(run: Run) -> Run:

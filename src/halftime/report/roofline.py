@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from halftime.records.forecast import Forecast, OperationShare
 from halftime.report.charts import FAINT, INK, PAPER, SERIES, figure, svg
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top; points
+_LEAST_LABELLED = 0.02  # of the whole
 _MARKS = {"encode_prompt": "s", "denoise": "o", "vae_decode": "D", "postprocess": "^"}
 # Kinds that do no arithmetic worth a point stand at the left edge by what memory they move.
 _LEAST_INTENSITY = 0.25  # FLOP a byte
@@ -29,13 +36,9 @@ def roofline(forecast: Forecast) -> str:
         for share in reversed(shown):
             colour = SERIES[stages.index(share.stage) % len(SERIES)]
             axes.scatter(
-                _intensity(share), _rate(share), s=22 + 900 * share.seconds / whole, color=colour,
+                _intensity(share), _rate(share), s=_size(share, whole), color=colour,
                 marker=_MARKS.get(share.stage, "o"), edgecolors=PAPER, linewidths=0.8, alpha=0.85, zorder=2,
             )  # fmt: skip
-        for share in shown[:7]:
-            radius = (22 + 900 * share.seconds / whole) ** 0.5 / 2
-            axes.annotate(f"{share.kind} {share.seconds / whole:.0%}", (_intensity(share), _rate(share)),
-                          xytext=(radius + 3, -3), textcoords="offset points", color=INK, fontsize=7.5)  # fmt: skip
         for stage in dict.fromkeys(share.stage for share in shown):
             axes.scatter(
                 [], [], color=SERIES[stages.index(stage) % len(SERIES)], marker=_MARKS.get(stage, "o"), label=stage
@@ -44,8 +47,49 @@ def roofline(forecast: Forecast) -> str:
         axes.set_ylim(min(map(_rate, shown), default=left * bandwidth) / 4, peak * 2.5)
         axes.grid(color=FAINT, linewidth=0.3, alpha=0.5)
         axes.legend(loc="lower right", fontsize=8)
+        _label(axes, shown, whole)
         label = f"Roofline of the {forecast.gpu} with the operations of {forecast.model}"
         return svg(drawn, label)
+
+
+def _size(share: OperationShare, whole: float) -> float:
+    """Area of a mark, in square points."""
+    return 22 + 900 * share.seconds / whole
+
+
+def _label(axes: Axes, shown: list[OperationShare], whole: float) -> None:
+    """Name the largest marks, each on the first side where its name covers no mark and no other name."""
+    points_a_pixel = 72 / axes.figure.dpi
+    marks = [axes.transData.transform((_intensity(share), _rate(share))) * points_a_pixel for share in shown]
+    taken = [
+        (x - r, y - r, x + r, y + r)
+        for (x, y), s in zip(marks, shown, strict=True)
+        for r in [_size(s, whole) ** 0.5 / 2]
+    ]
+    for (x, y), share in zip(marks, shown, strict=True):
+        if share.seconds < _LEAST_LABELLED * whole:
+            continue
+        text, radius = f"{share.kind} {share.seconds / whole:.0%}", _size(share, whole) ** 0.5 / 2 + 2
+        width, height = 4.1 * len(text), 8.0
+        sides = (
+            (radius, -3.0), (-radius - width, -3.0), (-width / 2, -radius - height), (-width / 2, radius),
+            (radius, -3.0 - height), (radius, -3.0 - 2 * height),
+        )  # fmt: skip
+        boxes = [(x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in sides]
+        best = min(range(len(sides)), key=lambda i: sum(_overlap(boxes[i], other) for other in taken))
+        taken.append(boxes[best])
+        axes.annotate(
+            text,
+            (_intensity(share), _rate(share)),
+            xytext=sides[best],
+            textcoords="offset points",
+            color=INK,
+            fontsize=7.5,
+        )
+
+
+def _overlap(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _intensity(share: OperationShare) -> float:
