@@ -33,6 +33,13 @@ def queue(rate: float, capacity: float, seconds: float, seed: int = 0) -> list[S
     return samples
 
 
+def shared(rate: float, capacity: float, seconds: float) -> list[Sample]:
+    """A server that works on all requests at once and finishes them all together: an event loop that is hogged."""
+    count = int(rate * seconds)
+    done = max(seconds, count / capacity) + 0.02
+    return [sample(i / rate, max(0.02, done + 1e-3 * i / count - i / rate)) for i in range(count)]
+
+
 shifts = st.floats(0, 0.1)
 
 
@@ -64,19 +71,31 @@ def test_no_pairs_no_number() -> None:
 )
 def test_saturation_is_offered_beyond_capacity(rate: float, capacity: float, expected: bool) -> None:
     block = queue(rate, capacity, 3)
-    assert analysis.saturated(block, rate) is expected
+    assert analysis.saturated(block, 0.036) is expected
     if expected:
-        assert analysis.completed_rate(block) == pytest.approx(capacity, rel=0.05)
+        assert analysis.completed_rate(block, 0.036) == pytest.approx(capacity, rel=0.05)
+
+
+def test_a_hogged_event_loop_is_saturated_though_waiting_falls() -> None:
+    block = shared(100, 47, 1)
+    assert block[0].latency > block[-1].latency
+    assert analysis.saturated(block, 0.04)
+    assert analysis.completed_rate(block, 0.04) == pytest.approx(47, rel=0.06)
+
+
+@given(st.floats(5, 400), st.floats(0.001, 0.2))
+def test_constant_waiting_is_never_saturation(rate: float, latency: float) -> None:
+    assert not analysis.saturated([sample(i / rate, latency) for i in range(int(rate * 2))], latency)
 
 
 def test_one_stall_is_not_saturation() -> None:
     block = [sample(i / 100, 0.02 + (0.3 if 140 <= i < 170 else 0)) for i in range(300)]
-    assert not analysis.saturated(block, 100)
+    assert not analysis.saturated(block, 0.02)
 
 
 def test_timeouts_of_most_requests_are_saturation_and_refusals_are_not() -> None:
-    assert analysis.saturated([sample(i / 10, 30, error="timeout") for i in range(20)], 10)
-    assert not analysis.saturated([sample(i / 10, 0.01, status=429) for i in range(20)], 10)
+    assert analysis.saturated([sample(i / 10, 30, error="timeout") for i in range(20)], 0.02)
+    assert not analysis.saturated([sample(i / 10, 0.01, status=429) for i in range(20)], 0.02)
 
 
 def test_the_mocks_log_gives_each_path() -> None:

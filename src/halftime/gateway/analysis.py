@@ -82,38 +82,36 @@ def error_kinds(samples: Sequence[Sample]) -> dict[str, int]:
     return dict(Counter(f"{s.arm}: {s.error or s.status}" for s in samples if not s.ok))
 
 
-SATURATED_SLOPE = 0.03  # seconds of extra waiting for each second of load: 3 % more work than the endpoint can do
 SATURATED_SHARE = 0.95  # of the offered rate
+_LAST = 0.98  # of the completions: the few slowest are the tail's business, not the rate's
 
 
-def saturated(block: Sequence[Sample], rate: float) -> bool:
-    """The queue grows while the load lasts: waiting rises with time, or less is completed than offered.
+def saturated(block: Sequence[Sample], unloaded: float) -> bool:
+    """More was offered than is completed: when sending ends, a queue is left.
 
-    Latency is counted from the intended send, so at an offered rate R and a capacity C it rises by R / C - 1 seconds a
-    second (fluid limit of a queue). A rise must also exceed the block's own noise.
+    `unloaded` is the latency of one request at a time, in seconds. The rule looks at completions only, not at how
+    waiting rises, and so holds for a queue in order and for a server that works on all requests at once.
     """
-    done = [s for s in block if s.ok]
-    if len(done) < max(8, 0.5 * len(block)):
-        return len(done) < 0.5 * len(block) and any(s.error == "timeout" for s in block)
-    first, last = _thirds(done)
-    span = max(s.intended for s in done) - min(s.intended for s in done)
-    rise = median(last) - median(first)
-    slope = rise / (span * 2 / 3) if span > 0 else 0.0
-    noise = quantile(first, 0.75) - quantile(first, 0.25)
-    growing = slope > SATURATED_SLOPE and rise > 0.01 and rise > noise
-    return growing or (rise > 0.01 and completed_rate(block) < SATURATED_SHARE * rate)
+    ends = _ends(block)
+    if len(ends) < 8:
+        return any(s.error == "timeout" for s in block)
+    sending = max(s.intended for s in block) - min(s.intended for s in block)
+    left = ends[-1] - max(s.intended for s in block) - unloaded
+    offered = (len(block) - 1) / sending if sending > 0 else 0.0
+    return left > max(0.01, unloaded) and completed_rate(block, unloaded) < SATURATED_SHARE * offered
 
 
-def _thirds(samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
-    ordered = [s.latency for s in sorted(samples, key=lambda s: s.intended)]
-    third = max(1, len(ordered) // 3)
-    return ordered[:third], ordered[-third:]
+def _ends(block: Sequence[Sample]) -> list[float]:
+    """Completions in order, a time-out among them; refusals and other errors are no work done."""
+    ends = sorted(s.end for s in block if s.ok or s.error == "timeout")
+    return ends[: max(1, int(len(ends) * _LAST))] if ends else []
 
 
-def completed_rate(block: Sequence[Sample]) -> float:
-    """Completions a second, between the first completion and the last: a full queue drains at capacity."""
-    ends = sorted(s.end for s in block if s.ok)
-    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 and ends[-1] > ends[0] else 0.0
+def completed_rate(block: Sequence[Sample], unloaded: float = 0.0) -> float:
+    """Completions a second, from when the first could have been done."""
+    ends = _ends(block)
+    taken = ends[-1] - min(s.intended for s in block) - unloaded if ends else 0.0
+    return (len(ends) - 1) / taken if len(ends) > 1 and taken > 0 else 0.0
 
 
 def truth(pairs: Sequence[tuple[Sample, Sample]], log: Mapping[str, Entry]) -> Truth | None:

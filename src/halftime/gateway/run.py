@@ -106,6 +106,7 @@ class _Run:
         self.gateway = {process.checked_pid(settings.pid)} if settings.pid else process.listening(through)
         if not settings.through:
             self.gateway = set()
+        self.unloaded: tuple[float, ...] = (0.0, 0.0)
         self.fresh: dict[str, tuple[float, float]] = {}
         self.response_bytes: int | None = None
 
@@ -167,7 +168,9 @@ class _Run:
             self.pools, self.settings.requests, self.number, self.dice, self.settings.sequential_seconds
         )
         meter.stop(through=True)
-        return self._load("sequential", pairs, meter)
+        made = self._load("sequential", pairs, meter)
+        self.unloaded = tuple(arm.p50 for arm in (made.direct, made.through) if arm) or self.unloaded
+        return made
 
     async def _closed(self) -> Load:
         workers = self.settings.concurrency
@@ -220,7 +223,7 @@ class _Run:
         log = upstream.take_log(self.settings.direct) if self.mock else {}
         arms = [[s for block in blocks for s in block[i]] for i in range(len(self.pools))] if blocks else None
         arms = arms or [[pair[i] for pair in pairs] for i in range(len(self.pools))]
-        return summarised(mode, pairs, arms, blocks, log, meter, self.fresh, rate)
+        return summarised(mode, pairs, arms, blocks, log, meter, self.fresh, rate, self.unloaded)
 
     def _result(self, loads: list[Load], generator: Generator, first: float | None) -> GatewayResult:
         settings, payload = self.settings, self.settings.payload

@@ -22,6 +22,7 @@ def summarised(
     meter: process.Meter,
     fresh: dict[str, tuple[float, float]],
     rate: float | None = None,
+    unloaded: Sequence[float] = (0.0, 0.0),
 ) -> Load:
     """One load level as a record."""
     good = [[s for s in arm if s.ok] for arm in arms]
@@ -48,9 +49,11 @@ def summarised(
         requests=len(everything),
         errors=sum(not s.ok for s in everything),
         error_kinds=analysis.error_kinds(everything),
-        saturated=_most(rate, last),
-        direct_saturated=_most(rate, first),
-        throughput=median([analysis.completed_rate(block) for block in last]) if last else None,
+        saturated=_most(rate, last, unloaded[-1]),
+        direct_saturated=_most(rate, first, unloaded[0]),
+        throughput=median([analysis.completed_rate(block, unloaded[-1] if rate else 0.0) for block in last])
+        if last
+        else None,
         send_lag=analysis.percentiles([s.begun - s.intended for s in everything]) if rate else None,
         header_reported=median(reported) if reported else None,
         truth=analysis.truth(whole, log) if log else None,
@@ -66,11 +69,11 @@ def _opened(fresh: dict[str, tuple[float, float]], arm: str) -> tuple[float | No
     return connect, tls or None
 
 
-def _most(rate: float | None, blocks: Sequence[list[Sample]]) -> bool:
+def _most(rate: float | None, blocks: Sequence[list[Sample]], unloaded: float) -> bool:
     """Saturated in more than half of the blocks: a single stall is not a verdict."""
     if rate is None or not blocks:
         return False
-    return sum(analysis.saturated(block, rate) for block in blocks) * 2 > len(blocks)
+    return sum(analysis.saturated(block, unloaded) for block in blocks) * 2 > len(blocks)
 
 
 def beyond_capacity(loads: Sequence[Load]) -> list[Load]:
