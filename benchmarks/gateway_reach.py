@@ -111,9 +111,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=300)
     given = parser.parse_args()
     with spawned(Behaviour(delay=0.02)) as (base, _):
-        rows = list(answers(base, given.requests))
-    machine = {"processor": processor_name(), "cores": os.cpu_count(), "load_average_after": load_average()}
-    given.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        rows = []
+        for answer in answers(base, given.requests):
+            rows.append(answer)  # written at once: what was measured before an interruption is kept
+            machine = {"processor": processor_name(), "cores": os.cpu_count(), "load_average": load_average()}
+            given.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
