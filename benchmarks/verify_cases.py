@@ -1,7 +1,7 @@
 """Does `verify` tell apart what it ought to, and how small a fault does it find with how many prompts?
 
 Regime: the bundled model (or --model), 128 px, 30 steps, one picture a prompt, the noise floor measured first.
-Ceiling: none; this is about decisions, not time. Prints the verdict of each case, then (strict) the power curve:
+Ceiling: none; this is about decisions, not time. Prints the verdict of each case, then the power curve:
 the share of draws of n pairs in which a VAE with one disturbed layer is called different (pairs drawn with replacement
 from the pool of pictures that was made, so the curve knows no pictures beyond those).
 
@@ -30,9 +30,9 @@ from halftime.verify.pictures import PictureSet, from_floats
 from halftime.verify.render import floor_sets, prompt_set, render
 from halftime.verify.run import MARGIN, Settings, judged
 
-FAULTS = (0.0025, 0.005, 0.01, 0.02, 0.04)  # relative disturbance of one layer's weights
+FAULTS = (0.0002, 0.002, 0.02, 0.1, 0.2, 0.4)  # relative disturbance of one layer's weights
 COUNTS = (50, 200, 500)
-DRAWS = 200
+DRAWS = 60
 
 
 @contextmanager
@@ -101,8 +101,8 @@ def _row(verdict) -> dict:
     return {"verdict": verdict.verdict, "floors": sizes, "reasons": list(verdict.reasons[:3])}
 
 
-def power(pipeline, baseline: PictureSet, floor: dict[str, float], margin: float) -> list[dict]:
-    """For each fault and number of pairs: how often each decision falls."""
+def power(pipeline, baseline: PictureSet, floors: dict[str, dict[str, float]], margin: float) -> list[dict]:
+    """For each fault and number of pairs: how often each decision falls, with and without the 8-bit floor."""
     rows = []
     tools = kit(list(baseline.pictures), "left out of the power curve", "left out")
     with decoded_with(pipeline, baseline) as decode:
@@ -111,8 +111,11 @@ def power(pipeline, baseline: PictureSet, floor: dict[str, float], margin: float
             with disturbed(pipeline.vae, size):
                 faulty = decode()
             measured = [tools.measure(a, b) for a, b in zip(sound.pictures, faulty.pictures, strict=True)]
-            rows += [_decisions(measured, baseline, floor, margin, size, count) for count in COUNTS]
-            print_power(rows[-len(COUNTS) :])
+            for tier, floor in floors.items():
+                for count in COUNTS:
+                    row = _decisions(measured, baseline, floor, margin, size, count)
+                    rows.append({"tier": tier} | row)
+            print_power(rows[-2 * len(COUNTS) :])
     return rows
 
 
@@ -133,7 +136,7 @@ def print_power(rows: list[dict]) -> None:
     for row in rows:
         sizes = f"FLIP {row['flip_floors']:.2f} MS-SSIM {row['ms_ssim_floors']:.2f} floors"
         shares = ", ".join(f"{name} {row[name]:.0%}" for name in ("different", "equivalent", "inconclusive"))
-        print(f"fault {row['fault']:.2%}  {row['pairs']:4d} pairs  {sizes}: {shares}")
+        print(f"{row['tier']:7s} fault {row['fault']:.2%}  {row['pairs']:4d} pairs  {sizes}: {shares}")
 
 
 def main() -> None:
@@ -156,12 +159,12 @@ def main() -> None:
         print("    ", {key: value for key, value in row["floors"].items() if key.startswith("all ")})
     tools = kit(list(baseline.pictures), "left out", "left out")
     floor_entries = entries(baseline, floors, tools)
-    floor = noise_floor(floor_entries, strict=True)
+    tiers = {"visible": noise_floor(floor_entries), "strict": noise_floor(floor_entries, strict=True)}
     print("floor", {f"{e.metric} {e.source}": round(e.value, 6) for e in floor_entries})
-    curve = power(loaded.pipeline, replace(baseline), floor, options.margin)
+    curve = power(loaded.pipeline, replace(baseline), tiers, options.margin)
     if options.output:
         result = {"model": loaded.name, "notes": list(loaded.notes), "prompts": options.prompts, "steps": options.steps,
-                  "margin": options.margin, "floor": floor, "cases": found, "power": curve}  # fmt: skip
+                  "margin": options.margin, "floors": tiers, "cases": found, "power": curve}  # fmt: skip
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

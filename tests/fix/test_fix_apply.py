@@ -145,3 +145,9 @@ def test_ceilings_come_from_a_ledger() -> None:
     assert FIXES["denoiser-dtype"].ceiling(session) == pytest.approx(2.0)
     assert FIXES["text-warmup"].ceiling(session) == pytest.approx(2.0 / 1.5)
     assert FIXES["schedule-table"].ceiling(session) is None
+
+
+def test_the_guide_names_every_fix_with_its_level() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "fix.md").read_text(encoding="utf-8")
+    for name, fix in FIXES.items():
+        assert f"| `{name}` | {fix.level} |" in guide

@@ -161,6 +161,7 @@ def _write_pictures(
         write_folder(Path(keep) / "b", candidate)
     if sheet:
         write_bytes(sheet, png(contact_sheet(verdict, baseline, candidate)))
+        click.echo(f"wrote {sheet}", err=True)
 
 
 def _report(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> Report:

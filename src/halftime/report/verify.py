@@ -65,7 +65,7 @@ def _table(verdict: Verdict) -> Table:
 def _cells(each: Comparison) -> tuple[Cell, ...]:
     decision = each.decision if each.decides else f"({each.decision})"
     needed = f", {each.prompts_needed:,} prompts" if each.prompts_needed and each.decides else ""
-    interval = f"{_number(each.low)} to {_number(each.high)}"
+    interval = f"{_number(each.low)} to {_number(each.high)}".replace(" ", "\N{NO-BREAK SPACE}")
     return (
         each.content_class, each.metric, each.pairs, _number(each.value), interval, _number(each.floors),
         decision + needed,

@@ -76,7 +76,7 @@ def ms_ssim(one: Picture, other: Picture) -> float:
     a, b = (torch.from_numpy(p.pixels.copy()).permute(2, 0, 1)[None].float() for p in (one, other))
     whole = min(a.shape[-2:]) > 64
     function = pytorch_msssim.ms_ssim if whole else pytorch_msssim.ssim
-    return 1 - float(function(a, b, data_range=255, win_size=5))
+    return max(0.0, 1 - float(function(a, b, data_range=255, win_size=5)))
 
 
 def rmse(one: Picture, other: Picture) -> float:
