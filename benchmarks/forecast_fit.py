@@ -27,7 +27,8 @@ from halftime.forecast import host, predict
 from halftime.forecast.cache import trace_of
 from halftime.forecast.calibrate import calibrated_by, forget_host
 from halftime.forecast.constants import GENERATION_SPREAD, GENERATIONS, PRIORS, Constants, GpuEffect, prior
-from halftime.forecast.evaluate import banded
+from halftime.forecast.evaluate import NOISE, banded
+from halftime.forecast.floor import floor_seconds
 from halftime.forecast.gpus import find_gpu
 from halftime.forecast.roofline import CONSUMER, Machine, OpTable, machine_of, op_seconds, softmax, table_of
 from halftime.forecast.rows import MeasuredRow, read_rows, works_of
@@ -334,6 +335,10 @@ def check(p: Problem, base: Constants) -> dict[str, object]:
         "rows": len(p.rows), "gpus": len(p.gpus),
         "leave_one_gpu_out": none.summary(), "leave_one_gpu_out_one_row": one.summary(),
         "leave_one_gpu_out_one_row_other_family": other.summary(), "leave_one_family_out": family.summary(),
+        "ordering_gpu_left_out": ordering(none), "ordering_family_left_out": ordering(family),
+        "floor_above_measurement": sum(
+            floor_seconds(works_of(row), find_gpu(row.gpu)) > row.seconds for row in p.rows
+        ),
         "noise_between_sources": source_noise(p.rows), "by_gpu": per_gpu, "by_family": per_family,
     }  # fmt: skip
 
@@ -356,6 +361,13 @@ def write_tables(result: dict, path: Path) -> None:
     after = {name: value["one_row"] for name, value in result["by_gpu"].items() if value["one_row"]}
     lines += [head.format("after one row of it"), *(line(name, value) for name, value in after.items()), "\n"]
     lines += [head.format("family left out"), *(line(name, value) for name, value in result["by_family"].items())]
+    for key, what in (("ordering_gpu_left_out", "GPU"), ("ordering_family_left_out", "family")):
+        o = result[key]
+        lines.append(
+            f"\nOrder of two configurations on one GPU, {what} left out: {o['right']:.1%} of {o['pairs']:,} pairs right, "
+            f"{o['clear_right']:.1%} of the {o['clear_pairs']:,} that lie more than 13 % apart.\n"
+        )
+    lines.append(f"\nRows measured faster than the hard floor: {result['floor_above_measurement']}.\n")
     noise = result["noise_between_sources"]
     lines.append(
         f"\nFor comparison, the noise between sources: {noise['pairs']} pairs of rows with equal configurations on "
@@ -381,6 +393,19 @@ def text(split: Split) -> str:
         f"n {s['n']:5d}  median {s['median']:6.1%}  p90 {s['p90']:6.1%}  bias {s['bias']:+6.1%}"
         f"  in band {s['inside_90_band']:.0%}"
     )
+
+
+def ordering(split: Split) -> dict[str, float]:
+    """Pairs of rows on one left-out GPU that come in the measured order; clear: further apart than 13 %."""
+    found = list(zip(split.rows, split.errors, strict=True))
+    right, clear_right, pairs, clear = 0, 0, 0, 0
+    for (a, ea), (b, eb) in combinations(found, 2):
+        if find_gpu(a.gpu) is not find_gpu(b.gpu) or a.seconds == b.seconds:
+            continue
+        good = (a.seconds < b.seconds) == (a.seconds * (1 + ea) < b.seconds * (1 + eb))
+        apart = max(a.seconds, b.seconds) / min(a.seconds, b.seconds) > 1 + NOISE
+        pairs, right, clear, clear_right = pairs + 1, right + good, clear + apart, clear_right + (apart and good)
+    return {"pairs": pairs, "right": right / pairs, "clear_pairs": clear, "clear_right": clear_right / clear}
 
 
 def source_noise(rows: list[MeasuredRow]) -> dict[str, float]:

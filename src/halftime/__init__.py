@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from halftime.audit.run import audit as audit
     from halftime.fix import FIXES as FIXES
     from halftime.fix import applied as applied
+    from halftime.forecast.run import forecast as forecast
     from halftime.pipeline import load_pipeline as load_pipeline
     from halftime.profile.run import profile as profile
     from halftime.records import Finding as Finding
@@ -32,6 +33,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "applied": ("halftime.fix", "applied"),
     "audit": ("halftime.audit", None),
     "bundled": ("halftime.bundled", None),
+    "forecast": ("halftime.forecast", None),
     "load_pipeline": ("halftime.pipeline", "load_pipeline"),
     "profile": ("halftime.profile", None),
     "trace": ("halftime.trace", None),

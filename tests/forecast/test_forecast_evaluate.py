@@ -40,6 +40,8 @@ def test_a_part_in_full() -> None:
     assert part.compiled
     assert part.times == 50
     assert part.traced.attention == "math"
+    assert parse_part("wan:batch=1:px=480").traced.geometry.frames == 81
+    assert parse_part("sdxl_unet:batch=1:px=480").traced.geometry.frames == 1
     assert parse_part("clip_l:batch=1:px=77:dtype=fp16:eager:sdpa:x2").traced.geometry.tokens == 77
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import halftime
 from halftime import bundled
 from halftime.cli import _run
 from halftime.errors import BadFile, BadInput, UnknownModel
@@ -70,6 +71,10 @@ def test_the_fixes_have_the_names_of_the_fixes() -> None:
     assert ratios["text-warmup"] == 1
     stacked = [fix.stacked_ratio for fix in made.fixes if fix.stacked_ratio]
     assert stacked == sorted(stacked)
+
+
+def test_the_package_is_the_verb() -> None:
+    assert halftime.forecast("sd15", "T4") == forecast("sd15", "T4")
 
 
 def test_what_cannot_change_is_not_listed() -> None:

@@ -11,6 +11,7 @@ from halftime.forecast.architectures import ARCHITECTURES, canonical
 from halftime.forecast.cache import Traced
 from halftime.forecast.geometry import Geometry
 from halftime.forecast.predict import Run, Work
+from halftime.forecast.presets import PRESETS
 from halftime.forecast.roofline import DTYPES
 from halftime.records import Record
 from halftime.store import read_bytes
@@ -137,13 +138,18 @@ def _traced(component: str, options: dict[str, str], dtype: str, *, written_out:
         batch=int(options.get("batch", 1)),
         width=width,
         height=height,
-        frames=int(options.get("frames", 1)),
+        frames=int(options.get("frames", _frames(component))),
         tokens=tokens,
     )
     return Traced(
         library=made.library, class_name=made.class_name, config=made.config, role=made.role, geometry=geometry,
         element=4 if dtype in ("fp32", "tf32") else 2, attention="math" if written_out else "sdpa",
     )  # fmt: skip
+
+
+def _frames(component: str) -> int:
+    """A video component's usual number of frames, where a row does not say; 1 for pictures."""
+    return max((p.frames for p in PRESETS.values() if component in (p.denoiser, p.vae)), default=1)
 
 
 def works_of(row: MeasuredRow) -> tuple[Work, ...]:
