@@ -125,6 +125,8 @@ def test_the_sentence_about_a_picture() -> None:
     made = share(load(0.036), session)
     assert made.sentence == "this gateway adds 36.0 ms, 1.5 % of your 2.40 s picture, 3.00x your text encoder's 12.0 ms"
     assert made.of_call == pytest.approx(0.015)
+    unclear = msgspec.structs.replace(plus(0.036), low=-0.001)
+    assert "told from noise" in share(msgspec.structs.replace(load(), added=unclear), session).sentence
 
 
 def test_the_report_says_what_the_record_holds() -> None:

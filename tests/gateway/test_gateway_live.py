@@ -73,8 +73,8 @@ def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
     assert result.method == "mock log"
     one = result.rates[0]
     assert one.truth.matched == 24
-    assert one.truth.request_path >= 0.03  # held at least as long as planted
-    assert one.truth.response_path < 0.03
+    assert one.truth.overhead.p50 >= 0.03  # held at least as long as planted
+    assert one.truth.overhead.p50 > one.truth.floor.p50
     assert one.added.low <= one.added.p50 <= one.added.high
     assert [item.mode for item in result.rates] == ["sequential", "closed", "constant"]
     assert result.generator.max_rate > 0
@@ -94,14 +94,15 @@ def test_the_planted_bugs_are_named() -> None:
 
 
 def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
-    with served(Behaviour(delay=0.0, chunks=4, gap=0.02)) as (direct, _):
+    with served(Behaviour(delay=0.0, chunks=4, gap=0.05)) as (direct, _):
         samples = sent(direct, Payload(stream=True), three)
         log = take_log(direct)
     for sample in samples:
         assert sample.ok
-        assert len(sample.chunks) == 4
-        assert sample.end - sample.first_chunk >= 0.05
-        assert log[sample.id].sent - log[sample.id].first >= 0.055
+        assert 2 <= len(sample.chunks) <= 4  # a stalled reader finds several at once
+        assert sample.sent < sample.first_chunk == sample.chunks[0] < sample.chunks[-1] == sample.end
+        assert sample.end - sample.sent >= 0.15
+        assert log[sample.id].sent - log[sample.id].first >= 0.15
 
 
 @pytest.mark.parametrize("size", [1000, 300_000])

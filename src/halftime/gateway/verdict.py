@@ -34,10 +34,14 @@ def share(load: Load, session: Session) -> Share:
     seconds = load.added.p50
     encoder = session.row("encode_prompt")
     times = seconds / encoder.seconds if encoder and encoder.seconds > 0 else None
+    of_call = seconds / session.wall_seconds
+    if load.added.low <= 0:
+        noise = "this gateway adds nothing that can be told from noise"
+        return Share(sentence=noise, of_call=of_call, of_text_encoder=times)
     words = [
         f"this gateway adds {units.seconds(seconds)}",
-        f"{units.share(seconds / session.wall_seconds)} of your {units.seconds(session.wall_seconds)} picture",
+        f"{units.share(of_call)} of your {units.seconds(session.wall_seconds)} picture",
     ]
     if times is not None:
         words.append(f"{units.ratio(times)} your text encoder's {units.seconds(encoder.seconds if encoder else None)}")
-    return Share(sentence=", ".join(words), of_call=seconds / session.wall_seconds, of_text_encoder=times)
+    return Share(sentence=", ".join(words), of_call=of_call, of_text_encoder=times)

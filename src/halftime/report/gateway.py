@@ -34,8 +34,9 @@ def _summary(result: GatewayResult) -> str:
     if load.added is None:
         direct = load.direct
         return f"One request takes {units.seconds(direct.p50 if direct else None)} (p50); no gateway was measured."
+    what = "The gateway adds" if load.added.low > 0 else "Not told from noise: the gateway adds"
     words = (
-        f"The gateway adds {units.seconds(load.added.p50)} at p50 (95 % interval {units.seconds(load.added.low)} to "
+        f"{what} {units.seconds(load.added.p50)} at p50 (95 % interval {units.seconds(load.added.low)} to "
         f"{units.seconds(load.added.high)}), {units.seconds(load.added.p95)} at p95, one request at a time."
     )
     return words + (f" That is: {result.session.sentence}." if result.session else "")
