@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tiny_pipelines import PIPELINES
 
 import halftime
 from halftime.errors import DoesNotApply
 from halftime.fix.apply import reasons
 from halftime.records.recipe import Choice
+from tiny_pipelines import PIPELINES
 
 # Compilers and foreign runtimes take minutes; the others are tried wherever they say that they apply.
 SLOW = {"denoiser-compile", "vae-compile", "openvino", "onnxruntime", "int8-dynamic"}

@@ -219,3 +219,37 @@ def test_inpainting_may_replace_the_sample_between_steps() -> None:
 
     for name in ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler"):
         agree(run(make(name)), run(tabled(make(name))))
+
+
+class Reads(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts what would make the host wait on a device: values read back, and copies between devices or dtypes."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "_to_copy")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += any(f"aten.{name}" in str(func) for name in self.NAMES)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "name", (*RESUMABLE[:-1], "EulerAncestralDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+)
+def test_no_value_is_read_back_once_the_table_is_made(name: str) -> None:
+    def reads(scheduler) -> int:  # type: ignore[no-untyped-def]
+        with Reads() as mode:
+            scheduler.set_timesteps(6)
+            x = torch.ones(SHAPE)
+            for t in scheduler.timesteps:
+                if hasattr(scheduler, "scale_model_input"):
+                    x = scheduler.scale_model_input(x, t)
+                x = scheduler.step(x * 0.5, t, x, return_dict=False)[0]
+        return mode.count
+
+    table = tabled(make(name))
+    reads(table)
+    assert reads(table) == 0
+    assert reads(make(name)) > 0
