@@ -235,9 +235,7 @@ class Reads(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(
-    "name", (*RESUMABLE[:-1], "EulerAncestralDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
-)
+@pytest.mark.parametrize("name", [*RESUMABLE[:-1], "EulerAncestralDiscreteScheduler", "LCMScheduler"])
 def test_no_value_is_read_back_once_the_table_is_made(name: str) -> None:
     def reads(scheduler) -> int:  # type: ignore[no-untyped-def]
         with Reads() as mode:
