@@ -1,11 +1,13 @@
 """The table of docs/gateway.md, from benchmarks/results/gateway_real/*.json and gateway_reach.json.
 
-python benchmarks/gateway_table.py           rewrites what stands between the markers in docs/gateway.md
+python benchmarks/gateway_table.py           rewrites what stands between the markers in docs/gateway.md;
+                                                 with --check it only says whether they are up to date
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from halftime import units
@@ -93,7 +95,8 @@ def reach() -> list[str]:
     for row in found["rows"]:
         asked, measured = text(row["asked"]), text(row["measured"])
         yes = "yes" if row["reached"] else "**no**"
-        lines.append(f"| {row['what']} | {asked} | {measured} | {row['bar']} | {yes} | {row['background_cores']} |")
+        bar = row["bar"].replace("|", "\\|")
+        lines.append(f"| {row['what']} | {asked} | {measured} | {bar} | {yes} | {row['background_cores']} |")
     return lines
 
 
@@ -112,7 +115,12 @@ def placed(page: str, name: str, lines: list[str]) -> str:
 
 def main() -> None:
     page = placed(DOCS.read_text(), "gateways", real())
-    DOCS.write_text(placed(page, "reach", reach()))
+    page = placed(page, "reach", reach())
+    if "--check" in sys.argv:
+        sys.exit(
+            None if page == DOCS.read_text() else "docs/gateway.md is not up to date: run benchmarks/gateway_table.py"
+        )
+    DOCS.write_text(page)
     print(f"wrote {DOCS}")
 
 

@@ -1,0 +1,36 @@
+"""The guide names every option and every finding, and its tables are the committed results."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from halftime.cli.gateway import command
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "gateway.md").read_text()
+
+
+def test_every_finding_is_explained() -> None:
+    source = (ROOT / "src" / "halftime" / "gateway" / "findings.py").read_text()
+    named = set(re.findall(r'_finding\("([a-z-]+)"', source))
+    assert len(named) >= 7
+    for name in named:
+        assert f"`{name}`" in GUIDE
+
+
+def test_every_option_in_the_guide_exists() -> None:
+    known = {word for option in [*command.params, *command.commands["mock"].params] for word in option.opts}
+    lines = [line for line in GUIDE.splitlines() if line.startswith("halftime gateway") or line.startswith("    --")]
+    used = {word for line in lines for word in re.findall(r"--[a-z-]+", line)}
+    assert len(used) > 10
+    assert used <= known
+
+
+@pytest.mark.slow
+def test_the_tables_are_the_committed_results() -> None:
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "gateway_table.py", "--check"], check=True)
