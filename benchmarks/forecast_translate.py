@@ -87,6 +87,9 @@ def dpt1(row: Row) -> tuple[str, str]:
 
 
 def ort(row: Row) -> tuple[str, str]:
+    if "TensorRT" in row["config"]:
+        kind, parts = sd15_total(row, row["dtype"], 50)
+        return f"{kind}-trt", parts.replace(":eager:", ":compile:")
     if not row["config"].startswith("torch"):
         raise Skip("other software than torch")
     return sd15_total(row, row["dtype"], 50)
@@ -267,7 +270,7 @@ def translated(row: Row) -> Row:
     return {
         "id": row["id"], "gpu": row["gpu"], "host": f"{prefix.lower()}-{row['gpu']}", "kind": kind,
         "steps": next((word[1:] for word in reversed(parts.split(":")) if "unet" in parts), "1") if kind == "step"
-        else str(number(row["steps"])) if kind == "total" else "0",
+        else str(number(row["steps"])) if kind.startswith("total") else "0",
         "parts": parts, "milliseconds": f"{milliseconds(row):.6g}", "source": row["source"],
         "family": family(parts), "grade": grade,
     }  # fmt: skip

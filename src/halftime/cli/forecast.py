@@ -28,7 +28,7 @@ class _Forecast(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] in self.commands:
             return super().resolve_command(ctx, args)
-        return "run", self.commands["run"], args
+        return "", self.commands["run"], args
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # Without any word, forecast the bundled model.

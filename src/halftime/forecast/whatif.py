@@ -59,7 +59,9 @@ def _vae_dtype(scenario: Scenario, works: Works) -> Works | None:
 
 
 def _channels_last(run: Run) -> Run:
-    return replace(run, channels_last=True)
+    # A compiled module has chosen its layouts, and a network without convolutions has none to choose.
+    convolves = any(group.kind == "conv" for group in operations_of(run)[0].eager)
+    return replace(run, channels_last=True) if convolves and not run.compiled else run
 
 
 def _compile(run: Run) -> Run:
