@@ -204,3 +204,18 @@ def test_the_commands_exit_codes_and_its_contract(
     assert run("few", "few_blurred", "--quiet") == 3
     assert run("a", "nowhere") == 2
     assert "neither a folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_baseline_against_a_plan_and_two_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, fix in (("exact", "progress-bar-off"), ("guided", "guidance-interval")):
+        text = f'schema = 1\n[[fixes]]\nname = "{fix}"\n'
+        settings = "settings = { start = 0.0, stop = 0.1 }\n" if fix == "guidance-interval" else ""
+        (tmp_path / f"{name}.toml").write_text(text + settings, encoding="utf-8")
+    small = ("--prompts", "6", "--steps", "4", "--size", "64", "--guidance", "9", "--floor-prompts", "2", "--quiet")
+    assert run("baseline", "exact.toml", *small, "--json", "v.json") == 0
+    verdict = read_json(tmp_path / "v.json", Verdict)
+    assert {entry.source for entry in verdict.floor_entries} == {"8-bit", "rerun", "batch", "threads", "kernels"}
+    assert verdict.environment is not None
+    assert run("exact.toml", "guided.toml", *small, "--strict") == 1

@@ -77,6 +77,7 @@ def command(
     A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the pipeline as it is.
     Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
+    from halftime.environment import collect
     from halftime.verify.pictures import read_folder
     from halftime.verify.run import MARGIN, Settings, judged
 
@@ -90,7 +91,8 @@ def command(
         settings = Settings(
             MARGIN if margin is None else margin, floors, strict, judge, _path(aesthetic_head), _path(lpips_weights)
         )
-        verdict = judged(baseline, candidate, settings)
+        made_here = not (Path(a).is_dir() and Path(b).is_dir())
+        verdict = judged(baseline, candidate, settings, collect(workload.device) if made_here else None)
     _write_pictures(verdict, baseline, candidate, sheet, keep)
     emit(
         verdict,
