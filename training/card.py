@@ -73,13 +73,15 @@ def main() -> None:
     torch.set_num_threads(1)
     pipe = bundled.load()
     pipe.set_progress_bar_config(disable=True)
-    save_sheet(drawn(pipe, texts(), num_inference_steps=30), COLUMNS, args.out / "sheet.png")
+    save_sheet(
+        drawn(pipe, texts(), num_inference_steps=30, guidance_scale=bundled.GUIDANCE), COLUMNS, args.out / "sheet.png"
+    )
     compared = [caption(*which) for which in COMPARED]
     rows = [
         picture
         for settings in ({"num_inference_steps": 30}, {"num_inference_steps": 4})
         for seed in (100, 200)
-        for picture in drawn(pipe, compared, seed, **settings)
+        for picture in drawn(pipe, compared, seed, guidance_scale=bundled.GUIDANCE, **settings)
     ]
     order = np.arange(len(rows)).reshape(2, 2, len(compared)).transpose(0, 2, 1).ravel()
     save_sheet([rows[i] for i in order], 2 * len(compared), args.out / "steps.png")

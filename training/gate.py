@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from artwork import COLOURABLE, COLOURS, NOUNS, STYLES, Objects, random_jitter
+from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 
@@ -87,6 +88,17 @@ class MobileNet:
         return torch.cat(rows)
 
 
+def spoilt(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blur, noise at three scales, contrast and brightness: none of it drawn by the model that is judged."""
+    image = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.6))))
+    x = np.asarray(image).astype(np.float32)
+    for scale in (1, 4, 16):
+        noise = rng.normal(0, rng.uniform(0, 10), (128 // scale, 128 // scale, 3))
+        x = x + noise.repeat(scale, 0).repeat(scale, 1)
+    x = (x - 255) * rng.uniform(0.85, 1.15) + 255 + rng.uniform(-8, 4)
+    return x.clip(0, 255).round().astype(np.uint8)
+
+
 def drawn(data: Path, variants: int, seed: int) -> tuple[list[np.ndarray], Tensor, list[str]]:
     """Pictures, object numbers and styles; colours at random where an object has them."""
     objects, rng = Objects(data), np.random.default_rng(seed)
@@ -136,16 +148,28 @@ class Head:
         return out
 
 
-def fitted(data: Path, variants: int = 6) -> tuple[MobileNet, Head]:
-    network = MobileNet(data)
-    cache = data / "gate_features.pt"
+def features_of_artwork(network: MobileNet, data: Path, spoil: bool, variants: int = 6) -> tuple[Tensor, Tensor]:
+    cache = data / ("gate_features_spoilt.pt" if spoil else "gate_features.pt")
     if cache.exists():
-        features, labels = torch.load(cache)
-    else:
-        pictures, labels, _ = drawn(data, variants, seed=11)
-        features = network.of(pictures)
-        torch.save((features, labels), cache)
-    return network, Head(features, labels)
+        return torch.load(cache)
+    pictures, labels, _ = drawn(data, variants, seed=13 if spoil else 11)
+    if spoil:
+        rng = np.random.default_rng(14)
+        pictures = [spoilt(p, rng) for p in pictures]
+    features = network.of(pictures)
+    torch.save((features, labels), cache)
+    return features, labels
+
+
+def fitted(data: Path) -> tuple[MobileNet, dict[str, Head]]:
+    """Two heads: fitted on clean artwork alone, and on clean and spoilt artwork together.
+
+    The first one also punishes what people look through, such as a mottled background.
+    """
+    network = MobileNet(data)
+    clean, spoilt_too = (features_of_artwork(network, data, spoil) for spoil in (False, True))
+    both = Head(torch.cat([clean[0], spoilt_too[0]]), torch.cat([clean[1], spoilt_too[1]]))
+    return network, {"clean": Head(*clean), "spoilt too": both}
 
 
 if __name__ == "__main__":
@@ -153,6 +177,8 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    network, head = fitted(args.data)
+    network, heads = fitted(args.data)
     pictures, labels, styles = drawn(args.data, 1, seed=12)
-    print("real pictures, rendered anew:", head.by_style(network.of(pictures), labels, styles))
+    features = network.of(pictures)
+    for name, head in heads.items():
+        print(f"real pictures, rendered anew, head fitted on {name}:", head.by_style(features, labels, styles))

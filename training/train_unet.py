@@ -103,6 +103,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--jitter-from", type=float, default=0.3)
     parser.add_argument("--jitter-share", type=float, default=0.8)
+    parser.add_argument(
+        "--last-steps", type=int, help="from the checkpoint: this many steps, down to rate zero, and stop"
+    )
     parser.add_argument("--helper", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -142,7 +145,15 @@ def main() -> None:
         state = {"model": trained.state_dict(), "average": average.weights, "begun": begun, "step": step}
         save(state | {"optimizers": [s.state_dict() for s in steppers]}, path)
 
-    while (done := (time.time() - begun) / (60 * args.minutes)) < 1:
+    last = step + args.last_steps if args.last_steps else None
+
+    def elapsed() -> float:
+        """As a share of the whole. The last steps run from 75 % to the end, whatever pauses there are."""
+        if last is not None:
+            return 1 - 0.25 * (last - step) / args.last_steps
+        return (time.time() - begun) / (60 * args.minutes)
+
+    while (done := elapsed()) < 1:
         if done > args.jitter_from:
             (args.runs / "jitter-on").touch()
         for stepper in steppers:
@@ -161,7 +172,7 @@ def main() -> None:
             print(f"{done:5.1%} step {step} helped {exchange.received} loss {np.mean(losses):.4f}", flush=True)
             log(args.runs / "unet.jsonl", done=done, step=step, helped=exchange.received, loss=float(np.mean(losses)))
             shown, losses = time.time(), []
-        if time.time() - kept_at > 120:
+        if time.time() - kept_at > 60:
             keep()
             kept_at = time.time()
     exchange.finish()

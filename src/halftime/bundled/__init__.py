@@ -25,6 +25,7 @@ TINY_VAE = FOLDER / "tiny_vae"
 JUDGE = FOLDER / "judge"
 PROMPTS = FOLDER / "prompts.toml"
 RANDOM_WEIGHTS_SEED = 0
+GUIDANCE = 2.5  # what emoji-xl draws best with; at the pipeline's default of 5 backgrounds become mottled
 
 Style = Literal["render", "flat", "pixel"]
 CONTENT_CLASS: dict[Style, str] = {"render": "photo-like", "flat": "drawing", "pixel": "hard-edged"}
