@@ -133,6 +133,7 @@ def test_a_calibrated_band_is_narrower_and_another_host_widens_it() -> None:
     row = next(row for row in rows if row.gpu == "L20")
     machine = uncalibrated(gpu_named("L4"), shipped())
     after = calibrated_by(machine, [row])
+
     def width(m: object) -> float:
         _, low, high = banded(works_of(row), m)  # type: ignore[arg-type]
         return high / low

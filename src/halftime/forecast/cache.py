@@ -48,7 +48,9 @@ def folder() -> Path:
 @cache
 def versions() -> tuple[str, ...]:
     """What a trace depends on beside its subject."""
-    return (str(TRACER_VERSION), *(metadata.version(name) for name in ("torch", "diffusers", "transformers")))
+    # What stands after '+' is the build (cpu, cu130), which makes no other operations.
+    installed = (metadata.version(name).partition("+")[0] for name in ("torch", "diffusers", "transformers"))
+    return (str(TRACER_VERSION), *installed)
 
 
 @lru_cache(maxsize=4096)
