@@ -39,6 +39,8 @@ def _summary(result: GatewayResult) -> str:
         f"{what} {units.seconds(load.added.p50)} at p50 (95 % interval {units.seconds(load.added.low)} to "
         f"{units.seconds(load.added.high)}), {units.seconds(load.added.p95)} at p95, one request at a time."
     )
+    if result.payload.stream and load.ttft_added is not None:
+        words += f" The first chunk comes {units.seconds(load.ttft_added)} later."
     return words + (f" That is: {result.session.sentence}." if result.session else "")
 
 
@@ -134,9 +136,11 @@ def _curves(load: Load) -> str:
             if curve:
                 axes.step(_milliseconds(curve), GRID, color=colour, where="post")
                 axes.plot([], [], color=colour, label=f"{name} ({curve.count:,} requests)")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-        axes.xaxis.set_minor_locator(NullLocator())
+        drawn_values = [value for _, curve, _ in arms if curve for value in (curve.values[0], curve.values[-1])]
+        if max(drawn_values) > 3 * min(drawn_values):  # else a logarithmic axis would have hardly a label
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("latency from the intended send, ms")
         axes.set_ylim(0, 1.01)
