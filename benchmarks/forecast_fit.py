@@ -364,8 +364,8 @@ def write_tables(result: dict, path: Path) -> None:
     for key, what in (("ordering_gpu_left_out", "GPU"), ("ordering_family_left_out", "family")):
         o = result[key]
         lines.append(
-            f"\nOrder of two configurations on one GPU, {what} left out: {o['right']:.1%} of {o['pairs']:,} pairs right, "
-            f"{o['clear_right']:.1%} of the {o['clear_pairs']:,} that lie more than 13 % apart.\n"
+            f"\nOrder of two configurations on one GPU, {what} left out: {o['right']:.1%} of {o['pairs']:,} pairs "
+            f"right, {o['clear_right']:.1%} of the {o['clear_pairs']:,} that lie more than 13 % apart.\n"
         )
     lines.append(f"\nRows measured faster than the hard floor: {result['floor_above_measurement']}.\n")
     noise = result["noise_between_sources"]
