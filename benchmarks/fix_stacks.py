@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--skip", action="append", default=[], help="leave out stacks whose name holds this")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     workload = Workload(steps=options.steps, dtype="float32", guidance=5.0)
@@ -64,7 +65,8 @@ def main() -> None:
     base = load(options.model, workload)
     times: dict[str, list[float]] = {"baseline": []}
     entered = []
-    for name, stack in STACKS.items():
+    stacks = {name: stack for name, stack in STACKS.items() if not any(word in name for word in options.skip)}
+    for name, stack in stacks.items():
         pipeline = load(options.model, workload).pipeline
         context = halftime.applied(pipeline, list(stack))
         context.__enter__()
@@ -79,7 +81,7 @@ def main() -> None:
     for _, _, context in entered:
         context.__exit__(None, None, None)
     rows = []
-    for name in STACKS:
+    for name in stacks:
         ratio = paired_ratio(times["baseline"], times[name])
         rows.append(
             {
