@@ -22,7 +22,7 @@ def commands(page: Path) -> list[list[str]]:
     found = []
     for block in BLOCK.findall(page.read_text()):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.split(" | ")[0], comments=True)
+            words = shlex.split(re.split(r" (?:\|\|?|&&|;) ", line)[0], comments=True)
             words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]  # variables set for one command
             if words and Path(words[0]).name == "halftime":
                 found.append([word for word in words[1:] if word not in (">", "&", "&&")])

@@ -1,0 +1,59 @@
+"""Which operations make the host wait on a real CUDA device: a table, read off torch's CUDA sources.
+
+Sources, torch 2.13: aten/src/ATen/native/cuda/{Indexing,Nonzero,Unique,SummaryOps,Repeat}.cu, native/cuda/Copy.cpp
+(`copy_requires_temporaries`, `non_blocking`), native/TensorAdvancedIndexing.cpp (masks and CPU indices),
+native/IndexingUtils.h (`expandTensors`), native/Distributions (checks), c10/cuda/CUDAFunctions (warn_or_error_on_sync).
+The same operations warn under torch.cuda.set_sync_debug_mode, which `tests/audit` compares on a real GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TESTED_TORCH = ("2.13",)
+
+# Operation -> kind of wait: its CUDA kernel reads a size, a value or a check back to the host.
+READS_BACK: dict[str, str] = {
+    "aten::_local_scalar_dense": "item",
+    "aten::is_nonzero": "item",
+    "aten::allclose": "item",
+    "aten::equal": "check",
+    "aten::nonzero": "nonzero",
+    "aten::masked_select": "nonzero",
+    "aten::_unique": "nonzero",
+    "aten::_unique2": "nonzero",
+    "aten::unique_dim": "nonzero",
+    "aten::unique_consecutive": "nonzero",
+    "aten::unique_dim_consecutive": "nonzero",
+    "aten::bincount": "nonzero",
+    "aten::histc": "check",
+    "aten::_linalg_check_errors": "check",
+    "aten::normal.Tensor_Tensor": "check",
+    "aten::normal.float_Tensor": "check",
+}
+INDEXING = {
+    "aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_",
+    "aten::_unsafe_index_put",
+}  # fmt: skip
+# Operations that take CPU and CUDA tensors side by side.
+MIXED = INDEXING | {
+    "aten::copy_", "aten::_to_copy", "aten::copy", "aten::set_", "aten::_copy_from", "aten::lift_fresh",
+    "aten::_local_scalar_dense",
+}  # fmt: skip
+# A scalar that arrives as a device tensor is read: position of that argument, by operation and overload.
+SCALAR_READ: dict[tuple[str, str], int] = {
+    ("aten::masked_fill", "Tensor"): 2,
+    ("aten::masked_fill_", "Tensor"): 2,
+    ("aten::index_fill", "int_Tensor"): 3,
+    ("aten::index_fill_", "int_Tensor"): 3,
+}
+COPY_TO_HOST, COPY_TO_DEVICE = "copy-to-host", "copy-to-device"
+DIRECTIONS = {COPY_TO_DEVICE: "h2d"}  # every other kind makes the host wait for the device
+
+
+@dataclass(frozen=True)
+class Wait:
+    """That an operation would wait, and why."""
+
+    kind: str
+    warns: bool = True  # torch.cuda.set_sync_debug_mode('warn') would say so

@@ -1,0 +1,193 @@
+"""`audit`: run a pipeline on the shadow device and say where it would wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from halftime import __version__
+from halftime.audit.mode import ShadowDevice
+from halftime.audit.rules import TESTED_TORCH
+from halftime.audit.sites import Sites
+from halftime.pipeline import Loaded, call_arguments, load
+from halftime.records import Workload
+from halftime.records.audit import Audit, Site
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+STEPS = 20
+
+
+def audit(
+    pipeline: DiffusionPipeline | str | None = None, workload: Workload | None = None, **arguments: object
+) -> Audit:
+    """Every place where CPU and GPU would wait for each other in one call of `pipeline`, found without a GPU.
+
+    `pipeline` is a diffusers pipeline on the CPU, or what `halftime.load_pipeline` takes; it is moved to the shadow
+    device and back. `arguments` go to its call as they are. Weights and sizes hardly matter, since waits do not depend
+    on them: tiny random components do. Raises HalftimeError, and what the pipeline's call raises; RuntimeError where
+    another audit is running.
+    """
+    chosen = workload or Workload(steps=STEPS)
+    loaded = (
+        pipeline if isinstance(pipeline, str) or pipeline is None else Loaded(pipeline, type(pipeline).__name__, ())
+    )
+    return audit_loaded(loaded if isinstance(loaded, Loaded) else load(loaded, chosen), chosen, arguments)
+
+
+def audit_loaded(loaded: Loaded, workload: Workload, extra: dict[str, object] | None = None) -> Audit:
+    """As `audit`, for a loaded pipeline."""
+    pipeline = loaded.pipeline
+    arguments = {**call_arguments(pipeline, workload), **(extra or {})}
+    compiled = [name for name, part in pipeline.components.items() if _is_compiled(part)]
+    with ShadowDevice() as device:
+        device.sites.recording = False  # moving the weights is not part of the call
+        with on_device(pipeline), loop_watched(pipeline, device.sites):
+            arguments = {name: _placed(name, value) for name, value in arguments.items()}
+            device.sites.recording = True
+            try:
+                pipeline(**arguments)
+            finally:
+                device.sites.recording = False
+    return _audit(loaded, workload, device.sites, compiled)
+
+
+def _audit(loaded: Loaded, workload: Workload, sites: Sites, compiled: list[str]) -> Audit:
+    found = sites.as_records()
+    in_loop = [site for site in found if site.in_loop]
+    return Audit(
+        halftime=__version__,
+        model=loaded.name,
+        pipeline=type(loaded.pipeline).__name__,
+        scheduler=type(getattr(loaded.pipeline, "scheduler", None)).__name__,
+        torch=str(torch.__version__),
+        workload=workload,
+        steps_seen=sites.steps_seen,
+        sites=found,
+        in_loop_total=sum(site.count for site in in_loop),
+        in_loop_d2h=sum(site.count for site in in_loop if site.direction == "d2h"),
+        in_loop_h2d=sum(site.count for site in in_loop if site.direction == "h2d"),
+        capturable=not in_loop and sites.steps_seen > 0,
+        because=tuple(_against_capture(in_loop, sites)),
+        not_seen=tuple(_not_seen(compiled, sites)),
+    )
+
+
+def _against_capture(in_loop: list[Site], sites: Sites) -> Iterator[str]:
+    for site in in_loop:
+        yield f"{site.file}:{site.line} waits {site.count} times ({site.kind})"
+    if not sites.steps_seen:
+        yield "no denoising loop was seen"
+
+
+def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
+    yield "Triton kernels, custom CUDA extensions and waits inside CUDA libraries"
+    for name in compiled:
+        yield f"{name} is compiled: what happens inside of compiled regions"
+    if not torch.__version__.startswith(TESTED_TORCH):
+        yield f"the rules were read off torch {', '.join(TESTED_TORCH)}, and this is {torch.__version__}"
+    if not sites.steps_seen:
+        yield "the denoising loop: this pipeline makes no progress bar and steps no scheduler"
+
+
+def _is_compiled(component: object) -> bool:
+    if not isinstance(component, torch.nn.Module):
+        return False
+    return any(
+        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+        for module in component.modules()
+    )
+
+
+def _placed(name: str, value: object) -> object:
+    """Ready embeddings belong on the device, where the encoder or the prior that made them would have left them."""
+    return value.to("cuda") if isinstance(value, torch.Tensor) and "embed" in name else value
+
+
+@contextmanager
+def on_device(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """The pipeline's modules on the shadow device; afterwards they hold the very tensors that they held before."""
+    modules = [
+        module
+        for component in pipeline.components.values()
+        if isinstance(component, torch.nn.Module)
+        for module in component.modules()
+    ]
+    before = [(module, dict(module._parameters), dict(module._buffers)) for module in modules]
+    overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # new parameters instead of changed ones
+    try:
+        pipeline.to("cuda")
+        yield
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+        for module, parameters, buffers in before:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+
+
+@contextmanager
+def loop_watched(pipeline: DiffusionPipeline, sites: Sites) -> Iterator[None]:
+    """Tell `sites` when a denoising loop begins and ends, by the pipeline's progress bar, and when a step is done."""
+    with ExitStack() as undo:
+        for part in _pipelines(pipeline):
+            cls = type(part)
+            watched = type(
+                cls.__name__, (cls,), {"progress_bar": _watched(cls.progress_bar, sites), "__module__": cls.__module__}
+            )
+            part.__class__ = watched
+            undo.callback(setattr, part, "__class__", cls)
+        yield
+
+
+def _pipelines(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
+    from diffusers import DiffusionPipeline
+
+    return [pipeline, *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline))]
+
+
+def _watched(original: Callable[..., object], sites: Sites) -> Callable[..., object]:
+    def progress_bar(self: object, iterable: object = None, total: int | None = None, **kwargs: object) -> object:
+        return _Bar(iterable, total, sites)
+
+    return progress_bar
+
+
+class _Bar:
+    """A progress bar that shows nothing and says where the loop is."""
+
+    def __init__(self, iterable: object, total: int | None, sites: Sites) -> None:
+        self._iterable, self._total, self._sites = iterable, total, sites
+
+    def __enter__(self) -> _Bar:
+        self._sites.begin_loop()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sites.end_loop()
+
+    def update(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self._sites.next_step()
+
+    def __len__(self) -> int:
+        return self._total or len(self._iterable)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[object]:
+        self._sites.begin_loop()
+        try:
+            for item in self._iterable:  # type: ignore[attr-defined]
+                yield item
+                self._sites.next_step()
+        finally:
+            self._sites.end_loop()
+
+    def set_postfix(self, *_: object, **__: object) -> None:
+        return None
+
+    def close(self) -> None:
+        return None

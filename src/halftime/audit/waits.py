@@ -1,0 +1,90 @@
+"""Would this call of an operation wait? The rules that need to look at the arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from halftime.audit.rules import COPY_TO_DEVICE, COPY_TO_HOST, INDEXING, READS_BACK, SCALAR_READ, Wait
+from halftime.audit.tensor import ShadowTensor
+
+_MASKS = (torch.bool, torch.uint8)
+
+
+def waits(
+    name: str,
+    overload: str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    to: torch.device | None,
+    pinned: set[int],
+) -> Iterator[Wait]:
+    """The waits of one call: `name` and `overload` of the operation, `to` the device that it asks for, if any."""
+    if name == "aten::_to_copy":
+        yield from _to_copy(args[0], kwargs, to)
+    elif name in ("aten::copy_", "aten::copy"):
+        yield from _copy(args, kwargs, pinned)
+    elif name in INDEXING:
+        yield from _indexing(name, args)
+    elif name == "aten::repeat_interleave" and overload == "Tensor":
+        if kwargs.get("output_size") is None:
+            yield Wait("nonzero")
+    elif (name, overload) in SCALAR_READ:
+        if isinstance(args[SCALAR_READ[name, overload]], ShadowTensor):
+            yield Wait("item")
+    elif name == "aten::where" and overload == "self":
+        yield from (Wait(COPY_TO_DEVICE) for value in args if not isinstance(value, ShadowTensor))
+    elif name in ("aten::linspace", "aten::logspace"):
+        yield from (Wait("item") for value in args[:2] if isinstance(value, ShadowTensor))
+    else:
+        kind = READS_BACK.get(name) or READS_BACK.get(f"{name}.{overload}")
+        if kind:
+            yield Wait(kind)
+
+
+def _to_copy(source: object, kwargs: Mapping[str, object], to: torch.device | None) -> Iterator[Wait]:
+    if to is None or kwargs.get("non_blocking") or not isinstance(source, torch.Tensor) or not source.numel():
+        return  # a copy to the host that does not block allocates pinned memory itself
+    if isinstance(source, ShadowTensor) and to.type == "cpu":
+        yield Wait(COPY_TO_HOST)
+    elif not isinstance(source, ShadowTensor) and to.type == "cuda":
+        yield Wait(COPY_TO_DEVICE)
+
+
+def _copy(args: Sequence[object], kwargs: Mapping[str, object], pinned: set[int]) -> Iterator[Wait]:
+    target, source = args[0], args[1]
+    if isinstance(target, ShadowTensor) == isinstance(source, ShadowTensor):
+        return
+    if not isinstance(target, torch.Tensor) or not target.numel():
+        return
+    if not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
+        yield Wait(COPY_TO_DEVICE if isinstance(target, ShadowTensor) else COPY_TO_HOST)
+    elif isinstance(source, ShadowTensor) and id(target) not in pinned:
+        yield Wait(COPY_TO_HOST, warns=False)  # into pageable memory the driver waits, whatever was asked for
+
+
+def _indexing(name: str, args: Sequence[object]) -> Iterator[Wait]:
+    indexed, indices = args[0], args[1]
+    if not isinstance(indexed, ShadowTensor):
+        return
+    assert isinstance(indices, Sequence)
+    given = [index for index in indices if isinstance(index, torch.Tensor)]
+    values = args[2] if "put" in name and len(args) > 2 else None
+    accumulate = bool(args[3]) if len(args) > 3 else False
+    if isinstance(values, torch.Tensor) and not accumulate and _becomes_masked_fill(given, values):
+        return
+    for index in given:
+        if index.dtype in _MASKS:
+            # A mask on the host is counted there, and copied from pinned memory without waiting (expandTensors).
+            if isinstance(index, ShadowTensor):
+                yield Wait("mask-index")
+        elif not isinstance(index, ShadowTensor):
+            yield Wait(COPY_TO_DEVICE)
+    if isinstance(values, torch.Tensor) and not isinstance(values, ShadowTensor) and values.dim() == 0:
+        yield Wait(COPY_TO_DEVICE)
+
+
+def _becomes_masked_fill(given: Sequence[torch.Tensor], values: torch.Tensor) -> bool:
+    """x[mask] = number: one mask and one value on the host (canDispatchToMaskedFill)."""
+    return len(given) == 1 and given[0].dtype in _MASKS and not isinstance(values, ShadowTensor) and values.numel() == 1

@@ -1,0 +1,103 @@
+"""`halftime audit`: parse, run on the shadow device, render, gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from halftime.cli.options import (
+    html_option,
+    json_option,
+    markdown_option,
+    model_argument,
+    quiet_option,
+    take_workload,
+    workload_options,
+)
+from halftime.cli.output import emit
+
+if TYPE_CHECKING:
+    from halftime.records.audit import Audit
+    from halftime.report.model import Report
+
+NEW_SITE = 1
+
+
+@click.command()
+@model_argument
+@workload_options
+@click.option("--baseline", metavar="JSON", help="Exit with 1 where the loop waits in a place that this audit has not.")
+@click.option("--github", is_flag=True, help="Print GitHub annotations.")
+@json_option
+@html_option
+@markdown_option
+@quiet_option
+def command(
+    model: str | None,
+    baseline: str | None,
+    github: bool,
+    json_file: str | None,
+    html_file: str | None,
+    markdown_file: str | None,
+    quiet: bool,
+    **workload_values: object,
+) -> int:
+    """Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed.
+
+    MODEL is a diffusers folder, module:function returning a pipeline, or nothing for the bundled model. Tiny random
+    components do: waits do not depend on weights. 20 steps unless --steps says otherwise.
+    """
+    base = _read(baseline) if baseline else None
+    found = _audit(model, workload_values)
+    if github:
+        from halftime.report.audit import github_annotations
+
+        click.echo(github_annotations(found))
+
+    def report() -> Report:
+        from halftime.report.audit import report_of
+
+        return report_of(found)
+
+    emit(
+        found,
+        report,
+        json_file=json_file,
+        html_file=html_file,
+        markdown_file=markdown_file,
+        quiet=quiet or github,
+    )
+    return _gate(base, found) if base else 0
+
+
+def _read(path: str) -> Audit:
+    from halftime.records.audit import Audit
+    from halftime.store import read_json
+
+    return read_json(Path(path), Audit)
+
+
+def _audit(model: str | None, workload_values: dict[str, object]) -> Audit:
+    import msgspec
+
+    from halftime.audit.run import STEPS, audit_loaded
+    from halftime.pipeline import load
+
+    given = workload_values.get("steps") is not None or workload_values.get("workload_file") is not None
+    workload = take_workload(workload_values)
+    if not given:
+        workload = msgspec.structs.replace(workload, steps=STEPS)
+    return audit_loaded(load(model, workload), workload)
+
+
+def _gate(base: Audit, found: Audit) -> int:
+    from halftime.audit.compare import new_sites
+
+    new = new_sites(base, found)
+    for site in new:
+        click.echo(
+            f"new wait in the loop: {site.file}:{site.line} {site.kind}, {site.count} times: {site.code}", err=True
+        )
+    return NEW_SITE if new else 0

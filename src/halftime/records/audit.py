@@ -1,0 +1,50 @@
+"""What an audit found: every place where CPU and GPU would wait for each other."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halftime.records.base import Record
+from halftime.records.workload import Workload
+
+Direction = Literal["d2h", "h2d"]
+
+
+class Site(Record, frozen=True, kw_only=True):
+    """One line that waits, with how often it did."""
+
+    kind: str  # 'item', 'nonzero', 'mask-index', 'copy-to-host', 'copy-to-device', 'check', 'synchronize'
+    direction: Direction  # who waits: the host for the device (d2h), or for its own pageable copy to the device (h2d)
+    file: str  # innermost frame outside torch, from the package's root
+    line: int
+    function: str = ""
+    code: str = ""  # the line itself
+    pipeline_frame: str = ""  # file:line of the pipeline's own frame
+    count: int
+    in_loop: bool
+    per_step: bool = False  # at least once in every denoising step
+    stage: str
+    fix: str | None = None
+    operation: str = ""  # aten's name
+
+
+# Schema history
+# 1  2026-11  first
+class Audit(Record, frozen=True, kw_only=True):
+    """All sites of one call, the most frequent in the loop first."""
+
+    schema: Literal[1] = 1
+    halftime: str = ""
+    model: str = ""
+    pipeline: str
+    scheduler: str = ""
+    torch: str = ""
+    workload: Workload
+    steps_seen: int = 0
+    sites: tuple[Site, ...] = ()
+    in_loop_total: int = 0
+    in_loop_d2h: int = 0
+    in_loop_h2d: int = 0
+    capturable: bool = False
+    because: tuple[str, ...] = ()  # what stands against capture
+    not_seen: tuple[str, ...] = ()  # what the shadow device cannot look into

@@ -1,0 +1,76 @@
+"""An Audit as a Report, and as annotations that GitHub shows beside the lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from halftime import units
+from halftime.records.audit import Audit, Site
+from halftime.report.model import Bullets, Cell, Column, Report, Section, Table, Text, rows_of
+
+_COLUMNS = (
+    Column("count", "count"),
+    Column("kind"),
+    Column("where"),
+    Column("in", wide=True),
+    Column("fix"),
+    Column("code", wide=True),
+)
+
+
+def report_of(audit: Audit) -> Report:
+    """The verdict first, then the sites inside and outside the loop."""
+    return Report(
+        title=f"{audit.pipeline}, {audit.scheduler}: {units.count(audit.in_loop_total)} waits in the denoising loop",
+        summary=_summary(audit),
+        sections=tuple(_sections(audit)),
+    )
+
+
+def _summary(audit: Audit) -> str:
+    counts = f"{audit.in_loop_d2h} where the host waits for the device, {audit.in_loop_h2d} for its own copy to it"
+    if audit.capturable:
+        return f"The loop of {audit.steps_seen} steps never waits: it can be captured in a CUDA graph."
+    return f"In {audit.steps_seen} steps: {counts}. The loop cannot be captured in a CUDA graph as it is."
+
+
+def _sections(audit: Audit) -> Iterator[Section]:
+    inside = [site for site in audit.sites if site.in_loop]
+    outside = [site for site in audit.sites if not site.in_loop]
+    if inside:
+        yield Section("In the denoising loop", (_table(inside),))
+    if outside:
+        yield Section("Before and after it", (_table(outside),))
+    if audit.because:
+        yield Section(
+            "What stands against capture",
+            (Bullets(tuple(Text(why, "warning") for why in audit.because)),),
+            console=False,
+        )
+    yield Section("Not seen", (Bullets(tuple(Text(what) for what in audit.not_seen)),))
+
+
+def _table(sites: list[Site]) -> Table:
+    rows: list[list[Cell]] = [
+        [
+            site.count,
+            f"{site.kind}{', every step' if site.per_step else ''}",
+            f"{site.file}:{site.line}",
+            f"{site.stage}, {site.function}",
+            site.fix or units.NOTHING,
+            site.code[:70],
+        ]
+        for site in sites
+    ]
+    return Table(_COLUMNS, rows_of(*rows))
+
+
+def github_annotations(audit: Audit) -> str:
+    """GitHub's workflow commands, one a line: a warning for each site in the loop."""
+    lines = [
+        f"::warning file={site.file},line={site.line},title=wait in the denoising loop::"
+        f"{site.kind}, {site.count} times in {audit.steps_seen} steps: {site.code}"
+        for site in audit.sites
+        if site.in_loop
+    ]
+    return "\n".join([*lines, f"::notice title=halftime audit::{_summary(audit)}"])

@@ -1,0 +1,135 @@
+"""Audits of pipelines: golden counts, every family, and torch left as it was."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import halftime
+from halftime.audit.compare import new_sites
+from halftime.audit.mode import ShadowDevice
+from halftime.audit.plugin import assert_no_syncs_in_loop
+from halftime.records import Workload
+from halftime.records.audit import Audit
+from tiny_pipelines import FAMILIES, PIPELINES
+
+
+def audited(name: str, steps: int = 3, **more: object) -> Audit:
+    tiny = {**PIPELINES, **FAMILIES}[name]
+    arguments = {**tiny.arguments(steps), **more}
+    workload = Workload(steps=steps)
+    return halftime.audit(tiny.build(), workload, **arguments)
+
+
+def test_cogvideox_waits_exactly_where_it_was_published_to() -> None:
+    found = audited("cogvideox", steps=20, use_dynamic_cfg=True)
+    assert (found.in_loop_total, found.in_loop_d2h, found.in_loop_h2d) == (79, 79, 0)
+    assert [(site.file.rpartition("/")[2], site.line, site.count) for site in found.sites if site.in_loop] == [
+        ("scheduling_ddim_cogvideox.py", 392, 39),
+        ("pipeline_cogvideox.py", 744, 20),
+        ("scheduling_ddim_cogvideox.py", 391, 20),
+    ]
+    assert found.steps_seen == 20
+    assert not found.capturable
+    assert len(found.because) == 3
+    schedulers = [site for site in found.sites if site.in_loop and "scheduling" in site.file]
+    assert {site.fix for site in schedulers} == {"schedule-table"}
+    assert all(site.per_step for site in found.sites if site.in_loop)
+    assert "t.item()" in found.sites[1].code
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_promised_classes_are_audited_unmodified(name: str) -> None:
+    found = audited(name)
+    assert found.steps_seen >= 2
+    assert found.in_loop_total == found.in_loop_d2h + found.in_loop_h2d
+    assert found.capturable == (found.in_loop_total == 0)
+    assert any(site.kind == "copy-to-host" for site in found.sites) or "prior" in name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_wider_families_are_audited_unmodified(name: str) -> None:
+    assert audited(name, steps=2).sites
+
+
+def torch_state() -> dict[str, int]:
+    owners = {"cuda": torch.cuda, "accelerator": torch.accelerator, "torch": torch, "Tensor": torch.Tensor}
+    return {f"{owner}.{name}": id(value) for owner, thing in owners.items() for name, value in vars(thing).items()}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_torch_is_left_as_it_was(fails: bool) -> None:
+    tiny = PIPELINES["sdxl"]
+    pipeline = tiny.build()
+    picture = pipeline(**tiny.arguments())[0]
+    before = torch_state()
+    arguments = tiny.arguments()
+    if fails:
+        arguments["guidance_scale"] = "high"
+        with pytest.raises(TypeError):
+            halftime.audit(pipeline, Workload(steps=2), **arguments)
+    else:
+        halftime.audit(pipeline, Workload(steps=2), **arguments)
+    assert torch_state() == before
+    assert not torch.cuda.is_available()
+    assert all(type(parameter) is torch.nn.Parameter for parameter in pipeline.unet.parameters())
+    assert type(pipeline).__name__ == "StableDiffusionXLPipeline"
+    assert (pipeline(**tiny.arguments())[0] == picture).all()
+
+
+def test_a_second_audit_is_refused_while_one_runs_and_welcome_afterwards() -> None:
+    refused: list[str] = []
+
+    def second() -> None:
+        try:
+            with ShadowDevice():
+                refused.append("entered")
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    with ShadowDevice():
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert "already running" in refused[0]
+    with ShadowDevice():
+        assert torch.zeros(1, device="cuda").is_cuda
+
+
+def test_a_planted_wait_is_new_against_the_baseline() -> None:
+    base = audited("flux", steps=4)
+
+    def peek(
+        pipeline: object, step: int, timestep: torch.Tensor, values: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        values["latents"].abs().max().item()
+        return values
+
+    planted = audited("flux", steps=4, callback_on_step_end=peek)
+    [new] = new_sites(base, planted)
+    assert new.count == 4
+    assert "abs().max().item()" in new.code
+    assert new_sites(base, base) == ()
+    assert new_sites(planted, base) == ()
+
+
+def test_the_pytest_plugins_check() -> None:
+    tiny = PIPELINES["cogvideox"]
+    with pytest.raises(AssertionError, match=r"waits in the denoising loop, 0 allowed:\n.*scheduling_ddim_cogvideox"):
+        assert_no_syncs_in_loop(tiny.build(), **tiny.arguments(4))
+    assert assert_no_syncs_in_loop(tiny.build(), allowed=1000, **tiny.arguments(4)).in_loop_total > 0
+
+
+def test_a_table_instead_of_a_scheduler_takes_its_waits_away() -> None:
+    from halftime.fix import applied
+    from halftime.records.recipe import Choice, Plan
+
+    tiny = PIPELINES["cogvideox"]
+    pipeline = tiny.build()
+    assert halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4)).in_loop_total > 0
+    with applied(pipeline, Plan(fixes=(Choice(name="schedule-table"),))):
+        found = halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4))
+    assert [site for site in found.sites if site.in_loop and "scheduling_" in site.file] == []
