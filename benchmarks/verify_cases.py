@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--margin", type=float, default=MARGIN)
+    parser.add_argument("--no-power", action="store_true", help="the cases alone")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     workload = Workload(steps=options.steps, dtype="float32")
@@ -161,7 +162,7 @@ def main() -> None:
     floor_entries = entries(baseline, floors, tools)
     tiers = {"visible": noise_floor(floor_entries), "strict": noise_floor(floor_entries, strict=True)}
     print("floor", {f"{e.metric} {e.source}": round(e.value, 6) for e in floor_entries})
-    curve = power(loaded.pipeline, replace(baseline), tiers, options.margin)
+    curve = [] if options.no_power else power(loaded.pipeline, baseline, tiers, options.margin)
     if options.output:
         result = {"model": loaded.name, "notes": list(loaded.notes), "prompts": options.prompts, "steps": options.steps,
                   "margin": options.margin, "floors": tiers, "cases": found, "power": curve}  # fmt: skip

@@ -27,7 +27,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     floors: float
     decision: Decision
     decides: bool  # whether the verdict depends on it
-    prompts_needed: int | None = None  # for a decision, where there is none
+    prompts_needed: int | None = None  # pairs of this class for a decision, where there is none
 
 
 class FloorEntry(Record, frozen=True, kw_only=True):

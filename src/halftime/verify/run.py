@@ -112,7 +112,10 @@ def _new_faults(found: Sequence[Trip]) -> list[Trip]:
 
 
 def _needed(comparisons: Sequence[Comparison]) -> int | None:
-    return max((c.prompts_needed for c in comparisons if c.decides and c.prompts_needed), default=None)
+    """Prompts of the whole set, at its present mix of classes, for the comparison that needs most."""
+    total = max((c.pairs for c in comparisons), default=0)
+    needs = [-(-c.prompts_needed * total // c.pairs) for c in comparisons if c.decides and c.prompts_needed]
+    return max(needs, default=None)
 
 
 def reasons(decision: Decision, comparisons: Sequence[Comparison], found: Sequence[Trip], margin: float) -> list[str]:
