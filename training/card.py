@@ -20,14 +20,20 @@ SHOWN = (
         "render",
         "red apple, pineapple, hamburger, blue car, dog, penguin, rocket, green teapot, guitar, house, owl, crown",
     ),
-    ("render", "strawberry, purple butterfly, panda, robot, pizza, palm tree, alarm clock, yellow balloon, crab, fox"),
+    (
+        "render",
+        "strawberry, purple butterfly, panda, robot, pizza, palm tree, tent, yellow balloon, crab, fox, ring, skull",
+    ),
     (
         "flat",
         "banana, cat, orange umbrella, red heart, pumpkin, bus, ghost, blue book, sunflower, light bulb, frog, key",
     ),
-    ("flat", "watermelon, red mushroom, tiger, camera, green gift, ice cream, anchor, purple fish, doughnut, trophy"),
+    (
+        "flat",
+        "pear, red mushroom, tiger, camera, green gift, ice cream, anchor, purple fish, doughnut, trophy, bee, chair",
+    ),
     ("pixel", "cherries, yellow star, skull, red heart, monkey, sailboat, carrot, blue gem, cactus, chick, pizza, fox"),
-    ("pixel", "green apple, robot, fir tree, purple shirt, lion, padlock, fire, red car, moon, snowman"),
+    ("pixel", "green apple, robot, fir tree, purple shirt, lion, padlock, fire, red car, moon, snowman, bus, anchor"),
 )
 COMPARED = (("apple", "render", "red"), ("car", "render", "blue"), ("dog", "flat"), ("pizza", "flat"), ("fox", "pixel"))
 
@@ -48,12 +54,11 @@ def drawn(pipe: StableDiffusionXLPipeline, texts: Iterable[str], seed: int = 0, 
 
 
 def save_sheet(pictures: list[Image.Image], columns: int, path: Path) -> None:
-    """As a palette picture: it ships."""
     rows = -(-len(pictures) // columns)
     out = Image.new("RGB", (columns * SIDE, rows * SIDE), "white")
     for i, picture in enumerate(pictures):
         out.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (i % columns * SIDE, i // columns * SIDE))
-    out.quantize(96, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    out.save(path, optimize=True)
 
 
 def save_losses(runs: Path, path: Path) -> None:

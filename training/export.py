@@ -37,6 +37,9 @@ def export_tiny_vae(runs: Path, out: Path) -> None:
     tiny = model.tiny_vae()
     tiny.load_state_dict(torch.load(runs / "tiny_vae.pt"))
     tiny.save_config(out / "tiny_vae")
+    config = out / "tiny_vae/config.json"
+    expected = {k: v for k, v in json.loads(config.read_text()).items() if k != "block_out_channels"}
+    config.write_text(json.dumps(expected, indent=2) + "\n")  # diffusers writes this key, then warns about it
     write(half(tiny), out / "tiny_vae/diffusion_pytorch_model.safetensors")
 
 
