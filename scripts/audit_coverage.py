@@ -15,12 +15,14 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import halftime  # noqa: E402
+from halftime.pipeline import scheduler_named  # noqa: E402
 from halftime.records import Workload  # noqa: E402
 from halftime.report.markdown import table  # noqa: E402
 from halftime.report.model import Cell, Column, Table  # noqa: E402
 from tiny_pipelines import FAMILIES, NOT_BUILT, PIPELINES  # noqa: E402
 
 STEPS = 4
+SCHEDULER_STEPS = 20
 HEAD = f"""# Which pipelines wait, and where
 
 Every pipeline family of diffusers {diffusers.__version__} that the tests can build with tiny random components, audited
@@ -43,6 +45,29 @@ def row(name: str) -> list[Cell]:
     return [kind, scheduler, found.in_loop_d2h, found.in_loop_h2d, shown or "none: capturable"]
 
 
+def scheduler_table() -> Table:
+    """Every scheduler that Stable Diffusion takes, in the same tiny pipeline."""
+    rows = []
+    for member in diffusers.schedulers.KarrasDiffusionSchedulers:
+        tiny = PIPELINES["sd15"]
+        pipeline = tiny.build()
+        try:
+            pipeline.scheduler = scheduler_named(member.name, pipeline)
+            found = halftime.audit(pipeline, Workload(steps=SCHEDULER_STEPS), **tiny.arguments(SCHEDULER_STEPS))
+        except Exception as error:
+            rows.append((member.name, None, None, f"not audited: {str(error).splitlines()[0][:80]}"))
+            continue
+        places = [f"{site.file.rpartition('/')[2]}:{site.line} ({site.count})" for site in found.sites if site.in_loop]
+        rows.append((member.name, found.in_loop_d2h, found.in_loop_h2d, ", ".join(places) or "none: capturable"))
+    columns = (
+        Column("scheduler"),
+        Column("host waits for device", "count"),
+        Column("host waits for its copy", "count"),
+        Column("where in the loop"),
+    )
+    return Table(columns, tuple(rows), title=f"StableDiffusionPipeline, {SCHEDULER_STEPS} steps, by scheduler")
+
+
 def main() -> None:
     diffusers.logging.set_verbosity_error()
     rows = tuple(tuple(row(name)) for name in {**PIPELINES, **FAMILIES})
@@ -55,6 +80,7 @@ def main() -> None:
     )
     missing = "\n".join(f"- {name}: {why}" for name, why in NOT_BUILT.items())
     text = HEAD + table(Table(columns, rows)) + "\n\n## Not built, so not audited\n\n" + missing + "\n"
+    text += "\n" + table(scheduler_table()) + "\n"
     (ROOT / "docs" / "audit-coverage.md").write_text(text)
 
 

@@ -10,10 +10,12 @@ import torch
 import halftime
 from halftime.audit.compare import new_sites
 from halftime.audit.mode import ShadowDevice
-from halftime.audit.plugin import assert_no_syncs_in_loop
+from halftime.pytest_plugin import assert_no_syncs_in_loop
 from halftime.records import Workload
 from halftime.records.audit import Audit
 from tiny_pipelines import FAMILIES, PIPELINES
+
+Tensors = dict[str, torch.Tensor]
 
 
 def audited(name: str, steps: int = 3, **more: object) -> Audit:
@@ -102,9 +104,7 @@ def test_a_second_audit_is_refused_while_one_runs_and_welcome_afterwards() -> No
 def test_a_planted_wait_is_new_against_the_baseline() -> None:
     base = audited("flux", steps=4)
 
-    def peek(
-        pipeline: object, step: int, timestep: torch.Tensor, values: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def peek(pipeline: object, step: int, timestep: torch.Tensor, values: Tensors) -> Tensors:
         values["latents"].abs().max().item()
         return values
 
@@ -133,3 +133,22 @@ def test_a_table_instead_of_a_scheduler_takes_its_waits_away() -> None:
     with applied(pipeline, Plan(fixes=(Choice(name="schedule-table"),))):
         found = halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4))
     assert [site for site in found.sites if site.in_loop and "scheduling_" in site.file] == []
+
+
+def test_host_work_that_every_step_repeats() -> None:
+    def rebuild(
+        pipeline: object, step: int, timestep: torch.Tensor, values: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        latents = values["latents"]
+        for _ in range(5):
+            latents = latents.to(torch.bfloat16).float() + torch.zeros(1, device=latents.device)
+        if step == 2:
+            latents = latents + torch.nn.functional.pad(latents, (0, 1))[..., :-1]
+        return {**values, "latents": latents}
+
+    assert audited("flux", steps=6).findings == audited("flux", steps=6).findings
+    found = {finding.id: finding for finding in audited("flux", steps=6, callback_on_step_end=rebuild).findings}
+    assert found["tensors-rebuilt"].evidence["per_step"] >= 5
+    assert found["dtype-ping-pong"].evidence["per_step"] >= 10
+    assert "test_audit_run.py" in found["dtype-ping-pong"].where[0]
+    assert "2 kinds" in found["steps-differ"].message

@@ -12,9 +12,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from halftime.audit import guard, patches
+from halftime.audit import ghost, guard, patches
 from halftime.audit.rules import MIXED
 from halftime.audit.sites import Sites
+from halftime.audit.steps import Steps
 from halftime.audit.tensor import CPU, ShadowTensor, unwrapped
 from halftime.audit.waits import waits
 
@@ -27,9 +28,11 @@ class ShadowDevice(TorchDispatchMode):
     Raises RuntimeError on entering a second one: torch's global state is changed only once at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, without_values: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._ghost = without_values  # large tensors have shapes only
         self.sites = Sites()
+        self.steps = Steps()
         self.pinned: set[int] = set()
         self._held: list[torch.Tensor] = []  # pinned tensors, so that no id is used twice
         self._undo = ExitStack()
@@ -74,13 +77,18 @@ class ShadowDevice(TorchDispatchMode):
         name, overload = func._schema.name, func._overloadname
         for wait in waits(name, overload, args, kwargs, to, self.pinned):
             self.sites.record(wait.kind, name)
+        if self.sites.recording and self.sites.step is not None:
+            self.steps.observe(self.sites.step, name, flat, dict(kwargs))
         _check_one_device(name, flat, shadows)
         inner_args, inner_kwargs = pytree.tree_unflatten([unwrapped(value) for value in flat], spec)
         if to is not None and to.type == "cuda":
             inner_kwargs["device"] = CPU
         if inner_kwargs.get("pin_memory"):
             inner_kwargs["pin_memory"] = False
-        out = func(*inner_args, **inner_kwargs)
+        if self._ghost:
+            out = ghost.compute(func, name, inner_args, inner_kwargs, to is not None and to.type == "cpu")
+        else:
+            out = func(*inner_args, **inner_kwargs)
         if torch.Tag.inplace_view in func.tags and shadows:
             _change_outer_view(func, args, kwargs)
         on_device = to.type == "cuda" if to is not None else True

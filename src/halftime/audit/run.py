@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halftime import __version__
+from halftime.audit.ghost import is_ghost
 from halftime.audit.mode import ShadowDevice
 from halftime.audit.rules import TESTED_TORCH
 from halftime.audit.sites import Sites
@@ -44,7 +45,7 @@ def audit_loaded(loaded: Loaded, workload: Workload, extra: dict[str, object] | 
     pipeline = loaded.pipeline
     arguments = {**call_arguments(pipeline, workload), **(extra or {})}
     compiled = [name for name, part in pipeline.components.items() if _is_compiled(part)]
-    with ShadowDevice() as device:
+    with ShadowDevice(without_values=is_ghost(pipeline)) as device:
         device.sites.recording = False  # moving the weights is not part of the call
         with on_device(pipeline), loop_watched(pipeline, device.sites):
             arguments = {name: _placed(name, value) for name, value in arguments.items()}
@@ -53,10 +54,11 @@ def audit_loaded(loaded: Loaded, workload: Workload, extra: dict[str, object] | 
                 pipeline(**arguments)
             finally:
                 device.sites.recording = False
-    return _audit(loaded, workload, device.sites, compiled)
+    return _audit(loaded, workload, device, compiled)
 
 
-def _audit(loaded: Loaded, workload: Workload, sites: Sites, compiled: list[str]) -> Audit:
+def _audit(loaded: Loaded, workload: Workload, device: ShadowDevice, compiled: list[str]) -> Audit:
+    sites = device.sites
     found = sites.as_records()
     in_loop = [site for site in found if site.in_loop]
     return Audit(
@@ -73,6 +75,7 @@ def _audit(loaded: Loaded, workload: Workload, sites: Sites, compiled: list[str]
         in_loop_h2d=sum(site.count for site in in_loop if site.direction == "h2d"),
         capturable=not in_loop and sites.steps_seen > 0,
         because=tuple(_against_capture(in_loop, sites)),
+        findings=device.steps.findings(),
         not_seen=tuple(_not_seen(compiled, sites)),
     )
 

@@ -157,6 +157,12 @@ def _frames(frame: FrameType | None) -> list[Frame]:
     return found
 
 
+def innermost() -> Frame:
+    """The innermost frame outside torch and the audit."""
+    frames = _frames(sys._getframe(1))
+    return frames[0] if frames else Frame("?", 0, "?")
+
+
 def _stage(frames: list[Frame]) -> str:
     for frame in frames:
         by_function = _STAGES_BY_FUNCTION.get(frame.function)

@@ -28,6 +28,13 @@ NEW_SITE = 1
 @click.command()
 @model_argument
 @workload_options
+@click.option(
+    "--geometry",
+    type=click.Choice(["real", "tiny"]),
+    default="tiny",
+    show_default=True,
+    help="real: MODEL's configurations alone, without weights, at full size; tiny: the pipeline as it is loaded.",
+)
 @click.option("--baseline", metavar="JSON", help="Exit with 1 where the loop waits in a place that this audit has not.")
 @click.option("--github", is_flag=True, help="Print GitHub annotations.")
 @json_option
@@ -36,6 +43,7 @@ NEW_SITE = 1
 @quiet_option
 def command(
     model: str | None,
+    geometry: str,
     baseline: str | None,
     github: bool,
     json_file: str | None,
@@ -50,7 +58,7 @@ def command(
     components do: waits do not depend on weights. 20 steps unless --steps says otherwise.
     """
     base = _read(baseline) if baseline else None
-    found = _audit(model, workload_values)
+    found = _audit(model, geometry, workload_values)
     if github:
         from halftime.report.audit import github_annotations
 
@@ -79,7 +87,7 @@ def _read(path: str) -> Audit:
     return read_json(Path(path), Audit)
 
 
-def _audit(model: str | None, workload_values: dict[str, object]) -> Audit:
+def _audit(model: str | None, geometry: str, workload_values: dict[str, object]) -> Audit:
     import msgspec
 
     from halftime.audit.run import STEPS, audit_loaded
@@ -89,7 +97,11 @@ def _audit(model: str | None, workload_values: dict[str, object]) -> Audit:
     workload = take_workload(workload_values)
     if not given:
         workload = msgspec.structs.replace(workload, steps=STEPS)
-    return audit_loaded(load(model, workload), workload)
+    if geometry == "tiny":
+        return audit_loaded(load(model, workload), workload)
+    from halftime.audit.ghost import load_ghost
+
+    return audit_loaded(load_ghost(model, workload), workload)
 
 
 def _gate(base: Audit, found: Audit) -> int:

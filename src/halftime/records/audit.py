@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from halftime.records.base import Record
+from halftime.records.finding import Finding
 from halftime.records.workload import Workload
 
 Direction = Literal["d2h", "h2d"]
@@ -47,4 +48,5 @@ class Audit(Record, frozen=True, kw_only=True):
     in_loop_h2d: int = 0
     capturable: bool = False
     because: tuple[str, ...] = ()  # what stands against capture
+    findings: tuple[Finding, ...] = ()  # host work repeated in every step, and what differs between steps
     not_seen: tuple[str, ...] = ()  # what the shadow device cannot look into

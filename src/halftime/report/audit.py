@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from halftime import units
 from halftime.records.audit import Audit, Site
-from halftime.report.model import Bullets, Cell, Column, Report, Section, Table, Text, rows_of
+from halftime.report.model import Bullets, Cell, Column, Entries, Entry, Report, Section, Table, Text, rows_of
 
 _COLUMNS = (
     Column("count", "count"),
@@ -47,6 +47,9 @@ def _sections(audit: Audit) -> Iterator[Section]:
             (Bullets(tuple(Text(why, "warning") for why in audit.because)),),
             console=False,
         )
+    if audit.findings:
+        entries = tuple(Entry(f.id, ", ".join(f.where) or f.stage, f.message) for f in audit.findings)
+        yield Section("What every step repeats, and what differs", (Entries(entries),))
     yield Section("Not seen", (Bullets(tuple(Text(what) for what in audit.not_seen)),))
 
 

@@ -54,9 +54,8 @@ def _rich_table(table: Table, width: int) -> RichTable:
     shown = [i for i, column in enumerate(table.columns) if width >= WIDE or not column.wide]
     for index in shown:
         column = table.columns[index]
-        drawn.add_column(
-            column.title, justify="left" if column.unit == "text" else "right", no_wrap=column.unit != "text"
-        )
+        text = column.unit == "text"
+        drawn.add_column(column.title, justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for index, texts in enumerate(table.texts()):
         texts[0] = f"  {texts[0]}" if index in table.indent else texts[0]
         style = "bold" if index in table.emphasis else "dim" if index in table.indent else ""
