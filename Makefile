@@ -15,7 +15,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check unit gpu-check bench clean
+.PHONY: demo test check unit gpu-check bench docs-tables clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
@@ -44,6 +44,17 @@ unit: $(VENV)/test.stamp
 
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)
+
+bench: $(VENV)/test.stamp  ## the benchmarks that need nothing beside this checkout, about 20 minutes on a quiet machine
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/profile_overhead.py --out benchmarks/results/profile_overhead.json
+	$(BIN)/python benchmarks/trace_reading.py --out benchmarks/results/trace_reading.json
+	$(BIN)/python benchmarks/fix_schedule_table.py
+	$(BIN)/python benchmarks/gateway_reach.py
+
+docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
+	$(BIN)/python scripts/audit_coverage.py
+	$(BIN)/python benchmarks/forecast_fit.py --check
+	$(BIN)/python benchmarks/gateway_table.py
 
 clean:
 	rm -rf $(VENV) $(CACHE) out build dist
