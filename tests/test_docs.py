@@ -22,7 +22,8 @@ def commands(page: Path) -> list[list[str]]:
     found = []
     for block in BLOCK.findall(page.read_text()):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(re.split(r" (?:\|\|?|&&|;) ", line)[0], comments=True)
+            first = re.split(r" (?:\|\|?|&&|;) ", line.removeprefix("$ "))[0]
+            words = shlex.split(first, comments=True)
             words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]  # variables set for one command
             if words and Path(words[0]).name == "halftime":
                 found.append([word for word in words[1:] if word not in (">", "&", "&&")])

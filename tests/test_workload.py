@@ -23,7 +23,7 @@ def test_toml_then_options(tmp_path: Path) -> None:
         "size": "64x32",
         "arguments": ("eta=0.5", "mode=x"),
     }
-    changed = take_workload(values)
+    changed = take_workload(values, "a model")
     assert (changed.steps, changed.width, changed.height) == (4, 64, 32)
     assert changed.arguments == {"eta": 0.5, "mode": "x"}
     assert changed.prompts == read.prompts
@@ -67,3 +67,14 @@ def test_sizes_refused(text: str) -> None:
 def test_equal_content_has_an_equal_hash_and_unequal_has_not() -> None:
     assert Workload(steps=30).content_hash() == Workload().content_hash()
     assert Workload(steps=29).content_hash() != Workload().content_hash()
+
+
+def test_the_bundled_model_gets_its_own_guidance_where_none_is_given(tmp_path: Path) -> None:
+    from halftime import bundled
+
+    path = tmp_path / "w.toml"
+    path.write_text("guidance = 4.0\n")
+    assert take_workload({}, None).guidance == bundled.GUIDANCE
+    assert take_workload({"guidance": 7.0}, None).guidance == 7.0
+    assert take_workload({"workload_file": str(path)}, None).guidance == 4.0
+    assert take_workload({}, "a model").guidance is None

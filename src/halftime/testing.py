@@ -1,8 +1,8 @@
 """Public fakes: a pipeline without weights and a clock without waiting, for tests of what is built on halftime.
 
-    clock = FakeClock()
-    pipeline = FakePipeline(clock, {"unet": 0.07, "vae.decode": 0.2})
-    pipeline("a prompt", num_inference_steps=30)   # clock.now has moved by what a call costs
+clock = FakeClock()
+pipeline = FakePipeline(clock, {"unet": 0.07, "vae.decode": 0.2})
+pipeline("a prompt", num_inference_steps=30)   # clock.now has moved by what a call costs
 """
 
 from __future__ import annotations

@@ -50,3 +50,29 @@ def test_cogvideox_2b_waits_79_times_in_its_real_geometry(cogvideox_2b: Path) ->
 def test_a_folder_that_says_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match=r"no model_index\.json"):
         ghost_pipeline(tmp_path)
+
+
+@pytest.mark.slow
+def test_sdxl_is_audited_from_configurations_alone(tmp_path: Path) -> None:
+    from tiny_pipelines import PIPELINES
+
+    tiny = PIPELINES["sdxl"].build()
+    for name in ("text_encoder", "text_encoder_2", "vae", "unet"):
+        component = getattr(tiny, name)
+        save = component.save_config if hasattr(component, "save_config") else component.config.save_pretrained
+        save(tmp_path / name)
+    tiny.scheduler.save_config(tmp_path / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": True,
+        **{name: ["diffusers", kind] for name, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"))},
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    found = halftime.audit(ghost_pipeline(tmp_path), Workload(steps=4))
+    assert found.capturable
+    assert found.steps_seen == 4

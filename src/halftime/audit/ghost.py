@@ -139,6 +139,12 @@ class StandInTokenizer:
     model_max_length = 77
     pad_token_id = 0
 
+    def __init__(self) -> None:
+        self.added_tokens_encoder: dict[str, int] = {}
+
+    def tokenize(self, text: str, **_: object) -> list[str]:
+        return text.split()
+
     def __call__(self, text: str | list[str], max_length: int | None = None, **_: object) -> object:
         from transformers import BatchEncoding
 

@@ -94,7 +94,7 @@ def _audit(model: str | None, geometry: str, workload_values: dict[str, object])
     from halftime.pipeline import load
 
     given = workload_values.get("steps") is not None or workload_values.get("workload_file") is not None
-    workload = take_workload(workload_values)
+    workload = take_workload(workload_values, model)
     if not given:
         workload = msgspec.structs.replace(workload, steps=STEPS)
     if geometry == "tiny":

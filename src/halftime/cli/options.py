@@ -53,8 +53,12 @@ def workload_options(function: F) -> F:
     return function
 
 
-def take_workload(values: dict[str, object]) -> Workload:
-    """Take the workload's options out of `values`: the TOML file first, then what was given on the command line."""
+def take_workload(values: dict[str, object], model: str | None) -> Workload:
+    """Take the workload's options out of `values`: the TOML file first, then what was given on the command line.
+
+    The bundled model (no `model`) gets its own guidance where none is given.
+    """
+    from halftime import bundled
     from halftime.workload import change, read
 
     file = values.pop("workload_file", None)
@@ -64,7 +68,10 @@ def take_workload(values: dict[str, object]) -> Workload:
         changes["width"], changes["height"] = parse_size(str(changes.pop("size")))
     if "arguments" in changes:
         changes["arguments"] = dict(_assignment(text) for text in given["arguments"] or ())  # type: ignore[attr-defined]
-    return change(read(Path(str(file)) if file else None), changes)
+    workload = read(Path(str(file)) if file else None)
+    if model is None and workload.guidance is None:
+        changes.setdefault("guidance", bundled.GUIDANCE)
+    return change(workload, changes)
 
 
 def _names() -> tuple[str, ...]:

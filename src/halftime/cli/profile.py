@@ -59,7 +59,7 @@ def command(
 
     MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the bundled model.
     """
-    workload = take_workload(workload_values)
+    workload = take_workload(workload_values, model)
     base = _read_base(against) if against else None
     session = _measure(model, workload, runs, warmup, cold_start, probes, trace_folder, quiet)
 

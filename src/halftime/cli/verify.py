@@ -83,7 +83,7 @@ def command(
 
     if count is not None and count < 1:
         raise BadInput(f"--prompts is {count}; it must be 1 or more.")
-    workload = take_workload(workload_values)
+    workload = take_workload(workload_values, model)
     with _progress(quiet) as progress:
         baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
         floors |= {f"folder {i + 1}": read_folder(Path(folder)) for i, folder in enumerate(floor_folders)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from halftime import units
-from halftime.records import Finding, LedgerRow, Session
+from halftime.records import Environment, Finding, LedgerRow, Session
 from halftime.report.model import Block, Bullets, Cell, Column, Entries, Entry, Report, Section, Table, Text, rows_of
 from halftime.report.timeline import timeline
 from halftime.stats import bootstrap
@@ -199,6 +199,12 @@ def _memory(session: Session) -> Iterator[Section]:
     yield Section("Memory", (Text(f"Measured: {session.memory.measure}."), table), console=False)
 
 
+def _machine(place: Environment) -> str:
+    if not place.cores:
+        return place.system  # a trace does not say
+    return f"{place.processor}, {place.cores} cores, {units.size(place.memory_bytes)}, {place.system}"
+
+
 def _environment(session: Session) -> tuple[Block, ...]:
     place, work = session.environment, session.workload
     facts: list[tuple[Cell, ...]] = [
@@ -212,7 +218,7 @@ def _environment(session: Session) -> tuple[Block, ...]:
         ("scheduler", work.scheduler or "the pipeline's own"),
         ("dtype", work.dtype or "as loaded"),
         ("device", f"{place.device}: {place.device_name}"),
-        ("machine", f"{place.processor}, {place.cores} cores, {units.size(place.memory_bytes)}, {place.system}"),
+        ("machine", _machine(place)),
         ("torch threads", str(place.threads)),
         ("load before", f"{place.load_average:.2f}" if place.load_average is not None else units.NOTHING),
         ("versions", ", ".join(f"{name} {version}" for name, version in place.versions.items())),
