@@ -1,6 +1,6 @@
 """The rules, case by case: what torch warns of under set_sync_debug_mode on a GPU, here without one.
 
-The first cases are those of torch's own test of that mode (`test_sync_warning` in torch's test_cuda.py).
+The first tables are the kinds of case that torch's own test of that mode has (`test_sync_warning` in test_cuda.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,56 @@ Case = Callable[[], object]
 
 def on_gpu(*shape: int) -> torch.Tensor:
     return torch.zeros(*shape, device="cuda")
+
+
+def put(target: torch.Tensor, index: torch.Tensor, value: torch.Tensor | float) -> torch.Tensor:
+    target[index] = value
+    return target
+
+
+def places(device: str = "cuda") -> torch.Tensor:
+    return torch.tensor([0, 2, 3]).to(device)
+
+
+def mask(device: str = "cuda") -> torch.Tensor:
+    return torch.tensor([True, False, True, False]).to(device)
+
+
+# What torch's own test expects of its mode, as (waits, does not); made outside of what is counted.
+TORCHS_WAITS: dict[str, Case] = {
+    "put a device value by mask": lambda: put(on_gpu(4), GPU["mask"], on_gpu(1)),
+    "put by places on the host": lambda: put(on_gpu(4), places("cpu"), on_gpu(1)),
+    "get by mask": lambda: on_gpu(4)[GPU["mask"]],
+    "get by places on the host": lambda: on_gpu(4)[places("cpu")],
+    "nonzero": lambda: on_gpu(4).nonzero(),
+    "a condition": lambda: 1 if on_gpu(1) else 2,
+    "one_hot without classes": lambda: torch.nn.functional.one_hot(GPU["places"]),
+    "repeat_interleave without size": lambda: torch.repeat_interleave(on_gpu(4), GPU["repeats"]),
+}
+TORCHS_FREE: dict[str, Case] = {
+    "put a number by mask": lambda: put(on_gpu(4), GPU["mask"], 1.0),
+    "put by mask on the host": lambda: put(on_gpu(4), mask("cpu"), on_gpu(1)),
+    "put by places": lambda: put(on_gpu(4), GPU["places"], on_gpu(1)),
+    "get by places": lambda: on_gpu(4)[GPU["places"]],
+    "one_hot with classes": lambda: torch.nn.functional.one_hot(GPU["places"], num_classes=4),
+    "randperm": lambda: torch.randperm(20000, device="cuda"),
+    "repeat_interleave by a number": lambda: torch.repeat_interleave(on_gpu(4), 2, output_size=8),
+    "repeat_interleave with size": lambda: torch.repeat_interleave(on_gpu(4), GPU["repeats"], output_size=8),
+    "any": lambda: torch.any(on_gpu(1)),
+}
+GPU: dict[str, torch.Tensor] = {}
+
+
+@pytest.mark.parametrize("name", [*TORCHS_WAITS, *TORCHS_FREE])
+def test_torchs_own_cases(name: str) -> None:
+    with ShadowDevice() as device:
+        device.sites.recording = False
+        GPU.update(mask=mask(), places=places(), repeats=torch.full((1,), 2).to("cuda"))
+        device.sites.recording = True
+        {**TORCHS_WAITS, **TORCHS_FREE}[name]()
+        waited = bool(device.sites.as_records())
+        GPU.clear()
+    assert waited == (name in TORCHS_WAITS)
 
 
 WAITS: dict[str, Case] = {

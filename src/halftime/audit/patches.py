@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
+import torch._dynamo  # tabulates torch's functions when first imported, so before any of them is replaced
 
 from halftime.audit.tensor import CUDA, ShadowTensor
 
