@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import psutil
@@ -97,16 +97,15 @@ def _larger(one: int | None, other: int | None) -> int | None:
     return max(known) if known else None
 
 
-class _Gauge:
-    """`read` tells the memory now and its peak since the last reading."""
+class _Gauge(Protocol):
+    """`read` tells the memory now and its peak since the last reading; `measure` says what that is."""
 
-    measure = ""
+    measure: str
 
-    def read(self, stage: str) -> StageMemory:
-        raise NotImplementedError
+    def read(self, stage: str) -> StageMemory: ...
 
 
-class _CudaGauge(_Gauge):
+class _CudaGauge:
     measure = "CUDA allocator: tensors (peak, end) and reserved segments; other processes and libraries not included"
 
     def __init__(self, device: torch.device) -> None:
@@ -125,7 +124,7 @@ class _CudaGauge(_Gauge):
         return reading
 
 
-class _ResidentGauge(_Gauge):
+class _ResidentGauge:
     """Linux: VmHWM is the highest resident set since 5 was written to clear_refs (proc(5)); elsewhere only the end."""
 
     measure = "resident set of the whole process (weights, libraries and Python included)"
