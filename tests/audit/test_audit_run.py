@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +81,27 @@ def test_torch_is_left_as_it_was(fails: bool) -> None:
     assert all(type(parameter) is torch.nn.Parameter for parameter in pipeline.unet.parameters())
     assert type(pipeline).__name__ == "StableDiffusionXLPipeline"
     assert (pipeline(**tiny.arguments())[0] == picture).all()
+
+
+# Their schedulers or models keep tensors on the device between calls.
+@pytest.mark.parametrize("name", ["sd15_img2img", "z_image", "lcm_img2img", "kandinsky22_img2img", "stable_audio"])
+def test_a_pipeline_draws_the_same_after_an_audit(name: str) -> None:
+    tiny = {**PIPELINES, **FAMILIES}[name]
+    pipeline = tiny.build()
+    before = torch.as_tensor(np.asarray(pipeline(**tiny.arguments(2))[0]))
+    first = halftime.audit(pipeline, Workload(steps=2), **tiny.arguments(2))
+    assert torch.equal(torch.as_tensor(np.asarray(pipeline(**tiny.arguments(2))[0])), before)
+    assert halftime.audit(pipeline, Workload(steps=2), **tiny.arguments(2)).sites == first.sites
+
+
+def test_what_a_compiled_part_does_is_not_seen_so_the_loop_is_not_called_capturable() -> None:
+    tiny = PIPELINES["flux"]
+    pipeline = tiny.build()
+    assert halftime.audit(pipeline, Workload(steps=3), **tiny.arguments(3)).capturable
+    pipeline.transformer = torch.compile(pipeline.transformer, backend="eager")
+    found = halftime.audit(pipeline, Workload(steps=3), **tiny.arguments(3))
+    assert not found.capturable
+    assert "transformer is compiled" in found.because[0]
 
 
 def test_a_second_audit_is_refused_while_one_runs_and_welcome_afterwards() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from halftime import __version__
 from halftime.audit.ghost import is_ghost
+from halftime.audit.home import bring_home
 from halftime.audit.mode import ShadowDevice
 from halftime.audit.rules import TESTED_TORCH
 from halftime.audit.sites import Sites
@@ -73,18 +74,20 @@ def _audit(loaded: Loaded, workload: Workload, device: ShadowDevice, compiled: l
         in_loop_total=sum(site.count for site in in_loop),
         in_loop_d2h=sum(site.count for site in in_loop if site.direction == "d2h"),
         in_loop_h2d=sum(site.count for site in in_loop if site.direction == "h2d"),
-        capturable=not in_loop and sites.steps_seen > 0,
-        because=tuple(_against_capture(in_loop, sites)),
+        capturable=not in_loop and sites.steps_seen > 0 and not compiled,
+        because=tuple(_against_capture(in_loop, sites, compiled)),
         findings=device.steps.findings(),
         not_seen=tuple(_not_seen(compiled, sites)),
     )
 
 
-def _against_capture(in_loop: list[Site], sites: Sites) -> Iterator[str]:
+def _against_capture(in_loop: list[Site], sites: Sites, compiled: list[str]) -> Iterator[str]:
     for site in in_loop:
         yield f"{site.file}:{site.line} waits {site.count} times ({site.kind})"
     if not sites.steps_seen:
         yield "no denoising loop was seen"
+    for name in compiled:
+        yield f"{name} is compiled, and whether it waits was not seen; audit the pipeline before it is compiled"
 
 
 def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
@@ -94,7 +97,7 @@ def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
     if not torch.__version__.startswith(TESTED_TORCH):
         yield f"the rules were read off torch {', '.join(TESTED_TORCH)}, and this is {torch.__version__}"
     if not sites.steps_seen:
-        yield "the denoising loop: this pipeline makes no progress bar and steps no scheduler"
+        yield "the denoising loop: this pipeline runs none under its progress_bar(), by which a loop is known"
 
 
 def _is_compiled(component: object) -> bool:
@@ -113,7 +116,10 @@ def _placed(name: str, value: object) -> object:
 
 @contextmanager
 def on_device(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """The pipeline's modules on the shadow device; afterwards they hold the very tensors that they held before."""
+    """The pipeline's modules on the shadow device; afterwards they hold the very tensors that they held before.
+
+    What else the call left there (a scheduler's tables, caches that a model fills) comes back to the CPU.
+    """
     modules = [
         module
         for component in pipeline.components.values()
@@ -131,6 +137,7 @@ def on_device(pipeline: DiffusionPipeline) -> Iterator[None]:
         for module, parameters, buffers in before:
             module._parameters.update(parameters)
             module._buffers.update(buffers)
+        bring_home(*_pipelines(pipeline), *pipeline.components.values())
 
 
 @contextmanager
