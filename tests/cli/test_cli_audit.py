@@ -56,6 +56,25 @@ def test_github_annotations(capfd: pytest.CaptureFixture[str]) -> None:
     assert lines[-1].startswith("::notice")
 
 
+def test_annotations_name_a_checkouts_files_from_its_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "src" / "waits_here"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(
+        "import diffusers\nfrom tiny_pipelines.images import flux\n\n"
+        "class Peeking(diffusers.FlowMatchEulerDiscreteScheduler):\n"
+        "    def step(self, model_output, *args, **kwargs):\n"
+        "        model_output.max().item()\n"
+        "        return super().step(model_output, *args, **kwargs)\n\n"
+        "def make():\n    pipeline = flux()\n    pipeline.scheduler = Peeking()\n    return pipeline\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    assert run("waits_here:make", *FLUX[1:], "--github") == 0
+    assert "::warning file=src/waits_here/__init__.py,line=6," in capfd.readouterr().out
+
+
 def test_a_new_wait_against_the_baseline_is_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Bring back to the CPU what a pipeline's call left on the shadow device: schedules, caches, tables made on first use."""
+"""Bring back to the CPU what a call left on the shadow device: schedules, caches, tables made on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def bring_home(*roots: object) -> None:
         if id(holder) in seen or isinstance(holder, _NOT_WALKED):
             continue
         seen.add(id(holder))
-        waiting.extend(_in_container(holder) if isinstance(holder, list | tuple | MutableMapping) else _in_object(holder))
+        waiting.extend(
+            _in_container(holder) if isinstance(holder, list | tuple | MutableMapping) else _in_object(holder)
+        )
 
 
 def _in_container(holder: object) -> list[object]:

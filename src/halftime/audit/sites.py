@@ -18,7 +18,8 @@ from halftime.records.audit import Site
 _TORCH = str(Path(torch.__file__).parent)
 _OWN = str(Path(__file__).parent)
 _PROFILE = str(Path(__file__).parent.parent / "profile")
-_ROOTS = ("/site-packages/", "/dist-packages/", "/src/")
+_INSTALLED = ("/site-packages/", "/dist-packages/")
+_SOURCES = "/src/"
 
 # The frame that names a stage: file prefix or function name, innermost first.
 _STAGES_BY_FILE = (
@@ -48,11 +49,14 @@ class Frame(NamedTuple):
 
     @property
     def short(self) -> str:
-        """The path from the package's root."""
-        for root in _ROOTS:
+        """From the package's root where it is installed, else from the working directory, as annotations need it."""
+        for root in _INSTALLED:
             if root in self.file:
                 return self.file.rpartition(root)[2]
-        return Path(self.file).name
+        path = Path(self.file)
+        if path.is_relative_to(Path.cwd()):
+            return path.relative_to(Path.cwd()).as_posix()
+        return self.file.rpartition(_SOURCES)[2] if _SOURCES in self.file else path.name
 
 
 class Key(NamedTuple):
