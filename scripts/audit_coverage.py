@@ -21,7 +21,7 @@ from halftime.report.markdown import table  # noqa: E402
 from halftime.report.model import Cell, Column, Table  # noqa: E402
 from tiny_pipelines import FAMILIES, NOT_BUILT, PIPELINES  # noqa: E402
 
-STEPS = 4
+STEPS = 2  # Sana Sprint takes no other number
 SCHEDULER_STEPS = 20
 HEAD = f"""# Which pipelines wait, and where
 

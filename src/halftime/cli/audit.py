@@ -107,6 +107,10 @@ def _audit(model: str | None, geometry: str, workload_values: dict[str, object])
 def _gate(base: Audit, found: Audit) -> int:
     from halftime.audit.compare import new_sites
 
+    if not found.steps_seen:
+        # No loop, no waits in it: that would pass for the wrong reason.
+        click.echo("no denoising loop was seen, so nothing can be said of its waits; see 'not seen'.", err=True)
+        return NEW_SITE
     new = new_sites(base, found)
     for site in new:
         click.echo(
