@@ -99,3 +99,10 @@ def test_arguments_refused() -> None:
         scheduler_named("Fast", pipeline)
     # What nobody asked for is left out silently where a pipeline does not take it.
     assert "prompt" not in call_arguments(PIPELINES["kandinsky22_decoder"].build(), Workload())
+
+
+def test_a_call_that_hands_everything_on_gets_everything() -> None:
+    class Wrapper:
+        def __call__(self, *args: object, **kwargs: object) -> None: ...
+
+    assert {"prompt", "num_inference_steps", "generator"} <= call_arguments(Wrapper(), Workload()).keys()  # type: ignore[arg-type]

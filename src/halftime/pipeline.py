@@ -217,7 +217,8 @@ def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str,
     parameters = inspect.signature(type(pipeline).__call__).parameters
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     wanted = _wanted_arguments(pipeline, workload)
-    missing = {name for name in wanted if name not in parameters}
+    hands_on = open_ended and set(parameters) <= {"self", "args", "kwargs"}  # a wrapper: it names nothing itself
+    missing = set() if hands_on else {name for name in wanted if name not in parameters}
     refused = set() if open_ended else missing - _DEFAULTED
     if refused:
         name = min(refused)
