@@ -140,6 +140,11 @@ class Head:
         hit = best == labels[:, None]
         return {"top1": float(hit[:, 0].float().mean()), "top5": float(hit.any(1).float().mean())}
 
+    @torch.no_grad()
+    def log_probability(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Of each picture's own object, in nats."""
+        return F.log_softmax(self.linear(self.scaled(features)), 1).gather(1, labels[:, None])[:, 0]
+
     def by_style(self, features: Tensor, labels: Tensor, styles: list[str]) -> dict[str, dict[str, float]]:
         out = {"all": self.accuracy(features, labels)}
         for style in STYLES:
