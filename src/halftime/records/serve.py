@@ -1,0 +1,115 @@
+"""What the server's engine says of itself: its warm-up certificate, its state, and what went wrong since."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halftime.records.base import Record
+from halftime.records.environment import Environment
+
+Branch = Literal["guided", "unguided"]
+Mode = Literal["text2img", "img2img"]
+State = Literal["starting", "warming", "ready", "draining", "stopped", "failed"]
+
+
+class WarmEntry(Record, frozen=True, kw_only=True):
+    """One kind of call that ran during warm-up, and what it took each time, in seconds.
+
+    `first_seconds` holds whatever was compiled, captured or allocated; `second_seconds` is the same call again.
+    """
+
+    width: int
+    height: int
+    batch: int
+    steps: int
+    guidance: Branch
+    mode: Mode = "text2img"
+    prompt_tokens: int | None = None  # None where the length of a prompt changes no shape
+    previews: bool = False
+    first_seconds: float
+    second_seconds: float
+
+
+class Graphs(Record, frozen=True, kw_only=True):
+    """What dynamo had done at a moment; zeros where it was never loaded."""
+
+    unique_graphs: int = 0
+    calls_captured: int = 0
+    graph_breaks: int = 0
+
+
+class RecompileAfterReady(Record, frozen=True, kw_only=True):
+    """A graph that was compiled although the certificate said that none would be."""
+
+    guard: str  # in plain words
+    when: str  # ISO 8601, UTC
+    request: str = ""  # id of a picture of the batch that met it
+
+
+class ColdStartTimes(Record, frozen=True, kw_only=True):
+    """From the start of the worker's process, in seconds. `artefacts`: where saved compile artefacts came from."""
+
+    loaded_seconds: float
+    ready_seconds: float
+    artefacts: str | None = None
+
+
+# Schema history
+# 1  2026-11  first
+class Certificate(Record, frozen=True, kw_only=True):
+    """What is offered, and the proof that all of it ran before the first request.
+
+    `graphs_before` to `graphs_first` is what the first pass compiled; `graphs_second` equals `graphs_first`, or there is
+    no certificate.
+    """
+
+    schema: Literal[1] = 1
+    halftime: str = ""
+    created: str = ""  # ISO 8601, UTC
+    model: str = ""
+    pipeline: str = ""  # class name
+    sizes: tuple[tuple[int, int], ...]  # (width, height), pixels
+    steps: tuple[int, ...]
+    schedulers: tuple[str, ...] = ()  # class names
+    prompt_tokens: tuple[int, ...] = ()  # buckets; empty where the length of a prompt changes no shape
+    most_prompt_tokens: int | None = None  # longer prompts are cut by the tokenizer
+    guidance: tuple[Branch, ...] = ()
+    default_guidance: float | None = None
+    batch_sizes: tuple[int, ...] = (1,)
+    previews: bool = False
+    img2img: bool = False
+    entries: tuple[WarmEntry, ...] = ()
+    passes: int = 0  # over the entries, until dynamo stood still
+    graphs_before: Graphs = Graphs()
+    graphs_first: Graphs = Graphs()
+    graphs_second: Graphs = Graphs()
+    cold_start: ColdStartTimes | None = None
+    environment: Environment | None = None
+    recipe_hash: str | None = None
+    fixes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    recompiles_after_ready: tuple[RecompileAfterReady, ...] = ()
+
+
+class EngineStatus(Record, frozen=True, kw_only=True):
+    """The engine now. Counts are totals since it was made; bytes are those of the worker process."""
+
+    state: State
+    why: str = ""  # what it is doing, or what is wrong, as a sentence
+    certificate: Certificate | None = None
+    queue_depth: int = 0  # pictures that wait
+    running: int = 0  # pictures being drawn
+    workers_restarted: int = 0
+    recompiles: int = 0  # after ready
+    alarms: tuple[str, ...] = ()  # what an operator must look at, newest last
+    resident_bytes: int | None = None
+    memory_drops: int = 0  # times that memory grew so much that graphs were dropped
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    retried: int = 0
+    rejected: int = 0  # the queue was full
+    previews_sent: int = 0
+    previews_dropped: int = 0  # the decoder was still busy with the one before
+    seconds_per_picture: float | None = None  # measured, recent; what Retry-After is computed from
+    worker_pid: int | None = None
