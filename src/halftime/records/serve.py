@@ -59,8 +59,8 @@ class ColdStartTimes(Record, frozen=True, kw_only=True):
 class Certificate(Record, frozen=True, kw_only=True):
     """What is offered, and the proof that all of it ran before the first request.
 
-    `graphs_before` to `graphs_first` is what the first pass compiled; `graphs_second` equals `graphs_first`, or there is
-    no certificate.
+    `graphs_before` to `graphs_first` is what the first pass compiled; `graphs_second` equals `graphs_first`, or there
+    is no certificate.
     """
 
     schema: Literal[1] = 1

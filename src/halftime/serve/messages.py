@@ -1,4 +1,4 @@
-"""What the HTTP side and the engine say to each other: plain data that also crosses to the worker process as msgpack."""
+"""What the HTTP side and the engine say to each other: plain data, which also crosses to the worker as msgpack."""
 
 from __future__ import annotations
 
