@@ -1,0 +1,157 @@
+// Wires the page: the form makes an order, the stream fills the frame, the gallery remembers.
+
+import * as gallery from "./gallery.js";
+import { watch } from "./ready.js";
+import { draw } from "./stream.js";
+import * as times from "./times.js";
+
+const by = (id) => document.getElementById(id);
+let key = "";
+let running = null;
+let shown = null;
+
+function order() {
+  const data = new FormData(by("form"));
+  const given = (name) => (data.get(name) ?? "").trim();
+  const made = { prompt: given("prompt"), size: given("size") || "auto" };
+  if (given("steps")) made.steps = Number(given("steps"));
+  if (given("seed")) made.seed = Number(given("seed"));
+  if (given("guidance")) made.guidance = Number(given("guidance"));
+  if (given("negative")) made.negative_prompt = given("negative");
+  return made;
+}
+
+async function submit() {
+  if (running || !by("form").reportValidity()) return;
+  const asked = order();
+  running = new AbortController();
+  begin(asked);
+  try {
+    for await (const said of draw(asked, key, running.signal)) react(said, asked);
+  } catch (error) {
+    await failed(error);
+  } finally {
+    running = null;
+    busy(false);
+  }
+}
+
+function begin(asked) {
+  by("said").textContent = "";
+  by("tools").hidden = true;
+  by("times").hidden = true;
+  phase("drawing");
+  frame(asked.size);
+  by("caption").textContent = "Waiting for a place.";
+  busy(true);
+}
+
+function react(said, asked) {
+  if (said.kind === "started") by("caption").textContent = "Drawing.";
+  if (said.kind === "partial_image") {
+    by("picture").src = `data:image/png;base64,${said.b64_json}`;
+    phase("preview");
+    progress(said.step / said.steps);
+    by("caption").textContent = `Preview at step ${said.step} of ${said.steps}.`;
+  }
+  if (said.kind === "completed") finish(said, asked);
+}
+
+function finish(said, asked) {
+  const url = URL.createObjectURL(new Blob([bytes(said.b64_json)], { type: "image/png" }));
+  const picture = { url, order: asked, seed: said.seed, size: said.size, timing: said.usage.halftime };
+  gallery.add(picture, show);
+  show(picture);
+}
+
+function show(picture) {
+  shown = picture;
+  frame(picture.size);
+  by("picture").src = picture.url;
+  by("picture").alt = picture.order.prompt;
+  phase("final");
+  const [{ steps }] = picture.timing.pictures;
+  by("caption").textContent = `${picture.size.replace("x", " × ")}, ${steps} ${steps === 1 ? "step" : "steps"}, seed ${picture.seed}`;
+  Object.assign(by("save"), { href: picture.url, download: `halftime-${picture.seed}.png` });
+  by("tools").hidden = false;
+  times.show(picture.timing);
+}
+
+async function failed(error) {
+  phase("empty");
+  by("caption").textContent = error.name === "AbortError" ? "Stopped." : "Not drawn.";
+  if (error.name === "AbortError") return;
+  if (error.status === 401 && (await askKey())) return void setTimeout(submit);
+  const again = error.wait ? ` Try again in ${error.wait} s.` : "";
+  by("said").textContent = (error instanceof TypeError ? "The server cannot be reached." : error.message) + again;
+}
+
+function askKey() {
+  const dialog = by("ask-key");
+  dialog.showModal();
+  return new Promise((done) => dialog.addEventListener("close", () => {
+    key = dialog.returnValue === "use" ? by("key").value.trim() : key;
+    done(dialog.returnValue === "use" && key !== "");
+  }, { once: true }));
+}
+
+function busy(yes) {
+  by("draw").disabled = yes;
+  by("stop").hidden = !yes;
+  by("progress").hidden = !yes;
+  if (yes) progress(0);
+}
+
+function progress(share) {
+  by("progress").firstElementChild.style.width = `${100 * share}%`;
+  by("progress").setAttribute("aria-valuemax", 100);
+  by("progress").setAttribute("aria-valuenow", Math.round(100 * share));
+}
+
+const phase = (name) => { by("frame").dataset.phase = name; };
+
+function frame(size) {
+  const [width, height] = size.split("x").map(Number);
+  if (height) by("frame").style.setProperty("--aspect", `${width} / ${height}`);
+}
+
+const bytes = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+
+function chips(id, name, choices, chosen) {
+  by(id).querySelector(".row").replaceChildren(...choices.map(([value, title]) => {
+    const label = document.createElement("label");
+    const input = Object.assign(document.createElement("input"), { type: "radio", name, value, checked: value === chosen });
+    label.append(input, Object.assign(document.createElement("span"), { textContent: title }));
+    return label;
+  }));
+}
+
+function offered({ sizes, steps, default_steps: usual }) {
+  const kept = order();
+  const size = sizes.includes(kept.size) ? kept.size : sizes[0];
+  chips("sizes", "size", sizes.map((each) => [each, each.replace("x", " × ")]), size);
+  chips("steps", "steps", steps.map((each) => [String(each), String(each)]), String(kept.steps ?? usual));
+  frame(size);
+}
+
+by("form").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
+by("form").addEventListener("change", (event) => { if (event.target.name === "size" && !shown && !running) frame(event.target.value); });
+by("prompt").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); submit(); }
+});
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") running?.abort(); });
+by("stop").addEventListener("click", () => running?.abort());
+by("dice").addEventListener("click", () => { by("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]); });
+by("again").addEventListener("click", () => {
+  by("prompt").value = shown.order.prompt;
+  by("negative").value = shown.order.negative_prompt ?? "";
+  by("guidance").value = shown.order.guidance ?? "";
+  by("seed").value = String(shown.seed);
+  for (const [name, value] of [["size", shown.size], ["steps", String(shown.timing.pictures[0].steps)]]) {
+    const chip = document.querySelector(`input[name=${name}][value="${value}"]`);
+    if (chip) chip.checked = true;
+  }
+  by("prompt").focus();
+});
+if (/Mac|iPhone|iPad/.test(navigator.platform)) document.querySelector(".hint").textContent = "⌘ ↵";
+watch(offered);

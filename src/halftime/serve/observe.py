@@ -1,0 +1,97 @@
+"""Around every request: a number, a count, a clock, a log line without the prompt, and no answer that never ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from http import HTTPMethod
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from halftime.serve.disconnect import ClientLeft
+from halftime.serve.errors_http import CODE, ApiError
+from halftime.serve.service import Service
+
+logger = logging.getLogger("halftime.serve")
+CLIENT_LEFT = 499  # nginx's number for it; nobody receives it
+REQUEST_ID = "x-request-id"
+
+
+@dataclass
+class _Seen:
+    """What is known about an answer so far."""
+
+    status: int = 0
+
+
+class Observed:
+    """ASGI middleware, the outermost: sees every answer, and words what the middleware under it refuses."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        seen, begun, name = _Seen(), time.perf_counter(), secrets.token_hex(8)
+        sender = _sender(send, seen, name, self.service.settings.send_seconds)
+        counts = scope["path"].startswith("/v1/")
+        self.service.active += counts
+        self.service.metrics.active.inc()
+        try:
+            await self._answered(scope, receive, sender, seen)
+        finally:
+            self.service.active -= counts
+            self.service.metrics.active.dec()
+            self._record(scope, seen, name, time.perf_counter() - begun)
+        return None
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send, seen: _Seen) -> None:
+        try:
+            self._refuse_when_draining(scope)
+            await self.app(scope, receive, send)
+        except (ClientLeft, TimeoutError) as error:
+            # A reader that takes nothing for send_seconds has left, too; returning lets the server close it.
+            seen.status = CLIENT_LEFT
+            self.service.metrics.cancelled.inc()
+            if isinstance(error, TimeoutError):
+                raise
+        except ApiError as error:
+            if seen.status:
+                raise
+            scope[CODE] = error.detail.code
+            await error.response()(scope, receive, send)
+
+    def _refuse_when_draining(self, scope: Scope) -> None:
+        if self.service.draining and scope["path"].startswith("/v1/"):
+            left = self.service.settings.drain_seconds
+            raise ApiError(503, "The server is shutting down. Ask another one.", code="draining", retry_after=left)
+
+    def _record(self, scope: Scope, seen: _Seen, name: str, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")  # never the path asked for: labels must stay few
+        metrics = self.service.metrics
+        metrics.request_seconds.labels(_method(scope), route, str(seen.status)).observe(seconds)
+        if seen.status >= 400 and seen.status != CLIENT_LEFT:
+            metrics.rejected.labels(scope.get(CODE) or str(seen.status)).inc()
+        level = logging.INFO if scope["path"].startswith("/v1/") else logging.DEBUG
+        logger.log(level, "%s %s %d %.3f s %s", scope["method"], route, seen.status, seconds, name)
+
+
+def _method(scope: Scope) -> str:
+    """The method, or OpenTelemetry's name for one that HTTP does not know."""
+    method: str = scope["method"]
+    return method if method in HTTPMethod.__members__ else "_OTHER"
+
+
+def _sender(send: Send, seen: _Seen, name: str, seconds: float) -> Send:
+    async def observed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            seen.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", []), (REQUEST_ID.encode(), name.encode())]}
+        # Waits only while the socket's buffers are full, so only a reader that stopped reading runs into this.
+        await asyncio.wait_for(send(message), seconds)
+
+    return observed

@@ -1,0 +1,106 @@
+"""The process: a socket, uvicorn, and an end in good order: on SIGTERM what is running finishes, then exit code 0."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from types import FrameType
+
+import uvicorn
+
+from halftime.errors import BadInput
+from halftime.serve.app import application
+from halftime.serve.service import Engine, HttpSettings, Service
+
+logger = logging.getLogger("halftime.serve")
+BACKLOG = 2048
+Watcher = Callable[[Engine], Coroutine[None, None, None]]
+_LAST_WORDS = 1.0  # after the drain, for connections that still have bytes to take
+_LOOK = 0.02
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one. Raises BadInput where that cannot be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise BadInput(
+            f"cannot listen on {host} port {port}: {reason}. Choose another --port (0 takes a free one) or --host."
+        ) from error
+
+
+def address_of(taken: socket.socket) -> str:
+    """http://HOST:PORT as a client on this machine writes it."""
+    host, port = taken.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"
+
+
+def run(engine: Engine, settings: HttpSettings, taken: socket.socket, watcher: Watcher | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; 0 where all that was accepted has been answered, 1 where time ran out.
+
+    `watcher`, a coroutine function, runs beside the server: it tells the screen how the warm-up goes.
+    """
+    app = application(engine, settings)
+    service: Service = app.state.service
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(_LAST_WORDS),
+        backlog=BACKLOG,
+    )
+    server = DrainingServer(config, service, watcher)
+    server.run(sockets=[taken])
+    return 0 if service.active == 0 else 1
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn closes its door on a signal; this one first keeps it open, to answer newcomers with 503."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, watcher: Watcher | None = None) -> None:
+        super().__init__(config)
+        self._service, self._watcher = service, watcher
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._signals = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self._watcher is not None:
+            self._keep(self._watcher(self._service.engine))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second ends at once. None is raised again: the exit code says how it went."""
+        self._signals += 1
+        if self._signals > 1 or self._loop is None:
+            self.should_exit = self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(lambda: self._keep(self._drain(signal.Signals(sig).name)))
+
+    def _keep(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self, why: str) -> None:
+        service, seconds = self._service, self._service.settings.drain_seconds
+        logger.warning("%s: finishing %d requests, at most %g s", why, service.active, seconds)
+        service.draining = True
+        begun = time.monotonic()
+        while service.active and time.monotonic() - begun < seconds:
+            await asyncio.sleep(_LOOK)
+        if service.active:
+            logger.warning("%d requests were not finished in %g s", service.active, seconds)
+        self.should_exit = True
