@@ -56,6 +56,7 @@ class FakeEngine:
     cancelled: list[str] = field(default_factory=list)
     steps_done: int = 0
     _waiting: int = 0
+    _open: list[_Events] = field(default_factory=list)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -71,6 +72,12 @@ class FakeEngine:
         self.state = "ready"
 
     async def drain(self, timeout: float) -> None:
+        self.state = "draining"
+        end = time.monotonic() + timeout
+        while (self._waiting or self._lock.locked()) and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        for events in self._open:
+            events.end(Failed(id="", kind="draining", message="The server is going away.", retryable=True))
         self.state = "stopped"
 
     def submit(self, job: Job) -> AsyncIterator[Event]:
@@ -82,7 +89,9 @@ class FakeEngine:
             raise QueueFull("the queue is full", retry_after=1.4)
         self.jobs.append(job)
         self._waiting += 1
-        return _Events(self, job)
+        events = _Events(self, job)
+        self._open.append(events)
+        return events
 
 
 class _Events:
@@ -92,7 +101,9 @@ class _Events:
         self._engine, self._job = engine, job
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._over = False
+        self._waits = True
         self._drawing = asyncio.ensure_future(self._draw())
+        self._drawing.add_done_callback(lambda _: self._leave_queue())  # one cancelled before it ran at all, too
 
     def __aiter__(self) -> _Events:
         return self
@@ -109,17 +120,24 @@ class _Events:
             self._engine.cancelled.append(self._job.id)
         self._drawing.cancel()
 
+    def end(self, failed: Failed) -> None:
+        """Give up, with this as the last event."""
+        if not self._drawing.done():
+            self._drawing.cancel()
+            self._events.put_nowait(failed)
+
     async def _draw(self) -> None:
         engine, job = self._engine, self._job
-        asked, waits = time.monotonic(), True
-        try:
-            async with engine._lock:
-                engine._waiting, waits = engine._waiting - 1, False
-                begun = time.monotonic()
-                self._events.put_nowait(Started(id=job.id, queue_seconds=begun - asked, batch_size=1))
-                self._events.put_nowait(FAILURES.get(job.prompt) or await self._picture(asked, begun))
-        finally:
-            engine._waiting -= waits
+        asked = time.monotonic()
+        async with engine._lock:
+            self._leave_queue()
+            begun = time.monotonic()
+            self._events.put_nowait(Started(id=job.id, queue_seconds=begun - asked, batch_size=1))
+            self._events.put_nowait(FAILURES.get(job.prompt) or await self._picture(asked, begun))
+
+    def _leave_queue(self) -> None:
+        self._engine._waiting -= self._waits
+        self._waits = False
 
     async def _picture(self, asked: float, begun: float) -> Final:
         engine, job, shown = self._engine, self._job, previews(self._job)

@@ -69,7 +69,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     finally:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
-        await service.engine.drain(service.settings.drain_seconds)
+        if not service.draining:
+            await service.engine.drain(service.settings.drain_seconds)
 
 
 async def _started(service: Service) -> None:

@@ -60,7 +60,9 @@ class _Limited:
     async def _piece(self) -> Message:
         left = self._begun + self._seconds - time.monotonic()
         try:
-            return await asyncio.wait_for(self._receive(), max(left, 0.001))
+            # Not wait_for, which in Python 3.11 can swallow a cancellation that comes as its work is done.
+            async with asyncio.timeout(left):
+                return await self._receive()
         except TimeoutError:
             self._whole = True
             raise ApiError(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPMethod
 
@@ -18,6 +19,7 @@ from halftime.serve.service import Service
 logger = logging.getLogger("halftime.serve")
 CLIENT_LEFT = 499  # nginx's number for it; nobody receives it
 REQUEST_ID = "x-request-id"
+_PIECE = 256 * 2**10  # bytes
 
 
 @dataclass
@@ -91,7 +93,20 @@ def _sender(send: Send, seen: _Seen, name: str, seconds: float) -> Send:
         if message["type"] == "http.response.start":
             seen.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), (REQUEST_ID.encode(), name.encode())]}
-        # Waits only while the socket's buffers are full, so only a reader that stopped reading runs into this.
-        await asyncio.wait_for(send(message), seconds)
+        for piece in _pieces(message):
+            # Waits only while the socket's buffers are full, so only a reader that stopped reading runs into this.
+            async with asyncio.timeout(seconds):
+                await send(piece)
 
     return observed
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """A large body in pieces, since what is handed to the server at once is copied and kept until it is read."""
+    body = message.get("body", b"")
+    if len(body) <= _PIECE:
+        yield message
+        return
+    for at in range(0, len(body), _PIECE):
+        last = at + _PIECE >= len(body)
+        yield {**message, "body": body[at : at + _PIECE], "more_body": message.get("more_body", False) or not last}

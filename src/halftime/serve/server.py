@@ -19,8 +19,10 @@ from halftime.serve.service import Engine, HttpSettings, Service
 
 logger = logging.getLogger("halftime.serve")
 BACKLOG = 2048
+NOTHING_TAKEN = 60.0
 Watcher = Callable[[Engine], Coroutine[None, None, None]]
-_LAST_WORDS = 1.0  # after the drain, for connections that still have bytes to take
+_LAST_ANSWERS = 5.0
+_LAST_WORDS = 1.0  # after that, for connections to close
 _LOOK = 0.02
 
 
@@ -28,12 +30,16 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises BadInput where that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        taken = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise BadInput(
             f"cannot listen on {host} port {port}: {reason}. Choose another --port (0 takes a free one) or --host."
         ) from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Connections inherit it: the kernel lets go of a reader that takes nothing, even after the server closed.
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * NOTHING_TAKEN))
+    return taken
 
 
 def address_of(taken: socket.socket) -> str:
@@ -62,7 +68,7 @@ def run(engine: Engine, settings: HttpSettings, taken: socket.socket, watcher: W
     )
     server = DrainingServer(config, service, watcher)
     server.run(sockets=[taken])
-    return 0 if service.active == 0 else 1
+    return 1 if server.unfinished else 0
 
 
 class DrainingServer(uvicorn.Server):
@@ -74,6 +80,7 @@ class DrainingServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Future[None]] = set()
         self._signals = 0
+        self.unfinished = 0  # requests that the end cut short
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -98,9 +105,16 @@ class DrainingServer(uvicorn.Server):
         service, seconds = self._service, self._service.settings.drain_seconds
         logger.warning("%s: finishing %d requests, at most %g s", why, service.active, seconds)
         service.draining = True
-        begun = time.monotonic()
-        while service.active and time.monotonic() - begun < seconds:
+        late = asyncio.get_running_loop().call_later(seconds, self._note_unfinished)
+        await service.engine.drain(seconds)
+        late.cancel()
+        # Their answers, good or bad, are on their way: a reader has a moment to take them.
+        end = time.monotonic() + _LAST_ANSWERS
+        while service.active and time.monotonic() < end:
             await asyncio.sleep(_LOOK)
-        if service.active:
-            logger.warning("%d requests were not finished in %g s", service.active, seconds)
+        self.unfinished += service.active
         self.should_exit = True
+
+    def _note_unfinished(self) -> None:
+        self.unfinished = self._service.active
+        logger.warning("%d requests are not finished and get 503", self.unfinished)

@@ -42,6 +42,7 @@ function begin(asked) {
   by("times").hidden = true;
   phase("drawing");
   frame(asked.size);
+  by("frame").scrollIntoView({ block: "nearest", behavior: "smooth" }); // on a phone it is below the form
   by("caption").textContent = "Waiting for a place.";
   busy(true);
 }
@@ -154,4 +155,5 @@ by("again").addEventListener("click", () => {
   by("prompt").focus();
 });
 if (/Mac|iPhone|iPad/.test(navigator.platform)) document.querySelector(".hint").textContent = "⌘ ↵";
+if (matchMedia("(max-width: 860px)").matches) by("more").open = false;
 watch(offered);

@@ -1,7 +1,7 @@
 // The stages of one request as a bar and a list; both come from the numbers in the server's answer.
 
 const NAMES = {
-  queue: "waiting in the queue", encode_prompt: "text encoders", encode_image: "image encoder", denoise: "denoising",
+  queue: "in the queue", encode_prompt: "text encoders", encode_image: "image encoder", denoise: "denoising",
   vae_decode: "VAE decode", postprocess: "post-processing", file: "writing the file", other: "everything else",
 };
 
@@ -23,7 +23,7 @@ export function show(timing) {
   document.getElementById("total").textContent = seconds(timing.seconds);
   document.getElementById("bar").replaceChildren(...rows.map(([stage, value]) => {
     const piece = coloured("i", stage);
-    piece.style.flexGrow = value;
+    piece.style.flexGrow = 1000 * value / timing.seconds; // below a sum of 1, flex leaves a gap
     piece.title = `${NAMES[stage] ?? stage}: ${seconds(value)}`;
     return piece;
   }));
