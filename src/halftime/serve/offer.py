@@ -92,7 +92,7 @@ def _facts(certificate: Certificate, status: EngineStatus) -> list[tuple[str, st
         ("sizes", ", ".join(f"{width} × {height}" for width, height in certificate.sizes)),
         ("steps", ", ".join(map(str, certificate.steps))),
         ("pictures at once", ", ".join(map(str, certificate.batch_sizes))),
-        ("ran in warm-up", f"{len(certificate.entries)} kinds of call"),
+        ("kinds of call that ran", units.count(len(certificate.entries))),
         ("compiled since ready", units.count(status.recompiles)),
         ("one picture takes", units.seconds(status.seconds_per_picture)),
     ]

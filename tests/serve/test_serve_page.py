@@ -1,0 +1,192 @@
+"""The page in a real Chromium: drawing, previews, timings, gallery, keyboard, phone, and what goes wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from serve_fake import FakeEngine, Running, serving
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    with serving(FakeEngine(step_seconds=0.03)) as server:
+        yield server
+
+
+@pytest.fixture
+def page(chromium, running: Running) -> Iterator:
+    yield from opened(chromium, running)
+
+
+def opened(chromium, running: Running, **settings: object) -> Iterator:
+    """The page when it is ready; no error, and nothing asked of any other host."""
+    context = chromium.new_context(**settings)
+    made = context.new_page()
+    faults: list[str] = []
+    made.on("pageerror", lambda error: faults.append(str(error)))
+    made.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
+    made.on("request", lambda asked: faults.append(asked.url) if not asked.url.startswith(own) else None)
+    own = (running.address, "data:", "blob:")
+    made.goto(running.address)
+    made.wait_for_selector("#state[data-state=ready]")
+    try:
+        yield made
+        assert not faults
+    finally:
+        context.close()
+
+
+def drawn(page) -> None:
+    page.wait_for_selector("#frame[data-phase=final]")
+    page.wait_for_selector("#draw:not([disabled])")
+
+
+def test_a_picture_refines_from_previews_and_its_times_add_up(page, running: Running) -> None:
+    page.fill("#prompt", "a green kite")
+    page.get_by_label("96 × 64").check()
+    page.get_by_label("12", exact=True).check()
+    page.fill("#seed", "41")
+    page.click("#draw")
+    page.wait_for_selector("#frame[data-phase=preview]")
+    assert re.search(r"Preview at step \d+ of 12", page.inner_text("#caption"))
+    drawn(page)
+    job = running.engine.jobs[-1]
+    assert (job.prompt, job.width, job.height, job.steps, job.seed, job.previews) == ("a green kite", 96, 64, 12, 41, 3)
+    assert page.inner_text("#caption") == "96 × 64, 12 steps, seed 41"
+    assert page.get_attribute("#picture", "alt") == "a green kite"
+    assert page.evaluate("document.getElementById('picture').naturalWidth") == 96
+    told = page.inner_text("#legend")
+    assert all(
+        stage in told for stage in ("in the queue", "text encoders", "denoising", "VAE decode", "writing the file")
+    )
+    shares = [float(text) for text in re.findall(r"([\d.]+) %", told)]
+    assert sum(shares) == pytest.approx(100, abs=1.5)
+    widths = page.evaluate("[...document.querySelectorAll('#bar i')].map((each) => each.offsetWidth)")
+    assert len(widths) == len(shares)
+    assert widths[2] / sum(widths) == pytest.approx(shares[2] / 100, abs=0.03)
+
+
+def test_the_keyboard_is_enough(page, running: Running) -> None:
+    page.focus("#prompt")
+    page.keyboard.press("Control+Enter")
+    drawn(page)
+    page.fill("#seed", "7")
+    page.keyboard.press("Enter")  # in a field
+    page.locator("#wall button").nth(1).wait_for()
+    drawn(page)
+    page.focus("#wall button")
+    page.keyboard.press("ArrowRight")
+    seeds = [job.seed for job in running.engine.jobs[-2:]]
+    assert page.inner_text("#caption").endswith(f"seed {seeds[0]}")
+    page.keyboard.press("Home")
+    assert page.inner_text("#caption").endswith("seed 7")
+    assert page.evaluate("document.activeElement.getAttribute('aria-selected')") == "true"
+
+
+def test_escape_stops_a_picture(page, running: Running) -> None:
+    before = len(running.engine.cancelled)
+    page.click("#draw")
+    page.wait_for_selector("#frame[data-phase=preview]")
+    page.keyboard.press("Escape")
+    page.get_by_text("Stopped.", exact=True).wait_for()
+    assert page.is_enabled("#draw")
+    for _ in range(100):
+        if len(running.engine.cancelled) > before:
+            return
+        page.wait_for_timeout(20)
+    pytest.fail("the server went on drawing")
+
+
+def test_settings_of_a_picture_can_be_taken_up_again(page) -> None:
+    page.fill("#negative", "blur")
+    page.click("#draw")
+    drawn(page)
+    seed = page.inner_text("#caption").split()[-1]
+    page.fill("#prompt", "another")
+    page.fill("#negative", "")
+    page.click("#again")
+    assert page.input_value("#prompt") != "another"
+    assert (page.input_value("#seed"), page.input_value("#negative")) == (seed, "blur")
+    with page.expect_download() as saved:
+        page.click("#save")
+    assert saved.value.suggested_filename == f"halftime-{seed}.png"
+
+
+def test_what_goes_wrong_is_said(page) -> None:
+    page.fill("#prompt", "crash")
+    page.click("#draw")
+    page.wait_for_selector("#said:not(:empty)")
+    assert page.inner_text("#said") == "The worker died."
+    assert page.is_enabled("#draw")
+
+
+def test_the_certificate_is_a_click_away(page) -> None:
+    page.click("#state summary")
+    told = page.inner_text("#certificate")
+    assert "FakePipeline" in told
+    assert "64 × 64, 96 × 64" in told
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling_and_has_room_for_fingers(chromium, running: Running, scheme: str) -> None:
+    for page in opened(chromium, running, viewport=PHONE, color_scheme=scheme, has_touch=True):
+        page.tap("#draw")
+        drawn(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        assert page.locator("#draw").bounding_box()["height"] >= 44
+        assert page.locator("#frame").bounding_box()["width"] > 340
+        page.wait_for_timeout(700)  # the frame scrolls into view
+        top, height = page.evaluate("[frame.getBoundingClientRect().top, innerHeight]")
+        assert top < height
+
+
+def test_text_has_contrast_in_both_schemes(chromium, running: Running) -> None:
+    for scheme in ("light", "dark"):
+        for page in opened(chromium, running, color_scheme=scheme):
+            page.click("#draw")
+            drawn(page)
+            for selector in ("#caption", ".name", "#legend em", "#draw", "#state-text", "#again"):
+                assert page.evaluate(CONTRAST, selector) >= 4.5, (scheme, selector)
+
+
+# WCAG's contrast ratio of an element's text with the nearest background that is painted.
+CONTRAST = """(selector) => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const luminance = (rgb) => rgb.slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const element = document.querySelector(selector);
+  let behind = element, colour;
+  do { colour = parse(getComputedStyle(behind).backgroundColor); behind = behind.parentElement; }
+  while (behind && colour.length === 4 && colour[3] === 0);
+  const [a, b] = [luminance(parse(getComputedStyle(element).color)), luminance(colour)];
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
+
+
+def test_a_key_is_asked_for_and_kept_in_the_page(chromium) -> None:
+    with serving(api_keys=("secret",)) as running:
+        for page in opened(chromium, running):
+            page.click("#draw")
+            page.fill("#key", "secret")
+            page.keyboard.press("Enter")
+            drawn(page)
+            assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+
+
+def test_a_server_that_warms_up_says_so_and_then_offers(chromium) -> None:
+    with serving(FakeEngine(warm_seconds=2.0), ready=False) as running:
+        page = chromium.new_page()
+        try:
+            page.goto(running.address)
+            page.wait_for_selector("#state[data-state=starting]")
+            page.wait_for_selector("#state[data-state=ready]")
+            assert page.locator("#sizes input").count() == 2
+        finally:
+            page.close()
