@@ -12,6 +12,7 @@ import psutil
 
 from halftime import __version__
 from halftime.records import Environment
+from halftime.records.doctor import Device
 
 if TYPE_CHECKING:
     import torch
@@ -100,3 +101,60 @@ def _torch_settings(place: torch.device) -> dict[str, str]:
         settings["cudnn.benchmark"] = str(torch.backends.cudnn.benchmark)
         settings["cudnn.allow_tf32"] = str(torch.backends.cudnn.allow_tf32)
     return settings
+
+
+def torch_build() -> str:
+    """What torch was built for: 'CPU only', 'CUDA 12.8' or 'ROCm 6.4'."""
+    import torch
+
+    if torch.version.hip:
+        return f"ROCm {torch.version.hip}"
+    return f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+
+
+def devices() -> tuple[Device, ...]:
+    """The devices that this torch can compute on, the processor first, the GPUs after it."""
+    import torch
+
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    return (_cpu(), *(_gpu(index) for index in gpus))
+
+
+# Instruction sets that decide which dtypes a processor computes in, by the names in /proc/cpuinfo.
+_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
+
+
+def _cpu() -> Device:
+    memory = psutil.virtual_memory()
+    found = instructions()
+    return Device(
+        name="cpu",
+        description=processor_name(),
+        capability=" ".join(found),
+        fast_dtypes=("float32", *(["bfloat16"] if {"avx512_bf16", "amx_bf16", "bf16"} & {*found} else [])),
+        memory_bytes=memory.total,
+        free_bytes=memory.available,
+    )
+
+
+def instructions() -> list[str]:
+    """The processor's instruction sets that matter here; empty where /proc/cpuinfo is missing."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
+    return [name for name in _INSTRUCTIONS if name in flags]
+
+
+def _gpu(index: int) -> Device:
+    import torch
+
+    facts = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    return Device(
+        name=f"cuda:{index}",
+        description=facts.name,
+        capability=f"{facts.major}.{facts.minor}",
+        fast_dtypes=("float32", "float16", *(["bfloat16"] if facts.major >= 8 else [])),
+        memory_bytes=total,
+        free_bytes=free,
+    )

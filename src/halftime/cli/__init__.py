@@ -22,6 +22,7 @@ VERBS = {
     "forecast": "What would each stage take on a named GPU? No GPU, no weights.",
     "verify": "Are two sets of pictures the same within noise?",
     "gateway": "What does the proxy in front cost?",
+    "doctor": "What is installed, what can be used, and what would be faster?",
 }
 
 EXIT_INTERRUPTED = 130

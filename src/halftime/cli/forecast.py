@@ -183,32 +183,22 @@ def calibrate_from(
 
 
 @command.command("gpus")
-def gpus() -> None:
+@json_option
+def gpus(json_file: str | None) -> None:
     """List the GPUs of the table, with the source of every value."""
-    from halftime.forecast.constants import shipped
-    from halftime.forecast.gpus import all_gpus
-    from halftime.report.console import print_report
-    from halftime.report.forecast import GpuLine, gpus_report_of
+    from halftime.forecast.catalogue import gpu_list
+    from halftime.report.forecast import gpus_report_of
 
-    known = shipped().gpus
-    lines = [
-        GpuLine(
-            gpu.name, gpu.architecture, gpu.memory_bytes, gpu.peak, gpu.bandwidth, gpu.watts,
-            known[gpu.name].rows if gpu.name in known else 0, gpu.source,
-        )
-        for gpu in all_gpus()
-    ]  # fmt: skip
-    print_report(gpus_report_of(lines))
+    listed = gpu_list()
+    emit(listed, lambda: gpus_report_of(listed), json_file=json_file)
 
 
 @command.command("models")
-def models() -> None:
+@json_option
+def models(json_file: str | None) -> None:
     """List the built-in pipelines and networks."""
-    from halftime.forecast.architectures import ARCHITECTURES
-    from halftime.forecast.presets import PRESETS
-    from halftime.report.console import print_report
+    from halftime.forecast.catalogue import model_list
     from halftime.report.forecast import models_report_of
 
-    pipelines = [(name, p.denoiser, f"{p.size[0]}x{p.size[1]}", p.steps, p.dtype) for name, p in PRESETS.items()]
-    networks = [(name, a.role, a.class_name, a.published_parameters) for name, a in ARCHITECTURES.items()]
-    print_report(models_report_of(pipelines, networks))
+    listed = model_list()
+    emit(listed, lambda: models_report_of(listed), json_file=json_file)

@@ -187,3 +187,51 @@ class Calibration(Record, frozen=True, kw_only=True):
     covariance: tuple[tuple[float, float, float], ...]
     source: str  # what it was measured on
     observations: tuple[Observation, ...] = ()
+
+
+class GpuLine(Record, frozen=True, kw_only=True):
+    """One GPU of the table: dense FLOP/s by dtype with fp32 accumulation, bytes a second, watts."""
+
+    name: str
+    architecture: str
+    memory_bytes: float
+    peak: dict[str, float]
+    bandwidth: float
+    watts: float
+    measurements: int  # rows that its constants were fitted on
+    source: str
+
+
+class GpuList(Record, frozen=True, kw_only=True):
+    """Every GPU that a forecast can be made for."""
+
+    schema: Literal[1] = 1
+    gpus: tuple[GpuLine, ...]
+
+
+class PipelineLine(Record, frozen=True, kw_only=True):
+    """A built-in pipeline with its own defaults; sizes in pixels."""
+
+    name: str
+    denoiser: str
+    width: int
+    height: int
+    steps: int
+    dtype: str
+
+
+class NetworkLine(Record, frozen=True, kw_only=True):
+    """A built-in network; `parameters` as published, None where nobody published a number."""
+
+    name: str
+    role: str
+    class_name: str
+    parameters: float | None = None
+
+
+class ModelList(Record, frozen=True, kw_only=True):
+    """Every name that stands for MODEL in a forecast."""
+
+    schema: Literal[1] = 1
+    pipelines: tuple[PipelineLine, ...]
+    networks: tuple[NetworkLine, ...]

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from halftime import units
-from halftime.records.forecast import Calibration, ErrorSummary, EvaluationReport, Forecast, StageForecast
+from halftime.records.forecast import (
+    Calibration,
+    ErrorSummary,
+    EvaluationReport,
+    Forecast,
+    GpuList,
+    ModelList,
+    StageForecast,
+)
 from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Section, Table, Text, rows_of
 from halftime.report.roofline import roofline
 
@@ -202,26 +210,14 @@ def calibration_report_of(calibration: Calibration, path: str) -> Report:
     )
 
 
-class GpuLine(NamedTuple):
-    """One GPU of the table."""
-
-    name: str
-    architecture: str
-    memory_bytes: float
-    peak: dict[str, float]
-    bandwidth: float
-    watts: float
-    measurements: int
-    source: str
-
-
-def gpus_report_of(gpus: Sequence[GpuLine]) -> Report:
+def gpus_report_of(listed: GpuList) -> Report:
     """The table of GPUs."""
     columns = (
         Column("GPU"), Column("generation"), Column("memory", "bytes"), Column("fp16", "flops_per_second"),
         Column("fp32", "flops_per_second"), Column("bandwidth", "bytes_per_second"), Column("watts", "count"),
         Column("rows fitted", "count"),
     )  # fmt: skip
+    gpus = listed.gpus
     rows = [
         (g.name, g.architecture, g.memory_bytes, g.peak.get("fp16"), g.peak.get("fp32"), g.bandwidth, g.watts,
          g.measurements or None)
@@ -235,17 +231,20 @@ def gpus_report_of(gpus: Sequence[GpuLine]) -> Report:
     )
 
 
-def models_report_of(
-    pipelines: Sequence[tuple[str, str, str, int, str]], networks: Sequence[tuple[str, str, str, float | None]]
-) -> Report:
+def models_report_of(listed: ModelList) -> Report:
     """The built-in names."""
     first = Table(
         (Column("pipeline"), Column("denoiser"), Column("size"), Column("steps", "count"), Column("dtype")),
-        rows_of(*pipelines),
+        rows_of(*((p.name, p.denoiser, f"{p.width}x{p.height}", p.steps, p.dtype) for p in listed.pipelines)),
     )
     second = Table(
         (Column("network"), Column("role"), Column("class"), Column("published parameters")),
-        rows_of(*((n, r, c, f"{p / 1e6:,.1f} M" if p else None) for n, r, c, p in networks)),
+        rows_of(
+            *(
+                (n.name, n.role, n.class_name, f"{n.parameters / 1e6:,.1f} M" if n.parameters else None)
+                for n in listed.networks
+            )
+        ),
     )
     return Report(
         title="Built-in models",

@@ -1,0 +1,147 @@
+"""`halftime doctor`: planted lacks are named, and the exit code follows."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from halftime import doctor
+from halftime.cli import _run
+from halftime.doctor import RULES, _Seen, advice, base_problems, examine, extra, module_of
+from halftime.records import Environment
+from halftime.records.doctor import Device, Extra
+from halftime.report.console import print_report
+from halftime.report.doctor import report_of
+
+MACHINE = Environment(
+    system="s", processor="p", cores=2, memory_bytes=1, threads=2, device="cpu", device_name="p", load_average=0.0
+)
+
+
+def environment(**changes: object) -> Environment:
+    return msgspec.structs.replace(MACHINE, **changes)
+
+
+def seen(**changes: object) -> _Seen:
+    facts: dict[str, object] = {
+        "place": environment(settings={"OMP_WAIT_POLICY": "PASSIVE"}),
+        "devices": (Device(name="cpu", description="a processor", fast_dtypes=("float32",)),),
+        "build": "CPU only",
+        "compiler": "/usr/bin/g++",
+        "free_bytes": 64 * 1024**3,
+        "extras": (),
+    }
+    return _Seen(**(facts | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+
+
+def test_a_machine_in_order_gets_no_advice() -> None:
+    assert list(advice(seen())) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "command"),
+    [
+        ({"place": environment(settings={})}, "openmp-spins", "export OMP_WAIT_POLICY=PASSIVE"),
+        ({"place": environment(settings={"OMP_WAIT_POLICY": "passive"}, threads=1, cores=8)}, "threads",
+         "export OMP_NUM_THREADS=8"),
+        ({"place": environment(settings={"OMP_WAIT_POLICY": "passive", "CUDA_LAUNCH_BLOCKING": "1"})},
+         "blocking-setting", "unset CUDA_LAUNCH_BLOCKING"),
+        ({"place": environment(settings={"OMP_WAIT_POLICY": "passive"}, load_average=9.0)}, "busy", "uptime"),
+        ({"compiler": None}, "no-compiler", "apt-get install g++"),
+        ({"free_bytes": 1024**3}, "little-memory", "ps aux --sort=-rss"),
+        ({"extras": (Extra(name="openvino", usable=False, install=""),)}, "openvino",
+         "pip install 'halftime[openvino]'"),
+        ({"devices": (Device(name="cpu", description="", fast_dtypes=("float32", "bfloat16")),)}, "bfloat16",
+         "halftime profile --dtype bfloat16 --device cpu"),
+    ],
+)  # fmt: skip
+def test_each_rule(changes: dict[str, object], wanted: str, command: str) -> None:
+    assert [(one.id, one.command) for one in advice(seen(**changes))] == [(wanted, command)]
+
+
+def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert [one.id for one in advice(seen())] == ["gpu-unused"]
+    cuda = Device(name="cuda:0", description="", fast_dtypes=("float32",))
+    assert list(advice(seen(devices=(cuda,)))) == []
+
+
+def test_every_rule_is_explained() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+    named = set(re.findall(r'id="([a-z0-9-]+)"', inspect.getsource(doctor)))
+    assert len(named) > len(RULES)
+    for name in named:
+        assert f"| `{name}` |" in guide
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, *requirements: str) -> None:
+    real = metadata.requires
+    monkeypatch.setattr(metadata, "requires", lambda name: [*requirements] if name == "halftime" else real(name))
+
+
+def test_a_base_package_that_is_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(monkeypatch, "click>=8", "no-such-package>=1", "numpy>=99", "never; python_version < '3'")
+    missing, old = base_problems()
+    assert missing == "no-such-package is not installed"
+    assert old.startswith("numpy ")
+    assert old.endswith(">=99 is needed")
+
+
+def test_an_extra_that_is_installed_and_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(
+        monkeypatch,
+        "rich>=1; extra == 'fine'",
+        "jinja2>=1; extra == 'broken'",
+        "halftime[fine,broken]; extra == 'both'",
+    )
+
+    def failing(name: str) -> None:
+        if name == "jinja2":
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(doctor, "import_module", failing)
+    assert extra("fine").usable
+    for name in ("broken", "both"):
+        assert not extra(name).usable
+        assert "operator torchvision::nms does not exist" in extra(name).missing[0]
+
+
+def test_distributions_and_their_modules() -> None:
+    assert module_of("pytorch-msssim") == "pytorch_msssim"
+    assert module_of("Jinja2") == "jinja2"
+    assert module_of("Pillow") == "PIL"
+    assert module_of("no-such-package") is None
+
+
+def test_a_torch_that_does_not_import_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> None:
+        raise OSError("libtorch_cpu.so: cannot open shared object file")
+
+    monkeypatch.setattr(doctor.environment, "devices", failing)
+    monkeypatch.setattr(doctor, "extra_names", lambda: [])
+    found = examine()
+    assert not found.healthy
+    assert found.problems == ("torch does not work: OSError: libtorch_cpu.so: cannot open shared object file",)
+    print_report(report_of(found))
+
+
+@pytest.mark.slow
+def test_here_and_now(capfd: pytest.CaptureFixture[str]) -> None:
+    assert _run(["doctor", "--json"], debug=False) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["healthy"]
+    assert found["devices"][0]["name"] == "cpu"
+    assert found["environment"]["threads"] >= 1
+    assert {extra["name"] for extra in found["extras"]} >= {"gateway", "openvino", "onnx", "verify", "test"}
+    assert all(extra["usable"] for extra in found["extras"] if extra["name"] == "gateway")
