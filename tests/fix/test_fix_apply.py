@@ -20,7 +20,7 @@ NAMES = {
     "vae-dtype", "vae-channels-last", "vae-compile", "vae-slicing-off", "tiny-vae", "text-warmup", "prompt-cache",
     "batch-prompts", "denoiser-dtype", "denoiser-channels-last", "denoiser-compile", "fused-qkv", "attention-backend",
     "int8-dynamic", "guidance-interval", "step-cache", "openvino", "onnxruntime", "schedule-table", "set-begin-index",
-    "loop-graph", "solver-steps", "progress-bar-off",
+    "loop-graph", "solver-steps", "progress-bar-off", "known-device", "vae-folded-upsample",
 }  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def test_batched_prompts_equal_single_ones(prompts: tuple[object, object], pipel
 def test_the_taken_over_loop_gives_the_pipelines_own_picture(pipeline) -> None:  # type: ignore[no-untyped-def]
     from diffusers import EulerAncestralDiscreteScheduler
 
-    plain = Choice(name="loop-graph", settings={"compile": False})
+    plain = Choice(name="loop-graph", settings={"backend": "eager"})
     original = pipeline.scheduler
     for scheduler in (original, EulerAncestralDiscreteScheduler.from_config(original.config)):
         pipeline.scheduler = scheduler
@@ -145,7 +145,7 @@ def test_a_call_with_a_callback_keeps_its_own_loop(pipeline) -> None:  # type: i
         return values
 
     expected = picture(pipeline)
-    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"compile": False})]):
+    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"backend": "eager"})]):
         got = picture(pipeline, callback_on_step_end=note)
     assert len(set(seen)) == 4
     np.testing.assert_allclose(got, expected, atol=2e-4)
@@ -178,12 +178,13 @@ def test_a_graph_is_captured_once_a_shape_and_released(pipeline) -> None:  # typ
         return graphs[-1]
 
     expected = picture(pipeline)
-    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"compile": False})]):
+    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"backend": "eager"})]):
         state = captured_with(pipeline, capture)
         for _ in range(3):
             np.testing.assert_allclose(picture(pipeline), expected, atol=2e-4)
-        picture(pipeline, guidance_scale=3.0)
-        assert [g.replays for g in graphs] == [3, 1]
+        picture(pipeline, guidance_scale=3.0)  # a value, no constant of the graph
+        picture(pipeline, num_images_per_prompt=2)
+        assert [g.replays for g in graphs] == [4, 1]
     assert not state.graphs
 
 
@@ -192,7 +193,7 @@ def test_a_failed_capture_falls_back_and_says_so(pipeline) -> None:  # type: ign
         raise RuntimeError("operation not permitted when stream is capturing")
 
     expected = picture(pipeline)
-    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"compile": False})]):
+    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"backend": "eager"})]):
         state = captured_with(pipeline, capture)
         with pytest.warns(UserWarning, match="not permitted"):
             np.testing.assert_allclose(picture(pipeline), expected, atol=2e-4)
@@ -203,7 +204,7 @@ def test_a_failed_capture_falls_back_and_says_so(pipeline) -> None:  # type: ign
 def test_growing_memory_drops_the_graph_and_asks_for_a_profile(pipeline) -> None:  # type: ignore[no-untyped-def]
     used = iter(range(0, 10**9, 10**7))
     watch = MemoryWatch(lambda: next(used), limit=10**6)
-    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"compile": False})]):
+    with halftime.applied(pipeline, [Choice(name="loop-graph", settings={"backend": "eager"})]):
         state = captured_with(pipeline, lambda function, values: FakeGraph(function), watch)
         for _ in range(RUNS - 1):
             picture(pipeline, num_inference_steps=1)

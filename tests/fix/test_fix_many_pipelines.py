@@ -12,7 +12,7 @@ from tiny_pipelines import PIPELINES
 
 # Compilers and foreign runtimes take minutes; the others are tried wherever they say that they apply.
 SLOW = {"denoiser-compile", "vae-compile", "openvino", "onnxruntime", "int8-dynamic"}
-SETTINGS: dict[str, dict[str, object]] = {"loop-graph": {"compile": False}, "solver-steps": {"steps": 3}}
+SETTINGS: dict[str, dict[str, object]] = {"loop-graph": {"backend": "eager"}, "solver-steps": {"steps": 3}}
 
 
 def result(pipeline, arguments: dict[str, object]) -> np.ndarray:  # type: ignore[no-untyped-def]

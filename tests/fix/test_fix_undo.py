@@ -14,7 +14,7 @@ from halftime.records.recipe import Choice, Plan
 
 # Settings that keep a test short, or that a fix needs to apply at all.
 QUICK: dict[str, dict[str, object]] = {
-    "loop-graph": {"compile": False},
+    "loop-graph": {"backend": "eager"},
     "tiny-vae": {"source": "bundled"},
     "openvino": {"components": ["vae"]},
     "onnxruntime": {"components": ["vae"]},

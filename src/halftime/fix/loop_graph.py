@@ -16,9 +16,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, device_of, first_reason, needs_denoiser, number, of
+from halftime.fix.base import (
+    Fix,
+    Settings,
+    ceiling_of,
+    denoisers,
+    device_of,
+    first_reason,
+    needs_denoiser,
+    number,
+    one_of,
+)
 from halftime.fix.fewer_evaluations import guides_in_one_batch
 from halftime.fix.memory_watch import MemoryWatch
 from halftime.fix.schedule_table import OUTPUT, SAMPLE, Table
@@ -37,6 +47,8 @@ _OWN_WAY: dict[str, object] = {
     "denoising_end": None, "ip_adapter_image": None, "ip_adapter_image_embeds": None,
 }  # fmt: skip
 
+BACKENDS = ("inductor", "openvino", "eager")  # on the CPU; on CUDA the loop is captured
+
 Forward = Callable[..., object]
 
 
@@ -45,10 +57,11 @@ class Dense:
     """A table with the same shape for every step, so that one compiled step serves them all.
 
     Step k: the next sample and what is remembered, stacked, are `weights[k]` (1 + memory, 2 + memory + noise) times the
-    stack of sample, model output, memory and noise; slots that a step does not use weigh nothing.
+    stack of sample, model output, memory and noise; slots that a step does not use weigh nothing. `scales[k]` is what
+    the sample is multiplied with before the denoiser sees it.
     """
 
-    scales: tuple[float, ...]
+    scales: Tensor  # steps
     weights: Tensor  # steps, 1 + memory, 2 + memory + noise
     memory: int
     noise: int
@@ -64,7 +77,8 @@ def dense(table: Table, device: torch.device) -> Dense:
         for row, terms in enumerate((step.out, *(step.states.get(name, ()) for name in states))):
             for source, weight in terms:
                 weights[k, row, sources.index(source)] = weight
-    return Dense(tuple(step.scale for step in table.steps), weights.to(device), len(states), draws)
+    scales = torch.tensor([step.scale for step in table.steps])
+    return Dense(scales.to(device), weights.to(device), len(states), draws)
 
 
 @dataclass(frozen=True)
@@ -73,31 +87,34 @@ class Loop:
 
     dense: Dense
     timesteps: tuple[Tensor, ...]
-    guidance: float | None  # None: no guidance, one evaluation a picture
+    guidance: Tensor | None  # None: no guidance, one evaluation a picture
     arguments: dict[str, object]  # further keyword arguments of the denoiser, the same on every step
     dtypes: tuple[torch.dtype, ...]  # of each step's result
 
 
 def guided_step(
     forward: Forward,
-    model_input: Tensor,
+    sample: Tensor,
     t: Tensor,
-    arguments: dict[str, object],
-    guidance: float | None,
+    scale: Tensor,
     weights: Tensor,
-    sources: tuple[Tensor, ...],
+    others: tuple[Tensor, ...],
+    guidance: Tensor | None,
+    arguments: dict[str, object],
 ) -> Tensor:
-    """One step: denoise, guide, and the table's row. Returns the next sample and the memory, stacked, in fp32.
+    """One step: scale, denoise, guide, and the table's row. Returns the next sample and the memory, stacked, in fp32.
 
-    `sources`: sample, memory …, noise …; the model's output comes in between, as the table has it.
+    `others`: memory …, noise …; what the table multiplies besides the sample and the model's output. Scale and guidance
+    are tensors without dimensions, so that a compiler takes them for values and not for constants.
     """
-    output = forward(model_input, t, **arguments)[0]  # type: ignore[index]
+    model_input = (sample if guidance is None else torch.cat([sample] * 2)) * scale
+    output = forward(model_input, t, **arguments)[0].float()  # type: ignore[index]
     if guidance is not None:
         unconditional, conditional = output.chunk(2)
         output = unconditional + guidance * (conditional - unconditional)
-    sample, *others = sources
-    stacked = torch.stack([sample, output.float(), *others])
-    return cast(Tensor, torch.tensordot(weights, stacked, 1))
+    stacked = torch.stack([sample.float(), output, *others])
+    # Not a matrix product: runtimes that compute in bf16 would round the latents for it.
+    return (weights.reshape(*weights.shape, *[1] * sample.ndim) * stacked).sum(dim=1)
 
 
 def run_loop(step: Callable[..., Tensor], loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
@@ -106,9 +123,8 @@ def run_loop(step: Callable[..., Tensor], loop: Loop, sample: Tensor, noise: lis
     memory = [empty] * loop.dense.memory
     for k, t in enumerate(loop.timesteps):
         draws = [draw.float() for draw in noise[k]] + [empty] * (loop.dense.noise - len(noise[k]))
-        model_input = (sample if loop.guidance is None else torch.cat([sample] * 2)) * loop.dense.scales[k]
-        sources = (sample.float(), *memory, *draws)
-        result = step(model_input, t, loop.arguments, loop.guidance, loop.dense.weights[k], sources)
+        row = (loop.dense.scales[k], loop.dense.weights[k], (*memory, *draws))
+        result = step(sample, t, *row, loop.guidance, loop.arguments)
         sample, memory = result[0].to(loop.dtypes[k]), list(result[1:])
     return sample
 
@@ -208,7 +224,7 @@ class Takeover:
         extra = {k: v for k, v in kwargs.items() if k not in ("generator", "return_dict")}
         table, dtypes = take_table(self.scheduler, extra, sample)
         guided = bool(self.pipeline.do_classifier_free_guidance)
-        guidance = float(self.pipeline.guidance_scale) if guided else None
+        guidance = torch.full((), self.pipeline.guidance_scale, device=sample.device) if guided else None
         arguments = {**self.arguments, "return_dict": False}
         timesteps = tuple(self.scheduler.timesteps)
         loop = Loop(self._dense(table, sample.device), timesteps, guidance, arguments, tuple(r[0] for r in dtypes))
@@ -229,18 +245,18 @@ class Takeover:
         return found
 
     def _through_graph(self, loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
-        leaves, spec = torch.utils._pytree.tree_flatten((sample, noise, loop.arguments))
+        leaves, spec = torch.utils._pytree.tree_flatten((sample, noise, loop.guidance, loop.arguments))
         values = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
         def function(tensors: list[Tensor]) -> Tensor:
             left = iter(tensors)
             filled = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            x, draws, arguments = torch.utils._pytree.tree_unflatten(filled, spec)
-            return run_loop(self.guided, replace(loop, arguments=arguments), x, draws)
+            x, draws, guidance, arguments = torch.utils._pytree.tree_unflatten(filled, spec)
+            return run_loop(self.guided, replace(loop, guidance=guidance, arguments=arguments), x, draws)
 
         if self.capture is None or self.broken:
             return function(values)
-        key = (id(loop.dense), loop.guidance, spec, tuple((v.shape, v.dtype) for v in values))
+        key = (id(loop.dense), spec, tuple((v.shape, v.dtype) for v in values))
         try:
             if key not in self.graphs:
                 self.graphs[key] = self.capture(function, values)
@@ -273,11 +289,7 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     device = device_of(pipeline)
     unet = denoisers(pipeline)[0]
     scheduler = tabled(pipeline.scheduler)
-    guided: Callable[..., Tensor] = functools.partial(guided_step, unet.forward)
-    if device.type == "cpu" and settings["compile"]:
-        from halftime.fix.compilation import DEFAULTS, compile_with
-
-        guided = cast("Callable[..., Tensor]", compile_with(guided, DEFAULTS, device))
+    guided = _step_function(unet, device, settings)
     watch = MemoryWatch(_reader(device), limit=int(number(settings, "watch_bytes")))
     grab = capture if device.type == "cuda" else None
     state = Takeover(pipeline, unet.forward, guided, scheduler, grab, watch)
@@ -295,6 +307,21 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         yield
 
 
+def _step_function(unet: nn.Module, device: torch.device, settings: Settings) -> Callable[..., Tensor]:
+    """`guided_step` over the denoiser; on the CPU through the backend that the settings name."""
+    guided: Callable[..., Tensor] = functools.partial(guided_step, unet.forward)
+    if device.type != "cpu" or settings["backend"] == "eager":
+        return guided
+    if settings["backend"] == "openvino":
+        from halftime.fix.openvino import converter
+        from halftime.fix.runtime import Converted
+
+        return cast("Callable[..., Tensor]", Converted(unet, guided, converter({"precision": settings["precision"]})))
+    from halftime.fix.compilation import DEFAULTS, compile_with
+
+    return cast("Callable[..., Tensor]", compile_with(guided, DEFAULTS, device))
+
+
 def _reader(device: torch.device) -> Callable[[], int]:
     if device.type == "cuda":
         return lambda: torch.cuda.memory_allocated(device)
@@ -308,10 +335,26 @@ def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settin
     known = type(pipeline).__name__ in KNOWN and guides_in_one_batch(pipeline)
     return first_reason(
         needs_denoiser(pipeline, device, settings),
+        _backend_reason(device, settings),
         None if known else f"it knows the loops of {' and '.join(KNOWN)} only",
         not_linear(pipeline.scheduler) if known else None,
         "the scheduler evaluates more than once a step" if getattr(pipeline.scheduler, "order", 1) != 1 else None,
     )
+
+
+def _backend_reason(device: torch.device, settings: Settings) -> str | None:
+    if settings["backend"] != "openvino":
+        return one_of(settings, "backend", BACKENDS)
+    from halftime.fix.openvino import missing, precision_reason
+
+    where = None if device.type == "cpu" else f"backend 'openvino' runs on the CPU; this pipeline is on {device.type}"
+    return first_reason(where, missing(), precision_reason(settings))
+
+
+def _parts(settings: Settings) -> frozenset[str]:
+    """With OpenVINO the denoiser's weights are converted too, so what changes them cannot stand beside it."""
+    parts = frozenset({"loop", "scheduler-step", "denoiser-compile"})
+    return parts | {"denoiser"} if settings["backend"] == "openvino" else parts
 
 
 LOOP_GRAPH = Fix(
@@ -322,6 +365,7 @@ LOOP_GRAPH = Fix(
     applies=_applies,
     apply=_apply,
     ceiling=ceiling_of("denoise"),
-    settings={"compile": True, "watch_bytes": 256 * 2**20},
-    parts=of("loop", "scheduler-step", "denoiser-compile"),
+    settings={"backend": "inductor", "precision": "bfloat16", "watch_bytes": 256 * 2**20},
+    parts=_parts,
+    proposals=({"backend": "openvino"},),
 )

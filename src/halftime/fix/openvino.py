@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from halftime.extras import optional
 from halftime.fix.base import Fix, Settings, ceiling_of, chosen_parts, first_reason, one_of, text
-from halftime.fix.runtime import Convert, Flat, Runner, elsewhere, reason_against
+from halftime.fix.runtime import Convert, Flat, Runner, elsewhere, not_installed, reason_against
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -21,38 +22,62 @@ _PRECISIONS = {"bfloat16": "bf16", "float32": "f32"}
 
 def converter(settings: Settings) -> Convert:
     """How one component's method becomes an OpenVINO request."""
-    config = {
+    precision = _PRECISIONS[text(settings, "precision")]
+    config: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
         # Left to itself OpenVINO takes bf16 where the processor has it; here it is said.
-        "INFERENCE_PRECISION_HINT": _PRECISIONS[text(settings, "precision")],
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
+    if precision == "f32":
+        # OpenVINO 2026.4's fused kernels (snippets) crash while f32 UNets of static shapes are compiled.
+        config["SNIPPETS_MODE"] = "DISABLE"
 
     def convert(flat: Flat, tensors: tuple[Tensor, ...]) -> Runner:
         openvino = optional("openvino", "openvino", "The fix 'openvino'")
-        # Static shapes are faster; in fp32 they crash OpenVINO 2026.4's CPU plugin on some UNets (a segmentation fault
-        # in compile_model), dynamic ones do not.
-        static = config["INFERENCE_PRECISION_HINT"] != "f32"
-        shapes = {"input": [openvino.PartialShape(list(t.shape)) for t in tensors]} if static else {}
-        model = openvino.convert_model(flat, example_input=tensors, **shapes)
+        shapes = [openvino.PartialShape(list(t.shape)) for t in tensors]  # static ones are faster
+        with warnings.catch_warnings():
+            # What the tracer takes for constants is constant here: shapes are static.
+            warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
+            model = openvino.convert_model(flat, example_input=tensors, input=shapes)
         request = openvino.compile_model(model, "CPU", config).create_infer_request()
+        # Buffers that stay: handing arrays over anew on each call costs more than copying small ones.
+        buffers = [_buffer(tensor) for tensor in tensors]
+        for index, buffer in enumerate(buffers):
+            request.set_input_tensor(index, openvino.Tensor(buffer.numpy(), shared_memory=True))
+        outputs = [request.get_output_tensor(index) for index in range(len(model.outputs))]
 
         def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-            arrays = [tensor.detach().float().contiguous().numpy() if tensor.is_floating_point() else tensor.numpy()
-                      for tensor in inputs]  # fmt: skip
-            outputs = request.infer(dict(enumerate(arrays)), share_inputs=True)
+            for buffer, tensor in zip(buffers, inputs, strict=True):
+                buffer.copy_(tensor)
+            request.infer()
             # A copy: the request writes the next call's result into the same memory.
-            return [torch.from_numpy(array.copy()) for array in outputs.values()]
+            return [torch.from_numpy(output.data.copy()) for output in outputs]
 
         return run
 
     return convert
 
 
+def _buffer(tensor: Tensor) -> Tensor:
+    """Memory for one input; floats are always float32 outside."""
+    return torch.empty(tensor.shape, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype)
+
+
+def missing() -> str | None:
+    """A reason where OpenVINO is not installed."""
+    return not_installed("openvino", "openvino")
+
+
+def precision_reason(settings: Settings) -> str | None:
+    """A reason where the precision is none that OpenVINO is asked for here."""
+    return one_of(settings, "precision", tuple(_PRECISIONS))
+
+
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
     return first_reason(
         reason_against(pipeline, device, settings, "openvino", "openvino"),
-        one_of(settings, "precision", tuple(_PRECISIONS)),
+        precision_reason(settings),
     )
 
 
@@ -62,7 +87,7 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> AbstractContextMa
 
 OPENVINO = Fix(
     name="openvino",
-    summary="Denoiser and VAE through OpenVINO, for machines without a GPU.",
+    summary="Denoiser, VAE and, if named, text encoders through OpenVINO, for machines without a GPU.",
     level="equivalent",
     stage="denoise",
     applies=_applies,
@@ -70,6 +95,11 @@ OPENVINO = Fix(
     ceiling=ceiling_of("denoise", "denoiser"),
     settings={"components": ["denoiser", "vae"], "precision": "bfloat16"},
     parts=chosen_parts,
-    proposals=({"components": ["denoiser"]}, {"components": ["vae"]}),
+    proposals=(
+        {"components": ["denoiser"]},
+        {"components": ["vae"]},
+        {"components": ["vae", "text_encoder"]},
+        {"components": ["denoiser", "vae", "text_encoder"]},
+    ),
     extra="openvino",
 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from halftime.fix.base import Settings, denoisers, first_reason, needs_denoiser, needs_vae, vae_of
+from halftime.fix.base import Settings, components, denoisers, first_reason, needs_denoiser, needs_vae, vae_of
 from halftime.fix.undo import like, patched
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Runner = Callable[[Sequence[Tensor]], list[Tensor]]
 Convert = Callable[["Flat", tuple[Tensor, ...]], Runner]
-PARTS = ("denoiser", "vae")
+PARTS = ("denoiser", "vae", "text_encoder")
 
 
 class Flat(nn.Module):
@@ -52,16 +52,30 @@ class Converted:
     runners: dict[object, tuple[Flat, Runner]] = field(default_factory=dict)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-        key = tuple((tuple(x.shape), x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
+        tensors: list[Tensor] = []
+        key = signature((args, kwargs), tensors)
         if key not in self.runners:
+            leaves, spec = pytree.tree_flatten((args, kwargs))
             flat = Flat(self.owner, self.function, leaves, spec).eval()
             with torch.no_grad():
-                self.runners[key] = flat, self.convert(flat, tensors)
+                self.runners[key] = flat, self.convert(flat, tuple(tensors))
         flat, run = self.runners[key]
         results = [r.to(dtype) for r, dtype in zip(run(tensors), flat.result_dtypes, strict=True)]
         return pytree.tree_unflatten(results, flat.result_spec)  # type: ignore[arg-type]
+
+
+def signature(value: object, tensors: list[Tensor]) -> object:
+    """What a conversion depends on: shapes and dtypes of tensors, everything else by value. Collects the tensors, in
+    pytree's order; pytree itself takes ten times as long, and this is done on every step.
+    """
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return value.shape, value.dtype
+    if isinstance(value, dict):
+        return tuple([(key, signature(each, tensors)) for key, each in value.items()])
+    if isinstance(value, list | tuple):
+        return tuple([signature(each, tensors) for each in value])
+    return repr(value)
 
 
 @contextmanager
@@ -79,11 +93,18 @@ def _entries(pipeline: DiffusionPipeline, settings: Settings) -> list[tuple[nn.M
     chosen = settings["components"]
     assert isinstance(chosen, list)
     entries = [(model, model, "forward") for model in denoisers(pipeline)] if "denoiser" in chosen else []
+    if "text_encoder" in chosen:
+        entries += [(encoder, encoder, "forward") for encoder in components(pipeline, "text_encoder").values()]
     vae = vae_of(pipeline)
     if "vae" in chosen and vae is not None:
         decoder = getattr(vae, "decoder", None)
         entries.append((vae, decoder, "forward") if isinstance(decoder, nn.Module) else (vae, vae, "decode"))
     return entries
+
+
+def not_installed(package: str, extra: str) -> str | None:
+    """A reason where the package is missing."""
+    return None if importlib.util.find_spec(package) else f"{package} is not installed: pip install 'halftime[{extra}]'"
 
 
 def reason_against(
@@ -92,10 +113,12 @@ def reason_against(
     """Why this runtime cannot take the chosen components here, or None."""
     chosen = settings["components"]
     wrong = not isinstance(chosen, list) or not chosen or not set(chosen) <= set(PARTS)
+    has_encoder = bool(components(pipeline, "text_encoder"))
     return first_reason(
-        None if importlib.util.find_spec(package) else f"{package} is not installed: pip install 'halftime[{extra}]'",
+        not_installed(package, extra),
         f"components is {chosen!r}; name some of: {', '.join(PARTS)}" if wrong else None,
         None if device.type == "cpu" else f"it runs on the CPU, and this pipeline is on {device.type}",
         needs_denoiser(pipeline, device, settings) if not wrong and "denoiser" in chosen else None,  # type: ignore[operator]
         needs_vae(pipeline, device, settings) if not wrong and "vae" in chosen else None,  # type: ignore[operator]
+        None if wrong or has_encoder or "text_encoder" not in chosen else "the pipeline has no text encoder",  # type: ignore[operator]
     )

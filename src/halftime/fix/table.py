@@ -5,6 +5,7 @@ from __future__ import annotations
 from halftime.fix.attention import ATTENTION_BACKEND, FUSED_QKV
 from halftime.fix.base import Fix
 from halftime.fix.compilation import DENOISER_COMPILE, VAE_COMPILE
+from halftime.fix.device_lookup import KNOWN_DEVICE
 from halftime.fix.fewer_evaluations import GUIDANCE_INTERVAL, STEP_CACHE
 from halftime.fix.layout import DENOISER_CHANNELS_LAST, VAE_CHANNELS_LAST
 from halftime.fix.loop_graph import LOOP_GRAPH
@@ -15,13 +16,15 @@ from halftime.fix.quantize import INT8_DYNAMIC
 from halftime.fix.scheduling import PROGRESS_BAR_OFF, SCHEDULE_TABLE, SET_BEGIN_INDEX, SOLVER_STEPS
 from halftime.fix.text import BATCH_PROMPTS, PROMPT_CACHE, TEXT_WARMUP
 from halftime.fix.tiny_vae import TINY_VAE
+from halftime.fix.upsampling import VAE_FOLDED_UPSAMPLE
 from halftime.fix.vae_memory import VAE_SLICING_OFF
 
 # In the order of application: what replaces a component before what changes it, weights before what wraps a method,
 # compilers last among those, and the loop around everything.
 _ALL: tuple[Fix, ...] = (
-    PROGRESS_BAR_OFF, SOLVER_STEPS, TINY_VAE,
-    FUSED_QKV, INT8_DYNAMIC, DENOISER_CHANNELS_LAST, VAE_CHANNELS_LAST, DENOISER_DTYPE, VAE_DTYPE, VAE_SLICING_OFF,
+    PROGRESS_BAR_OFF, KNOWN_DEVICE, SOLVER_STEPS, TINY_VAE,
+    FUSED_QKV, VAE_FOLDED_UPSAMPLE, INT8_DYNAMIC,
+    DENOISER_CHANNELS_LAST, VAE_CHANNELS_LAST, DENOISER_DTYPE, VAE_DTYPE, VAE_SLICING_OFF,
     ATTENTION_BACKEND, STEP_CACHE, DENOISER_COMPILE, VAE_COMPILE, OPENVINO, ONNXRUNTIME, GUIDANCE_INTERVAL,
     SCHEDULE_TABLE, SET_BEGIN_INDEX, LOOP_GRAPH,
     BATCH_PROMPTS, PROMPT_CACHE, TEXT_WARMUP,
@@ -31,12 +34,18 @@ ORDER: tuple[str, ...] = tuple(FIXES)
 
 # Pairs that cannot stand together where both work on the same part: part -> names, any two of which exclude each other.
 CONFLICTS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("denoiser", frozenset({"openvino", "onnxruntime", "denoiser-compile"})),
-    ("denoiser", frozenset({"openvino", "onnxruntime", "int8-dynamic"})),
-    ("denoiser", frozenset({"openvino", "onnxruntime", "denoiser-dtype"})),
-    ("denoiser", frozenset({"openvino", "onnxruntime", "denoiser-channels-last"})),
-    ("denoiser", frozenset({"openvino", "onnxruntime", "attention-backend"})),
-    ("denoiser", frozenset({"openvino", "onnxruntime", "fused-qkv"})),
+    # loop-graph works on the denoiser itself where its backend is OpenVINO.
+    *(
+        ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", name}))
+        for name in (
+            "denoiser-compile",
+            "int8-dynamic",
+            "denoiser-dtype",
+            "denoiser-channels-last",
+            "attention-backend",
+            "fused-qkv",
+        )
+    ),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-compile"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-dtype"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-channels-last"})),
