@@ -59,6 +59,10 @@ class Recorder:
             if name == STEP:
                 self._steps += 1
 
+    def reset(self) -> None:
+        """Forget the last call, so that the recorder can stay where it is for the next."""
+        self.spans, self.loops, self._open, self._steps = [], [], [], 0
+
     def loop_begins(self) -> None:
         """A denoising loop starts here (its progress bar was made)."""
         self.loops.append(self.clock.mark())

@@ -85,6 +85,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     scheduler: str | None = None
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height); empty: the pipeline's own
     steps: tuple[int, ...] = (10, 20, 30)
+    guidance: float | None = None  # of a job that brings none; None: the bundled model's own, or the pipeline's
     max_batch: int = 2
     batch_window_seconds: float = 0.0  # how long the first of a batch waits for company
     queue_limit: int = 32  # pictures

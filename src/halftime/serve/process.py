@@ -1,0 +1,86 @@
+"""The engine's end of a worker: start it, speak with it, see it die, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+
+from halftime.serve.messages import EngineSettings
+from halftime.serve.wire import HEADER, Begin, FromWorker, ToWorker, frame, from_worker, length_of
+
+COMMAND = (sys.executable, "-m", "halftime.serve.worker")
+_BUFFER = 2**20
+_PATIENCE = 5.0  # seconds for a worker to end by itself when its pipe is closed
+
+
+class WorkerProcess:
+    """One process. It dies with its engine, since its standard input then ends."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._stdin, self._stdout = process, process.stdin, process.stdout
+
+    @classmethod
+    async def start(cls, settings: EngineSettings, command: tuple[str, ...] = COMMAND) -> WorkerProcess:
+        """Spawn it and tell it its settings; it answers when it has loaded."""
+        begun = time.time()
+        # A session of its own: Ctrl-C in a terminal reaches the engine alone, which drains first.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, env=_environment(settings), start_new_session=True, limit=_BUFFER
+        )
+        worker = cls(process)
+        worker.send(Begin(settings=settings, started=begun))
+        return worker
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it lives; negative where a signal ended it."""
+        return self._process.returncode
+
+    def send(self, message: ToWorker) -> None:
+        """Hand a message to the pipe; a dead worker's is lost, and its end is seen by `messages`."""
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            self._stdin.write(frame(message))
+
+    async def messages(self) -> AsyncIterator[FromWorker]:
+        """What it says, until it ends, also in mid-sentence."""
+        try:
+            while True:
+                length = length_of(await self._stdout.readexactly(HEADER))
+                yield from_worker(await self._stdout.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+
+    async def end(self) -> None:
+        """Close its input, so that it ends; kill it where it does not."""
+        self._stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), _PATIENCE)
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        """At once."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+
+def _environment(settings: EngineSettings) -> dict[str, str]:
+    """OpenMP's threads must sleep while they wait: spinning ones made a shared machine 5 to 8 times slower."""
+    chosen = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
+    return chosen | ({"OMP_NUM_THREADS": str(settings.threads)} if settings.threads else {})
