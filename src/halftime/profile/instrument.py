@@ -69,14 +69,23 @@ def pipelines_within(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
 
 
 def components_within(pipeline: DiffusionPipeline) -> dict[str, object]:
-    """Name -> component, each object once, with the processors that pipelines keep beside their components."""
+    """Name -> component, each object once, with the processors that pipelines keep beside their components.
+
+    Where two pipelines name different objects alike, the later ones are numbered from 2.
+    """
     found: dict[int, tuple[str, object]] = {}
     for part in pipelines_within(pipeline):
         processors = {name: value for name, value in vars(part).items() if name.endswith("processor")}
         for name, component in {**part.components, **processors}.items():
             if component is not None and hasattr(component, "__dict__"):
                 found.setdefault(id(component), (name, component))
-    return dict(found.values())
+    named: dict[str, object] = {}
+    for name, component in found.values():
+        later = next(
+            (f"{name}_{number}" for number in range(2, len(found) + 2) if f"{name}_{number}" not in named), name
+        )
+        named[later if name in named else name] = component
+    return named
 
 
 def _wrap_component(name: str, component: object, recorder: Recorder, undo: ExitStack) -> None:

@@ -111,7 +111,8 @@ class Queue:
         if not chosen:
             return [], 0.0
         patience = self.items[0].since + window - self.clock()
-        if patience > 0 and could_grow(kinds, sizes):
+        may_have_company = self.items[0].deaths == 0 and not self.items[0].job.profile
+        if patience > 0 and may_have_company and could_grow(kinds, sizes):
             return [], patience
         batch = [self.items[index] for index in chosen]
         self.items = [item for index, item in enumerate(self.items) if index not in set(chosen)]

@@ -299,9 +299,7 @@ class Engine:
             case Started() | Preview():
                 self._pass_on(message)
             case Final() | Failed():
-                if isinstance(message, Final):
-                    self._deaths_in_a_row = 0
-                self._answer(message)
+                self._answered(message)
             case BatchDone():
                 self._batch_done(message)
             case Loaded():
@@ -314,6 +312,14 @@ class Engine:
                 self._recompiled(message)
             case MemoryDropped():
                 self._memory_dropped(message)
+
+    def _answered(self, message: Final | Failed) -> None:
+        item = self._running.get(message.id)
+        if isinstance(message, Final):
+            self._deaths_in_a_row = 0
+            if item is not None:
+                self.queue.times.learn(item.job, message.batch_size, message.compute_seconds)
+        self._answer(message)
 
     def _pass_on(self, event: Started | Preview) -> None:
         ticket = self._tickets.get(event.id)
@@ -338,6 +344,7 @@ class Engine:
         self._dispatch()
 
     def _batch_done(self, message: BatchDone) -> None:
+        """The worker is free, unless it pauses to warm up again."""
         self._resident = message.resident_bytes
         self._tally.previews_dropped += message.previews_dropped
         for job_id in list(self._running):  # the worker owes nobody an answer any more

@@ -14,6 +14,7 @@ Source: Karras et al. 2022 (EDM), table 1; Salimans and Ho 2022 for v; Lipman et
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def denoised(
         kind = "flow_prediction"
     output = model_output[:, : sample.shape[1]]  # a learned variance comes in the second half of the channels
     estimate: torch.Tensor = _FORMULAS[kind](level, output.float(), sample.float())
-    return estimate.to(sample.dtype)
+    same_dtype: torch.Tensor = estimate.to(sample.dtype)
+    return same_dtype
 
 
 def _from_epsilon(level: Noise, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
@@ -64,7 +66,7 @@ def _from_sample(level: Noise, output: torch.Tensor, sample: torch.Tensor) -> to
     return output
 
 
-_FORMULAS = {
+_FORMULAS: dict[str, Callable[[Noise, torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "epsilon": _from_epsilon,
     "v_prediction": _from_v,
     "flow_prediction": _from_flow,

@@ -57,14 +57,13 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class BatchDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Every job of the batch has been answered; the worker takes the next. `seconds` is what the call took.
+    """Every job of the batch has been answered; the worker takes the next.
 
     `pauses`: it does something else first, and says Ready afterwards.
     """
 
     resident_bytes: int
     pauses: bool = False
-    seconds: float
     previews_dropped: int = 0
 
 

@@ -88,7 +88,7 @@ class _Worker:
     def _batch(self, draw: Draw) -> None:
         from halftime.serve.stepping import NobodyWaits
 
-        begun, answers = time.perf_counter(), Answers(self.channel, draw)
+        answers = Answers(self.channel, draw)
         for job, waited in zip(draw.jobs, draw.waited, strict=True):
             self.channel.send(Started(id=job.id, queue_seconds=waited, batch_size=len(draw.jobs)))
         try:
@@ -98,11 +98,11 @@ class _Worker:
         except BadWorkload as error:
             answers.fail("bad_request", str(error), retryable=False)
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
+            _log(error)
             answers.fail("internal", f"the pipeline failed: {type(error).__name__}.", retryable=True)
         finally:
             answers.close(self.previews)
-        self._after(draw.jobs, time.perf_counter() - begun)
+        self._after(draw.jobs)
 
     def _draw(self, draw: Draw, answers: Answers) -> None:
         from halftime.serve.stepping import Watch
@@ -131,7 +131,7 @@ class _Worker:
             )
             answers.give(final)
 
-    def _after(self, jobs: Sequence[Job], seconds: float) -> None:
+    def _after(self, jobs: Sequence[Job]) -> None:
         """What is looked at between two batches."""
         found = self.dynamo.look(jobs[0].id)
         if found:
@@ -143,7 +143,6 @@ class _Worker:
         self.channel.send(
             BatchDone(
                 resident_bytes=self.memory.resident(),
-                seconds=seconds,
                 previews_dropped=self.previews.take_dropped() if self.previews is not None else 0,
                 pauses=compiled,
             )
@@ -188,6 +187,11 @@ class Answers:
             if previews is not None:
                 previews.close(job.id)
         self.channel.forget(self.draw.jobs)
+
+
+def _log(error: Exception) -> None:
+    """Where it happened and what kind it is; its message may quote a prompt."""
+    print("".join(traceback.format_tb(error.__traceback__)), type(error).__name__, file=sys.stderr)  # noqa: T201
 
 
 def _late(job: Job) -> Failed:
