@@ -278,6 +278,25 @@ def test_logs_hold_no_prompt(running: Running, caplog: pytest.LogCaptureFixture)
     assert "secret wish" not in caplog.text
 
 
+WISH = "a secret wish"
+
+
+def test_a_fault_of_ours_is_500_and_its_log_tells_where_but_not_what(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def submit(self: FakeEngine, job: object) -> None:
+        raise RuntimeError(WISH)
+
+    monkeypatch.setattr(FakeEngine, "submit", submit)
+    with serving() as running, caplog.at_level(logging.DEBUG):
+        answer = httpx2.post(running.address + DRAW, json={"prompt": WISH})
+        assert b'http_response_status_code="500"' in httpx2.get(running.address + "/metrics").content
+    assert (answer.status_code, error_of(answer)["code"]) == (500, "internal")
+    assert answer.headers["x-request-id"] in caplog.text
+    assert "in submit" in caplog.text
+    assert WISH not in caplog.text + answer.text
+
+
 SERVER = """
 import logging, sys
 sys.path[:0] = {paths!r}

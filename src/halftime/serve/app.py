@@ -15,7 +15,7 @@ from starlette.routing import Route
 from halftime.serve import health, images, openapi, page, profiling
 from halftime.serve.auth import KeysAndOrigins
 from halftime.serve.bodies import LimitedBodies
-from halftime.serve.errors_http import ApiError, api_error, http_exception, unexpected
+from halftime.serve.errors_http import ApiError, api_error, http_exception
 from halftime.serve.observe import Observed
 from halftime.serve.service import Engine, HttpSettings, Service
 
@@ -53,7 +53,7 @@ def application(engine: Engine, settings: HttpSettings) -> Starlette:
             Middleware(KeysAndOrigins, keys=settings.api_keys),
             Middleware(LimitedBodies, most=settings.most_body, seconds=settings.body_seconds),
         ],
-        exception_handlers={ApiError: api_error, HTTPException: http_exception, Exception: unexpected},
+        exception_handlers={ApiError: api_error, HTTPException: http_exception},
         lifespan=_lifespan,
     )
     app.state.service = service

@@ -94,6 +94,6 @@ async def http_exception(_: Request, error: Exception) -> Response:
 _CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
 
 
-async def unexpected(_: Request, error: Exception) -> Response:
+def unexpected(error: Exception) -> Response:
     """A fault of ours: the kind of error and nothing else, since its text may hold what the client sent."""
-    return ApiError(500, f"Internal error ({type(error).__name__}); the server's log says more.").response()
+    return ApiError(500, f"Internal error ({type(error).__name__}); the log says more.", code="internal").response()

@@ -61,7 +61,8 @@ class EventStream(Response):
                 elif isinstance(event, Started):
                     yield b": started\n\n"
                 elif isinstance(event, Preview):
-                    yield await self._partial(event, index)
+                    if index < self._order.jobs[0].previews:  # after a crash they may come again
+                        yield await self._partial(event, index)
                     index += 1
                 else:
                     yield await self._end(event)

@@ -1,0 +1,332 @@
+"""Faults, done to a real `halftime serve` with the bundled model: what was answered, how, and how soon it drew again.
+
+Regime: one thread, 4 steps unless said, everything on one machine. The bar of each row stands beside it: no request
+without an answer, no 5xx for what a client did wrong, ready again in seconds.
+
+    python benchmarks/serve_faults.py [ROW ...]     rows: kill leave slow large malformed schemathesis sigterm cold
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+from PIL import Image
+
+from halftime.stats import median
+from serve_process import RESULTS, Server, serving, written
+
+DRAW = "/v1/images/generations"
+EDIT = "/v1/images/edits"
+OPTIONS = ("--steps", "4,30", "--threads", "1", "--queue", "64", "--deadline", "30s")
+BODY = {"prompt": "a flat icon of a kite", "steps": 4, "seed": 1}
+
+
+def kill(server: Server) -> dict:
+    """kill -9 of the worker with four requests in flight, twenty times."""
+    dice, answers, again, unanswered = random.Random(0), Counter(), [], 0
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            asked = [pool.submit(attempt, server, BODY | {"steps": 30}) for _ in range(4)]
+            wait(lambda: server.metric("halftime_pictures_in_progress") > 0)
+            time.sleep(dice.random() * 0.3)
+            victim = server.worker()
+            os.kill(victim, signal.SIGKILL)
+            begun = time.monotonic()
+            wait(lambda victim=victim: server.worker() != victim and server.ready(), 120)
+            again.append(time.monotonic() - begun)
+            for each in asked:
+                status = each.result()
+                answers[str(status)] += 1
+                unanswered += status == 0
+    return {
+        "what": "kill -9 of the worker in mid-request, 20 times, 4 in flight",
+        "bar": "none unanswered; 200 or a retryable 503; ready again in seconds",
+        "requests": 80, "answers": dict(answers), "unanswered": unanswered,
+        "ready_again_p50": median(again), "ready_again_max": max(again),
+        "reached": unanswered == 0 and set(answers) <= {"200", "503"} and draws(server),
+    }  # fmt: skip
+
+
+def attempt(server: Server, body: dict) -> int:
+    """The status, or 0 for no answer."""
+    try:
+        return server.post(body)[0]
+    except OSError:
+        return 0
+
+
+def draws(server: Server) -> bool:
+    return attempt(server, BODY) == 200
+
+
+def wait(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not looked(true):
+        if time.monotonic() > end:
+            raise RuntimeError("it did not come true")
+        time.sleep(0.005)
+
+
+def looked(true: Callable[[], bool]) -> bool:
+    try:
+        return true()
+    except (psutil.NoSuchProcess, ValueError):
+        return False  # between two workers
+
+
+def leave(server: Server) -> dict:
+    """500 clients that ask for a picture, half of them for a stream, and leave within a quarter second."""
+    dice, before = random.Random(0), server.resident()
+    files = psutil.Process(server.process.pid).num_fds()
+    cancelled = server.metric("halftime_requests_cancelled_total")
+
+    def one(index: int) -> None:
+        with connection(server) as line:
+            ask(line, BODY | {"steps": 30, "stream": index % 2 == 0})
+            time.sleep(dice.random() * 0.25)
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(25) as pool:
+        list(pool.map(one, range(500)))
+    left = time.monotonic()
+    wait(lambda: idle(server))
+    free = time.monotonic() - left
+    fine = draws(server)
+    wait(lambda: psutil.Process(server.process.pid).num_fds() <= files + 5)
+    after = server.resident()
+    return {
+        "what": "500 clients that ask and leave", "bar": "nothing goes on for them, the next picture is drawn",
+        "seconds": left - begun, "idle_after": free,
+        "cancelled": server.metric("halftime_requests_cancelled_total") - cancelled,
+        "growth": {name: after[name] - before[name] for name in after}, "reached": fine,
+    }  # fmt: skip
+
+
+def idle(server: Server) -> bool:
+    return server.metric("halftime_pictures_in_progress") == 0 and server.metric("halftime_queue_depth") == 0
+
+
+def connection(server: Server) -> socket.socket:
+    host, port = server.address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def ask(line: socket.socket, body: dict) -> None:
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {DRAW} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    )
+    line.sendall(head.encode() + content)
+
+
+def slow(server: Server) -> dict:
+    """Others' latency while 50 clients hold streams that they do not read, against the same without them."""
+    alone = [timed(server) for _ in range(20)]
+    lines = [connection(server) for _ in range(50)]
+    try:
+        for line in lines:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            ask(line, BODY | {"stream": True, "partial_images": 3})
+        wait(lambda: idle(server), 60)
+        beside = [timed(server) for _ in range(20)]
+    finally:
+        for line in lines:
+            line.close()
+    return {
+        "what": "50 readers that do not read their streams", "bar": "others draw as fast as without them",
+        "alone_p50": median(alone), "beside_p50": median(beside), "ratio": median(beside) / median(alone),
+        "reached": median(beside) <= 1.1 * median(alone),
+    }  # fmt: skip
+
+
+def timed(server: Server) -> float:
+    begun = time.perf_counter()
+    assert server.post(BODY)[0] == 200
+    return time.perf_counter() - begun
+
+
+def large(server: Server) -> dict:
+    """Bodies of 10 MB (a PNG of noise to start from), eight at a time; and one above the limit."""
+    file = io.BytesIO()
+    Image.frombytes("RGB", (1850, 1850), os.urandom(1850 * 1850 * 3)).save(file, "PNG", compress_level=0)
+    before = server.resident()
+    peak, ended = [before["http"]], threading.Event()
+    watcher = threading.Thread(target=watch, args=(server, peak, ended))
+    watcher.start()
+    with ThreadPoolExecutor(8) as pool:
+        statuses = Counter(pool.map(lambda _: edit(server, form(file.getvalue())), range(24)))
+    ended.set()
+    watcher.join()
+    above = edit(server, form(os.urandom(20_000_000)))
+    return {
+        "what": "24 bodies of 10 MB, 8 at a time; one of 20 MB", "bar": "200 or 400 where edits are not offered; 413",
+        "bytes": len(form(file.getvalue())), "answers": {str(key): value for key, value in statuses.items()},
+        "above_the_limit": above, "resident_before": before["http"], "resident_peak": max(peak),
+        "reached": set(statuses) <= {200} and above == 413 and draws(server),
+    }  # fmt: skip
+
+
+def watch(server: Server, peak: list[int], ended: threading.Event) -> None:
+    while not ended.wait(0.05):
+        peak.append(psutil.Process(server.process.pid).memory_info().rss)
+
+
+def form(image: bytes) -> bytes:
+    fields = {"prompt": "a flat icon of a kite", "steps": "4", "strength": "0.5"}
+    parts = [f'--b\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
+    head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    return b"".join(parts) + head + image + b"\r\n--b--\r\n"
+
+
+def edit(server: Server, body: bytes) -> int:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    asked = urllib.request.Request(server.address + EDIT, body, headers)
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        told = json.loads(error.read())["error"]
+        return error.code if set(told) == {"message", "type", "param", "code"} else 999  # not in OpenAI's shape
+
+
+def malformed(server: Server) -> dict:
+    """A valid multipart body with bytes cut, doubled, swapped or changed: 1,000 ways."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "PNG")
+    whole, dice = form(file.getvalue()), random.Random(0)
+    statuses = Counter(edit(server, mutated(whole, dice)) for _ in range(1000))
+    return {
+        "what": "1,000 malformed multipart bodies", "bar": "no 5xx, each an error in OpenAI's shape or a picture",
+        "answers": {str(key): value for key, value in sorted(statuses.items())},
+        "reached": max(statuses) < 500 and draws(server),
+    }  # fmt: skip
+
+
+def mutated(body: bytes, dice: random.Random) -> bytes:
+    for _ in range(dice.randint(1, 4)):
+        at, length = dice.randrange(len(body)), dice.randint(1, 40)
+        piece = body[at : at + length]
+        body = body[:at] + dice.choice((b"", piece * 2, piece[::-1], dice.randbytes(length))) + body[at + length :]
+    return body
+
+
+SCHEMATHESIS = (
+    "--max-examples 60 --request-timeout 60 --exclude-checks positive_data_acceptance --seed 1 --no-color "
+    "--phases examples,coverage,fuzzing --continue-on-failure"
+)
+
+
+def schemathesis(server: Server) -> dict:
+    """Its command line over the served document, all checks that the schema can decide."""
+    program = str(Path(sys.executable).parent / "schemathesis")
+    command = [program, "run", f"{server.address}/openapi.json", *SCHEMATHESIS.split()]
+    with tempfile.TemporaryDirectory() as folder:  # it keeps examples where it runs
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=1200, check=False)
+    cases = re.search(r"(\d+) generated", done.stdout)
+    text = done.stdout[-1500:]
+    return {
+        "what": "schemathesis over the OpenAPI document", "bar": "no failure: no 5xx, no hang, answers as documented",
+        "cases": int(cases[1]) if cases else None, "exit_code": done.returncode,
+        "said": "" if done.returncode == 0 else text, "reached": done.returncode == 0 and draws(server),
+    }  # fmt: skip
+
+
+def sigterm(_: Server | None) -> dict:
+    """SIGTERM while eight clients ask one after another: what was accepted is answered, what comes is refused."""
+    answers: Counter[str] = Counter()
+    with serving(*OPTIONS) as server:
+        ended = threading.Event()
+        clients = [threading.Thread(target=ask_on, args=(server, answers, ended)) for _ in range(8)]
+        for client in clients:
+            client.start()
+        wait(lambda: answers["200"] >= 8)
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        code = server.process.wait(60)
+        took = time.monotonic() - begun
+        ended.set()
+        for client in clients:
+            client.join()
+    return {
+        "what": "SIGTERM under load, 8 clients", "bar": "all accepted ones answered, 503 for newcomers, exit code 0",
+        "answers": dict(sorted(answers.items())), "exit_code": code, "seconds": took,
+        "reached": code == 0 and answers["cut"] == 0 and answers["503"] > 0,
+    }  # fmt: skip
+
+
+def ask_on(server: Server, answers: Counter[str], ended: threading.Event) -> None:
+    """One request after the other until nobody listens; 'cut' is a connection that ended without an answer."""
+    while not ended.is_set():
+        try:
+            answers[str(server.post(BODY | {"steps": 30})[0])] += 1
+        except urllib.error.URLError as error:
+            answers["closed" if isinstance(error.reason, ConnectionRefusedError) else "cut"] += 1
+            return
+        except OSError:
+            answers["cut"] += 1
+            return
+
+
+def cold(_: Server | None) -> dict:
+    """Process start to ready, three times."""
+    times = []
+    for _ in range(3):
+        with serving(*OPTIONS) as server:
+            times.append(server.ready_seconds)
+            told = json.loads(server.get("/readyz")[1])["certificate"]
+    return {
+        "what": "process start to ready, 3 times", "bar": "measured and shown in /readyz",
+        "seconds": times, "certificate_says": told["cold_start"], "kinds_of_call": len(told["entries"]),
+        "reached": told["cold_start"]["ready_seconds"] > 0,
+    }  # fmt: skip
+
+
+ROWS: dict[str, Callable] = {
+    "leave": leave, "slow": slow, "large": large, "malformed": malformed, "schemathesis": schemathesis, "kill": kill,
+    "sigterm": sigterm, "cold": cold,
+}  # fmt: skip
+ALONE = {"sigterm", "cold"}  # these start servers of their own
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=[])
+    wanted = parser.parse_args().rows or list(ROWS)
+    path = RESULTS / "serve_faults.json"
+    kept = {row["row"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
+
+    def keep(name: str, server: Server | None) -> None:
+        kept[name] = {"row": name, **ROWS[name](server)}
+        print(json.dumps(kept[name]), flush=True)
+        written("serve_faults", [kept[each] for each in ROWS if each in kept])
+
+    if shared := [name for name in wanted if name not in ALONE]:
+        with serving(*OPTIONS) as server:
+            for name in shared:
+                keep(name, server)
+    for name in wanted:
+        if name in ALONE:
+            keep(name, None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The tables of docs/serve.md, from benchmarks/results/serve_*.json.
+
+python benchmarks/serve_table.py           rewrites what stands between the markers; with --check it only says whether
+                                           they are up to date
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from halftime.units import NOTHING, seconds, share, size
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs" / "serve.md"
+START, END = "<!-- load -->", "<!-- end of load -->"
+
+
+def result(name: str) -> dict | None:
+    """A result file, or None where it was not measured."""
+    path = HERE / "results" / f"serve_{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def load() -> list[str]:
+    """The open-loop table and the sentence above it."""
+    found = result("load")
+    if found is None:
+        return ["Load: not measured."]
+    first = found["rows"][0]
+    head = ("offered", "requests", "answers", "no answer", "goodput", "of capacity", "p50", "p99 of accepted",
+            "p99 of refusals")  # fmt: skip
+    rows = [
+        [
+            f"{row['times_capacity']:g}x, {row['offered_per_second']:.1f}/s",
+            str(row["requests"]),
+            answers(row["answers_by_status"]),
+            str(row["unanswered"]),
+            f"{row['goodput_per_second']:.2f}/s",
+            share(row["goodput_of_capacity"]),
+            seconds(row["latency_p50"]),
+            seconds(row["latency_p99"]),
+            seconds(row["refusal_p99"]) if "429" in row["answers_by_status"] else NOTHING,
+        ]
+        for row in found["rows"]
+    ]
+    return [
+        f"Open-loop Poisson load, latency from the intended send; emoji-xl at {found['steps']} steps on one thread, "
+        f"a queue of {found['queue']}, a deadline of {seconds(first['deadline'])}. "
+        f"A closed loop completes {first['capacity_per_second']:.2f} pictures a second (the capacity). "
+        f"Load average when written: {found['machine']['load_average'][0]:.1f} on {found['machine']['cores']} cores.",
+        "",
+        *table(head, rows),
+    ]
+
+
+def answers(by_status: dict[str, int]) -> str:
+    return ", ".join(f"{count} x {status}" for status, count in by_status.items())
+
+
+def overhead() -> list[str]:
+    """What the server costs over a bare call."""
+    found = result("overhead")
+    if found is None:
+        return ["Overhead: not measured."]
+    row = found["rows"][0]
+    return [
+        f"Over a bare pipeline call (30 steps, one thread, {row['pairs']} shuffled pairs): "
+        f"{seconds(row['bare_seconds'])} bare, {seconds(row['served_seconds'])} served, added "
+        f"{seconds(row['added_seconds'])} [{seconds(row['added_low'])}, {seconds(row['added_high'])}], "
+        f"{share(row['added_of_bare'])} of the call. Outside the worker's computation a request spends "
+        f"{seconds(row['outside_compute_p50'])} (p50), {seconds(row['outside_compute_p99'])} (p99)."
+    ]
+
+
+def faults() -> list[str]:
+    """One row a fault."""
+    found = result("faults")
+    if found is None:
+        return ["Faults: not measured."]
+    rows = [
+        [row["what"], row["bar"], MEASURED[row["row"]](row), "yes" if row["reached"] else "**no**"]
+        for row in found["rows"]
+    ]
+    return table(("fault", "bar", "measured", "reached"), rows)
+
+
+MEASURED = {
+    "leave": lambda row: f"{row['cancelled']:.0f} cancelled; idle after {seconds(row['idle_after'])}; "
+    f"memory {grown(row['growth']['http'])} (HTTP), {grown(row['growth']['worker'])} (worker)",
+    "slow": lambda row: f"others {seconds(row['alone_p50'])} without, {seconds(row['beside_p50'])} beside them",
+    "large": lambda row: f"{answers(row['answers'])}; above the limit {row['above_the_limit']}; "
+    f"HTTP process {size(row['resident_before'])}, at most {size(row['resident_peak'])}",
+    "malformed": lambda row: answers(row["answers"]),
+    "schemathesis": lambda row: f"{row['cases'] or 'unknown'} cases, exit code {row['exit_code']}",
+    "kill": lambda row: f"{answers(row['answers'])}, {row['unanswered']} unanswered; ready again after "
+    f"{seconds(row['ready_again_p50'])} (p50), {seconds(row['ready_again_max'])} (most)",
+    "sigterm": lambda row: f"{answers(row['answers'])}, exit code {row['exit_code']} after {seconds(row['seconds'])}",
+    "cold": lambda row: f"{', '.join(seconds(each) for each in row['seconds'])}; "
+    f"{row['kinds_of_call']} kinds of call run twice",
+}  # fmt: skip
+
+
+def grown(change: float) -> str:
+    return f"{'+' if change >= 0 else '-'}{size(abs(change))}"
+
+
+def written(page: str) -> str:
+    """The page with what stands between its markers replaced."""
+    before, _, rest = page.partition(START)
+    _, found, after = rest.partition(END)
+    assert found, f"docs/serve.md has no markers {START} … {END}"
+    lines = [START, *load(), "", *overhead(), "", *faults(), END]
+    return before + "\n".join(lines) + after
+
+
+def main() -> None:
+    page = DOCS.read_text()
+    made = written(page)
+    if "--check" in sys.argv:
+        sys.exit(None if page == made else "docs/serve.md is not up to date: run benchmarks/serve_table.py")
+    DOCS.write_text(made)
+    print(f"wrote {DOCS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""`halftime serve`: parse, listen, serve until told to stop; the exit code says whether everything was answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from halftime import units
+from halftime.cli.options import model_argument, parse_size, quiet_option
+from halftime.errors import BadInput
+from halftime.units import parse_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from rich.console import Console
+
+    from halftime.records.serve import Certificate, EngineStatus
+    from halftime.serve.messages import EngineSettings
+    from halftime.serve.service import Engine, HttpSettings
+
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_LOOK = 0.1  # seconds between looks at the engine's state
+
+
+@click.command()
+@model_argument
+@click.option("--recipe", metavar="TOML", help="Fixes to apply: a plan, or a recipe that tune wrote.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 serves the network.")
+@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--name", help="The model's name for clients.  [default: the folder's or hub id's; emoji-xl]")
+@click.option("--sizes", metavar="N|WxH[,…]", help="Sizes to offer; each is warmed up.  [default: the pipeline's own]")
+@click.option("--steps", default="10,20,30", show_default=True, metavar="N[,…]", help="Step counts to offer.")
+@click.option("--max-batch", default=2, show_default=True, help="Pictures drawn together at most.")
+@click.option("--queue", default=32, show_default=True, help="Pictures that may wait; the next one gets 429.")
+@click.option("--deadline", default="60s", show_default=True, help="From a request's arrival to its picture, at most.")
+@click.option("--off-list", type=click.Choice(["snap", "refuse"]), default="snap", show_default=True,
+              help="Sizes and steps that are not offered: take the nearest, or answer 400.")  # fmt: skip
+@click.option("--scheduler", help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler.")
+@click.option("--dtype", help="float32, bfloat16 or float16.  [default: as loaded]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--threads", type=int, help="torch's threads in the worker.  [default: all cores]")
+@click.option("--tiny-vae", metavar="DIR|ID", help="Decoder of the previews.  [default: the bundled model's own]")
+@click.option("--artefacts", metavar="FILE", help="Saved compile artefacts: read where there, else written.")
+@click.option("--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish.")
+@quiet_option
+def command(
+    model: str | None,
+    host: str,
+    port: int,
+    name: str | None,
+    deadline: str,
+    drain: str,
+    quiet: bool,
+    **engine_values: object,
+) -> int:
+    """Serve pictures over OpenAI's images API: warm before ready, preview then final, nothing lost.
+
+    MODEL is a diffusers folder, a hub id or module:function; left out, the bundled emoji-xl. The page is at /, the API
+    under /v1, the warm-up certificate at /readyz, Prometheus metrics at /metrics.
+
+    HALFTIME_API_KEY in the environment sets the key that /v1 asks for (several with commas between);
+    HALFTIME_PROFILE_TOKEN turns on /profile. SIGTERM drains: what runs is finished, what comes gets 503, exit code 0.
+    """
+    from halftime.extras import optional
+    from halftime.serve import NEEDED
+
+    for package in NEEDED:
+        optional(package, "serve", "halftime serve")
+    engine_settings = _engine_settings(model, deadline, engine_values)
+    settings = _http_settings(name or _name_of(model), deadline, drain)
+    return _serve(engine_settings, settings, host, port, quiet)
+
+
+def _engine_settings(model: str | None, deadline: str, values: dict[str, object]) -> EngineSettings:
+    from halftime.serve.messages import EngineSettings
+
+    taken = {
+        "sizes": parse_sizes(values.pop("sizes")),
+        "steps": parse_steps(str(values.pop("steps"))),
+        "queue_limit": values.pop("queue"),
+        "deadline_seconds": parse_seconds(deadline),
+        **{name: value for name, value in values.items() if value is not None},
+    }
+    for option in ("max_batch", "queue_limit", "deadline_seconds"):
+        if not taken[option]:
+            raise BadInput(f"--{option.partition('_')[0]} is 0; it must be more.")
+    return EngineSettings(model=model, **taken)  # type: ignore[arg-type]
+
+
+def parse_sizes(text: object) -> tuple[tuple[int, int], ...]:
+    """'512,768x512' -> ((512, 512), (768, 512)); None -> (). Raises BadWorkload."""
+    return tuple(parse_size(each) for each in str(text).split(",")) if text else ()
+
+
+def parse_steps(text: str) -> tuple[int, ...]:
+    """'10,20' -> (10, 20). Raises BadInput."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise BadInput(f"--steps {text!r} is no list of step counts. Write for example --steps 10,20,30.")
+    return tuple(int(word) for word in words)
+
+
+def _http_settings(name: str, deadline: str, drain: str) -> HttpSettings:
+    from halftime.serve.auth import API_KEY, PROFILE_TOKEN
+    from halftime.serve.service import HttpSettings
+
+    keys = tuple(key.strip() for key in os.environ.get(API_KEY, "").split(",") if key.strip())
+    token = os.environ.get(PROFILE_TOKEN, "")
+    return HttpSettings(
+        model=name,
+        api_keys=keys,
+        profile_token=token,
+        deadline=parse_seconds(deadline),
+        drain_seconds=parse_seconds(drain),
+    )
+
+
+def _name_of(model: str | None) -> str:
+    """What clients call the model: 'emoji-xl', a folder's last part, or what was given."""
+    if model in (None, "bundled"):
+        return "emoji-xl"
+    assert model is not None
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
+def _serve(engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, quiet: bool) -> int:
+    from rich.console import Console
+
+    from halftime.serve.engine import Engine
+    from halftime.serve.server import address_of, listening, run
+
+    _log(quiet)
+    taken = listening(host, port)
+    # One plain line on standard output, for people and for scripts that let the port be chosen.
+    click.echo(f"halftime serve on {address_of(taken)} with {settings.model}")
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    if host not in _LOOPBACK and not settings.api_keys:
+        console.print("Anybody who reaches this address can draw: HALFTIME_API_KEY is not set.", style="yellow")
+    return run(Engine(engine_settings), settings, taken, _watcher(console))
+
+
+def _log(quiet: bool) -> None:
+    """A line a request; what the watcher and the first line say already is left out."""
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
+    for name in ("uvicorn", "halftime.serve.engine"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _watcher(console: Console) -> Callable[[Engine], Coroutine[None, None, None]]:
+    """A coroutine that tells the screen how the warm-up goes, and every alarm after it."""
+
+    async def watch(engine: Engine) -> None:
+        begun = time.monotonic()
+        status = await _warmed(console, engine)
+        if status.certificate is not None:
+            took = units.seconds(time.monotonic() - begun)
+            console.print(f"ready in {took}: {_summary(status.certificate)}", style="green")
+        told = 0
+        while True:
+            for alarm in engine.status.alarms[told:]:
+                console.print(f"alarm: {alarm}", style="bold red")
+                told += 1
+            await asyncio.sleep(_LOOK)
+
+    return watch
+
+
+async def _warmed(console: Console, engine: Engine) -> EngineStatus:
+    """The status once the engine is ready or has failed; until then one line that changes, on a terminal."""
+    with console.status("starting") if console.is_terminal else nullcontext() as line:
+        while (status := engine.status).state not in ("ready", "failed"):
+            if line is not None:
+                line.update(f"{status.state}: {status.why}")
+            await asyncio.sleep(_LOOK)
+    if status.state == "failed":
+        console.print(f"failed: {status.why}", style="bold red")
+    return status
+
+
+def _summary(certificate: Certificate) -> str:
+    sizes = ", ".join(f"{width}x{height}" for width, height in certificate.sizes)
+    steps = ", ".join(map(str, certificate.steps))
+    kinds = len(certificate.entries)
+    return f"{kinds} kinds of call ran {certificate.passes} times; sizes {sizes}; steps {steps}"

@@ -1,0 +1,137 @@
+"""`halftime serve`: options, refusals, and a whole run of the real thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+from openai import OpenAI
+
+from halftime.cli import _run
+from halftime.cli.serve import _engine_settings, _http_settings, _name_of, command, parse_sizes, parse_steps
+from halftime.errors import BadInput, BadWorkload
+from serve_fake import wait_until
+
+
+def test_lists() -> None:
+    assert parse_sizes("512,768x512") == ((512, 512), (768, 512))
+    assert parse_sizes(None) == ()
+    assert parse_steps("4, 30") == (4, 30)
+    for text in ("", "4,", "0", "4.5", "many"):
+        with pytest.raises(BadInput, match="--steps"):
+            parse_steps(text)
+    with pytest.raises(BadWorkload):
+        parse_sizes("512x")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(None, "emoji-xl"), ("bundled", "emoji-xl"), ("owner/model", "owner/model"), ("a.b:make", "a.b:make")],
+)
+def test_names(model: str | None, name: str) -> None:
+    assert _name_of(model) == name
+
+
+def test_a_folder_is_named_by_its_last_part(tmp_path) -> None:
+    assert _name_of(f"{tmp_path}/") == tmp_path.name
+
+
+def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = command.make_context(
+        "serve", ["m", "--sizes", "64", "--queue", "3", "--deadline", "2s", "--off-list", "refuse"]
+    )
+    values = {name: value for name, value in given.params.items() if name not in OURS}
+    made = _engine_settings("m", "2s", values)
+    assert (made.model, made.sizes, made.queue_limit, made.deadline_seconds, made.off_list) == (
+        "m",
+        ((64, 64),),
+        3,
+        2.0,
+        "refuse",
+    )
+    monkeypatch.setenv("HALFTIME_API_KEY", "a, b,")
+    settings = _http_settings("name", "2s", "1m")
+    assert (settings.api_keys, settings.deadline, settings.drain_seconds) == (("a", "b"), 2.0, 60.0)
+
+
+OURS = {"model", "host", "port", "name", "deadline", "drain", "quiet"}
+
+
+@pytest.mark.parametrize("option", ["--queue", "--max-batch", "--deadline"])
+def test_nothing_is_no_limit(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["serve", option, "0"], debug=False) == 2
+    assert "it must be more" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert _run(["serve", "--port", str(port)], debug=False) == 2
+    assert f"port {port}: Address already in use" in capsys.readouterr().err
+
+
+def test_help_says_what_is_where() -> None:
+    told = CliRunner().invoke(command, ["--help"]).output
+    for word in ("/readyz", "/metrics", "HALFTIME_API_KEY", "HALFTIME_PROFILE_TOKEN", "SIGTERM", "--off-list"):
+        assert word in told
+
+
+@pytest.fixture
+def started() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    environment = os.environ | {"HALFTIME_PROFILE_TOKEN": "token", "OMP_NUM_THREADS": "1"}
+    words = [
+        sys.executable,
+        "-m",
+        "halftime",
+        "serve",
+        "--port",
+        "0",
+        "--steps",
+        "2,30",
+        "--max-batch",
+        "1",
+        "--threads",
+        "1",
+    ]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert child.stdout is not None
+        yield child, child.stdout.readline().split()[3]
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.slow
+def test_from_start_to_sigterm_with_the_official_client(started: tuple) -> None:
+    child, address = started
+    assert httpx2.get(f"{address}/healthz").status_code == 200
+    wait_until(lambda: httpx2.get(f"{address}/readyz").status_code == 200, 120)
+    client = OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
+    asked = {"model": "emoji-xl", "prompt": "a flat icon of a kite", "extra_body": {"seed": 3, "steps": 30}}
+    events = list(client.images.generate(**asked, stream=True, partial_images=2))
+    kinds = [event.type.split(".")[1] for event in events]
+    # A preview that is not decoded when the next one is due, or the final done, is left out.
+    assert kinds in (["partial_image", "completed"], ["partial_image", "partial_image", "completed"])
+    plain = client.images.generate(**asked)
+    assert plain.data[0].b64_json == events[-1].b64_json
+    assert {"encode_prompt", "denoise", "vae_decode"} <= set(plain.usage.halftime["pictures"][0]["stages"])
+    headers = {"authorization": "Bearer token"}
+    assert httpx2.post(f"{address}/profile/start", json={}, headers=headers).status_code == 200
+    client.images.generate(model="emoji-xl", prompt="p", extra_body={"steps": 2})
+    (session,) = httpx2.post(f"{address}/profile/stop", headers=headers).json()["sessions"]
+    assert session["schema"]
+    certificate = json.loads(httpx2.get(f"{address}/readyz").content)["certificate"]
+    assert certificate["graphs_second"] == certificate["graphs_first"]
+    assert certificate["cold_start"]["ready_seconds"] > 0
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == 0
+    assert "ready in" in child.stderr.read()
