@@ -21,6 +21,7 @@ VERBS = {
     "audit": "Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed.",
     "forecast": "What would each stage take on a named GPU? No GPU, no weights.",
     "verify": "Are two sets of pictures the same within noise?",
+    "serve": "Run it: warm before ready, preview then final, an OpenAI-compatible images API.",
     "gateway": "What does the proxy in front cost?",
     "doctor": "What is installed, what can be used, and what would be faster?",
 }
