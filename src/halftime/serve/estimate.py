@@ -14,6 +14,7 @@ Source: Karras et al. 2022 (EDM), table 1; Salimans and Ho 2022 for v; Lipman et
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,7 +55,7 @@ def _from_epsilon(level: Noise, output: torch.Tensor, sample: torch.Tensor) -> t
 
 def _from_v(level: Noise, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     # v = (signal e - noise x0) / norm with signal and noise as in the preserving family, whatever the sample's scale.
-    norm = (level.signal**2 + level.noise**2) ** 0.5
+    norm = math.hypot(level.signal, level.noise)
     return (level.signal * sample / norm - level.noise * output) / norm
 
 
