@@ -9,12 +9,13 @@ export const seconds = (value) =>
   value >= 9.995 ? `${value.toFixed(1)} s` : value >= 0.9995 ? `${value.toFixed(2)} s`
     : value >= 0.01 ? `${Math.round(value * 1000)} ms` : `${(value * 1000).toFixed(1)} ms`;
 
-/** usage.halftime -> [stage, seconds], which add up to the whole request. */
+/** usage.halftime -> [stage, seconds], which add up to the whole request; what has no name is in the last. */
 export function parts(timing) {
   const [picture] = timing.pictures;
-  const rows = [["queue", picture.queue_seconds], ...Object.entries(picture.stages), ["file", timing.encode_seconds]];
+  const told = { queue: picture.queue_seconds, ...picture.stages, file: timing.encode_seconds };
+  const rows = Object.entries(told).filter(([stage]) => stage in NAMES && stage !== "other");
   const rest = timing.seconds - rows.reduce((sum, [, value]) => sum + value, 0);
-  return [...rows, ["other", Math.max(0, rest)]].filter(([, value]) => value > 0);
+  return [...rows, ["other", Math.max(0, rest)]];
 }
 
 export function show(timing) {
@@ -24,12 +25,12 @@ export function show(timing) {
   document.getElementById("bar").replaceChildren(...rows.map(([stage, value]) => {
     const piece = coloured("i", stage);
     piece.style.flexGrow = 1000 * value / timing.seconds; // below a sum of 1, flex leaves a gap
-    piece.title = `${NAMES[stage] ?? stage}: ${seconds(value)}`;
+    piece.title = `${NAMES[stage]}: ${seconds(value)}`;
     return piece;
   }));
   document.getElementById("legend").replaceChildren(...rows.map(([stage, value]) => {
     const item = document.createElement("li");
-    item.append(coloured("i", stage), text("b", NAMES[stage] ?? stage), text("span", seconds(value)),
+    item.append(coloured("i", stage), text("b", NAMES[stage]), text("span", seconds(value)),
       text("em", `${(100 * value / timing.seconds).toFixed(value / timing.seconds < 0.0995 ? 1 : 0)} %`));
     return item;
   }));
@@ -37,7 +38,7 @@ export function show(timing) {
 
 function coloured(tag, stage) {
   const made = document.createElement(tag);
-  made.className = stage in NAMES ? `s-${stage}` : "s-other";
+  made.className = `s-${stage}`;
   return made;
 }
 
