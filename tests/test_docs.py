@@ -1,48 +1,227 @@
-"""Every halftime command in the README and the guides is one that the command line understands."""
+"""Every command, program and file that the README and the guides show is run here, page by page, in their order."""
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import click
+import msgspec
 import pytest
 
-from halftime.cli import VERBS
-from halftime.cli import halftime as group
+from documented import PAGES, ROOT, Bash, Elsewhere, Make, NotHere, Ours, Pip, Python, Shown, Way, shown
+from halftime.cli import VERBS, _run
+from halftime.records import Record, Workload
+from halftime.records.recipe import Plan
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(?:sh|bash|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-def commands(page: Path) -> list[list[str]]:
-    """The words of each halftime command in a page's shell blocks, lines ending in a backslash joined."""
-    found = []
-    for block in BLOCK.findall(page.read_text()):
-        for line in block.replace("\\\n", " ").splitlines():
-            first = re.split(r" (?:\|\|?|&&|;) ", line.removeprefix("$ "))[0]
-            words = shlex.split(first, comments=True)
-            words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]  # variables set for one command
-            if words and Path(words[0]).name == "halftime":
-                found.append([word for word in words[1:] if word not in (">", "&", "&&")])
-    return found
+UP, GW = "http://127.0.0.1:9000/v1", "http://127.0.0.1:4000/v1"  # what the guide calls them
 
 
-CASES = [(page.name, words) for page in PAGES for words in commands(page)]
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader has: a diffusers folder, a cached hub id, a package with functions, a recorded trace."""
+    import halftime
+    from tiny_pipelines import PIPELINES
+
+    folder = tmp_path_factory.mktemp("reader")
+    bundled = folder / "my-sdxl"
+    halftime.load_pipeline().save_pretrained(bundled)
+    (folder / "my-pipeline").symlink_to(bundled)
+    cached = folder / "hub" / "models--stabilityai--sdxl-turbo"
+    (cached / "snapshots").mkdir(parents=True)
+    (cached / "snapshots" / "0000").symlink_to(bundled)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0000")
+    PIPELINES["cogvideox"].build().save_pretrained(folder / "cogvideox-2b")
+    (folder / "mypackage").mkdir()
+    (folder / "mypackage" / "__init__.py").touch()
+    (folder / "mypackage" / "pipelines.py").write_text(
+        "from tiny_pipelines import PIPELINES\nmake = PIPELINES['sdxl'].build\nmake_tiny = PIPELINES['wan'].build\n"
+    )
+    (folder / "body.json").write_text('{"model": "m", "messages": [{"role": "user", "content": "{id}"}]}')
+    _checkout(folder)
+    _record(folder / "trace.json.gz")
+    for name in ("before", "after"):
+        shutil.copy(folder / "trace.json.gz", folder / f"{name}.json.gz")
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("page", "words"), CASES, ids=lambda value: value if isinstance(value, str) else " ".join(value)
-)
-def test_a_documented_command_parses(page: str, words: list[str]) -> None:
-    context = click.Context(group, info_name="halftime")
-    while words and isinstance(context.command, click.Group):
-        name, found, rest = context.command.resolve_command(context, list(words))
-        assert found is not None
-        context = found.make_context(name, rest, parent=context)
-        words = [*context._protected_args, *context.args] if isinstance(found, click.Group) else []
+def _checkout(folder: Path) -> None:
+    """What guides name of a checkout, with the tables of measurements cut to their first rows."""
+    (folder / "benchmarks" / "data").mkdir(parents=True)
+    for item in (ROOT / "benchmarks").iterdir():
+        if item.name != "data":
+            (folder / "benchmarks" / item.name).symlink_to(item)
+    for rows in (ROOT / "benchmarks" / "data").glob("*.csv"):
+        first = rows.read_text().splitlines(keepends=True)[:30]
+        (folder / "benchmarks" / "data" / rows.name).write_text("".join(first))
+    (folder / "docs").symlink_to(ROOT / "docs")
+
+
+def _record(file: Path) -> None:
+    from halftime.profile.traced import trace_call
+    from tiny_pipelines import PIPELINES
+
+    made = trace_call(PIPELINES["sdxl"].build(), Workload(steps=3, width=32, height=32), file.parent)
+    made.rename(file)
+
+
+@pytest.fixture
+def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the page's own, with links to what a reader has, and halftime and python on the path."""
+    for item in models.iterdir():
+        (tmp_path / item.name).symlink_to(item)
+    for page, name in (("fix", "plan.toml"), ("profile", "workload.toml")):
+        toml = next(each for each in shown(ROOT / "docs" / f"{page}.md") if each.kind == "toml")
+        (tmp_path / name).write_text(toml.text)
+    tools = tmp_path / ".bin"
+    tools.mkdir()
+    for name, words in (("halftime", f'"{sys.executable}" -m halftime'), ("python", f'"{sys.executable}"')):
+        (tools / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(models / "hub"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / ".data"))
+    monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-test")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def endpoints() -> Iterator[dict[str, str]]:
+    """The mock upstream and a proxy before it, for the addresses that the guide writes."""
+    from gateway.test_gateway_live import served
+    from halftime.gateway.mock import Behaviour
+
+    with served(Behaviour(delay=0.001)) as (up, through):
+        yield {
+            UP: up, GW: through, "http://triton:8000": up.removesuffix("/v1"),
+            "$UP/any/path": f"{up}/chat/completions", "$GW/any/path": f"{through}/chat/completions",
+            "$UP": up, "$GW": through,
+        }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_shows_runs(page: Path, here: Path, request: pytest.FixtureRequest) -> None:
+    for each in shown(page):
+        if each.kind == "toml":
+            continue
+        way = each.way()
+        assert way is not None, f"{each.place}\nis run by no test: add a row to tests/documented.py"
+        text = each.text
+        if "halftime gateway --" in text:
+            for written, real in request.getfixturevalue("endpoints").items():
+                text = text.replace(written, real)
+        failure = RUNNERS[type(way)](way, text)
+        assert not failure, f"{each.place}\n{failure}"
+
+
+def _ours(way: Way, text: str) -> str:
+    assert isinstance(way, Ours)
+    first = re.split(r" (?:\|\|?|&&|;|&)(?: |$)", text)[0]
+    words = shlex.split(first, comments=True)
+    code = _run([*words[1:], *shlex.split(way.more)], debug=False)
+    return "" if code in way.codes else f"exit code {code}, not of {way.codes}"
+
+
+def _bash(way: Way, text: str) -> str:
+    assert isinstance(way, Bash)
+    if way.old == "--":  # options before the comment
+        text = f"{text.partition('#')[0].strip()} {way.new.removesuffix('--')}"
+    elif way.old:
+        text = text.replace(way.old, way.new)
+    return _process(["bash", "-ec", text])
+
+
+def _process(words: list[str], **options: object) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, **options)  # type: ignore[call-overload]
+    return (
+        ""
+        if done.returncode == 0
+        else f"{words} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    )
+
+
+def _python(way: Way, text: str) -> str:
+    assert isinstance(way, Python)
+    from halftime.pytest_plugin import assert_no_syncs_in_loop
+
+    names: dict[str, object] = {}
+    for statement in way.names.values():
+        exec(statement, names)
+    exec(compile(text, "<page>", "exec"), names)
+    for name, value in list(names.items()):
+        if name.startswith("test_") and callable(value):
+            value(assert_no_syncs_in_loop)
+    return ""
+
+
+def _elsewhere(way: Way, text: str) -> str:
+    assert isinstance(way, Elsewhere)
+    file, _, name = way.test.partition("::")
+    functions = {
+        node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)
+    }
+    return "" if name in functions else f"{way.test} does not exist"
+
+
+def _pip(way: Way, text: str) -> str:
+    """Resolve the requirement against what is installed: every package of the extra exists by that name."""
+    extras = re.search(r"\[([\w,]+)\]", text)
+    wanted = str(ROOT) + (extras[0] if extras else "")
+    words = ["install", "--dry-run", "--quiet", "--no-index", "--no-build-isolation", wanted]
+    return _process([sys.executable, "-m", "pip", *words])
+
+
+def _make(way: Way, text: str) -> str:
+    assert isinstance(way, Make)
+    installed = [word for stamp in ("base", "test") for word in ("-o", f".venv/{stamp}.stamp")]
+    words = shlex.split(text, comments=True)[1:] + shlex.split(way.more)
+    binaries = f"BIN={Path.cwd() / '.bin'}"
+    return _process(["make", *(["-n"] if way.dry else []), *installed, binaries, *words], cwd=ROOT)
+
+
+def _not_here(way: Way, text: str) -> str:
+    assert isinstance(way, NotHere)
+    return "" if way.why else "a reason is missing"
+
+
+RUNNERS: dict[type, Callable[[Way, str], str]] = {
+    Ours: _ours, Bash: _bash, Python: _python, Elsewhere: _elsewhere, Pip: _pip, Make: _make, NotHere: _not_here,
+}  # fmt: skip
+
+
+def test_a_new_command_without_a_row_is_noticed() -> None:
+    unknown = Shown(ROOT / "README.md", 1, "sh", "halftime fly --to moon")
+    assert unknown.way() is None
+
+
+def test_a_failing_command_is_noticed(here: Path) -> None:
+    assert "exit code 2" in _ours(Ours(), "halftime profile nowhere --no-cold-start")
+    assert "ended with 3" in _bash(Bash(), "exit 3")
+    assert "does not exist" in _elsewhere(Elsewhere("tests/test_docs.py::test_nothing"), "")
+
+
+# What a TOML block is, by its page; a block of another page must be TOML at least.
+TOML_KINDS: dict[str, type[Record]] = {"fix": Plan, "profile": Workload}
+
+
+@pytest.mark.parametrize("each", [each for page in PAGES for each in shown(page) if each.kind == "toml"], ids=str)
+def test_toml_of_a_page_is_what_it_says(each: Shown) -> None:
+    values = tomllib.loads(each.text)
+    kind = TOML_KINDS.get(each.page.stem)
+    if kind:
+        msgspec.convert(values, type=kind)
 
 
 def test_every_verb_has_a_guide_and_is_in_the_readme() -> None:

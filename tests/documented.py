@@ -1,0 +1,169 @@
+"""How each command that a page shows is run by tests/test_docs.py: cheaply, but for real.
+
+`WAYS` is read from the top; the first pattern that is found in the command counts. A command that no row knows fails
+the test: add a row, or name the test that runs it.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "reference" not in path.parts),
+]
+_BLOCK = re.compile(r"^( *)```(sh|bash|console|python|toml)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """In this process, with words added that make it short; `codes` are the exit codes that count as done."""
+
+    more: str = ""
+    codes: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Bash:
+    """In a shell of its own, with `halftime` on its path, after `old` is replaced by `new`."""
+
+    old: str = ""
+    new: str = ""
+
+
+@dataclass(frozen=True)
+class Python:
+    """In this process; `names` are what the page takes for granted, as expressions."""
+
+    names: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A server, or something long: the named test (`file::function`) runs it."""
+
+    test: str
+
+
+@dataclass(frozen=True)
+class Pip:
+    """Resolved by pip against what is installed, without the network."""
+
+
+@dataclass(frozen=True)
+class Make:
+    """By make in this checkout, with what it would install taken for installed; `dry` only prints what would run."""
+
+    more: str = ""
+    dry: bool = False
+
+
+@dataclass(frozen=True)
+class NotHere:
+    """Cannot be run in a test, for a reason that a reader would accept."""
+
+    why: str
+
+
+Way = Ours | Bash | Python | Elsewhere | Pip | Make | NotHere
+
+_SHORT = "--steps 2 --runs 1 --warmup 0 --no-cold-start"
+_LOADS = "--requests 3 --concurrency 1 --duration 50ms --sequential-time 1s"
+_SERVE_FAULTS = "tests/serve/test_serve_faults.py"
+_LIVE = "tests/gateway/test_gateway_live.py"
+_TINY = "from tiny_pipelines import PIPELINES; {} = PIPELINES['sdxl'].build()"
+WAYS: tuple[tuple[str, Way], ...] = (
+    (r"^halftime profile stabilityai/", Bash("--", f"{_SHORT} --")),
+    (r"^halftime profile mypackage", Ours(f"{_SHORT} --size 32")),
+    (r"^halftime profile --json profile.json", Ours(f"{_SHORT} --no-probes")),
+    (r"^halftime profile", Ours(_SHORT)),
+    (r"^halftime audit mypackage", Ours("--steps 2 --size 16 --set num_frames=9")),
+    (r"^halftime audit \./cogvideox", Ours("--steps 2 --size 16 --set num_frames=8 --set max_sequence_length=16")),
+    (r"^halftime audit", Ours("--steps 2")),
+    (r"^halftime forecast .*--claim", Ours(codes=(0, 1))),
+    (r"^halftime forecast evaluate", Ours("--quiet")),
+    (r"^halftime forecast", Ours()),
+    (r"^cat > prices.toml", Bash()),
+    (r"^halftime trace", Ours()),
+    (r"^halftime verify pictures/", Ours(codes=(0, 1, 3))),
+    (r"^halftime verify", Ours("--prompts 2 --floor-prompts 1 --steps 2", codes=(0, 1, 3))),
+    (r"^halftime gateway mock --delay 200ms", Elsewhere(f"{_LIVE}::test_errors_are_counted_and_drawn_by_seed")),
+    (r"^halftime gateway mock", Elsewhere(f"{_LIVE}::test_the_mock_answers_with_the_size_asked_for")),
+    (r"^halftime gateway .*--budget", Ours(f"{_LOADS} --budget 10s", codes=(0, 1))),
+    (r"^halftime gateway .*--rate", Ours(f"{_LOADS} --rate 20")),
+    (r"^halftime gateway", Ours(_LOADS)),
+    (r"^halftime doctor", Ours()),
+    (r"(^|\s)halftime serve\b", Elsewhere("tests/cli/test_cli_serve.py::test_options_become_settings")),
+    (r"/profile/(start|stop)", Elsewhere(f"{_SERVE_FAULTS}::test_profiling_is_for_the_token_and_counts_pictures")),
+    (r"_HALFTIME_COMPLETE=", Bash()),
+    (r"^pip install '?halftime", Pip()),
+    (r"^make demo", Make("ARGS='--steps 2 --runs 1 --warmup 0 --no-cold-start'")),
+    (r"^make unit ARGS=", Make(dry=True)),
+    (r"^make (test|docs|docs-tables|bench|gpu-check)\b", Make(dry=True)),
+    (r"^python benchmarks/gateway_table.py$", Bash("gateway_table.py", "gateway_table.py --check")),
+    (r"^python benchmarks/gateway_real.py", NotHere("needs LiteLLM, Portkey and nginx; its results are committed")),
+    (r"^(benchmarks/gateways/install.sh|apt-get install)", NotHere("changes the machine")),
+    (r"^import halftime\n\nsession = halftime.profile", Python({"pipeline": _TINY.format("pipeline")})),
+    (r"profile\(activities=", Python({"pipeline": _TINY.format("pipeline")})),
+    (r"assert_no_syncs_in_loop", Python({"make_tiny_pipeline": "from tiny_pipelines import PIPELINES; "
+                                         "make_tiny_pipeline = PIPELINES['sdxl'].build"})),
+    (r"^from halftime.fix.apply import reasons", Python({"pipe": _TINY.format("pipe")})),
+    (r"^from openai import", Elsewhere("tests/serve/test_serve_openai.py::test_a_stream_previews_and_completes")),
+    (r"^import halftime\n", Python()),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One command, program or file of a page, as it stands there."""
+
+    page: Path
+    line: int
+    kind: str  # 'sh', 'python' or 'toml'
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}: {self.text.splitlines()[0]}"
+
+    def way(self) -> Way | None:
+        """How to run it, or None where no row knows it."""
+        return next((way for pattern, way in WAYS if re.search(pattern, self.text)), None)
+
+
+def shown(page: Path) -> list[Shown]:
+    """Everything that a page shows, in its order."""
+    source = page.read_text()
+    found: list[Shown] = []
+    for match in _BLOCK.finditer(source):
+        line = source.count("\n", 0, match.start()) + 2
+        body = textwrap.dedent(match[3])
+        if match[2] in ("python", "toml"):
+            found.append(Shown(page, line, match[2], body))
+        else:
+            found += [Shown(page, line + offset, "sh", text) for offset, text in _commands(body, match[2])]
+    return found
+
+
+def _commands(block: str, kind: str) -> Iterator[tuple[int, str]]:
+    """Commands of a shell block with their line: continued lines joined, a here-document kept whole."""
+    lines = list(enumerate(block.splitlines()))
+    while lines:
+        offset, text = lines.pop(0)
+        if kind == "console":
+            if not text.startswith("$ "):
+                continue
+            text = text[2:]
+        while text.endswith("\\"):
+            text = text[:-1] + lines.pop(0)[1].strip()
+        here = re.search(r"<<'?(\w+)'?$", text)
+        while here and not text.endswith(f"\n{here[1]}"):
+            text += f"\n{lines.pop(0)[1]}"
+        if text.strip() and not text.lstrip().startswith("#"):
+            yield offset, text.removeprefix(".venv/bin/")
