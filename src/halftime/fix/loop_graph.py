@@ -194,6 +194,7 @@ class Takeover:
         return sample
 
     def denoise(self, sample: Tensor, timestep: Tensor, *args: object, **kwargs: object) -> object:
+        """In the denoiser's place: note the arguments, and hand out zeros until the loop has the generator."""
         if self.own_way or self.result is not None:
             return self.forward(sample, timestep, *args, **kwargs) if self.own_way else (torch.zeros_like(sample),)
         if args or kwargs.get("return_dict", True):
@@ -203,6 +204,7 @@ class Takeover:
         return (self.result,)
 
     def step_through(self, original: Forward, output: Tensor, t: Tensor, sample: Tensor, **kwargs: object) -> object:
+        """In the scheduler's place: the first step runs the whole loop, the others hand on its end."""
         if self.own_way:
             return original(output, t, sample, **kwargs)
         if self.step == 0:

@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort() if reason else self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        """asyncio's call: stamp the time first, then parse."""
         self._now = now()
         sample = self._sample
         if sample is None:
