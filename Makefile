@@ -15,7 +15,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check unit gpu-check bench docs-tables clean
+.PHONY: demo test check unit gpu-check bench docs-tables docs clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
@@ -48,13 +48,18 @@ gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 bench: $(VENV)/test.stamp  ## the benchmarks that need nothing beside this checkout, about 20 minutes on a quiet machine
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/profile_overhead.py --out benchmarks/results/profile_overhead.json
 	$(BIN)/python benchmarks/trace_reading.py --out benchmarks/results/trace_reading.json
-	$(BIN)/python benchmarks/fix_schedule_table.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fix_schedule_table.py --output benchmarks/results/fix_schedule_table.json
 	$(BIN)/python benchmarks/gateway_reach.py
 
 docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python scripts/audit_coverage.py
 	$(BIN)/python benchmarks/forecast_fit.py --check
 	$(BIN)/python benchmarks/gateway_table.py
+	$(BIN)/python scripts/readme_table.py
+
+docs: $(VENV)/test.stamp  ## the documentation as a site in site/, every link checked
+	$(BIN)/mkdocs build --strict --quiet --site-dir site
+	@echo "wrote site/index.html"
 
 clean:
-	rm -rf $(VENV) $(CACHE) out build dist
+	rm -rf $(VENV) $(CACHE) out build dist site

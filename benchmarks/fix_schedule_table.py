@@ -10,13 +10,13 @@ what is left is a few microseconds of Python and of memory traffic. Prints milli
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import diffusers
 import torch
 
+from evidence import write
 from halftime.fix.table_scheduler import tabled
 from halftime.stats import paired_ratio
 
@@ -69,8 +69,7 @@ def main() -> None:
         ratio = f"{r['speedup']:.2f}x ({r['low']:.2f} to {r['high']:.2f})"
         print(f"{r['scheduler']:34s} {both}  {ratio}  first run {1e3 * r['first_table_seconds']:.0f} ms")
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps({"steps": STEPS, "shape": SHAPE, "rows": rows}, indent=1) + "\n")
+        write(options.output, "fix_schedule_table", {"steps": STEPS, "shape": SHAPE, "rows": rows})
 
 
 if __name__ == "__main__":

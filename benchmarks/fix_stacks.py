@@ -11,19 +11,17 @@ what VAE, text and scheduler fixes can bring (Amdahl); `halftime profile` prints
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
 import halftime
-from halftime.environment import collect
+from evidence import write
 from halftime.pipeline import call_arguments, load
 from halftime.records import Workload
 from halftime.records.recipe import Choice
 from halftime.stats import median, paired_ratio
-from halftime.store import to_json
 
 SMALL = ("progress-bar-off", "schedule-table", "prompt-cache")
 STACKS: dict[str, tuple[Choice, ...]] = {
@@ -98,10 +96,8 @@ def main() -> None:
     print(f"{'baseline':54s} {1e3 * median(times['baseline']):7.0f} ms")
     if options.output:
         result = {"model": base.name, "notes": list(base.notes), "steps": options.steps, "rounds": options.rounds,
-                  "baseline_seconds": median(times["baseline"]), "rows": rows,
-                  "environment": json.loads(to_json(collect()))}  # fmt: skip
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                  "baseline_seconds": median(times["baseline"]), "rows": rows}  # fmt: skip
+        write(options.output, "fix_stacks", result)
 
 
 if __name__ == "__main__":

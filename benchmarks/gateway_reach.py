@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from halftime.environment import load_average, processor_name
+from evidence import write
 from halftime.gateway.endpoint import Payload
 from halftime.gateway.mock import Behaviour
 from halftime.gateway.run import Settings, gateway
@@ -114,8 +114,7 @@ def main() -> None:
         rows = []
         for answer in answers(base, given.requests):
             rows.append(answer)  # written at once: what was measured before an interruption is kept
-            machine = {"processor": processor_name(), "cores": os.cpu_count(), "load_average": load_average()}
-            given.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+            write(given.out, "gateway_reach", {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
+from evidence import kept
 from halftime import bundled, environment
 from halftime.ledger import ledger
 from halftime.pipeline import call_arguments
@@ -37,6 +37,7 @@ from halftime.profile.call import quiet_progress_bars, timed_call
 from halftime.profile.clock import HostClock, Mark
 from halftime.records import Workload
 from halftime.stats import median, paired_ratio
+from halftime.store import write_bytes
 
 
 class Seconds(NamedTuple):
@@ -135,7 +136,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     place = environment.collect()
-    result = measure(arguments.rounds, arguments.steps) | {"environment": msgspec.to_builtins(place)}
+    result = kept("profile_overhead", measure(arguments.rounds, arguments.steps), place)
     overhead = result["overhead"]
     assert isinstance(overhead, dict)
     for kind, found in overhead.items():
@@ -145,11 +146,9 @@ def main() -> None:
     print(f"unexplained     {100 * float(str(result['unexplained_share'])):.2f} % of the wall clock")
     for name in ("python", "import", "help"):
         print(f"{name:15} {1000 * float(str(result[f'{name}_cpu_seconds'])):.0f} ms of CPU in a fresh process")
-    text = json.dumps(result)
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n")
-    print(text)
+        write_bytes(arguments.out, json.dumps(result, indent=1).encode() + b"\n")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

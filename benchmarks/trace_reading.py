@@ -22,10 +22,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
-
+from evidence import kept
 from halftime import environment
 from halftime.stats import median, paired_ratio
+from halftime.store import write_bytes
 
 TESTS = Path(__file__).parent.parent / "tests"
 WAYS = {
@@ -84,21 +84,19 @@ def main() -> None:
                 taken, resident = once(code, path)
                 seconds[way].append(taken)
                 peak[way] = max(peak[way], resident)
-    result = {
-        "benchmark": "trace_reading",
+    measured = {
         "bytes": size,
         "seconds": {way: median(values) for way, values in seconds.items()},
         "peak_bytes": peak,
         "speedup_over_hta": paired_ratio(seconds["HolisticTraceAnalysis"], seconds["halftime"])._asdict(),
-        "environment": msgspec.to_builtins(place),
     }
+    result = kept("trace_reading", measured, place)
     for way, values in seconds.items():
         print(f"{way:22} {median(values):8.2f} s   {peak[way] / 2**20:8.0f} MiB peak")
     ratio = paired_ratio(seconds["HolisticTraceAnalysis"], seconds["halftime"])
     print(f"HTA / halftime {ratio.value:.1f}x [{ratio.low:.1f}, {ratio.high:.1f}] on {size / 1e6:.0f} MB")
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result) + "\n")
+        write_bytes(arguments.out, json.dumps(result, indent=1).encode() + b"\n")
     print(json.dumps(result))
 
 

@@ -11,13 +11,13 @@ from the pool of pictures that was made, so the curve knows no pictures beyond t
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from evidence import write
 
 import halftime
 from halftime.pipeline import load
@@ -166,8 +166,7 @@ def main() -> None:
     if options.output:
         result = {"model": loaded.name, "notes": list(loaded.notes), "prompts": options.prompts, "steps": options.steps,
                   "margin": options.margin, "floors": tiers, "cases": found, "power": curve}  # fmt: skip
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(options.output, "verify_cases", result)
 
 
 if __name__ == "__main__":

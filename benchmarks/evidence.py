@@ -1,0 +1,49 @@
+"""How every benchmark here keeps its result: with the machine, the versions, the commit and the command beside it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from halftime import __version__, environment
+from halftime.records import Environment
+from halftime.store import write_bytes
+
+HERE = Path(__file__).parent
+
+
+def commit() -> str:
+    """The checkout's commit, with '+' where the sources differ from it; '' outside a checkout."""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", "src", "benchmarks")
+    return head + ("+" if head and changed else "")
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def kept(name: str, result: Mapping[str, object], place: Environment | None = None) -> dict[str, object]:
+    """`result` with what a reader needs to repeat it. `place` is the machine as it was before the measurement."""
+    return {
+        "benchmark": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "halftime": __version__,
+        "commit": commit(),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        **result,
+        "environment": msgspec.to_builtins(place or environment.collect()),
+    }
+
+
+def write(path: Path, name: str, result: Mapping[str, object], place: Environment | None = None) -> None:
+    """Write a result file; the last line on standard output stays the script's own."""
+    write_bytes(path, json.dumps(kept(name, result, place), indent=1).encode() + b"\n")
