@@ -26,7 +26,7 @@ def main() -> None:
     begin = channel.begin()
     assert begin is not None
     channel.listen()
-    print("what a library prints must not reach the engine")
+    print("what a library prints must not reach the engine")  # noqa: T201
     model = begin.settings.model
     if model == "broken":
         channel.send(Broken(message="no such model"))

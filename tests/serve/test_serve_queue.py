@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -192,7 +194,7 @@ def test_the_certificate_covers_every_combination_once() -> None:
 def test_batch_sizes_hold_one_and_the_most(most: int) -> None:
     sizes = batch_sizes(most)
     assert {1, most} <= set(sizes)
-    assert all(later <= 2 * earlier for earlier, later in zip(sizes, sizes[1:], strict=False))
+    assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(sizes))
 
 
 def test_a_batch_that_takes_longer_than_one_by_one_is_not_used() -> None:

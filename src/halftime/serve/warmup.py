@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ MOST_PASSES = 4  # the first compiles, the second may generalise a shape, the th
 FEW_STEPS = 3  # first, middle and last: a loop's branches; more only repeats the same graphs
 BUCKETS = (6, 24, 60, 120)  # tokens, where the length of a prompt changes shapes
 UNGUIDED = 1.0
+_GRAPHS_PER_KIND = 4  # of one function: it may stand in several places of a model
 _PAYS = 1.0  # a batch pays where it takes no longer than so many times its pictures one by one
 Progress = Callable[[str, int, int], None]
 
@@ -193,8 +195,6 @@ def _grey(kind: Kind) -> bytes:
 
 def graphs() -> Graphs:
     """Dynamo's counters now."""
-    import sys
-
     if "torch._dynamo.utils" not in sys.modules:
         return Graphs()
     from torch._dynamo.utils import counters
@@ -237,6 +237,7 @@ def certify(studio: Studio, settings: EngineSettings, previews: Previews | None,
     before = graphs()
     offered = offered_by(studio, settings)
     todo = kinds(offered)
+    _allow_graphs(len(todo))
     first = list(_pass(studio, todo, previews, 0, progress))
     after_first = earlier = graphs()
     for number in range(1, MOST_PASSES):
@@ -255,6 +256,15 @@ def certify(studio: Studio, settings: EngineSettings, previews: Previews | None,
         for kind, one, two in zip(todo, first, second, strict=True)
     )
     return _certificate(studio, offered, entries, number + 1, (before, after_first, now))
+
+
+def _allow_graphs(kinds_of_call: int) -> None:
+    """Past its limit (8) dynamo runs eagerly and says so once in a log: what is listed must all fit, and be seen."""
+    if "torch._dynamo" not in sys.modules:
+        return
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _GRAPHS_PER_KIND * kinds_of_call)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * config.recompile_limit)
 
 
 def _certificate(

@@ -46,10 +46,12 @@ class _Worker:
 
     def run(self) -> None:
         # Heavy imports come after the pipe is set up: what they print must not get into it.
+        from halftime.serve import artefacts
         from halftime.serve.preview import Previews, Unpacker
         from halftime.serve.studio import open_studio
         from halftime.serve.watching import Dynamo, Memory
 
+        self.artefacts = artefacts.load(self.begin.settings.artefacts)
         self.studio = open_studio(self.begin.settings)
         self.loaded_seconds = time.time() - self.begin.started
         self.channel.send(Loaded())
@@ -60,6 +62,7 @@ class _Worker:
         self.memory = Memory(self.begin.settings.memory_growth_bytes)
         self.dynamo = Dynamo()
         self._warm()
+        artefacts.save(self.begin.settings.artefacts)
         while True:
             self._batch(self.channel.batches.get())
 
@@ -80,6 +83,7 @@ class _Worker:
         times = ColdStartTimes(
             loaded_seconds=self.loaded_seconds,
             ready_seconds=time.time() - self.begin.started,
+            artefacts=self.artefacts,
         )
         return msgspec.structs.replace(certificate, cold_start=times)
 
