@@ -70,6 +70,7 @@ class Ticket:
         self._job_id, self._cancel = job_id, cancel
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._over = False
+        self.previews = 0
 
     def put(self, event: Event) -> None:
         self._events.put_nowait(event)
@@ -325,7 +326,10 @@ class Engine:
         ticket = self._tickets.get(event.id)
         if ticket is None:
             return
-        self._tally.previews_sent += isinstance(event, Preview)
+        if isinstance(event, Preview):  # counted here: a worker that tries a second time begins anew
+            event = msgspec.structs.replace(event, index=ticket.previews)
+            ticket.previews += 1
+            self._tally.previews_sent += 1
         self.observer(event)
         ticket.put(event)
 
