@@ -1,8 +1,9 @@
 """Open-loop load on `halftime serve`, and what the server costs over a bare pipeline call.
 
 Regime: the bundled model, one thread, few steps (STEPS), one machine for server, worker and generator. Capacity is what
-a closed loop of CLOSED workers completes. Then Poisson arrivals at 0.5, 1, 2 and 5 times capacity, sent on schedule
-whatever happened to those before; latency counts from the intended send. Ceiling: goodput = min(offered, capacity).
+a closed loop of CLOSED workers completes just before and just after a level (their mean: the machine drifts). Poisson
+arrivals at 0.5, 1, 2 and 5 times capacity are sent on schedule whatever happened to those before; latency counts from
+the intended send. Ceiling: goodput = min(offered, capacity).
 
 Overhead: pairs of one bare call in this process and one request, shuffled, 30 steps, one thread each; and, exactly,
 what the client waited less what the worker computed.
@@ -101,13 +102,15 @@ def load(seconds: float) -> list[dict]:
     rows = []
     options = ("--steps", str(STEPS), "--deadline", f"{DEADLINE}s", "--queue", str(QUEUE), "--threads", "1")
     with serving(*options) as server:
-        full = asyncio.run(capacity(server, seconds / 2))
+        full = asyncio.run(capacity(server, seconds / 3))
         print(f"capacity {full:.2f} pictures/s at {STEPS} steps; ready in {server.ready_seconds:.1f} s", flush=True)
         for index, times in enumerate(LEVELS):
-            before = answers(server)
+            before, counted = full, answers(server)
             samples = asyncio.run(level(server, times * full, seconds, index + 2))
-            made = row(times, full, seconds, samples, answers(server) - before)
-            made |= {"capacity_per_second": full, "resident": server.resident(),
+            counted = answers(server) - counted
+            full = asyncio.run(capacity(server, seconds / 3))
+            made = row(times, (before + full) / 2, seconds, samples, counted)
+            made |= {"capacity_before": before, "capacity_after": full, "resident": server.resident(),
                      "recompiles": server.metric("halftime_recompiles_total")}  # fmt: skip
             print(made, flush=True)
             rows.append(made)

@@ -35,6 +35,7 @@ def load() -> list[str]:
     first = found["rows"][0]
     head = ("offered", "requests", "answers", "no answer", "goodput", "of capacity", "p50", "p99 of accepted",
             "p99 of refusals")  # fmt: skip
+    speeds = [row[when] for row in found["rows"] for when in ("capacity_before", "capacity_after")]
     rows = [
         [
             f"{row['times_capacity']:g}x, {row['offered_per_second']:.1f}/s",
@@ -52,7 +53,8 @@ def load() -> list[str]:
     return [
         f"Open-loop Poisson load, latency from the intended send; emoji-xl at {found['steps']} steps on one thread, "
         f"a queue of {found['queue']}, a deadline of {seconds(first['deadline'])}. "
-        f"A closed loop completes {first['capacity_per_second']:.2f} pictures a second (the capacity). "
+        f"The capacity is what a closed loop completes just before and after a level, here "
+        f"{min(speeds):.2f} to {max(speeds):.2f} pictures a second (the machine was shared). "
         f"Load average when written: {found['machine']['load_average'][0]:.1f} on {found['machine']['cores']} cores.",
         "",
         *table(head, rows),
@@ -91,7 +93,7 @@ def faults() -> list[str]:
 
 
 MEASURED = {
-    "leave": lambda row: f"{row['cancelled']:.0f} cancelled; idle after {seconds(row['idle_after'])}; "
+    "leave": lambda row: f"{answers(row['answers'])} (499: left); idle after {seconds(row['idle_after'])}; "
     f"memory {grown(row['growth']['http'])} (HTTP), {grown(row['growth']['worker'])} (worker)",
     "slow": lambda row: f"others {seconds(row['alone_p50'])} without, {seconds(row['beside_p50'])} beside them",
     "large": lambda row: f"{answers(row['answers'])}; above the limit {row['above_the_limit']}; "

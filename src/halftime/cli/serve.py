@@ -151,8 +151,8 @@ def _serve(engine_settings: EngineSettings, settings: HttpSettings, host: str, p
 def _log(quiet: bool) -> None:
     """A line a request; what the watcher and the first line say already is left out."""
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
-    for name in ("uvicorn", "halftime.serve.engine"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("uvicorn", "halftime.serve.engine", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _watcher(console: Console) -> Callable[[Engine], Coroutine[None, None, None]]:

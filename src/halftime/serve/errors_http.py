@@ -34,7 +34,7 @@ class ApiError(HalftimeError):
     """An answer with a status of 400 or above.
 
     `retry_after` is in seconds. `retry` False tells OpenAI's client not to try again although the status would make it:
-    under overload, a request that missed its deadline must not come back twice.
+    under overload, a request that missed its deadline must not come back twice. `close` ends the connection with it.
     """
 
     def __init__(
@@ -47,17 +47,20 @@ class ApiError(HalftimeError):
         kind: str = "",
         retry_after: float | None = None,
         retry: bool | None = None,
+        close: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.detail = ErrorDetail(message=message, type=kind or _kind(status), param=param, code=code)
-        self.retry_after, self.retry = retry_after, retry
+        self.retry_after, self.retry, self.close = retry_after, retry, close
 
     def headers(self) -> dict[str, str]:
         """Retry-After in whole seconds, as RFC 9110 wants it, and the hint that OpenAI's client obeys."""
         headers = {} if self.retry_after is None else {"retry-after": str(max(1, math.ceil(self.retry_after)))}
         if self.retry is not None:
             headers["x-should-retry"] = "true" if self.retry else "false"
+        if self.close:
+            headers["connection"] = "close"
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
         return headers

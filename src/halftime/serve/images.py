@@ -32,8 +32,9 @@ async def generate(request: Request) -> Response:
 async def edit(request: Request) -> Response:
     """A picture and text to a picture."""
     begun = time.perf_counter()
-    wanted, data = await multipart_body(request, EditRequest)
-    image = await asyncio.to_thread(checked_picture, data)
+    async with service_of(request).uploads:
+        wanted, data = await multipart_body(request, EditRequest)
+        image = await asyncio.to_thread(checked_picture, data)
     return await _answer(request, order_of(service_of(request), wanted, "image_edit", begun, image))
 
 

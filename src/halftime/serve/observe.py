@@ -74,7 +74,9 @@ class Observed:
     def _refuse_when_draining(self, scope: Scope) -> None:
         if self.service.draining and scope["path"].startswith("/v1/"):
             left = self.service.settings.drain_seconds
-            raise ApiError(503, "The server is shutting down. Ask another one.", code="draining", retry_after=left)
+            raise ApiError(
+                503, "The server is shutting down. Ask another one.", code="draining", retry_after=left, close=True
+            )
 
     def _record(self, scope: Scope, seen: _Seen, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")  # never the path asked for: labels must stay few

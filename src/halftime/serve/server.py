@@ -22,6 +22,7 @@ BACKLOG = 2048
 NOTHING_TAKEN = 60.0
 Watcher = Callable[[Engine], Coroutine[None, None, None]]
 _LAST_ANSWERS = 5.0
+_LAST_ASKERS = 0.25
 _LAST_WORDS = 1.0  # after that, for connections to close
 _LOOK = 0.02
 
@@ -87,6 +88,13 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         if self._watcher is not None:
             self._keep(self._watcher(self._service.engine))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        if not self.force_exit:
+            await asyncio.sleep(_LAST_ASKERS)  # whoever had connected before is still told 503, not cut
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second ends at once. None is raised again: the exit code says how it went."""

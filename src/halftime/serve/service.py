@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from halftime.serve.messages import Event, Job
 
 MIB = 2**20
+MOST_UPLOADS = 16  # pictures of clients in hand at once
 
 
 class Engine(Protocol):
@@ -58,6 +60,8 @@ class Service:
     metrics: Metrics = field(init=False)
     pictures: PictureStore = field(init=False)
     profiled: Profiled = field(default_factory=Profiled)
+    # Each takes some 50 MiB for a body of 10 MB while it is read, decoded and written anew.
+    uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
     draining: bool = False
     active: int = 0  # requests under /v1 that are not answered yet
 
