@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from halftime.environment import load_average, processor_name
+import evidence
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -109,11 +109,6 @@ def end(process: subprocess.Popen[str]) -> None:
             process.wait()
 
 
-def machine() -> dict[str, object]:
-    return {"processor": processor_name(), "cores": os.cpu_count(), "load_average": load_average()}
-
-
 def written(name: str, rows: list[dict], **more: object) -> None:
     """Write what there is so far, so that an interruption loses nothing."""
-    text = json.dumps({"machine": machine(), **more, "rows": rows}, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    evidence.write(RESULTS / f"{name}.json", name, {**more, "rows": rows})

@@ -32,7 +32,7 @@ def load() -> list[str]:
     found = result("load")
     if found is None:
         return ["Load: not measured."]
-    first = found["rows"][0]
+    first, place = found["rows"][0], found["environment"]
     head = ("offered", "requests", "answers", "no answer", "goodput", "of capacity", "p50", "p99 of accepted",
             "p99 of refusals")  # fmt: skip
     speeds = [row[when] for row in found["rows"] for when in ("capacity_before", "capacity_after")]
@@ -55,7 +55,7 @@ def load() -> list[str]:
         f"a queue of {found['queue']}, a deadline of {seconds(first['deadline'])}. "
         f"The capacity is what a closed loop completes just before and after a level, here "
         f"{min(speeds):.2f} to {max(speeds):.2f} pictures a second (the machine was shared). "
-        f"Load average when written: {found['machine']['load_average'][0]:.1f} on {found['machine']['cores']} cores.",
+        f"Load average when written: {place['load_average']:.1f} on {place['cores']} cores.",
         "",
         *table(head, rows),
     ]

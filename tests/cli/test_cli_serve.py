@@ -62,7 +62,7 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.api_keys, settings.deadline, settings.drain_seconds) == (("a", "b"), 2.0, 60.0)
 
 
-OURS = {"model", "host", "port", "name", "deadline", "drain", "quiet"}
+OURS = {"model", "host", "port", "name", "deadline", "drain", "ray", "replicas", "quiet"}
 
 
 @pytest.mark.parametrize("option", ["--queue", "--max-batch", "--deadline"])

@@ -51,6 +51,8 @@ _LOOK = 0.1  # seconds between looks at the engine's state
 @click.option("--tiny-vae", metavar="DIR|ID", help="Decoder of the previews.  [default: the bundled model's own]")
 @click.option("--artefacts", metavar="FILE", help="Saved compile artefacts: read where there, else written.")
 @click.option("--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish.")
+@click.option("--ray", is_flag=True, help="As a Ray Serve deployment, on the cluster that RAY_ADDRESS names or here.")
+@click.option("--replicas", default=1, show_default=True, help="With --ray: engines, each with a worker.")
 @quiet_option
 def command(
     model: str | None,
@@ -59,6 +61,8 @@ def command(
     name: str | None,
     deadline: str,
     drain: str,
+    ray: bool,
+    replicas: int,
     quiet: bool,
     **engine_values: object,
 ) -> int:
@@ -77,6 +81,8 @@ def command(
         optional(package, "serve", "halftime serve")
     engine_settings = _engine_settings(model, deadline, engine_values)
     settings = _http_settings(name or _name_of(model), deadline, drain)
+    if ray:
+        return _serve_with_ray(engine_settings, settings, host, port, replicas)
     return _serve(engine_settings, settings, host, port, quiet)
 
 
@@ -146,6 +152,15 @@ def _serve(engine_settings: EngineSettings, settings: HttpSettings, host: str, p
     if host not in _LOOPBACK and not settings.api_keys:
         console.print("Anybody who reaches this address can draw: HALFTIME_API_KEY is not set.", style="yellow")
     return run(Engine(engine_settings), settings, taken, _watcher(console))
+
+
+def _serve_with_ray(
+    engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, replicas: int
+) -> int:
+    from halftime.serve.ray_serve import run
+
+    click.echo(f"halftime serve on http://{host}:{port} with {settings.model}, by Ray Serve")
+    return run(engine_settings, settings, host, port, replicas)
 
 
 def _log(quiet: bool) -> None:
