@@ -28,12 +28,12 @@ from halftime.profile.recorder import Recorder
 from halftime.records import Session, Workload
 from halftime.records.serve import Mode
 from halftime.serve.messages import EngineSettings, Job
+from halftime.serve.preview import quickened
 from halftime.serve.stepping import Watch, watched
 from halftime.store import to_json
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline, SchedulerMixin
-    from torch import nn
+    from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin
 
 OTHER = "other"  # of a call: what no stage took
 _WHOLE_LOOP = "loop-graph"  # a fix that runs all steps in one go: nothing can be seen or ended in between
@@ -65,7 +65,7 @@ class Studio:
     loaded: Loaded
     modes: dict[Mode, DiffusionPipeline]
     template: SchedulerMixin
-    tiny: nn.Module | None
+    tiny: AutoencoderTiny | None
     fixes: tuple[str, ...]
     recipe_hash: str | None
     default_guidance: float | None
@@ -216,7 +216,7 @@ def _img2img(pipeline: DiffusionPipeline) -> DiffusionPipeline | None:
         return None
 
 
-def _tiny(pipeline: DiffusionPipeline, settings: EngineSettings) -> nn.Module | None:
+def _tiny(pipeline: DiffusionPipeline, settings: EngineSettings) -> AutoencoderTiny | None:
     """The tiny VAE for previews; None where there is none for this pipeline's latents."""
     from halftime.fix.table import FIXES
 
@@ -225,7 +225,8 @@ def _tiny(pipeline: DiffusionPipeline, settings: EngineSettings) -> nn.Module | 
         return None
     from halftime.fix.tiny_vae import load as load_tiny
 
-    return load_tiny(source["source"], pipeline.vae)
+    tiny: AutoencoderTiny = load_tiny(source["source"], pipeline.vae)
+    return quickened(tiny)
 
 
 def _default_guidance(pipeline: DiffusionPipeline, settings: EngineSettings) -> float | None:

@@ -1,0 +1,214 @@
+"""What the engine's promises cost and whether they hold, on the bundled model, without HTTP.
+
+Regime: one torch thread, 128 px, 30 steps, guidance 2.5, eager fp32; pairs measured in turns, so that a drifting
+machine cancels. Bars: three previews cost at most 5 % of the final's latency and change no bit of it; a picture from a
+batch is the picture alone to one grey level; resident memory stands still over the soak.
+
+    python benchmarks/serve_engine.py [ROW ...]      rows: previews batches soak cold
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+
+from halftime import bundled
+from halftime.environment import load_average, processor_name, versions
+from halftime.serve.engine import Engine
+from halftime.serve.messages import EngineSettings, Final, Job, Preview
+from halftime.serve.preview import Previews, Unpacker
+from halftime.serve.stepping import Watch
+from halftime.serve.studio import Studio, open_studio
+from halftime.stats import median, paired_ratio
+
+RESULT = Path(__file__).parent / "results" / "serve_engine.json"
+SETTINGS = EngineSettings(threads=1)
+
+
+def job(name: str, **changes: object) -> Job:
+    prompt = bundled.prompts()[sum(map(ord, name)) % 500].text
+    values = {"id": name, "prompt": prompt, "width": 128, "height": 128, "steps": 30, "seed": 1, **changes}
+    return Job(**values)
+
+
+def draw(studio: Studio, jobs: Sequence[Job], previews: Previews | None = None) -> tuple[float, np.ndarray]:
+    """Seconds as a client of the worker waits for them, and the pictures."""
+    begun = time.perf_counter()
+    if previews is not None:
+        previews.open(jobs)
+    pictures = studio.draw(jobs, Watch(jobs, lambda: jobs, previews)).pictures
+    return time.perf_counter() - begun, pictures
+
+
+def previews(pairs: int = 25) -> dict:
+    """The same picture with none and with three previews, in turns."""
+    studio, seen = open_studio(SETTINGS), list[Preview]()
+    decoder = Previews(studio.tiny, seen.append, Unpacker(studio.pipeline))
+    decoder.start()
+    draw(studio, [job("a")])
+    without, with_them, processor, same = [], [], ([], []), True
+    for pair in range(pairs):
+        plain, shown = [job("a", seed=pair)], [job("a", seed=pair, previews=3)]
+        measured = {}
+        for what in (plain, shown) if pair % 2 else (shown, plain):
+            begun = time.process_time()  # of all threads: what the machine paid, whoever else is on it
+            measured[what[0].previews] = draw(studio, what, decoder if what is shown else None)
+            decoder.flush()
+            processor[what is shown].append(time.process_time() - begun)
+        without.append(measured[0][0])
+        with_them.append(measured[3][0])
+        same &= bool((measured[0][1] == measured[3][1]).all())
+    ratio, paid = paired_ratio(with_them, without), paired_ratio(processor[1], processor[0])
+    return {
+        "pairs": pairs,
+        "median_seconds_without": median(without),
+        "price_ratio": ratio.value,
+        "price_low": ratio.low,
+        "price_high": ratio.high,
+        "processor_time_ratio": paid.value,
+        "processor_time_low": paid.low,
+        "processor_time_high": paid.high,
+        "previews_shown": len(seen),
+        "previews_dropped": decoder.take_dropped(),
+        "pictures_equal": same,
+    }
+
+
+def batches(pictures: int = 24) -> dict:
+    """Every picture alone and in batches of 2 and 4: seconds a picture, and how far the pictures are apart."""
+    studio = open_studio(SETTINGS)
+    jobs = [job(f"p{index}", seed=index) for index in range(pictures)]
+    draw(studio, jobs[:1])
+    alone = [draw(studio, [each]) for each in jobs]
+    found: dict = {"pictures": pictures, "seconds_a_picture_alone": median([seconds for seconds, _ in alone])}
+    for size in (2, 4):
+        draw(studio, jobs[:size])
+        together = [draw(studio, jobs[at : at + size]) for at in range(0, pictures, size)]
+        apart = np.concatenate([each for _, each in together]).astype(int) - np.concatenate([p for _, p in alone])
+        found[f"batch_of_{size}"] = {
+            "seconds_a_picture": median([seconds / size for seconds, _ in together]),
+            "pictures_equal": int((np.abs(apart).reshape(pictures, -1).max(axis=1) == 0).sum()),
+            "largest_difference_in_grey_levels": int(np.abs(apart).max()),
+            "share_of_values_that_differ": float((apart != 0).mean()),
+        }
+    return found
+
+
+def soak(requests: int = 400) -> dict:
+    """Requests of every kind through a real worker, some cancelled: its resident memory at each tenth."""
+    return asyncio.run(_soak(requests))
+
+
+async def _soak(requests: int) -> dict:
+    engine = await _ready(Engine(EngineSettings(threads=1, steps=(3,), sizes=((128, 128), (96, 128)))))
+    seen = []
+    try:
+        for number in range(requests):
+            await _one(engine, number)
+            seen.append(engine.status.resident_bytes or 0)
+        status = engine.status
+    finally:
+        await engine.drain(10.0)
+    tenths = [seen[index * requests // 10] for index in range(10)] + [seen[-1]]
+    second_half = np.polyfit(np.arange(requests // 2), seen[requests // 2 :], 1)[0]
+    return {
+        "requests": requests,
+        "completed": status.completed,
+        "cancelled": status.cancelled,
+        "resident_bytes_at_each_tenth": tenths,
+        "bytes_a_request_over_the_second_half": float(second_half),
+        "memory_drops": status.memory_drops,
+        "recompiles": status.recompiles,
+    }
+
+
+async def _one(engine: Engine, number: int) -> None:
+    wanted = job(
+        f"s{number}", steps=3, width=(128, 96)[number % 2], previews=number % 3, guidance=(2.5, 1.0)[number // 2 % 2]
+    )
+    ticket = engine.submit(wanted)
+    async for event in ticket:
+        if number % 10 == 9:
+            await ticket.aclose()
+        assert not isinstance(event, Final) or len(event.pixels) == event.width * 128 * 3
+
+
+async def _ready(engine: Engine) -> Engine:
+    await engine.start()
+    while engine.status.state not in ("ready", "failed"):
+        await asyncio.sleep(0.05)
+    if engine.status.state == "failed":
+        raise RuntimeError(engine.status.why)
+    return engine
+
+
+def cold(times: int = 2) -> dict:
+    """Process start to ready: eager; then with a compiled VAE, without and with saved artefacts, in empty caches."""
+    found: dict = {"eager": [_cold_start(None, None) for _ in range(times)]}
+    with tempfile.TemporaryDirectory() as folder:
+        recipe, artefacts = Path(folder, "plan.toml"), Path(folder, "artefacts.bin")
+        recipe.write_text('[[fixes]]\nname = "vae-compile"\n')
+        found["compiled_without_artefacts"] = [_cold_start(recipe, artefacts)]
+        found["artefacts_bytes"] = artefacts.stat().st_size
+        found["compiled_with_artefacts"] = [_cold_start(recipe, artefacts) for _ in range(times)]
+    return found
+
+
+def _cold_start(recipe: Path | None, artefacts: Path | None) -> dict:
+    with tempfile.TemporaryDirectory() as cache:  # Inductor's own cache must not help
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        settings = EngineSettings(
+            threads=1,
+            steps=(30,),
+            max_batch=1,
+            img2img=False,
+            recipe=str(recipe) if recipe else None,
+            artefacts=str(artefacts) if artefacts else None,
+        )
+        return asyncio.run(_times(settings))
+
+
+async def _times(settings: EngineSettings) -> dict:
+    engine = await _ready(Engine(settings))
+    certificate = engine.status.certificate
+    await engine.drain(5.0)
+    assert certificate is not None
+    assert certificate.cold_start is not None
+    return {
+        "loaded_seconds": certificate.cold_start.loaded_seconds,
+        "ready_seconds": certificate.cold_start.ready_seconds,
+        "first_pass_seconds": sum(entry.first_seconds for entry in certificate.entries),
+        "second_pass_seconds": sum(entry.second_seconds for entry in certificate.entries),
+        "graphs": certificate.graphs_second.unique_graphs,
+        "artefacts": certificate.cold_start.artefacts is not None,
+    }
+
+
+ROWS = {"previews": previews, "batches": batches, "soak": soak, "cold": cold}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help="which; all of them where none is named")
+    chosen = parser.parse_args().rows or list(ROWS)
+    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for name in chosen:
+        busy = load_average()
+        result[name] = {**ROWS[name](), "load_average": busy, "processor": processor_name(), "versions": versions()}
+        print(name, json.dumps(result[name], indent=1))
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
