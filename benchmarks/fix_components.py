@@ -1,0 +1,197 @@
+"""What the CPU fixes bring to single components of true size: SDXL's VAE decoder and SD 1.5's UNet, at 256 px.
+
+Regime: random weights of the real shapes (times do not depend on them), one thread unless OMP_NUM_THREADS says
+otherwise; the UNet evaluates a batch of two, as guidance has it. Each stack takes turns with diffusers' fp32 eager
+module, pair by pair, since not all of them fit into memory together; medians of paired ratios with 95 % intervals.
+`snr_db` is that of the stack's result against the fp32 one. Conversion and compilation stand beside, not in the timing.
+Ceiling: the FLOPs (`gflop`) over the core's peak in that precision.
+
+    python benchmarks/fix_components.py --output benchmarks/results/fix_components.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from evidence import write
+from halftime.fix import onnx_runtime
+from halftime.fix.compilation import DEFAULTS, compile_with
+from halftime.fix.layout import _in_channels_last
+from halftime.fix.openvino import converter
+from halftime.fix.precision import in_dtype
+from halftime.fix.runtime import Converted
+from halftime.fix.upsampling import VAE_FOLDED_UPSAMPLE
+from halftime.stats import median, paired_ratio
+
+Call = Callable[..., object]
+CPU = torch.device("cpu")
+
+
+def vae() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The decoder of stabilityai/stable-diffusion-xl-base-1.0's VAE."""
+    from diffusers import AutoencoderKL
+
+    model = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, latent_channels=4, sample_size=1024,
+    )  # fmt: skip
+    return model.decoder.eval(), (torch.randn(1, 4, 32, 32),)
+
+
+def unet() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """stable-diffusion-v1-5's UNet; its configuration is the class's default but for these."""
+    from diffusers import UNet2DConditionModel
+
+    model = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    return model.eval(), (torch.randn(2, 4, 32, 32), torch.tensor(500), torch.randn(2, 77, 768))
+
+
+@contextlib.contextmanager
+def eager_bf16(module: nn.Module) -> Iterator[Call]:
+    with _in_channels_last([module]), in_dtype(module, "forward", torch.bfloat16):
+        yield module.forward
+
+
+@contextlib.contextmanager
+def inductor(module: nn.Module) -> Iterator[Call]:
+    with eager_bf16(module) as forward:
+        yield compile_with(forward, DEFAULTS, CPU)
+
+
+@contextlib.contextmanager
+def openvino(module: nn.Module, precision: str) -> Iterator[Call]:
+    yield Converted(module, module.forward, converter({"precision": precision}))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def onnx(module: nn.Module) -> Iterator[Call]:
+    yield Converted(module, module.forward, onnx_runtime.convert)
+
+
+@contextlib.contextmanager
+def folded(module: nn.Module, inner: Callable[..., contextlib.AbstractContextManager[Call]]) -> Iterator[Call]:
+    holder = SimpleNamespace(components={"vae": _Vae(module)})
+    with VAE_FOLDED_UPSAMPLE.apply(holder, {}), inner(module) as call:  # type: ignore[arg-type]
+        yield call
+
+
+class _Vae(nn.Module):
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def decode(self, z: Tensor) -> object:
+        return self.decoder(z)
+
+
+STACKS: dict[str, Callable[[nn.Module], contextlib.AbstractContextManager[Call]]] = {
+    "torch bf16, channels_last": eager_bf16,
+    "Inductor bf16, channels_last, frozen": inductor,
+    "OpenVINO f32": functools.partial(openvino, precision="float32"),
+    "OpenVINO bf16": functools.partial(openvino, precision="bfloat16"),
+    "ONNX Runtime fp32": onnx,
+}
+VAE_STACKS = {
+    "torch bf16, channels_last, folded doublings": functools.partial(folded, inner=eager_bf16),
+    "OpenVINO bf16, folded doublings": functools.partial(
+        folded, inner=functools.partial(openvino, precision="bfloat16")
+    ),
+}
+
+
+def result(call: Call, inputs: tuple[Tensor, ...]) -> Tensor:
+    found = call(*inputs)
+    return (found if isinstance(found, Tensor) else found[0]).float()  # type: ignore[index]
+
+
+def seconds(call: Call, inputs: tuple[Tensor, ...]) -> float:
+    start = time.perf_counter()
+    call(*inputs)
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def at_most(limit: int) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not ready after {limit} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(limit)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def compare(module: nn.Module, inputs: tuple[Tensor, ...], stack, rounds: int, limit: int, original: Call) -> dict:
+    """One stack in turns with the untouched module (`original`, a copy of its own)."""
+    expected = result(original, inputs)
+    try:
+        with stack(module) as call:
+            start = time.perf_counter()
+            with at_most(limit):
+                got = result(call, inputs)
+            ready = time.perf_counter() - start
+            seconds(call, inputs)
+            times: tuple[list[float], list[float]] = ([], [])
+            for _ in range(rounds):
+                times[0].append(seconds(original, inputs))
+                times[1].append(seconds(call, inputs))
+    except Exception as error:  # a stack that fails is a row, too
+        return {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"[:200]}
+    ratio = paired_ratio(*times)
+    snr = 20 * torch.log10(expected.norm() / (expected - got).norm()).item()
+    return {"baseline_seconds": median(times[0]), "seconds": median(times[1]), "speedup": ratio.value,
+            "low": ratio.low, "high": ratio.high, "snr_db": snr, "ready_seconds": ready}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--limit", type=int, default=240, help="seconds that a conversion or compilation may take")
+    parser.add_argument("--only", default="", help="the component or stack whose name holds this")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    if options.output and options.output.exists():
+        rows = json.loads(options.output.read_text())["rows"]
+    for name, make, stacks in (
+        ("SDXL VAE decoder", vae, {**STACKS, **VAE_STACKS}),
+        ("SD 1.5 UNet", unet, STACKS),
+    ):
+        for stack_name, stack in stacks.items():
+            if options.only not in f"{name}, {stack_name}":
+                continue
+            torch.manual_seed(0)
+            with torch.no_grad():
+                module, inputs = make()
+                original, _ = make()
+                original.load_state_dict(module.state_dict())
+                with FlopCounterMode(display=False) as counter:
+                    original(*inputs)
+                found = compare(module, inputs, stack, options.rounds, options.limit, original.forward)
+            del module, original
+            gc.collect()
+            rows = [row for row in rows if (row["component"], row["stack"]) != (name, stack_name)]
+            gflop = counter.get_total_flops() / 1e9
+            rows.append({"component": name, "stack": stack_name, "gflop": gflop, **found})
+            print(rows[-1], flush=True)
+            if options.output:
+                write(options.output, "fix_components", {"rounds": options.rounds, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

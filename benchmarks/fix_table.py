@@ -1,0 +1,107 @@
+"""The tables of docs/fix.md, from benchmarks/results/fix_*.json.
+
+python benchmarks/fix_table.py           rewrites what stands between the markers; with --check it only says whether
+                                         they are up to date
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from halftime.units import NOTHING, ratio, seconds, share
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs" / "fix.md"
+START, END = "<!-- measured -->", "<!-- end of measured -->"
+
+
+def result(name: str) -> dict | None:
+    """A result file, or None where it was not measured."""
+    path = HERE / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def interval(row: dict, middle: str, low: str = "low", high: str = "high") -> str:
+    return f"{ratio(row[middle])} ({row[low]:.2f} to {row[high]:.2f})" if middle in row else NOTHING
+
+
+def peers(name: str) -> list[str]:
+    found = result(name)
+    if found is None:
+        return []
+    rows = [
+        [row["stack"], f"failed: {row['failed']}", NOTHING, NOTHING, NOTHING, NOTHING]
+        if "failed" in row
+        else [row["stack"], seconds(row["seconds"]), interval(row, "speedup"),
+              interval(row, "against_best_peer", "against_low", "against_high"), f"{row['rmse']:.2f}",
+              seconds(row["ready_seconds"])]
+        for row in found["rows"]
+    ]  # fmt: skip
+    best = next((row["best_peer"] for row in found["rows"] if "best_peer" in row), NOTHING)
+    return [
+        f"End to end, {found['threads']} thread{'s' if found['threads'] > 1 else ''}, {found['steps']} steps, guidance "
+        f"{found['guidance']:g}, {found['rounds']} rounds in turns, each stack in a process of its own; rmse in grey "
+        f"levels against diffusers' default on the same prompts and seeds. The best single peer is {best}.",
+        "",
+        *table(("stack", "a call", "speedup", "against the best peer", "rmse", "ready after"), rows),
+        "",
+    ]
+
+
+def components() -> list[str]:
+    found = result("fix_components")
+    if found is None:
+        return []
+    rows = [
+        [row["component"], row["stack"], f"failed: {row['failed']}", NOTHING, NOTHING, NOTHING]
+        if "failed" in row
+        else [row["component"], row["stack"], seconds(row["seconds"]), interval(row, "speedup"),
+              f"{row['snr_db']:.0f} dB", seconds(row["ready_seconds"])]
+        for row in found["rows"]
+    ]  # fmt: skip
+    return [
+        f"Components of true size with random weights, 256 px, {found['environment']['threads']} thread, each stack in "
+        f"turns with diffusers' fp32 module ({found['rounds']} rounds):",
+        "",
+        *table(("component", "stack", "a call", "speedup", "signal to noise", "ready after"), rows),
+        "",
+    ]
+
+
+def ledger() -> list[str]:
+    found = result("fix_ledger")
+    if found is None:
+        return []
+    rows = [
+        [row["plan"], interval(row["text_first_over_steady"], "value"), share(row["small_share"]["value"]),
+         share(row["small_share"]["high"])]
+        for row in found["rows"]
+    ]  # fmt: skip
+    return [
+        "From `halftime profile` sessions in fresh processes: the first text encode over a steady one, and the share "
+        "of the call that scheduler, the loop's glue and the progress bar take:",
+        "",
+        *table(("plan", "first / steady text encode", "scheduler and glue", "at most (95 %)"), rows),
+        "",
+    ]
+
+
+def main() -> int:
+    text = DOCS.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    lines = [*peers("fix_peers"), *peers("fix_peers_2_threads"), *components(), *ledger()]
+    made = before + START + "\n" + "\n".join(lines) + END + rest.split(END)[1]
+    if "--check" in sys.argv:
+        return int(made != text)
+    DOCS.write_text(made, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
