@@ -87,9 +87,8 @@ class _Unpadded:
 
 def test_memory_that_grows_drops_what_was_compiled(compiled: Studio) -> None:
     draw(compiled, [small()])
-    memory = Memory(limit=1000)
     grown = iter(range(0, 10**6, 1000))
-    memory._watch.read = lambda: next(grown)
+    memory = Memory(limit=1000, read=lambda: next(grown))
     said = [memory.grew() for _ in range(9)]
     assert said[:7] == [None] * 7
     assert said[7] is not None
@@ -98,6 +97,17 @@ def test_memory_that_grows_drops_what_was_compiled(compiled: Studio) -> None:
     assert memory.drop() is True
     draw(compiled, [small()])
     assert graphs().unique_graphs > before  # it really was dropped: the same call compiles again
+
+
+def test_memory_that_creeps_up_and_down_is_noticed() -> None:
+    levels = iter(base + jitter for base in range(0, 4000, 20) for jitter in (0, 300))
+    memory = Memory(limit=1000, read=lambda: next(levels))
+    said = [memory.grew() for _ in range(200)]
+    first = next(index for index, words in enumerate(said) if words)
+    assert "crept up by" in str(said[first])
+    assert 100 < first < 200
+    memory.drop()
+    assert not any(memory.grew() for _ in range(50))  # counted anew from here
 
 
 def test_steady_memory_is_left_alone() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import psutil
 
-from halftime.fix.memory_watch import MemoryWatch
+from halftime import units
+from halftime.fix.memory_watch import RUNS, MemoryWatch
 from halftime.profile.compilation import look, plain_words
 from halftime.records.serve import RecompileAfterReady
 
@@ -42,18 +44,34 @@ def _reasons(since: float) -> list[str]:
 class Memory:
     """The resident set of this process, and on CUDA the allocator, over the batches."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, read: Callable[[], int] | None = None) -> None:
         self._process = psutil.Process()
-        self._limit = limit
-        self._watch = MemoryWatch(self.resident, limit)
+        self._limit, self._read = limit, read or self.resident
+        self._begin()
+
+    def _begin(self) -> None:
+        self._watch = MemoryWatch(self._read, self._limit)
+        self._highest_at_first: int | None = None  # over the first runs
 
     def resident(self) -> int:
         """Bytes."""
         return int(self._process.memory_info().rss) + _on_cuda()
 
     def grew(self) -> str | None:
-        """What is wrong, in a sentence, where memory rose in each of the last batches by more than the limit in all."""
-        return self._watch.message() if self._watch.grew() else None
+        """What is wrong, in a sentence, where memory grew by more than the limit; None where it did not.
+
+        Either it rose in each of the last batches, or it crept: the lowest of the last batches is that much above the
+        highest of the first ones.
+        """
+        if self._watch.grew():
+            return self._watch.message()
+        seen = self._watch.seen
+        if len(seen) < RUNS:
+            return None
+        if self._highest_at_first is None:
+            self._highest_at_first = max(seen)
+        crept = min(seen) - self._highest_at_first
+        return f"memory crept up by {units.size(crept)} since the first runs" if crept > self._limit else None
 
     def drop(self) -> bool:
         """Give back compiled graphs, captured pools and free heap; True where something compiled was dropped."""
@@ -64,7 +82,7 @@ class Memory:
             torch._dynamo.reset()
         gc.collect()
         _empty_caches()
-        self._watch = MemoryWatch(self.resident, self._limit)
+        self._begin()
         return compiled
 
 
