@@ -79,10 +79,17 @@ _SERVE_FAULTS = "tests/serve/test_serve_faults.py"
 _LIVE = "tests/gateway/test_gateway_live.py"
 _TINY = "from tiny_pipelines import PIPELINES; {} = PIPELINES['sdxl'].build()"
 WAYS: tuple[tuple[str, Way], ...] = (
+    # Troubleshooting: commands that fail, whose message the page quotes.
+    (r"^halftime profile (nowhere|--device|--size 33|--against plan|json:)", Ours(codes=(2,))),
+    (r"^halftime profile --steps 2 .*--json base.json$", Ours()),
+    (r"^halftime profile --steps 3 .*--against base.json$", Ours(codes=(2,))),
+    (r"^halftime (trace body|verify baseline typo|forecast sdxl --gpu A11|gateway --direct http://127.0.0.1:9/)",
+     Ours(codes=(2,))),
     (r"^halftime profile stabilityai/", Bash("--", f"{_SHORT} --")),
     (r"^halftime profile mypackage", Ours(f"{_SHORT} --size 32")),
     (r"^halftime profile --json profile.json", Ours(f"{_SHORT} --no-probes")),
     (r"^halftime profile", Ours(_SHORT)),
+    (r"^halftime replay", Ours("--runs 1 --warmup 0")),
     (r"^halftime audit mypackage", Ours("--steps 2 --size 16 --set num_frames=9")),
     (r"^halftime audit \./cogvideox", Ours("--steps 2 --size 16 --set num_frames=8 --set max_sequence_length=16")),
     (r"^halftime audit", Ours("--steps 2")),
@@ -98,6 +105,8 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime gateway .*--budget", Ours(f"{_LOADS} --budget 10s", codes=(0, 1))),
     (r"^halftime gateway .*--rate", Ours(f"{_LOADS} --rate 20")),
     (r"^halftime gateway", Ours(_LOADS)),
+    (r"^halftime captions calibrate", Ours(codes=(0, 1))),
+    (r"^halftime captions (collect|serve)", Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run")),
     (r"^halftime doctor", Ours()),
     (r"(^|\s)halftime serve\b", Elsewhere("tests/cli/test_cli_serve.py::test_options_become_settings")),
     (r"/profile/(start|stop)", Elsewhere(f"{_SERVE_FAULTS}::test_profiling_is_for_the_token_and_counts_pictures")),
@@ -127,6 +136,7 @@ class Shown:
     line: int
     kind: str  # 'sh', 'python' or 'toml'
     text: str
+    output: tuple[str, ...] = ()  # what the page says that it prints; '…' stands for anything
 
     @property
     def place(self) -> str:
@@ -147,23 +157,23 @@ def shown(page: Path) -> list[Shown]:
         if match[2] in ("python", "toml"):
             found.append(Shown(page, line, match[2], body))
         else:
-            found += [Shown(page, line + offset, "sh", text) for offset, text in _commands(body, match[2])]
+            found += [Shown(page, line + offset, "sh", text, said) for offset, text, said in _commands(body, match[2])]
     return found
 
 
-def _commands(block: str, kind: str) -> Iterator[tuple[int, str]]:
-    """Commands of a shell block with their line: continued lines joined, a here-document kept whole."""
+def _commands(block: str, kind: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Commands of a shell block with line and output: continued lines joined, a here-document kept whole."""
     lines = list(enumerate(block.splitlines()))
     while lines:
         offset, text = lines.pop(0)
-        if kind == "console":
-            if not text.startswith("$ "):
-                continue
-            text = text[2:]
+        text = text.removeprefix("$ ") if kind == "console" else text
         while text.endswith("\\"):
             text = text[:-1] + lines.pop(0)[1].strip()
         here = re.search(r"<<'?(\w+)'?$", text)
         while here and not text.endswith(f"\n{here[1]}"):
             text += f"\n{lines.pop(0)[1]}"
+        said: list[str] = []
+        while kind == "console" and lines and not lines[0][1].startswith("$ "):
+            said.append(lines.pop(0)[1])
         if text.strip() and not text.lstrip().startswith("#"):
-            yield offset, text.removeprefix(".venv/bin/")
+            yield offset, text.removeprefix(".venv/bin/"), tuple(said)

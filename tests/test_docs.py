@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from captions_synthetic import synthetic
 from documented import PAGES, ROOT, Bash, Elsewhere, Make, NotHere, Ours, Pip, Python, Shown, Way, shown
 from halftime.cli import VERBS, _run
 from halftime.records import Record, Workload
@@ -46,6 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "from tiny_pipelines import PIPELINES\nmake = PIPELINES['sdxl'].build\nmake_tiny = PIPELINES['wan'].build\n"
     )
     (folder / "body.json").write_text('{"model": "m", "messages": [{"role": "user", "content": "{id}"}]}')
+    (folder / "log.jsonl").write_bytes(b"\n".join(msgspec.json.encode(row) for row in synthetic(400).rows))
     _checkout(folder)
     _record(folder / "trace.json.gz")
     for name in ("before", "after"):
@@ -81,6 +83,7 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for page, name in (("fix", "plan.toml"), ("profile", "workload.toml")):
         toml = next(each for each in shown(ROOT / "docs" / f"{page}.md") if each.kind == "toml")
         (tmp_path / name).write_text(toml.text)
+    (tmp_path / "typo.toml").write_text('schema = 1\n[[fixes]]\nname = "vae-dtypo"\n')
     tools = tmp_path / ".bin"
     tools.mkdir()
     for name, words in (("halftime", f'"{sys.executable}" -m halftime'), ("python", f'"{sys.executable}"')):
@@ -112,7 +115,9 @@ def endpoints() -> Iterator[dict[str, str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_shows_runs(page: Path, here: Path, request: pytest.FixtureRequest) -> None:
+def test_what_a_page_shows_runs(
+    page: Path, here: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
     for each in shown(page):
         if each.kind == "toml":
             continue
@@ -123,7 +128,11 @@ def test_what_a_page_shows_runs(page: Path, here: Path, request: pytest.FixtureR
             for written, real in request.getfixturevalue("endpoints").items():
                 text = text.replace(written, real)
         failure = RUNNERS[type(way)](way, text)
-        assert not failure, f"{each.place}\n{failure}"
+        captured = capfd.readouterr()
+        assert not failure, f"{each.place}\n{failure}\n{captured.err[-3000:]}"
+        for line in each.output:
+            wanted = ".*".join(map(re.escape, line.split("…")))
+            assert re.search(wanted, captured.out + captured.err), f"{each.place}\n{line}\nnot in\n{captured.err}"
 
 
 def _ours(way: Way, text: str) -> str:
@@ -222,6 +231,16 @@ def test_toml_of_a_page_is_what_it_says(each: Shown) -> None:
     kind = TOML_KINDS.get(each.page.stem)
     if kind:
         msgspec.convert(values, type=kind)
+
+
+def test_doubts_of_the_page_are_those_of_the_source() -> None:
+    from halftime.profile import doubts
+
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(quoted) >= 5
+    source = Path(doubts.__file__).read_text()
+    assert [words for words in quoted if words not in source] == []
 
 
 def test_every_verb_has_a_guide_and_is_in_the_readme() -> None:

@@ -23,6 +23,7 @@ VERBS = {
     "verify": "Are two sets of pictures the same within noise?",
     "serve": "Run it: warm before ready, preview then final, an OpenAI-compatible images API.",
     "gateway": "What does the proxy in front cost?",
+    "captions": "Which caption requests need the large model?",
     "doctor": "What is installed, what can be used, and what would be faster?",
 }
 

@@ -18,11 +18,10 @@ from halftime.cli.options import (
     take_workload,
     workload_options,
 )
-from halftime.cli.output import emit
+from halftime.cli.output import emit, progress_bar
 
 if TYPE_CHECKING:
     from halftime.pipeline import Loaded
-    from halftime.profile.run import Progress
     from halftime.records import Session, Workload
 
 
@@ -103,7 +102,7 @@ def _measure(
 
     settings = Settings(runs, warmup, probes)
     checked_device(workload.device)
-    with _progress(quiet) as progress:
+    with progress_bar(quiet) as progress:
         progress("loading", 0, 1)
         loaded = _load(model, workload)
         progress("cold start in a fresh process", 0, 1)
@@ -138,20 +137,3 @@ def _trace(loaded: Loaded, workload: Workload, folder: Path, quiet: bool) -> Non
     path = trace_call(loaded.pipeline, workload, folder)
     if not quiet:
         click.echo(f"wrote {path} (open it in Perfetto, or with halftime trace)", err=True)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    """A progress bar on standard error, gone when done; a dumb terminal or a file gets nothing."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=1)
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield show

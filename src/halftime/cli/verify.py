@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,10 @@ from halftime.cli.options import (
     take_workload,
     workload_options,
 )
-from halftime.cli.output import emit
+from halftime.cli.output import emit, progress_bar
 from halftime.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from halftime.pipeline import Loaded
     from halftime.records import Workload
     from halftime.records.verdict import Verdict
@@ -84,7 +82,7 @@ def command(
     if count is not None and count < 1:
         raise BadInput(f"--prompts is {count}; it must be 1 or more.")
     workload = take_workload(workload_values, model)
-    with _progress(quiet) as progress:
+    with progress_bar(quiet) as progress:
         baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
         floors |= {f"folder {i + 1}": read_folder(Path(folder)) for i, folder in enumerate(floor_folders)}
         progress("comparing", 0, 1)
@@ -172,20 +170,3 @@ def _report(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> Re
 
     sheet = png(contact_sheet(verdict, baseline, candidate)) if verdict.worst_pairs else None
     return report_of(verdict, sheet)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=1)
-
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield show

@@ -1,0 +1,186 @@
+"""`halftime captions`: calibrate a router, serve it as a pass-through, collect a log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from halftime.cli.options import html_option, json_option, markdown_option, quiet_option
+from halftime.cli.output import emit
+from halftime.errors import BadInput
+
+if TYPE_CHECKING:
+    from halftime.captions.asgi import Judge
+    from halftime.captions.upstream import Upstream
+    from halftime.report.model import Report
+
+
+@click.group()
+def command() -> None:
+    """Which caption requests need the large model? A router with a certified error."""
+
+
+@command.command()
+@click.argument("log", type=click.Path())
+@click.option("--alpha", default=0.02, show_default=True, help="Most small answers that may be unacceptable.")
+@click.option("--delta", default=0.05, show_default=True, help="The chance that this does not hold.")
+@click.option("--tolerance", default=0.0, show_default=True, help="Loss of quality that is still acceptable.")
+@click.option("--mode", type=click.Choice(["auto", "route", "cascade"]), default="auto", show_default=True)
+@click.option("--router-cost", default=0.0, show_default=True, help="Of one decision, in the log's currency.")
+@click.option("--router-seconds", default=0.0, show_default=True, help="Of one decision.")
+@click.option("--seed", default=0, show_default=True, help="Of the splits.")
+@click.option("--out", metavar="FILE", help="Write the router, for `captions serve` and the LiteLLM hook.")
+@json_option
+@html_option
+@markdown_option
+@quiet_option
+def calibrate(
+    log: str,
+    out: str | None,
+    json_file: str | None,
+    html_file: str | None,
+    markdown_file: str | None,
+    quiet: bool,
+    **values: object,
+) -> int:
+    """Learn a router from LOG, JSON lines of requests that both models answered, and certify its threshold.
+
+    Exit code 1: too few examples for the guarantee; the router then sends everything to the large model.
+    """
+    from halftime.captions.calibrate import Settings
+    from halftime.captions.calibrate import calibrate as run
+    from halftime.captions.log import read_log
+    from halftime.store import write_json
+
+    result = run(read_log(log), Settings(**values))  # type: ignore[arg-type]
+    if out:
+        write_json(out, result.router)
+
+    def report() -> Report:
+        from halftime.report.captions import report_of
+
+        return report_of(result)
+
+    emit(result, report, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+    return 0 if result.certified else 1
+
+
+def _upstream_options(function: click.decorators.FC) -> click.decorators.FC:
+    for name in ("large", "small"):
+        for option in (
+            click.option(f"--{name}-price-out", default=0.0, help="A million tokens of answer."),
+            click.option(f"--{name}-price-in", default=0.0, help="A million tokens of request."),
+            click.option(f"--{name}-price", default=0.0, help="A request."),
+            click.option(f"--{name}-key-env", metavar="NAME", help="Environment variable that holds its key."),
+            click.option(f"--{name}-model", required=True, metavar="NAME", help=f"The {name} model's name there."),
+            click.option(f"--{name}", required=True, metavar="URL", help=f"Where the {name} model is, with /v1."),
+        ):
+            function = option(function)
+    return function
+
+
+def _upstream(values: dict[str, object], name: str) -> Upstream:
+    from halftime.captions.upstream import Upstream, key_from
+
+    variable = values[f"{name}_key_env"]
+    prices = [values[f"{name}_price{suffix}"] for suffix in ("", "_in", "_out")]
+    return Upstream(
+        str(values[f"{name}_model"]),
+        str(values[name]).rstrip("/"),
+        key_from(str(variable) if variable else None),
+        *(float(str(price)) for price in prices),
+    )
+
+
+@command.command()
+@click.argument("router", type=click.Path())
+@_upstream_options
+@click.option("--name", default="captions", show_default=True, help="Model name whose requests are routed.")
+@click.option("--shadow", default=0.01, show_default=True, help="Share of small answers that the large model checks.")
+@click.option("--judge", metavar="WHAT", help="For a cascade: 'bundled' or module:function.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8800, show_default=True, help="0 takes a free one.")
+def serve(router: str, name: str, shadow: float, judge: str | None, host: str, port: int, **upstreams: object) -> None:
+    """Route chat requests for the model NAME by ROUTER; everything else passes through to the large model."""
+    from halftime.captions.asgi import Shell, ShellSettings
+    from halftime.extras import optional
+    from halftime.records.captions import Router
+    from halftime.store import read_json
+
+    calibrated = read_json(Path(router), Router)
+    if calibrated.mode == "cascade" and judge is None:
+        raise BadInput("this router is a cascade's and needs a judge at run time: --judge bundled, or module:function.")
+    settings = ShellSettings(
+        calibrated,
+        _upstream(upstreams, "small"),
+        _upstream(upstreams, "large"),
+        name=name,
+        shadow=shadow,
+        judge=judge_named(judge) if judge else None,
+    )
+    uvicorn = optional("uvicorn", "captions", "halftime captions serve")
+    config = uvicorn.Config(Shell(settings), host=host, port=port, log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    socket.listen()  # who reads the next line may connect at once
+    routed = "every request goes large: not certified" if calibrated.threshold is None else f"{calibrated.mode} mode"
+    click.echo(f"captions on http://{host}:{socket.getsockname()[1]}/v1, model {name!r}, {routed}")
+    server.run(sockets=[socket])
+
+
+@command.command()
+@click.argument("requests", type=click.Path())
+@_upstream_options
+@click.option("--judge", required=True, metavar="WHAT", help="'bundled' or module:function (picture, prompt, answer).")
+@click.option("--out", required=True, metavar="FILE", help="The log, JSON lines.")
+@quiet_option
+def collect(requests: str, judge: str, out: str, quiet: bool, **upstreams: object) -> None:
+    """Send REQUESTS (JSON lines with 'image' and 'prompt') to both models, judge the answers, and write a log."""
+    import msgspec
+
+    from halftime.captions.collect import collect as run
+    from halftime.captions.collect import read_requests
+    from halftime.cli.output import progress_bar
+    from halftime.store import write_bytes
+
+    asked, folder = read_requests(Path(requests)), Path(requests).parent
+    with progress_bar(quiet) as progress:
+        small, large = _upstream(upstreams, "small"), _upstream(upstreams, "large")
+        rows = list(run(asked, folder, small, large, judge_named(judge), progress))
+    write_bytes(out, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    click.echo(f"wrote {out}: {len(rows)} of {len(asked)} requests; next: halftime captions calibrate {out}")
+
+
+def judge_named(name: str) -> Judge:
+    """'bundled', or module:function taking a picture's bytes, the prompt and an answer. Raises BadInput."""
+    if name == "bundled":
+        return _bundled_judge()
+    import importlib
+    import sys
+
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise BadInput(f"--judge {name!r} is neither 'bundled' nor module:function.")
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` would find it
+    try:
+        found: Judge = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"--judge {name!r} cannot be loaded: {error}.") from error
+    return found
+
+
+def _bundled_judge() -> Judge:
+    import io
+
+    from PIL import Image
+
+    from halftime import bundled
+
+    inner = bundled.load_judge()
+
+    def judge(picture: bytes, prompt: str, answer: str) -> float:
+        return float(inner.scores([Image.open(io.BytesIO(picture)).convert("RGB")], [answer])[0])
+
+    return judge

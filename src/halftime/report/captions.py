@@ -1,0 +1,156 @@
+"""A CaptionsResult as a Report: the sentence, what was certified, spend against quality, where it errs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from halftime import units
+from halftime.records.captions import CaptionsResult, Mistake, Policy
+from halftime.report.charts import FAINT, INK, SERIES, figure, svg
+from halftime.report.model import Block, Cell, Column, Html, Report, Section, Table, Text
+
+
+def report_of(result: CaptionsResult) -> Report:
+    """The whole report of one calibration."""
+    sections = [
+        Section("Certificate", tuple(_certificate(result))),
+        Section("Spend against quality", tuple(_policies(result))),
+        Section("By kind of request", (_slices(result),)),
+        *_mistakes(result),
+        Section("How the threshold was found", tuple(_steps(result))),
+    ]
+    return Report(
+        title="Captions: which requests need the large model?", summary=_summary(result), sections=tuple(sections)
+    )
+
+
+def _summary(result: CaptionsResult) -> str:
+    if not result.certified:
+        return f"Not certified: all requests go to the large model. {result.why[:1].upper() + result.why[1:]}."
+    oracle = f", {units.share(result.share_of_oracle)} of what an oracle would save" if result.share_of_oracle else ""
+    return (
+        f"Sending {units.share(result.small_share)} of the requests to the small model saves "
+        f"{units.share(result.savings)} of the spend (95 % interval {units.share(result.savings_low)} to "
+        f"{units.share(result.savings_high)}){oracle}; {_change(result.quality_loss)}."
+    )
+
+
+def _change(loss: float) -> str:
+    if loss > 0:
+        return f"mean quality falls by {loss:.4f}"
+    return f"mean quality does not fall ({-loss:+.4f})"
+
+
+def _certificate(result: CaptionsResult) -> Iterator[Block]:
+    yield Text(result.why[:1].upper() + result.why[1:] + ".", "good" if result.certified else "bad")
+    if result.error is not None:
+        yield Text(
+            f"On {result.requests['test']:,} requests that chose nothing: {units.share(result.error)} of the small "
+            f"model's answers were unacceptable (at most {units.share(result.error_high)} with 95 % confidence)."
+        )
+    share, ratio = result.small_share, result.cost_ratio
+    yield Text(
+        f"The arithmetic: savings = f (1 - r) = {share:.3f} x (1 - {ratio:.3f}) = {share * (1 - ratio):.3f}, less what "
+        f"the router {'and the judge cost' if result.mode == 'cascade' else 'costs'}: {result.savings:.3f}."
+    )
+    if result.needed:
+        rows = tuple((rate, float(count)) for rate, count in result.needed.items())
+        columns = (Column("unacceptable share"), Column("requests needed", "count"))
+        yield Table(columns, rows, title="Small answers that must be seen for this certificate")
+
+
+_COLUMNS = (
+    Column("way of choosing"), Column("small", "share"), Column("savings", "share"), Column("95 % interval", wide=True),
+    Column("quality"), Column("unacceptable", "share"), Column("a request takes", "seconds", wide=True),
+)  # fmt: skip
+
+
+def _policies(result: CaptionsResult) -> Iterator[Block]:
+    rows = tuple(_row(policy) for policy in result.policies)
+    yield Table(_COLUMNS, rows, emphasis=frozenset({0}))
+    if len(result.modes) > 1:
+        words = ", ".join(f"{mode.name} {units.share(mode.savings)}" for mode in result.modes)
+        yield Text(f"The mode was chosen on the calibration split by its savings: {words}.")
+    yield Html(_curve(result), caption="Spend against quality on the test split; every dot is one way of choosing.")
+
+
+def _row(policy: Policy) -> tuple[Cell, ...]:
+    interval = f"{units.share(policy.low)} to {units.share(policy.high)}".replace(" ", "\xa0")
+    return (
+        policy.name, policy.small_share, policy.savings, interval, f"{policy.quality:.4f}", policy.error,
+        policy.seconds,
+    )  # fmt: skip
+
+
+def _curve(result: CaptionsResult) -> str:
+    large = next(policy for policy in result.policies if policy.name == "always large")
+    small = next(policy for policy in result.policies if policy.name == "always small")
+    with figure(6.4, 3.2) as drawn:
+        axes = drawn.add_subplot()
+        axes.plot([p.cost / large.cost for p in (small, large)], [p.quality for p in (small, large)],
+                  color=FAINT, linestyle="--", label="mixing at random")  # fmt: skip
+        ranked = sorted(result.curve, key=lambda policy: policy.cost)
+        axes.plot([p.cost / large.cost for p in ranked], [p.quality for p in ranked], color=SERIES[0],
+                  label="this router, other thresholds")  # fmt: skip
+        for index, policy in enumerate(result.policies):
+            x, y = policy.cost / large.cost, policy.quality
+            axes.errorbar(x, y, yerr=[[y - policy.quality_low], [policy.quality_high - y]], fmt="o", markersize=4,
+                          color=SERIES[0] if index == 0 else SERIES[index % len(SERIES)], linewidth=0.8)  # fmt: skip
+            axes.annotate(policy.name, (x, y), textcoords="offset points", xytext=(6, 5), color=INK, fontsize=8)
+        axes.set_xlim(left=0, right=1.25)
+        axes.set_xlabel("spend, always large = 1")
+        axes.set_ylabel("mean quality")
+        axes.grid(color=FAINT, alpha=0.5)
+        axes.legend(loc="lower right")
+        return svg(drawn, "Spend against mean quality for every way of choosing the model")
+
+
+def _slices(result: CaptionsResult) -> Table:
+    columns = (
+        Column("kind"), Column("requests", "count"), Column("small", "share"), Column("unacceptable", "share"),
+        Column("at most", "share", wide=True), Column("quality"), Column("always large"),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            s.name, s.requests, s.small_share, s.error, s.error_high, f"{s.quality:.4f}", f"{s.quality_large:.4f}",
+        )
+        for s in result.slices
+    )  # fmt: skip
+    return Table(columns, rows)
+
+
+def _mistakes(result: CaptionsResult) -> Iterator[Section]:
+    if not result.mistakes:
+        return
+    columns = (Column("request"), Column("kind"), Column("prompt"), Column("chance", "share"))
+    rows = tuple((m.id, m.slice, m.prompt, m.probability) for m in result.mistakes)
+    shown = [m for m in result.mistakes if m.image]
+    pictures = "".join(_figure(mistake) for mistake in shown)
+    blocks: tuple[Block, ...] = (Table(columns, rows), *((Html(pictures),) if shown else ()))
+    yield Section("Where it errs (the surest mistakes)", blocks, console=False)
+
+
+def _figure(mistake: Mistake) -> str:
+    said = f"{mistake.id}: small said “{mistake.small}”, large “{mistake.large}”"
+    return (
+        f'<figure style="display:inline-block;margin:0 .6rem .6rem 0"><img src="{mistake.image}" width="96" '
+        f'alt="{escape(mistake.id)}"><figcaption style="max-width:9rem">{escape(said)}</figcaption></figure>'
+    )
+
+
+def _steps(result: CaptionsResult) -> Iterator[Block]:
+    words = ", ".join(f"{name} {count:,}" for name, count in result.requests.items())
+    yield Text(f"Requests by split, near duplicates kept together: {words}.")
+    if not result.steps:
+        yield Text("No threshold promised the wanted error on the calibration split, so none was tested.")
+        return
+    columns = (
+        Column("threshold"), Column("sent", "count"), Column("unacceptable", "count"), Column("bound", "share"),
+        Column("verdict"),
+    )  # fmt: skip
+    tested = (result.steps[0], *result.steps[-3:]) if len(result.steps) > 4 else result.steps
+    rows = tuple(
+        (f"{s.threshold:.4f}", s.sent, s.errors, s.bound, "passed" if s.passed else "failed, stop") for s in tested
+    )
+    yield Table(columns, rows, title=f"Tested in order, the strictest first ({len(result.steps)} in all)")

@@ -1,0 +1,88 @@
+"""`halftime captions` from the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import openai
+import pytest
+
+from captions_synthetic import certified, chat, jpeg, synthetic
+from halftime.cli import main
+
+
+def run(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["captions", *arguments])
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"\n".join(msgspec.json.encode(row) for row in synthetic(4000).rows))
+    return path
+
+
+def test_calibrate_keeps_its_contract(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, router, page = tmp_path / "r.json", tmp_path / "router.json", tmp_path / "r.html"
+    assert run(["calibrate", str(log), "--json", str(out), "--out", str(router), "--html", str(page)]) == 0
+    data = json.loads(out.read_text())
+    for name in ("threshold", "alpha", "delta", "small_share", "savings", "quality_loss", "oracle_savings"):
+        assert isinstance(data[name], float)
+    assert json.loads(router.read_text())["threshold"] == data["threshold"]
+    assert "Sending" in capsys.readouterr().out
+
+
+def test_too_few_examples_exit_with_one(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.write_bytes(b"\n".join(log.read_bytes().splitlines()[:200]))
+    assert run(["calibrate", str(log)]) == 1
+    assert "149" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["calibrate", "no-such.jsonl"], "cannot read"),
+        (
+            ["serve", "no-such.json", "--small", "u", "--small-model", "s", "--large", "u", "--large-model", "l"],
+            "cannot read",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_serve_and_collect_run(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a user does: collect a log from two models, calibrate, serve the router, and ask it."""
+    from captions.test_captions_asgi import Model, serving
+
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    (tmp_path / "requests.jsonl").write_text('{"image": "a.jpg", "prompt": "what?"}\n{"image": "none.jpg"}\n')
+    (tmp_path / "router.json").write_bytes(msgspec.json.encode(certified()))
+    with serving(Model("s")) as small, serving(Model("l")) as large:
+        upstreams = ["--small", small, "--small-model", "s", "--large", large, "--large-model", "l"]
+        made = tmp_path / "made.jsonl"
+        judge = ["--judge", "captions_synthetic:words"]
+        assert run(["collect", str(tmp_path / "requests.jsonl"), *upstreams, *judge, "--out", str(made)]) == 0
+        assert "1 of 2 requests" in capsys.readouterr().out
+        row = json.loads(made.read_text())
+        assert (row["small"]["text"], row["large"]["text"]) == ("s says a red apple", "l says a red apple")
+        assert row["small"]["quality"] == row["check"]["score"] == 5.0
+        command = [sys.executable, "-m", "halftime", "captions", "serve", str(tmp_path / "router.json"), *upstreams]
+        server = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+        try:
+            assert server.stdout is not None
+            url = next(word for word in server.stdout.readline().split() if word.startswith("http")).rstrip(",")
+            client = openai.OpenAI(base_url=url, api_key="k", max_retries=0, timeout=30)
+            assert client.chat.completions.create(**chat(jpeg(1))).model == "s"
+            assert client.chat.completions.create(**chat(None)).model == "l"
+        finally:
+            server.terminate()
+            server.wait(20)
