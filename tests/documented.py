@@ -30,6 +30,11 @@ class Ours:
 
 
 @dataclass(frozen=True)
+class Alone(Ours):
+    """As `Ours`, in a process of its own: for what brings an event loop."""
+
+
+@dataclass(frozen=True)
 class Bash:
     """In a shell of its own, with `halftime` on its path, after `old` is replaced by `new`."""
 
@@ -71,7 +76,7 @@ class NotHere:
     why: str
 
 
-Way = Ours | Bash | Python | Elsewhere | Pip | Make | NotHere
+Way = Ours | Alone | Bash | Python | Elsewhere | Pip | Make | NotHere
 
 _SHORT = "--steps 2 --runs 1 --warmup 0 --no-cold-start"
 _LOADS = "--requests 3 --concurrency 1 --duration 50ms --sequential-time 1s"
@@ -83,8 +88,8 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime profile (nowhere|--device|--size 33|--against plan|json:)", Ours(codes=(2,))),
     (r"^halftime profile --steps 2 .*--json base.json$", Ours()),
     (r"^halftime profile --steps 3 .*--against base.json$", Ours(codes=(2,))),
-    (r"^halftime (trace body|verify baseline typo|forecast sdxl --gpu A11|gateway --direct http://127.0.0.1:9/)",
-     Ours(codes=(2,))),
+    (r"^halftime (trace body|verify baseline typo|forecast sdxl --gpu A11)", Ours(codes=(2,))),
+    (r"^halftime gateway --direct http://127.0.0.1:9/", Alone(codes=(2,))),
     (r"^halftime profile stabilityai/", Bash("--", f"{_SHORT} --")),
     (r"^halftime profile mypackage", Ours(f"{_SHORT} --size 32")),
     (r"^halftime profile --json profile.json", Ours(f"{_SHORT} --no-probes")),
@@ -102,9 +107,9 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime verify", Ours("--prompts 2 --floor-prompts 1 --steps 2", codes=(0, 1, 3))),
     (r"^halftime gateway mock --delay 200ms", Elsewhere(f"{_LIVE}::test_errors_are_counted_and_drawn_by_seed")),
     (r"^halftime gateway mock", Elsewhere(f"{_LIVE}::test_the_mock_answers_with_the_size_asked_for")),
-    (r"^halftime gateway .*--budget", Ours(f"{_LOADS} --budget 10s", codes=(0, 1))),
-    (r"^halftime gateway .*--rate", Ours(f"{_LOADS} --rate 20")),
-    (r"^halftime gateway", Ours(_LOADS)),
+    (r"^halftime gateway .*--budget", Alone(f"{_LOADS} --budget 10s", codes=(0, 1))),
+    (r"^halftime gateway .*--rate", Alone(f"{_LOADS} --rate 20")),
+    (r"^halftime gateway", Alone(_LOADS)),
     (r"^halftime captions calibrate", Ours(codes=(0, 1))),
     (r"^halftime captions (collect|serve)", Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run")),
     (r"^halftime doctor", Ours()),

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from captions_synthetic import synthetic
-from documented import PAGES, ROOT, Bash, Elsewhere, Make, NotHere, Ours, Pip, Python, Shown, Way, shown
+from documented import PAGES, ROOT, Alone, Bash, Elsewhere, Make, NotHere, Ours, Pip, Python, Shown, Way, shown
 from halftime.cli import VERBS, _run
 from halftime.records import Record, Workload
 from halftime.records.recipe import Plan
@@ -143,6 +143,13 @@ def _ours(way: Way, text: str) -> str:
     return "" if code in way.codes else f"exit code {code}, not of {way.codes}"
 
 
+def _alone(way: Way, text: str) -> str:
+    assert isinstance(way, Alone)
+    words = [*shlex.split(text, comments=True)[1:], *shlex.split(way.more)]
+    done = subprocess.run([sys.executable, "-m", "halftime", *words], check=False, timeout=300)
+    return "" if done.returncode in way.codes else f"exit code {done.returncode}, not of {way.codes}"
+
+
 def _bash(way: Way, text: str) -> str:
     assert isinstance(way, Bash)
     if way.old == "--":  # options before the comment
@@ -206,7 +213,8 @@ def _not_here(way: Way, text: str) -> str:
 
 
 RUNNERS: dict[type, Callable[[Way, str], str]] = {
-    Ours: _ours, Bash: _bash, Python: _python, Elsewhere: _elsewhere, Pip: _pip, Make: _make, NotHere: _not_here,
+    Ours: _ours, Alone: _alone, Bash: _bash,
+    Python: _python, Elsewhere: _elsewhere, Pip: _pip, Make: _make, NotHere: _not_here,
 }  # fmt: skip
 
 

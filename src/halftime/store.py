@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import tomllib
@@ -65,11 +66,28 @@ def write_json(path: Path | str, record: Record) -> None:
 
 def read_json(path: Path | str, kind: type[R]) -> R:
     """Read a record of a known kind. Raises BadFile, naming the field that is wrong and where it stands."""
-    data = read_bytes(path)
+    return _decoded(path, read_bytes(path), kind)
+
+
+def _decoded(path: Path | str, data: bytes, kind: type[R]) -> R:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
         raise BadFile(f"{path} is not a {kind.__name__.lower()} file of this halftime: {error}.") from error
+
+
+_EMBEDDED = re.compile(rb'<script type="application/json" id="halftime-data">(.*?)</script>', re.DOTALL)
+
+
+def read_report(path: Path | str, kind: type[R]) -> R:
+    """Read a record from JSON, or from an HTML page that was drawn from it. Raises BadFile."""
+    data = read_bytes(path)
+    if data.lstrip()[:1] != b"<":
+        return read_json(path, kind)
+    found = _EMBEDDED.search(data)
+    if found is None:
+        raise BadFile(f"{path} is a page without halftime's data in it. Write it again with --html.")
+    return _decoded(path, found[1], kind)
 
 
 def read_bytes(path: Path | str) -> bytes:

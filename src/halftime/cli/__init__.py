@@ -24,6 +24,7 @@ VERBS = {
     "serve": "Run it: warm before ready, preview then final, an OpenAI-compatible images API.",
     "gateway": "What does the proxy in front cost?",
     "captions": "Which caption requests need the large model?",
+    "replay": "The same workload as in a report, on this machine: what explains the difference?",
     "doctor": "What is installed, what can be used, and what would be faster?",
 }
 

@@ -118,6 +118,8 @@ def _sets(
     from halftime.pipeline import load
     from halftime.verify.render import floor_sets, prompt_set
 
+    for source in (a, b):
+        _refuse_early(source)
     progress("loading", 0, 1)
     loaded = load(model, workload)
     prompts = prompt_set(workload, count)
@@ -130,13 +132,22 @@ def _sets(
     return first, second, floors
 
 
+def _refuse_early(source: str) -> None:
+    """A plan that names no fix of ours is refused before pictures are made for minutes."""
+    from halftime.fix.apply import choose, read_plan
+
+    if source == BASELINE or Path(source).is_dir():
+        return
+    if not Path(source).is_file():
+        raise BadInput(f"{source!r} is neither a folder of pictures, nor a recipe's TOML file, nor '{BASELINE}'.")
+    choose(read_plan(Path(source)))
+
+
 def _configured(loaded: Loaded, source: str) -> AbstractContextManager[object]:
     from halftime.fix import applied
 
     if source == BASELINE or Path(source).is_dir():
         return nullcontext()
-    if not Path(source).is_file():
-        raise BadInput(f"{source!r} is neither a folder of pictures, nor a recipe's TOML file, nor '{BASELINE}'.")
     return applied(loaded.pipeline, Path(source))
 
 

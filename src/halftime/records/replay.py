@@ -1,0 +1,32 @@
+"""A session and its repetition elsewhere."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halftime.records.base import Record
+from halftime.records.session import Session
+
+
+class Difference(Record, frozen=True, kw_only=True):
+    """A field of workload or environment that is not the same; `meaning` says what follows from it, in words."""
+
+    field: str  # 'environment.threads'
+    then: str
+    now: str
+    meaning: str = ""
+
+
+# Schema history
+# 1  2026-11  first
+class Replay(Record, frozen=True, kw_only=True):
+    """What a report measured, the same workload here, and what explains the distance; speedup = then / now."""
+
+    schema: Literal[1] = 1
+    then: Session
+    now: Session
+    speedup: float
+    low: float  # bounds of the 95 % interval
+    high: float
+    differences: tuple[Difference, ...] = ()
+    stages: dict[str, float] = {}  # stage -> its own speedup, where both have it

@@ -1,0 +1,62 @@
+"""A Replay as a Report: how far apart, what differs, and which stages moved otherwise than the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from halftime import units
+from halftime.records.replay import Replay
+from halftime.report.comparison import comparison_of, verdict
+from halftime.report.model import Block, Bullets, Column, Report, Section, Table, Text, rows_of
+from halftime.stats import Interval
+
+APART = 1.25  # a stage whose ratio is this far from the whole call's has a cause of its own
+WORTH_SAYING = 0.02  # of the call
+
+
+def report_of(replay: Replay) -> Report:
+    """The two sessions by stage, and between them what explains the difference."""
+    both = comparison_of(replay.then, replay.now)
+    first, *rest = both.sections
+    return Report(
+        title=f"{replay.now.pipeline}: {units.seconds(replay.then.wall_seconds)} there, "
+        f"{units.seconds(replay.now.wall_seconds)} here",
+        summary=_summary(replay),
+        sections=(
+            first,
+            Section("What differs", tuple(_differences(replay))),
+            Section("Which stages moved otherwise", (_stages(replay),)),
+            *rest,
+        ),
+    )
+
+
+def _summary(replay: Replay) -> str:
+    sentence = verdict(Interval(replay.speedup, replay.low, replay.high))
+    if not replay.differences:
+        return f"{sentence} Workload, machine and software are the same, so what remains is noise, heat or other load."
+    return f"{sentence} The weightiest difference: {replay.differences[0].meaning}."
+
+
+def _differences(replay: Replay) -> Iterator[Block]:
+    if not replay.differences:
+        yield Text("Nothing that is known to change speed.", "good")
+        return
+    cells = [(each.field, each.then, each.now, each.meaning) for each in replay.differences]
+    yield Table((Column("field"), Column("there"), Column("here"), Column("what it means", wide=True)), rows_of(*cells))
+    yield Bullets(tuple(Text(words) for words in dict.fromkeys(f"{each.meaning}." for each in replay.differences)))
+
+
+def _stages(replay: Replay) -> Block:
+    items = []
+    for stage, ratio in replay.stages.items():
+        row = replay.now.row(stage)
+        apart = ratio / replay.speedup
+        if row and row.share >= WORTH_SAYING and not 1 / APART <= apart <= APART:
+            word = "gained more" if apart > 1 else "lost more"
+            items.append(
+                Text(
+                    f"{stage}: {units.ratio(ratio)}, where the whole call is {units.ratio(replay.speedup)}; it {word}."
+                )
+            )
+    return Bullets(tuple(items)) if items else Text("None: every stage moved with the whole.")

@@ -1,0 +1,61 @@
+"""`make docs`: the site builds strictly (every link and anchor), fetches nothing, and its reference is the code's."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from halftime.cli import VERBS
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        fetched = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)', page.read_text())
+        assert [url for url in fetched if "halftime.invalid" not in url] == [], page
+
+
+def test_the_reference_is_the_codes(site: Path) -> None:
+    cli = (site / "reference" / "cli.html").read_text()
+    for verb in VERBS:
+        assert f'id="halftime-{verb}"' in cli
+    assert "--no-cold-start" in cli
+    assert "wall_seconds" in (site / "reference" / "session.html").read_text()
+    assert "halftime_queue_depth" in (site / "reference" / "metrics.html").read_text()
+    assert "architecture" in (site / "reference" / "recipe.html").read_text()
+    assert "images_per_prompt" in (site / "reference" / "workload.html").read_text()
+
+
+def test_every_verb_is_in_the_menu(site: Path) -> None:
+    home = (site / "index.html").read_text()
+    missing = [verb for verb in VERBS if (ROOT / "docs" / f"{verb}.md").exists() and f'href="{verb}.html"' not in home]
+    assert missing == []
+
+
+def test_a_phone_needs_no_sideways_scrolling(site: Path, chromium) -> None:
+    page = chromium.new_page(viewport={"width": 390, "height": 844})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for name in ("index", "profile", "reference/cli", "troubleshooting"):
+        page.goto(f"file://{site}/{name}.html")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    page.close()
+    assert [url for url in asked if not url.startswith("file://")] == []
