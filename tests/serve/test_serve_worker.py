@@ -25,7 +25,7 @@ def wanted(name: str, **changes: object) -> Job:
 
 
 @pytest.mark.slow
-def test_from_warm_up_to_picture_through_an_abort_and_a_kill() -> None:
+def test_from_warm_up_to_picture() -> None:
     async def check() -> None:
         async with running(SETTINGS, COMMAND) as engine:
             certificate = engine.status.certificate
