@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 import msgspec
@@ -27,6 +27,7 @@ from halftime.serve.messages import (
     Started,
 )
 from halftime.serve.process import COMMAND, WorkerProcess
+from halftime.serve.ticket import Ticket
 from halftime.serve.wire import (
     BatchDone,
     Broken,
@@ -61,35 +62,6 @@ class _Tally:
     rejected: int = 0
     previews_sent: int = 0
     previews_dropped: int = 0
-
-
-class Ticket:
-    """The events of one job. Closing it before its end cancels the job."""
-
-    def __init__(self, job_id: str, cancel: Callable[[str], None]) -> None:
-        self._job_id, self._cancel = job_id, cancel
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._over = False
-        self.previews = 0
-
-    def put(self, event: Event) -> None:
-        self._events.put_nowait(event)
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._over:
-            raise StopAsyncIteration
-        event = await self._events.get()
-        self._over = isinstance(event, Final | Failed)
-        return event
-
-    async def aclose(self) -> None:
-        """Nobody waits any more; the worker stops within a step. Does nothing after the last event."""
-        if not self._over:
-            self._over = True
-            self._cancel(self._job_id)
 
 
 @dataclass

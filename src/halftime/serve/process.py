@@ -42,11 +42,6 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def exit_code(self) -> int | None:
-        """None while it lives; negative where a signal ended it."""
-        return self._process.returncode
-
     def send(self, message: ToWorker) -> None:
         """Hand a message to the pipe; a dead worker's is lost, and its end is seen by `messages`."""
         with contextlib.suppress(ConnectionError, RuntimeError):
