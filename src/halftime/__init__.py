@@ -6,6 +6,7 @@ The front door. Nothing heavy is imported until a name is used.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -51,3 +52,9 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return ["__version__", *_HOMES]
+
+
+if "IPython" in sys.modules:
+    from halftime.notebook import register
+
+    register()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from halftime import __version__, environment
+from halftime import __version__, environment, notebook
 from halftime.errors import BadInput
 from halftime.ledger import Measured, ledger, steady_wall
 from halftime.pipeline import Loaded, Place, load
@@ -58,7 +58,8 @@ def profile(
     """
     chosen = workload or Workload()
     loaded = load(pipeline, chosen) if isinstance(pipeline, str) or pipeline is None else _given(pipeline)
-    return measure(loaded, chosen, Settings(runs, warmup, probes))
+    with notebook.progress() as progress:
+        return measure(loaded, chosen, Settings(runs, warmup, probes), progress=progress)
 
 
 def _given(pipeline: DiffusionPipeline) -> Loaded:

@@ -127,10 +127,11 @@ def _ledger_blocks(session: Session) -> Iterator[Block]:
 def _findings(findings: tuple[Finding, ...]) -> Block:
     if not findings:
         return Text("Nothing worth fixing was found.", "good")
-    return Entries(tuple(_entry(finding) for finding in findings))
+    return Entries(tuple(entry_of(finding) for finding in findings))
 
 
-def _entry(finding: Finding) -> Entry:
+def entry_of(finding: Finding) -> Entry:
+    """A finding with its cost, its ceiling and its fix beside the name."""
     places = f" ({', '.join(finding.where[:3])})" if finding.where else ""
     facts = [
         f"costs {units.seconds(finding.seconds)}" if finding.seconds is not None else "",
