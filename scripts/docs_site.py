@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def _command(command: click.Command, name: str) -> Iterator[str]:
     yield f"## {name}\n" if name.count(" ") == 1 else f"### {name}\n"
     shown = next(iter(implied.values()), command)
     context = click.Context(shown, info_name=name)
-    yield f"```text\n{shown.get_usage(context)}\n```\n\n{(shown.help or '').strip()}\n"
+    yield f"```text\n{shown.get_usage(context)}\n```\n\n{inspect.cleandoc(shown.help or '')}\n"
     yield from _options(shown, context)
     for key, child in children.items():
         if key not in implied:
@@ -88,12 +89,12 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
     rows = [record for p in command.get_params(context) if (record := p.get_help_record(context))]
     if rows:
         yield "| option | |\n|---|---|"
-        yield from (f"| `{_cell(names)}` | {_cell(text)} |" for names, text in rows)
+        yield from (f"| <code>{_cell(names)}</code> | {_cell(text)} |" for names, text in rows)
         yield ""
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return text.replace("<", "&lt;").replace("|", "&#124;").replace("\n", " ")
 
 
 def schema(name: str, kind: type[Record], text: str) -> Iterator[str]:

@@ -42,9 +42,10 @@ def _differences(replay: Replay) -> Iterator[Block]:
     if not replay.differences:
         yield Text("Nothing that is known to change speed.", "good")
         return
-    cells = [(each.field, each.then, each.now, each.meaning) for each in replay.differences]
-    yield Table((Column("field"), Column("there"), Column("here"), Column("what it means", wide=True)), rows_of(*cells))
-    yield Bullets(tuple(Text(words) for words in dict.fromkeys(f"{each.meaning}." for each in replay.differences)))
+    cells = [(each.field, each.then, each.now) for each in replay.differences]
+    yield Table((Column("field"), Column("there"), Column("here")), rows_of(*cells))
+    meanings = dict.fromkeys(each.meaning for each in replay.differences if each.meaning)
+    yield Bullets(tuple(Text(f"{words[0].upper()}{words[1:]}.") for words in meanings))
 
 
 def _stages(replay: Replay) -> Block:
