@@ -1,0 +1,128 @@
+"""The examples, run as a reader runs them, on the bundled model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from halftime.records import Session
+from halftime.store import read_report
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, *words: str | Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False,
+        timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+    return done.stdout
+
+
+def test_profile_my_pipeline(tmp_path: Path) -> None:
+    out = run(tmp_path, EXAMPLES / "profile_my_pipeline.py", "bundled", "2")
+    assert "vae_decode" in out
+    assert "unexplained" in out
+    assert read_report(tmp_path / "profile.html", Session).workload.steps == 2
+
+
+def test_gate_on_syncs(tmp_path: Path) -> None:
+    plugin = ["-p", "halftime.pytest_plugin"] if "halftime" not in _entry_points() else []
+    words = ["-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", *plugin, str(EXAMPLES / "gate_on_syncs")]
+    assert "1 passed" in run(tmp_path, *words, "--rootdir", str(tmp_path))
+
+
+def _entry_points() -> set[str]:
+    from importlib import metadata
+
+    return {point.name for point in metadata.entry_points(group="pytest11")}
+
+
+def test_the_gates_workflow_runs_that_file() -> None:
+    text = (EXAMPLES / "gate_on_syncs" / "ci.yml").read_text()
+    assert "pytest tests/test_no_syncs.py" in text
+    assert "halftime" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+
+
+@pytest.mark.timeout(300)
+def test_tune_to_a_target(tmp_path: Path) -> None:
+    out = run(tmp_path, EXAMPLES / "tune_to_a_target.py", "bundled", "1.05", "25", "4", "4")
+    assert "in all; pictures: " in out
+    assert Image.open(tmp_path / "tuned.png").size == (128, 128)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """The address of a real server with the bundled model, ready; ended with the test."""
+    words = [
+        sys.executable,
+        "-m",
+        "halftime",
+        "serve",
+        "--port",
+        "0",
+        "--steps",
+        "8",
+        "--max-batch",
+        "1",
+        "--threads",
+        "1",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    try:
+        assert child.stdout is not None
+        address = child.stdout.readline().split()[3]
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{address}/readyz", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield address
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def test_serve_with_previews(tmp_path: Path, server: str) -> None:
+    out = run(tmp_path, EXAMPLES / "serve_with_previews.py", "a flat icon of a kite", server, str(tmp_path))
+    assert "preview-0.png" in out
+    assert Image.open(tmp_path / "final.png").size == (128, 128)
+
+
+def test_measure_my_gateway(tmp_path: Path) -> None:
+    from gateway.test_gateway_live import served
+    from halftime.gateway.mock import Behaviour
+
+    with served(Behaviour(delay=0.005)) as (direct, through):
+        out = run(tmp_path, EXAMPLES / "measure_my_gateway.py", direct, through, "20", "1", "20")
+    assert "adds" in out
+    assert "p50" in out
+
+
+def test_every_example_is_listed_and_tested() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py")} | {"gate_on_syncs"}
+    assert len(names) == 5
+    listed, tests = (EXAMPLES / "README.md").read_text(), Path(__file__).read_text()
+    for name in names:
+        assert name in listed
+        assert f"def test_{name}(" in tests
