@@ -153,7 +153,7 @@ async def _ready(engine: Engine) -> Engine:
     return engine
 
 
-def cold(times: int = 2) -> dict:
+def cold(times: int = 1) -> dict:
     """Process start to ready: eager; then with a compiled VAE, without and with saved artefacts, in empty caches."""
     found: dict = {"eager": [_cold_start(None, None) for _ in range(times)]}
     with tempfile.TemporaryDirectory() as folder:
