@@ -1,14 +1,14 @@
 """Open-loop load on `halftime serve`, and what the server costs over a bare pipeline call.
 
 Regime: the bundled model, one thread, few steps (STEPS), one machine for server, worker and generator. Capacity is what
-a closed loop of CLOSED workers completes just before and just after a level (their mean: the machine drifts). Poisson
+a closed loop of CLOSED workers completes just before and just after (the mean: the machine drifts). In rounds, Poisson
 arrivals at 0.5, 1, 2 and 5 times capacity are sent on schedule whatever happened to those before; latency counts from
 the intended send. Ceiling: goodput = min(offered, capacity).
 
 Overhead: pairs of one bare call in this process and one request, shuffled, 30 steps, one thread each; and, exactly,
 what the client waited less what the worker computed.
 
-    python benchmarks/serve_load.py [--seconds 20] [--pairs 40]
+    python benchmarks/serve_load.py [--seconds 8] [--pairs 40]
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import statistics
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +33,7 @@ from serve_process import Server, serving, written
 
 STEPS, DEADLINE, QUEUE, CLOSED = 4, 5.0, 16, 6
 LEVELS = (0.5, 1.0, 2.0, 5.0)
+ROUNDS, CLOSED_SECONDS = 3, 4.0
 BODY = '{"prompt": "a flat icon of a kite, {id}", "steps": 4, "seed": 1}'
 PROMPT = "a 3D render of a red apple on a white background"
 
@@ -45,7 +49,7 @@ def asked(server: Server) -> Endpoint:
 async def capacity(server: Server, seconds: float) -> float:
     """Pictures a second that a closed loop completes."""
     pool = Pool(asked(server), "closed", 60.0)
-    await closed(pool, CLOSED, 2.0, numbers(0))
+    await closed(pool, CLOSED, 0.5, numbers(0))
     begun = time.monotonic()
     samples = await closed(pool, CLOSED, seconds, numbers(1))
     took = time.monotonic() - begun
@@ -54,8 +58,8 @@ async def capacity(server: Server, seconds: float) -> float:
     return len(samples) / took
 
 
-async def level(server: Server, rate: float, seconds: float, seed: int) -> list[Sample]:
-    """All requests of one level, answered or not."""
+async def open_round(server: Server, rate: float, seconds: float, seed: int) -> list[Sample]:
+    """All requests of one round, answered or not."""
     pool, timer = Pool(asked(server), "open", 60.0), Timer(asyncio.get_running_loop())
     await pool.warm(64)
     offsets = schedule(rate, seconds, True, random.Random(seed))
@@ -64,30 +68,43 @@ async def level(server: Server, rate: float, seconds: float, seed: int) -> list[
     return samples
 
 
-def row(times: float, full: float, seconds: float, samples: list[Sample], counted: float) -> dict:
-    """One level as a row; `counted` is how many answers the server says that it gave."""
-    good = [sample for sample in samples if sample.status == 200]
+@dataclass
+class Level:
+    """One level over all rounds. A round's span goes from its first intended send to its last answer."""
+
+    samples: list[Sample] = field(default_factory=list)
+    spans: list[float] = field(default_factory=list)
+    capacities: list[float] = field(default_factory=list)
+    counted: float = 0.0
+
+
+def row(times: float, seconds: float, level: Level) -> dict:
+    """One level as a row."""
+    good = [sample for sample in level.samples if sample.status == 200]
     latencies = [sample.latency for sample in good]
-    statuses = {
-        str(status): sum(sample.status == status for sample in samples) for status in {s.status for s in samples}
-    }
-    # Those sent in the window count although they end after it: what is offered and what is good are of one schedule,
-    # over the time until the last of them is answered.
-    span = max(sample.end for sample in samples) - min(sample.intended for sample in samples)
+    full, goodput = statistics.fmean(level.capacities), len(good) / sum(level.spans)
     return {
         "times_capacity": times,
-        "offered_per_second": len(samples) / seconds,
-        "requests": len(samples),
-        "answers_by_status": dict(sorted(statuses.items())),
-        "unanswered": sum(bool(sample.error) for sample in samples),
-        "answers_counted_by_server": counted,
-        "goodput_per_second": len(good) / span,
-        "goodput_of_capacity": len(good) / span / full,
+        "rounds": len(level.spans),
+        "offered_per_second": len(level.samples) / seconds / len(level.spans),
+        "requests": len(level.samples),
+        "answers_by_status": by_status(level.samples),
+        "unanswered": sum(bool(sample.error) for sample in level.samples),
+        "answers_counted_by_server": level.counted,
+        "capacity_per_second": full,
+        "capacity_low": min(level.capacities),
+        "capacity_high": max(level.capacities),
+        "goodput_per_second": goodput,
+        "goodput_of_capacity": goodput / full,
         "latency_p50": quantile(latencies, 0.5),
         "latency_p99": quantile(latencies, 0.99),
         "deadline": DEADLINE,
-        "refusal_p99": quantile([s.latency for s in samples if s.status == 429] or [0.0], 0.99),
+        "refusal_p99": quantile([s.latency for s in level.samples if s.status == 429] or [0.0], 0.99),
     }
+
+
+def by_status(samples: list[Sample]) -> dict[str, int]:
+    return {str(status): count for status, count in sorted(Counter(sample.status for sample in samples).items())}
 
 
 def answers(server: Server) -> float:
@@ -98,24 +115,32 @@ def answers(server: Server) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
-def load(seconds: float) -> list[dict]:
-    rows = []
+def load(seconds: float) -> None:
+    """Rounds of all levels in turn, each between two closed loops, so that a drifting machine cancels."""
+    levels = {times: Level() for times in LEVELS}
     options = ("--steps", str(STEPS), "--deadline", f"{DEADLINE}s", "--queue", str(QUEUE), "--threads", "1")
     with serving(*options) as server:
-        full = asyncio.run(capacity(server, seconds / 3))
-        print(f"capacity {full:.2f} pictures/s at {STEPS} steps; ready in {server.ready_seconds:.1f} s", flush=True)
-        for index, times in enumerate(LEVELS):
-            before, counted = full, answers(server)
-            samples = asyncio.run(level(server, times * full, seconds, index + 2))
-            counted = answers(server) - counted
-            full = asyncio.run(capacity(server, seconds / 3))
-            made = row(times, (before + full) / 2, seconds, samples, counted)
-            made |= {"capacity_before": before, "capacity_after": full, "resident": server.resident(),
-                     "recompiles": server.metric("halftime_recompiles_total")}  # fmt: skip
-            print(made, flush=True)
-            rows.append(made)
-            written("serve_load", rows, steps=STEPS, queue=QUEUE, ready_seconds=server.ready_seconds)
-    return rows
+        full = asyncio.run(capacity(server, CLOSED_SECONDS))
+        for index in range(ROUNDS):
+            for times, level in levels.items():
+                level.capacities.append(full)
+                one_round(server, level, times * full, seconds, 10 * index + int(times))
+                full = asyncio.run(capacity(server, CLOSED_SECONDS))
+                level.capacities.append(full)
+                print(index, times, f"{full:.2f}/s", by_status(level.samples), flush=True)
+        rows = [row(times, seconds, level) for times, level in levels.items()]
+        more = {"resident": server.resident(), "recompiles": server.metric("halftime_recompiles_total")}
+    written("serve_load", rows, steps=STEPS, queue=QUEUE, ready_seconds=server.ready_seconds, **more)
+    for each in rows:
+        print(each)
+
+
+def one_round(server: Server, level: Level, rate: float, seconds: float, seed: int) -> None:
+    counted = answers(server)
+    samples = asyncio.run(open_round(server, rate, seconds, seed))
+    level.counted += answers(server) - counted
+    level.samples += samples
+    level.spans.append(max(sample.end for sample in samples) - min(sample.intended for sample in samples))
 
 
 def overhead(pairs: int) -> dict:
@@ -178,7 +203,7 @@ def compared(bare, through, pairs: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--only", choices=("load", "overhead"))
     given = parser.parse_args()

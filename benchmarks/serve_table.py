@@ -35,7 +35,7 @@ def load() -> list[str]:
     first, place = found["rows"][0], found["environment"]
     head = ("offered", "requests", "answers", "no answer", "goodput", "of capacity", "p50", "p99 of accepted",
             "p99 of refusals")  # fmt: skip
-    speeds = [row[when] for row in found["rows"] for when in ("capacity_before", "capacity_after")]
+    speeds = [row[when] for row in found["rows"] for when in ("capacity_low", "capacity_high")]
     rows = [
         [
             f"{row['times_capacity']:g}x, {row['offered_per_second']:.1f}/s",
@@ -53,7 +53,7 @@ def load() -> list[str]:
     return [
         f"Open-loop Poisson load, latency from the intended send; emoji-xl at {found['steps']} steps on one thread, "
         f"a queue of {found['queue']}, a deadline of {seconds(first['deadline'])}. "
-        f"The capacity is what a closed loop completes just before and after a level, here "
+        f"The capacity is what a closed loop completes just before and after each round, here "
         f"{min(speeds):.2f} to {max(speeds):.2f} pictures a second (the machine was shared). "
         f"Load average when written: {place['load_average']:.1f} on {place['cores']} cores.",
         "",
