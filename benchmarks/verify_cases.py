@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evidence import write
 
 import halftime
+from evidence import write
 from halftime.pipeline import load
 from halftime.records import Workload
 from halftime.records.recipe import Choice
