@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 
 import halftime
 from halftime.audit.compare import new_sites
@@ -81,6 +88,75 @@ def test_torch_is_left_as_it_was(fails: bool) -> None:
     assert all(type(parameter) is torch.nn.Parameter for parameter in pipeline.unet.parameters())
     assert type(pipeline).__name__ == "StableDiffusionXLPipeline"
     assert (pipeline(**tiny.arguments())[0] == picture).all()
+
+
+PROBE = """
+import json, sys, torch, torch._dynamo
+import numpy as np
+
+def outcome(action):
+    try:
+        return str(action())
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+
+def gradient():
+    weight = torch.ones(2, requires_grad=True)
+    (weight * 3).sum().backward()
+    return weight.grad
+
+def table():
+    return {
+        "zeros": outcome(lambda: torch.zeros(1, device="cuda")),
+        "empty": outcome(lambda: torch.empty(2, device="cuda:0")),
+        "tensor": outcome(lambda: torch.tensor([1.0], device="cuda")),
+        "cuda()": outcome(lambda: torch.ones(1).cuda()),
+        "to": outcome(lambda: torch.ones(1).to("cuda")),
+        "module": outcome(lambda: torch.nn.Linear(1, 1).to("cuda")),
+        "generator": outcome(lambda: torch.Generator("cuda")),
+        "stream": outcome(lambda: torch.cuda.Stream()),
+        "synchronize": outcome(lambda: torch.cuda.synchronize()),
+        "available": outcome(torch.cuda.is_available),
+        "initialized": outcome(torch.cuda.is_initialized),
+        "count": outcome(torch.cuda.device_count),
+        "accelerator": outcome(torch.accelerator.current_accelerator),
+        "modes": outcome(torch.utils._python_dispatch._get_current_dispatch_mode_stack),
+        "function modes": outcome(torch.overrides._get_current_function_mode_stack),
+        "kernel": outcome(lambda: torch._C._dispatch_has_kernel_for_dispatch_key("aten::_local_scalar_dense", "CUDA")),
+        "lift": outcome(torch._C._only_lift_cpu_tensors),
+        "overwrite": outcome(torch.__future__.get_overwrite_module_params_on_conversion),
+        "gradient": outcome(gradient),
+        "compiled": outcome(lambda: torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))),
+        "fake": outcome(lambda: torch._subclasses.FakeTensorMode().__enter__().__exit__(None, None, None)),
+        "random": outcome(lambda: torch.manual_seed(0) and torch.randn(2)),
+    }
+
+import halftime
+from halftime.records import Workload
+from tiny_pipelines import PIPELINES
+tiny = PIPELINES["sdxl"]
+tables, ends = [table()], []
+for change in ({}, {"guidance_scale": "high"}):
+    pipeline, arguments = tiny.build(), {**tiny.arguments(), **change}
+    ends.append(outcome(lambda: halftime.audit(pipeline, Workload(steps=2), **arguments).steps_seen))
+    tables.append(table())
+print(json.dumps([tables, ends]))
+"""
+
+
+@pytest.mark.slow
+def test_nothing_that_torch_does_tells_that_there_was_an_audit() -> None:
+    """After one that ends and one that fails; in a process of its own, since an earlier audit would hide much."""
+    tests = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "src")])},
+    )  # fmt: skip
+    (before, after, after_failure), (ended, failed) = json.loads(done.stdout.splitlines()[-1])
+    assert ended == "2"
+    assert failed.startswith("TypeError")
+    assert after == before
+    assert after_failure == before
 
 
 # Their schedulers or models keep tensors on the device between calls.
@@ -174,3 +250,47 @@ def test_host_work_that_every_step_repeats() -> None:
     assert found["dtype-ping-pong"].evidence["per_step"] >= 10
     assert "test_audit_run.py" in found["dtype-ping-pong"].where[0]
     assert "2 kinds" in found["steps-differ"].message
+
+
+def test_a_walk_through_a_models_modules_in_every_step_is_found() -> None:
+    def walk(pipeline: object, step: int, timestep: torch.Tensor, values: Tensors) -> Tensors:
+        sum(parameter.numel() for parameter in pipeline.transformer.parameters())  # type: ignore[attr-defined]
+        return values
+
+    plain = {finding.id: finding for finding in audited("flux", steps=6).findings}
+    found = {finding.id: finding for finding in audited("flux", steps=6, callback_on_step_end=walk).findings}
+    before = plain["module-walks"].evidence["per_step"] if "module-walks" in plain else 0
+    assert found["module-walks"].evidence["per_step"] == int(before) + 1
+    assert any("test_audit_run.py" in place for place in found["module-walks"].where)
+
+
+def test_a_clean_loop_gives_no_findings() -> None:
+    assert audited("sdxl", steps=6).findings == ()
+
+
+class OwnLoop(StableDiffusionXLPipeline):
+    """A pipeline with a loop of its own: no progress bar, and a wait in every step."""
+
+    @torch.no_grad()
+    def __call__(self, num_inference_steps: int = 4, **kwargs: object) -> torch.Tensor:
+        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
+        latents = torch.zeros(1, self.unet.config.in_channels, 8, 8, device=self.device)
+        for timestep in self.scheduler.timesteps:
+            latents = self.scheduler.step(latents * 0.5, timestep, latents).prev_sample
+            float(latents.mean())
+        float(latents.mean())
+        return latents
+
+
+def test_a_loop_without_a_progress_bar_is_known_by_its_schedulers_steps() -> None:
+    pipeline = OwnLoop(**PIPELINES["sdxl"].build().components)
+    found = halftime.audit(pipeline, Workload(steps=4))
+    assert found.steps_seen == 4
+    waits = Counter()
+    for site in found.sites:
+        waits[site.in_loop] += site.count if "float(latents.mean())" in site.code else 0
+    # The last step ends the loop, so what follows it on its last turn counts as outside.
+    assert waits == {True: 3, False: 2}
+    assert not found.capturable
+    assert any("without a progress_bar()" in reason for reason in found.not_seen)
+    assert "step" not in vars(pipeline.scheduler)

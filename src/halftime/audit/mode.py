@@ -42,7 +42,7 @@ class ShadowDevice(TorchDispatchMode):
             raise RuntimeError("an audit is already running in this process; wait for it, or use another process.")
         with ExitStack() as undo:
             undo.callback(patches.ONE_AT_A_TIME.release)
-            guard.install()
+            undo.enter_context(guard.installed())
             patches.apply(self, undo)
             undo.enter_context(_Functions(self))
             ShadowTensor.device_mode = self

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from halftime import __version__
 from halftime.audit.ghost import is_ghost
 from halftime.audit.home import bring_home
+from halftime.audit.loop import loop_watched, pipelines_of
 from halftime.audit.mode import ShadowDevice
 from halftime.audit.rules import TESTED_TORCH
 from halftime.audit.sites import Sites
@@ -48,7 +49,7 @@ def audit_loaded(loaded: Loaded, workload: Workload, extra: dict[str, object] | 
     compiled = [name for name, part in pipeline.components.items() if _is_compiled(part)]
     with ShadowDevice(without_values=is_ghost(pipeline)) as device:
         device.sites.recording = False  # moving the weights is not part of the call
-        with on_device(pipeline), loop_watched(pipeline, device.sites):
+        with on_device(pipeline), loop_watched(pipeline, device):
             arguments = {name: _placed(name, value) for name, value in arguments.items()}
             device.sites.recording = True
             try:
@@ -97,7 +98,9 @@ def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
     if not torch.__version__.startswith(TESTED_TORCH):
         yield f"the rules were read off torch {', '.join(TESTED_TORCH)}, and this is {torch.__version__}"
     if not sites.steps_seen:
-        yield "the denoising loop: this pipeline runs none under its progress_bar(), by which a loop is known"
+        yield "the denoising loop: it is known by progress_bar() or by scheduler.step, and this pipeline used neither"
+    elif sites.barless:
+        yield "what the first step does before scheduler.step: without a progress_bar() the loop is known from there on"
 
 
 def _is_compiled(component: object) -> bool:
@@ -137,67 +140,4 @@ def on_device(pipeline: DiffusionPipeline) -> Iterator[None]:
         for module, parameters, buffers in before:
             module._parameters.update(parameters)
             module._buffers.update(buffers)
-        bring_home(*_pipelines(pipeline), *pipeline.components.values())
-
-
-@contextmanager
-def loop_watched(pipeline: DiffusionPipeline, sites: Sites) -> Iterator[None]:
-    """Tell `sites` when a denoising loop begins and ends, by the pipeline's progress bar, and when a step is done."""
-    with ExitStack() as undo:
-        for part in _pipelines(pipeline):
-            cls = type(part)
-            watched = type(
-                cls.__name__, (cls,), {"progress_bar": _watched(cls.progress_bar, sites), "__module__": cls.__module__}
-            )
-            part.__class__ = watched
-            undo.callback(setattr, part, "__class__", cls)
-        yield
-
-
-def _pipelines(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
-    from diffusers import DiffusionPipeline
-
-    return [pipeline, *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline))]
-
-
-def _watched(original: Callable[..., object], sites: Sites) -> Callable[..., object]:
-    def progress_bar(self: object, iterable: object = None, total: int | None = None, **kwargs: object) -> object:
-        return _Bar(iterable, total, sites)
-
-    return progress_bar
-
-
-class _Bar:
-    """A progress bar that shows nothing and says where the loop is."""
-
-    def __init__(self, iterable: object, total: int | None, sites: Sites) -> None:
-        self._iterable, self._total, self._sites = iterable, total, sites
-
-    def __enter__(self) -> _Bar:
-        self._sites.begin_loop()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sites.end_loop()
-
-    def update(self, steps: int = 1) -> None:
-        for _ in range(steps):
-            self._sites.next_step()
-
-    def __len__(self) -> int:
-        return self._total or len(self._iterable)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[object]:
-        self._sites.begin_loop()
-        try:
-            for item in self._iterable:  # type: ignore[attr-defined]
-                yield item
-                self._sites.next_step()
-        finally:
-            self._sites.end_loop()
-
-    def set_postfix(self, *_: object, **__: object) -> None:
-        return None
-
-    def close(self) -> None:
-        return None
+        bring_home(*pipelines_of(pipeline), *pipeline.components.values())

@@ -76,6 +76,7 @@ class Sites:
 
     step: int | None = None
     steps_seen: int = 0
+    barless: bool = False  # a loop was known by scheduler.step alone
     recording: bool = True
     found: dict[Key, dict[int | None, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
 
@@ -94,6 +95,17 @@ class Sites:
     def begin_loop(self) -> None:
         """A denoising loop starts."""
         self.step = 0
+
+    def begin_loop_with_bar(self) -> None:
+        """As above, by a progress bar."""
+        self.barless = False
+        self.begin_loop()
+
+    def begin_barless_loop(self) -> None:
+        """scheduler.step is called outside of any progress bar: a pipeline with a loop of its own."""
+        if self.step is None:
+            self.barless = True
+            self.begin_loop()
 
     def next_step(self) -> None:
         """A step is done."""

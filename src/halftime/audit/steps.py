@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 
 import torch
 
-from halftime.audit.sites import Frame, innermost
+from halftime.audit.sites import Frame, Sites, innermost
 from halftime.audit.tensor import ShadowTensor
 from halftime.records import Finding
 
@@ -26,6 +28,34 @@ class Steps:
     sequences: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # step -> hash of operations and shapes
     rebuilt: dict[Frame, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     converted: dict[Frame, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    walked: dict[Frame, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+
+    @contextmanager
+    def walks_counted(self, sites: Sites) -> Iterator[None]:
+        """Count calls in the loop that go through all modules of a model, as `.to()`, `.parameters()` and `.dtype` do.
+
+        Every such walk goes through `named_modules`, a generator; a call within a call counts once.
+        """
+        original = torch.nn.Module.named_modules
+        depth = 0
+
+        @wraps(original)
+        def named_modules(module: torch.nn.Module, *args: object, **kwargs: object) -> Iterator[object]:
+            nonlocal depth
+            if sites.step is not None and sites.recording and depth == 0:
+                self.walked[innermost()][sites.step] += 1
+            depth += 1
+            try:
+                found = list(original(module, *args, **kwargs))  # type: ignore[arg-type]
+            finally:
+                depth -= 1
+            yield from found
+
+        torch.nn.Module.named_modules = named_modules  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            torch.nn.Module.named_modules = original  # type: ignore[method-assign]
 
     def observe(self, step: int, name: str, flat: Sequence[object], kwargs: dict[str, object]) -> None:
         """One operation on the device within a step."""
@@ -51,16 +81,18 @@ class Steps:
                 message=f"operations or shapes differ between steps: {kinds} kinds among {len(between)} steps "
                 "between the first and the last; each kind is compiled and captured anew",
             )
-        for name, words, found in (
-            ("tensors-rebuilt", "tensors are made anew", self.rebuilt),
-            ("dtype-ping-pong", "tensors change their precision", self.converted),
+        for name, words, found, least in (
+            ("tensors-rebuilt", "tensors are made anew", self.rebuilt, WORTH_SAYING),
+            ("dtype-ping-pong", "tensors change their precision", self.converted, WORTH_SAYING),
+            ("module-walks", "walks through all modules of a model are made on the host", self.walked, 1),
         ):
-            yield from self._repeated(name, words, found, len(self.sequences))
+            yield from self._repeated(name, words, found, least)
 
-    def _repeated(self, name: str, words: str, found: dict[Frame, Counter[int]], steps: int) -> Iterator[Finding]:
+    def _repeated(self, name: str, words: str, found: dict[Frame, Counter[int]], least: int) -> Iterator[Finding]:
+        steps = len(self.sequences)
         every = {frame: min(counts.values()) for frame, counts in found.items() if len(counts) >= max(2, steps - 1)}
         total = sum(every.values())
-        if total >= WORTH_SAYING:
+        if total >= least:
             places = sorted(every, key=lambda frame: -every[frame])[:PLACES]
             yield Finding(
                 id=name,
