@@ -206,3 +206,13 @@ def test_a_batch_that_takes_longer_than_one_by_one_is_not_used() -> None:
     paying, lost = paying_batches((one, two, four), (1, 2, 4))
     assert paying == (1, 2)
     assert lost == [(4, pytest.approx(1.1))]
+
+
+def test_a_picture_takes_as_long_as_the_batch_that_it_may_be_drawn_in() -> None:
+    line, clock = queue(seconds=2.0)
+    line.add(job("first", deadline=9.0), together=2)
+    with pytest.raises(QueueFull, match=r"done in 6\.0 s"):
+        line.add(job("second", deadline=5.0), together=2)
+    clock.advance(6.0)
+    assert line.expired() == []
+    assert [item.job.id for item in line.expired(together=2)] == ["first"]

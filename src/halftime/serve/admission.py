@@ -67,8 +67,11 @@ class Queue:
     def __len__(self) -> int:
         return len(self.items)
 
-    def add(self, job: Job, running: Sequence[Job] = ()) -> None:
-        """Let a job in. Raises QueueFull where there is no room, or where its deadline would pass before its turn."""
+    def add(self, job: Job, running: Sequence[Job] = (), together: int = 1) -> None:
+        """Let a job in. Raises QueueFull where there is no room, or where its deadline would pass before its turn.
+
+        `together` is the batch it may be drawn in: each picture of a batch takes as long as all of it.
+        """
         ahead = [item.job for item in self.items]
         if len(ahead) >= self.limit:
             raise QueueFull(
@@ -76,7 +79,7 @@ class Queue:
                 self.retry_after(),
             )
         begins = self.times.total([*ahead, *running])
-        needs = self.times.of(job) or 0.0
+        needs = together * (self.times.of(job) or 0.0)
         left = math.inf if job.deadline is None else job.deadline - self.wall()
         if ahead and begins + needs > left:
             raise QueueFull(
@@ -97,10 +100,10 @@ class Queue:
         self.items = kept
         return found
 
-    def expired(self) -> list[Waiting]:
-        """Take out what cannot be done in time any more, were it begun now."""
+    def expired(self, together: int = 1) -> list[Waiting]:
+        """Take out what cannot be done in time any more, were it begun now in a batch of `together`."""
         now = self.wall()
-        late = [item for item in self.items if now + (self.times.of(item.job) or 0.0) > item.deadline]
+        late = [item for item in self.items if now + together * (self.times.of(item.job) or 0.0) > item.deadline]
         self.items = [item for item in self.items if item not in late]
         return late
 

@@ -124,7 +124,7 @@ class Engine:
             raise ValueError(f"job id {job.id!r} is in use")
         job = listed(self._with_deadline(job), self._certificate, self.settings.off_list)
         try:
-            self.queue.add(job, [item.job for item in self._running.values()])
+            self.queue.add(job, [item.job for item in self._running.values()], self._together())
         except QueueFull:
             self._tally.rejected += 1
             raise
@@ -209,9 +209,13 @@ class Engine:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._dispatch)
 
     def _fail_late(self) -> None:
-        for item in self.queue.expired():
+        for item in self.queue.expired(self._together()):
             message = "the deadline would pass before this picture could be drawn."
             self._fail(item.job.id, "deadline", message, retryable=True)
+
+    def _together(self) -> int:
+        """The largest batch that a picture may have to wait for."""
+        return max(self._certificate.batch_sizes) if self._certificate else 1
 
     # ---- the worker
 
