@@ -246,16 +246,33 @@ def mutated(body: bytes, dice: random.Random) -> bytes:
     return body
 
 
+TOKEN = "a-token-for-this-run"
 SCHEMATHESIS = (
     "--max-examples 60 --request-timeout 60 --exclude-checks positive_data_acceptance --seed 1 --no-color "
     "--phases examples,coverage,fuzzing --continue-on-failure"
 )
 
 
-def schemathesis(server: Server) -> dict:
-    """Its command line over the served document, all checks that the schema can decide."""
+def schemathesis(_: Server | None) -> dict:
+    """Its command line over the served document, all checks that the schema can decide; with /profile turned on."""
+    os.environ["HALFTIME_PROFILE_TOKEN"] = TOKEN
+    try:
+        with serving(*OPTIONS) as server:
+            return searched(server)
+    finally:
+        del os.environ["HALFTIME_PROFILE_TOKEN"]
+
+
+def searched(server: Server) -> dict:
     program = str(Path(sys.executable).parent / "schemathesis")
-    command = [program, "run", f"{server.address}/openapi.json", *SCHEMATHESIS.split()]
+    command = [
+        program,
+        "run",
+        f"{server.address}/openapi.json",
+        *SCHEMATHESIS.split(),
+        "-H",
+        f"Authorization: Bearer {TOKEN}",
+    ]
     with tempfile.TemporaryDirectory() as folder:  # it keeps examples where it runs
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=1200, check=False)
     cases = re.search(r"(\d+) generated", done.stdout)
@@ -323,7 +340,7 @@ ROWS: dict[str, Callable] = {
     "leave": leave, "slow": slow, "large": large, "malformed": malformed, "schemathesis": schemathesis, "kill": kill,
     "sigterm": sigterm, "cold": cold,
 }  # fmt: skip
-ALONE = {"kill", "sigterm", "cold"}  # these start servers of their own
+ALONE = {"schemathesis", "kill", "sigterm", "cold"}  # these start servers of their own
 
 
 def main() -> None:
