@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from halftime.records import Session as Session
     from halftime.records import Workload as Workload
     from halftime.trace.run import trace as trace
+    from halftime.tune.run import tune as tune
     from halftime.verify.run import verify as verify
 
 # name -> module and attribute; None where the name is the module itself (a verb's package can be called).
@@ -38,6 +39,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "load_pipeline": ("halftime.pipeline", "load_pipeline"),
     "profile": ("halftime.profile", None),
     "trace": ("halftime.trace", None),
+    "tune": ("halftime.tune", None),
     "verify": ("halftime.verify", None),
 }
 

@@ -21,6 +21,7 @@ VERBS = {
     "audit": "Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed.",
     "forecast": "What would each stage take on a named GPU? No GPU, no weights.",
     "verify": "Are two sets of pictures the same within noise?",
+    "tune": "Which fixes reach my target with my quality?",
     "serve": "Run it: warm before ready, preview then final, an OpenAI-compatible images API.",
     "gateway": "What does the proxy in front cost?",
     "captions": "Which caption requests need the large model?",

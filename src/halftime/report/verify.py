@@ -15,7 +15,7 @@ def report_of(verdict: Verdict, sheet_png: bytes | None = None) -> Report:
     """The verdict, what it rests on, and the contact sheet where its bytes are given."""
     return Report(
         title=f"{verdict.candidate} against {verdict.baseline}: {verdict.verdict}",
-        summary=_summary(verdict),
+        summary=summary_of(verdict),
         sections=tuple(
             section
             for section in (
@@ -30,7 +30,8 @@ def report_of(verdict: Verdict, sheet_png: bytes | None = None) -> Report:
     )
 
 
-def _summary(verdict: Verdict) -> str:
+def summary_of(verdict: Verdict) -> str:
+    """The verdict in a sentence."""
     margin = f"{verdict.margin:g} noise floors"
     if verdict.verdict == "equivalent":
         return f"Equivalent: over {verdict.pairs} pairs every metric that decides stays within {margin}."

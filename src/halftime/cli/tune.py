@@ -1,0 +1,159 @@
+"""`halftime tune`: parse, tune, write the recipe, render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from halftime.cli.options import (
+    html_option,
+    json_option,
+    markdown_option,
+    model_argument,
+    quiet_option,
+    take_workload,
+    workload_options,
+)
+from halftime.cli.output import emit, progress_bar
+from halftime.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from halftime.records import Workload
+    from halftime.records.tune import Tuning
+    from halftime.report.model import Report
+    from halftime.tune.decide import Goal
+    from halftime.tune.run import Options, Outcome
+
+EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
+
+
+@click.command()
+@model_argument
+@click.option("--target", metavar="TIME", help="Stop when one call takes no longer, for example 2s.")
+@click.option("--speedup", type=float, metavar="N", help="Stop when a call is N times as fast.")
+@click.option("--best", is_flag=True, help="Go on until nothing more pays.  [default]")
+@click.option("--budget", default="10m", show_default=True, help="Time for everything, verification included.")
+@click.option("--allow", type=click.Choice(["approximate"]), help="Try fixes that change pictures, and other solvers.")
+@click.option("--loss", type=float, help="Mean FLIP error that approximate fixes may cost together.  [default: 0.05]")
+@click.option("--sweep", is_flag=True, help="Only solver x steps against quality; changes pictures.")
+@click.option("--prompts", "count", default=24, show_default=True, help="Pictures that are compared at the end.")
+@click.option("--recipe", "recipe_file", default="recipe.toml", show_default=True, help="Where to write the recipe.")
+@click.option("--fresh", is_flag=True, help="Forget an interrupted run.")
+@workload_options
+@json_option
+@html_option
+@markdown_option
+@quiet_option
+def command(
+    model: str | None,
+    target: str | None,
+    speedup: float | None,
+    best: bool,
+    budget: str,
+    allow: str | None,
+    loss: float | None,
+    sweep: bool,
+    count: int,
+    recipe_file: str,
+    fresh: bool,
+    json_file: str | None,
+    html_file: str | None,
+    markdown_file: str | None,
+    quiet: bool,
+    **workload_values: object,
+) -> int:
+    """Which fixes reach my target with my quality? Measured in turns, verified, written to a recipe.
+
+    MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the bundled model.
+    Interrupted with Ctrl-C, the same command goes on where it was. Exit code: 0 the recipe is verified and a target is
+    reached, 1 the pictures differ or the target is not reached, 3 the verdict is inconclusive.
+    """
+    from halftime.tune.quality import LOSS
+    from halftime.tune.run import Options
+    from halftime.tune.state import partial_path
+    from halftime.units import parse_seconds
+
+    partial = partial_path(Path(recipe_file))
+    options = Options(
+        goal=_goal(target, speedup, best), budget=parse_seconds(budget), approximate=allow is not None or sweep,
+        sweep_only=sweep, loss=LOSS if loss is None else loss, prompts=count, partial=partial,
+    )  # fmt: skip
+    if fresh:
+        partial.unlink(missing_ok=True)
+    outcome = _tune(model, take_workload(workload_values, model), options, quiet)
+    _write_recipe(outcome.tuning, recipe_file, partial)
+    emit(
+        outcome.tuning,
+        lambda: _report(outcome),
+        json_file=json_file,
+        html_file=html_file,
+        markdown_file=markdown_file,
+        quiet=quiet,
+    )
+    if not quiet:
+        click.echo(f"wrote {recipe_file}", err=True)
+    return exit_code(outcome.tuning)
+
+
+def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
+    from halftime.tune.decide import Goal
+    from halftime.units import parse_seconds
+
+    if sum((target is not None, speedup is not None, best)) > 1:
+        raise BadInput("--target, --speedup and --best exclude each other; give one.")
+    return Goal(parse_seconds(target) if target else None, speedup)
+
+
+def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) -> Outcome:
+    from halftime.pipeline import call_arguments, checked_device, load
+    from halftime.tune.run import tuned
+
+    checked_device(workload.device)
+    with progress_bar(quiet) as progress:
+        progress("loading", 0, 1)
+        loaded = load(model, workload)
+        call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
+        try:
+            return tuned(loaded, workload, options, progress=progress, say=_speaker(quiet))
+        except KeyboardInterrupt:
+            if options.partial is not None and options.partial.is_file() and not quiet:
+                click.echo(f"kept in {options.partial}: the same command goes on from there.", err=True)
+            raise
+
+
+def _speaker(quiet: bool) -> Callable[[str], None]:
+    """Each decision on a line of standard error, above the progress bar."""
+
+    def say(words: str) -> None:
+        if not quiet:
+            click.echo(words, err=True)
+
+    return say
+
+
+def _write_recipe(tuning: Tuning, recipe_file: str, partial: Path) -> None:
+    from halftime.store import write_toml
+
+    write_toml(recipe_file, tuning.recipe)
+    partial.unlink(missing_ok=True)
+
+
+def _report(outcome: Outcome) -> Report:
+    from halftime.report.tune import report_of
+    from halftime.tune.slides import slides
+
+    tuning = outcome.tuning
+    pairs = outcome.baseline is not None and outcome.candidate is not None and tuning.evidence is not None
+    return report_of(tuning, slides(tuning.evidence, outcome.baseline, outcome.candidate) if pairs else ())  # type: ignore[arg-type]
+
+
+def exit_code(tuning: Tuning) -> int:
+    """An approximate recipe is meant to draw other pictures: its loss was held to the budget, and is stated."""
+    approximate = any(rung.kept and rung.level == "approximate" for rung in tuning.ladder)
+    if tuning.reached is False:
+        return 1
+    return 0 if approximate or tuning.verdict is None else EXIT_CODES[tuning.verdict]

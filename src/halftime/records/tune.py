@@ -1,0 +1,101 @@
+"""What `tune` measured and decided: the contract of `halftime tune --json`, and the file that makes it restartable."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from halftime.records.base import Record
+from halftime.records.environment import Environment
+from halftime.records.recipe import Choice, Recipe, Rung
+from halftime.records.session import Session
+from halftime.records.verdict import Decision, Verdict
+from halftime.records.workload import Workload
+
+
+class Trial(Record, frozen=True, kw_only=True):
+    """A candidate plan, the best plan so far and the baseline, called in turns; seconds of each call, paired by index.
+
+    `setup_seconds` is what the candidate's first call took, conversion and compilation included. `failure` says why
+    there are no seconds.
+    """
+
+    incumbent_plan: tuple[Choice, ...]
+    candidate_plan: tuple[Choice, ...]
+    baseline: tuple[float, ...] = ()
+    incumbent: tuple[float, ...] = ()
+    candidate: tuple[float, ...] = ()
+    setup_seconds: float = 0.0
+    failure: str = ""
+
+
+class SweepPoint(Record, frozen=True, kw_only=True):
+    """One solver at one number of steps: seconds of a picture, and its distance from the many-step pictures."""
+
+    scheduler: str
+    steps: int
+    seconds: float
+    flip: float  # mean FLIP error against the pipeline's own schedule
+    agreement: float | None = None  # the judge's, candidate minus reference; None without a judge
+    pareto: bool = False  # nothing cheaper is as near
+    within_budget: bool = False
+    chosen: bool = False
+
+
+class Slide(Record, frozen=True, kw_only=True):
+    """One pair of pictures for the page, as data URIs. Not part of a file."""
+
+    content_class: str
+    prompt: str
+    baseline: str
+    candidate: str
+
+
+# Schema history
+# 1  2026-11  first
+class Partial(Record, frozen=True, kw_only=True):
+    """What an interrupted `tune` had measured. It is continued only where model, workload and machine agree."""
+
+    schema: Literal[1] = 1
+    architecture: dict[str, str]
+    workload_hash: str
+    environment: dict[str, str]
+    spent_seconds: float = 0.0
+    session: Session | None = None
+    trials: tuple[Trial, ...] = ()
+    sweep: tuple[SweepPoint, ...] = ()
+
+
+# Schema history
+# 1  2026-11  first
+class Tuning(Record, frozen=True, kw_only=True):
+    """A finished `tune`: the recipe and all that it rests on. `verdict` None: no picture could be compared in time."""
+
+    schema: Literal[1] = 1
+    halftime: str = ""
+    created: str = ""  # ISO 8601, UTC
+    model: str = ""
+    pipeline: str = ""
+    goal: str  # 'best', '2 s' or '2.00x'
+    reached: bool | None  # None for 'best'
+    stopped: str  # why the search ended, in words
+    baseline_seconds: float
+    tuned_seconds: float
+    speedup: float
+    speedup_low: float  # bounds of the 95 % interval of the paired ratio
+    speedup_high: float
+    verdict: Decision | None
+    ladder: tuple[Rung, ...]
+    recipe: Recipe
+    budget_seconds: float
+    spent_seconds: float
+    resumed: bool = False
+    sweep: tuple[SweepPoint, ...] = ()
+    before: Session | None = None
+    after: Session | None = None
+    evidence: Verdict | None = None
+    environment: Environment
+    workload: Workload
+    workload_hash: str
+    prompts: int  # how many pictures were compared
+    prompts_hash: str
+    notes: tuple[str, ...] = ()
