@@ -54,6 +54,22 @@ def peers(name: str) -> list[str]:
     ]
 
 
+def verdicts() -> list[str]:
+    """What `halftime verify baseline PLAN` said of the plans."""
+    rows = []
+    for plan in ("equivalent", "fewer-steps", "approximate"):
+        found = result(f"fix_verdict_{plan}")
+        if found is None:
+            continue
+        every = {c["metric"]: c for c in found["per_class"] if c["content_class"] == "all"}
+        farthest = max((c for c in found["per_class"] if c["decides"]), key=lambda c: c["floors"])
+        worst = f"{farthest['metric']}, {farthest['content_class']}: {farthest['floors']:.2g}"
+        rows.append([f"`{plan}.toml`", str(found["pairs"]), found["verdict"], f"{every['flip']['value']:.4f}",
+                     f"{every['ms_ssim']['value']:.5f}", f"{every['rmse']['value']:.2f}", worst])  # fmt: skip
+    head = ("plan", "pairs", "verdict", "FLIP", "1 - MS-SSIM", "rmse", "the farthest, in noise floors (margin 3)")
+    return ["What `halftime verify baseline PLAN` says of the plans:", "", *table(head, rows), ""] if rows else []
+
+
 def components() -> list[str]:
     found = result("fix_components")
     if found is None:
@@ -95,7 +111,7 @@ def ledger() -> list[str]:
 def main() -> int:
     text = DOCS.read_text(encoding="utf-8")
     before, rest = text.split(START)
-    lines = [*peers("fix_peers"), *peers("fix_peers_2_threads"), *components(), *ledger()]
+    lines = [*peers("fix_peers"), *peers("fix_peers_2_threads"), *verdicts(), *components(), *ledger()]
     made = before + START + "\n" + "\n".join(lines) + END + rest.split(END)[1]
     if "--check" in sys.argv:
         return int(made != text)

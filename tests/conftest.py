@@ -31,9 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 CHROMIUM = "/usr/bin/chromium"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """A headless Chromium, Debian's own. Its absence is a failure in CI and a skip elsewhere."""
+    """A headless Chromium, Debian's own. Its absence is a failure in CI and a skip elsewhere.
+
+    For one file: while it is open, Playwright keeps an event loop running, in which asyncio.run() refuses to work.
+    """
     if not os.path.exists(CHROMIUM):
         if os.environ.get("CI"):
             pytest.fail("Chromium is missing in CI: apt-get install chromium")

@@ -27,6 +27,7 @@ RENDERERS: dict[tuple[str, str], str] = {
     ("halftime.records.replay", "Replay"): "halftime.report.replay:report_of",
     ("halftime.records.doctor", "Doctor"): "halftime.report.doctor:report_of",
     ("halftime.records.finding", "Finding"): "halftime.report.finding:report_of",
+    ("halftime.records.tune", "Tuning"): "halftime.report.tune:report_of",
 }
 MOST_SCRIPT = 100_000  # bytes: a notebook keeps every output, so d3's timeline stays with the pages
 

@@ -132,3 +132,16 @@ def test_interrupted_in_mid_run_leaves_no_file_and_says_130(tmp_path: Path) -> N
     assert err.strip().splitlines()[-1] == "halftime: interrupted; nothing was written."
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_is_profiled_with_its_fixes(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text('[[fixes]]\nname = "solver-steps"\nsettings = { steps = 2 }\n')
+    out = tmp_path / "session.json"
+    with pytest.raises(SystemExit) as caught:
+        main(["profile", "--steps", "3", "--runs", "1", "--warmup", "0", "--no-probes", "--quiet",
+              "--recipe", str(tmp_path / "plan.toml"), "--json", str(out)])  # fmt: skip
+    assert not caught.value.code
+    session = json.loads(out.read_text())
+    denoise = next(row for row in session["ledger"] if row["stage"] == "denoise")
+    assert next(part for part in denoise["parts"] if part["stage"] == "scheduler")["calls"] % 2 == 0
+    assert session.get("cold_start") is None

@@ -100,10 +100,10 @@ def test_ctrl_c_keeps_what_was_measured_and_the_next_run_takes_it_up(tmp_path: P
     assert kept.trials[: len(before.trials)] == before.trials
     with tuning_process(tmp_path) as process:
         assert process.stderr is not None
-        said = [line for line in process.stderr if "continued:" in line or "observed" in line or "kept" in line][:1]
+        said = next(line for line in process.stderr if "continued:" in line or "observed" in line or "kept" in line)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
-    assert f"continued: {len(kept.trials)} trials" in said[0]
+    assert f"continued: {len(kept.trials)} trials" in said
     assert read_json(partial, Partial).trials[: len(kept.trials)] == kept.trials
 
 

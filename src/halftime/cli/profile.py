@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     "--probes/--no-probes", default=True, show_default=True, help="Count FLOPs and memory in calls of their own."
 )
 @click.option("--trace", "trace_folder", metavar="DIR", help="Trace one more call into DIR, for Perfetto and Nsight.")
+@click.option("--recipe", metavar="TOML", help="Profile with the fixes of a recipe or plan.")
 @click.option("--against", metavar="JSON", help="Compare with an earlier session of the same workload and machine.")
 @json_option
 @html_option
@@ -47,6 +48,7 @@ def command(
     cold_start: bool,
     probes: bool,
     trace_folder: str | None,
+    recipe: str | None,
     against: str | None,
     json_file: str | None,
     html_file: str | None,
@@ -60,7 +62,9 @@ def command(
     """
     workload = take_workload(workload_values, model)
     base = _read_base(against) if against else None
-    session = _measure(model, workload, runs, warmup, cold_start, probes, trace_folder, quiet)
+    # A fresh process for the cold start would load the pipeline as it is.
+    cold_start = cold_start and recipe is None
+    session = _measure(model, workload, runs, warmup, cold_start, probes, trace_folder, quiet, recipe)
 
     def report() -> Report:
         from halftime.report.comparison import comparison_of
@@ -95,6 +99,7 @@ def _measure(
     probes: bool,
     trace_folder: str | None,
     quiet: bool,
+    recipe: str | None,
 ) -> Session:
     from halftime.pipeline import checked_device
     from halftime.profile import coldstart
@@ -107,7 +112,7 @@ def _measure(
         loaded = _load(model, workload)
         progress("cold start in a fresh process", 0, 1)
         cold = coldstart.measure(model, workload) if cold_start else None
-        with _quiet_bars(loaded):
+        with _quiet_bars(loaded), _fixed(loaded, recipe):
             session = measure(loaded, workload, settings, cold_start=cold, progress=progress)
             if trace_folder:
                 progress("traced run", 0, 1)
@@ -129,6 +134,18 @@ def _quiet_bars(loaded: Loaded) -> Iterator[None]:
 
     with quiet_progress_bars(loaded.pipeline):
         yield
+
+
+@contextmanager
+def _fixed(loaded: Loaded, recipe: str | None) -> Iterator[None]:
+    """The fixes of a recipe, where there is one."""
+    from halftime.fix import applied
+
+    if recipe is None:
+        yield
+    else:
+        with applied(loaded.pipeline, Path(recipe)):
+            yield
 
 
 def _trace(loaded: Loaded, workload: Workload, folder: Path, quiet: bool) -> None:

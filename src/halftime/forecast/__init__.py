@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def _forecast(*args: object, **kwargs: object) -> Forecast:
-    """`halftime.forecast(model, gpu, settings=…)`: one warm call of a model on a named GPU, in seconds with a 90 % band.
+    """`halftime.forecast(model, gpu, settings=…)`: one warm call of a model on a named GPU: seconds with a 90 % band.
 
     Arguments as of `halftime.forecast.run.forecast`. Raises UnknownModel, UnknownDevice or BadInput.
     """
