@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,8 @@ def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) 
     from halftime.pipeline import call_arguments, checked_device, load
     from halftime.tune.run import tuned
 
+    # The exporter names every operator of a package that is not installed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     checked_device(workload.device)
     with progress_bar(quiet) as progress:
         progress("loading", 0, 1)

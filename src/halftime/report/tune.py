@@ -93,7 +93,7 @@ def _ladder(tuning: Tuning) -> Iterator[Block]:
         if rung.observed is None:
             left.setdefault(rung.why.partition(" (")[0], []).append(_label(rung))
     if left:
-        yield Bullets(tuple(Text(f"Not tried, {why}: {', '.join(names)}") for why, names in left.items()))
+        yield Bullets(tuple(Text(f"Not tried: {', '.join(names)} ({why})") for why, names in left.items()))
 
 
 def _rung(rung: Rung) -> tuple[Cell, ...]:

@@ -81,7 +81,7 @@ class Bench:
             stack.enter_context(applied(pipeline, Plan(fixes=plan)))
             first = render(pipeline, self.workload, self.prompts[:WARM_PROMPTS], "candidate")
             setup = time.perf_counter() - begun
-            self.seconds(pipeline, 0)
+            self.seconds(pipeline, -1)
         except BaseException:
             stack.close()
             raise
@@ -102,10 +102,12 @@ class Bench:
         return time.perf_counter() - begun
 
     def workload_of(self, turn: int) -> Workload:
-        """The workload of one turn: its own prompts where it has some, else one of the test set's."""
+        """The workload of one turn: its own prompts where it has some, else one that was not drawn while warming up."""
         if self.workload.prompts != Workload().prompts:
             return self.workload
-        return msgspec.structs.replace(self.workload, prompts=(self.prompts[turn % len(self.prompts)].text,))
+        return msgspec.structs.replace(
+            self.workload, prompts=(self.prompts[(WARM_PROMPTS + turn) % len(self.prompts)].text,)
+        )
 
     def keep_only(self, *plans: Choices) -> None:
         """Take back all plans but these."""

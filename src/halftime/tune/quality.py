@@ -89,10 +89,10 @@ def seconds_needed(baseline: float, prompts: int) -> float:
     return prompts * (1.6 * baseline + 0.15) + 4 * _FLOOR_PROMPTS * 1.2 * baseline + 11 * 1.5 * baseline + 8.0
 
 
-def prompts_within(budget: float, baseline: float, wanted: int) -> int:
-    """How many of the wanted prompts fit into two fifths of the budget; never fewer than 6."""
+def prompts_within(budget: float, baseline: float, wanted: int, share: float = 0.4) -> int:
+    """How many of the wanted prompts fit into that share of the seconds; never fewer than 6."""
     for count in range(wanted, 6, -1):
-        if seconds_needed(baseline, count) <= 0.4 * budget:
+        if seconds_needed(baseline, count) <= share * budget:
             return count
     return min(6, wanted)
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _CONFIRM_ROUNDS = 11
+_TURNS = 40  # prompts for timing, so that none comes twice within a trial
 _SWEEP_PROMPTS = 6
 _QUALITY_PROMPTS = 8
 
@@ -123,7 +124,7 @@ def tuned(
     budget = Budget(options.budget, clock, state.partial.spent_seconds)
     if state.resumed:
         say(f"continued: {len(state.partial.trials)} trials are known from an interrupted run")
-    bench = Bench(loaded.pipeline, workload, prompt_set(workload, max(options.prompts, 1)))
+    bench = Bench(loaded.pipeline, workload, prompt_set(workload, max(options.prompts, _TURNS)))
     try:
         return _Run(loaded, workload, options, state, budget, bench, place, progress, say).go()
     finally:
@@ -218,6 +219,7 @@ class _Run:
 
     def _blame(self, state: Climb, pictures: Pictures) -> None:
         """Verify what stands; while its pictures differ, find the fix that makes them differ and drop it."""
+        self._fit(pictures)
         while state.kept:
             verdict = pictures.verdict(state.kept)[0]
             if verdict.verdict != "different":
@@ -226,6 +228,16 @@ class _Run:
             bad = culprit(state.kept, lambda some: self._same(tuple(some), pictures))
             state.drop(bad.name, f"dropped by verification: {verdict.reasons[0] if verdict.reasons else 'different'}")
             self.say(f"{bad.name}: dropped, its pictures differ")
+
+    def _fit(self, pictures: Pictures) -> None:
+        """Fewer pictures where the machine became slower than it was at first."""
+        seconds = [second for trial in self.state.partial.trials[-1:] for second in trial.baseline]
+        if seconds:
+            left = self.budget.total - self.budget.spent()
+            count = prompts_within(left, median(seconds), len(pictures.prompts), share=1.0)
+            if count < len(pictures.prompts):
+                self.notes.append(fewer_words(count, self.options.prompts, self.budget.total))
+            pictures.prompts = pictures.prompts[:count]
 
     def _same(self, plan: Choices, pictures: Pictures) -> bool:
         same = not plan or pictures.verdict(plan)[0].verdict != "different"
