@@ -115,8 +115,8 @@ def _judged(
 
 
 def _too_little(value: float, low: float) -> str:
-    if value < 1:
-        return f"slower: {units.ratio(value)} of what stood"
+    if value < 0.995:
+        return f"slower: {units.ratio(value)} on top of what stood"
     return f"does not pay beyond noise: {units.ratio(value)}, at least {units.ratio(low)}"
 
 
