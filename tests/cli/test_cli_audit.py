@@ -105,15 +105,15 @@ def test_a_loop_that_is_not_seen_does_not_pass_the_gate(
     base = str(tmp_path / "audit.json")
     assert run(*FLUX, "--quiet", "--json", base) == 0
     monkeypatch.chdir(tmp_path)
-    Path("barless.py").write_text(
-        "import contextlib, functools, types\nimport diffusers\nfrom tiny_pipelines.images import flux\n\n"
-        "class Barless(diffusers.FluxPipeline):\n"
+    Path("loopless.py").write_text(
+        "import functools\nimport diffusers\nfrom tiny_pipelines.images import flux\n\n"
+        "class Loopless(diffusers.FluxPipeline):\n"
         "    @functools.wraps(diffusers.FluxPipeline.__call__)\n"
         "    def __call__(self, *args, **kwargs):\n"
         "        bar = types.SimpleNamespace(update=lambda *_: None)\n"
         "        self.progress_bar = lambda *_, **__: contextlib.nullcontext(bar)\n"
         "        return super().__call__(*args, **kwargs)\n\n"
-        "def make():\n    pipeline = flux()\n    pipeline.__class__ = Barless\n    return pipeline\n"
+        "def make():\n    pipeline = flux()\n    pipeline.__class__ = Loopless\n    return pipeline\n"
     )
-    assert run("barless:make", *FLUX[1:], "--quiet", "--baseline", base) == 1
+    assert run("loopless:make", *FLUX[1:], "--quiet", "--baseline", base) == 1
     assert "no denoising loop was seen" in capfd.readouterr().err
