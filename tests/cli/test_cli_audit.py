@@ -110,9 +110,7 @@ def test_a_loop_that_is_not_seen_does_not_pass_the_gate(
         "class Loopless(diffusers.FluxPipeline):\n"
         "    @functools.wraps(diffusers.FluxPipeline.__call__)\n"
         "    def __call__(self, *args, **kwargs):\n"
-        "        bar = types.SimpleNamespace(update=lambda *_: None)\n"
-        "        self.progress_bar = lambda *_, **__: contextlib.nullcontext(bar)\n"
-        "        return super().__call__(*args, **kwargs)\n\n"
+        "        return None  # neither a progress bar nor a step of the scheduler\n\n"
         "def make():\n    pipeline = flux()\n    pipeline.__class__ = Loopless\n    return pipeline\n"
     )
     assert run("loopless:make", *FLUX[1:], "--quiet", "--baseline", base) == 1
