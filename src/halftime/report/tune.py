@@ -97,7 +97,7 @@ def _ladder(tuning: Tuning) -> Iterator[Block]:
 
 
 def _rung(rung: Rung) -> tuple[Cell, ...]:
-    settings = ", ".join(f"{name} {_short(value)}" for name, value in rung.settings.items())
+    settings = ", ".join(f"{name} {_short(value)}" for name, value in rung.settings.items() if value != "")
     interval = None
     if rung.observed_low is not None and rung.observed_high is not None:
         interval = f"{units.ratio(rung.observed_low)} to {units.ratio(rung.observed_high)}".replace(" ", "\xa0")
@@ -129,7 +129,7 @@ def _chart(tried: list[Rung]) -> str:
 
 
 def _label(rung: Rung) -> str:
-    settings = "+".join(_short(value) for value in rung.settings.values())
+    settings = "+".join(_short(value) for value in rung.settings.values() if value != "")
     return f"{rung.fix} {settings}".strip()[:44]
 
 
