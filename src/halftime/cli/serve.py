@@ -49,7 +49,7 @@ _LOOK = 0.1  # seconds between looks at the engine's state
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=int, help="torch's threads in the worker.  [default: all cores]")
 @click.option("--tiny-vae", metavar="DIR|ID", help="Decoder of the previews.  [default: the bundled model's own]")
-@click.option("--artefacts", metavar="FILE", help="Saved compile artefacts: read where there, else written.")
+@click.option("--artefacts", metavar="DIR", help="Keep compiled code there for the next start.")
 @click.option("--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish.")
 @click.option("--ray", is_flag=True, help="As a Ray Serve deployment, on the cluster that RAY_ADDRESS names or here.")
 @click.option("--replicas", default=1, show_default=True, help="With --ray: engines, each with a worker.")

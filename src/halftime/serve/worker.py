@@ -16,6 +16,7 @@ import msgspec
 
 from halftime.errors import BadWorkload, HalftimeError
 from halftime.records.serve import Certificate, ColdStartTimes
+from halftime.serve.artefacts import use
 from halftime.serve.channel import Channel
 from halftime.serve.messages import Failed, FailureKind, Final, Job, Started
 from halftime.serve.wire import BatchDone, Begin, Broken, Draw, Loaded, MemoryDropped, Ready, Recompiled, Warming
@@ -45,13 +46,12 @@ class _Worker:
     begin: Begin
 
     def run(self) -> None:
+        self.artefacts = use(self.begin.settings.artefacts)
         # Heavy imports come after the pipe is set up: what they print must not get into it.
-        from halftime.serve import artefacts
         from halftime.serve.preview import Previews, Unpacker
         from halftime.serve.studio import open_studio
         from halftime.serve.watching import Dynamo, Memory
 
-        self.artefacts = artefacts.load(self.begin.settings.artefacts)
         self.studio = open_studio(self.begin.settings)
         self.loaded_seconds = time.time() - self.begin.started
         self.channel.send(Loaded())
@@ -62,7 +62,6 @@ class _Worker:
         self.memory = Memory(self.begin.settings.memory_growth_bytes)
         self.dynamo = Dynamo()
         self._warm()
-        artefacts.save(self.begin.settings.artefacts)
         while True:
             self._batch(self.channel.batches.get())
 
