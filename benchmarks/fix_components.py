@@ -187,10 +187,10 @@ def main() -> None:
             gc.collect()
             rows = [row for row in rows if (row["component"], row["stack"]) != (name, stack_name)]
             gflop = counter.get_total_flops() / 1e9
-            rows.append({"component": name, "stack": stack_name, "gflop": gflop, **found})
+            rows.append({"component": name, "stack": stack_name, "gflop": gflop, "rounds": options.rounds, **found})
             print(rows[-1], flush=True)
             if options.output:
-                write(options.output, "fix_components", {"rounds": options.rounds, "rows": rows})
+                write(options.output, "fix_components", {"rows": rows})
 
 
 if __name__ == "__main__":
