@@ -126,7 +126,8 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^python benchmarks/gateway_table.py$", Bash("gateway_table.py", "gateway_table.py --check")),
     (r"^python benchmarks/gateway_real.py", NotHere("needs LiteLLM, Portkey and nginx; its results are committed")),
     (r"^(benchmarks/gateways/install.sh|apt-get install)", NotHere("changes the machine")),
-    (r"^import halftime\n\nsession = halftime.profile", Python({"pipeline": _TINY.format("pipeline")})),
+    (r"^import halftime\n\n(session = halftime.profile|tuning = halftime.tune)",
+     Python({"pipeline": _TINY.format("pipeline")})),
     (r"profile\(activities=", Python({"pipeline": _TINY.format("pipeline")})),
     (r"assert_no_syncs_in_loop", Python({"make_tiny_pipeline": "from tiny_pipelines import PIPELINES; "
                                          "make_tiny_pipeline = PIPELINES['sdxl'].build"})),
