@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _CONFIRM_ROUNDS = 11
+_APPROXIMATE_SHARE = 0.4  # of the budget, for the sweep and the approximate fixes where they are allowed
 _TURNS = 40  # prompts for timing, so that none comes twice within a trial
 _SWEEP_PROMPTS = 6
 _QUALITY_PROMPTS = 8
@@ -194,7 +195,10 @@ class _Run:
 
     def _equivalent(self, state: Climb, before: Session, pictures: Pictures) -> None:
         found, refused = candidates(self.loaded.pipeline, approximate=False)
+        kept_back = _APPROXIMATE_SHARE * self.budget.total if self.options.approximate else 0.0
+        self.budget.reserve += kept_back
         self._climb(state, found, self._tools(before))
+        self.budget.reserve -= kept_back
         state.ladder += [rung for rung in refused if not (self.options.approximate and rung.level == "approximate")]
         self._blame(state, pictures)
 
@@ -252,7 +256,7 @@ class _Run:
         return self.options.approximate and not self.options.goal.reached(state.seconds, state.speedup)
 
     def _approximate(self, state: Climb, before: Session, pictures: Pictures) -> tuple[SweepPoint, ...]:
-        points = self._sweep(state, pictures)
+        points = self._sweep(pictures)
         own = type(self.loaded.pipeline.scheduler).__name__
         best = choice_of(points, own)
         found = [best] if best else []
@@ -272,12 +276,12 @@ class _Run:
             return ""
         return too_lossy(pictures.verdict(plan, _QUALITY_PROMPTS)[0], self.options.loss)
 
-    def _sweep(self, state: Climb, pictures: Pictures) -> tuple[SweepPoint, ...]:
+    def _sweep(self, pictures: Pictures) -> tuple[SweepPoint, ...]:
         if self.state.sweep:
             return self.state.sweep
         few: Sequence[Prompt] = self.bench.prompts[:_SWEEP_PROMPTS]
         points = sweep(
-            self.loaded.pipeline, state.kept, pictures.reference(), self.workload, few,
+            self.loaded.pipeline, pictures.reference(), self.workload, few,
             loss=self.options.loss, budget=self.budget, progress=self.progress,
         )  # fmt: skip
         self.state.add(self.budget.spent(), sweep=points)
