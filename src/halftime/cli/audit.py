@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import (
-    html_option,
-    json_option,
-    markdown_option,
-    model_argument,
-    quiet_option,
-    take_workload,
-    workload_options,
-)
+from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import emit
 
 if TYPE_CHECKING:
@@ -37,10 +29,7 @@ NEW_SITE = 1
 )
 @click.option("--baseline", metavar="JSON", help="Exit with 1 where the loop waits in a place that this audit has not.")
 @click.option("--github", is_flag=True, help="Print GitHub annotations.")
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 def command(
     model: str | None,
     geometry: str,

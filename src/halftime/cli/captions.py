@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import html_option, json_option, markdown_option, quiet_option
+from halftime.cli.options import output_options, quiet_option
 from halftime.cli.output import emit
 from halftime.errors import BadInput
 
@@ -32,10 +32,7 @@ def command() -> None:
 @click.option("--router-seconds", default=0.0, show_default=True, help="Of one decision.")
 @click.option("--seed", default=0, show_default=True, help="Of the splits.")
 @click.option("--out", metavar="FILE", help="Write the router, for `captions serve` and the LiteLLM hook.")
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 def calibrate(
     log: str,
     out: str | None,

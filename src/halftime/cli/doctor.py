@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import html_option, json_option, markdown_option, quiet_option
+from halftime.cli.options import output_options
 from halftime.cli.output import emit
 
 if TYPE_CHECKING:
@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 def command(json_file: str | None, html_file: str | None, markdown_file: str | None, quiet: bool) -> int:
     """What is installed, which extras and devices can be used, and what would be faster?
 

@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import (
-    html_option,
-    json_option,
-    markdown_option,
-    model_argument,
-    parse_size,
-    quiet_option,
-)
+from halftime.cli.options import json_option, markdown_option, model_argument, output_options, parse_size, quiet_option
 from halftime.cli.output import emit
 
 if TYPE_CHECKING:
@@ -70,10 +63,7 @@ def command() -> None:
 @click.option(
     "--calibration", metavar="JSON", help="A calibration; 'none' ignores the saved one.  [default: the saved one]"
 )
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 def run(
     model: str | None,
     gpu: str,

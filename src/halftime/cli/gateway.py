@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import html_option, json_option, markdown_option, quiet_option
+from halftime.cli.options import output_options
 from halftime.cli.output import emit
 from halftime.errors import BadInput
 from halftime.units import parse_seconds
@@ -89,10 +89,7 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
 @click.option("--max-background", type=float, metavar="CORES", help="Refuse where other processes keep more busy.")
 @click.option("--session", "session_file", metavar="JSON", help="A profile, to say what this is to one picture.")
 @click.option("--budget", metavar="TIME", help="Exit with 1 where more is added at p50, or a rate saturates.")
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 @click.pass_context
 def command(
     ctx: click.Context,

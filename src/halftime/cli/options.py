@@ -46,6 +46,13 @@ markdown_option = click.option(
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no tables; files and exit code only.")
 
 
+def output_options(function: F) -> F:
+    """Add --json, --html, --markdown and --quiet; their values arrive as json_file, html_file, markdown_file, quiet."""
+    for option in (quiet_option, markdown_option, html_option, json_option):
+        function = option(function)
+    return function
+
+
 def workload_options(function: F) -> F:
     """Add the options that describe a workload; their values arrive as keyword arguments."""
     for option in reversed(_WORKLOAD_OPTIONS):

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import (
-    html_option,
-    json_option,
-    markdown_option,
-    model_argument,
-    quiet_option,
-    take_workload,
-    workload_options,
-)
+from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import emit, progress_bar
 
 if TYPE_CHECKING:
@@ -37,10 +29,7 @@ if TYPE_CHECKING:
 @click.option("--trace", "trace_folder", metavar="DIR", help="Trace one more call into DIR, for Perfetto and Nsight.")
 @click.option("--recipe", metavar="TOML", help="Profile with the fixes of a recipe or plan.")
 @click.option("--against", metavar="JSON", help="Compare with an earlier session of the same workload and machine.")
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 def command(
     model: str | None,
     runs: int,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import html_option, json_option, markdown_option, quiet_option
+from halftime.cli.options import output_options
 from halftime.cli.output import emit, progress_bar
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 @click.option("--device", help="Run on another device.  [default: as in the report]")
 @click.option("--runs", type=int, help="Steady runs.  [default: as many as then]")
 @click.option("--warmup", default=1, show_default=True, help="Calls between the first and the first steady one.")
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 def command(
     report: str,
     model: str | None,

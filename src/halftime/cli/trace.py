@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import html_option, json_option, markdown_option, quiet_option
+from halftime.cli.options import output_options
 from halftime.cli.output import emit
 
 if TYPE_CHECKING:
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 @click.argument("file")
 @click.argument("other", required=False)
 @click.option("--perfetto", metavar="OUT", help="Write the trace with stages, idle gaps and findings, for Perfetto.")
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 def command(
     file: str,
     other: str | None,

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import (
-    html_option,
-    json_option,
-    markdown_option,
-    model_argument,
-    quiet_option,
-    take_workload,
-    workload_options,
-)
+from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import emit, progress_bar
 from halftime.errors import BadInput
 
@@ -45,10 +37,7 @@ EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
 @click.option("--recipe", "recipe_file", default="recipe.toml", show_default=True, help="Where to write the recipe.")
 @click.option("--fresh", is_flag=True, help="Forget an interrupted run.")
 @workload_options
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 def command(
     model: str | None,
     target: str | None,

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import (
-    html_option,
-    json_option,
-    markdown_option,
-    quiet_option,
-    take_workload,
-    workload_options,
-)
+from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import emit, progress_bar
 from halftime.errors import BadInput
 
@@ -46,10 +39,7 @@ BASELINE = "baseline"
 @click.option("--sheet", metavar="PNG", help="Write the contact sheet.")
 @click.option("--keep", metavar="DIR", help="Keep the pictures that are made, in DIR/a and DIR/b.")
 @workload_options
-@json_option
-@html_option
-@markdown_option
-@quiet_option
+@output_options
 def command(
     a: str,
     b: str,
