@@ -6,25 +6,13 @@ python benchmarks/fix_table.py           rewrites what stands between the marker
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 from halftime.units import NOTHING, ratio, seconds, share
+from tables import placed, result, table, update
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs" / "fix.md"
+DOCS = Path(__file__).parent.parent / "docs" / "fix.md"
 START, END = "<!-- measured -->", "<!-- end of measured -->"
-
-
-def result(name: str) -> dict | None:
-    """A result file, or None where it was not measured."""
-    path = HERE / "results" / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def interval(row: dict, middle: str, low: str = "low", high: str = "high") -> str:
@@ -110,16 +98,10 @@ def ledger() -> list[str]:
     ]
 
 
-def main() -> int:
-    text = DOCS.read_text(encoding="utf-8")
-    before, rest = text.split(START)
+def made(page: str) -> str:
     lines = [*peers("fix_peers"), *peers("fix_peers_2_threads"), *verdicts(), *components(), *ledger()]
-    made = before + START + "\n" + "\n".join(lines) + END + rest.split(END)[1]
-    if "--check" in sys.argv:
-        return int(made != text)
-    DOCS.write_text(made, encoding="utf-8")
-    return 0
+    return placed(page, START, END, lines[:-1])  # each part ends with an empty line
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    update(DOCS, made)

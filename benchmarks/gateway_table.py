@@ -7,12 +7,12 @@ python benchmarks/gateway_table.py           rewrites what stands between the ma
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from halftime import units
 from halftime.records.gateway import GatewayResult, Load
 from halftime.store import read_json
+from tables import placed, update
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "gateway.md"
@@ -104,25 +104,12 @@ def text(value: object) -> str:
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
-def placed(page: str, name: str, lines: list[str]) -> str:
+def written(page: str) -> str:
     """The page with what stands between its markers replaced."""
-    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    before, _, rest = page.partition(start)
-    _, found, after = rest.partition(end)
-    assert found, f"docs/gateway.md has no markers {start} … {end}"
-    return before + start + "\n" + "\n".join(lines) + "\n" + end + after
-
-
-def main() -> None:
-    page = placed(DOCS.read_text(), "gateways", real())
-    page = placed(page, "reach", reach())
-    if "--check" in sys.argv:
-        sys.exit(
-            None if page == DOCS.read_text() else "docs/gateway.md is not up to date: run benchmarks/gateway_table.py"
-        )
-    DOCS.write_text(page)
-    print(f"wrote {DOCS}")
+    for name, lines in (("gateways", real()), ("reach", reach())):
+        page = placed(page, f"<!-- {name} -->", f"<!-- end of {name} -->", lines)
+    return page
 
 
 if __name__ == "__main__":
-    main()
+    update(DOCS, written)

@@ -6,30 +6,18 @@ python benchmarks/serve_table.py           rewrites what stands between the mark
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 from halftime.units import NOTHING, seconds, share, size
+from tables import placed, result, table, update
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs" / "serve.md"
+DOCS = Path(__file__).parent.parent / "docs" / "serve.md"
 START, END = "<!-- load -->", "<!-- end of load -->"
-
-
-def result(name: str) -> dict | None:
-    """A result file, or None where it was not measured."""
-    path = HERE / "results" / f"serve_{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def load() -> list[str]:
     """The open-loop table and the sentence above it."""
-    found = result("load")
+    found = result("serve_load")
     if found is None:
         return ["Load: not measured."]
     first, place = found["rows"][0], found["environment"]
@@ -67,7 +55,7 @@ def answers(by_status: dict[str, int]) -> str:
 
 def overhead() -> list[str]:
     """What the server costs over a bare call."""
-    found = result("overhead")
+    found = result("serve_overhead")
     if found is None:
         return ["Overhead: not measured."]
     row = found["rows"][0]
@@ -82,7 +70,7 @@ def overhead() -> list[str]:
 
 def faults() -> list[str]:
     """One row a fault."""
-    found = result("faults")
+    found = result("serve_faults")
     if found is None:
         return ["Faults: not measured."]
     rows = [
@@ -114,21 +102,8 @@ def grown(change: float) -> str:
 
 def written(page: str) -> str:
     """The page with what stands between its markers replaced."""
-    before, _, rest = page.partition(START)
-    _, found, after = rest.partition(END)
-    assert found, f"docs/serve.md has no markers {START} … {END}"
-    lines = [START, *load(), "", *overhead(), "", *faults(), END]
-    return before + "\n".join(lines) + after
-
-
-def main() -> None:
-    page = DOCS.read_text()
-    made = written(page)
-    if "--check" in sys.argv:
-        sys.exit(None if page == made else "docs/serve.md is not up to date: run benchmarks/serve_table.py")
-    DOCS.write_text(made)
-    print(f"wrote {DOCS}")
+    return placed(page, START, END, [*load(), "", *overhead(), "", *faults()])
 
 
 if __name__ == "__main__":
-    main()
+    update(DOCS, written)
