@@ -25,6 +25,7 @@ from pathlib import Path
 import orjson
 from PIL import Image
 
+from evidence import write
 from halftime import bundled
 from halftime.captions.calibrate import Settings, calibrate
 from halftime.captions.log import read_log
@@ -37,7 +38,7 @@ from halftime.gateway.run import gateway
 from halftime.gateway.upstream import spawned
 from halftime.records.captions import Router
 from halftime.stats import quantile
-from halftime.store import to_json, write_json
+from halftime.store import write_json
 
 HERE = Path(__file__).parent
 
@@ -129,6 +130,7 @@ def routed(url: str) -> list[str]:
 
 
 def main() -> None:
+    place = collect()  # as it is before the work
     router = calibrate(read_log(HERE / "data" / "captions_log.jsonl.gz"), Settings(mode="route", alpha=0.05)).router
     warm_up()
     cases = {"picture": body(picture()), "text": body(None)}
@@ -137,8 +139,7 @@ def main() -> None:
     out["added"] = {
         name: through(router, data, (300.0,) if name == "text" else (50.0,)) for name, data in cases.items()
     }
-    out["environment"] = json.loads(to_json(collect()))
-    (HERE / "results" / "captions_decision.json").write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+    write(HERE / "results" / "captions_decision.json", "captions_decision", out, place)
     print(json.dumps({key: out[key] for key in ("bytes", "decision", "added")}))
 
 

@@ -32,13 +32,14 @@ import numpy as np
 import openai
 from PIL import Image
 
+from evidence import write
 from halftime import bundled
 from halftime.captions.calibrate import Settings, calibrate
 from halftime.captions.log import read_log
 from halftime.captions.request import choose
 from halftime.environment import collect
 from halftime.records.captions import Router
-from halftime.store import to_json, write_json
+from halftime.store import write_json
 
 HERE = Path(__file__).parent
 CONFIG = """
@@ -149,6 +150,7 @@ def answers(url: str, key: str, asked: dict[str, dict], patience: float) -> dict
 
 
 def main() -> None:
+    place = collect()  # as it is before the work
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, default=HERE.parent / "build" / "gateways")
     options = parser.parse_args()
@@ -178,8 +180,7 @@ def main() -> None:
             out["LiteLLM with the hook"] = answers(url, key, asked, 180)
     expected = {n: f"answered by {'small' if d.small else 'large'}-model" for n, d in decisions.items()}
     out["as the router says"] = {way: out[way] == expected for way in ("pass-through", "LiteLLM with the hook")}
-    out["environment"] = json.loads(to_json(collect()))
-    (HERE / "results" / "captions_live.json").write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+    write(HERE / "results" / "captions_live.json", "captions_live", out, place)
     print(json.dumps({name: value for name, value in out.items() if name != "environment"}, indent=1))
 
 

@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from evidence import write
 from halftime.captions import features, price
 from halftime.captions.calibrate import Settings, calibrate, scores_of, values_of
 from halftime.captions.learn import split
@@ -81,6 +82,7 @@ def repetition(log: Log, seed: int, settings: Settings) -> dict[str, float | boo
 
 
 def main() -> None:
+    place = collect()  # as it is before the work
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--log", type=Path, default=LOG)
@@ -113,8 +115,7 @@ def main() -> None:
         out["alphas"][str(alpha)] = summary  # type: ignore[index]
         shown = {k: v for k, v in summary.items() if not k.startswith("one")}
         print(f"alpha {alpha:.0%}:", json.dumps(shown, indent=1))
-    out["environment"] = json.loads(to_json(collect()))
-    options.output.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+    write(options.output, "captions_savings", out, place)
     print(json.dumps({"decision_cpu_seconds": decision, "output": str(options.output.name)}))
 
 
