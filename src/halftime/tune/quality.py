@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from halftime import units
 from halftime.environment import collect
 from halftime.records.verdict import EVERYTHING, Verdict
-from halftime.tune.bench import Bench, Choices, Progress
+from halftime.tune.bench import Bench, Choices, Progress, plan_key
 from halftime.verify.pictures import PictureSet
 from halftime.verify.render import Prompt, floor_sets, render
 from halftime.verify.run import Settings, judged
@@ -32,6 +32,7 @@ class Pictures:
     progress: Progress
     baseline: PictureSet | None = None
     floors: dict[str, PictureSet] = field(default_factory=dict)
+    _last: tuple[bytes, int, tuple[Verdict, PictureSet]] | None = None  # plan, pictures, what came of them
 
     def reference(self) -> PictureSet:
         """The baseline's pictures, and the harmless variations of some of them."""
@@ -49,7 +50,13 @@ class Pictures:
         return render(pipeline, self.workload, self.prompts[:count], "recipe", progress=self.progress)
 
     def verdict(self, plan: Choices, count: int | None = None) -> tuple[Verdict, PictureSet]:
-        """Equivalent, different or not decided, by `verify`; and the plan's pictures."""
+        """Equivalent, different or not decided, by `verify`; and the plan's pictures. Asked again, nothing is drawn."""
+        key, wanted = plan_key(plan), len(self.prompts[:count])
+        if self._last is None or self._last[:2] != (key, wanted):
+            self._last = (key, wanted, self._judged(plan, count))
+        return self._last[2]
+
+    def _judged(self, plan: Choices, count: int | None) -> tuple[Verdict, PictureSet]:
         base, drawn = self.reference(), self.of(plan, count)
         base = base.first(len(drawn.pictures))
         self.progress("comparing", 0, 1)

@@ -52,11 +52,6 @@ class State:
     def sweep(self) -> tuple[SweepPoint, ...]:
         return self.partial.sweep
 
-    def finish(self) -> None:
-        """All is in the recipe now."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
 
 def opened(path: Path | None, fresh: Partial) -> State:
     """The state of an interrupted run with the same model, workload and machine, or a new one.
