@@ -60,7 +60,8 @@ def _watched_step(step: Function, scheduler: object, sites: Sites) -> Function:
 
     @wraps(step)
     def watched(*args: object, **kwargs: object) -> object:
-        sites.begin_barless_loop()
+        if sites.step is None:
+            sites.begin_loop(barless=True)
         result = step(*args, **kwargs)
         if sites.barless:
             sites.next_step()
@@ -86,7 +87,7 @@ class _Bar:
         self._iterable, self._total, self._sites = iterable, total, sites
 
     def __enter__(self) -> _Bar:
-        self._sites.begin_loop_with_bar()
+        self._sites.begin_loop()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,7 +101,7 @@ class _Bar:
         return self._total or len(self._iterable)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[object]:
-        self._sites.begin_loop_with_bar()
+        self._sites.begin_loop()
         try:
             for item in self._iterable:  # type: ignore[attr-defined]
                 yield item

@@ -43,7 +43,7 @@ class ShadowDevice(TorchDispatchMode):
         with ExitStack() as undo:
             undo.callback(patches.ONE_AT_A_TIME.release)
             undo.enter_context(guard.installed())
-            patches.apply(self, undo)
+            patches.apply(self.sites, undo)
             undo.enter_context(_Functions(self))
             ShadowTensor.device_mode = self
             undo.callback(setattr, ShadowTensor, "device_mode", None)

@@ -6,28 +6,25 @@ import contextlib
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import torch
 import torch._dynamo  # tabulates torch's functions when first imported, so before any of them is replaced
 
+from halftime.audit.sites import Sites
 from halftime.audit.tensor import CUDA, ShadowTensor
-
-if TYPE_CHECKING:
-    from halftime.audit.mode import ShadowDevice
 
 ONE_AT_A_TIME = threading.Lock()
 MEMORY = 80 << 30  # bytes that the device claims, so that no pipeline offloads for want of memory
 CAPABILITY = (8, 9)  # Ada: bf16 and fused attention are taken
 
 
-def apply(device: ShadowDevice, undo: ExitStack) -> None:
+def apply(sites: Sites, undo: ExitStack) -> None:
     """Change torch's globals; `undo` puts them back."""
     lifted = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True)
     undo.callback(torch._C._set_only_lift_cpu_tensors, lifted)
-    _read_behind_the_dispatcher(device, undo)
-    for name, value in _cuda_functions(device).items():
+    _read_behind_the_dispatcher(sites, undo)
+    for name, value in _cuda_functions(sites).items():
         _patch(torch.cuda, name, value, undo)
     _patch(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"), undo)
     _patch(torch.accelerator, "is_available", lambda: True, undo)
@@ -44,7 +41,7 @@ def _patch(owner: object, name: str, value: object, undo: ExitStack) -> None:
         undo.callback(setattr, owner, name, before)
 
 
-def _read_behind_the_dispatcher(device: ShadowDevice, undo: ExitStack) -> None:
+def _read_behind_the_dispatcher(sites: Sites, undo: ExitStack) -> None:
     """torch.tensor([device scalars]) reads with the Python key excluded, and ends at the CUDA backend's own kernel."""
     name = "aten::_local_scalar_dense"
     if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"):
@@ -52,7 +49,7 @@ def _read_behind_the_dispatcher(device: ShadowDevice, undo: ExitStack) -> None:
 
     def read(tensor: torch.Tensor) -> object:
         assert isinstance(tensor, ShadowTensor)
-        device.sites.record("item", name)
+        sites.record("item", name)
         return tensor.on_host.item()
 
     library = torch.library.Library("aten", "IMPL")
@@ -60,15 +57,15 @@ def _read_behind_the_dispatcher(device: ShadowDevice, undo: ExitStack) -> None:
     undo.callback(library._destroy)
 
 
-def _cuda_functions(device: ShadowDevice) -> dict[str, object]:
+def _cuda_functions(sites: Sites) -> dict[str, object]:
     def recorded(kind: str) -> Callable[..., None]:
-        return lambda *_, **__: device.sites.record(kind, f"torch.cuda.{kind}")
+        return lambda *_, **__: sites.record(kind, f"torch.cuda.{kind}")
 
     def nothing(*_: object, **__: object) -> None:
         return None
 
     def stream(*_: object, **__: object) -> ShadowStream:
-        return ShadowStream(device)
+        return ShadowStream(sites)
 
     return {
         "_lazy_init": nothing,
@@ -102,8 +99,8 @@ class ShadowStream:
 
     device = CUDA
 
-    def __init__(self, owner: ShadowDevice) -> None:
-        self._owner = owner
+    def __init__(self, sites: Sites) -> None:
+        self._sites = sites
 
     def __enter__(self) -> ShadowStream:
         return self
@@ -112,7 +109,7 @@ class ShadowStream:
         return None
 
     def synchronize(self) -> None:
-        self._owner.sites.record("synchronize", "torch.cuda.Stream.synchronize")
+        self._sites.record("synchronize", "torch.cuda.Stream.synchronize")
 
     def query(self) -> bool:
         return True

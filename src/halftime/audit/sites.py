@@ -92,20 +92,9 @@ class Sites:
         key = Key(kind, inner, where, in_loop, "denoise" if in_loop else _stage(frames), operation)
         self.found[key][self.step] += 1
 
-    def begin_loop(self) -> None:
-        """A denoising loop starts."""
-        self.step = 0
-
-    def begin_loop_with_bar(self) -> None:
-        """As above, by a progress bar."""
-        self.barless = False
-        self.begin_loop()
-
-    def begin_barless_loop(self) -> None:
-        """scheduler.step is called outside of any progress bar: a pipeline with a loop of its own."""
-        if self.step is None:
-            self.barless = True
-            self.begin_loop()
+    def begin_loop(self, barless: bool = False) -> None:
+        """A denoising loop starts; `barless` where it is known by its scheduler's steps."""
+        self.step, self.barless = 0, barless
 
     def next_step(self) -> None:
         """A step is done."""

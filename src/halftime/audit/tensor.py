@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Protocol
 
 import torch
 
-if TYPE_CHECKING:
-    from halftime.audit.mode import ShadowDevice
+from halftime.audit.sites import Sites
 
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
+
+
+class Device(Protocol):
+    """What a shadow tensor asks of the device that it is on."""
+
+    sites: Sites
+
+    def run(self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object: ...
 
 
 class ShadowTensor(torch.Tensor):
     """`on_host` is the CPU tensor with the values; every operation goes through the active ShadowDevice."""
 
     on_host: torch.Tensor
-    device_mode: ClassVar[ShadowDevice | None] = None  # the one that is active, set and cleared by the mode itself
+    device_mode: ClassVar[Device | None] = None  # the one that is active, set and cleared by the mode itself
 
     @staticmethod
     def __new__(cls, value: torch.Tensor, **kwargs: object) -> ShadowTensor:
