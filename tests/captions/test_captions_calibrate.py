@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -132,3 +133,15 @@ def test_the_report_draws_certified_and_uncertified(capsys: pytest.CaptureFixtur
         assert "oracle" in capsys.readouterr().out
         assert "<svg" in page
         assert msgspec.json.decode(msgspec.json.encode(result), type=type(result)) == result
+
+
+def test_mistakes_show_pictures_that_stand_beside_the_log(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is called from."""
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    log = synthetic(4000, slip=0.02)
+    rows = tuple(msgspec.structs.replace(row, image="a.jpg") for row in log.rows)
+    monkeypatch.chdir("/")
+    result = calibrate(replace(log, rows=rows, folder=tmp_path), Settings(alpha=0.1))
+    assert result.mistakes
+    assert all((mistake.image or "").startswith("data:image/png") for mistake in result.mistakes)
+    assert result.mistakes[0].image in html(report_of(result))

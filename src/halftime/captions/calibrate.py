@@ -6,8 +6,10 @@ import base64
 import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -15,7 +17,7 @@ from halftime import __version__
 from halftime.captions import certify, features, price
 from halftime.captions.features import Array, Indices
 from halftime.captions.learn import learned, one_of_each, split
-from halftime.captions.log import Log
+from halftime.captions.log import Log, picture_of
 from halftime.captions.router import probabilities, strangeness
 from halftime.errors import BadInput
 from halftime.records.captions import CaptionsResult, Mistake, Mode, Policy, Router, Slice, Step
@@ -133,8 +135,6 @@ def _hoped(thresholds: list[float], scores: Array, accepted: Array, alpha: float
 
 
 def _finished(best: _Candidate, steps: list[Step]) -> Router:
-    import msgspec
-
     threshold = certify.threshold_of(steps)
     passed = [step for step in steps if step.passed]
     share = (
@@ -274,22 +274,18 @@ def _mistakes(
                 probability=float(scores[place]),
                 small=row.small.text,
                 large=row.large.text,
-                image=_shown(row.image),
+                image=_shown(row.image, log.folder),
             )
         )
     return found
 
 
-def _shown(image: str | None) -> str | None:
-    """A thumbnail as a data URL, where the log holds the picture itself."""
-    from pathlib import Path
-
-    from halftime.captions.log import picture_of
-
+def _shown(image: str | None, folder: Path) -> str | None:
+    """A thumbnail as a data URL, where the log has the picture."""
     if image is None:
         return None
     try:
-        small, _ = features.thumbnail(picture_of(image, Path()))
+        small, _ = features.thumbnail(picture_of(image, folder))
     except features.NotSeen:
         return None
     buffer = io.BytesIO()

@@ -27,6 +27,7 @@ class Log:
     rows: tuple[Logged, ...]
     values: features.Array
     groups: tuple[int, ...]
+    folder: Path = Path()  # where pictures that are named by path stand
     left_out: tuple[str, ...] = ()  # why, a sentence each: these always go to the large model
 
 
@@ -50,7 +51,7 @@ def read_log(path: str | Path) -> Log:
         marks.append(mark)
     if not kept:
         raise BadFile(f"{path} has no request that can be used. {left_out[0] if left_out else 'It is empty.'}")
-    return Log(tuple(kept), np.asarray(values), tuple(grouped(marks)), tuple(left_out))
+    return Log(tuple(kept), np.asarray(values), tuple(grouped(marks)), Path(path).parent, tuple(left_out))
 
 
 def _rows(path: Path) -> list[Logged]:
