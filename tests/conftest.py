@@ -1,8 +1,9 @@
-"""What every test may rely on: one thread, no network, no leftovers of ours in the environment."""
+"""What every test may rely on: one thread, no network, no leftovers of ours in the environment, Ctrl-C that works."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only costs
@@ -16,6 +17,9 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("halftime", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("halftime")
+
+# A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt: they inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

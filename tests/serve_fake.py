@@ -1,4 +1,4 @@
-"""An engine without a model: draws colours in as many steps as asked, one picture at a time; and a server around it."""
+"""An engine without a model: draws colours, one picture at a time, snapped as the real one snaps; and a server."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import uvicorn
 
 from halftime.records.serve import Certificate, ColdStartTimes, EngineStatus, Graphs, WarmEntry
 from halftime.serve.app import application
+from halftime.serve.listing import listed
 from halftime.serve.messages import Event, Failed, Final, Job, NotReady, Preview, QueueFull, Refused, Started
 from halftime.serve.server import address_of, listening
 from halftime.serve.service import HttpSettings, Service
+from halftime.serve.ticket import Ticket
 
 SIZES = ((64, 64), (96, 64))
 STEPS = (4, 8, 12)
@@ -89,31 +91,20 @@ class FakeEngine:
             raise QueueFull("the queue is full", retry_after=1.4)
         self.jobs.append(job)
         self._waiting += 1
-        events = _Events(self, job)
+        events = _Events(self, listed(job, self.certificate, "snap"))
         self._open.append(events)
         return events
 
 
-class _Events:
+class _Events(Ticket):
     """One job's events. Drawing goes on whether they are read or not, until they are closed."""
 
     def __init__(self, engine: FakeEngine, job: Job) -> None:
+        super().__init__(job.id, engine.cancelled.append)
         self._engine, self._job = engine, job
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._over = False
         self._waits = True
         self._drawing = asyncio.ensure_future(self._draw())
         self._drawing.add_done_callback(lambda _: self._leave_queue())  # one cancelled before it ran at all, too
-
-    def __aiter__(self) -> _Events:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._over:
-            raise StopAsyncIteration
-        event = await self._events.get()
-        self._over = isinstance(event, Final | Failed)
-        return event
 
     async def aclose(self) -> None:
         if not self._drawing.done():
@@ -124,7 +115,7 @@ class _Events:
         """Give up, with this as the last event."""
         if not self._drawing.done():
             self._drawing.cancel()
-            self._events.put_nowait(failed)
+            self.put(failed)
 
     async def _draw(self) -> None:
         engine, job = self._engine, self._job
@@ -132,8 +123,8 @@ class _Events:
         async with engine._lock:
             self._leave_queue()
             begun = time.monotonic()
-            self._events.put_nowait(Started(id=job.id, queue_seconds=begun - asked, batch_size=1))
-            self._events.put_nowait(FAILURES.get(job.prompt) or await self._picture(asked, begun))
+            self.put(Started(id=job.id, queue_seconds=begun - asked, batch_size=1))
+            self.put(FAILURES.get(job.prompt) or await self._picture(asked, begun))
 
     def _leave_queue(self) -> None:
         self._engine._waiting -= self._waits
@@ -145,7 +136,7 @@ class _Events:
             await asyncio.sleep(engine.step_seconds)
             engine.steps_done += 1
             if step in shown:
-                self._events.put_nowait(
+                self.put(
                     Preview(id=job.id, index=shown.index(step), step=step, width=job.width, height=job.height,
                             pixels=pixels(job, step))
                 )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from PIL import Image
 
 from halftime.records import Session
 from halftime.store import read_report
+from served import served
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -68,25 +68,7 @@ def test_tune_to_a_target(tmp_path: Path) -> None:
 @pytest.fixture
 def server() -> Iterator[str]:
     """The address of a real server with the bundled model, ready; ended with the test."""
-    words = [
-        sys.executable,
-        "-m",
-        "halftime",
-        "serve",
-        "--port",
-        "0",
-        "--steps",
-        "8",
-        "--max-batch",
-        "1",
-        "--threads",
-        "1",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
-    try:
-        assert child.stdout is not None
-        address = child.stdout.readline().split()[3]
+    with served("--steps", "8") as (_, address):
         for _ in range(600):
             try:
                 urllib.request.urlopen(f"{address}/readyz", timeout=5)
@@ -94,13 +76,6 @@ def server() -> Iterator[str]:
             except OSError:
                 time.sleep(0.2)
         yield address
-    finally:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(20)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
 
 
 def test_serve_with_previews(tmp_path: Path, server: str) -> None:

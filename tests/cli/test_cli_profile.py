@@ -124,10 +124,13 @@ def test_interrupted_in_mid_run_leaves_no_file_and_says_130(tmp_path: Path) -> N
         stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
-    time.sleep(12)
-    assert child.poll() is None
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
+    try:
+        time.sleep(12)
+        assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
     assert child.returncode == 130
     assert err.strip().splitlines()[-1] == "halftime: interrupted; nothing was written."
     assert "Traceback" not in err

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import httpx2
@@ -19,6 +17,7 @@ from halftime.cli import _run
 from halftime.cli.serve import _engine_settings, _http_settings, _name_of, command, parse_sizes, parse_steps
 from halftime.errors import BadInput, BadWorkload
 from serve_fake import wait_until
+from served import served
 
 
 def test_lists() -> None:
@@ -86,28 +85,8 @@ def test_help_says_what_is_where() -> None:
 
 @pytest.fixture
 def started() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    environment = os.environ | {"HALFTIME_PROFILE_TOKEN": "token", "OMP_NUM_THREADS": "1"}
-    words = [
-        sys.executable,
-        "-m",
-        "halftime",
-        "serve",
-        "--port",
-        "0",
-        "--steps",
-        "2,30",
-        "--max-batch",
-        "1",
-        "--threads",
-        "1",
-    ]
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert child.stdout is not None
-        yield child, child.stdout.readline().split()[3]
-    finally:
-        child.kill()
-        child.wait()
+    with served("--steps", "2,30", HALFTIME_PROFILE_TOKEN="token") as process:
+        yield process
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import httpx2
@@ -10,6 +11,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import CHECKS
+from schemathesis.core.failures import AcceptedNegativeData, FailureGroup
 from starlette.routing import Route
 
 from halftime.serve.app import ROUTES
@@ -65,4 +67,18 @@ class Token:
 @api.parametrize()
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_schemathesis_finds_nothing(case: schemathesis.Case, running: Running) -> None:
-    case.call_and_validate(base_url=running.address, excluded_checks=CHECKS.get_by_names(EXCLUDED), timeout=10)
+    try:
+        case.call_and_validate(base_url=running.address, excluded_checks=CHECKS.get_by_names(EXCLUDED), timeout=10)
+    except FailureGroup as found:
+        if not all(is_about_types_in_a_form(case, each) for each in found.exceptions):
+            raise
+
+
+def is_about_types_in_a_form(case: schemathesis.Case, failure: Exception) -> bool:
+    """A form knows words alone: null is sent as four letters, an empty list not at all, and both may be accepted.
+
+    What breaks anything else of the schema (a missing field, a word that is not allowed) must still be refused.
+    """
+    violated = set(re.findall(r"violates `(\w+)`", str(failure)))
+    in_a_form = case.media_type == "multipart/form-data"
+    return in_a_form and isinstance(failure, AcceptedNegativeData) and bool(violated) and violated <= {"type", "anyOf"}
