@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
@@ -14,7 +13,8 @@ import msgspec
 
 from halftime import __version__, environment
 from halftime.records import Environment
-from halftime.store import write_bytes
+from halftime.records.benchmark import Benchmark, Measured
+from halftime.store import write_json
 
 HERE = Path(__file__).parent
 
@@ -31,19 +31,20 @@ def _git(*words: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def kept(name: str, result: Mapping[str, object], place: Environment | None = None) -> dict[str, object]:
+def kept(name: str, result: Mapping[str, object], place: Environment | None = None) -> Benchmark:
     """`result` with what a reader needs to repeat it. `place` is the machine as it was before the measurement."""
-    return {
-        "benchmark": name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "halftime": __version__,
-        "commit": commit(),
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        **result,
-        "environment": msgspec.to_builtins(place or environment.collect()),
-    }
+    return Benchmark(
+        benchmark=name,
+        asks=(sys.modules["__main__"].__doc__ or "").partition("\n")[0],
+        halftime=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=commit(),
+        command=shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        result=msgspec.convert(msgspec.to_builtins(result), dict[str, Measured]),
+        environment=place or environment.collect(),
+    )
 
 
 def write(path: Path, name: str, result: Mapping[str, object], place: Environment | None = None) -> None:
     """Write a result file; the last line on standard output stays the script's own."""
-    write_bytes(path, json.dumps(kept(name, result, place), indent=1).encode() + b"\n")
+    write_json(path, kept(name, result, place))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from halftime.records.verdict import Verdict
 from halftime.units import NOTHING, ratio, seconds, share
-from tables import placed, result, table, update
+from tables import machine, measured, placed, result, table, update
 
 DOCS = Path(__file__).parent.parent / "docs" / "fix.md"
 START, END = "<!-- measured -->", "<!-- end of measured -->"
@@ -46,14 +47,14 @@ def verdicts() -> list[str]:
     """What `halftime verify baseline PLAN` said of the plans."""
     rows = []
     for plan in ("equivalent", "fewer-steps", "approximate"):
-        found = result(f"fix_verdict_{plan}")
+        found = measured(f"fix_verdict_{plan}", Verdict)
         if found is None:
             continue
-        every = {c["metric"]: c for c in found["per_class"] if c["content_class"] == "all"}
-        farthest = max((c for c in found["per_class"] if c["decides"]), key=lambda c: c["floors"])
-        worst = f"{farthest['metric']}, {farthest['content_class']}: {farthest['floors']:.2g}"
-        rows.append([f"`{plan}.toml`", str(found["pairs"]), found["verdict"], f"{every['flip']['value']:.4f}",
-                     f"{every['ms_ssim']['value']:.5f}", f"{every['rmse']['value']:.2f}", worst])  # fmt: skip
+        every = {each.metric: each.value for each in found.per_class if each.content_class == "all"}
+        farthest = max((each for each in found.per_class if each.decides), key=lambda each: each.floors)
+        worst = f"{farthest.metric}, {farthest.content_class}: {farthest.floors:.2g}"
+        rows.append([f"`{plan}.toml`", str(found.pairs), found.verdict, f"{every['flip']:.4f}",
+                     f"{every['ms_ssim']:.5f}", f"{every['rmse']:.2f}", worst])  # fmt: skip
     head = ("plan", "pairs", "verdict", "FLIP", "1 - MS-SSIM", "rmse", "the farthest, in noise floors (margin 3)")
     return ["What `halftime verify baseline PLAN` says of the plans:", "", *table(head, rows), ""] if rows else []
 
@@ -70,8 +71,9 @@ def components() -> list[str]:
         for row in found["rows"]
     ]  # fmt: skip
     least, most = (pick(row["rounds"] for row in found["rows"]) for pick in (min, max))
+    threads = machine("fix_components").threads
     return [
-        f"Components of true size with random weights, 256 px, {found['environment']['threads']} thread, each stack in "
+        f"Components of true size with random weights, 256 px, {threads} thread, each stack in "
         f"turns with diffusers' fp32 module ({least} to {most} rounds); compare the speedups, since each "
         "stack had a baseline of its own:",
         "",

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.sparse import lil_matrix
 
+from evidence import write
 from halftime.forecast import host, predict
 from halftime.forecast.cache import trace_of
 from halftime.forecast.calibrate import calibrated_by, forget_host
@@ -461,7 +462,7 @@ def main() -> None:
     p = problem_of(usable(rows))
     if arguments.check:
         result = check(p, prior())
-        RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+        write(RESULTS, "forecast_check", result)
         write_tables(result, HERE.parent / "docs" / "forecast.md")
         return
     layout, x, jac = fit(p, prior())

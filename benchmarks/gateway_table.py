@@ -6,13 +6,12 @@ python benchmarks/gateway_table.py           rewrites what stands between the ma
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from halftime import units
 from halftime.records.gateway import GatewayResult, Load
 from halftime.store import read_json
-from tables import placed, update
+from tables import placed, result, update
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "gateway.md"
@@ -87,7 +86,7 @@ def findings(name: str, which: str) -> tuple:
 
 def reach() -> list[str]:
     """The instrument's own bars."""
-    found = json.loads((HERE / "results" / "gateway_reach.json").read_text())
+    found = result("gateway_reach")
     lines = [
         "| question | asked | measured | bar | reached | cores busy with other work |",
         "|---|---|---|---|---|---|",

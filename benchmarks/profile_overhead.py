@@ -29,7 +29,7 @@ from typing import NamedTuple
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
-from evidence import kept
+from evidence import write
 from halftime import bundled, environment
 from halftime.ledger import ledger
 from halftime.pipeline import call_arguments
@@ -37,7 +37,6 @@ from halftime.profile.call import quiet_progress_bars, timed_call
 from halftime.profile.clock import HostClock, Mark
 from halftime.records import Workload
 from halftime.stats import median, paired_ratio
-from halftime.store import write_bytes
 
 
 class Seconds(NamedTuple):
@@ -136,7 +135,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     place = environment.collect()
-    result = kept("profile_overhead", measure(arguments.rounds, arguments.steps), place)
+    result = measure(arguments.rounds, arguments.steps)
     overhead = result["overhead"]
     assert isinstance(overhead, dict)
     for kind, found in overhead.items():
@@ -147,7 +146,7 @@ def main() -> None:
     for name in ("python", "import", "help"):
         print(f"{name:15} {1000 * float(str(result[f'{name}_cpu_seconds'])):.0f} ms of CPU in a fresh process")
     if arguments.out:
-        write_bytes(arguments.out, json.dumps(result, indent=1).encode() + b"\n")
+        write(arguments.out, "profile_overhead", result, place)
     print(json.dumps(result))
 
 

@@ -23,14 +23,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 
+from evidence import write
 from halftime import bundled
 from halftime.environment import load_average, processor_name, versions
+from halftime.records.benchmark import Benchmark
 from halftime.serve.engine import Engine
 from halftime.serve.messages import EngineSettings, Final, Job, Preview
 from halftime.serve.preview import Previews, Unpacker
 from halftime.serve.stepping import Watch
 from halftime.serve.studio import Studio, open_studio
 from halftime.stats import median, paired_ratio
+from halftime.store import read_json
 
 RESULT = Path(__file__).parent / "results" / "serve_engine.json"
 SETTINGS = EngineSettings(threads=1)
@@ -202,12 +205,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help="which; all of them where none is named")
     chosen = parser.parse_args().rows or list(ROWS)
-    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    result = read_json(RESULT, Benchmark).result if RESULT.exists() else {}
     for name in chosen:
         busy = load_average()
         result[name] = {**ROWS[name](), "load_average": busy, "processor": processor_name(), "versions": versions()}
         print(name, json.dumps(result[name], indent=1))
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        write(RESULT, "serve_engine", result)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
+from halftime.records.benchmark import Benchmark
 from halftime.stats import median
+from halftime.store import read_json
 from serve_process import RESULTS, Server, serving, written
 
 DRAW = "/v1/images/generations"
@@ -348,7 +350,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=[])
     wanted = parser.parse_args().rows or list(ROWS)
     path = RESULTS / "serve_faults.json"
-    kept = {row["row"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
+    kept = {row["row"]: row for row in read_json(path, Benchmark).result["rows"]} if path.exists() else {}
 
     def keep(name: str, server: Server | None) -> None:
         kept[name] = {"row": name, **ROWS[name](server)}

@@ -26,6 +26,7 @@ import psutil
 import ray
 from ray import serve
 
+from evidence import write
 from halftime.environment import load_average, processor_name, versions
 from halftime.records.serve import EngineStatus
 from halftime.serve.messages import EngineSettings
@@ -127,7 +128,7 @@ def main() -> None:
         "both_replicas_ready_seconds": ready,
         **found,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write(RESULT, "serve_ray", result)
     print(json.dumps(result, indent=1))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from halftime.units import NOTHING, seconds, share, size
-from tables import placed, result, table, update
+from tables import machine, placed, result, table, update
 
 DOCS = Path(__file__).parent.parent / "docs" / "serve.md"
 START, END = "<!-- load -->", "<!-- end of load -->"
@@ -20,7 +20,7 @@ def load() -> list[str]:
     found = result("serve_load")
     if found is None:
         return ["Load: not measured."]
-    first, place = found["rows"][0], found["environment"]
+    first, place = found["rows"][0], machine("serve_load")
     head = ("offered", "requests", "answers", "no answer", "goodput", "of capacity", "p50", "p99 of accepted",
             "p99 of refusals")  # fmt: skip
     speeds = [row[when] for row in found["rows"] for when in ("capacity_low", "capacity_high")]
@@ -43,7 +43,7 @@ def load() -> list[str]:
         f"a queue of {found['queue']}, a deadline of {seconds(first['deadline'])}. "
         f"The capacity is what a closed loop completes just before and after each round, here "
         f"{min(speeds):.2f} to {max(speeds):.2f} pictures a second (the machine was shared). "
-        f"Load average when written: {place['load_average']:.1f} on {place['cores']} cores.",
+        f"Load average when written: {place.load_average:.1f} on {place.cores} cores.",
         "",
         *table(head, rows),
     ]

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from halftime.records import Environment, Record
+from halftime.records.benchmark import Benchmark
+from halftime.store import read_json
 
 HERE = Path(__file__).parent
+R = TypeVar("R", bound=Record)
 
 
 def result(name: str) -> dict | None:
-    """A result file by its name without ending, or None where it was not measured."""
+    """What a benchmark measured, by its file's name without ending, or None where it was not run."""
+    found = measured(name, Benchmark)
+    return found.result if found else None
+
+
+def machine(name: str) -> Environment:
+    """Where it was measured. Raises ValueError where the result does not say."""
+    found = measured(name, Benchmark)
+    if found is None or found.environment is None:
+        raise ValueError(f"benchmarks/results/{name}.json does not say where it was measured: run the benchmark again")
+    return found.environment
+
+
+def measured(name: str, kind: type[R]) -> R | None:
+    """A result file of a verb or of a script, or None where there is none."""
     path = HERE / "results" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path, kind) if path.exists() else None
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> list[str]:

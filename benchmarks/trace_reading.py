@@ -22,10 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from evidence import kept
+from evidence import write
 from halftime import environment
 from halftime.stats import median, paired_ratio
-from halftime.store import write_bytes
 
 TESTS = Path(__file__).parent.parent / "tests"
 WAYS = {
@@ -90,14 +89,13 @@ def main() -> None:
         "peak_bytes": peak,
         "speedup_over_hta": paired_ratio(seconds["HolisticTraceAnalysis"], seconds["halftime"])._asdict(),
     }
-    result = kept("trace_reading", measured, place)
     for way, values in seconds.items():
         print(f"{way:22} {median(values):8.2f} s   {peak[way] / 2**20:8.0f} MiB peak")
     ratio = paired_ratio(seconds["HolisticTraceAnalysis"], seconds["halftime"])
     print(f"HTA / halftime {ratio.value:.1f}x [{ratio.low:.1f}, {ratio.high:.1f}] on {size / 1e6:.0f} MB")
     if arguments.out:
-        write_bytes(arguments.out, json.dumps(result, indent=1).encode() + b"\n")
-    print(json.dumps(result))
+        write(arguments.out, "trace_reading", measured, place)
+    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

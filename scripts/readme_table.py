@@ -26,8 +26,8 @@ Result = dict[str, Any]
 
 
 def result(name: str) -> Result:
-    """A result file by its name without ending."""
-    found: Result = json.loads((RESULTS / f"{name}.json").read_text())
+    """What a benchmark measured, by its file's name without ending."""
+    found: Result = json.loads((RESULTS / f"{name}.json").read_text())["result"]
     return found
 
 
@@ -148,7 +148,7 @@ HEAD = """# What was measured, and how to repeat it
 
 Written by `make docs-tables` from `benchmarks/results/`. Every benchmark is a script whose docstring gives the regime,
 the ceiling and what it prints; comparisons are interleaved and paired, and given as medians with intervals. Where a
-result says nothing of its commit, it was made before results kept it.
+result says nothing of its commit, it was made before results kept it. `halftime show FILE` draws any of them.
 
 | script | what it asks |
 |---|---|"""
@@ -170,20 +170,19 @@ def results() -> Iterator[str]:
 
 def line(path: Path) -> str:
     found = json.loads(path.read_text())
-    found = found if isinstance(found, dict) else {}
-    place = found.get("environment") or found.get("machine") or {}
-    place = place if isinstance(place, dict) else {}
+    place = found.get("environment") or {}
     torch = (place.get("versions") or {}).get("torch")
     words = [place.get("processor"), f"{place['cores']} cores" if place.get("cores") else None,
              f"torch {torch}" if torch else None]  # fmt: skip
     machine = ", ".join(word for word in words if word) or "not recorded"
-    rows = found.get("rows")
-    bars = (
-        [row["reached"] for row in rows if isinstance(row, dict) and "reached" in row] if isinstance(rows, list) else []
-    )
-    reached = f"{sum(map(bool, bars))} of {len(bars)} reached" if bars else ""
     name = path.relative_to(ROOT)
-    return f"| `{name}` | {str(found.get('created', ''))[:10]} | {machine} | {found.get('commit', '')} | {reached} |"
+    return f"| `{name}` | {found.get('created', '')[:10]} | {machine} | {found.get('commit', '')} | {bars(found)} |"
+
+
+def bars(found: Result) -> str:
+    rows = found.get("result", {}).get("rows")
+    reached = [row["reached"] for row in rows if "reached" in row] if isinstance(rows, list) else []
+    return f"{sum(map(bool, reached))} of {len(reached)} reached" if reached else ""
 
 
 def main() -> None:

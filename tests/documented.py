@@ -94,6 +94,8 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime profile mypackage", Ours(f"{_SHORT} --size 32")),
     (r"^halftime profile --json profile.json", Ours(f"{_SHORT} --no-probes")),
     (r"^halftime profile", Ours(_SHORT)),
+    (r"^halftime show benchmarks/", Bash("benchmarks/", f"{ROOT}/benchmarks/")),
+    (r"^halftime show", Ours()),
     (r"^halftime replay", Ours("--runs 1 --warmup 0")),
     (r"^halftime audit mypackage", Ours("--steps 2 --size 16 --set num_frames=9")),
     (r"^halftime audit \./cogvideox", Ours("--steps 2 --size 16 --set num_frames=8 --set max_sequence_length=16")),

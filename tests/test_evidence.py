@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from halftime.records.benchmark import Benchmark
+from halftime.store import read_json
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(
@@ -46,8 +48,9 @@ def test_a_result_keeps_machine_versions_and_commit(tmp_path: Path, monkeypatch:
     from evidence import write
 
     write(tmp_path / "x.json", "x", {"rows": [1]})
-    kept = json.loads((tmp_path / "x.json").read_text())
-    assert kept["rows"] == [1]
-    assert kept["environment"]["versions"]["torch"]
-    assert kept["environment"]["cores"] >= 1
-    assert {"benchmark", "created", "halftime", "commit", "command"} <= kept.keys()
+    kept = read_json(tmp_path / "x.json", Benchmark)
+    assert kept.result == {"rows": [1]}
+    assert kept.environment
+    assert kept.environment.versions["torch"]
+    assert kept.environment.cores >= 1
+    assert all((kept.created, kept.halftime, kept.command))

@@ -66,10 +66,11 @@ def write_json(path: Path | str, record: Record) -> None:
 
 def read_json(path: Path | str, kind: type[R]) -> R:
     """Read a record of a known kind. Raises BadFile, naming the field that is wrong and where it stands."""
-    return _decoded(path, read_bytes(path), kind)
+    return decoded(path, read_bytes(path), kind)
 
 
-def _decoded(path: Path | str, data: bytes, kind: type[R]) -> R:
+def decoded(path: Path | str, data: bytes, kind: type[R]) -> R:
+    """The record in JSON that was read from `path`. Raises BadFile."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
@@ -81,13 +82,18 @@ _EMBEDDED = re.compile(rb'<script type="application/json" id="halftime-data">(.*
 
 def read_report(path: Path | str, kind: type[R]) -> R:
     """Read a record from JSON, or from an HTML page that was drawn from it. Raises BadFile."""
+    return decoded(path, data_of(path), kind)
+
+
+def data_of(path: Path | str) -> bytes:
+    """The JSON in a file that holds nothing else, or in an HTML page that was drawn from it. Raises BadFile."""
     data = read_bytes(path)
     if data.lstrip()[:1] != b"<":
-        return read_json(path, kind)
+        return data
     found = _EMBEDDED.search(data)
     if found is None:
         raise BadFile(f"{path} is a page without halftime's data in it. Write it again with --html.")
-    return _decoded(path, found[1], kind)
+    return found[1]
 
 
 def read_bytes(path: Path | str) -> bytes:

@@ -27,6 +27,7 @@ VERBS = {
     "gateway": "What does the proxy in front cost?",
     "captions": "Which caption requests need the large model?",
     "replay": "The same workload as in a report, on this machine: what explains the difference?",
+    "show": "What did a file of any verb say? Drawn again from its JSON or page.",
     "doctor": "What is installed, what can be used, and what would be faster?",
 }
 

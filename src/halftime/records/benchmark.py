@@ -1,0 +1,31 @@
+"""A benchmark's result, with what a reader needs to repeat it."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from halftime.records.base import Record, Scalar
+from halftime.records.environment import Environment
+
+# Anything that JSON holds: every benchmark has columns of its own.
+Measured: TypeAlias = Scalar | list[object] | dict[str, object]
+
+SCHEMA = 1
+
+
+class Benchmark(Record, frozen=True, kw_only=True):
+    """What a script of `benchmarks/` keeps; `halftime show` draws it.
+
+    In `result`, names end with their unit (`…_seconds`, `…_bytes`, `…_share`, `speedup`, `…_ratio`); a list of objects
+    is a table. Made before results kept it: `commit`, `command` and `environment` may be empty.
+    """
+
+    schema: int = SCHEMA
+    benchmark: str
+    asks: str = ""  # the script's first line
+    halftime: str = ""
+    created: str = ""
+    commit: str = ""  # 12 digits, with '+' where the sources differed from it
+    command: str = ""
+    result: dict[str, Measured]
+    environment: Environment | None = None
