@@ -6,6 +6,7 @@ BIN    := $(VENV)/bin
 CACHE  := $(CURDIR)/.cache
 MODEL  ?=
 ARGS   ?=
+JOBS   ?= 2  # test processes; each takes up to 4 GB
 
 export PIP_CACHE_DIR := $(CACHE)/pip
 export HF_HOME := $(CACHE)/huggingface
@@ -39,8 +40,8 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest $(ARGS)
+unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -o cache_dir=$(CACHE)/pytest $(ARGS)
 
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)
