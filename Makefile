@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 CACHE  := $(CURDIR)/.cache
 MODEL  ?=
 ARGS   ?=
-JOBS   ?= 2  # test processes; each takes up to 4 GB
+JOBS   ?= 2
 
 export PIP_CACHE_DIR := $(CACHE)/pip
 export HF_HOME := $(CACHE)/huggingface
