@@ -3,7 +3,7 @@
 c10 refuses tensors that say they are on cuda:0 unless a guard is registered for CUDA. torch has one for its own fake
 tensors, `_ensureCUDADeviceGuardSet`, but it only swaps an existing CUDA guard that counts no devices. A CPU build has
 none, so a stand-in, all of whose virtual methods return 0, is registered for the moment of the swap. On a CUDA build
-without a GPU the plain call suffices (not tried here: this machine has a CPU build). On leaving, the registry holds
+without a GPU the plain call suffices (tried with 2.13.0+cu130). On leaving, the registry holds
 what it held, and torch's C++ code will ask Python again whether CUDA can be initialised, as it would have before.
 
 Sources: c10/core/impl/DeviceGuardImplInterface.h (`device_guard_impl_registry`, `ensureCUDADeviceGuardSet`),
