@@ -134,6 +134,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"assert_no_syncs_in_loop", Python({"make_tiny_pipeline": "from tiny_pipelines import PIPELINES; "
                                          "make_tiny_pipeline = PIPELINES['sdxl'].build"})),
     (r"^from halftime.fix.apply import reasons", Python({"pipe": _TINY.format("pipe")})),
+    (r"^with halftime.applied\(pipe, \"plan.toml\"", Python({"pipe": f"import halftime; {_TINY.format('pipe')}"})),
     (r"^import asyncio\nfrom halftime\.serve",
      Elsewhere("tests/serve/test_serve_worker.py::test_from_warm_up_to_picture")),
     (r"^from openai import", Elsewhere("tests/serve/test_serve_openai.py::test_a_stream_previews_and_completes")),

@@ -62,3 +62,7 @@ class MissingExtra(HalftimeError):
 
 class OutOfMemory(HalftimeError):
     """The device or the host ran out of memory."""
+
+
+class HalftimeWarning(UserWarning):
+    """What a user should know and need not mend; the command line shows it on a line of standard error."""

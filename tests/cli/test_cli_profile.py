@@ -148,3 +148,53 @@ def test_a_recipe_is_profiled_with_its_fixes(tmp_path: Path) -> None:
     denoise = next(row for row in session["ledger"] if row["stage"] == "denoise")
     assert next(part for part in denoise["parts"] if part["stage"] == "scheduler")["calls"] % 2 == 0
     assert session.get("cold_start") is None
+
+
+@pytest.mark.slow
+def test_compiled_code_is_kept_beside_the_recipe_and_taken_from_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from halftime.pipeline import load
+    from halftime.records import Workload
+    from halftime.records.recipe import Choice, Recipe
+    from halftime.store import write_toml
+    from halftime.tune.artefacts import save
+
+    recipe, kept = tmp_path / "recipe.toml", tmp_path / "recipe.artefacts"
+    workload = Workload(steps=2, width=32, height=32)
+    architecture = architecture_of(load(MODEL, workload).pipeline)
+    write_toml(recipe, Recipe(architecture=architecture, fixes=(Choice(name="vae-dtype"),)))
+    assert save(MODEL, workload, recipe) is None  # nothing to compile, so no process either
+    write_toml(recipe, Recipe(architecture=architecture, fixes=(Choice(name="vae-compile"),)))
+    assert save(MODEL, workload, recipe) == kept
+    before = kept.read_bytes()
+    words = ["profile", MODEL, *FAST, "--no-probes", "--quiet", "--recipe", str(recipe)]
+    assert run(*words, "--artefacts", "--json", str(tmp_path / "session.json")) == 0
+    assert kept.read_bytes() == before
+    assert run(*words, "--artefacts", str(recipe)) == 2
+    assert "not a file of compile artefacts" in capfd.readouterr().err
+
+
+def architecture_of(pipeline: object) -> dict[str, str]:
+    from halftime.fix.apply import architecture
+
+    return architecture(pipeline)  # type: ignore[arg-type]
+
+
+def test_artefacts_without_a_recipe_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("profile", MODEL, *FAST, "--artefacts", "some.artefacts") == 2
+    assert "--recipe" in capfd.readouterr().err
+
+
+def test_artefacts_that_lie_unused_are_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from halftime.cli.options import take_artefacts
+
+    recipe = tmp_path / "recipe.toml"
+    assert take_artefacts(None, str(recipe)) is None
+    assert capfd.readouterr().err == ""
+    (tmp_path / "recipe.artefacts").touch()
+    assert take_artefacts(None, str(recipe)) is None
+    assert "--artefacts" in capfd.readouterr().err
+    assert take_artefacts("", str(recipe)) == str(tmp_path / "recipe.artefacts")
+    assert take_artefacts("other", str(recipe)) == "other"
+    assert take_artefacts(None, None) is None

@@ -1,28 +1,52 @@
-"""Saved compile artefacts: a folder that Inductor fills, and that a later start finds filled."""
+"""A worker that is started again takes compiled code from the file that the first one left."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from serve_helpers import running
 
-from halftime.errors import BadFile
-from halftime.serve.artefacts import use
-
-
-def test_a_folder_counts_once_it_holds_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "before")
-    assert use(None) is None
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "before"
-    folder = tmp_path / "kept" / "here"
-    assert use(str(folder)) is None
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
-    (folder / "kernel.so").touch()
-    assert use(str(folder)) == str(folder)
+from halftime.records.serve import Certificate
+from halftime.serve.messages import EngineSettings
+from halftime.serve.process import COMMAND
 
 
-def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(BadFile, match="Name a folder"):
-        use(str(tmp_path / "file"))
+async def certified(settings: EngineSettings) -> Certificate:
+    async with running(settings, COMMAND) as engine:
+        assert engine.status.certificate is not None, engine.status.why
+        return engine.status.certificate
+
+
+@pytest.mark.slow
+def test_the_second_start_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1]))))
+    recipe, file = tmp_path / "plan.toml", tmp_path / "kept" / "plan.artefacts"
+    recipe.write_text('[[fixes]]\nname = "vae-compile"\n')
+    settings = EngineSettings(
+        model="serve_models:sdxl", recipe=str(recipe), artefacts=str(file), steps=(2,),
+        sizes=((32, 32),), max_batch=1, img2img=False, tiny_vae=None, threads=1, guidance=1.0,
+    )  # fmt: skip
+    first = asyncio.run(certified(settings))
+    assert first.cold_start is not None
+    assert first.cold_start.artefacts is None
+    before = file.read_bytes()
+    second = asyncio.run(certified(settings))
+    assert second.cold_start is not None
+    assert second.cold_start.artefacts == str(file)
+    assert file.read_bytes() == before
+    assert not list((tmp_path / "tmp").glob("halftime-artefacts-*"))
+    file.write_bytes(before[:100])
+
+    async def broken() -> str:
+        async with running(settings, COMMAND) as engine:
+            assert engine.status.state == "failed"
+            return engine.status.why
+
+    assert "damaged" in asyncio.run(broken())

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from halftime import __version__
-from halftime.errors import HalftimeError
+from halftime.errors import HalftimeError, HalftimeWarning
 
 # verb -> what it answers; `halftime.cli.VERB` holds `command`. Listed here so that --help imports no verb.
 VERBS = {
@@ -67,6 +67,20 @@ def _hush_libraries() -> None:
         os.environ.setdefault(variable, "error")
     warnings.simplefilter("ignore", category=FutureWarning)
     warnings.simplefilter("ignore", category=UserWarning)
+    warnings.simplefilter("always", category=HalftimeWarning)
+    warnings.formatwarning = _one_line
+
+
+_as_python_writes = warnings.formatwarning
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Ours without the place in the sources, which is of no use on a command line."""
+    if issubclass(category, HalftimeWarning):
+        return f"warning: {message}\n"
+    return _as_python_writes(message, category, filename, lineno, line)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from halftime.errors import BadWorkload
+from halftime.errors import BadInput, BadWorkload
 
 if TYPE_CHECKING:
     from halftime.records import Workload
@@ -44,6 +44,26 @@ markdown_option = click.option(
     "--markdown", "markdown_file", metavar="FILE", help="Write markdown; - for standard output."
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no tables; files and exit code only.")
+
+_BESIDE = ""  # --artefacts without a name
+artefacts_option = click.option(
+    "--artefacts", metavar="FILE", is_flag=False, flag_value=_BESIDE,
+    help="Take compiled code from FILE and keep it there; no FILE is the one beside the recipe. It is code that runs: "
+    "only your own.",
+)  # fmt: skip
+
+
+def take_artefacts(value: str | None, recipe: str | None, quiet: bool = False) -> str | None:
+    """The file that --artefacts means, or None. Raises BadInput where there is no recipe; says what lies unused."""
+    from halftime.fix.artefacts import beside
+
+    if recipe is None:
+        if value is not None:
+            raise BadInput("--artefacts keeps what a recipe compiles; name the recipe with --recipe.")
+        return None
+    if value is None and beside(recipe).is_file() and not quiet:
+        click.echo(f"{beside(recipe)} lies beside the recipe; --artefacts takes compiled code from it.", err=True)
+    return str(beside(recipe)) if value == _BESIDE else value
 
 
 def output_options(function: F) -> F:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import model_argument, output_options, take_workload, workload_options
+from halftime.cli.options import (
+    artefacts_option,
+    model_argument,
+    output_options,
+    take_artefacts,
+    take_workload,
+    workload_options,
+)
 from halftime.cli.output import emit, progress_bar
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--trace", "trace_folder", metavar="DIR", help="Trace one more call into DIR, for Perfetto and Nsight.")
 @click.option("--recipe", metavar="TOML", help="Profile with the fixes of a recipe or plan.")
+@artefacts_option
 @click.option("--against", metavar="JSON", help="Compare with an earlier session of the same workload and machine.")
 @output_options
 def command(
@@ -38,6 +46,7 @@ def command(
     probes: bool,
     trace_folder: str | None,
     recipe: str | None,
+    artefacts: str | None,
     against: str | None,
     json_file: str | None,
     html_file: str | None,
@@ -51,9 +60,10 @@ def command(
     """
     workload = take_workload(workload_values, model)
     base = _read_base(against) if against else None
+    artefacts = take_artefacts(artefacts, recipe, quiet)
     # A fresh process for the cold start would load the pipeline as it is.
     cold_start = cold_start and recipe is None
-    session = _measure(model, workload, runs, warmup, cold_start, probes, trace_folder, quiet, recipe)
+    session = _measure(model, workload, runs, warmup, cold_start, probes, trace_folder, quiet, recipe, artefacts)
 
     def report() -> Report:
         from halftime.report.comparison import comparison_of
@@ -89,6 +99,7 @@ def _measure(
     trace_folder: str | None,
     quiet: bool,
     recipe: str | None,
+    artefacts: str | None,
 ) -> Session:
     from halftime.pipeline import checked_device
     from halftime.profile import coldstart
@@ -101,7 +112,7 @@ def _measure(
         loaded = _load(model, workload)
         progress("cold start in a fresh process", 0, 1)
         cold = coldstart.measure(model, workload) if cold_start else None
-        with _quiet_bars(loaded), _fixed(loaded, recipe):
+        with _quiet_bars(loaded), _fixed(loaded, recipe, artefacts):
             session = measure(loaded, workload, settings, cold_start=cold, progress=progress)
             if trace_folder:
                 progress("traced run", 0, 1)
@@ -126,14 +137,14 @@ def _quiet_bars(loaded: Loaded) -> Iterator[None]:
 
 
 @contextmanager
-def _fixed(loaded: Loaded, recipe: str | None) -> Iterator[None]:
+def _fixed(loaded: Loaded, recipe: str | None, artefacts: str | None) -> Iterator[None]:
     """The fixes of a recipe, where there is one."""
     from halftime.fix import applied
 
     if recipe is None:
         yield
     else:
-        with applied(loaded.pipeline, Path(recipe)):
+        with applied(loaded.pipeline, Path(recipe), artefacts):
             yield
 
 

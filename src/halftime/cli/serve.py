@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from halftime import units
-from halftime.cli.options import model_argument, parse_size, quiet_option
+from halftime.cli.options import artefacts_option, model_argument, parse_size, quiet_option, take_artefacts
 from halftime.errors import BadInput
 from halftime.units import parse_seconds
 
@@ -49,7 +49,7 @@ _LOOK = 0.1  # seconds between looks at the engine's state
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", type=int, help="torch's threads in the worker.  [default: all cores]")
 @click.option("--tiny-vae", metavar="DIR|ID", help="Decoder of the previews.  [default: the bundled model's own]")
-@click.option("--artefacts", metavar="DIR", help="Keep compiled code there for the next start.")
+@artefacts_option
 @click.option("--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish.")
 @click.option("--ray", is_flag=True, help="As a Ray Serve deployment, on the cluster that RAY_ADDRESS names or here.")
 @click.option("--replicas", default=1, show_default=True, help="With --ray: engines, each with a worker.")
@@ -99,6 +99,7 @@ def _engine_settings(model: str | None, deadline: str, values: dict[str, object]
     for option in ("max_batch", "queue_limit", "deadline_seconds"):
         if not taken[option]:
             raise BadInput(f"--{option.partition('_')[0]} is 0; it must be more.")
+    taken["artefacts"] = take_artefacts(values.get("artefacts"), values.get("recipe"))  # type: ignore[arg-type]
     return EngineSettings(model=model, **taken)  # type: ignore[arg-type]
 
 

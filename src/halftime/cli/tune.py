@@ -35,6 +35,8 @@ EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
 @click.option("--sweep", is_flag=True, help="Only solver x steps against quality; changes pictures.")
 @click.option("--prompts", "count", default=24, show_default=True, help="Pictures that are compared at the end.")
 @click.option("--recipe", "recipe_file", default="recipe.toml", show_default=True, help="Where to write the recipe.")
+@click.option("--artefacts/--no-artefacts", default=True, show_default=True,
+              help="Keep what the recipe compiles beside it, for --artefacts of profile and serve.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Forget an interrupted run.")
 @workload_options
 @output_options
@@ -49,6 +51,7 @@ def command(
     sweep: bool,
     count: int,
     recipe_file: str,
+    artefacts: bool,
     fresh: bool,
     json_file: str | None,
     html_file: str | None,
@@ -74,8 +77,10 @@ def command(
     )  # fmt: skip
     if fresh:
         partial.unlink(missing_ok=True)
-    outcome = _tune(model, take_workload(workload_values, model), options, quiet)
+    workload = take_workload(workload_values, model)
+    outcome = _tune(model, workload, options, quiet)
     _write_recipe(outcome.tuning, recipe_file, partial)
+    kept = _keep_artefacts(model, workload, Path(recipe_file), quiet) if artefacts else None
     emit(
         outcome.tuning,
         lambda: _report(outcome),
@@ -85,7 +90,7 @@ def command(
         quiet=quiet,
     )
     if not quiet:
-        click.echo(f"wrote {recipe_file}", err=True)
+        click.echo(f"wrote {recipe_file}" + (f" and {kept}" if kept else ""), err=True)
     return exit_code(outcome.tuning)
 
 
@@ -132,6 +137,20 @@ def _write_recipe(tuning: Tuning, recipe_file: str, partial: Path) -> None:
 
     write_toml(recipe_file, tuning.recipe)
     partial.unlink(missing_ok=True)
+
+
+def _keep_artefacts(model: str | None, workload: Workload, recipe: Path, quiet: bool) -> Path | None:
+    """What the recipe compiles, beside it. The recipe stands without; so a failure here is said, and no more."""
+    from halftime.errors import HalftimeError
+    from halftime.tune.artefacts import save
+
+    with progress_bar(quiet) as progress:
+        progress("compiling for the artefacts", 0, 1)
+        try:
+            return save(model, workload, recipe)
+        except (HalftimeError, KeyboardInterrupt) as error:
+            click.echo(f"no artefacts beside {recipe}: {str(error) or 'interrupted.'}", err=True)
+            return None
 
 
 def _report(outcome: Outcome) -> Report:

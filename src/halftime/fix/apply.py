@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from halftime.environment import versions
-from halftime.errors import BadInput, DoesNotApply, Unlike
+from halftime.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
+from halftime.fix.artefacts import Kept, kept, made_for
 from halftime.fix.base import Fix, device_of
 from halftime.fix.table import ALWAYS, CONFLICTS, FIXES, ORDER
 from halftime.records import Json
@@ -33,12 +34,16 @@ class Chosen(NamedTuple):
 
 
 @contextmanager
-def applied(pipeline: DiffusionPipeline, plan: PlanLike) -> Iterator[DiffusionPipeline]:
+def applied(
+    pipeline: DiffusionPipeline, plan: PlanLike, artefacts: Path | str | None = None
+) -> Iterator[DiffusionPipeline]:
     """The pipeline with the fixes of `plan`; on exit it is bit for bit what it was.
 
-    `plan` is a Plan, a Recipe, the path of either's TOML file, or a list of names of `halftime.FIXES`. Raises BadInput
-    for an unknown name or setting, Unlike for a recipe of another architecture, DoesNotApply where a fix cannot work
-    here or two exclude each other. Warns where a recipe was made with another torch, diffusers or device.
+    `plan` is a Plan, a Recipe, the path of either's TOML file, or a list of names of `halftime.FIXES`. `artefacts` is
+    a file's name: compiled code is taken from it where it is there, and what was compiled is in it afterwards. It holds
+    code that torch runs: name only files of your own. Raises BadInput for an unknown name or setting, Unlike for a
+    recipe of another architecture, DoesNotApply where a fix cannot work here or two exclude each other, BadFile for
+    artefacts that are damaged or none. Warns where recipe or artefacts were made with another torch or device.
     """
     found = read_plan(plan)
     if isinstance(found, Recipe):
@@ -46,9 +51,16 @@ def applied(pipeline: DiffusionPipeline, plan: PlanLike) -> Iterator[DiffusionPi
     chosen = choose(found)
     check(pipeline, chosen)
     with ExitStack() as stack:
+        if artefacts is not None:
+            stack.enter_context(kept_artefacts(pipeline, found, artefacts))
         for fix, settings in chosen:
             stack.enter_context(fix.apply(pipeline, settings))
         yield pipeline
+
+
+def kept_artefacts(pipeline: DiffusionPipeline, plan: Plan | Recipe, path: Path | str) -> AbstractContextManager[Kept]:
+    """The file of this pipeline's compiled code under this plan, open. Raises BadFile."""
+    return kept(Path(path), made_for(device_of(pipeline), plan, architecture(pipeline)))
 
 
 def read_plan(plan: PlanLike) -> Plan | Recipe:
@@ -142,7 +154,8 @@ def check_recipe(recipe: Recipe, pipeline: DiffusionPipeline) -> None:
                 "Make one for this pipeline with: halftime tune"
             )
     for difference in _differences(recipe, pipeline):
-        warnings.warn(f"the recipe was made with another {difference}; verify it again here.", stacklevel=4)
+        words = f"the recipe was made with another {difference}; verify it again here."
+        warnings.warn(words, HalftimeWarning, stacklevel=4)
 
 
 def _differences(recipe: Recipe, pipeline: DiffusionPipeline) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from halftime.fix.artefacts import keeping
 from halftime.fix.base import (
     Fix,
     Settings,
@@ -45,6 +46,9 @@ def compile_options(settings: Settings, device: torch.device) -> dict[str, objec
         options.update(torch._inductor.list_mode_options(text(settings, "mode")))
     if settings["freezing"] and device.type == "cpu":
         options["freezing"] = True
+    if keeping() and device.type == "cpu":
+        # Precompiled headers are made even where no kernel is compiled: 5 s of each start for nothing.
+        options["cpp_cache_precompile_headers"] = False
     chosen: dict[str, object] = {"fullgraph": bool(settings["fullgraph"]), "dynamic": bool(settings["dynamic"])}
     return chosen | ({"options": options} if options else {})
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from halftime.errors import HalftimeWarning
 from halftime.fix.base import (
     Fix,
     Settings,
@@ -216,7 +217,7 @@ class Takeover:
     def _give_up(self, why: str, *args: object, **kwargs: object) -> object:
         """Only before the first evaluation, when nothing has been skipped yet."""
         self.broken, self.own_way = why, True
-        warnings.warn(f"loop-graph: {why}; running the pipeline's own loop.", stacklevel=2)
+        warnings.warn(f"loop-graph: {why}; running the pipeline's own loop.", HalftimeWarning, stacklevel=2)
         sample, t, *rest = args
         return self.forward(self.scheduler.scale_model_input(sample, t), t, *rest, **kwargs)
 
@@ -273,7 +274,8 @@ class Takeover:
     def _drop(self, why: str) -> None:
         self.release()
         self.broken = why
-        warnings.warn(f"loop-graph: {why}. The graph is dropped; the loop runs without it.", stacklevel=2)
+        words = f"loop-graph: {why}. The graph is dropped; the loop runs without it."
+        warnings.warn(words, HalftimeWarning, stacklevel=2)
 
     def release(self) -> None:
         """Give the graphs' memory pools back."""

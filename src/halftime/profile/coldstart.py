@@ -37,19 +37,12 @@ class Answer(Record, frozen=True, kw_only=True):
 def measure(model: str | None, workload: Workload, timeout: float = 1800.0) -> ColdStart:
     """Run one call of `model` in a fresh process. Raises HalftimeError with that process's last words."""
     begin = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "halftime.profile.coldstart"],
-        input=msgspec.json.encode(Task(model=model, workload=workload)),
-        capture_output=True,
-        timeout=timeout,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        check=False,
-    )
+    try:
+        said = in_fresh_process("halftime.profile.coldstart", Task(model=model, workload=workload), timeout)
+    except HalftimeError as error:
+        raise HalftimeError(f"the cold start failed: {error} Leave it out with --no-cold-start.") from error
     wall = time.perf_counter() - begin
-    if done.returncode:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise HalftimeError(f"the cold start failed: {last} Leave it out with --no-cold-start.")
-    answer = msgspec.json.decode(done.stdout, type=Answer)
+    answer = msgspec.json.decode(said, type=Answer)
     return ColdStart(
         process_seconds=wall,
         import_seconds=answer.import_seconds,
@@ -57,6 +50,24 @@ def measure(model: str | None, workload: Workload, timeout: float = 1800.0) -> C
         first_call_seconds=answer.first_call_seconds,
         first_call=answer.first_call,
     )
+
+
+def in_fresh_process(module: str, task: Record, timeout: float = 1800.0) -> bytes:
+    """What `python -m module` answers to this task. Raises HalftimeError with its last words."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            input=msgspec.json.encode(task),
+            capture_output=True,
+            timeout=timeout,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HalftimeError(f"it did not end within {timeout:g} s.") from error
+    if done.returncode:
+        raise HalftimeError((done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1])
+    return done.stdout
 
 
 def run(task: Task) -> Answer:

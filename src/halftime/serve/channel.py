@@ -6,8 +6,9 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from halftime.serve.messages import Job
 from halftime.serve.wire import Begin, Cancel, Draw, FromWorker, frame, read
@@ -20,6 +21,7 @@ class Channel:
     source: BinaryIO
     sink: BinaryIO
     batches: queue.SimpleQueue[Draw] = field(default_factory=queue.SimpleQueue)
+    at_end: Callable[[], None] = lambda: None  # before this process ends itself
     _cancelled: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -49,7 +51,7 @@ class Channel:
                 self.batches.put(message)
             elif isinstance(message, Cancel):
                 self._cancelled.add(message.id)
-        os._exit(0)  # not sys.exit: the main thread may be inside a kernel for seconds
+        self._end()  # not sys.exit: the main thread may be inside a kernel for seconds
 
     def send(self, message: FromWorker) -> None:
         """From any thread. A pipe without a reader ends this process."""
@@ -59,7 +61,13 @@ class Channel:
                 while left:
                     left = left[self.sink.write(left) :]
             except BrokenPipeError:
-                os._exit(0)
+                self._end()
+
+    def _end(self) -> NoReturn:
+        try:
+            self.at_end()
+        finally:
+            os._exit(0)
 
     def cancelled(self, job: Job) -> bool:
         """Whether nobody waits for this picture any more."""

@@ -97,7 +97,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_growth_bytes: int = 512 * 2**20  # over the last runs; more drops the graphs
     max_retries: int = 1  # of a picture whose worker died
     restart_limit: int = 5  # workers that died in a row without a picture before the engine gives up
-    artefacts: str | None = None  # a folder where compiled code is kept for the next start
+    artefacts: str | None = None  # a file where compiled code is kept for the next start
 
 
 class NotAccepted(HalftimeError):

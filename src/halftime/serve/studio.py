@@ -18,7 +18,7 @@ from PIL import Image
 
 from halftime import __version__, environment
 from halftime.errors import BadInput, BadWorkload
-from halftime.fix.apply import applied, read_plan
+from halftime.fix.apply import applied, kept_artefacts, read_plan
 from halftime.ledger import Measured, ledger, measured
 from halftime.pipeline import BUNDLED, Loaded, load
 from halftime.profile.call import device_of, out_of_memory_explained, tree
@@ -34,6 +34,8 @@ from halftime.store import to_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin
+
+    from halftime.fix.artefacts import Kept
 
 OTHER = "other"  # of a call: what no stage took
 _WHOLE_LOOP = "loop-graph"  # a fix that runs all steps in one go: nothing can be seen or ended in between
@@ -67,6 +69,7 @@ class Studio:
     template: SchedulerMixin
     tiny: AutoencoderTiny | None
     fixes: tuple[str, ...]
+    artefacts: Kept | None
     recipe_hash: str | None
     default_guidance: float | None
     recorder: Recorder
@@ -170,7 +173,7 @@ def open_studio(settings: EngineSettings) -> Studio:
     pipeline = loaded.pipeline
     pipeline.set_progress_bar_config(disable=True)
     stack = ExitStack()
-    fixes = _fix(pipeline, settings, stack)
+    fixes, artefacts = _fix(pipeline, settings, stack)
     modes: dict[Mode, DiffusionPipeline] = {"text2img": pipeline}
     sibling = _img2img(pipeline) if settings.img2img else None
     if sibling is not None:
@@ -186,6 +189,7 @@ def open_studio(settings: EngineSettings) -> Studio:
         template=pipeline.scheduler,
         tiny=None if _WHOLE_LOOP in fixes else _tiny(pipeline, settings),
         fixes=fixes,
+        artefacts=artefacts,
         recipe_hash=_hash(settings.recipe),
         default_guidance=_default_guidance(pipeline, settings),
         recorder=recorder,
@@ -194,12 +198,18 @@ def open_studio(settings: EngineSettings) -> Studio:
     )
 
 
-def _fix(pipeline: DiffusionPipeline, settings: EngineSettings, stack: ExitStack) -> tuple[str, ...]:
+def _fix(
+    pipeline: DiffusionPipeline, settings: EngineSettings, stack: ExitStack
+) -> tuple[tuple[str, ...], Kept | None]:
+    """Put the recipe on; the names of its fixes, and the file of compiled code where one is kept."""
     if settings.recipe is None:
-        return ()
+        return (), None
     plan = read_plan(Path(settings.recipe))
+    kept = None
+    if settings.artefacts is not None:
+        kept = stack.enter_context(kept_artefacts(pipeline, plan, settings.artefacts))
     stack.enter_context(applied(pipeline, plan))
-    return tuple(choice.name for choice in plan.fixes)
+    return tuple(choice.name for choice in plan.fixes), kept
 
 
 def _hash(recipe: str | None) -> str | None:

@@ -16,7 +16,6 @@ import msgspec
 
 from halftime.errors import BadWorkload, HalftimeError
 from halftime.records.serve import Certificate, ColdStartTimes
-from halftime.serve.artefacts import use
 from halftime.serve.channel import Channel
 from halftime.serve.messages import Failed, FailureKind, Final, Job, Started
 from halftime.serve.wire import BatchDone, Begin, Broken, Draw, Loaded, MemoryDropped, Ready, Recompiled, Warming
@@ -46,13 +45,14 @@ class _Worker:
     begin: Begin
 
     def run(self) -> None:
-        self.artefacts = use(self.begin.settings.artefacts)
         # Heavy imports come after the pipe is set up: what they print must not get into it.
         from halftime.serve.preview import Previews, Unpacker
         from halftime.serve.studio import open_studio
         from halftime.serve.watching import Dynamo, Memory
 
         self.studio = open_studio(self.begin.settings)
+        if self.studio.artefacts is not None:
+            self.channel.at_end = self.studio.artefacts.discard
         self.loaded_seconds = time.time() - self.begin.started
         self.channel.send(Loaded())
         self.previews = None
@@ -75,14 +75,17 @@ class _Worker:
 
         # Warm-up previews have no reader: only real ones go through the channel.
         certificate = certify(self.studio, self.begin.settings, self.previews, progress)
+        if self.studio.artefacts is not None:
+            self.studio.artefacts.save()
         self.channel.send(Ready(certificate=self._with_times(certificate), resident_bytes=self.memory.resident()))
         self.dynamo.look()
 
     def _with_times(self, certificate: Certificate) -> Certificate:
+        kept = self.studio.artefacts
         times = ColdStartTimes(
             loaded_seconds=self.loaded_seconds,
             ready_seconds=time.time() - self.begin.started,
-            artefacts=self.artefacts,
+            artefacts=str(kept.path) if kept is not None and kept.found else None,
         )
         return msgspec.structs.replace(certificate, cold_start=times)
 
