@@ -97,6 +97,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime show benchmarks/", Bash("benchmarks/", f"{ROOT}/benchmarks/")),
     (r"^halftime show", Ours()),
     (r"^halftime replay", Ours("--runs 1 --warmup 0")),
+    (r"^halftime audit --check-rules", Ours(codes=(0, 1, 2))),
     (r"^halftime audit mypackage", Ours("--steps 2 --size 16 --set num_frames=9")),
     (r"^halftime audit \./cogvideox", Ours("--steps 2 --size 16 --set num_frames=8 --set max_sequence_length=16")),
     (r"^halftime audit", Ours("--steps 2")),

@@ -2,8 +2,11 @@
 
 Sources, torch 2.13: aten/src/ATen/native/cuda/{Indexing,Nonzero,Unique,SummaryOps,Repeat}.cu, native/cuda/Copy.cpp
 (`copy_requires_temporaries`, `non_blocking`), native/TensorAdvancedIndexing.cpp (masks and CPU indices),
-native/IndexingUtils.h (`expandTensors`), native/Distributions (checks), c10/cuda/CUDAFunctions (warn_or_error_on_sync).
-The same operations warn under torch.cuda.set_sync_debug_mode, which `tests/audit` compares on a real GPU.
+native/IndexingUtils.h (`expandTensors`), native/Distributions.cpp (checks; `multinomial`),
+native/BatchLinearAlgebra.cpp (`_linalg_check_errors` reads `infos.any()`), native/TensorCompare.cpp (`isin`: the
+sorting way calls `_unique`; 2.13's CUDA library still takes it, a later source does not), c10/cuda/CUDAFunctions
+(warn_or_error_on_sync).
+The same operations warn under torch.cuda.set_sync_debug_mode: `halftime audit --check-rules` compares on a real GPU.
 """
 
 from __future__ import annotations
@@ -26,10 +29,25 @@ READS_BACK: dict[str, str] = {
     "aten::unique_consecutive": "nonzero",
     "aten::unique_dim_consecutive": "nonzero",
     "aten::bincount": "nonzero",
-    "aten::histc": "check",
     "aten::_linalg_check_errors": "check",
+    "aten::_linalg_eigh": "check",
+    "aten::_linalg_svd": "check",
+    "aten::linalg_eig": "check",
+    "aten::linalg_lstsq": "check",
+    "aten::linalg_pinv": "check",  # through the svd, or eigh
+    "aten::linalg_matrix_exp": "nonzero",  # sorts matrices by their norm
+    "aten::cholesky": "check",
+    "aten::cholesky_inverse": "check",
     "aten::normal.Tensor_Tensor": "check",
     "aten::normal.float_Tensor": "check",
+}
+# Operations that check `info` on the host only if asked to: position of that argument, called check_errors.
+CHECKS_IF_ASKED: dict[str, int] = {
+    "aten::linalg_inv_ex": 1,
+    "aten::linalg_cholesky_ex": 2,
+    "aten::linalg_lu_factor_ex": 2,
+    "aten::linalg_ldl_factor_ex": 2,
+    "aten::_linalg_solve_ex": 3,
 }
 INDEXING = {
     "aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_",

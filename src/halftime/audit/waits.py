@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from halftime.audit.rules import COPY_TO_DEVICE, COPY_TO_HOST, INDEXING, READS_BACK, SCALAR_READ, Wait
+from halftime.audit.rules import (
+    CHECKS_IF_ASKED,
+    COPY_TO_DEVICE,
+    COPY_TO_HOST,
+    INDEXING,
+    READS_BACK,
+    SCALAR_READ,
+    Wait,
+)
 from halftime.audit.tensor import ShadowTensor
 
 _MASKS = (torch.bool, torch.uint8)
@@ -37,10 +45,51 @@ def waits(
         yield from (Wait(COPY_TO_DEVICE) for value in args if not isinstance(value, ShadowTensor))
     elif name in ("aten::linspace", "aten::logspace"):
         yield from (Wait("item") for value in args[:2] if isinstance(value, ShadowTensor))
+    elif name in BY_ARGUMENTS:
+        yield from BY_ARGUMENTS[name](args, kwargs)
+    elif name in CHECKS_IF_ASKED:
+        if _argument(args, kwargs, CHECKS_IF_ASKED[name], "check_errors", False):
+            yield Wait("check")
     else:
         kind = READS_BACK.get(name) or READS_BACK.get(f"{name}.{overload}")
         if kind:
             yield Wait(kind)
+
+
+def _argument(
+    args: Sequence[object], kwargs: Mapping[str, object], position: int, name: str, default: object
+) -> object:
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def _histc(args: Sequence[object], kwargs: Mapping[str, object]) -> Iterator[Wait]:
+    """Without a range it is read off the data."""
+    low, high = (_argument(args, kwargs, position, name, 0) for position, name in ((2, "min"), (3, "max")))
+    if low == high and _numel(args[0]):
+        yield Wait("check")
+
+
+def _isin(args: Sequence[object], kwargs: Mapping[str, object]) -> Iterator[Wait]:
+    """Among many, both sides are sorted, and made unique unless they are said to be."""
+    elements, among = _numel(args[0]), _numel(args[1])
+    sorts = elements > 0 and among >= int(10 * elements**0.145) and isinstance(args[1], torch.Tensor)
+    if sorts and not _argument(args, kwargs, 2, "assume_unique", False):
+        yield Wait("nonzero")
+
+
+def _multinomial(args: Sequence[object], kwargs: Mapping[str, object]) -> Iterator[Wait]:
+    """The fast way, for no replacement or one draw, checks the probabilities on the host."""
+    draws = _argument(args, kwargs, 1, "num_samples", 1)
+    if draws == 1 or not _argument(args, kwargs, 2, "replacement", False):
+        yield Wait("check")
+
+
+def _numel(value: object) -> int:
+    return value.numel() if isinstance(value, torch.Tensor) else 1
+
+
+Rule = Callable[[Sequence[object], Mapping[str, object]], Iterator[Wait]]
+BY_ARGUMENTS: dict[str, Rule] = {"aten::histc": _histc, "aten::isin": _isin, "aten::multinomial": _multinomial}
 
 
 def _to_copy(source: object, kwargs: Mapping[str, object], to: torch.device | None) -> Iterator[Wait]:

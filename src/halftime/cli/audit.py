@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from halftime.report.model import Report
 
 NEW_SITE = 1
+WRONG_RULE = 1
 
 
 @click.command()
@@ -31,12 +32,14 @@ NEW_SITE = 1
     help="real: MODEL's configurations alone, without weights, at full size; tiny: the pipeline as it is loaded.",
 )
 @click.option("--baseline", metavar="JSON", help="Exit with 1 where the loop waits in a place that this audit has not.")
+@click.option("--check-rules", is_flag=True, help="On a CUDA device: do the rules agree with torch's own sync mode?")
 @click.option("--github", is_flag=True, help="Print GitHub annotations.")
 @output_options
 def command(
     model: str | None,
     geometry: str,
     baseline: str | None,
+    check_rules: bool,
     github: bool,
     json_file: str | None,
     html_file: str | None,
@@ -49,6 +52,8 @@ def command(
     MODEL is a diffusers folder, module:function returning a pipeline, or nothing for the bundled model. Tiny random
     components do: waits do not depend on weights. 20 steps unless --steps says otherwise.
     """
+    if check_rules:
+        return _check_rules(json_file, html_file, markdown_file, quiet)
     base = _read(baseline) if baseline else None
     found = _audit(model, geometry, workload_values)
     if github:
@@ -70,6 +75,22 @@ def command(
         quiet=quiet or github,
     )
     return _gate(base, found) if base else 0
+
+
+def _check_rules(json_file: str | None, html_file: str | None, markdown_file: str | None, quiet: bool) -> int:
+    from halftime.audit import check
+    from halftime.report.audit import rules_report_of
+
+    found = check.check_rules()
+    emit(
+        found,
+        lambda: rules_report_of(found),
+        json_file=json_file,
+        html_file=html_file,
+        markdown_file=markdown_file,
+        quiet=quiet,
+    )
+    return WRONG_RULE if found.wrong else 0
 
 
 def _read(path: str) -> Audit:

@@ -50,3 +50,34 @@ class Audit(Record, frozen=True, kw_only=True):
     because: tuple[str, ...] = ()  # what stands against capture
     findings: tuple[Finding, ...] = ()  # host work repeated in every step, and what differs between steps
     not_seen: tuple[str, ...] = ()  # what the shadow device cannot look into
+
+
+class RuleCase(Record, frozen=True, kw_only=True):
+    """One call, judged twice."""
+
+    name: str
+    torchs: bool = False  # from torch's own test of its mode
+    rule: bool  # the host waits, by the rules
+    device: bool  # the host waits, as torch's mode warned on the device
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both say the same."""
+        return self.rule == self.device
+
+
+# Schema history
+# 1  2026-11  first
+class RulesCheck(Record, frozen=True, kw_only=True):
+    """The rules of `audit` beside what a real device does."""
+
+    schema: Literal[1] = 1
+    halftime: str = ""
+    torch: str
+    device: str
+    cases: tuple[RuleCase, ...]
+
+    @property
+    def wrong(self) -> tuple[RuleCase, ...]:
+        """Where rule and device differ."""
+        return tuple(case for case in self.cases if not case.agrees)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from halftime import units
-from halftime.records.audit import Audit, Site
+from halftime.records.audit import Audit, RulesCheck, Site
 from halftime.report.model import Bullets, Cell, Column, Entries, Entry, Report, Section, Table, Text, rows_of
 
 _COLUMNS = (
@@ -77,3 +77,27 @@ def github_annotations(audit: Audit) -> str:
         if site.in_loop
     ]
     return "\n".join([*lines, f"::notice title=halftime audit::{_summary(audit)}"])
+
+
+def rules_report_of(check: RulesCheck) -> Report:
+    """Rule and device, case by case; what differs first."""
+    wrong = check.wrong
+    cases = sorted(check.cases, key=lambda case: (case.agrees, not case.torchs))
+    rows = rows_of(
+        *(
+            ("yes" if case.agrees else "NO", case.name, _waits(case.rule), _waits(case.device),
+             "torch's own test" if case.torchs else "")
+            for case in cases
+        )
+    )  # fmt: skip
+    columns = (Column("agree"), Column("case"), Column("rule"), Column("device"), Column("from", wide=True))
+    return Report(
+        title=f"The audit's rules on {check.device}: {len(cases) - len(wrong)} of {len(cases)} cases agree",
+        summary=f"torch {check.torch}, under torch.cuda.set_sync_debug_mode. "
+        + ("No rule is wrong here." if not wrong else f"Wrong: {', '.join(case.name for case in wrong)}."),
+        sections=(Section("Cases", (Table(columns, rows, emphasis=frozenset(range(len(wrong)))),)),),
+    )
+
+
+def _waits(waits: bool) -> str:
+    return "waits" if waits else "does not"
