@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from halftime.records.verdict import Verdict
-from halftime.units import NOTHING, ratio, seconds, share
+from halftime.units import NOTHING, ratio, seconds, share, size
 from tables import machine, measured, placed, result, table, update
 
 DOCS = Path(__file__).parent.parent / "docs" / "fix.md"
@@ -100,8 +100,34 @@ def ledger() -> list[str]:
     ]
 
 
+def artefacts() -> list[str]:
+    found = result("fix_artefacts")
+    if found is None:
+        return []
+    rows = [
+        [f"`{row['recipe']}`", seconds(row["without_seconds"]), seconds(row["with_seconds"]), interval(row, "ratio"),
+         seconds(row["steady_seconds"]), size(row["file_bytes"]), seconds(row["saving_seconds"])]
+        for row in found["rows"]
+    ]  # fmt: skip
+    left = [
+        f"`{row['recipe']}`: " + ", ".join(f"{name} {seconds(spent)}" for name, spent in row["parts"].items())
+        for row in found["rows"]
+    ]
+    head = ("recipe", "without", "with artefacts", "ratio", "steady call", "file", "the run that saved it")
+    return [
+        f"First call of a fresh process with an empty temporary folder, the bundled model, {found['steps']} steps, "
+        f"{found['rows'][0]['threads']} thread, without and with saved compile artefacts in turns "
+        f"({min(row['rounds'] for row in found['rows'])} pairs or more):",
+        "",
+        *table(head, rows),
+        "",
+        f"What is left with them, of the first call. {'; '.join(left)}.",
+        "",
+    ]
+
+
 def made(page: str) -> str:
-    lines = [*peers("fix_peers"), *peers("fix_peers_2_threads"), *verdicts(), *components(), *ledger()]
+    lines = [*peers("fix_peers"), *peers("fix_peers_2_threads"), *verdicts(), *components(), *ledger(), *artefacts()]
     return placed(page, START, END, lines[:-1])  # each part ends with an empty line
 
 

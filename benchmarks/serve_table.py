@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from halftime.stats import median
 from halftime.units import NOTHING, seconds, share, size
 from tables import machine, placed, result, table, update
 
 DOCS = Path(__file__).parent.parent / "docs" / "serve.md"
+COLD, END_OF_COLD = "<!-- cold -->", "<!-- end of cold -->"
 START, END = "<!-- load -->", "<!-- end of load -->"
 
 
@@ -100,8 +102,27 @@ def grown(change: float) -> str:
     return f"{'+' if change >= 0 else '-'}{size(abs(change))}"
 
 
+def cold() -> list[str]:
+    """Process start to ready."""
+    found = (result("serve_engine") or {}).get("cold")
+    if found is None:
+        return ["Cold starts: not measured."]
+    file = f"the artefacts of the run before ({size(found['artefacts_bytes'])})"
+    cases = (
+        ("eager", "eager"),
+        ("the VAE compiled, no artefacts yet", "compiled_without_artefacts"),
+        (f"the VAE compiled, {file}", "compiled_with_artefacts"),
+    )
+    rows = [[what, *(seconds(median([start[f"{when}_seconds"] for start in found[name]]))
+                     for when in ("loaded", "ready"))] for what, name in cases]  # fmt: skip
+    runs = len(found["compiled_with_artefacts"])
+    times = "one run each" if runs == 1 else f"the median of {runs} runs, the one that saved them once"
+    return table((f"one thread, load average {found['load_average']:.1f}, {times}", "loaded", "ready"), rows)
+
+
 def written(page: str) -> str:
     """The page with what stands between its markers replaced."""
+    page = placed(page, COLD, END_OF_COLD, cold())
     return placed(page, START, END, [*load(), "", *overhead(), "", *faults()])
 
 
