@@ -65,6 +65,10 @@ class ShadowTensor(torch.Tensor):
     def tolist(self) -> object:  # type: ignore[override]
         return self.cpu().tolist() if self.dim() else self.item()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """Of the tensor inside, so that two views of one tensor are known as such, as on a device."""
+        return self.on_host.untyped_storage()
+
     def numpy(self, *, force: bool = False) -> object:  # type: ignore[override]
         if force:
             return self.detach().cpu().numpy()
