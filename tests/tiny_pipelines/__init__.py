@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from tiny_pipelines import families, images, more_videos, parts, relatives, videos
+from tiny_pipelines import families, images, later, more_videos, parts, relatives, videos
 
 PROMPT = "a red apple"
 
@@ -98,6 +98,24 @@ def _animated() -> dict[str, object]:
 def _video_to_video() -> dict[str, object]:
     frames = [Image.new("RGB", (16, 16), (40 * index, 80, 120)) for index in range(5)]
     return {"video": frames, "height": 16, "width": 16, "strength": 0.99, "output_type": "np", **SHORT}
+
+
+def _drawn(size: int = 16) -> Image.Image:
+    return Image.new("RGB", (size, size), (200, 40, 40))
+
+
+def _from_picture(frames: int) -> Callable[[], dict[str, object]]:
+    return lambda: {**_video(frames)(), "image": _drawn()}
+
+
+def _edited_video() -> dict[str, object]:
+    video = _video_to_video()
+    del video["strength"]
+    return {**video, "num_frames": 5}
+
+
+def _moved_picture() -> dict[str, object]:
+    return {**_sized()(), "image": _drawn(32), "num_frames": 2}
 
 
 def _latte() -> dict[str, object]:
@@ -204,62 +222,58 @@ FAMILIES: dict[str, TinyPipeline] = {
         more_videos.hunyuan_video, lambda: {**_video(9)(), "prompt_template": SHORT_TEMPLATE}
     ),
     "stable_audio": TinyPipeline(more_videos.stable_audio, lambda: {"audio_end_in_s": 0.5, "output_type": "np"}),
+    "wan_image_to_video": TinyPipeline(later.wan_image_to_video, _from_picture(9)),
+    "wan_video_to_video": TinyPipeline(later.wan_video_to_video, _video_to_video),
+    "wan_vace": TinyPipeline(later.wan_vace, _video(9)),
+    "lucy_edit": TinyPipeline(later.lucy_edit, _edited_video),
+    "skyreels_v2": TinyPipeline(later.skyreels_v2, _video(9)),
+    "anyflow": TinyPipeline(later.anyflow, _video(9)),
+    "chronoedit": TinyPipeline(later.chronoedit, _from_picture(5)),
+    "cosmos_text_to_world": TinyPipeline(later.cosmos_text_to_world, _video(9, 32)),
+    "stable_video_diffusion": TinyPipeline(later.stable_video_diffusion, _moved_picture, prompted=False),
+    "easy_animate": TinyPipeline(
+        later.easy_animate, lambda: {**_sized(16)(), "num_frames": 5, "negative_prompt": "a cat"}
+    ),
+    "kandinsky5_video": TinyPipeline(later.kandinsky5_video, _video(5, 32)),
+    "kandinsky5_image": TinyPipeline(later.kandinsky5_image, _sized(**SHORT)),
+    "stable_unclip": TinyPipeline(later.stable_unclip, _sized(), steps=BOTH),
+    "ldm_text_to_image": TinyPipeline(later.ldm_text_to_image, _sized()),
+    "longcat_image": TinyPipeline(later.longcat_image, _sized(enable_prompt_rewrite=False)),
+    "prx": TinyPipeline(later.prx, _sized(use_resolution_binning=False)),
+    "hunyuan_image": TinyPipeline(later.hunyuan_image, _sized()),
+    "wuerstchen": TinyPipeline(later.wuerstchen, _sized(128), steps=BOTH),
+    "flux2": TinyPipeline(later.flux2, lambda: {**_sized(**SHORT)(), "text_encoder_out_layers": (1, 2)}),
 }
 
-_FTFY = "its prompt cleaning calls ftfy, which the project does not depend on"
 _UNWRITTEN = "no builder written yet"
 
 # Families without a tiny pipeline here, and why. Variants of a family that is above (another ControlNet, PAG,
 # inpainting) are in neither table.
 NOT_BUILT: dict[str, str] = {
     "OmniGenPipeline": "its processor needs torchvision, which the project does not depend on",
+    "ConsisIDPipeline": "it needs OpenCV, which the project does not depend on",
+    "KolorsPipeline": "it needs sentencepiece, which the project does not depend on",
     **dict.fromkeys(
         (
-            "ChronoEditPipeline",
-            "HeliosPipeline",
-            "LucyEditPipeline",
-            "PRXPipeline",
-            "SkyReelsV2Pipeline",
-            "WanAnimatePipeline",
-            "WanImageToVideoPipeline",
-            "WanVACEPipeline",
-            "WanVideoToVideoPipeline",
-        ),
-        _FTFY,
-    ),
-    **dict.fromkeys(
-        (
-            "AnyFlowPipeline",
             "BriaFibo2Pipeline",
             "BriaFiboPipeline",
-            "ConsisIDPipeline",
             "Cosmos2_5_PredictBasePipeline",
-            "CosmosTextToWorldPipeline",
             "DreamLitePipeline",
-            "EasyAnimatePipeline",
             "ErnieImagePipeline",
-            "Flux2Pipeline",
             "GlmImagePipeline",
-            "HunyuanImagePipeline",
+            "HeliosPipeline",
             "HunyuanVideo15Pipeline",
             "Ideogram4Pipeline",
-            "Kandinsky5T2IPipeline",
-            "Kandinsky5T2VPipeline",
             "Kandinsky6TI2VAPipeline",
             "KandinskyCombinedPipeline",
-            "KolorsPipeline",
             "Krea2Pipeline",
-            "LDMTextToImagePipeline",
             "LTX2Pipeline",
-            "LongCatImagePipeline",
             "MotifVideoPipeline",
             "NucleusMoEImagePipeline",
             "QwenImage21Pipeline",
-            "StableUnCLIPPipeline",
-            "StableVideoDiffusionPipeline",
             "UniDiffuserPipeline",
             "VisualClozePipeline",
-            "WuerstchenCombinedPipeline",
+            "WanAnimatePipeline",
         ),
         _UNWRITTEN,
     ),

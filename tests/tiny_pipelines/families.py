@@ -25,11 +25,11 @@ from tiny_pipelines.parts import WIDTH
 _CHAT = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 
 
-def _plain_vae(latents: int = 4) -> diffusers.AutoencoderKL:
+def plain_vae(latents: int = 4) -> diffusers.AutoencoderKL:
     return parts.vae(latents, use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.0609)
 
 
-def _chat_tokenizer(max_length: int = 64) -> object:
+def chat_tokenizer(max_length: int = 64) -> object:
     tokenizer = parts.word_tokenizer(max_length, kind=Qwen2Tokenizer)
     tokenizer.chat_template = _CHAT
     return tokenizer
@@ -81,7 +81,7 @@ def chroma() -> DiffusionPipeline:
     )
     return diffusers.ChromaPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_plain_vae(),
+        vae=plain_vae(),
         text_encoder=parts.t5(),
         tokenizer=parts.word_tokenizer(),
         transformer=transformer.eval(),
@@ -111,7 +111,7 @@ def qwenimage() -> DiffusionPipeline:
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae.eval(),
         text_encoder=qwen_vl(),
-        tokenizer=_chat_tokenizer(),
+        tokenizer=chat_tokenizer(),
         transformer=transformer.eval(),
     )
 
@@ -138,7 +138,7 @@ def hidream() -> DiffusionPipeline:
     )
     pipeline = diffusers.HiDreamImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_plain_vae(),
+        vae=plain_vae(),
         text_encoder=parts.clip_text_projected(),
         tokenizer=parts.clip_tokenizer(),
         text_encoder_2=parts.clip_text_projected(),
@@ -287,9 +287,9 @@ def z_image() -> DiffusionPipeline:
         token.data.fill_(1.0)  # torch.empty in diffusers: random memory otherwise
     return diffusers.ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_plain_vae(16),
+        vae=plain_vae(16),
         text_encoder=qwen3(),
-        tokenizer=_chat_tokenizer(),
+        tokenizer=chat_tokenizer(),
         transformer=transformer.eval(),
     )
 
@@ -307,9 +307,9 @@ def ovis_image() -> DiffusionPipeline:
     )
     return diffusers.OvisImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_plain_vae(),
+        vae=plain_vae(),
         text_encoder=qwen3(),
-        tokenizer=_chat_tokenizer(),
+        tokenizer=chat_tokenizer(),
         transformer=transformer.eval(),
     )
 
@@ -327,7 +327,7 @@ def bria() -> DiffusionPipeline:
     return diffusers.BriaPipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_plain_vae(),
+        vae=plain_vae(),
         text_encoder=parts.t5(),
         tokenizer=parts.word_tokenizer(),
     )
@@ -365,7 +365,7 @@ def flux2_klein() -> DiffusionPipeline:
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae.eval(),
         text_encoder=Qwen3ForCausalLM(config).eval(),
-        tokenizer=_chat_tokenizer(),
+        tokenizer=chat_tokenizer(),
         transformer=transformer.eval(),
     )
 
@@ -397,7 +397,7 @@ def deepfloyd_if() -> DiffusionPipeline:
     )
 
 
-class _Permissive(nn.Module):
+class Permissive(nn.Module):
     """In place of the guardrail package's safety checker, whose weights are on a hub."""
 
     device, dtype = torch.device("cpu"), torch.float32
@@ -429,5 +429,5 @@ def cosmos2_text_to_image() -> DiffusionPipeline:
         transformer=transformer.eval(),
         vae=videos.wan().vae,
         scheduler=FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True),
-        safety_checker=_Permissive(),
+        safety_checker=Permissive(),
     )
