@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halftime.errors import BadFile, HalftimeWarning
-from halftime.fix.artefacts import beside, compiles, keeping, kept
+from halftime.fix.artefacts import beside, compiles, differences, keeping, kept, made_for
 from halftime.fix.base import Settings
 from halftime.fix.compilation import compile_options
 from halftime.records.recipe import Choice, Plan
@@ -153,6 +153,23 @@ def test_where_it_cannot_be_written_the_pictures_are_not_lost(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.warns(HalftimeWarning, match="not kept: cannot write"):
         written(tmp_path / "file" / "r.artefacts")
+
+
+def test_what_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from halftime import environment
+
+    plan, here = Plan(fixes=(Choice(name="vae-compile"), Choice(name="vae-dtype"))), torch.device("cpu")
+    first = made_for(here, plan, {"vae": "a"})
+    assert first["torch"] == torch.__version__
+    assert first["number of threads"] == str(torch.get_num_threads())
+    turned = Plan(fixes=plan.fixes[::-1])
+    assert made_for(here, turned, {"vae": "a"}) == first
+    less = Plan(fixes=plan.fixes[:1])
+    assert differences(made_for(here, less, {"vae": "b"}), first) == ["another model", "another recipe"]
+    monkeypatch.setattr(environment, "instructions", lambda: ["sse"])
+    assert differences(first, made_for(here, plan, {"vae": "a"}))[0].startswith("another set of instructions")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ def made_for(device: torch.device, plan: Plan | Recipe, architecture: Mapping[st
         **{name: place.versions[name] for name in ("torch", "cuda") if name in place.versions},
         "Python": platform.python_version(),
         "processor": place.processor,
+        # Virtual machines name different processors alike, and kernels are compiled for the one at hand.
+        "set of instructions": " ".join(environment.instructions()),
         "device": place.device_name,
         "number of threads": str(place.threads),
         "model": _digest(dict(architecture)),
