@@ -15,14 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from evidence import write
+from fresh import fresh_process
 from halftime import environment
 from halftime.stats import median, paired_ratio
 
@@ -50,18 +48,6 @@ def make_trace(path: Path, megabytes: float) -> None:
     trace.write(path)
 
 
-def once(code: str, path: Path) -> tuple[float, int]:
-    """Wall seconds and peak resident bytes of a fresh process."""
-    begin = time.perf_counter()
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise SystemExit(f"a process ended with status {status}: {code.splitlines()[0]}")
-    return time.perf_counter() - begin, usage.ru_maxrss * 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -80,9 +66,9 @@ def main() -> None:
         size = path.stat().st_size
         for _ in range(arguments.rounds):
             for way, code in WAYS.items():
-                taken, resident = once(code, path)
-                seconds[way].append(taken)
-                peak[way] = max(peak[way], resident)
+                taken = fresh_process([sys.executable, "-c", code, str(path)])
+                seconds[way].append(taken.seconds)
+                peak[way] = max(peak[way], taken.peak_bytes)
     measured = {
         "bytes": size,
         "seconds": {way: median(values) for way, values in seconds.items()},
