@@ -5,8 +5,9 @@ a closed loop of CLOSED workers completes just before and just after (the mean: 
 arrivals at 0.5, 1, 2 and 5 times capacity are sent on schedule whatever happened to those before; latency counts from
 the intended send. Ceiling: goodput = min(offered, capacity).
 
-Overhead: pairs of one bare call in this process and one request, shuffled, 30 steps, one thread each; and, exactly,
-what the client waited less what the worker computed.
+Overhead: pairs of one bare call and one request, shuffled, 30 steps, one thread each; and, exactly, what the client
+waited less what the worker computed. The bare call is made in a process of its own that waits between calls, as the
+worker does. Measured beside it is its past: a bare one that has drawn batches before is slower too.
 
     python benchmarks/serve_load.py [--seconds 8] [--pairs 40]
 """
@@ -15,11 +16,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -143,24 +149,58 @@ def one_round(server: Server, level: Level, rate: float, seconds: float, seed: i
     level.spans.append(max(sample.end for sample in samples) - min(sample.intended for sample in samples))
 
 
+BARE = """
+import sys, time, torch
+from halftime import bundled
+torch.set_num_threads(1)
+pipeline = bundled.load()
+pipeline.set_progress_bar_config(disable=True)
+for batch in map(int, sys.argv[1:]):
+    pipeline(["warm up"] * batch, num_inference_steps=4, guidance_scale=bundled.GUIDANCE)
+for prompt in sys.stdin:
+    begun = time.perf_counter()
+    pipeline(prompt.strip(), num_inference_steps=30, guidance_scale=bundled.GUIDANCE,
+             generator=torch.Generator("cpu").manual_seed(1))
+    print(time.perf_counter() - begun, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def bare_process(*batches: int) -> Iterator[Callable[[], float]]:
+    """The call without a server, in a process that waits between calls as a server's worker does; timed inside.
+
+    Where `batches` are given it has drawn these once before, as the worker's warm-up does.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", BARE, *map(str, batches)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    asking, answering = process.stdin, process.stdout
+    assert asking is not None
+    assert answering is not None
+
+    def call() -> float:
+        asking.write(PROMPT + "\n")
+        asking.flush()
+        return float(answering.readline())
+
+    try:
+        yield call
+    finally:
+        process.kill()
+        process.wait()
+
+
 def overhead(pairs: int) -> dict:
     """Seconds of a request over a bare call with the same arguments."""
-    import torch
-
     from halftime import bundled
 
-    torch.set_num_threads(1)
-    pipeline = bundled.load()
-    pipeline.set_progress_bar_config(disable=True)
-
-    def bare() -> float:
-        begun = time.perf_counter()
-        pipeline(PROMPT, num_inference_steps=30, guidance_scale=bundled.GUIDANCE,
-                 generator=torch.Generator("cpu").manual_seed(1))  # fmt: skip
-        return time.perf_counter() - begun
-
-    with serving("--steps", "30", "--threads", "1") as server:
-        body = {"prompt": PROMPT, "steps": 30, "guidance": bundled.GUIDANCE, "seed": 1, "output_format": "png"}
+    body = {"prompt": PROMPT, "steps": 30, "guidance": bundled.GUIDANCE, "seed": 1, "output_format": "png"}
+    with serving("--steps", "30", "--threads", "1") as server, bare_process() as bare:
 
         def through() -> tuple[float, float]:
             begun = time.perf_counter()
@@ -169,7 +209,10 @@ def overhead(pairs: int) -> dict:
             assert status == 200
             return took, answer["usage"]["halftime"]["compute_seconds"]
 
-        return compared(bare, through, pairs)
+        made = compared(bare, through, pairs)
+    with bare_process() as bare, bare_process(1, 2, 4) as warm:
+        drawn = bootstrap([warm() - bare() for _ in range(pairs)])
+    return made | {"batches_before_seconds": drawn.value, "batches_low": drawn.low, "batches_high": drawn.high}
 
 
 def compared(bare, through, pairs: int) -> dict:
