@@ -66,8 +66,9 @@ def overhead() -> list[str]:
         f"{seconds(row['bare_seconds'])} bare, {seconds(row['served_seconds'])} served, added "
         f"{seconds(row['added_seconds'])} [{seconds(row['added_low'])}, {seconds(row['added_high'])}], "
         f"{share(row['added_of_bare'])} of the call. Outside the worker's computation a request spends "
-        f"{seconds(row['outside_compute_p50'])} (p50), {seconds(row['outside_compute_p99'])} (p99); the rest is that the "
-        "worker's process draws slower. So does a bare one that drew batches of 1, 2 and 4 once, as the warm-up does: by "
+        f"{seconds(row['outside_compute_p50'])} (p50), {seconds(row['outside_compute_p99'])} (p99); the rest is "
+        "that the worker's process draws slower. So does a bare one that drew batches of 1, 2 and 4 once, as in a "
+        "warm-up: by "
         f"{seconds(row['batches_before_seconds'])} [{seconds(row['batches_low'])}, {seconds(row['batches_high'])}]."
     ]
 
