@@ -47,6 +47,7 @@ def test_a_folder_that_save_pretrained_wrote(tmp_path: Path) -> None:
 def test_a_function_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mypipes.py").write_text(
         "from tiny_pipelines import PIPELINES\nmake = PIPELINES['sd15'].build\nanswer = 42\ndef wrong(): return 42\n"
+        "def needs(size, *more, dtype=None): return 42\n"
     )
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
@@ -57,6 +58,8 @@ def test_a_function_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Mo
     for spec, complaint in (
         ("mypipes:nothing", "has no function"),
         ("mypipes:answer", "has no function"),
+        ("mypipes:mak", "Did you mean 'make'"),
+        ("mypipes:needs", "needs size, and is called without arguments"),
         ("mypipes:wrong", "returned int"),
         ("nomodule:f", "cannot import"),
     ):
@@ -69,6 +72,8 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         load(str(tmp_path), Workload())
     with pytest.raises(UnknownModel, match="is no model"):
         load("surely not a model", Workload())
+    with pytest.raises(UnknownModel, match="no such folder"):
+        load("./nowhere", Workload())
     with pytest.raises(UnknownModel, match="the hub did not give it"):
         load("nobody/nothing", Workload())
 

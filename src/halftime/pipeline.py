@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
+_CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 BUNDLED = "bundled"
 
 
@@ -87,7 +89,7 @@ def _load(model: str | None) -> Loaded:
         return Loaded(_load_folder(Path(model)), str(model), ())
     if ":" in model:
         return Loaded(_load_function(model), model, ())
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         return Loaded(_load_hub(model), model, ())
     raise UnknownModel(
         f"{model!r} is no model: no such folder, and neither a hub id (owner/name) nor module:function. "
@@ -141,12 +143,28 @@ def _load_function(spec: str) -> DiffusionPipeline:
             raise UnknownModel(f"{spec!r}: cannot import {module_name!r} ({_first_line(error)}).") from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise UnknownModel(f"{spec!r}: {module_name} has no function {function_name!r}.")
+        near = difflib.get_close_matches(function_name, vars(module), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UnknownModel(f"{spec!r}: {module_name} has no function {function_name!r}.{hint}")
+    _check_no_arguments(spec, function)
     with _importable_from_here():
         pipeline = function()
     if not callable(pipeline) or not hasattr(pipeline, "components"):
         raise UnknownModel(f"{spec!r} returned {type(pipeline).__name__}; a diffusers pipeline is needed.")
     return pipeline
+
+
+def _check_no_arguments(spec: str, function: Callable[..., object]) -> None:
+    needed = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is inspect.Parameter.empty and parameter.kind not in _CATCH_ALL
+    ]
+    if needed:
+        raise UnknownModel(
+            f"{spec!r} needs {', '.join(needed)}, and is called without arguments. "
+            "Name a function that returns the pipeline by itself."
+        )
 
 
 @contextlib.contextmanager
