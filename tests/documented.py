@@ -85,7 +85,7 @@ _LIVE = "tests/gateway/test_gateway_live.py"
 _TINY = "from tiny_pipelines import PIPELINES; {} = PIPELINES['sdxl'].build()"
 WAYS: tuple[tuple[str, Way], ...] = (
     # Troubleshooting: commands that fail, whose message the page quotes.
-    (r"^halftime profile (nowhere|--device|--size 33|--against plan|json:)", Ours(codes=(2,))),
+    (r"^halftime profile (nowhere|--device|--size 33|--against plan|json:|asyncio:)", Ours(codes=(2,))),
     (r"^halftime profile --steps 2 .*--json base.json$", Ours()),
     (r"^halftime profile --steps 3 .*--against base.json$", Ours(codes=(2,))),
     (r"^halftime (trace body|verify baseline typo|forecast sdxl --gpu A11)", Ours(codes=(2,))),
