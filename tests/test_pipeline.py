@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from halftime.errors import BadWorkload, UnknownDevice, UnknownModel
+from halftime.errors import BadWorkload, HalftimeWarning, UnknownDevice, UnknownModel
 from halftime.pipeline import call_arguments, checked_device, load, place_of, scheduler_named
 from halftime.records import Workload
 from tiny_pipelines import PIPELINES
@@ -111,3 +111,32 @@ def test_a_call_that_hands_everything_on_gets_everything() -> None:
         def __call__(self, *args: object, **kwargs: object) -> None: ...
 
     assert {"prompt", "num_inference_steps", "generator"} <= call_arguments(Wrapper(), Workload()).keys()  # type: ignore[arg-type]
+
+
+class Closed:
+    def __call__(self, prompt: str = "", num_inference_steps: int = 50) -> None: ...
+
+
+def test_a_wrapper_with_a_prompt_of_its_own_gets_steps_and_generator() -> None:
+    class Wrapper:
+        def __call__(self, prompt: str = "", **more: object) -> None: ...
+
+    given = call_arguments(Wrapper(), Workload(steps=4))  # type: ignore[arg-type]
+    assert given["num_inference_steps"] == 4
+    assert "generator" in given
+
+
+def test_a_subclass_gets_what_the_call_that_it_extends_takes() -> None:
+    class Wrapper(Closed):
+        def __call__(self, *args: object, **more: object) -> None: ...
+
+    given = call_arguments(Wrapper(), Workload(steps=4))  # type: ignore[arg-type]
+    assert set(given) == {"prompt", "num_inference_steps"}
+    with pytest.warns(HalftimeWarning, match="Wrapper names no argument 'nope'; it goes in by"):
+        given = call_arguments(Wrapper(), Workload(arguments={"nope": 1}))  # type: ignore[arg-type]
+    assert given["nope"] == 1
+
+
+def test_a_misspelt_argument_is_refused_though_diffusers_swallows_it() -> None:
+    with pytest.raises(BadWorkload, match=r"takes no gidance_scale\. Did you mean 'guidance_scale'\?"):
+        call_arguments(PIPELINES["sdxl"].build(), Workload(arguments={"gidance_scale": 1}))

@@ -16,6 +16,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from halftime import __version__, environment
+from halftime.extras import install
 from halftime.records import Environment
 from halftime.records.doctor import Advice, Device, Doctor, Extra
 
@@ -90,7 +91,7 @@ def extra(name: str) -> Extra:
         usable=not missing,
         purpose=PURPOSES.get(name, ""),
         missing=missing,
-        install=f"pip install 'halftime[{name}]'",
+        install=install(name),
     )
 
 
@@ -228,7 +229,7 @@ def _openvino(seen: _Seen) -> Iterator[Advice]:
         yield Advice(
             id="openvino",
             why="on a processor OpenVINO was the fastest way to run denoiser and VAE where measured (docs/fix.md)",
-            command="pip install 'halftime[openvino]'",
+            command=install("openvino"),
         )
 
 

@@ -7,6 +7,7 @@ HalftimeError                    every error that halftime raises on purpose
 │   ├── BadFile                  not a file of ours, a broken one, or one of a newer schema
 │   └── UnknownDevice            a device that this machine or this torch does not have
 ├── DoesNotApply                 a fix was asked for where it cannot work; says why
+├── Unrepeatable                 a pipeline draws other pictures from the same prompts and seeds
 ├── Unlike                       two records that must not be compared; names the field that differs
 ├── MissingExtra                 an optional package is not installed; names the extra
 └── OutOfMemory                  the device or the host ran out of memory in the middle of a call
@@ -48,16 +49,19 @@ class DoesNotApply(HalftimeError):
     """A fix cannot work on this pipeline, device or scheduler."""
 
 
+class Unrepeatable(HalftimeError):
+    """A pipeline draws other pictures from the same prompts and seeds, so that nothing can be verified against it."""
+
+
 class Unlike(HalftimeError):
     """Two records differ in a field that makes a comparison meaningless."""
 
 
 class MissingExtra(HalftimeError):
-    """An optional dependency is needed; install `halftime[EXTRA]`."""
+    """An optional dependency is needed; `halftime.extras` makes these, with the command that installs it."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}. Install it with: pip install 'halftime[{extra}]'")
-        self.package, self.extra = package, extra
+    def __init__(self, package: str, purpose: str, install: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install}")
 
 
 class OutOfMemory(HalftimeError):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
+import sys
+from pathlib import Path
 from types import ModuleType
 
 from halftime.errors import MissingExtra
@@ -13,4 +17,18 @@ def optional(module: str, extra: str, purpose: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtra(module.partition(".")[0], extra, purpose) from error
+        raise MissingExtra(module.partition(".")[0], purpose, install(extra)) from error
+
+
+def install(extra: str) -> str:
+    """The command that installs `halftime[EXTRA]` into the environment that runs now."""
+    return f"{_pip()} install 'halftime[{extra}]'"
+
+
+def _pip() -> str:
+    """`pip` where a shell finds this environment's own, else this Python's by its path, relative where it is below."""
+    found = shutil.which("pip")
+    if found is not None and Path(found).parent == Path(sys.executable).parent:
+        return "pip"
+    near = os.path.relpath(sys.executable)
+    return f"{sys.executable if near.startswith(os.pardir) else near} -m pip"

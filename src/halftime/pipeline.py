@@ -8,11 +8,12 @@ import importlib
 import inspect
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from halftime.errors import BadWorkload, UnknownDevice, UnknownModel
+from halftime.errors import BadWorkload, HalftimeWarning, UnknownDevice, UnknownModel
 from halftime.records import Workload
 
 if TYPE_CHECKING:
@@ -230,19 +231,46 @@ def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str,
     """The keyword arguments of one call of `pipeline` for `workload`, with generators seeded anew.
 
     What the workload leaves open (None) is left to the pipeline. Raises BadWorkload for a field that was set and that
-    the pipeline's call does not take, and for a size that its VAE cannot hold.
+    the pipeline's call does not take, and for a size that its VAE cannot hold. A call that takes **kwargs of the user's
+    own gets what was set in any case, with a HalftimeWarning where nothing names it.
     """
-    parameters = inspect.signature(type(pipeline).__call__).parameters
-    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    wanted = _wanted_arguments(pipeline, workload)
-    hands_on = open_ended and set(parameters) <= {"self", "args", "kwargs"}  # a wrapper: it names nothing itself
-    missing = set() if hands_on else {name for name in wanted if name not in parameters}
-    refused = set() if open_ended else missing - _DEFAULTED
-    if refused:
-        name = min(refused)
-        raise BadWorkload(f"{type(pipeline).__name__} takes no {name}. It takes: {', '.join(list(parameters)[1:])}.")
+    wanted, taken = _wanted_arguments(pipeline, workload), _taken(type(pipeline))
+    missing = set() if taken.anything else {name for name in wanted if name not in taken.names}
+    refused = missing - _DEFAULTED
+    if refused and not taken.hands_on:
+        raise BadWorkload(_takes_no(type(pipeline).__name__, min(refused), taken.names))
+    if taken.hands_on and (unnamed := sorted(set(workload.arguments) - set(taken.names))):
+        text = f"{type(pipeline).__name__} names no argument {unnamed[0]!r}; it goes in by **kwargs, which may ignore it."
+        warnings.warn(text, HalftimeWarning, stacklevel=2)
     _check_size(pipeline, workload)
     return {name: value for name, value in wanted.items() if name not in missing & _DEFAULTED}
+
+
+class _Taken(NamedTuple):
+    """What a call takes: the names of all calls that it extends; whether it hands **kwargs of the user's own on; and
+    whether it may hand them to anything, since no call that it extends closes the list."""
+
+    names: list[str]
+    hands_on: bool
+    anything: bool
+
+
+def _taken(kind: type) -> _Taken:
+    calls = [vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)]
+    signatures = [inspect.signature(call).parameters.values() for call in calls]
+    # diffusers' own **kwargs only swallow names that it gave up.
+    opens = [
+        any(one.kind is one.VAR_KEYWORD for one in each) and not call.__module__.startswith("diffusers.")
+        for call, each in zip(calls, signatures, strict=True)
+    ]
+    names = {one.name: None for each in signatures for one in list(each)[1:] if one.kind not in _CATCH_ALL}
+    return _Taken(list(names), opens[0], all(opens))
+
+
+def _takes_no(pipeline: str, name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{pipeline} takes no {name}.{hint} It takes: {', '.join(names)}."
 
 
 # Passed without having been asked for, so dropped without a word where a pipeline does not take them.

@@ -14,6 +14,7 @@ import pytest
 from halftime import doctor
 from halftime.cli import _run
 from halftime.doctor import RULES, _Seen, advice, base_problems, examine, extra, module_of
+from halftime.extras import install
 from halftime.records import Environment
 from halftime.records.doctor import Device, Extra
 from halftime.report.console import print_report
@@ -61,7 +62,7 @@ def test_a_machine_in_order_gets_no_advice() -> None:
         ({"compiler": None}, "no-compiler", "apt-get install g++"),
         ({"free_bytes": 1024**3}, "little-memory", "ps aux --sort=-rss"),
         ({"extras": (Extra(name="openvino", usable=False, install=""),)}, "openvino",
-         "pip install 'halftime[openvino]'"),
+         install("openvino")),
         ({"devices": (Device(name="cpu", description="", fast_dtypes=("float32", "bfloat16")),)}, "bfloat16",
          "halftime profile --dtype bfloat16 --device cpu"),
     ],

@@ -17,7 +17,7 @@ from halftime.forecast.ops import Op, OpGroup
 from halftime.forecast.predict import Effects, forward, total_seconds
 from halftime.forecast.presets import PRESETS
 from halftime.forecast.roofline import formats, machine_of, op_seconds, table_of
-from halftime.forecast.scenario import Settings, scenario_of
+from halftime.forecast.scenario import OUTSIDE, Settings, scenario_of
 
 A100, T4, A10G = gpu_named("A100"), gpu_named("T4"), gpu_named("A10G")
 
@@ -113,7 +113,7 @@ def test_no_forecast_is_below_its_floor(gpu: str) -> None:
 def test_every_preset_can_be_forecast() -> None:
     for name in PRESETS:
         works = scenario_of(resolve(name), Settings()).works
-        assert [work.stage for work in works] == ["encode_prompt", "denoise", "vae_decode", "postprocess"]
+        assert [work.stage for work in works] == ["encode_prompt", "denoise", "vae_decode", "postprocess", OUTSIDE]
         assert np.isfinite(total_seconds(works, A100, shipped()))
 
 

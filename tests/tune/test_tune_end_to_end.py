@@ -17,6 +17,7 @@ import pytest
 
 import halftime
 from halftime.cli import _run
+from halftime.errors import BadInput, Unrepeatable
 from halftime.fix import FIXES
 from halftime.pipeline import Loaded
 from halftime.records import Workload
@@ -145,3 +146,22 @@ def test_a_twin_shares_weights_and_nothing_else() -> None:
     assert other.unet is not pipeline.unet
     assert all(a is b for a, b in zip(pipeline.unet.parameters(), other.unet.parameters(), strict=True))
     assert other.scheduler is not pipeline.scheduler
+
+
+def test_a_pipeline_that_does_not_repeat_itself_is_refused_before_anything_is_tried() -> None:
+    pipeline = halftime.bundled.load()
+    given = type(pipeline).__call__
+
+    class Careless(type(pipeline)):  # type: ignore[misc]
+        def __call__(self, *args: object, generator: object = None, **kwargs: object) -> object:
+            return given(self, *args, **kwargs)
+
+    pipeline.__class__ = Careless
+    with pytest.raises(Unrepeatable, match="does not repeat itself"):
+        tuned(Loaded(pipeline, "careless", ()), Workload(steps=2, width=64, height=64), Options())
+
+
+def test_a_budget_in_which_nothing_fits_is_refused_with_one_that_would_do() -> None:
+    loaded = Loaded(halftime.bundled.load(), "bundled", ())
+    with pytest.raises(BadInput, match=r"budget is 2\.00 s; a call takes .* Give more, for example --budget \d+m"):
+        tuned(loaded, WORKLOAD, Options(budget=2.0))

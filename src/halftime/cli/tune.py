@@ -69,7 +69,9 @@ def command(
     from halftime.tune.run import Options
     from halftime.tune.state import partial_path
     from halftime.units import parse_seconds
+    from halftime.verify import metrics
 
+    metrics.require()
     partial = partial_path(Path(recipe_file))
     options = Options(
         goal=_goal(target, speedup, best), budget=parse_seconds(budget), approximate=allow is not None or sweep,

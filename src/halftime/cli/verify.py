@@ -66,9 +66,11 @@ def command(
     Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
     from halftime.environment import collect
+    from halftime.verify import metrics
     from halftime.verify.pictures import read_folder
     from halftime.verify.run import MARGIN, Settings, judged
 
+    metrics.require()
     if count is not None and count < 1:
         raise BadInput(f"--prompts is {count}; it must be 1 or more.")
     workload = take_workload(workload_values, model)

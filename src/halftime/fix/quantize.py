@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from halftime.extras import optional
+from halftime.extras import install, optional
 from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, first_reason, needs_denoiser, number, of
 from halftime.fix.undo import replace_tensors, restored
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
     missing = importlib.util.find_spec("torchao") is None
     return first_reason(
-        "torchao is not installed: pip install 'halftime[torchao]'" if missing else None,
+        f"torchao is not installed: {install('torchao')}" if missing else None,
         needs_denoiser(pipeline, device, settings),
     )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from halftime.extras import install
 from halftime.fix.base import Settings, components, denoisers, first_reason, needs_denoiser, needs_vae, vae_of
 from halftime.fix.undo import like, patched
 
@@ -104,7 +105,7 @@ def _entries(pipeline: DiffusionPipeline, settings: Settings) -> list[tuple[nn.M
 
 def not_installed(package: str, extra: str) -> str | None:
     """A reason where the package is missing."""
-    return None if importlib.util.find_spec(package) else f"{package} is not installed: pip install 'halftime[{extra}]'"
+    return None if importlib.util.find_spec(package) else f"{package} is not installed: {install(extra)}"
 
 
 def reason_against(

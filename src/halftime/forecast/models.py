@@ -70,6 +70,11 @@ def resolve(name: str | None) -> Model:
     cached = _cached(name)
     if cached:
         return _folder(cached, name)
+    if ":" in name:
+        raise UnknownModel(
+            f"{name!r} is a function, and forecast reads configurations without running anything. Write them once with "
+            "pipeline.save_pretrained(FOLDER), and forecast FOLDER."
+        )
     near = difflib.get_close_matches(name.lower(), [*PRESETS, *ARCHITECTURES], n=4, cutoff=0.4)
     raise UnknownModel(
         f"{name!r} is no built-in architecture, no folder with a model_index.json, and no hub id in the cache. "

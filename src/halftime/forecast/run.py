@@ -32,7 +32,7 @@ from halftime.forecast.predict import (
 from halftime.forecast.prices import priced
 from halftime.forecast.roofline import KINDS, formats
 from halftime.forecast.saved import calibration_of, machine_after
-from halftime.forecast.scenario import Scenario, Settings, scenario_of
+from halftime.forecast.scenario import OUTSIDE, Scenario, Settings, scenario_of
 from halftime.forecast.whatif import fixes_of
 from halftime.records.forecast import Bound, Calibration, Ceiling, Forecast, OperationShare, StageForecast
 
@@ -195,6 +195,8 @@ def notes(scenario: Scenario, machine: Machine, total: StageForecast) -> tuple[s
         out.append(f"the {machine.gpu.name} has no {scenario.chosen.dtype} tensor cores; forecast at its fp32 rate")
     if total.memory_bytes > machine.gpu.memory_bytes:
         out.append("the call does not fit the card; offloading, which this forecast does not model, would be slower")
+    if any(work.stage == OUTSIDE for work in scenario.works):
+        out.append(f"'{OUTSIDE}' is what published timings of whole calls hold beside them: fitted, and your own may be less")
     if "from memory" in machine.gpu.source:
         out.append(f"some datasheet values of the {machine.gpu.name} are unverified; see `halftime forecast gpus`")
     return tuple(out)

@@ -17,6 +17,9 @@ from halftime.records import Record
 # Largest side that a tile of a tiled decode has, in pixels, and how much neighbouring tiles overlap (diffusers' own).
 TILE_PIXELS, TILE_OVERLAP = 512, 0.25
 
+# What published timings of whole calls hold beside these stages; fitted, since nobody reports it apart.
+OUTSIDE = "outside the stages"
+
 
 class Settings(Record, frozen=True, kw_only=True):
     """What the caller may choose; None is the model's own."""
@@ -70,7 +73,7 @@ def scenario_of(model: Model, settings: Settings) -> Scenario:
     }
     works = [Work(stage=stage, runs=_first_steps(runs)) for stage, runs in stages.items() if runs]
     if stages["vae_decode"]:
-        works.append(Work(stage="postprocess", pixels=_pixels(full), calls=1))
+        works += [Work(stage="postprocess", pixels=_pixels(full)), Work(stage=OUTSIDE, calls=1)]
     return Scenario(model=model, chosen=full, works=tuple(works))
 
 
@@ -78,9 +81,10 @@ def _filled(model: Model, given: Settings) -> Chosen:
     dtype = _dtype(given.dtype or model.dtype)
     changed = given.dtype is not None and _dtype(given.dtype) != model.dtype
     vae = given.vae_dtype or (None if changed and dtype in ("bf16", "fp32", "tf32") else model.vae_dtype) or dtype
+    width = _or(given.width, model.width)
     made = Chosen(
-        width=given.width or model.width, height=given.height or given.width or model.height,
-        frames=given.frames or model.frames, steps=given.steps or model.steps, batch=given.batch, dtype=dtype,
+        width=width, height=_or(given.height, model.height if given.width is None else width),
+        frames=_or(given.frames, model.frames), steps=_or(given.steps, model.steps), batch=given.batch, dtype=dtype,
         vae_dtype=_dtype({"int8": "bf16", "fp8": "bf16"}.get(vae, vae)),
         guidance=model.guidance if given.guidance is None else given.guidance,
         compiled=given.compiled, channels_last=given.channels_last, attention=given.attention, tiled=given.tiled,
@@ -91,6 +95,11 @@ def _filled(model: Model, given: Settings) -> Chosen:
     if made.attention not in ("sdpa", "math"):
         raise BadInput(f"attention {made.attention!r} is not known. Allowed are: sdpa (fused), math (written out).")
     return made
+
+
+def _or(given: int | None, own: int) -> int:
+    """What was given, 0 included: it is refused by name, not replaced."""
+    return own if given is None else given
 
 
 def _dtype(name: str) -> str:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
-from halftime.errors import MissingExtra
+from halftime.extras import optional
 
 
 def need(name: str) -> ModuleType:
     """Import a package of the extra `gateway`. Raises MissingExtra."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtra(name, "gateway", "halftime gateway") from error
+    return optional(name, "gateway", "halftime gateway")

@@ -11,7 +11,7 @@ import msgspec
 
 from halftime import __version__, environment, notebook
 from halftime.errors import BadInput
-from halftime.ledger import Measured, ledger, steady_wall
+from halftime.ledger import STEP, Measured, ledger, steady_wall
 from halftime.pipeline import Loaded, Place, load
 from halftime.profile import compilation, probe
 from halftime.profile.call import device_of, timed_call
@@ -21,7 +21,7 @@ from halftime.profile.device_probe import with_device
 from halftime.profile.doubts import doubts
 from halftime.profile.facts import facts
 from halftime.profile.findings import Evidence, findings
-from halftime.records import ColdStart, LedgerRow, Session, Workload
+from halftime.records import ColdStart, LedgerRow, Run, Session, Workload
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -108,9 +108,17 @@ def measure(
         cold_start=cold_start,
         memory=probe.memory(pipeline, workload) if settings.probes else None,
         compilation=report,
-        notes=loaded.notes,
+        notes=(*loaded.notes, *_other_steps(steady[-1].measured.run, workload.steps)),
         doubts=doubts(walls, rows, busy, place.cores, traced=_being_traced()),
     )
+
+
+def _other_steps(run: Run, asked: int) -> tuple[str, ...]:
+    """A note where the loop did not go as often as it was asked to: an argument that never arrived, or a solver."""
+    seen = sum(span.name == STEP for span in run.spans)
+    if seen in (0, asked):
+        return ()
+    return (f"{asked} steps were asked for, and the scheduler stepped {seen} times",)
 
 
 @dataclass(frozen=True)

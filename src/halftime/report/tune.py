@@ -36,6 +36,10 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
 
 def _summary(tuning: Tuning) -> str:
     kept = [choice.name for choice in tuning.recipe.fixes]
+    if not kept and all(rung.observed is None for rung in tuning.ladder):
+        return (
+            f"Nothing was tried, because {tuning.stopped}: {units.seconds(tuning.baseline_seconds)} a call as it is."
+        )
     if not kept:
         return f"Nothing paid: the pipeline stays as it is, at {units.seconds(tuning.baseline_seconds)} a call."
     interval = f"95 % interval {units.ratio(tuning.speedup_low)} to {units.ratio(tuning.speedup_high)}"
@@ -136,6 +140,10 @@ def _label(rung: Rung) -> str:
 def _ledgers(tuning: Tuning) -> Iterator[Block]:
     if tuning.before is not None and tuning.after is not None:
         yield _two_ledgers(tuning)
+        yield Text(
+            "Medians of a few profiled calls each, one ledger after the other. The headline is timed apart, unprofiled "
+            "and in turns, so the totals differ from it by what the machine did meanwhile."
+        )
 
 
 def _parts(tuning: Tuning) -> Iterator[Section]:

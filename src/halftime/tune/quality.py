@@ -10,6 +10,7 @@ from halftime import units
 from halftime.environment import collect
 from halftime.records.verdict import EVERYTHING, Verdict
 from halftime.tune.bench import Bench, Choices, Progress, plan_key
+from halftime.tune.decide import trial_seconds
 from halftime.verify.pictures import PictureSet
 from halftime.verify.render import Prompt, floor_sets, render
 from halftime.verify.run import Settings, judged
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LOSS = 0.05  # mean FLIP error that an approximate recipe may have, unless told otherwise
 AGREEMENT = -0.01  # and the judge's mean agreement with the prompt may fall by this
+FEWEST_PROMPTS = 6  # that a verification is worth its name with
 _FLOOR_PROMPTS = 4
 
 
@@ -76,7 +78,7 @@ def too_lossy(verdict: Verdict, budget: float) -> str:
         return f"broken picture: {next(t.reason for t in verdict.trips if t.side == 'candidate')}"
     flip, agreement = distance(verdict, "flip"), distance(verdict, "agreement")
     if flip is None:
-        return "its loss cannot be measured without flip-evaluator: pip install 'halftime[verify]'"
+        return "no pair of pictures could be compared"
     if flip > budget:
         return f"too lossy: mean FLIP {flip:.3f}, allowed {budget:g}"
     if agreement is not None and agreement < AGREEMENT:
@@ -96,12 +98,18 @@ def seconds_needed(baseline: float, prompts: int) -> float:
     return prompts * (1.6 * baseline + 0.15) + 4 * _FLOOR_PROMPTS * 1.2 * baseline + 11 * 1.5 * baseline + 8.0
 
 
+def least_seconds(baseline: float, wanted: int) -> float:
+    """What the smallest run takes: a profile before and after, one trial, and a verification of few pictures."""
+    profiles = 17 * baseline
+    return profiles + trial_seconds(baseline, baseline, 0.0) + seconds_needed(baseline, min(FEWEST_PROMPTS, wanted))
+
+
 def prompts_within(budget: float, baseline: float, wanted: int, share: float = 0.4) -> int:
     """How many of the wanted prompts fit into that share of the seconds; never fewer than 6."""
-    for count in range(wanted, 6, -1):
+    for count in range(wanted, FEWEST_PROMPTS, -1):
         if seconds_needed(baseline, count) <= share * budget:
             return count
-    return min(6, wanted)
+    return min(FEWEST_PROMPTS, wanted)
 
 
 def fewer_words(count: int, wanted: int, budget: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from halftime import __version__
+from halftime import __version__, units
 from halftime.environment import collect
 from halftime.errors import BadInput
 from halftime.fix.apply import architecture
@@ -26,7 +27,7 @@ from halftime.records.recipe import Choice, Recipe, Rung
 from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
 from halftime.records.verdict import Verdict
 from halftime.stats import median, paired_ratio
-from halftime.tune.bench import Bench, Choices, Progress
+from halftime.tune.bench import WARM_PROMPTS, Bench, Choices, Progress
 from halftime.tune.candidates import candidates
 from halftime.tune.decide import Budget, Goal, culprit
 from halftime.tune.priors import predicted
@@ -34,6 +35,7 @@ from halftime.tune.quality import (
     LOSS,
     Pictures,
     fewer_words,
+    least_seconds,
     loss_words,
     prompts_within,
     seconds_needed,
@@ -43,7 +45,8 @@ from halftime.tune.search import Climb, Tools, climb
 from halftime.tune.state import State, opened
 from halftime.tune.sweep import choice_of, sweep
 from halftime.verify.pictures import PictureSet
-from halftime.verify.render import Prompt, prompt_set
+from halftime.verify.render import Prompt, prompt_set, render
+from halftime.verify.run import check_repeats
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -147,6 +150,7 @@ class _Run:
 
     def go(self) -> Outcome:
         """The whole of it, in order."""
+        self._refuse_early()
         before = self._profile()
         wall = before.wall_seconds
         self.say(f"baseline: {wall:.3f} s a call; most of it in {max(before.ledger, key=lambda r: r.seconds).stage}")
@@ -160,6 +164,20 @@ class _Run:
             self._equivalent(state, before, pictures)
         points = self._approximate(state, before, pictures) if self._wants_approximate(state) else ()
         return self._finish(state, before, pictures, points)
+
+    def _refuse_early(self) -> None:
+        """Before minutes are spent: a pipeline that does not repeat itself, and a budget in which nothing fits."""
+        live = self.bench.at(())
+        again = render(live.pipeline, self.workload, self.bench.prompts[:WARM_PROMPTS], "baseline, again")
+        check_repeats(live.first, again)
+        wall = self.bench.seconds(live.pipeline, 0)
+        least = least_seconds(wall, self.options.prompts)
+        if self.budget.total < least:
+            raise BadInput(
+                f"budget is {units.seconds(self.budget.total)}; a call takes {units.seconds(wall)} here, and measuring "
+                f"it, one trial and a verification take about {units.seconds(least)}. Give more, for example --budget "
+                f"{math.ceil(4 * least / 60)}m."
+            )
 
     # ---- measuring
 

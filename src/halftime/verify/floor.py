@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
+from halftime.errors import Unrepeatable
 from halftime.records.verdict import FloorEntry
 from halftime.verify.metrics import METRICS, Kit
 from halftime.verify.pictures import Picture, PictureSet, paired
 
-EIGHT_BIT = "8-bit"
+EIGHT_BIT, RERUN = "8-bit", "rerun"
+# What should change nothing that anybody sees, and mostly does not: source -> in words.
+VARIATIONS = {
+    "batch": "A batch of two",
+    "threads": "Another number of threads",
+    "kernels": "Another choice of kernels",
+}
 
 
 def eight_bit(picture: Picture, seed: int = 0) -> Picture:
@@ -51,6 +59,44 @@ def _size(name: str, values: Sequence[float]) -> float:
     if METRICS[name].kind == "distance":
         return float(np.mean(values))
     return float(np.sqrt(np.mean(np.square(values))))
+
+
+def strangers(baseline: PictureSet, kit: Kit) -> dict[str, float]:
+    """How far apart pictures are that have nothing in common: each of the baseline's and the next, by each distance
+    that decides; empty for a single picture."""
+    pairs = [(a, b) for a, b in pairwise(baseline.pictures[:32]) if a.pixels.shape == b.pixels.shape]
+    names = [name for name in kit.functions if METRICS[name].decides and METRICS[name].kind == "distance"]
+    return {name: float(np.mean([kit.functions[name](*pair) for pair in pairs])) for name in names} if pairs else {}
+
+
+def drowning(found: Sequence[FloorEntry], apart: Mapping[str, float], margin: float) -> list[FloorEntry]:
+    """The entries that alone widen the margin to the distance of strangers: with them all things are equivalent."""
+    return [entry for entry in found if entry.metric in apart and margin * entry.value >= apart[entry.metric]]
+
+
+def sound(found: Sequence[FloorEntry], apart: Mapping[str, float], margin: float) -> tuple[list[FloorEntry], list[str]]:
+    """The entries without those of a variation that turns out not to be harmless here, and a note on each of these.
+
+    Raises Unrepeatable where the baseline made a second time, without any variation, is no nearer than strangers are.
+    """
+    drowned = {entry.source: entry for entry in reversed(drowning(found, apart, margin))}
+    for entry in drowned.values():
+        if entry.source not in (EIGHT_BIT, *VARIATIONS):
+            raise Unrepeatable(_unrepeatable(entry, apart[entry.metric]))
+    left_out = [source for source in drowned if source in VARIATIONS]
+    notes = [f"{VARIATIONS[source]} draws other pictures here, so it is left out of the floor." for source in left_out]
+    if EIGHT_BIT in drowned:
+        notes.append("The baseline's own pictures hardly differ from one another, so that they can show little.")
+    return [entry for entry in found if entry.source not in left_out], notes
+
+
+def _unrepeatable(entry: FloorEntry, apart: float) -> str:
+    again = "the same prompts and seeds, drawn again," if entry.source == RERUN else f"the set {entry.source!r}"
+    return (
+        f"The baseline does not repeat itself: by {entry.metric}, {again} came out {entry.value:.2g} away, and pictures "
+        f"of different prompts are {apart:.2g} apart. Against that nothing can be verified. The pipeline must draw all "
+        "its noise from the `generator` of its call."
+    )
 
 
 def noise_floor(found: Sequence[FloorEntry], strict: bool = False) -> dict[str, float]:

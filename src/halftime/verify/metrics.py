@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal, Protocol
 
 import numpy as np
@@ -60,19 +60,31 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def _flip_evaluator() -> ModuleType:
+    return optional("flip_evaluator", "verify", "A verdict on pictures (by FLIP)")
+
+
+def _pytorch_msssim() -> ModuleType:
+    return optional("pytorch_msssim", "verify", "A verdict on pictures (by MS-SSIM)")
+
+
+def require() -> None:
+    """Raises MissingExtra where FLIP or MS-SSIM cannot be computed: the other metrics miss what these see."""
+    _flip_evaluator()
+    _pytorch_msssim()
+
+
 def flip(one: Picture, other: Picture) -> float:
     """Mean FLIP error at 67 pixels a degree. Raises MissingExtra without flip-evaluator."""
-    flip_evaluator = optional("flip_evaluator", "verify", "FLIP")
     reference, test = (p.pixels.astype(np.float32) / 255 for p in (one, other))
-    return float(flip_evaluator.evaluate(reference, test, "LDR", True, False)[1])
+    return float(_flip_evaluator().evaluate(reference, test, "LDR", True, False)[1])
 
 
 def ms_ssim(one: Picture, other: Picture) -> float:
     """1 - MS-SSIM with a window of 5 pixels, so that 128-pixel pictures have all five scales; smaller ones 1 - SSIM."""
     import torch
 
-    pytorch_msssim = optional("pytorch_msssim", "verify", "MS-SSIM")
-
+    pytorch_msssim = _pytorch_msssim()
     a, b = (torch.from_numpy(p.pixels.copy()).permute(2, 0, 1)[None].float() for p in (one, other))
     whole = min(a.shape[-2:]) > 64
     function = pytorch_msssim.ms_ssim if whole else pytorch_msssim.ssim
@@ -111,13 +123,13 @@ class Kit:
 
 
 def kit(pictures: list[Picture], judge: Judge | str, lpips: Distance | str) -> Kit:
-    """Which metrics can be had. `judge` and `lpips` are the thing itself or the reason why there is none."""
+    """Which metrics can be had. `judge` and `lpips` are the thing itself or the reason why there is none.
+
+    Raises MissingExtra where FLIP or MS-SSIM cannot be.
+    """
+    require()
     functions: dict[str, Distance] = {"flip": flip, "ms_ssim": ms_ssim, "rmse": rmse}
     skipped: dict[str, str] = {}
-    for name, package in (("flip", "flip_evaluator"), ("ms_ssim", "pytorch_msssim")):
-        if importlib.util.find_spec(package) is None:
-            functions.pop(name)
-            skipped[name] = "not installed: pip install 'halftime[verify]'"
     if all(picture.latent is not None for picture in pictures):
         functions["latent"] = latent
     else:

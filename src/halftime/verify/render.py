@@ -11,6 +11,7 @@ import numpy as np
 
 from halftime.pipeline import call_arguments
 from halftime.records import Workload
+from halftime.verify.floor import RERUN
 from halftime.verify.pictures import UNSORTED, Latent, Picture, PictureSet, from_floats
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def floor_sets(
 ) -> dict[str, PictureSet]:
     """The same configuration again, in batches of two, with another thread count, and with other kernels."""
     variations: dict[str, tuple[AbstractContextManager[object], int]] = {
-        "rerun": (nullcontext(), 1),
+        RERUN: (nullcontext(), 1),
         "batch": (nullcontext(), 2),
         "threads": (_other_threads(), 1),
         "kernels": (_other_kernels(), 1),

@@ -13,13 +13,14 @@ from halftime.records import Environment
 from halftime.records.verdict import EVERYTHING, Comparison, Decision, FloorEntry, Pair, Trip, Verdict
 from halftime.verify import judge as judges
 from halftime.verify.decide import FEWEST, compare, overall
-from halftime.verify.floor import EIGHT_BIT, entries, noise_floor
-from halftime.verify.metrics import Kit, kit
+from halftime.verify.floor import EIGHT_BIT, RERUN, entries, noise_floor, sound, strangers
+from halftime.verify.metrics import kit
 from halftime.verify.pictures import Picture, PictureSet, paired, read_folder
 from halftime.verify.tripwires import trips
 
 MARGIN = 3.0  # noise floors
 _WORST = 12
+_NO_JUDGE = "not asked"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def verify(
 
     `floors` are sets of the baseline's own pictures made again ('rerun', 'batch', …); without them one floor is the
     resolution of 8-bit pictures. `strict` measures against `floors` alone, so it finds differences that no picture
-    shows. Raises HalftimeError.
+    shows. Raises Unrepeatable where such a set has nothing in common with the baseline, HalftimeError otherwise.
     """
     return judged(_given(baseline), _given(candidate), Settings(margin, floors or {}, strict))
 
@@ -76,7 +77,8 @@ def judged(
         judges.find_lpips(settings.lpips_weights),
     )
     floor_entries = entries(baseline, settings.floors, tools)
-    floor = noise_floor(floor_entries, settings.strict)
+    usable, remarks = sound(floor_entries, strangers(baseline, tools), settings.margin)
+    floor = noise_floor(usable, settings.strict)
     measured = [tools.measure(one, other) for one, other in whole]
     comparisons = compare(measured, [one.content_class for one, _ in whole], floor, settings.margin) if whole else []
     decision = _decision(comparisons, found)
@@ -97,8 +99,14 @@ def judged(
         skipped=tools.skipped,
         prompts_needed=_needed(comparisons) if decision == "inconclusive" else None,
         environment=environment,
-        notes=(*_notes(settings, found, tools), *_below_sight(settings, comparisons, floor_entries)),
+        notes=(*remarks, *_notes(settings, found), *_below_sight(settings, comparisons, usable)),
     )
+
+
+def check_repeats(baseline: PictureSet, again: PictureSet, margin: float = MARGIN) -> None:
+    """Raises Unrepeatable where the baseline, drawn again, is no nearer to itself than different pictures are."""
+    tools = kit(list(baseline.pictures), _NO_JUDGE, _NO_JUDGE)
+    sound(entries(baseline, {RERUN: again}, tools), strangers(baseline, tools), margin)
 
 
 def _decision(comparisons: Sequence[Comparison], found: Sequence[Trip]) -> Decision:
@@ -160,7 +168,7 @@ def _below_sight(
     ]
 
 
-def _notes(settings: Settings, found: Sequence[Trip], tools: Kit) -> list[str]:
+def _notes(settings: Settings, found: Sequence[Trip]) -> list[str]:
     notes = []
     if not settings.floors:
         notes.append(
@@ -169,7 +177,5 @@ def _notes(settings: Settings, found: Sequence[Trip], tools: Kit) -> list[str]:
     broken = [trip for trip in found if trip.side == "baseline"]
     if broken:
         notes.append(f"{len(broken)} pictures of the baseline itself look broken: {broken[0].reason}.")
-    if not {"flip", "ms_ssim"} & set(tools.functions):
-        notes.append("No metric that decides could be computed; install halftime[verify].")
     notes.append(f"A class needs {FEWEST} pairs for a decision of its own.")
     return notes
