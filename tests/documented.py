@@ -106,7 +106,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime forecast", Ours()),
     (r"^cat > prices.toml", Bash()),
     (r"^halftime trace", Ours()),
-    (r"^halftime tune", Ours("--steps 2 --budget 12s --prompts 2", codes=(0, 1, 3))),
+    (r"^halftime tune", Ours("--steps 2 --size 64 --budget 45s --prompts 2", codes=(0, 1, 3))),
     (r"^halftime captions calibrate", Elsewhere("tests/cli/test_cli_captions.py::test_calibrate_keeps_its_contract")),
     (r"^halftime captions (serve|collect)", Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run")),
     (r"^halftime verify pictures/", Ours(codes=(0, 1, 3))),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -14,6 +13,8 @@ from nbclient import NotebookClient
 
 from halftime import notebook
 from halftime.records import Finding
+from halftime.report.drawn import DRAWN_BY, named
+from halftime.report.drawn import drawn as report_of
 
 ROOT = Path(__file__).parent.parent
 CELLS = (
@@ -65,10 +66,11 @@ def test_records_draw_themselves(cells: list[nbformat.NotebookNode], index: int,
 
 
 def test_every_renderer_is_for_a_type_that_exists() -> None:
-    for (module, name), target in notebook.RENDERERS.items():
-        assert isinstance(getattr(import_module(module), name), type)
-        home, _, function = target.partition(":")
-        assert callable(getattr(import_module(home), function))
+    for kind, target in DRAWN_BY.items():
+        found = named(kind)
+        assert isinstance(found, type)
+        assert f"{found.__module__}:{found.__qualname__}" == kind
+        assert callable(named(target))
 
 
 def test_without_ipython_nothing_happens() -> None:
@@ -94,6 +96,6 @@ def test_a_bar_moves_with_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_finding_with_its_evidence() -> None:
-    found = notebook.report_of(Finding(id="x", stage="denoise", message="m", where=("a.py:1",), evidence={"calls": 3}))
+    found = report_of(Finding(id="x", stage="denoise", message="m", where=("a.py:1",), evidence={"calls": 3}))
     assert "a.py:1" in str(found.sections)
     assert "calls" in str(found.sections)

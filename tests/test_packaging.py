@@ -178,5 +178,3 @@ def test_an_extra_that_is_missing_is_named(base_python: Path) -> None:
     done = run_alone(base_python, str(base_python.with_name("halftime")), "gateway", "mock", "--port", "0")
     assert done.returncode == 2
     assert f"{base_python.name} -m pip install 'halftime[gateway]'" in done.stderr
-
-

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from halftime.records import Finding as Finding
     from halftime.records import Session as Session
     from halftime.records import Workload as Workload
+    from halftime.shown import show as show
     from halftime.trace.run import trace as trace
     from halftime.tune.run import tune as tune
     from halftime.verify.run import verify as verify
@@ -38,6 +39,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "forecast": ("halftime.forecast", None),
     "load_pipeline": ("halftime.pipeline", "load_pipeline"),
     "profile": ("halftime.profile", None),
+    "show": ("halftime.shown", "show"),
     "trace": ("halftime.trace", None),
     "tune": ("halftime.tune", None),
     "verify": ("halftime.verify", None),

@@ -121,7 +121,10 @@ def devices() -> tuple[Device, ...]:
 
 
 # Instruction sets that decide which dtypes a processor computes in, by the names in /proc/cpuinfo.
-_INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
+_INSTRUCTIONS = (
+    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "amx_fp16",
+    "asimd", "asimdhp", "bf16",
+)  # fmt: skip
 
 
 def _cpu() -> Device:

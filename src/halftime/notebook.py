@@ -11,24 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from halftime.report.drawn import DRAWN_BY, drawn
 
 if TYPE_CHECKING:
     from halftime.report.model import Report
 
-# Where a type lives -> the function that makes it a Report.
-RENDERERS: dict[tuple[str, str], str] = {
-    ("halftime.records.session", "Session"): "halftime.report.session:report_of",
-    ("halftime.records.verdict", "Verdict"): "halftime.report.verify:report_of",
-    ("halftime.records.forecast", "Forecast"): "halftime.report.forecast:report_of",
-    ("halftime.records.audit", "Audit"): "halftime.report.audit:report_of",
-    ("halftime.records.gateway", "GatewayResult"): "halftime.report.gateway:report_of",
-    ("halftime.records.replay", "Replay"): "halftime.report.replay:report_of",
-    ("halftime.records.doctor", "Doctor"): "halftime.report.doctor:report_of",
-    ("halftime.records.finding", "Finding"): "halftime.report.finding:report_of",
-    ("halftime.records.tune", "Tuning"): "halftime.report.tune:report_of",
-}
 MOST_SCRIPT = 100_000  # bytes: a notebook keeps every output, so d3's timeline stays with the pages
 
 Progress = Callable[[str, int, int], None]
@@ -40,8 +29,8 @@ def register() -> bool:
     if shell is None:
         return False
     formatter = shell.display_formatter.formatters["text/html"]  # type: ignore[attr-defined]
-    for module, name in RENDERERS:
-        formatter.for_type_by_name(module, name, page_in_a_frame)
+    for kind in DRAWN_BY:
+        formatter.for_type_by_name(*kind.split(":"), page_in_a_frame)
     return True
 
 
@@ -49,19 +38,11 @@ def page_in_a_frame(record: object) -> str:
     """A record's report in an iframe of its own, so that its style and the notebook's do not meet."""
     from halftime.report.page import html as page
 
-    text = page(_light(report_of(record)))
+    text = page(_light(drawn(record)))
     return (
         f'<iframe srcdoc="{html.escape(text, quote=True)}" title="{type(record).__name__}" '
         'style="width: 100%; height: 32rem; border: 0; resize: vertical; overflow: auto"></iframe>'
     )
-
-
-def report_of(record: object) -> Report:
-    """The Report of any record that has one. Raises KeyError for another type."""
-    kind = type(record)
-    module, _, function = RENDERERS[kind.__module__, kind.__name__].partition(":")
-    made: Report = getattr(import_module(module), function)(record)
-    return made
 
 
 def _light(report: Report) -> Report:

@@ -221,6 +221,13 @@ def scheduler_named(name: str, pipeline: DiffusionPipeline) -> object:
     return scheduler
 
 
+def pipelines_of(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
+    """The pipeline and those that it holds, as combined ones do."""
+    from diffusers import DiffusionPipeline
+
+    return [pipeline, *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline))]
+
+
 def vae_factor(pipeline: DiffusionPipeline) -> int:
     """Pixels per latent cell, along one side; 1 where the pipeline does not say."""
     factor = getattr(pipeline, "vae_scale_factor", None) or getattr(pipeline, "vae_scale_factor_spatial", None)
@@ -240,7 +247,9 @@ def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str,
     if refused and not taken.hands_on:
         raise BadWorkload(_takes_no(type(pipeline).__name__, min(refused), taken.names))
     if taken.hands_on and (unnamed := sorted(set(workload.arguments) - set(taken.names))):
-        text = f"{type(pipeline).__name__} names no argument {unnamed[0]!r}; it goes in by **kwargs, which may ignore it."
+        text = (
+            f"{type(pipeline).__name__} names no argument {unnamed[0]!r}; it goes in by **kwargs, which may ignore it."
+        )
         warnings.warn(text, HalftimeWarning, stacklevel=2)
     _check_size(pipeline, workload)
     return {name: value for name, value in wanted.items() if name not in missing & _DEFAULTED}

@@ -101,8 +101,12 @@ def unpaired_ratio(
 ) -> Interval:
     """Speedup as the ratio of medians, each side resampled by itself: for runs that were not made in turns.
 
-    Drift between the two sides is not in the interval; prefer `paired_ratio`.
+    Drift between the two sides is not in the interval; prefer `paired_ratio`. A single run has no spread to resample:
+    low and high are then the value itself.
     """
+    value = median(baseline) / median(candidate)
+    if min(len(baseline), len(candidate)) < 2:
+        return Interval(value, value, value)
     rng = np.random.default_rng(0)
     sides = []
     for values in (baseline, candidate):
@@ -110,4 +114,4 @@ def unpaired_ratio(
         sides.append(np.median(data[rng.integers(0, data.size, size=(resamples, data.size))], axis=1))
     tail = (1 - confidence) / 2
     low, high = np.quantile(sides[0] / sides[1], [tail, 1 - tail])
-    return Interval(median(baseline) / median(candidate), float(low), float(high))
+    return Interval(value, float(low), float(high))

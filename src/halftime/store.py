@@ -74,7 +74,12 @@ def decoded(path: Path | str, data: bytes, kind: type[R]) -> R:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
-        raise BadFile(f"{path} is not a {kind.__name__.lower()} file of this halftime: {error}.") from error
+        raise BadFile(f"{path} is no {kind.__name__.lower()} file of this halftime: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    """Its words, with the full stop that some bring and some do not."""
+    return f"{str(error).rstrip('.')}."
 
 
 _EMBEDDED = re.compile(rb'<script type="application/json" id="halftime-data">(.*?)</script>', re.DOTALL)
@@ -111,7 +116,7 @@ def read_toml(path: Path | str, kind: type[R]) -> R:
     try:
         return msgspec.convert(tomllib.loads(read_bytes(path).decode()), type=kind)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise BadFile(f"{path} is not a {kind.__name__.lower()} file: {error}.") from error
+        raise BadFile(f"{path} is no {kind.__name__.lower()} file: {_sentence(error)}") from error
 
 
 def write_toml(path: Path | str, record: Record) -> None:

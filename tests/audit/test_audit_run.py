@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionXLPipeline
 
 import halftime
 from halftime.audit.compare import new_sites
 from halftime.audit.mode import ShadowDevice
+from halftime.errors import HalftimeWarning
 from halftime.pytest_plugin import assert_no_syncs_in_loop
 from halftime.records import Workload
 from halftime.records.audit import Audit
@@ -232,6 +233,45 @@ def test_a_table_instead_of_a_scheduler_takes_its_waits_away(name: str) -> None:
     with applied(pipeline, Plan(fixes=(Choice(name="schedule-table"),))):
         found = halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4))
     assert (found.in_loop_total, found.capturable) == (0, True)
+
+
+class Watchful(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    """A user's own: it looks at its result."""
+
+    looks = 0
+
+    def step(self, *args: object, **kwargs: object) -> object:
+        result = super().step(*args, **kwargs)
+        Watchful.looks += bool(torch.isfinite(result[0]).all())
+        return result
+
+
+def test_a_users_own_scheduler_is_helped_by_a_table_and_what_is_lost_is_said() -> None:
+    tiny = PIPELINES["flux"]
+    pipeline = tiny.build()
+    pipeline.scheduler = Watchful.from_config(pipeline.scheduler.config)
+    found = halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4))
+    [own] = [site for site in found.sites if site.function == "step" and site.file.endswith("test_audit_run.py")]
+    assert (own.count, own.fix) == (4, "schedule-table")
+    with (
+        pytest.warns(HalftimeWarning, match=r"Watchful\.step \(tests/audit/test_audit_run\.py:\d+\) is your own"),
+        halftime.applied(pipeline, ["schedule-table"]),
+    ):
+        assert halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4)).in_loop_total == 0
+
+
+def test_a_table_reaches_the_pipelines_that_a_pipeline_holds() -> None:
+    """Kandinsky 2.2 decodes in a pipeline of its own; its prior's scheduler clips, and so has no table."""
+    tiny = PIPELINES["kandinsky22"]
+    pipeline = tiny.build()
+    before, decoder = pipeline.scheduler, pipeline.decoder_pipe
+    assert decoder.scheduler is before
+    with halftime.applied(pipeline, ["schedule-table"]):
+        assert decoder.scheduler is pipeline.scheduler is not before
+        found = halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4))
+    assert decoder.scheduler is pipeline.scheduler is before
+    waits = {site.file.rpartition("/")[2] for site in found.sites if site.in_loop}
+    assert waits == {"scheduling_unclip.py", "torch_utils.py"}  # the noise that it draws on the host
 
 
 def test_host_work_that_every_step_repeats() -> None:

@@ -114,3 +114,15 @@ def test_from_start_to_sigterm_with_the_official_client(started: tuple) -> None:
     child.send_signal(signal.SIGTERM)
     assert child.wait(20) == 0
     assert "ready in" in child.stderr.read()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [(("no/such/folder",), "'no/such/folder' is no model"), (("--sizes", "33"), "33")],
+)
+def test_a_server_that_can_never_be_ready_ends_by_itself(words: tuple[str, ...], reason: str) -> None:
+    with served(*words) as (process, _):
+        assert process.wait(60) == 2
+        assert process.stderr is not None
+        assert reason in process.stderr.read()

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+import halftime
 from halftime.cli import _run
-from halftime.cli.show import DRAWN_BY, read
 from halftime.errors import BadFile
 from halftime.records.benchmark import Benchmark
 from halftime.records.forecast import Forecast
 from halftime.records.gateway import GatewayResult
 from halftime.records.tune import Tuning
 from halftime.records.verdict import Verdict
+from halftime.report.drawn import DRAWN_BY
+from halftime.shown import read
 from halftime.store import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +41,7 @@ def test_every_committed_result_is_drawn(path: Path, tmp_path: Path, capfd: pyte
     ],
 )
 def test_a_file_is_known_by_its_fields(name: str, kind: type) -> None:
-    assert type(read(str(RESULTS / name))[0]) is kind
+    assert type(read(RESULTS / name)) is kind
 
 
 def test_what_a_verb_wrote_comes_back_from_json_and_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -52,13 +54,13 @@ def test_what_a_verb_wrote_comes_back_from_json_and_page(tmp_path: Path, capfd: 
     assert json.loads(again.read_bytes()) == json.loads(made.read_bytes())
     assert _run(["show", str(made)], debug=False) == 0
     assert capfd.readouterr().out == drawn
-    assert type(read(str(page))[0]) is Forecast
+    assert type(read(page)) is Forecast
 
 
 def test_every_record_that_is_drawn_has_a_verb_or_a_benchmark() -> None:
     """Each verb's report module is reached; `profile` and `trace` share the session's."""
     reports = {path.stem for path in (ROOT / "src" / "halftime" / "report").glob("*.py")
-               if "def report_of(" in path.read_text()} - {"finding", "session"}  # fmt: skip
+               if "def report_of(" in path.read_text()} - {"session"}  # fmt: skip
     assert {drawn_by.partition(":")[0].rpartition(".")[2] for drawn_by in DRAWN_BY.values()} == reports
 
 
@@ -66,15 +68,15 @@ def test_every_record_that_is_drawn_has_a_verb_or_a_benchmark() -> None:
     ("text", "says"),
     [
         ('{"a": 1}', "holds nothing that halftime draws"),
-        ("[1]", "is not a JSON object"),
-        ("{", "is not a JSON object"),
+        ("[1]", "is no JSON and no page"),
+        ("{", "is no JSON and no page"),
         ("<html></html>", "without halftime's data"),
     ],
 )
 def test_other_files_are_refused_in_a_sentence(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(BadFile, match=says):
-        read(str(tmp_path / "x.json"))
+        read(tmp_path / "x.json")
 
 
 def test_a_field_too_many_is_named(tmp_path: Path) -> None:
@@ -82,4 +84,14 @@ def test_a_field_too_many_is_named(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "b.json").read_text()) | {"more": 1}
     (tmp_path / "b.json").write_text(json.dumps(data))
     with pytest.raises(BadFile, match="more"):
-        read(str(tmp_path / "b.json"))
+        read(tmp_path / "b.json")
+
+
+def test_show_prints_a_record_and_a_file_alike(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = halftime.forecast("sdxl", "A10G")
+    write_json(tmp_path / "f.json", made)
+    halftime.show(made)
+    printed = capfd.readouterr().out
+    halftime.show(tmp_path / "f.json")
+    assert capfd.readouterr().out == printed
+    assert "sdxl on one A10G" in printed

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from halftime.priors import with_predictions
 from halftime.profile.compilation import plain_words
 from halftime.profile.device_probe import Busy, HostEvent, by_stage, with_device
 from halftime.profile.doubts import doubts
 from halftime.profile.facts import Facts, Module
 from halftime.profile.findings import Evidence, findings
-from halftime.records import CompileReport, LedgerRow, Recompile
+from halftime.records import CompileReport, Environment, LedgerRow, Recompile, Session, Workload
 from halftime.records.finding import ceiling
 
 
@@ -22,7 +23,9 @@ def row(stage: str, seconds: float, first: float | None = None, parts: tuple[Led
 
 GOOD = {"dtype": "bfloat16", "convolutional": True, "channels_last": True, "compiled": True}
 MODULES = (Module("unet", "denoiser", **GOOD), Module("vae", "vae", **GOOD), Module("te", "text_encoder", **GOOD))
-FACTS = Facts("P", "cpu", "EulerDiscreteScheduler", MODULES, fast_bfloat16=True, wait_policy="PASSIVE")
+FACTS = Facts(
+    "P", "cpu", "EulerDiscreteScheduler", MODULES, fast_bfloat16=True, slow_float16=True, wait_policy="PASSIVE"
+)
 # The founding story's shares, with nothing to complain of.
 LEDGER = (
     row("encode_prompt", 0.012, 0.012),
@@ -54,6 +57,7 @@ def test_nothing_to_say_about_a_good_call() -> None:
     ("change", "expected", "fix"),
     [
         ({"dtype": "float32"}, "vae-fp32", "vae-dtype"),
+        ({"dtype": "float16"}, "vae-fp16", "vae-dtype"),
         ({"channels_last": False}, "vae-contiguous", "vae-channels-last"),
         ({"compiled": False}, "vae-eager", "vae-compile"),
         ({"dtype": "float32", "channels_last": False, "compiled": False}, "vae-fp32", "vae-dtype"),
@@ -140,8 +144,37 @@ CALM_WALLS = [1.0, 1.01, 0.99, 1.0, 1.0, 1.01]
     ],
 )
 def test_doubts(walls: list[float], load: float, share: float, expected: str | None) -> None:
-    found = doubts(walls, [LedgerRow(stage="unexplained", seconds=share, share=share)], load, cores=2)
+    found = doubts(walls, [LedgerRow(stage="unexplained", seconds=share, share=share)], place(load))
     assert any(expected in doubt for doubt in found) if expected else found == ()
+
+
+def place(load: float, **settings: str) -> Environment:
+    return Environment(system="s", processor="p", cores=2, memory_bytes=1, threads=2, device="cpu", device_name="p",
+                       load_average=load, settings=settings)  # fmt: skip
+
+
+def test_nobody_is_told_to_set_what_is_set() -> None:
+    [told] = doubts(CALM_WALLS, [], place(1.9))
+    assert told.endswith("run again on a quiet machine, or with OMP_WAIT_POLICY=PASSIVE.")
+    [told] = doubts(CALM_WALLS, [], place(1.9, OMP_WAIT_POLICY="passive"))
+    assert told.endswith("run again on a quiet machine.")
+
+
+def test_float16_is_no_fault_where_the_processor_computes_in_it() -> None:
+    vae = Module("vae", "vae", **{**GOOD, "dtype": "float16"})
+    assert ids(replace(CALM, facts=replace(FACTS, modules=(vae,), slow_float16=False))) == []
+
+
+def test_findings_come_with_what_their_fix_should_bring_the_most_promising_first() -> None:
+    modules = (replace(MODULES[0], compiled=False), replace(MODULES[1], dtype="float32"))
+    found = findings(replace(CALM, facts=replace(FACTS, modules=modules)))
+    session = Session(wall_seconds=4.2, ledger=LEDGER, findings=found, environment=place(0.1), workload=Workload())
+    first, second = with_predictions(session).findings
+    whole = sum(each.seconds for each in LEDGER)
+    assert (first.fix, second.fix) == ("denoiser-compile", "vae-dtype")
+    assert first.predicted == pytest.approx(4.2 / (whole - 3.15 + 3.15 / 1.5))
+    assert second.predicted == pytest.approx(4.2 / (whole - 0.89 + 0.89 / 1.9))
+    assert first.predicted < (first.ceiling or 0.0)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from halftime.environment import collect
 from halftime.fix.table import FIXES
+from halftime.priors import predicted
 from halftime.records import LedgerRow, Session, Workload
 from halftime.records.recipe import Choice
 from halftime.records.tune import Trial
 from halftime.testing import FakeClock
 from halftime.tune.candidates import combine, conflict_free, variants
 from halftime.tune.decide import Budget, Goal, stacked
-from halftime.tune.priors import predicted
 from halftime.tune.search import Climb, Tools, climb
 
 SESSION = Session(
@@ -174,7 +174,7 @@ def test_predictions_never_pass_amdahls_bound() -> None:
 
 
 def test_every_fix_has_a_prior_or_a_reason_for_none() -> None:
+    from halftime.priors import PRIORS, RUNTIMES
     from halftime.tune.candidates import LEFT_OUT
-    from halftime.tune.priors import PRIORS, RUNTIMES
 
     assert set(FIXES) == {*PRIORS, *RUNTIMES, *LEFT_OUT}

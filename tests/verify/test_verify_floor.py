@@ -59,7 +59,9 @@ def test_a_baseline_of_one_picture_again_and_again_is_said() -> None:
 @pytest.mark.parametrize("package", ["flip_evaluator", "pytorch_msssim"])
 def test_no_verdict_without_the_metrics_that_see_it(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtra, match=r"A verdict on pictures .* needs the package .* install 'halftime\[verify\]'"):
+    with pytest.raises(
+        MissingExtra, match=r"A verdict on pictures .* needs the package .* install 'halftime\[verify\]'"
+    ):
         verify(drawn(0), drawn(0))
     assert _run(["verify", "baseline", "baseline"], debug=False) == 2
     assert _run(["tune", "--budget", "1m"], debug=False) == 2

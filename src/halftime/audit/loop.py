@@ -8,6 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING
 
 from halftime.audit.sites import Sites
+from halftime.pipeline import pipelines_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -42,13 +43,6 @@ def _restore(scheduler: object, held: object) -> None:
         vars(scheduler)["step"] = held
 
 
-def pipelines_of(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
-    """The pipeline and those that it holds."""
-    from diffusers import DiffusionPipeline
-
-    return [pipeline, *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline))]
-
-
 def _schedulers(pipeline: DiffusionPipeline) -> list[object]:
     found = [value for part in pipelines_of(pipeline) for value in part.components.values() if hasattr(value, "step")]
     unique = {id(value): value for value in found if hasattr(value, "timesteps") or hasattr(value, "set_timesteps")}
@@ -62,7 +56,11 @@ def _watched_step(step: Function, scheduler: object, sites: Sites) -> Function:
     def watched(*args: object, **kwargs: object) -> object:
         if sites.step is None:
             sites.begin_loop(barless=True)
-        result = step(*args, **kwargs)
+        sites.in_scheduler = True
+        try:
+            result = step(*args, **kwargs)
+        finally:
+            sites.in_scheduler = False
         if sites.barless:
             sites.next_step()
             timesteps = getattr(scheduler, "timesteps", ())

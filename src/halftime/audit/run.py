@@ -11,11 +11,11 @@ import torch
 from halftime import __version__
 from halftime.audit.ghost import is_ghost
 from halftime.audit.home import bring_home
-from halftime.audit.loop import loop_watched, pipelines_of
+from halftime.audit.loop import loop_watched
 from halftime.audit.mode import ShadowDevice
 from halftime.audit.rules import TESTED_TORCH
 from halftime.audit.sites import Sites
-from halftime.pipeline import Loaded, call_arguments, load
+from halftime.pipeline import Loaded, call_arguments, load, pipelines_of
 from halftime.records import Workload
 from halftime.records.audit import Audit, Site
 

@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import torch
 
+from halftime import source
 from halftime.audit.rules import DIRECTIONS
 from halftime.records.audit import Site
 
 _TORCH = str(Path(torch.__file__).parent)
 _OWN = str(Path(__file__).parent)
 _PROFILE = str(Path(__file__).parent.parent / "profile")
-_INSTALLED = ("/site-packages/", "/dist-packages/")
-_SOURCES = "/src/"
 
 # The frame that names a stage: file prefix or function name, innermost first.
 _STAGES_BY_FILE = (
@@ -49,14 +48,8 @@ class Frame(NamedTuple):
 
     @property
     def short(self) -> str:
-        """From the package's root where it is installed, else from the working directory, as annotations need it."""
-        for root in _INSTALLED:
-            if root in self.file:
-                return self.file.rpartition(root)[2]
-        path = Path(self.file)
-        if path.is_relative_to(Path.cwd()):
-            return path.relative_to(Path.cwd()).as_posix()
-        return self.file.rpartition(_SOURCES)[2] if _SOURCES in self.file else path.name
+        """The file as a person reads it."""
+        return source.short(self.file)
 
 
 class Key(NamedTuple):
@@ -66,6 +59,7 @@ class Key(NamedTuple):
     frame: Frame
     pipeline_frame: str
     in_loop: bool
+    in_scheduler: bool
     stage: str
     operation: str
 
@@ -77,6 +71,7 @@ class Sites:
     step: int | None = None
     steps_seen: int = 0
     barless: bool = False  # a loop was known by scheduler.step alone
+    in_scheduler: bool = False  # inside of scheduler.step
     recording: bool = True
     found: dict[Key, dict[int | None, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
 
@@ -89,7 +84,8 @@ class Sites:
         pipeline = next((frame for frame in frames if Path(frame.file).name.startswith("pipeline_")), None)
         where = f"{pipeline.short}:{pipeline.line}" if pipeline else ""
         in_loop = self.step is not None
-        key = Key(kind, inner, where, in_loop, "denoise" if in_loop else _stage(frames), operation)
+        stage = "denoise" if in_loop else _stage(frames)
+        key = Key(kind, inner, where, in_loop, self.in_scheduler or _of_scheduler(inner), stage, operation)
         self.found[key][self.step] += 1
 
     def begin_loop(self, barless: bool = False) -> None:
@@ -107,12 +103,17 @@ class Sites:
         self.step = None
 
     def as_records(self) -> tuple[Site, ...]:
-        """All sites, those of the loop first, the most frequent first. Same lines by other operations are one site."""
+        """All sites: those of the loop first, then what is not in an installed package, then the most frequent.
+
+        Same lines by other operations are one site.
+        """
         merged: dict[tuple[str, Frame, bool], list[tuple[Key, dict[int | None, int]]]] = defaultdict(list)
         for key, by_step in self.found.items():
             merged[key.kind, key.frame, key.in_loop].append((key, by_step))
-        sites = [self._site(entries) for entries in merged.values()]
-        return tuple(sorted(sites, key=lambda site: (not site.in_loop, -site.count, site.file, site.line)))
+        installed = {frame.file: source.is_installed(frame.file) for _, frame, _ in merged}
+        sites = [(installed[frame.file], self._site(entries)) for (_, frame, _), entries in merged.items()]
+        sites.sort(key=lambda each: (not each[1].in_loop, each[0], -each[1].count, each[1].file, each[1].line))
+        return tuple(site for _, site in sites)
 
     def _site(self, entries: list[tuple[Key, dict[int | None, int]]]) -> Site:
         key = entries[0][0]
@@ -137,18 +138,17 @@ class Sites:
 
 def fix_for(key: Key) -> str | None:
     """The fix that removes a wait, by where it is."""
-    name = Path(key.frame.file).name
-    if name.startswith("scheduling_"):
-        return (
-            "schedule-table"
-            if key.in_loop
-            else "set-begin-index"
-            if key.frame.function == "index_for_timestep"
-            else None
-        )
+    if key.in_scheduler:
+        begins = key.frame.function == "index_for_timestep"
+        return "schedule-table" if key.in_loop else "set-begin-index" if begins else None
     if key.in_loop:
         return None  # a wait of the pipeline's own line prevents capture; only its author can take it out
     return "prompt-cache" if key.stage == "encode_prompt" else None
+
+
+def _of_scheduler(frame: Frame) -> bool:
+    """By its file, as diffusers names them: what the loop calls beside `step`."""
+    return Path(frame.file).name.startswith("scheduling_")
 
 
 def _frames(frame: FrameType | None) -> list[Frame]:

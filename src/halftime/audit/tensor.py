@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
-from halftime.audit.sites import Sites
+from halftime.audit.sites import Sites, innermost
 
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
@@ -72,9 +72,10 @@ class ShadowTensor(torch.Tensor):
     def numpy(self, *, force: bool = False) -> object:  # type: ignore[override]
         if force:
             return self.detach().cpu().numpy()
+        frame = innermost()
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. "
-            "Use Tensor.cpu() to copy the tensor to host memory first."
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory "
+            f"first. ({frame.short}:{frame.line}; on a CUDA device this call fails just so.)"
         )
 
     def __array__(self, *args: object, **kwargs: object) -> object:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from halftime.cli.options import output_options, quiet_option
-from halftime.cli.output import emit
+from halftime.cli.output import Output, emit
 from halftime.errors import BadInput
 
 if TYPE_CHECKING:
     from halftime.captions.asgi import Judge
     from halftime.captions.upstream import Upstream
-    from halftime.report.model import Report
 
 
 @click.group()
@@ -36,10 +35,7 @@ def command() -> None:
 def calibrate(
     log: str,
     out: str | None,
-    json_file: str | None,
-    html_file: str | None,
-    markdown_file: str | None,
-    quiet: bool,
+    output: Output,
     **values: object,
 ) -> int:
     """Learn a router from LOG, JSON lines of requests that both models answered, and certify its threshold.
@@ -55,12 +51,7 @@ def calibrate(
     if out:
         write_json(out, result.router)
 
-    def report() -> Report:
-        from halftime.report.captions import report_of
-
-        return report_of(result)
-
-    emit(result, report, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+    emit(result, output)
     return 0 if result.certified else 1
 
 

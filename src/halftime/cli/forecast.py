@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.cli.options import json_option, markdown_option, model_argument, output_options, parse_size, quiet_option
-from halftime.cli.output import emit
+from halftime.cli.options import json_output, model_argument, output_options, parse_size
+from halftime.cli.output import Output, emit
 
 if TYPE_CHECKING:
     from halftime.forecast.scenario import Settings
@@ -71,10 +71,7 @@ def run(
     prices: str | None,
     target: str | None,
     calibration: str | None,
-    json_file: str | None,
-    html_file: str | None,
-    markdown_file: str | None,
-    quiet: bool,
+    output: Output,
     **values: object,
 ) -> int:
     """What would each stage take on a named GPU, and what would each fix bring? No GPU, no weights.
@@ -89,18 +86,8 @@ def run(
         model, gpu, settings=_settings(values), claims=claims, prices=prices,
         target_seconds=parse_seconds(target) if target else None, calibration=calibration,
     )  # fmt: skip
-
-    def report() -> Report:
-        from halftime.report.forecast import report_of
-
-        return report_of(made)
-
-    emit(made, report, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+    emit(made, output)
     return 1 if any(claim.verdict == "impossible" for claim in made.claims) else 0
-
-
-if TYPE_CHECKING:
-    from halftime.report.model import Report
 
 
 def _settings(values: dict[str, object]) -> Settings:
@@ -119,21 +106,12 @@ def _settings(values: dict[str, object]) -> Settings:
     "--calibrate", type=click.Choice(["none", "one-per-gpu"]), default="none", show_default=True,
     help="one-per-gpu: the first row of each GPU only calibrates.",
 )  # fmt: skip
-@json_option
-@markdown_option
-@quiet_option
-def evaluate_rows(rows: str, calibrate: str, json_file: str | None, markdown_file: str | None, quiet: bool) -> None:
+@output_options
+def evaluate_rows(rows: str, calibrate: str, output: Output) -> None:
     """Compare forecasts with measured rows of a CSV file (see docs/forecast.md for its form)."""
     from halftime.forecast.evaluate import evaluate
 
-    made = evaluate(rows, "one-per-gpu" if calibrate == "one-per-gpu" else "none")
-
-    def report() -> Report:
-        from halftime.report.forecast import evaluation_report_of
-
-        return evaluation_report_of(made)
-
-    emit(made, report, json_file=json_file, markdown_file=markdown_file, quiet=quiet)
+    emit(evaluate(rows, "one-per-gpu" if calibrate == "one-per-gpu" else "none"), output)
 
 
 @command.command("calibrate")
@@ -142,53 +120,46 @@ def evaluate_rows(rows: str, calibrate: str, json_file: str | None, markdown_fil
 @click.option("--gpu", help="The GPU, where the session does not say.")
 @click.option("--dtype", help="The dtype, where the session does not say.")
 @click.option(
-    "--output", "-o", metavar="FILE", help="Where to write.  [default: the user's data folder, used by later forecasts]"
+    "--output",
+    "-o",
+    "place",
+    metavar="FILE",
+    help="Where to write.  [default: the user's data folder, used by later forecasts]",
 )
-@json_option
-@quiet_option
+@json_output
 def calibrate_from(
     session: str,
     model: str | None,
     gpu: str | None,
     dtype: str | None,
-    output: str | None,
-    json_file: str | None,
-    quiet: bool,
+    place: str | None,
+    output: Output,
 ) -> None:
     """Learn a machine's factors from one measured session (of `profile` or `trace`)."""
     from halftime.forecast.saved import saved_path
     from halftime.forecast.session import calibrate
+    from halftime.report.forecast import calibration_report_of
     from halftime.store import write_json
 
     made = calibrate(session, model=model, gpu=gpu, dtype=dtype)
-    path = output or str(saved_path(made.gpu))
+    path = place or str(saved_path(made.gpu))
     write_json(path, made)
-
-    def report() -> Report:
-        from halftime.report.forecast import calibration_report_of
-
-        return calibration_report_of(made, path)
-
-    emit(made, report, json_file=json_file, quiet=quiet)
+    emit(made, output, lambda: calibration_report_of(made, path))
 
 
 @command.command("gpus")
-@json_option
-def gpus(json_file: str | None) -> None:
+@json_output
+def gpus(output: Output) -> None:
     """List the GPUs of the table, with the source of every value."""
     from halftime.forecast.catalogue import gpu_list
-    from halftime.report.forecast import gpus_report_of
 
-    listed = gpu_list()
-    emit(listed, lambda: gpus_report_of(listed), json_file=json_file)
+    emit(gpu_list(), output)
 
 
 @command.command("models")
-@json_option
-def models(json_file: str | None) -> None:
+@json_output
+def models(output: Output) -> None:
     """List the built-in pipelines and networks."""
     from halftime.forecast.catalogue import model_list
-    from halftime.report.forecast import models_report_of
 
-    listed = model_list()
-    emit(listed, lambda: models_report_of(listed), json_file=json_file)
+    emit(model_list(), output)

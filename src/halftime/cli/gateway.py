@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from halftime.cli.options import output_options
-from halftime.cli.output import emit
+from halftime.cli.output import Output, emit
 from halftime.errors import BadInput
 from halftime.units import parse_seconds
 
 if TYPE_CHECKING:
     from halftime.gateway.run import Progress, Settings
     from halftime.records.gateway import GatewayResult, Mode
-    from halftime.report.model import Report
 
 _BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1_000_000, "kib": 1024, "mib": 1024**2}
 _ARRIVALS: dict[str, tuple[Mode, ...]] = {
@@ -96,24 +95,15 @@ def command(
     /,
     session_file: str | None,
     budget: str | None,
-    json_file: str | None,
-    html_file: str | None,
-    markdown_file: str | None,
-    quiet: bool,
+    output: Output,
     **values: object,
 ) -> int | None:
     """What does the proxy in front cost? Both ways in one run, paired, shuffled and interleaved."""
     if ctx.invoked_subcommand:
         return None
-    result = _measure(_settings(values), quiet)
+    result = _measure(_settings(values), output.quiet)
     result = _judged(result, budget, session_file)
-
-    def report() -> Report:
-        from halftime.report.gateway import report_of
-
-        return report_of(result)
-
-    emit(result, report, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+    emit(result, output)
     return 1 if result.within_budget is False else 0
 
 

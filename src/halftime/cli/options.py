@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
+from halftime.cli.output import Output
 from halftime.errors import BadInput, BadWorkload
 
 if TYPE_CHECKING:
@@ -17,11 +19,12 @@ F = TypeVar("F", bound=Callable[..., object])
 
 model_argument = click.argument("model", required=False)
 
-_WORKLOAD_OPTIONS = (
+_FIRST_WORKLOAD_OPTIONS = (
     click.option("--workload", "workload_file", metavar="TOML", help="Read the workload from a TOML file."),
     click.option("--prompt", "prompts", multiple=True, help="Prompt; may be given several times."),
     click.option("--negative-prompt", help="Negative prompt."),
-    click.option("--steps", type=int, help="Denoising steps.  [default: 30]"),
+)
+_MORE_WORKLOAD_OPTIONS = (
     click.option("--guidance", type=float, help="Guidance scale.  [default: the pipeline's own]"),
     click.option(
         "--size", metavar="N|WxH", help="Pixels, for example 1024 or 1152x896.  [default: the pipeline's own]"
@@ -67,17 +70,37 @@ def take_artefacts(value: str | None, recipe: str | None, quiet: bool = False) -
 
 
 def output_options(function: F) -> F:
-    """Add --json, --html, --markdown and --quiet; their values arrive as json_file, html_file, markdown_file, quiet."""
-    for option in (quiet_option, markdown_option, html_option, json_option):
-        function = option(function)
-    return function
+    """Add --json, --html, --markdown and --quiet; their values arrive together, as `output`."""
+    return _output(function, json_option, html_option, markdown_option, quiet_option)
 
 
-def workload_options(function: F) -> F:
-    """Add the options that describe a workload; their values arrive as keyword arguments."""
-    for option in reversed(_WORKLOAD_OPTIONS):
-        function = option(function)
-    return function
+def json_output(function: F) -> F:
+    """Add --json and --quiet alone, for what needs no page; their values arrive as `output`."""
+    return _output(function, json_option, quiet_option)
+
+
+def _output(function: F, *options: Callable[[F], F]) -> F:
+    @functools.wraps(function)
+    def bundled(*args: object, **values: object) -> object:
+        taken = {name: values.pop(name) for name in Output._fields if name in values}
+        return function(*args, output=Output(**taken), **values)  # type: ignore[arg-type]
+
+    made = cast(F, bundled)
+    for option in reversed(options):
+        made = option(made)
+    return made
+
+
+def workload_options(steps: int = 30) -> Callable[[F], F]:
+    """Add the options that describe a workload; their values arrive as keyword arguments. `steps` is the default."""
+
+    def added(function: F) -> F:
+        steps_option = click.option("--steps", type=int, help=f"Denoising steps.  [default: {steps}]")
+        for option in (*reversed(_MORE_WORKLOAD_OPTIONS), steps_option, *reversed(_FIRST_WORKLOAD_OPTIONS)):
+            function = option(function)
+        return function
+
+    return added
 
 
 def take_workload(values: dict[str, object], model: str | None) -> Workload:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import click
 
 from halftime.records import Record
+from halftime.report.drawn import drawn
 from halftime.report.model import Report
 from halftime.store import write_bytes, write_json
 
@@ -33,35 +35,42 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
         yield show
 
 
-def emit(
-    record: Record,
-    report_of: Callable[[], Report],
-    *,
-    json_file: str | None = None,
-    html_file: str | None = None,
-    markdown_file: str | None = None,
-    quiet: bool = False,
-) -> None:
-    """Write what was asked for; the report is drawn only where something needs it."""
-    if json_file:
-        write_json(json_file, record)
-    data_on_stdout = "-" in (json_file, html_file, markdown_file)
-    show = not quiet and not data_on_stdout
-    if not (show or html_file or markdown_file):
+class Output(NamedTuple):
+    """Where a result goes: files, '-' for standard output; and whether the console shows it."""
+
+    json_file: str | None = None
+    html_file: str | None = None
+    markdown_file: str | None = None
+    quiet: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those that are named."""
+        return tuple(file for file in (self.html_file, self.markdown_file, self.json_file) if file)
+
+
+def emit(record: Record, output: Output, report_of: Callable[[], Report] | None = None) -> None:
+    """Write what was asked for; the report is drawn only where something needs it.
+
+    `report_of` makes it where it shows more than the record holds, or another view of it.
+    """
+    if output.json_file:
+        write_json(output.json_file, record)
+    show = not output.quiet and "-" not in output.files
+    if not (show or output.html_file or output.markdown_file):
         return
-    report = report_of()
-    if html_file:
+    report = drawn(record) if report_of is None else report_of()
+    if output.html_file:
         from halftime.report.page import html
 
-        write_bytes(html_file, html(report, record).encode())
-    if markdown_file:
+        write_bytes(output.html_file, html(report, record).encode())
+    if output.markdown_file:
         from halftime.report.markdown import markdown
 
-        write_bytes(markdown_file, markdown(report).encode())
+        write_bytes(output.markdown_file, markdown(report).encode())
     if show:
         from halftime.report.console import print_report
 
         print_report(report)
-        for file in (html_file, markdown_file, json_file):
-            if file:
-                click.echo(f"wrote {file}")
+        for file in output.files:
+            click.echo(f"wrote {file}")

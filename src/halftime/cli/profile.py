@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +17,17 @@ from halftime.cli.options import (
     take_workload,
     workload_options,
 )
-from halftime.cli.output import emit, progress_bar
+from halftime.cli.output import Output, emit, progress_bar
 
 if TYPE_CHECKING:
     from halftime.pipeline import Loaded
     from halftime.records import Session, Workload
+    from halftime.report.model import Report
 
 
 @click.command()
 @model_argument
-@workload_options
+@workload_options()
 @click.option("--runs", default=5, show_default=True, help="Steady runs.")
 @click.option("--warmup", default=1, show_default=True, help="Calls between the first and the first steady one.")
 @click.option("--cold-start/--no-cold-start", default=True, show_default=True, help="Measure a fresh process too.")
@@ -48,10 +49,7 @@ def command(
     recipe: str | None,
     artefacts: str | None,
     against: str | None,
-    json_file: str | None,
-    html_file: str | None,
-    markdown_file: str | None,
-    quiet: bool,
+    output: Output,
     **workload_values: object,
 ) -> None:
     """Where does the time of one call go? A ledger of stages that adds up to the wall clock.
@@ -59,34 +57,31 @@ def command(
     MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the bundled model.
     """
     workload = take_workload(workload_values, model)
-    base = _read_base(against) if against else None
-    artefacts = take_artefacts(artefacts, recipe, quiet)
+    base = _read_base(against, workload) if against else None
+    artefacts = take_artefacts(artefacts, recipe, output.quiet)
     # A fresh process for the cold start would load the pipeline as it is.
     cold_start = cold_start and recipe is None
-    session = _measure(model, workload, runs, warmup, cold_start, probes, trace_folder, quiet, recipe, artefacts)
-
-    def report() -> Report:
-        from halftime.report.comparison import comparison_of
-        from halftime.report.session import report_of
-
-        return report_of(session) if base is None else comparison_of(base, session)
-
-    if base is not None:
-        from halftime.profile.compare import checked_alike
-
-        checked_alike(base, session)
-    emit(session, report, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+    session = _measure(model, workload, runs, warmup, cold_start, probes, trace_folder, output.quiet, recipe, artefacts)
+    emit(session, output, _comparison(base, session) if base else None)
 
 
-if TYPE_CHECKING:
-    from halftime.report.model import Report
-
-
-def _read_base(path: str) -> Session:
+def _read_base(path: str, workload: Workload) -> Session:
+    """The session to compare with. Raises Unlike, before minutes of measuring, where the workload is another."""
+    from halftime.profile.compare import checked_workload
     from halftime.records import Session
-    from halftime.store import read_json
+    from halftime.store import read_report
 
-    return read_json(Path(path), Session)
+    base = read_report(Path(path), Session)
+    checked_workload(base, workload)
+    return base
+
+
+def _comparison(base: Session, session: Session) -> Callable[[], Report]:
+    from halftime.profile.compare import checked_alike
+    from halftime.report.comparison import comparison_of
+
+    checked_alike(base, session)
+    return lambda: comparison_of(base, session)
 
 
 def _measure(

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from halftime.cli.options import output_options
-from halftime.cli.output import emit, progress_bar
+from halftime.cli.output import Output, emit, progress_bar
 
 if TYPE_CHECKING:
     from halftime.records.replay import Replay
-    from halftime.report.model import Report
 
 
 @click.command()
@@ -27,23 +26,14 @@ def command(
     device: str | None,
     runs: int | None,
     warmup: int,
-    json_file: str | None,
-    html_file: str | None,
-    markdown_file: str | None,
-    quiet: bool,
+    output: Output,
 ) -> None:
     """Run a report's workload again, on this machine, and explain the difference.
 
     REPORT is the HTML page or the JSON that `halftime profile` wrote, here or elsewhere.
     """
-    found = _replay(report, model, device, runs, warmup, quiet)
-
-    def drawn() -> Report:
-        from halftime.report.replay import report_of
-
-        return report_of(found)
-
-    emit(found, drawn, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+    found = _replay(report, model, device, runs, warmup, output.quiet)
+    emit(found, output)
 
 
 def _replay(report: str, model: str | None, device: str | None, runs: int | None, warmup: int, quiet: bool) -> Replay:

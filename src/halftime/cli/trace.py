@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from halftime.cli.options import output_options
-from halftime.cli.output import emit
+from halftime.cli.output import Output, emit
 
 if TYPE_CHECKING:
+    from halftime.records import Session
     from halftime.report.model import Report
 
 
@@ -23,10 +25,7 @@ def command(
     file: str,
     other: str | None,
     perfetto: str | None,
-    json_file: str | None,
-    html_file: str | None,
-    markdown_file: str | None,
-    quiet: bool,
+    output: Output,
 ) -> None:
     """The same, from a torch.profiler trace recorded elsewhere.
 
@@ -42,11 +41,10 @@ def command(
         from halftime.trace.perfetto import annotate
 
         annotate(Path(other or file), shown, Path(perfetto))
+    emit(shown.session, output, _comparison(first.session, second.session) if second else None)
 
-    def report() -> Report:
-        from halftime.report.comparison import comparison_of
-        from halftime.report.trace import report_of
 
-        return comparison_of(first.session, second.session) if second else report_of(first.session)
+def _comparison(base: Session, session: Session) -> Callable[[], Report]:
+    from halftime.report.comparison import comparison_of
 
-    emit(shown.session, report, json_file=json_file, html_file=html_file, markdown_file=markdown_file, quiet=quiet)
+    return lambda: comparison_of(base, session)

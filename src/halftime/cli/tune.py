@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
-from halftime.cli.output import emit, progress_bar
+from halftime.cli.output import Output, emit, progress_bar
 from halftime.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
 @click.option("--artefacts/--no-artefacts", default=True, show_default=True,
               help="Keep what the recipe compiles beside it, for --artefacts of profile and serve.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Forget an interrupted run.")
-@workload_options
+@workload_options()
 @output_options
 def command(
     model: str | None,
@@ -53,10 +53,7 @@ def command(
     recipe_file: str,
     artefacts: bool,
     fresh: bool,
-    json_file: str | None,
-    html_file: str | None,
-    markdown_file: str | None,
-    quiet: bool,
+    output: Output,
     **workload_values: object,
 ) -> int:
     """Which fixes reach my target with my quality? Measured in turns, verified, written to a recipe.
@@ -80,18 +77,11 @@ def command(
     if fresh:
         partial.unlink(missing_ok=True)
     workload = take_workload(workload_values, model)
-    outcome = _tune(model, workload, options, quiet)
+    outcome = _tune(model, workload, options, output.quiet)
     _write_recipe(outcome.tuning, recipe_file, partial)
-    kept = _keep_artefacts(model, workload, Path(recipe_file), quiet) if artefacts else None
-    emit(
-        outcome.tuning,
-        lambda: _report(outcome),
-        json_file=json_file,
-        html_file=html_file,
-        markdown_file=markdown_file,
-        quiet=quiet,
-    )
-    if not quiet:
+    kept = _keep_artefacts(model, workload, Path(recipe_file), output.quiet) if artefacts else None
+    emit(outcome.tuning, output, lambda: _report(outcome))
+    if not output.quiet:
         click.echo(f"wrote {recipe_file}" + (f" and {kept}" if kept else ""), err=True)
     return exit_code(outcome.tuning)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from halftime.cli.options import output_options, take_workload, workload_options
-from halftime.cli.output import emit, progress_bar
+from halftime.cli.output import Output, emit, progress_bar
 from halftime.errors import BadInput
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ BASELINE = "baseline"
 @click.option("--lpips-weights", metavar="FILE", help="AlexNet's weights, for LPIPS.")
 @click.option("--sheet", metavar="PNG", help="Write the contact sheet.")
 @click.option("--keep", metavar="DIR", help="Keep the pictures that are made, in DIR/a and DIR/b.")
-@workload_options
+@workload_options()
 @output_options
 def command(
     a: str,
@@ -54,10 +54,7 @@ def command(
     lpips_weights: str | None,
     sheet: str | None,
     keep: str | None,
-    json_file: str | None,
-    html_file: str | None,
-    markdown_file: str | None,
-    quiet: bool,
+    output: Output,
     **workload_values: object,
 ) -> int:
     """Are two sets of pictures the same within noise?
@@ -74,7 +71,7 @@ def command(
     if count is not None and count < 1:
         raise BadInput(f"--prompts is {count}; it must be 1 or more.")
     workload = take_workload(workload_values, model)
-    with progress_bar(quiet) as progress:
+    with progress_bar(output.quiet) as progress:
         baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
         floors |= {f"folder {i + 1}": read_folder(Path(folder)) for i, folder in enumerate(floor_folders)}
         progress("comparing", 0, 1)
@@ -84,14 +81,7 @@ def command(
         made_here = not (Path(a).is_dir() and Path(b).is_dir())
         verdict = judged(baseline, candidate, settings, collect(workload.device) if made_here else None)
     _write_pictures(verdict, baseline, candidate, sheet, keep)
-    emit(
-        verdict,
-        lambda: _report(verdict, baseline, candidate),
-        json_file=json_file,
-        html_file=html_file,
-        markdown_file=markdown_file,
-        quiet=quiet,
-    )
+    emit(verdict, output, lambda: _report(verdict, baseline, candidate))
     return EXIT_CODES[verdict.verdict]
 
 

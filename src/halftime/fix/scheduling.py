@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from halftime.errors import DoesNotApply
+from halftime.errors import DoesNotApply, HalftimeWarning
 from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, number, of, text
 from halftime.fix.undo import intercepted, like, patched
+from halftime.pipeline import pipelines_of
+from halftime.source import short
 
 if TYPE_CHECKING:
     import torch
@@ -19,13 +22,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def scheduler_in_place(pipeline: DiffusionPipeline, scheduler: object) -> Iterator[None]:
-    """Another scheduler for a while; the original object comes back untouched."""
+    """Another scheduler for a while, in the pipelines too that this one holds; the original comes back untouched."""
     original = pipeline.scheduler
-    pipeline.scheduler = scheduler
+    holders = [one for one in pipelines_of(pipeline) if getattr(one, "scheduler", None) is original]
+    for one in holders:
+        one.scheduler = scheduler
     try:
         yield
     finally:
-        pipeline.scheduler = original
+        for one in holders:
+            one.scheduler = original
 
 
 def _needs_scheduler(pipeline: DiffusionPipeline) -> str | None:
@@ -60,10 +66,23 @@ def _shift(scheduler: SchedulerMixin) -> dict[str, float]:
     return {"mu": 1.0} if dynamic and "mu" in inspect.signature(scheduler.set_timesteps).parameters else {}
 
 
+def own_step(scheduler: SchedulerMixin) -> str:
+    """'Class.step (file:line)' where somebody wrote the scheduler's step themselves; '' where it is diffusers'."""
+    kind = next(each for each in type(scheduler).__mro__ if "step" in vars(each))
+    if kind.__module__.startswith("diffusers."):
+        return ""
+    code = inspect.unwrap(vars(kind)["step"]).__code__
+    return f"{kind.__qualname__}.step ({short(code.co_filename)}:{code.co_firstlineno})"
+
+
 @contextmanager
 def _table_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     from halftime.fix.table_scheduler import tabled
 
+    place = own_step(pipeline.scheduler)
+    if place:
+        text = f"{place} is your own: the table keeps its arithmetic, and what else it does (logs, checks) is left out."
+        warnings.warn(text, HalftimeWarning, stacklevel=2)
     with scheduler_in_place(pipeline, tabled(pipeline.scheduler)):
         yield
 

@@ -196,7 +196,9 @@ def notes(scenario: Scenario, machine: Machine, total: StageForecast) -> tuple[s
     if total.memory_bytes > machine.gpu.memory_bytes:
         out.append("the call does not fit the card; offloading, which this forecast does not model, would be slower")
     if any(work.stage == OUTSIDE for work in scenario.works):
-        out.append(f"'{OUTSIDE}' is what published timings of whole calls hold beside them: fitted, and your own may be less")
+        out.append(
+            f"'{OUTSIDE}' is what published timings of whole calls hold beside them: fitted, and your own may be less"
+        )
     if "from memory" in machine.gpu.source:
         out.append(f"some datasheet values of the {machine.gpu.name} are unverified; see `halftime forecast gpus`")
     return tuple(out)

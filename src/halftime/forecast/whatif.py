@@ -162,8 +162,10 @@ FIXES: tuple[Fix, ...] = (
     Fix("vae-channels-last", _on("vae_decode", _channels_last), 0.5, True, ""),
     Fix("vae-compile", _on("vae_decode", _compile), 0.4, True, "kernel fusion and CUDA graphs"),
     Fix("batch-prompts", _on("encode_prompt", _batch_prompts), 0.3, True, "prompt and negative prompt in one batch"),
-    Fix("set-begin-index", _on("denoise", _step_work(1 - INDEX_SHARE)), 0.5, True,
-        "no search, no sync at the start; part of schedule-table"),  # fmt: skip
+    Fix(
+        "set-begin-index", _on("denoise", _step_work(1 - INDEX_SHARE)), 0.5, True,
+        "no search, no sync at the start; part of schedule-table",
+    ),
     Fix("schedule-table", _on("denoise", _step_work(1 - SCHEDULER_SHARE)), 0.5, True, "the scheduler as one table"),
     Fix("loop-graph", _on("denoise", _captured), 0.3, True, "the whole loop as one CUDA graph"),
     Fix("prompt-cache", _prompt_cache, 0.0, False, "for a prompt seen before"),

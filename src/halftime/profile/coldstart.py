@@ -99,3 +99,5 @@ if __name__ == "__main__":
     with redirect_stdout(sys.stderr):
         answer = run(msgspec.json.decode(sys.stdin.buffer.read(), type=Task))
     sys.stdout.buffer.write(msgspec.json.encode(answer))
+    sys.stdout.buffer.flush()
+    os._exit(0)  # tearing torch and diffusers down takes a second, and is no part of a start

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from halftime.errors import Unlike
-from halftime.records import Session
+from halftime.records import Session, Workload
 
 
 def differences(base: Session, other: Session) -> dict[str, tuple[str, str]]:
@@ -26,7 +28,20 @@ def _identity(session: Session) -> dict[str, str]:
 
 def checked_alike(base: Session, other: Session) -> None:
     """Raise Unlike, naming every field that differs."""
-    found = differences(base, other)
-    if found:
-        listed = "; ".join(f"{name} is {one} in one and {two} in the other" for name, (one, two) in found.items())
-        raise Unlike(f"these sessions must not be compared: {listed}. Measure both in one place with one workload.")
+    _refuse(differences(base, other))
+
+
+def checked_workload(base: Session, workload: Workload) -> None:
+    """As `checked_alike` for what is known before anything is measured."""
+    _refuse(differences(base, msgspec.structs.replace(base, workload=workload)))
+
+
+def _refuse(found: Mapping[str, tuple[str, str]]) -> None:
+    if not found:
+        return
+    listed = "; ".join(f"{name} is {one} in one and {two} in the other" for name, (one, two) in found.items())
+    fix = " A dtype is a fix, not a workload: profile with --recipe PLAN.toml instead (docs/fix.md)."
+    raise Unlike(
+        f"these sessions must not be compared: {listed}. Measure both in one place with one workload."
+        f"{fix if 'workload.dtype' in found else ''}"
+    )

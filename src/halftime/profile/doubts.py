@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from halftime import units
-from halftime.records import LedgerRow
+from halftime.records import Environment, LedgerRow
 from halftime.records.session import UNEXPLAINED
 from halftime.stats import median, spread
 
@@ -16,15 +16,14 @@ STEEPEST_DRIFT = 0.15
 
 
 def doubts(
-    walls: Sequence[float], ledger: Sequence[LedgerRow], load_average: float, cores: int, *, traced: bool = False
+    walls: Sequence[float], ledger: Sequence[LedgerRow], place: Environment, *, traced: bool = False
 ) -> tuple[str, ...]:
-    """One sentence for each reason to doubt. `walls` are the steady runs' seconds, in the order in which they ran."""
-    return tuple(_doubts(walls, ledger, load_average, cores, traced))
+    """One sentence for each reason to doubt. `walls` are the steady runs' seconds, in the order in which they ran;
+    `place` was looked at before them, since our own threads raise the load."""
+    return tuple(_doubts(walls, ledger, place, traced))
 
 
-def _doubts(
-    walls: Sequence[float], ledger: Sequence[LedgerRow], load_average: float, cores: int, traced: bool
-) -> Iterator[str]:
+def _doubts(walls: Sequence[float], ledger: Sequence[LedgerRow], place: Environment, traced: bool) -> Iterator[str]:
     if len(walls) < FEWEST_RUNS:
         yield f"only {len(walls)} steady runs, too few to know the spread: run again with --runs 5."
     elif spread(walls) > WIDEST_SPREAD:
@@ -38,10 +37,12 @@ def _doubts(
             f"the later half of the runs is {units.share(abs(drift))} {word} than the earlier one "
             "(heat, other load, or too little warm-up): run again with --warmup 3."
         )
-    if load_average > 0.5 * cores:
+    load = place.load_average or 0.0
+    if load > 0.5 * place.cores:
+        passive = place.settings.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
         yield (
-            f"other work was running (load average {load_average:.1f} on {cores} cores): "
-            "run again on a quiet machine, or with OMP_WAIT_POLICY=PASSIVE."
+            f"other work was running (load average {load:.1f} on {place.cores} cores): "
+            f"run again on a quiet machine{'' if passive else ', or with OMP_WAIT_POLICY=PASSIVE'}."
         )
     unexplained = next((row for row in ledger if row.stage == UNEXPLAINED), None)
     if unexplained and abs(unexplained.share) > MOST_UNEXPLAINED:

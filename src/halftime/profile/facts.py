@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from halftime.environment import instructions
 from halftime.pipeline import place_of
 from halftime.profile.call import device_of
 from halftime.profile.compilation import is_compiled
@@ -36,6 +37,7 @@ class Facts:
     scheduler: str
     modules: tuple[Module, ...]
     fast_bfloat16: bool  # the device computes bfloat16 faster than float32
+    slow_float16: bool  # the device only emulates it
     wait_policy: str  # OMP_WAIT_POLICY
 
     def of_part(self, part: str) -> tuple[Module, ...]:
@@ -58,6 +60,7 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
             if isinstance(component, nn.Module)
         ),
         fast_bfloat16=_fast_bfloat16(device),
+        slow_float16=device.type == "cpu" and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
         wait_policy=settings.get("OMP_WAIT_POLICY", ""),
     )
 

@@ -98,10 +98,17 @@ class _Way(NamedTuple):
 
 def _slow_ways(part: str, modules: tuple[Module, ...], facts: Facts) -> tuple[_Way, ...]:
     in_fp32 = facts.fast_bfloat16 and any(module.dtype == "float32" for module in modules)
+    in_fp16 = facts.slow_float16 and any(module.dtype == "float16" for module in modules)
     channels_first = any(module.convolutional and not module.channels_last for module in modules)
     eager = any(not module.compiled for module in modules)
     return (
         _Way("fp32", f"{part}-dtype", "in fp32 (this device computes faster in bf16)", in_fp32),
+        _Way(
+            "fp16",
+            f"{part}-dtype",
+            "in fp16, which this processor emulates (26 times slower than fp32 where measured)",
+            in_fp16,
+        ),
         _Way("contiguous", f"{part}-channels-last", "channels-first", channels_first),
         _Way("eager", f"{part}-compile", "eagerly", eager),
     )
@@ -162,8 +169,8 @@ def _scheduler(evidence: Evidence) -> Iterator[Finding]:
             "denoise",
             seconds,
             "schedule-table",
-            f"{evidence.facts.scheduler} takes {evidence.part_of_call(seconds)}; "
-            "as a table of coefficients a step is one multiply-add",
+            f"{evidence.facts.scheduler} takes {evidence.part_of_call(seconds)}; as a table of coefficients a step is "
+            "one multiply-add, and `halftime audit` names where it would make a GPU wait",
         )
 
 

@@ -13,6 +13,7 @@ from halftime import __version__, environment, notebook
 from halftime.errors import BadInput
 from halftime.ledger import STEP, Measured, ledger, steady_wall
 from halftime.pipeline import Loaded, Place, load
+from halftime.priors import with_predictions
 from halftime.profile import compilation, probe
 from halftime.profile.call import device_of, timed_call
 from halftime.profile.clock import clock_for
@@ -85,13 +86,17 @@ def measure(
         rows = _with_probes(rows, pipeline, workload, progress)
     report = compilation.report(pipeline, compiled_before, calls[settings.warmup].compiled, calls[-1].compiled)
     walls = [each.measured.run.wall_seconds for each in steady]
-    # Our own threads raise the load while we run; what was there before is what disturbs.
-    busy = place.load_average or 0.0
     wall = steady_wall([each.measured for each in steady])
     evidence = Evidence(
-        wall, first.measured.run.wall_seconds, rows, facts(pipeline, place.settings), report, busy, place.cores
+        wall,
+        first.measured.run.wall_seconds,
+        rows,
+        facts(pipeline, place.settings),
+        report,
+        place.load_average or 0.0,
+        place.cores,
     )
-    return Session(
+    session = Session(
         halftime=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=loaded.name,
@@ -109,8 +114,9 @@ def measure(
         memory=probe.memory(pipeline, workload) if settings.probes else None,
         compilation=report,
         notes=(*loaded.notes, *_other_steps(steady[-1].measured.run, workload.steps)),
-        doubts=doubts(walls, rows, busy, place.cores, traced=_being_traced()),
+        doubts=doubts(walls, rows, place, traced=_being_traced()),
     )
+    return with_predictions(session)
 
 
 def _other_steps(run: Run, asked: int) -> tuple[str, ...]:

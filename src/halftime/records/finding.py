@@ -9,8 +9,9 @@ class Finding(Record, frozen=True, kw_only=True):
     """Something that costs time, what it costs, and the fix by name.
 
     `ceiling` is Amdahl's bound: the speedup of the whole call if this cost vanished entirely,
-    wall / (wall - seconds); None where the cost could not be measured. `fix` names an entry of `halftime.FIXES`, or
-    None where the remedy is not one of them; the message then says what to do.
+    wall / (wall - seconds); None where the cost could not be measured. `predicted` is the speedup of the whole call
+    that the fix brings by its prior (`halftime.priors`), not a measurement. `fix` names an entry of `halftime.FIXES`,
+    or None where the remedy is not one of them; the message then says what to do.
     """
 
     id: str  # stable, kebab-case: 'vae-fp32'
@@ -18,6 +19,7 @@ class Finding(Record, frozen=True, kw_only=True):
     message: str  # one sentence in plain words, with its numbers
     seconds: float | None = None  # per call
     ceiling: float | None = None
+    predicted: float | None = None
     fix: str | None = None
     where: tuple[str, ...] = ()  # file:line, costliest first
     evidence: dict[str, float | int | str] = {}

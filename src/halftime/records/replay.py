@@ -26,7 +26,7 @@ class Replay(Record, frozen=True, kw_only=True):
     then: Session
     now: Session
     speedup: float
-    low: float  # bounds of the 95 % interval
+    low: float  # bounds of the 95 % interval; both the speedup itself where a side is a single call
     high: float
     differences: tuple[Difference, ...] = ()
     stages: dict[str, float] = {}  # stage -> its own speedup, where both have it

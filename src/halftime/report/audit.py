@@ -17,6 +17,8 @@ _COLUMNS = (
     Column("code", wide=True),
 )
 
+_LONGEST_PATH = 36
+
 
 def report_of(audit: Audit) -> Report:
     """The verdict first, then the sites inside and outside the loop."""
@@ -58,14 +60,19 @@ def _table(sites: list[Site]) -> Table:
         [
             site.count,
             f"{site.kind}{', every step' if site.per_step else ''}",
-            f"{site.file}:{site.line}",
-            f"{site.stage}, {site.function}",
+            f"{_near(site.file)}:{site.line}",
+            f"{site.stage}, {site.function}, {site.file}",
             site.fix or units.NOTHING,
-            site.code[:70],
+            site.code,
         ]
         for site in sites
     ]
     return Table(_COLUMNS, rows_of(*rows))
+
+
+def _near(file: str) -> str:
+    """A path that does not break a terminal's table: long ones by their file alone, since the wide column has them."""
+    return file if len(file) <= _LONGEST_PATH else f"…/{file.rpartition('/')[2]}"
 
 
 def github_annotations(audit: Audit) -> str:

@@ -13,10 +13,11 @@ def comparison_of(base: Session, other: Session) -> Report:
     """Baseline against candidate; speedup = baseline / candidate. The two must be alike in workload and machine."""
     interval = speedup(base, other)
     items = [
-        Text(f"{name}: {doubt}", "warning") for name, s in (("baseline", base), ("now", other)) for doubt in s.doubts
+        Text(f"{which}: {doubt}", "warning") for which, s in (("baseline", base), ("now", other)) for doubt in s.doubts
     ]
+    name = other.pipeline or other.model or "One call"
     return Report(
-        title=f"{other.pipeline}: {units.seconds(base.wall_seconds)} before, {units.seconds(other.wall_seconds)} now",
+        title=f"{name}: {units.seconds(base.wall_seconds)} before, {units.seconds(other.wall_seconds)} now",
         summary=verdict(interval),
         sections=(
             Section("By stage", (_table(base, other),)),
@@ -28,14 +29,16 @@ def comparison_of(base: Session, other: Session) -> Report:
 
 
 def speedup(base: Session, other: Session) -> Interval:
-    """Ratio of the median wall clocks with its bootstrap interval, or without one where runs are missing."""
+    """Ratio of the median wall clocks with its bootstrap interval; without one where a side is a single call."""
     before = [run.wall_seconds for run in base.runs] or [base.wall_seconds]
     after = [run.wall_seconds for run in other.runs] or [other.wall_seconds]
     return unpaired_ratio(before, after)
 
 
 def verdict(interval: Interval) -> str:
-    """One sentence: faster, slower, or within noise."""
+    """One sentence: faster, slower, or within noise; or that a single call cannot say."""
+    if interval.low == interval.high:
+        return f"Speedup {units.ratio(interval.value)}, of a single call on one side: no interval, so it may be noise."
     bounds = (
         f"{units.ratio(interval.value)} (95 % interval {units.ratio(interval.low)} to {units.ratio(interval.high)})"
     )

@@ -12,6 +12,7 @@ from halftime.stats import Interval
 
 APART = 1.25  # a stage whose ratio is this far from the whole call's has a cause of its own
 WORTH_SAYING = 0.02  # of the call
+_TOGETHER = f"None that takes {WORTH_SAYING:.0%} of the call or more is {APART:g} times as far off as the whole."
 
 
 def report_of(replay: Replay) -> Report:
@@ -60,4 +61,4 @@ def _stages(replay: Replay) -> Block:
                     f"{stage}: {units.ratio(ratio)}, where the whole call is {units.ratio(replay.speedup)}; it {word}."
                 )
             )
-    return Bullets(tuple(items)) if items else Text("None: every stage moved with the whole.")
+    return Bullets(tuple(items)) if items else Text(_TOGETHER)

@@ -17,7 +17,7 @@ def report_of(session: Session) -> Report:
     sections = [
         Section("Ledger", tuple(_ledger_blocks(session))),
         *([Section("Timeline of one call", (drawn,), console=False)] if drawn else []),
-        Section("Findings", (_findings(session.findings),)),
+        Section("Findings", (_findings(session),)),
         *_doubts(session),
         *_first_call(session),
         *_compilation(session),
@@ -37,8 +37,12 @@ def _summary(session: Session) -> str:
     words = [f"One call takes {_wall(session)}"]
     if top:
         words.append(f"most of it in {top.stage} ({units.share(top.share)})")
-    if session.findings and session.findings[0].ceiling:
-        best = session.findings[0]
+    best = session.findings[0] if session.findings else None
+    if best and best.predicted:
+        words.append(
+            f"the most promising fix is {best.fix}, predicted {units.ratio(best.predicted)} for the whole call"
+        )
+    elif best and best.ceiling:
         words.append(f"the costliest finding is {best.id}, worth at most {units.ratio(best.ceiling)}")
     notes = "".join(f" Note: {note}." for note in session.notes)
     return "; ".join(words) + "." + notes
@@ -117,26 +121,31 @@ def _ledger_blocks(session: Session) -> Iterator[Block]:
     yield ledger_table(session)
     if session.cold_start:
         cold = session.cold_start
+        named = cold.import_seconds + cold.load_seconds + cold.first_call_seconds
         yield Text(
             f"Cold start in a fresh process: {units.seconds(cold.process_seconds)} "
             f"(imports {units.seconds(cold.import_seconds)}, load {units.seconds(cold.load_seconds)}, "
-            f"first call {units.seconds(cold.first_call_seconds)})."
+            f"first call {units.seconds(cold.first_call_seconds)}, Python and the process itself "
+            f"{units.seconds(cold.process_seconds - named)})."
         )
 
 
-def _findings(findings: tuple[Finding, ...]) -> Block:
-    if not findings:
+def _findings(session: Session) -> Block:
+    if not session.findings and session.doubts:
+        return Text("Nothing was found, as far as can be seen: read the doubts below.", "warning")
+    if not session.findings:
         return Text("Nothing worth fixing was found.", "good")
-    return Entries(tuple(entry_of(finding) for finding in findings))
+    return Entries(tuple(entry_of(finding) for finding in session.findings))
 
 
 def entry_of(finding: Finding) -> Entry:
-    """A finding with its cost, its ceiling and its fix beside the name."""
+    """A finding with its cost and its fix beside the name: what that mostly brings, and what it can bring at most."""
     places = f" ({', '.join(finding.where[:3])})" if finding.where else ""
     facts = [
         f"costs {units.seconds(finding.seconds)}" if finding.seconds is not None else "",
-        f"at most {units.ratio(finding.ceiling)}" if finding.ceiling else "",
         f"fix: {finding.fix}" if finding.fix else "",
+        f"predicted {units.ratio(finding.predicted)}" if finding.predicted else "",
+        f"at most {units.ratio(finding.ceiling)}" if finding.ceiling else "",
     ]
     return Entry(finding.id, ", ".join(filter(None, facts)) or finding.stage, finding.message + places)
 

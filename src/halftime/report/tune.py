@@ -37,9 +37,7 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
 def _summary(tuning: Tuning) -> str:
     kept = [choice.name for choice in tuning.recipe.fixes]
     if not kept and all(rung.observed is None for rung in tuning.ladder):
-        return (
-            f"Nothing was tried, because {tuning.stopped}: {units.seconds(tuning.baseline_seconds)} a call as it is."
-        )
+        return f"Nothing was tried, because {tuning.stopped}: {units.seconds(tuning.baseline_seconds)} a call as it is."
     if not kept:
         return f"Nothing paid: the pipeline stays as it is, at {units.seconds(tuning.baseline_seconds)} a call."
     interval = f"95 % interval {units.ratio(tuning.speedup_low)} to {units.ratio(tuning.speedup_high)}"

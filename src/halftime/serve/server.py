@@ -25,6 +25,7 @@ _LAST_ANSWERS = 5.0
 _LAST_ASKERS = 0.25
 _LAST_WORDS = 1.0  # after that, for connections to close
 _LOOK = 0.02
+_LOOK_FOR_FAILURE = 0.5
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -53,6 +54,9 @@ def address_of(taken: socket.socket) -> str:
 def run(engine: Engine, settings: HttpSettings, taken: socket.socket, watcher: Watcher | None = None) -> int:
     """Serve until SIGTERM or SIGINT; 0 where all that was accepted has been answered, 1 where time ran out.
 
+    2 where the engine cannot draw, now or ever: a model that does not load, workers that die one after another. The
+    process then ends by itself, so that whoever started it sees that, instead of a door with nobody behind it.
+
     `watcher`, a coroutine function, runs beside the server: it tells the screen how the warm-up goes.
     """
     app = application(engine, settings)
@@ -69,7 +73,7 @@ def run(engine: Engine, settings: HttpSettings, taken: socket.socket, watcher: W
     )
     server = DrainingServer(config, service, watcher)
     server.run(sockets=[taken])
-    return 1 if server.unfinished else 0
+    return 2 if server.failed else 1 if server.unfinished else 0
 
 
 class DrainingServer(uvicorn.Server):
@@ -82,10 +86,12 @@ class DrainingServer(uvicorn.Server):
         self._tasks: set[asyncio.Future[None]] = set()
         self._signals = 0
         self.unfinished = 0  # requests that the end cut short
+        self.failed = False  # the engine gave up
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        self._keep(self._end_with_the_engine())
         if self._watcher is not None:
             self._keep(self._watcher(self._service.engine))
 
@@ -108,6 +114,13 @@ class DrainingServer(uvicorn.Server):
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _end_with_the_engine(self) -> None:
+        while self._service.engine.status.state != "failed":
+            await asyncio.sleep(_LOOK_FOR_FAILURE)
+        self.failed = True
+        await asyncio.sleep(_LAST_ANSWERS if self._service.active else _LOOK_FOR_FAILURE)  # what waited is told why
+        self.should_exit = True
 
     async def _drain(self, why: str) -> None:
         service, seconds = self._service, self._service.settings.drain_seconds

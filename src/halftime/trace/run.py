@@ -9,6 +9,7 @@ from pathlib import Path
 
 from halftime import __version__
 from halftime.ledger import Measured, ledger, measured
+from halftime.priors import with_predictions
 from halftime.records import Environment, LedgerRow, Session, Span, Workload
 from halftime.trace.device import Gap, gaps, launches
 from halftime.trace.findings import findings
@@ -73,7 +74,7 @@ def explain(path: Path | str) -> Read:
         notes=recorded.notes,
         doubts=_doubts(recorded, bool(found), bool(call.nodes)),
     )
-    return Read(recorded, call, idle, session)
+    return Read(recorded, call, idle, with_predictions(session))
 
 
 def _ledger(run: Measured) -> tuple[LedgerRow, ...]:

@@ -10,10 +10,10 @@ from halftime.errors import HalftimeError
 from halftime.fix.apply import Chosen, choose, conflict
 from halftime.fix.base import device_of
 from halftime.fix.table import FIXES
+from halftime.priors import RUNTIMES, components_of
 from halftime.records import Json
 from halftime.records.base import Scalar
 from halftime.records.recipe import Choice, Plan, Rung
-from halftime.tune.priors import RUNTIMES, components_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

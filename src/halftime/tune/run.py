@@ -20,6 +20,7 @@ from halftime.fix.apply import architecture
 from halftime.fix.base import device_of
 from halftime.fix.table import FIXES
 from halftime.pipeline import Loaded, load
+from halftime.priors import predicted
 from halftime.profile.run import Settings as ProfileSettings
 from halftime.profile.run import measure as measure_profile
 from halftime.records import Environment, Session, Workload
@@ -30,7 +31,6 @@ from halftime.stats import median, paired_ratio
 from halftime.tune.bench import WARM_PROMPTS, Bench, Choices, Progress
 from halftime.tune.candidates import candidates
 from halftime.tune.decide import Budget, Goal, culprit
-from halftime.tune.priors import predicted
 from halftime.tune.quality import (
     LOSS,
     Pictures,
@@ -297,7 +297,7 @@ class _Run:
     def _sweep(self, pictures: Pictures) -> tuple[SweepPoint, ...]:
         if self.state.sweep:
             return self.state.sweep
-        few: Sequence[Prompt] = self.bench.prompts[:_SWEEP_PROMPTS]
+        few = pictures.prompts[:_SWEEP_PROMPTS]
         points = sweep(
             self.loaded.pipeline, pictures.reference(), self.workload, few,
             loss=self.options.loss, budget=self.budget, progress=self.progress,

@@ -9,11 +9,11 @@ import msgspec
 
 from halftime import units
 from halftime.fix.table import FIXES
+from halftime.priors import setup_seconds
 from halftime.records.recipe import Choice, Rung
 from halftime.records.tune import Trial
 from halftime.tune.candidates import Choices, combine, described
 from halftime.tune.decide import Budget, Goal, gain, pays, stacked, trial_seconds, typical
-from halftime.tune.priors import setup_seconds
 
 RIVAL = 0.75  # a rival whose prediction is worse than this share of what stands is not worth its trial
 

@@ -93,9 +93,9 @@ def sound(found: Sequence[FloorEntry], apart: Mapping[str, float], margin: float
 def _unrepeatable(entry: FloorEntry, apart: float) -> str:
     again = "the same prompts and seeds, drawn again," if entry.source == RERUN else f"the set {entry.source!r}"
     return (
-        f"The baseline does not repeat itself: by {entry.metric}, {again} came out {entry.value:.2g} away, and pictures "
-        f"of different prompts are {apart:.2g} apart. Against that nothing can be verified. The pipeline must draw all "
-        "its noise from the `generator` of its call."
+        f"The baseline does not repeat itself: by {entry.metric}, {again} came out {entry.value:.2g} away, and "
+        f"pictures of different prompts are {apart:.2g} apart. Against that nothing can be verified. The pipeline must "
+        "draw all its noise from the `generator` of its call."
     )
 
 

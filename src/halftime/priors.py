@@ -1,8 +1,8 @@
 """What is known of a fix before it is tried: how much faster its part becomes, and what trying costs.
 
-A prior decides only the order of the trials and which rivals are worth their time; what is kept is decided by
-measurement. The numbers are from this project's runs on CPUs (benchmarks/results) and, for CUDA, from published ones;
-1.0 means: nothing is expected.
+A prior decides only the order of what `profile` names and `tune` tries, and which rivals are worth their time; what is
+kept is decided by measurement. The numbers are from this project's runs on CPUs (benchmarks/results) and, for CUDA,
+from published ones; 1.0 means: nothing is expected.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from halftime.records import Json, LedgerRow, Session
+import msgspec
+
+from halftime.records import Finding, Json, LedgerRow, Session
 from halftime.records.recipe import Choice
 from halftime.records.session import UNEXPLAINED
 
@@ -102,6 +104,21 @@ def predicted(session: Session, plan: tuple[Choice, ...], steps: int | None = No
     fewer = _step_share(plan, steps or session.workload.steps)
     left = sum(_row_left(row, speeds) * (fewer if row.stage == "denoise" else 1.0) for row in session.ledger)
     return session.wall_seconds / max(left, 1e-9)
+
+
+def with_predictions(session: Session) -> Session:
+    """The session with the predicted gain of each finding's fix, the most promising first.
+
+    What no prior is known of, and what has another ceiling than the steady call's, follows in its order.
+    """
+    found = [msgspec.structs.replace(each, predicted=_predicted(session, each)) for each in session.findings]
+    return msgspec.structs.replace(session, findings=tuple(sorted(found, key=lambda each: -(each.predicted or 0.0))))
+
+
+def _predicted(session: Session, finding: Finding) -> float | None:
+    if finding.fix is None or finding.fix not in PRIORS:
+        return None
+    return predicted(session, (Choice(name=finding.fix),))
 
 
 def _row_left(row: LedgerRow, speeds: Mapping[Where, float]) -> float:
