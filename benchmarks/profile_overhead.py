@@ -115,7 +115,6 @@ def measure(rounds: int, steps: int) -> dict[str, object]:
             print(f"round {index + 1} of {rounds}: plain {seconds['plain'][-1].wall:.3f} s", file=sys.stderr)
         runs = [timed_call(pipeline, workload, clock) for _ in range(5)]
     return {
-        "benchmark": "profile_overhead",
         "rounds": rounds,
         "steps": steps,
         "plain_seconds": median([each.wall for each in seconds["plain"]]),

@@ -104,3 +104,12 @@ def test_records_are_frozen_and_strict() -> None:
         Workload().steps = 3  # type: ignore[misc]
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"steps": "many"}, type=Workload)
+
+
+def test_where_nothing_can_be_written_is_known_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path, tmp_path / "file" / "x.json"):
+        with pytest.raises(BadFile, match="cannot write"):
+            store.check_writable(place)
+    for place in ("-", tmp_path / "new" / "x.json", "x.json"):
+        store.check_writable(place)

@@ -20,6 +20,14 @@ from halftime.records import Record
 R = TypeVar("R", bound=Record)
 
 
+def check_writable(path: Path | str) -> None:
+    """Raises BadFile, before the work whose result goes there, where `path` cannot be written."""
+    place = Path(path).absolute()
+    folder = next(parent for parent in place.parents if parent.exists())
+    if str(path) != "-" and (place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+        raise BadFile(f"cannot write {path}. Name a file in a folder that you may write to.")
+
+
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Write to a temporary name beside `path`, then rename; `-` is standard output. Raises BadFile with the reason."""
     if str(path) == "-":

@@ -409,10 +409,10 @@ class Permissive(nn.Module):
         return video
 
 
-def cosmos2_text_to_image() -> DiffusionPipeline:
-    transformer = diffusers.CosmosTransformer3DModel(
-        in_channels=16,
-        out_channels=16,
+def cosmos_transformer(channels: int, **more: object) -> diffusers.CosmosTransformer3DModel:
+    return diffusers.CosmosTransformer3DModel(
+        in_channels=channels,
+        out_channels=channels,
         num_attention_heads=2,
         attention_head_dim=16,
         num_layers=2,
@@ -420,9 +420,13 @@ def cosmos2_text_to_image() -> DiffusionPipeline:
         text_embed_dim=WIDTH,
         adaln_lora_dim=4,
         max_size=(4, 32, 32),
-        extra_pos_embed_type=None,
         concat_padding_mask=False,  # the released models have it, but it needs torchvision
+        **more,
     )
+
+
+def cosmos2_text_to_image() -> DiffusionPipeline:
+    transformer = cosmos_transformer(16, extra_pos_embed_type=None)
     return diffusers.Cosmos2TextToImagePipeline(
         text_encoder=parts.t5(),
         tokenizer=parts.word_tokenizer(),

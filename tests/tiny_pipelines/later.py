@@ -16,78 +16,31 @@ def _wan_transformer(**changes: object) -> diffusers.WanTransformer3DModel:
     return changed(videos.wan().transformer, **changes)
 
 
-def _vace_transformer() -> diffusers.WanVACETransformer3DModel:
-    return diffusers.WanVACETransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=WIDTH,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-        vace_layers=[0],
-    ).eval()
-
-
-def _skyreels_transformer() -> diffusers.SkyReelsV2Transformer3DModel:
-    return diffusers.SkyReelsV2Transformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=WIDTH,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    ).eval()
-
-
-def _anyflow_transformer() -> diffusers.AnyFlowTransformer3DModel:
-    return diffusers.AnyFlowTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=WIDTH,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    ).eval()
-
-
 wan_image_to_video = same("WanImageToVideoPipeline", videos.wan, transformer=lambda: _wan_transformer(in_channels=36))
 wan_video_to_video = same("WanVideoToVideoPipeline", videos.wan, scheduler=lambda: diffusers.UniPCMultistepScheduler(
     prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))  # fmt: skip
-wan_vace = same("WanVACEPipeline", videos.wan, transformer=_vace_transformer)
+wan_vace = same(
+    "WanVACEPipeline",
+    videos.wan,
+    transformer=lambda: diffusers.WanVACETransformer3DModel(**videos.WAN, vace_layers=[0]),
+)
 lucy_edit = same("LucyEditPipeline", videos.wan, transformer=lambda: _wan_transformer(in_channels=32))
 skyreels_v2 = same(
     "SkyReelsV2Pipeline",
     videos.wan,
-    transformer=_skyreels_transformer,
+    transformer=lambda: diffusers.SkyReelsV2Transformer3DModel(**videos.WAN),
     scheduler=lambda: diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
 )
 anyflow = same(
     "AnyFlowPipeline",
     videos.wan,
-    transformer=_anyflow_transformer,
+    transformer=lambda: diffusers.AnyFlowTransformer3DModel(**videos.WAN),
     scheduler=lambda: diffusers.FlowMapEulerDiscreteScheduler(),
 )
 
 
 def cosmos_text_to_world() -> DiffusionPipeline:
-    transformer = diffusers.CosmosTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=2,
-        mlp_ratio=2,
-        text_embed_dim=WIDTH,
-        adaln_lora_dim=4,
-        max_size=(4, 32, 32),
-        concat_padding_mask=False,  # as in families.cosmos2_text_to_image
-    )
+    transformer = families.cosmos_transformer(4)
     vae = diffusers.AutoencoderKLCosmos(
         latent_channels=4,
         encoder_block_out_channels=(8, 8, 8, 8),
@@ -205,17 +158,8 @@ def prx() -> DiffusionPipeline:
 
 def _chronoedit_transformer() -> diffusers.ChronoEditTransformer3DModel:
     return diffusers.ChronoEditTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=36,
-        out_channels=16,
-        text_dim=WIDTH,
-        ffn_dim=32,
-        num_layers=2,
-        image_dim=WIDTH,
-        added_kv_proj_dim=24,
-        rope_max_seq_len=32,
-    ).eval()
+        **{**videos.WAN, "in_channels": 36}, image_dim=WIDTH, added_kv_proj_dim=24
+    )
 
 
 chronoedit = same(

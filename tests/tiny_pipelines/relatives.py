@@ -20,6 +20,9 @@ def same(class_name: str, make: Callable[[], DiffusionPipeline], **changes: obje
         kind = getattr(diffusers, class_name)
         accepted = inspect.signature(kind.__init__).parameters
         kept = {name: component for name, component in make().components.items() if name in accepted}
+        for component in made.values():
+            if isinstance(component, nn.Module):
+                component.eval()
         return kind(**{**kept, **made})
 
     return build

@@ -21,19 +21,15 @@ from transformers import (
 from tiny_pipelines import parts
 from tiny_pipelines.parts import WIDTH
 
+# The sizes of Wan's transformer and of its relatives'.
+WAN: dict[str, object] = {
+    "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 16, "out_channels": 16, "text_dim": WIDTH,
+    "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32,
+}  # fmt: skip
+
 
 def wan() -> DiffusionPipeline:
-    transformer = diffusers.WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=WIDTH,
-        freq_dim=256,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
+    transformer = diffusers.WanTransformer3DModel(**WAN, freq_dim=256)
     vae = diffusers.AutoencoderKLWan(
         base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
     )

@@ -11,6 +11,7 @@ import click
 
 from halftime.cli.output import Output
 from halftime.errors import BadInput, BadWorkload
+from halftime.store import check_writable
 
 if TYPE_CHECKING:
     from halftime.records import Workload
@@ -82,8 +83,10 @@ def json_output(function: F) -> F:
 def _output(function: F, *options: Callable[[F], F]) -> F:
     @functools.wraps(function)
     def bundled(*args: object, **values: object) -> object:
-        taken = {name: values.pop(name) for name in Output._fields if name in values}
-        return function(*args, output=Output(**taken), **values)  # type: ignore[arg-type]
+        output = Output(**{name: values.pop(name) for name in Output._fields if name in values})  # type: ignore[arg-type]
+        for file in output.files:
+            check_writable(file)
+        return function(*args, output=output, **values)
 
     made = cast(F, bundled)
     for option in reversed(options):

@@ -8,7 +8,6 @@ somebody else. It is read only where it is named.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import platform
 import shutil
@@ -27,8 +26,8 @@ import msgspec
 
 from halftime import __version__, environment
 from halftime.errors import BadFile, HalftimeWarning
-from halftime.records import Json
 from halftime.records.artefacts import Manifest
+from halftime.records.base import content_hash
 from halftime.records.recipe import Plan, Recipe
 from halftime.store import decoded, write_bytes
 
@@ -70,13 +69,9 @@ def made_for(device: torch.device, plan: Plan | Recipe, architecture: Mapping[st
         "set of instructions": " ".join(environment.instructions()),
         "device": place.device_name,
         "number of threads": str(place.threads),
-        "model": _digest(dict(architecture)),
-        "recipe": _digest(msgspec.to_builtins(fixes)),
+        "model": content_hash(dict(architecture)),
+        "recipe": content_hash(msgspec.to_builtins(fixes)),
     }
-
-
-def _digest(value: Json) -> str:
-    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]
 
 
 @dataclass

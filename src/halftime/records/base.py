@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 # What an argument in a TOML or JSON file can hold.
@@ -11,3 +13,8 @@ Json = Scalar | list[Scalar] | dict[str, Scalar]
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Immutable, keyword-only, strict: an unknown field in a file is an error, not silence."""
+
+
+def content_hash(value: object) -> str:
+    """First 16 hex digits of SHA-256 over the canonical JSON; equal for equal content, wherever it was written."""
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import msgspec
-
-from halftime.records.base import Json, Record
+from halftime.records.base import Json, Record, content_hash
 
 
 class Workload(Record, frozen=True, kw_only=True):
@@ -30,5 +26,5 @@ class Workload(Record, frozen=True, kw_only=True):
     arguments: dict[str, Json] = {}  # further keyword arguments of the pipeline's call
 
     def content_hash(self) -> str:
-        """First 16 hex digits of SHA-256 over the canonical JSON; equal for equal content, wherever it was written."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
+        """Equal for equal workloads, whatever file they were written in."""
+        return content_hash(self)

@@ -32,13 +32,13 @@ def _summary(doctor: Doctor) -> str:
 def _sections(doctor: Doctor) -> Iterator[Section]:
     if doctor.problems:
         yield Section("Problems", (Bullets(tuple(Text(problem, "bad") for problem in doctor.problems)),))
+    entries = tuple(Entry(advice.command, "", advice.why) for advice in doctor.advice)
+    yield Section("What would be faster", (Entries(entries) if entries else Text("Nothing to mend was seen.", "good"),))
     if doctor.devices:
         yield Section("Devices", (_devices(doctor.devices),))
     if doctor.environment:
         yield Section("Software and settings", (_software(doctor, doctor.environment),))
     yield Section("Extras", (_extras(doctor.extras), Text(BROWSER)))
-    entries = tuple(Entry(advice.command, "", advice.why) for advice in doctor.advice)
-    yield Section("What would be faster", (Entries(entries) if entries else Text("Nothing to mend was seen.", "good"),))
 
 
 def _devices(devices: tuple[Device, ...]) -> Table:

@@ -89,6 +89,7 @@ class DrainingServer(uvicorn.Server):
         self.failed = False  # the engine gave up
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's own start; from then on the engine is watched."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self._keep(self._end_with_the_engine())
