@@ -8,7 +8,8 @@ caches before the first). Ratios are medians of paired ratios with 95 % interval
 pictures of each stack are compared with diffusers' default on the same prompts and seeds (rmse in grey levels, 8 bits).
 Ceiling: the convolutions and linear layers alone, 1.37 GFLOP an evaluation, in bf16 at the core's own peak.
 
-    python benchmarks/fix_peers.py --output benchmarks/results/fix_peers.json
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/fix_peers.py --output benchmarks/results/fix_peers.json
+    python benchmarks/fix_peers.py --threads 2 --output benchmarks/results/fix_peers_2_threads.json
 
 `--environments` (~/peers) holds one virtual environment a requirements file: optimum, onnx, pruna. One that is missing,
 or whose stack fails, is reported with the reason. On a shared machine the commands in the variables BEFORE_RACE and
@@ -104,7 +105,7 @@ def start(name: str, stack: str, environment: str | None, extra: tuple[str, ...]
         return Worker(name, None, log, f"no environment {environment}: see benchmarks/peers")
     command = [str(python), str(HERE / "worker.py"), stack, "--model", str(model), "--steps", str(options.steps),
                "--guidance", str(bundled.GUIDANCE), "--threads", str(options.threads), *extra]  # fmt: skip
-    set_ = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    set_ = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     with log.open("w") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=set_

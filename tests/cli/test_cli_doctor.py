@@ -31,7 +31,7 @@ def environment(**changes: object) -> Environment:
 
 def seen(**changes: object) -> _Seen:
     facts: dict[str, object] = {
-        "place": environment(settings={"OMP_WAIT_POLICY": "PASSIVE"}),
+        "place": MACHINE,
         "devices": (Device(name="cpu", description="a processor", fast_dtypes=("float32",)),),
         "build": "CPU only",
         "compiler": "/usr/bin/g++",
@@ -53,11 +53,10 @@ def test_a_machine_in_order_gets_no_advice() -> None:
 @pytest.mark.parametrize(
     ("changes", "wanted", "command"),
     [
-        ({"place": environment(settings={})}, "openmp-spins", "export OMP_WAIT_POLICY=PASSIVE"),
-        ({"place": environment(settings={"OMP_WAIT_POLICY": "passive"}, threads=1, cores=8)}, "threads",
-         "export OMP_NUM_THREADS=8"),
-        ({"place": environment(settings={"OMP_WAIT_POLICY": "passive", "CUDA_LAUNCH_BLOCKING": "1"})},
-         "blocking-setting", "unset CUDA_LAUNCH_BLOCKING"),
+        ({"place": environment(settings={"OMP_WAIT_POLICY": "PASSIVE"})}, "openmp-sleeps", "unset OMP_WAIT_POLICY"),
+        ({"place": environment(threads=1, cores=8)}, "threads", "export OMP_NUM_THREADS=8"),
+        ({"place": environment(settings={"CUDA_LAUNCH_BLOCKING": "1"})}, "blocking-setting",
+         "unset CUDA_LAUNCH_BLOCKING"),
         ({"place": environment(settings={"OMP_WAIT_POLICY": "passive"}, load_average=9.0)}, "busy", "uptime"),
         ({"compiler": None}, "no-compiler", "apt-get install g++"),
         ({"free_bytes": 1024**3}, "little-memory", "ps aux --sort=-rss"),
@@ -69,6 +68,11 @@ def test_a_machine_in_order_gets_no_advice() -> None:
 )  # fmt: skip
 def test_each_rule(changes: dict[str, object], wanted: str, command: str) -> None:
     assert [(one.id, one.command) for one in advice(seen(**changes))] == [(wanted, command)]
+
+
+def test_threads_that_spin_beside_other_work() -> None:
+    found = [(one.id, one.command) for one in advice(seen(place=environment(load_average=9.0)))]
+    assert found == [("openmp-spins", "export OMP_WAIT_POLICY=PASSIVE"), ("busy", "uptime")]
 
 
 def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:

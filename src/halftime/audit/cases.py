@@ -1,7 +1,7 @@
 """The rules, case by case: what torch warns of under torch.cuda.set_sync_debug_mode, and what it does not.
 
-The first eighteen are those of torch's own test of that mode (`test_sync_warning` in test/test_torch.py of 2.13); the
-others are ours, read off the same sources as the rules.
+The first eighteen are those of torch's own test of that mode (`test_sync_warning` in test/test_torch.py, in a copy of
+unknown version); the others are ours, read off the same sources as the rules.
 """
 
 from __future__ import annotations

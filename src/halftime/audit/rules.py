@@ -1,6 +1,7 @@
 """Which operations make the host wait on a real CUDA device: a table, read off torch's CUDA sources.
 
-Sources, torch 2.13: aten/src/ATen/native/cuda/{Indexing,Nonzero,Unique,SummaryOps,Repeat}.cu, native/cuda/Copy.cpp
+Sources, as excerpts whose version is not known (`lstsq`, `pinv`, `matrix_exp` and `eig` partly from memory):
+aten/src/ATen/native/cuda/{Indexing,Nonzero,Unique,SummaryOps,Repeat}.cu, native/cuda/Copy.cpp
 (`copy_requires_temporaries`, `non_blocking`), native/TensorAdvancedIndexing.cpp (masks and CPU indices),
 native/IndexingUtils.h (`expandTensors`), native/Distributions.cpp (checks; `multinomial`),
 native/BatchLinearAlgebra.cpp (`_linalg_check_errors` reads `infos.any()`), native/TensorCompare.cpp (`isin`: the

@@ -78,8 +78,9 @@ def _read(path: str) -> Audit:
 
 
 def _audit(model: str | None, geometry: str, workload_values: dict[str, object]) -> Audit:
-    # Read when torch is imported. Nothing is timed here, and threads that spin while they wait take 6 times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is imported. Nothing is timed or large here, and threads that wait for each other beside other
+    # work took six times as long.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with _no_collection():
         import msgspec
 

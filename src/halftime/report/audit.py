@@ -61,7 +61,7 @@ def _table(sites: list[Site]) -> Table:
             site.count,
             f"{site.kind}{', every step' if site.per_step else ''}",
             f"{_near(site.file)}:{site.line}",
-            f"{site.stage}, {site.function}, {site.file}",
+            f"{site.stage}, {site.function}",
             site.fix or units.NOTHING,
             site.code,
         ]
@@ -71,7 +71,7 @@ def _table(sites: list[Site]) -> Table:
 
 
 def _near(file: str) -> str:
-    """A path that does not break a terminal's table: long ones by their file alone, since the wide column has them."""
+    """A path that does not break a table: a long one by its file alone. Pages and JSON have them whole."""
     return file if len(file) <= _LONGEST_PATH else f"…/{file.rpartition('/')[2]}"
 
 

@@ -71,7 +71,7 @@ def _result(tuning: Tuning) -> Iterator[Block]:
 
 
 _LADDER = (
-    Column("fix"), Column("settings", wide=True), Column("level"), Column("predicted", "ratio"),
+    Column("fix"), Column("level"), Column("predicted", "ratio"),
     Column("observed", "ratio"), Column("95 % interval", wide=True), Column("kept"), Column("why"),
 )  # fmt: skip
 
@@ -99,12 +99,11 @@ def _ladder(tuning: Tuning) -> Iterator[Block]:
 
 
 def _rung(rung: Rung) -> tuple[Cell, ...]:
-    settings = ", ".join(f"{name} {_short(value)}" for name, value in rung.settings.items() if value != "")
     interval = None
     if rung.observed_low is not None and rung.observed_high is not None:
         interval = f"{units.ratio(rung.observed_low)} to {units.ratio(rung.observed_high)}".replace(" ", "\xa0")
     return (
-        rung.fix, settings, rung.level, rung.predicted, rung.observed, interval, "yes" if rung.kept else "no", rung.why,
+        _label(rung), rung.level, rung.predicted, rung.observed, interval, "yes" if rung.kept else "no", rung.why,
     )  # fmt: skip
 
 

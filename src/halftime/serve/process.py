@@ -78,9 +78,8 @@ class WorkerProcess:
 def _environment(settings: EngineSettings) -> dict[str, str]:
     """What the worker gets beside ours; what is set already stays.
 
-    OpenMP's threads must sleep while they wait: spinning ones made a shared machine 5 to 8 times slower. The libraries'
-    warnings quote prompts that are too long, and logs hold no prompts.
+    The libraries' warnings quote prompts that are too long, and logs hold no prompts.
     """
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
-    chosen = {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **os.environ}
+    chosen = {**quiet, **os.environ}
     return chosen | ({"OMP_NUM_THREADS": str(settings.threads)} if settings.threads else {})
