@@ -18,7 +18,8 @@ from pathlib import Path
 
 import halftime
 from evidence import write
-from halftime.pipeline import call_arguments, load
+from halftime.arguments import call_arguments
+from halftime.pipeline import load
 from halftime.records import Workload
 from halftime.records.recipe import Choice
 from halftime.stats import median, paired_ratio

@@ -31,8 +31,8 @@ from torch.profiler import profile as torch_profile
 
 from evidence import write
 from halftime import bundled, environment
+from halftime.arguments import call_arguments
 from halftime.ledger import ledger
-from halftime.pipeline import call_arguments
 from halftime.profile.call import quiet_progress_bars, timed_call
 from halftime.profile.clock import HostClock, Mark
 from halftime.records import Workload

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from halftime import __version__
+from halftime.arguments import call_arguments
 from halftime.audit.ghost import is_ghost
 from halftime.audit.home import bring_home
 from halftime.audit.loop import loop_watched
 from halftime.audit.mode import ShadowDevice
 from halftime.audit.rules import TESTED_TORCH
 from halftime.audit.sites import Sites
-from halftime.pipeline import Loaded, call_arguments, load, pipelines_of
+from halftime.pipeline import Loaded, load, pipelines_of
 from halftime.records import Workload
 from halftime.records.audit import Audit, Site
 

@@ -116,7 +116,8 @@ def _measure(
 
 
 def _load(model: str | None, workload: Workload) -> Loaded:
-    from halftime.pipeline import call_arguments, load
+    from halftime.arguments import call_arguments
+    from halftime.pipeline import load
 
     loaded = load(model, workload)
     call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work

@@ -96,7 +96,8 @@ def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
 
 
 def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) -> Outcome:
-    from halftime.pipeline import call_arguments, checked_device, load
+    from halftime.arguments import call_arguments
+    from halftime.pipeline import checked_device, load
     from halftime.tune.run import tuned
 
     # The exporter names every operator of a package that is not installed.

@@ -7,10 +7,10 @@ import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from halftime.arguments import call_arguments
 from halftime.environment import load_average
 from halftime.errors import OutOfMemory
 from halftime.ledger import Measured, Node, measured, with_loops
-from halftime.pipeline import call_arguments
 from halftime.profile.clock import Clock, Mark
 from halftime.profile.instrument import instrumented
 from halftime.profile.recorder import Recorder

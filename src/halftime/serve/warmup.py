@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from halftime import __version__, environment
+from halftime.arguments import vae_factor
 from halftime.errors import HalftimeError
-from halftime.pipeline import vae_factor
 from halftime.profile.call import device_of
 from halftime.records.serve import Branch, Certificate, Graphs, Mode, WarmEntry
 from halftime.serve.messages import EngineSettings, Job

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
+from halftime.arguments import call_arguments
 from halftime.fix.apply import applied
 from halftime.fix.artefacts import beside, compiles
-from halftime.pipeline import call_arguments, load
+from halftime.pipeline import load
 from halftime.profile.call import quiet_progress_bars
 from halftime.profile.coldstart import in_fresh_process
 from halftime.records import Record, Workload

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from halftime.arguments import call_arguments
 from halftime.fix.apply import applied
 from halftime.fix.base import device_of
-from halftime.pipeline import call_arguments
 from halftime.profile.call import quiet_progress_bars
 from halftime.records import Workload
 from halftime.records.recipe import Choice, Plan

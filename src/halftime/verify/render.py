@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 import numpy as np
 
-from halftime.pipeline import call_arguments
+from halftime.arguments import call_arguments
 from halftime.records import Workload
 from halftime.verify.floor import RERUN
 from halftime.verify.pictures import UNSORTED, Latent, Picture, PictureSet, from_floats
