@@ -15,7 +15,8 @@ BASE = {"errors", "units", "stats", "records"}
 MAY_USE_ROOMS = {"tune": {"profile", "fix", "verify", "forecast"}, "serve": {"profile", "fix", "verify"}}
 HEAVY = {"torch", "diffusers", "transformers"}
 MAY_IMPORT_TORCH = {
-    "arguments", "pipeline", "bundled", "profile", "audit", "forecast", "fix", "verify", "tune", "serve", "environment", "testing",
+    "arguments", "pipeline", "bundled", "profile", "audit", "forecast", "fix", "verify", "tune", "serve", "environment",
+    "testing",
 }  # fmt: skip
 
 

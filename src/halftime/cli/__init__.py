@@ -8,12 +8,14 @@ import os
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from halftime import __version__
 from halftime.errors import HalftimeError, HalftimeWarning
+from halftime.source import short
 
 # verb -> what it answers; `halftime.cli.VERB` holds `command`. Listed here so that --help imports no verb.
 VERBS = {
@@ -125,4 +127,15 @@ def _unexpected(error: Exception) -> str:
     first_line = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory ({first_line}). Try a smaller --size or --batch, or --dtype bfloat16."
-    return f"{type(error).__name__}: {first_line.rstrip('.') or 'no message'}."
+    return f"{type(error).__name__}: {first_line.rstrip('.') or 'no message'}{_place(error)}."
+
+
+def _place(error: Exception) -> str:
+    """' (FILE:LINE)' of what we called, outside of torch: mostly the line that somebody can mend."""
+    place, home = "", str(Path(__file__).parents[1])
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.startswith(home):
+            place = ""
+        elif not frame.filename.startswith("<") and "/torch/" not in frame.filename:
+            place = f" ({short(frame.filename)}:{frame.lineno})"
+    return place
