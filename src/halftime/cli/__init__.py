@@ -131,11 +131,10 @@ def _unexpected(error: Exception) -> str:
 
 
 def _place(error: Exception) -> str:
-    """' (FILE:LINE)' of what we called, outside of torch: mostly the line that somebody can mend."""
-    place, home = "", str(Path(__file__).parents[1])
-    for frame in traceback.extract_tb(error.__traceback__):
-        if frame.filename.startswith(home):
-            place = ""
-        elif not frame.filename.startswith("<") and "/torch/" not in frame.filename:
-            place = f" ({short(frame.filename)}:{frame.lineno})"
-    return place
+    """' (FILE:LINE)', the innermost that is not ours, torch's or click's: mostly the line that somebody can mend."""
+    home = str(Path(__file__).parents[1])
+    theirs = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((home, "<")) and not {"torch", "click"} & {*Path(frame.filename).parts}
+    ]  # fmt: skip
+    return f" ({short(theirs[-1].filename)}:{theirs[-1].lineno})" if theirs else ""
