@@ -117,8 +117,14 @@ def _load_folder(folder: Path) -> DiffusionPipeline:
             "pipeline.save_pretrained() wrote."
         )
     try:
-        return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+        with _bars_on_a_terminal_alone():
+            return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if "has not been imported" in str(error):
+            raise UnknownModel(
+                f"{folder} holds a component of your own: {_first_sentence(error)} Name a function instead, as "
+                "module:function, that imports it and returns the pipeline."
+            ) from error
         raise UnknownModel(f"{folder} cannot be loaded as a diffusers pipeline: {_first_line(error)}") from error
 
 
@@ -126,12 +132,30 @@ def _load_hub(name: str) -> DiffusionPipeline:
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(name)
+        with _bars_on_a_terminal_alone():
+            return DiffusionPipeline.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UnknownModel(
             f"{name!r} is no folder here, and the hub did not give it: {_first_line(error)} "
             "Name a folder, a cached hub id or module:function."
         ) from error
+
+
+@contextlib.contextmanager
+def _bars_on_a_terminal_alone() -> Iterator[None]:
+    """The libraries draw their loading bars into logs and files, too."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    modules = (diffusers.utils.logging, transformers.utils.logging)
+    shown = [module for module in modules if module.is_progress_bar_enabled() and not sys.stderr.isatty()]
+    for module in shown:
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module in shown:
+            module.enable_progress_bar()
 
 
 def _load_function(spec: str) -> DiffusionPipeline:
@@ -181,6 +205,10 @@ def _importable_from_here() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _first_sentence(error: BaseException) -> str:
+    return f"{_first_line(error).partition('. ')[0].rstrip('.')}."
 
 
 def checked_device(name: str) -> torch.device:
