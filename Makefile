@@ -58,6 +58,7 @@ docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python benchmarks/gateway_table.py
 	$(BIN)/python benchmarks/fix_table.py
 	$(BIN)/python benchmarks/serve_table.py
+	$(BIN)/python benchmarks/verify_table.py
 	$(BIN)/python scripts/readme_table.py
 
 docs: $(VENV)/test.stamp  ## the documentation as a site in site/, every link checked

@@ -83,7 +83,7 @@ def forecast() -> str:
 
 
 def verify() -> str:
-    cases = result("verify_cases_bundled")["cases"]
+    cases = result("verify_cases")["cases"]
     by = {word: [name for name, case in cases.items() if case["verdict"] == word] for word in
           ("equivalent", "different", "inconclusive")}  # fmt: skip
     words = ", ".join(f"{len(names)} {word}" for word, names in by.items() if names)
@@ -120,7 +120,7 @@ CELLS: dict[str, tuple[set[str], Callable[[], str]]] = {
     "trace": ({"trace_reading"}, trace),
     "audit": (set(), audit),
     "forecast": ({"forecast_check"}, forecast),
-    "verify": ({"verify_cases_bundled"}, verify),
+    "verify": ({"verify_cases"}, verify),
     "serve": ({"serve_load", "serve_faults"}, serve),
     "gateway": ({"gateway_reach"}, gateway),
 }

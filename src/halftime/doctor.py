@@ -208,7 +208,7 @@ def _openmp(seen: _Seen) -> Iterator[Advice]:
     if seen.busy and not passive:
         yield Advice(
             id="openmp-spins",
-            why="other work is running and idle OpenMP threads spin: beside it a call was 2 to 8 times slower where "
+            why="other work is running and idle OpenMP threads spin: beside it a call was 2 to 30 times slower where "
             "measured (fewer threads than cores, by OMP_NUM_THREADS, help more)",
             command="export OMP_WAIT_POLICY=PASSIVE",
         )
@@ -216,7 +216,7 @@ def _openmp(seen: _Seen) -> Iterator[Advice]:
         yield Advice(
             id="openmp-sleeps",
             why="OpenMP threads sleep while they wait: on a quiet machine waking them made a call of small operations "
-            "2.2 times slower where measured",
+            "2.2 times slower where measured; unset it only where nothing else will run",
             command="unset OMP_WAIT_POLICY",
         )
     if seen.place.threads < seen.place.cores:

@@ -256,7 +256,8 @@ def _spinning_threads(evidence: Evidence) -> Iterator[Finding]:
             id="openmp-spins",
             stage="call",
             message=f"the machine has other work (load {evidence.load_average:.1f} on {evidence.cores} cores) "
-            "and OpenMP threads spin while they wait; set OMP_WAIT_POLICY=PASSIVE (2 to 8 times faster where measured)",
+            "and OpenMP threads spin while they wait; set OMP_WAIT_POLICY=PASSIVE (2 to 30 times faster where "
+            "measured)",
         )
 
 

@@ -163,7 +163,7 @@ def _below_sight(
     beyond = [c for c in real if max(c.low, -c.high) > settings.margin * measured[c.metric]]
     return [
         f"{c.metric}: the difference is real, though no 8-bit picture shows it: "
-        f"{abs(c.value) / measured[c.metric]:.3g} times what the baseline does to itself. --strict calls it different."
+        f"{abs(c.value) / measured[c.metric]:,.0f} times what the baseline does to itself. --strict calls it different."
         for c in beyond
     ]
 
