@@ -79,7 +79,7 @@ def _environment(settings: EngineSettings) -> dict[str, str]:
     """What the worker gets beside ours; what is set already stays.
 
     OpenMP's threads sleep while they wait: spinning ones made a call beside other work 2 to 30 times slower. Waking
-    them costs small models on a quiet machine a factor of 2.2 (docs/log.md); GOMP_SPINCOUNT=300000 is libgomp's own way.
+    them costs small models on a quiet machine a factor of 2.2 (docs/log.md): GOMP_SPINCOUNT=300000, libgomp's default.
     The libraries' warnings quote prompts that are too long, and logs hold no prompts.
     """
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
