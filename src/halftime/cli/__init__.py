@@ -69,7 +69,7 @@ def _hush_libraries() -> None:
         os.environ.setdefault(variable, "error")
     warnings.simplefilter("ignore", category=FutureWarning)
     warnings.simplefilter("ignore", category=UserWarning)
-    warnings.simplefilter("always", category=HalftimeWarning)
+    warnings.simplefilter("once", category=HalftimeWarning)
     warnings.formatwarning = _one_line
 
 

@@ -180,7 +180,7 @@ def _watcher(console: Console) -> Callable[[Engine], Coroutine[None, None, None]
         if status.certificate is not None:
             took = units.seconds(time.monotonic() - begun)
             console.print(f"ready in {took}: {_summary(status.certificate)}", style="green")
-        told = 0
+        told = len(status.alarms) if status.state == "failed" else 0  # the failure has been said
         while True:
             for alarm in engine.status.alarms[told:]:
                 console.print(f"alarm: {alarm}", style="bold red")
