@@ -84,9 +84,9 @@ def _ladder(tuning: Tuning) -> Iterator[Block]:
         yield Table(_LADDER, rows, emphasis=kept)
         yield Text(
             "Speedups of the whole call over the baseline, stacked on what was kept above; each trial is timed in "
-            "turns with the baseline and what stood. Compare within a row, not down the column: the machine moves between "
-            "trials, and what decides is 'why', against what stood in the same turns. 'predicted' is Amdahl's sum over "
-            "the ledger, with a prior a fix."
+            "turns with the baseline and what stood. Compare within a row, not down the column: the machine moves "
+            "between trials, and what decides is 'why', against what stood in the same turns. 'predicted' is Amdahl's "
+            "sum over the ledger, with a prior a fix."
         )
         yield Html(
             _chart(tried),
