@@ -9,10 +9,10 @@ import halftime
 from halftime.environment import collect
 from halftime.errors import BadFile, BadInput, DoesNotApply, Unlike
 from halftime.fix import CONFLICTS, FIXES, ORDER
-from halftime.fix.apply import architecture, choose, conflict, read_plan, reasons
+from halftime.fix.apply import architecture, choose, conflict, open_findings, read_plan, reasons
 from halftime.fix.base import device_of
 from halftime.fix.table import ALWAYS
-from halftime.records import LedgerRow, Session, Workload
+from halftime.records import Finding, LedgerRow, Session, Workload
 from halftime.records.recipe import Choice, Plan, Recipe, Rung
 from halftime.store import read_toml, write_toml
 
@@ -151,3 +151,18 @@ def test_the_guide_names_every_fix_with_its_level() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "fix.md").read_text(encoding="utf-8")
     for name, fix in FIXES.items():
         assert f"| `{name}` | {fix.level} |" in guide
+
+
+def test_a_session_under_a_plan_is_not_told_to_do_what_the_plan_does_or_excludes() -> None:
+    session = Session(wall_seconds=1.0, ledger=(), environment=collect(), workload=Workload())
+    named = ("loop-graph", "vae-dtype", "denoiser-dtype", "prompt-cache", None)
+    found = tuple(Finding(id=str(fix), stage="denoise", message="", fix=fix) for fix in named)
+    whole = msgspec.structs.replace(session, findings=found)
+
+    def left(*fixes: Choice) -> list[str | None]:
+        return [each.fix for each in open_findings(whole, Plan(fixes=fixes)).findings]
+
+    assert left() == list(named)
+    graph = Choice(name="loop-graph", settings={"backend": "openvino"})
+    assert left(graph, Choice(name="openvino", settings={"components": ["vae"]})) == ["prompt-cache", None]
+    assert left(Choice(name="prompt-cache")) == ["loop-graph", "vae-dtype", "denoiser-dtype", None]

@@ -112,7 +112,13 @@ def _measure(
             if trace_folder:
                 progress("traced run", 0, 1)
                 _trace(loaded, workload, Path(trace_folder), quiet)
-    return session
+    return _open(session, recipe) if recipe else session
+
+
+def _open(session: Session, recipe: str) -> Session:
+    from halftime.fix.apply import open_findings, read_plan
+
+    return open_findings(session, read_plan(Path(recipe)))
 
 
 def _load(model: str | None, workload: Workload) -> Loaded:

@@ -10,12 +10,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from halftime.environment import versions
 from halftime.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
 from halftime.fix.artefacts import Kept, kept, made_for
 from halftime.fix.base import Fix, device_of
 from halftime.fix.table import ALWAYS, CONFLICTS, FIXES, ORDER
-from halftime.records import Json
+from halftime.records import Json, Session
 from halftime.records.recipe import Choice, Plan, Recipe
 from halftime.store import read_bytes, read_toml
 
@@ -107,6 +109,22 @@ def _both_on_denoiser(one: Chosen, other: Chosen) -> bool:
     """A runtime that takes the VAE only is in nobody's way on the denoiser."""
     runtimes = [each for each in (one, other) if each.fix.name in ("openvino", "onnxruntime")]
     return all("denoiser" in each.fix.parts(each.settings) for each in runtimes)
+
+
+def open_findings(session: Session, plan: Plan | Recipe) -> Session:
+    """The session that was measured with a plan on, without findings whose fix is in it or cannot stand beside it.
+
+    What a fix took over cannot be seen as it was: the loop in a graph is all glue, a runtime's weights are still fp32.
+    """
+    chosen = choose(plan)
+
+    def settled(name: str) -> bool:
+        fix = FIXES[name]
+        own = Chosen(fix, dict(fix.with_defaults({})))
+        return any(each.fix.name == name or conflict(own, each) for each in chosen)
+
+    left = tuple(each for each in session.findings if each.fix not in FIXES or not settled(each.fix))
+    return msgspec.structs.replace(session, findings=left)
 
 
 def check(pipeline: DiffusionPipeline, chosen: Sequence[Chosen]) -> None:

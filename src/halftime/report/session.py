@@ -37,7 +37,8 @@ def _summary(session: Session) -> str:
     words = [f"One call takes {_wall(session)}"]
     if top:
         words.append(f"most of it in {top.stage} ({units.share(top.share)})")
-    best = session.findings[0] if session.findings else None
+    # Those of the first call have its ceiling, not the steady one's.
+    best = next((each for each in session.findings if not each.id.endswith("first-call")), None)
     if best and best.predicted:
         words.append(
             f"the most promising fix is {best.fix}, predicted {units.ratio(best.predicted)} for the whole call"

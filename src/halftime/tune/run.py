@@ -16,7 +16,7 @@ import msgspec
 from halftime import __version__, units
 from halftime.environment import collect
 from halftime.errors import BadInput
-from halftime.fix.apply import architecture
+from halftime.fix.apply import architecture, open_findings
 from halftime.fix.base import device_of
 from halftime.fix.table import FIXES
 from halftime.pipeline import Loaded, load
@@ -24,7 +24,7 @@ from halftime.priors import predicted
 from halftime.profile.run import Settings as ProfileSettings
 from halftime.profile.run import measure as measure_profile
 from halftime.records import Environment, Session, Workload
-from halftime.records.recipe import Choice, Recipe, Rung
+from halftime.records.recipe import Choice, Plan, Recipe, Rung
 from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
 from halftime.records.verdict import Verdict
 from halftime.stats import median, paired_ratio
@@ -362,7 +362,7 @@ class _Run:
     def _profiled(self, plan: Choices, runs: int) -> Session:
         one = Loaded(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes)
         settings = ProfileSettings(runs=runs, warmup=1, probes=False)
-        return measure_profile(one, self.workload, settings, progress=self.progress)
+        return open_findings(measure_profile(one, self.workload, settings, progress=self.progress), Plan(fixes=plan))
 
     def _recipe(self, state: Climb, seconds: tuple[float, float], speedup: float, verdict: Verdict) -> Recipe:
         return Recipe(
