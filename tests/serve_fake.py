@@ -36,6 +36,7 @@ CERTIFICATE = Certificate(
     graphs_first=Graphs(),
     cold_start=ColdStartTimes(loaded_seconds=0.2, ready_seconds=0.5),
 )
+ENDLESS = "endless"  # a prompt whose picture has all its previews and is never finished
 # A prompt that is one of these fails so.
 FAILURES: dict[str, Failed] = {
     "crash": Failed(id="", kind="crashed", message="The worker died.", retryable=True),
@@ -140,6 +141,8 @@ class _Events(Ticket):
                     Preview(id=job.id, index=shown.index(step), step=step, width=job.width, height=job.height,
                             pixels=pixels(job, step))
                 )  # fmt: skip
+        if job.prompt == ENDLESS:
+            await asyncio.Event().wait()
         took = time.monotonic() - begun
         return Final(
             id=job.id, width=job.width, height=job.height, steps=job.steps, pixels=pixels(job, job.steps),

@@ -21,7 +21,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from serve_fake import FakeEngine, Running, serving, wait_until
+from serve_fake import ENDLESS, FakeEngine, Running, serving, wait_until
 
 DRAW = "/v1/images/generations"
 EDIT = "/v1/images/edits"
@@ -216,7 +216,7 @@ def test_a_client_that_leaves_cancels_its_picture_and_no_other(stream: bool) -> 
         staying = [pool.submit(draws, running) for _ in range(2)]
         for _ in range(30):
             with connection(running) as line:
-                ask(line, stream=stream, steps=12)
+                ask(line, stream=stream, steps=12, prompt=ENDLESS)
                 wait_until(lambda: engine.status.running)
         wait_until(lambda: len(engine.cancelled) == 30)
         assert all(each.result() for each in staying)

@@ -13,6 +13,7 @@ import torch
 from serve_helpers import events_of, job, names, running, until
 
 from halftime import bundled
+from halftime.serve.engine import Engine
 from halftime.serve.messages import EngineSettings, Final, Job, Preview, Started
 from halftime.serve.process import COMMAND
 
@@ -45,16 +46,10 @@ def test_from_warm_up_to_picture() -> None:
             assert seen == sorted(seen)
             assert min(seen) > 10  # dB
 
-            ticket = engine.submit(wanted("left", steps=40))
-            async for event in ticket:
-                assert isinstance(event, Started)
-                break
-            begun = time.monotonic()
-            await ticket.aclose()
-            assert isinstance((await events_of(engine, wanted("next")))[-1], Final)
             whole = engine.queue.times.of(wanted("x", steps=40))
             assert whole is not None
-            assert time.monotonic() - begun < whole  # it did not draw the forty steps to their end
+            # It did not draw the forty steps to their end; thrice, since something else may run for a second.
+            assert any([await until_the_next(engine, attempt) < whole for attempt in "abc"])
 
             asked = asyncio.ensure_future(events_of(engine, wanted("killed", steps=40)))
             await until(lambda: engine.status.running == 1)
@@ -67,6 +62,18 @@ def test_from_warm_up_to_picture() -> None:
             assert engine.status.resident_bytes
 
     asyncio.run(check())
+
+
+async def until_the_next(engine: Engine, name: str) -> float:
+    """Seconds from when somebody leaves a picture of forty steps until the next one has its picture of four."""
+    ticket = engine.submit(wanted(f"left-{name}", steps=40))
+    async for event in ticket:
+        assert isinstance(event, Started)
+        break
+    begun = time.monotonic()
+    await ticket.aclose()
+    assert isinstance((await events_of(engine, wanted(f"next-{name}")))[-1], Final)
+    return time.monotonic() - begun
 
 
 def bare_picture(seed: int, steps: int) -> np.ndarray:
