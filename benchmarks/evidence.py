@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,24 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from halftime import __version__, environment
+from halftime import environment
 from halftime.records import Environment
 from halftime.records.benchmark import Benchmark, Measured
 from halftime.store import write_json
-
-HERE = Path(__file__).parent
-
-
-def commit() -> str:
-    """The checkout's commit, with '+' where the sources differ from it; '' outside a checkout."""
-    head = _git("rev-parse", "--short=12", "HEAD")
-    changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", "src", "benchmarks")
-    return head + ("+" if head and changed else "")
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+from halftime.version import version
 
 
 def kept(name: str, result: Mapping[str, object], place: Environment | None = None) -> Benchmark:
@@ -36,9 +22,8 @@ def kept(name: str, result: Mapping[str, object], place: Environment | None = No
     return Benchmark(
         benchmark=name,
         asks=(sys.modules["__main__"].__doc__ or "").partition("\n")[0],
-        halftime=__version__,
+        halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=commit(),
         command=shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         result=msgspec.convert(msgspec.to_builtins(result), dict[str, Measured]),
         environment=place or environment.collect(),

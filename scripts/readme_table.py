@@ -159,7 +159,7 @@ HEAD = """# What was measured, and how to repeat it
 
 Written by `make docs-tables` from `benchmarks/results/`. Every benchmark is a script whose docstring gives the regime,
 the ceiling and what it prints; comparisons are interleaved and paired, and given as medians with intervals. Where a
-result says nothing of its commit, it was made before results kept it. `halftime show FILE` draws any of them.
+result's halftime names no commit, it was made before records did. `halftime show FILE` draws any of them.
 
 | script | what it asks |
 |---|---|"""
@@ -174,20 +174,20 @@ def benchmarks() -> Iterator[str]:
 
 
 def results() -> Iterator[str]:
-    yield "| result | made | machine | commit | bars |\n|---|---|---|---|---|"
+    yield "| result | made | machine | halftime | bars |\n|---|---|---|---|---|"
     for path in committed(RESULTS, "*.json"):
         yield line(path)
 
 
 def line(path: Path) -> str:
     found = json.loads(path.read_text())
-    place = found.get("environment") or {}
+    place = found.get("environment") or found.get("machine") or {}
     torch = (place.get("versions") or {}).get("torch")
     words = [place.get("processor"), f"{place['cores']} cores" if place.get("cores") else None,
              f"torch {torch}" if torch else None]  # fmt: skip
     machine = ", ".join(word for word in words if word) or "not recorded"
     name = path.relative_to(ROOT)
-    return f"| `{name}` | {found.get('created', '')[:10]} | {machine} | {found.get('commit', '')} | {bars(found)} |"
+    return f"| `{name}` | {found.get('created', '')[:10]} | {machine} | {found['halftime']} | {bars(found)} |"
 
 
 def bars(found: Result) -> str:

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import psutil
 from packaging.requirements import Requirement
 
-from halftime import __version__, environment
+from halftime import environment
 from halftime.extras import install
 from halftime.records import Environment
 from halftime.records.doctor import Advice, Device, Doctor, Extra
+from halftime.version import version
 
 GIB = 1024**3
 LEAST_FREE = 4 * GIB  # an SDXL in bf16 needs more than this
@@ -45,7 +46,7 @@ def examine() -> Doctor:
     extras = tuple(extra(name) for name in extra_names())
     seen = _Seen(place, devices, build, _compiler(), psutil.virtual_memory().available, extras)
     return Doctor(
-        halftime=__version__,
+        halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         healthy=not problems,
         problems=tuple(problems),

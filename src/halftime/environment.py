@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from halftime import __version__
 from halftime.records import Environment
 from halftime.records.doctor import Device
+from halftime.version import version
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def processor_name() -> str:
 
 def versions() -> dict[str, str]:
     """Package -> version, of those that are installed."""
-    found = {"python": platform.python_version(), "halftime": __version__}
+    found = {"python": platform.python_version(), "halftime": version()}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

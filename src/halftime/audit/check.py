@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import torch
 
-from halftime import __version__
 from halftime.audit.cases import CASES, Case, given
 from halftime.audit.mode import ShadowDevice
 from halftime.errors import UnknownDevice
 from halftime.records.audit import RuleCase, RulesCheck
+from halftime.version import version
 
 
 def check_rules(device_waits: Callable[[Case], bool] | None = None) -> RulesCheck:
@@ -32,7 +32,7 @@ def check_rules(device_waits: Callable[[Case], bool] | None = None) -> RulesChec
         if case.watched
     ]
     return RulesCheck(
-        halftime=__version__,
+        halftime=version(),
         torch=str(torch.__version__),
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         cases=tuple(found),

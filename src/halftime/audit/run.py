@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from halftime import __version__
 from halftime.arguments import call_arguments
 from halftime.audit.ghost import is_ghost
 from halftime.audit.home import bring_home
@@ -19,6 +18,7 @@ from halftime.audit.sites import Sites
 from halftime.pipeline import Loaded, load, pipelines_of
 from halftime.records import Workload
 from halftime.records.audit import Audit, Site
+from halftime.version import version
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -65,7 +65,7 @@ def _audit(loaded: Loaded, workload: Workload, device: ShadowDevice, compiled: l
     found = sites.as_records()
     in_loop = [site for site in found if site.in_loop]
     return Audit(
-        halftime=__version__,
+        halftime=version(),
         model=loaded.name,
         pipeline=type(loaded.pipeline).__name__,
         scheduler=type(getattr(loaded.pipeline, "scheduler", None)).__name__,

@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from halftime import __version__
 from halftime.captions import certify, features, price
 from halftime.captions.features import Array, Indices
 from halftime.captions.learn import learned, one_of_each, split
@@ -21,6 +20,7 @@ from halftime.captions.log import Log, picture_of
 from halftime.captions.router import probabilities, strangeness
 from halftime.errors import BadInput
 from halftime.records.captions import CaptionsResult, Mistake, Mode, Policy, Router, Slice, Step
+from halftime.version import version
 
 SHARES = (0.35, 0.20, 0.25, 0.20)
 SPLITS = ("learning", "calibration", "threshold", "test")
@@ -95,7 +95,7 @@ def _candidate(mode: Mode, log: Log, prices: price.Prices, parts: list[Indices],
     learning, calibration = parts[0], parts[1]
     fitted = learned(values[learning], prices.acceptable[learning], values[calibration], prices.acceptable[calibration])
     router = Router(
-        halftime=__version__,
+        halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         mode=mode,
         features=names,

@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from halftime import __version__
 from halftime.forecast.claim import judge, parse_claim
 from halftime.forecast.constants import Constants, shipped
 from halftime.forecast.floor import floor_seconds
@@ -35,6 +34,7 @@ from halftime.forecast.saved import calibration_of, machine_after
 from halftime.forecast.scenario import OUTSIDE, Scenario, Settings, scenario_of
 from halftime.forecast.whatif import fixes_of
 from halftime.records.forecast import Bound, Calibration, Ceiling, Forecast, OperationShare, StageForecast
+from halftime.version import version
 
 # Whatever the model, the CUDA context and the allocator's slack take this much of a card.
 CONTEXT_BYTES = 0.8 * 2**30
@@ -65,7 +65,7 @@ def forecast(
     total = total_of(scenario, machine, stages)
     s = scenario.chosen
     return Forecast(
-        halftime=__version__, model=scenario.model.name, gpu=machine.gpu.name, width=s.width, height=s.height,
+        halftime=version(), model=scenario.model.name, gpu=machine.gpu.name, width=s.width, height=s.height,
         steps=s.steps, batch=s.batch, guidance=s.guidance, dtype=s.dtype, compiled=s.compiled, stages=stages,
         total=total, fixes=fixes_of(scenario, machine),
         claims=tuple(judge(claim, (*stages, total), machine.gpu, s.dtype) for claim in wanted),

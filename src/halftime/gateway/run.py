@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from halftime import __version__, units
+from halftime import units
 from halftime.environment import load_average, processor_name
 from halftime.errors import BadInput, HalftimeError
 from halftime.gateway import analysis, load, process, upstream
@@ -27,6 +27,7 @@ from halftime.gateway.summary import beyond_capacity, limits, summarised
 from halftime.gateway.timer import Timer, now
 from halftime.records.gateway import GatewayResult, Generator, Load, Mode, PayloadFacts
 from halftime.stats import median
+from halftime.version import version
 
 Progress = Callable[[str, int, int], None]
 NOISY_CORES = 0.25
@@ -232,7 +233,7 @@ class _Run:
         held, _ = limits(loads)
         evidence = Evidence(loads, first, ca_bundle_seconds(), capacity, payload.stream)
         return GatewayResult(
-            halftime=__version__,
+            halftime=version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             direct=shown(settings.direct),
             through=shown(settings.through) if settings.through else None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from halftime import __version__, environment, notebook
+from halftime import environment, notebook
 from halftime.errors import BadInput
 from halftime.ledger import STEP, Measured, ledger, steady_wall
 from halftime.pipeline import Loaded, Place, load
@@ -23,6 +23,7 @@ from halftime.profile.doubts import doubts
 from halftime.profile.facts import facts
 from halftime.profile.findings import Evidence, findings
 from halftime.records import ColdStart, LedgerRow, Run, Session, Workload
+from halftime.version import version
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -97,7 +98,7 @@ def measure(
         place.cores,
     )
     session = Session(
-        halftime=__version__,
+        halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=loaded.name,
         pipeline=type(pipeline).__name__,

@@ -17,15 +17,14 @@ class Benchmark(Record, frozen=True, kw_only=True):
     """What a script of `benchmarks/` keeps; `halftime show` draws it.
 
     In `result`, names end with their unit (`…_seconds`, `…_bytes`, `…_share`, `speedup`, `…_ratio`); a list of objects
-    is a table. Made before results kept it: `commit`, `command` and `environment` may be empty.
+    is a table. Made before results kept it: `command` and `environment` may be empty.
     """
 
     schema: int = SCHEMA
     benchmark: str
     asks: str = ""  # the script's first line
-    halftime: str = ""
+    halftime: str = ""  # as halftime.version names it: with the commit
     created: str = ""
-    commit: str = ""  # 12 digits, with '+' where the sources differed from it
     command: str = ""
     result: dict[str, Measured]
     environment: Environment | None = None

@@ -102,7 +102,7 @@ def written(name: str, value: object) -> Cell:
 def _place(benchmark: Benchmark) -> Table | Text:
     facts = {
         "made": benchmark.created,
-        "halftime": f"{benchmark.halftime} {f'({benchmark.commit})' if benchmark.commit else ''}".strip(),
+        "halftime": benchmark.halftime,
         "command": benchmark.command,
         **(_machine(benchmark.environment) if benchmark.environment else {}),
     }

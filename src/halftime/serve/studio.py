@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from halftime import __version__, environment
+from halftime import environment
 from halftime.errors import BadInput, BadWorkload
 from halftime.fix.apply import applied, kept_artefacts, read_plan
 from halftime.ledger import Measured, ledger, measured
@@ -31,6 +31,7 @@ from halftime.serve.messages import EngineSettings, Job
 from halftime.serve.preview import quickened
 from halftime.serve.stepping import Watch, watched
 from halftime.store import to_json
+from halftime.version import version
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin
@@ -132,7 +133,7 @@ def session_of(studio: Studio, drawing: Drawing, job: Job) -> Session:
         seed=job.seed,
     )
     return Session(
-        halftime=__version__,
+        halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=studio.loaded.name,
         pipeline=type(studio.pipeline).__name__,

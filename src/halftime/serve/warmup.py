@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from PIL import Image
 
-from halftime import __version__, environment
+from halftime import environment
 from halftime.arguments import vae_factor
 from halftime.errors import HalftimeError
 from halftime.profile.call import device_of
@@ -22,6 +22,7 @@ from halftime.serve.messages import EngineSettings, Job
 from halftime.serve.preview import Previews
 from halftime.serve.stepping import Watch
 from halftime.serve.studio import Studio
+from halftime.version import version
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -274,7 +275,7 @@ def _certificate(
     pipeline = studio.pipeline
     notes = [f"a batch of {batch} takes {ratio:.2f} times its pictures one by one: not used" for batch, ratio in lost]
     return Certificate(
-        halftime=__version__,
+        halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=studio.loaded.name,
         pipeline=type(pipeline).__name__,

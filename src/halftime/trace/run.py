@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from halftime import __version__
 from halftime.ledger import Measured, ledger, measured
 from halftime.priors import with_predictions
 from halftime.records import Environment, LedgerRow, Session, Span, Workload
@@ -19,6 +18,7 @@ from halftime.trace.stages import on_device, totals
 from halftime.trace.structure import find_loop
 from halftime.trace.syncs import syncs
 from halftime.trace.tree import Call, from_ranges, from_structure, stage_intervals
+from halftime.version import version
 
 UNKNOWN = "not recorded in the trace"
 
@@ -59,7 +59,7 @@ def explain(path: Path | str) -> Read:
     waits = syncs(recorded, idle, call.host or intervals)
     session = Session(
         kind="trace",
-        halftime=__version__,
+        halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=Path(path).name,
         wall_seconds=call.wall_seconds,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from halftime import __version__, units
+from halftime import units
 from halftime.environment import collect
 from halftime.errors import BadInput
 from halftime.fix.apply import architecture, open_findings
@@ -47,6 +47,7 @@ from halftime.tune.sweep import choice_of, sweep
 from halftime.verify.pictures import PictureSet
 from halftime.verify.render import Prompt, prompt_set, render
 from halftime.verify.run import check_repeats
+from halftime.version import version
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -328,7 +329,7 @@ class _Run:
         goal = self.options.goal
         reached = None if goal == Goal() else goal.reached(seconds[1], ratio.value)
         tuning = Tuning(
-            halftime=__version__,
+            halftime=version(),
             created=recipe.created,
             model=self.loaded.name,
             pipeline=type(self.loaded.pipeline).__name__,
@@ -366,7 +367,7 @@ class _Run:
 
     def _recipe(self, state: Climb, seconds: tuple[float, float], speedup: float, verdict: Verdict) -> Recipe:
         return Recipe(
-            halftime=__version__,
+            halftime=version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             model=self.loaded.name,
             pipeline=type(self.loaded.pipeline).__name__,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from halftime import __version__
 from halftime.errors import BadInput
 from halftime.records import Environment
 from halftime.records.verdict import EVERYTHING, Comparison, Decision, FloorEntry, Pair, Trip, Verdict
@@ -17,6 +16,7 @@ from halftime.verify.floor import EIGHT_BIT, RERUN, entries, noise_floor, sound,
 from halftime.verify.metrics import kit
 from halftime.verify.pictures import Picture, PictureSet, paired, read_folder
 from halftime.verify.tripwires import trips
+from halftime.version import version
 
 MARGIN = 3.0  # noise floors
 _WORST = 12
@@ -85,7 +85,7 @@ def judged(
     return Verdict(
         verdict=decision,
         reasons=tuple(reasons(decision, comparisons, found, settings.margin)),
-        halftime=__version__,
+        halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         baseline=baseline.label,
         candidate=candidate.label,
