@@ -11,9 +11,9 @@ import halftime
 from halftime.errors import BadInput, OutOfMemory, Unlike
 from halftime.pipeline import Loaded, Place
 from halftime.profile import coldstart
-from halftime.profile.call import out_of_memory_explained, quiet_progress_bars
+from halftime.profile.call import out_of_memory_explained, quiet_progress_bars, timed_call
 from halftime.profile.compare import checked_alike, differences
-from halftime.profile.run import Settings, measure, with_flops
+from halftime.profile.run import Settings, measure, measure_in_turns, with_flops
 from halftime.records import LedgerRow, Session, Workload
 from halftime.store import to_json
 from tiny_pipelines import PIPELINES
@@ -48,6 +48,25 @@ def test_what_a_session_holds(session: Session) -> None:
     assert session.memory is not None
     assert {"denoise", "vae_decode"} <= {stage.stage for stage in session.memory.stages}
     assert all((stage.peak_bytes or 0) > 1e7 for stage in session.memory.stages)
+
+
+def test_pipelines_in_turns_have_a_session_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipelines = [PIPELINES["sdxl"].build() for _ in range(2)]
+    called: list[int] = []
+
+    def timed(pipeline: object, workload: Workload, clock: object) -> object:
+        called.append(pipelines.index(pipeline))
+        return timed_call(pipeline, workload, clock)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("halftime.profile.run.timed_call", timed)
+    several = [Loaded(pipeline, name, ()) for pipeline, name in zip(pipelines, "ab", strict=True)]
+    sessions = measure_in_turns(several, WORK, Settings(runs=2, warmup=1, probes=False))
+    assert called == [0, 1, 1, 0, 0, 1, 1, 0]
+    assert [session.model for session in sessions] == ["a", "b"]
+    for session in sessions:
+        assert len(session.runs) == 2
+        assert sum(row.seconds for row in session.ledger) == pytest.approx(session.wall_seconds)
+    assert sessions[0].wall_seconds != sessions[1].wall_seconds
 
 
 def test_flops_are_those_of_torchs_own_counter(session: Session) -> None:

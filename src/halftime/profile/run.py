@@ -22,7 +22,7 @@ from halftime.profile.device_probe import with_device
 from halftime.profile.doubts import doubts
 from halftime.profile.facts import facts
 from halftime.profile.findings import Evidence, findings
-from halftime.records import ColdStart, LedgerRow, Run, Session, Workload
+from halftime.records import ColdStart, Environment, LedgerRow, Run, Session, Workload
 from halftime.version import version
 
 if TYPE_CHECKING:
@@ -77,10 +77,38 @@ def measure(
     progress: Progress = lambda what, done, total: None,
 ) -> Session:
     """As `profile`, for a loaded pipeline, with a cold start measured before and with progress."""
-    pipeline = loaded.pipeline
-    place = environment.collect(str(device_of(pipeline)))
+    (session,) = measure_in_turns([loaded], workload, settings, progress=progress)
+    return msgspec.structs.replace(session, cold_start=cold_start)
+
+
+def measure_in_turns(
+    several: Sequence[Loaded],
+    workload: Workload,
+    settings: Settings,
+    *,
+    progress: Progress = lambda what, done, total: None,
+) -> list[Session]:
+    """A session for each pipeline, called in turns, each time another one first: what the machine does meanwhile is in
+    all of them, so that their ledgers can be compared."""
+    places = [environment.collect(str(device_of(each.pipeline))) for each in several]
     compiled_before = compilation.look()
-    calls = _calls(pipeline, workload, settings, progress)
+    calls = _calls([each.pipeline for each in several], workload, settings, progress)
+    return [
+        with_predictions(_session(each, workload, settings, place, compiled_before, of_it, progress))
+        for each, place, of_it in zip(several, places, calls, strict=True)
+    ]
+
+
+def _session(
+    loaded: Loaded,
+    workload: Workload,
+    settings: Settings,
+    place: Environment,
+    compiled_before: compilation.Seen,
+    calls: Sequence[_Call],
+    progress: Progress,
+) -> Session:
+    pipeline = loaded.pipeline
     first, steady = calls[0], calls[1 + settings.warmup :]
     rows = ledger([each.measured for each in steady], first.measured)
     if settings.probes:
@@ -97,7 +125,7 @@ def measure(
         place.load_average or 0.0,
         place.cores,
     )
-    session = Session(
+    return Session(
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=loaded.name,
@@ -111,13 +139,11 @@ def measure(
         workload_hash=workload.content_hash(),
         runs=tuple(each.measured.run for each in steady),
         first_run=first.measured.run,
-        cold_start=cold_start,
         memory=probe.memory(pipeline, workload) if settings.probes else None,
         compilation=report,
         notes=(*loaded.notes, *_other_steps(steady[-1].measured.run, workload.steps)),
         doubts=doubts(walls, rows, place, traced=_being_traced()),
     )
-    return with_predictions(session)
 
 
 def _other_steps(run: Run, asked: int) -> tuple[str, ...]:
@@ -134,14 +160,20 @@ class _Call:
     compiled: compilation.Seen
 
 
-def _calls(pipeline: DiffusionPipeline, workload: Workload, settings: Settings, progress: Progress) -> list[_Call]:
-    clock = clock_for(device_of(pipeline))
+def _calls(
+    pipelines: Sequence[DiffusionPipeline], workload: Workload, settings: Settings, progress: Progress
+) -> list[list[_Call]]:
+    """For each pipeline its calls, in their order."""
+    clocks = [clock_for(device_of(pipeline)) for pipeline in pipelines]
+    calls: list[list[_Call]] = [[] for _ in pipelines]
     total = 1 + settings.warmup + settings.runs
-    calls: list[_Call] = []
     for index in range(total):
         what = "first call" if index == 0 else "warm-up" if index <= settings.warmup else "steady run"
         progress(what, index, total)
-        calls.append(_Call(timed_call(pipeline, workload, clock), compilation.look()))
+        for shift in range(len(pipelines)):
+            turn = (index + shift) % len(pipelines)
+            measured = timed_call(pipelines[turn], workload, clocks[turn])
+            calls[turn].append(_Call(measured, compilation.look()))
     progress("steady run", total, total)
     return calls
 

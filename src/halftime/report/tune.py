@@ -140,8 +140,8 @@ def _ledgers(tuning: Tuning) -> Iterator[Block]:
     if tuning.before is not None and tuning.after is not None:
         yield _two_ledgers(tuning)
         yield Text(
-            "Medians of a few profiled calls each, one ledger after the other. The headline is timed apart, unprofiled "
-            "and in turns, so the totals differ from it by what the machine did meanwhile."
+            "Medians of five profiled calls each, in turns. The headline is timed apart, so the totals differ from it "
+            "by what the machine did meanwhile."
         )
 
 

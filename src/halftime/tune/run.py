@@ -22,7 +22,7 @@ from halftime.fix.table import FIXES
 from halftime.pipeline import Loaded, load
 from halftime.priors import predicted
 from halftime.profile.run import Settings as ProfileSettings
-from halftime.profile.run import measure as measure_profile
+from halftime.profile.run import measure_in_turns
 from halftime.records import Environment, Session, Workload
 from halftime.records.recipe import Choice, Plan, Recipe, Rung
 from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
@@ -186,7 +186,7 @@ class _Run:
         known = self.state.session
         if known is not None:
             return known
-        session = self._profiled((), 5)
+        (session,) = self._profiled(())
         self.state.add(self.budget.spent(), session=session)
         return session
 
@@ -320,10 +320,7 @@ class _Run:
         verdict, drawn = pictures.verdict(state.kept)
         if any(FIXES[choice.name].level == "approximate" for choice in state.kept):
             self.notes.append(f"the recipe holds approximate fixes; their loss together: {loss_words(verdict)}")
-        before, after = (
-            self._profiled((), 3),
-            self._profiled(state.kept, 5),
-        )  # side by side, on the machine as it is now
+        before, after = self._profiled((), state.kept)
         seconds = median(trial.baseline), median(trial.candidate)
         recipe = self._recipe(state, seconds, ratio.value, verdict)
         goal = self.options.goal
@@ -360,10 +357,12 @@ class _Run:
         )
         return Outcome(tuning, pictures.baseline, drawn)
 
-    def _profiled(self, plan: Choices, runs: int) -> Session:
-        one = Loaded(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes)
-        settings = ProfileSettings(runs=runs, warmup=1, probes=False)
-        return open_findings(measure_profile(one, self.workload, settings, progress=self.progress), Plan(fixes=plan))
+    def _profiled(self, *plans: Choices) -> list[Session]:
+        """A session for each plan, measured in turns."""
+        several = [Loaded(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes) for plan in plans]
+        settings = ProfileSettings(runs=5, warmup=1, probes=False)
+        sessions = measure_in_turns(several, self.workload, settings, progress=self.progress)
+        return [open_findings(session, Plan(fixes=plan)) for session, plan in zip(sessions, plans, strict=True)]
 
     def _recipe(self, state: Climb, seconds: tuple[float, float], speedup: float, verdict: Verdict) -> Recipe:
         return Recipe(
