@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -17,7 +19,7 @@ from halftime.cli import _run
 from halftime.cli.serve import _engine_settings, _http_settings, _name_of, command, parse_sizes, parse_steps
 from halftime.errors import BadInput, BadWorkload
 from serve_fake import wait_until
-from served import served
+from served import SOURCE, served
 
 
 def test_lists() -> None:
@@ -57,17 +59,29 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         "refuse",
     )
     monkeypatch.setenv("HALFTIME_API_KEY", "a, b,")
-    settings = _http_settings("name", "2s", "1m")
-    assert (settings.api_keys, settings.deadline, settings.drain_seconds) == (("a", "b"), 2.0, 60.0)
+    settings = _http_settings("name", "2s", "1m", 3)
+    assert (settings.api_keys, settings.deadline, settings.drain_seconds, settings.most_pictures) == (
+        ("a", "b"),
+        2.0,
+        60.0,
+        3,
+    )
 
 
 OURS = {"model", "host", "port", "name", "deadline", "drain", "ray", "replicas", "quiet"}
 
 
-@pytest.mark.parametrize("option", ["--queue", "--max-batch", "--deadline"])
-def test_nothing_is_no_limit(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(["serve", option, "0"], debug=False) == 2
-    assert "it must be more" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--queue", "0"), ("--queue", "-5"), ("--max-batch", "0"), ("--deadline", "0"), ("--threads", "0"),
+     ("--port", "70000"), ("--replicas", "3"), ("--host", "300.1.1.1")],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["serve", option, value], debug=False) == 2
+    captured = capsys.readouterr()
+    assert value in captured.err
+    assert "Unknown error" not in captured.err
+    assert captured.out == ""
 
 
 def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,10 +133,18 @@ def test_from_start_to_sigterm_with_the_official_client(started: tuple) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "reason"),
-    [(("no/such/folder",), "'no/such/folder' is no model"), (("--sizes", "33"), "33")],
+    [
+        (("no/such/folder",), "'no/such/folder' is no model"),
+        (("--sizes", "33"), "33"),
+        (("mine:without_weights",), "ValueError: my weights are missing (mine.py:2)"),
+    ],
 )
-def test_a_server_that_can_never_be_ready_ends_by_itself(words: tuple[str, ...], reason: str) -> None:
-    with served(*words) as (process, _):
+def test_a_server_that_can_never_be_ready_ends_by_itself(words: tuple[str, ...], reason: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text('def without_weights():\n    raise ValueError("my weights are missing")\n')
+    with served(*words, PYTHONPATH=f"{SOURCE}{os.pathsep}{tmp_path}") as (process, _):
         assert process.wait(60) == 2
         assert process.stderr is not None
-        assert reason in process.stderr.read()
+        said = process.stderr.read()
+    assert reason in said
+    assert "Traceback" not in said
+    assert "in a row" not in said

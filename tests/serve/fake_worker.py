@@ -2,7 +2,8 @@
 
 'crash' kills the process in the middle, 'crash once FILE' only where FILE does not exist yet, 'hang' never ends,
 'slow' takes a quarter of a second, 'broken' answers nothing at all, 'recompile' reports a recompile.
-A model named 'broken' cannot be served; one named 'dies' dies while it loads; 'mute' never becomes ready.
+A model named 'broken' cannot be served; 'breaks' can once; one named 'dies' dies while it loads; 'mute' never becomes
+ready.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ def main() -> None:
     if model == "broken":
         channel.send(Broken(message="no such model"))
         return
+    if model == "breaks":
+        marker = Path(begin.settings.recipe or "")
+        if marker.exists():
+            channel.send(Broken(message="the disk is gone"))
+            return
+        marker.touch()
     if model == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     channel.send(Loaded())

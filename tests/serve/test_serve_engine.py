@@ -167,6 +167,19 @@ def test_workers_that_only_die_are_given_up() -> None:
     asyncio.run(check())
 
 
+def test_what_was_ready_once_is_tried_again_and_the_reason_kept(tmp_path: Path) -> None:
+    async def check() -> None:
+        once = settings(model="breaks", recipe=str(tmp_path / "ready-once"), restart_limit=1)
+        async with running(once) as engine:
+            assert engine.status.state == "ready"
+            engine.submit(job(prompt="crash"))
+            await until(lambda: engine.status.state == "failed")
+            assert engine.status.why == "2 workers died in a row, the last with: the disk is gone"
+            assert "before it was ready: the disk is gone" in engine.status.alarms[-2]
+
+    asyncio.run(check())
+
+
 def test_a_model_that_cannot_be_served_is_said() -> None:
     async def check() -> None:
         async with running(settings(model="broken")) as engine:

@@ -185,6 +185,24 @@ def test_a_missed_deadline_is_not_sent_again_but_a_crash_is(running: Running) ->
         assert len(jobs) - before == sent
 
 
+def test_more_pictures_than_may_wait_are_no_matter_of_trying_again() -> None:
+    with serving(most_pictures=3) as running:
+        with pytest.raises(openai.BadRequestError) as caught:
+            client_of(running).images.generate(model="fake", prompt="p", n=4)
+        assert (caught.value.code, caught.value.param) == ("unsupported_value", "n")
+        assert "at most" in str(caught.value)
+        assert len(client_of(running).images.generate(model="fake", prompt="p", n=3).data or ()) == 3
+
+
+def test_what_is_refused_is_counted_by_its_code() -> None:
+    with serving() as running:
+        assert httpx2.get(f"{running.address}/v1/nothing").status_code == 404
+        assert httpx2.get(f"{running.address}/v1/images/generations").status_code == 405
+        counted = httpx2.get(f"{running.address}/metrics").text
+    for code in ("not_found", "method_not_allowed"):
+        assert f'halftime_requests_rejected_total{{code="{code}"}} 1.0' in counted
+
+
 def test_one_failure_of_several_cancels_the_others() -> None:
     with serving(FakeEngine(step_seconds=0.05, queue_limit=2)) as running:
         with pytest.raises(openai.RateLimitError) as caught:

@@ -16,7 +16,7 @@ from halftime.serve.disconnect import ClientLeft, unless_disconnected
 from halftime.serve.encode import checked_picture, encode
 from halftime.serve.errors_http import ApiError, ErrorBody
 from halftime.serve.observe import _pieces
-from halftime.serve.offer import size_for, steps_for
+from halftime.serve.offer import quality_of, size_for, steps_for
 from halftime.serve.pictures import PictureStore
 from halftime.serve.profiled import Profiled
 from serve_fake import CERTIFICATE
@@ -97,6 +97,8 @@ def test_errors_in_openais_words(status: int, kind: str) -> None:
 def test_quality_and_size_come_from_the_certificate() -> None:
     assert [steps_for((30, 4, 10), quality) for quality in ("low", "medium", "high")] == [4, 10, 30]
     assert [steps_for((7,), quality) for quality in ("low", "medium", "high")] == [7, 7, 7]
+    assert [quality_of((30, 4, 10), steps) for steps in (1, 4, 11, 25, 99)] == ["low", "low", "medium", "high", "high"]
+    assert quality_of((7,), 7) == "medium"
     assert [size_for(CERTIFICATE, size) for size in (None, "auto", "8x9")] == [(64, 64), (64, 64), (8, 9)]
 
 

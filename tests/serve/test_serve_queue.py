@@ -171,6 +171,9 @@ def test_steps_snap_to_the_nearest_and_guidance_to_what_ran() -> None:
         listed(job(strength=0.5), certificate(), "snap")
     with pytest.raises(Refused, match="strength is 0"):
         listed(job(image=b"x", strength=0.0), certificate(img2img=True), "snap")
+    with pytest.raises(Refused, match=r"of 10 steps that leaves none to draw\. It must be 0\.1 or more"):
+        listed(job(image=b"x", strength=0.09, steps=10), certificate(img2img=True), "snap")
+    assert listed(job(image=b"x", strength=0.1, steps=10), certificate(img2img=True), "snap").strength == 0.1
 
 
 def test_the_certificate_covers_every_combination_once() -> None:

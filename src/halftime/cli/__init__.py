@@ -8,14 +8,13 @@ import os
 import sys
 import traceback
 import warnings
-from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from halftime import __version__
 from halftime.errors import HalftimeError, HalftimeWarning
-from halftime.source import short
+from halftime.source import in_a_sentence
 
 # verb -> what it answers; `halftime.cli.VERB` holds `command`. Listed here so that --help imports no verb.
 VERBS = {
@@ -113,7 +112,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except HalftimeError as error:
         return _fail(str(error), debug, error.exit_code)
     except Exception as error:
-        return _fail(_unexpected(error) + ("" if debug else " Run again with --debug to see where."), debug, 2)
+        return _fail(in_a_sentence(error) + ("" if debug else " Run again with --debug to see where."), debug, 2)
 
 
 def _fail(message: str, debug: bool, code: int) -> int:
@@ -121,20 +120,3 @@ def _fail(message: str, debug: bool, code: int) -> int:
         traceback.print_exc()
     click.echo(f"halftime: {message}", err=True)
     return code
-
-
-def _unexpected(error: Exception) -> str:
-    first_line = next(iter(str(error).strip().splitlines()), "")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory ({first_line}). Try a smaller --size or --batch, or --dtype bfloat16."
-    return f"{type(error).__name__}: {first_line.rstrip('.') or 'no message'}{_place(error)}."
-
-
-def _place(error: Exception) -> str:
-    """' (FILE:LINE)', the innermost that is not ours, torch's or click's: mostly the line that somebody can mend."""
-    home = str(Path(__file__).parents[1])
-    theirs = [
-        frame for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((home, "<")) and not {"torch", "click"} & {*Path(frame.filename).parts}
-    ]  # fmt: skip
-    return f" ({short(theirs[-1].filename)}:{theirs[-1].lineno})" if theirs else ""

@@ -35,24 +35,34 @@ _LOOK = 0.1  # seconds between looks at the engine's state
 @model_argument
 @click.option("--recipe", metavar="TOML", help="Fixes to apply: a plan, or a recipe that tune wrote.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 serves the network.")
-@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--port", default=8000, type=click.IntRange(0, 65535), show_default=True, help="0 takes a free one.")
 @click.option("--name", help="The model's name for clients.  [default: the folder's or hub id's; emoji-xl]")
 @click.option("--sizes", metavar="N|WxH[,…]", help="Sizes to offer; each is warmed up.  [default: the pipeline's own]")
 @click.option("--steps", default="10,20,30", show_default=True, metavar="N[,…]", help="Step counts to offer.")
-@click.option("--max-batch", default=2, show_default=True, help="Pictures drawn together at most.")
-@click.option("--queue", default=32, show_default=True, help="Pictures that may wait; the next one gets 429.")
+@click.option(
+    "--max-batch", default=2, type=click.IntRange(1), show_default=True, help="Pictures drawn together at most."
+)
+@click.option(
+    "--queue",
+    default=32,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Pictures that may wait; the next one gets 429.",
+)
 @click.option("--deadline", default="60s", show_default=True, help="From a request's arrival to its picture, at most.")
 @click.option("--off-list", type=click.Choice(["snap", "refuse"]), default="snap", show_default=True,
               help="Sizes and steps that are not offered: take the nearest, or answer 400.")  # fmt: skip
 @click.option("--scheduler", help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler.")
 @click.option("--dtype", help="float32, bfloat16 or float16.  [default: as loaded]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--threads", type=int, help="torch's threads in the worker.  [default: all cores]")
+@click.option("--threads", type=click.IntRange(1), help="torch's threads in the worker.  [default: all cores]")
 @click.option("--tiny-vae", metavar="DIR|ID", help="Decoder of the previews.  [default: the bundled model's own]")
 @artefacts_option
 @click.option("--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish.")
 @click.option("--ray", is_flag=True, help="As a Ray Serve deployment, on the cluster that RAY_ADDRESS names or here.")
-@click.option("--replicas", default=1, show_default=True, help="With --ray: engines, each with a worker.")
+@click.option(
+    "--replicas", default=1, type=click.IntRange(1), show_default=True, help="With --ray: engines, each with a worker."
+)
 @quiet_option
 def command(
     model: str | None,
@@ -80,7 +90,9 @@ def command(
     for package in NEEDED:
         optional(package, "serve", "halftime serve")
     engine_settings = _engine_settings(model, deadline, engine_values)
-    settings = _http_settings(name or _name_of(model), deadline, drain)
+    settings = _http_settings(name or _name_of(model), deadline, drain, replicas * engine_settings.queue_limit)
+    if replicas > 1 and not ray:
+        raise BadInput(f"--replicas {replicas} goes with --ray; without it there is one engine.")
     if ray:
         return _serve_with_ray(engine_settings, settings, host, port, replicas)
     return _serve(engine_settings, settings, host, port, quiet)
@@ -96,9 +108,8 @@ def _engine_settings(model: str | None, deadline: str, values: dict[str, object]
         "deadline_seconds": parse_seconds(deadline),
         **{name: value for name, value in values.items() if value is not None},
     }
-    for option in ("max_batch", "queue_limit", "deadline_seconds"):
-        if not taken[option]:
-            raise BadInput(f"--{option.partition('_')[0]} is 0; it must be more.")
+    if not taken["deadline_seconds"]:
+        raise BadInput("--deadline is 0; it must be more, for example 60s.")
     taken["artefacts"] = take_artefacts(values.get("artefacts"), values.get("recipe"))  # type: ignore[arg-type]
     return EngineSettings(model=model, **taken)  # type: ignore[arg-type]
 
@@ -116,7 +127,7 @@ def parse_steps(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def _http_settings(name: str, deadline: str, drain: str) -> HttpSettings:
+def _http_settings(name: str, deadline: str, drain: str, queue: int) -> HttpSettings:
     from halftime.serve.auth import API_KEY, PROFILE_TOKEN
     from halftime.serve.service import HttpSettings
 
@@ -128,6 +139,7 @@ def _http_settings(name: str, deadline: str, drain: str) -> HttpSettings:
         profile_token=token,
         deadline=parse_seconds(deadline),
         drain_seconds=parse_seconds(drain),
+        most_pictures=queue,
     )
 
 
@@ -158,8 +170,10 @@ def _serve(engine_settings: EngineSettings, settings: HttpSettings, host: str, p
 def _serve_with_ray(
     engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, replicas: int
 ) -> int:
+    from halftime.extras import optional
     from halftime.serve.ray_serve import run
 
+    optional("ray", "ray", "halftime serve --ray")
     click.echo(f"halftime serve on http://{host}:{port} with {settings.model}, by Ray Serve")
     return run(engine_settings, settings, host, port, replicas)
 
@@ -183,7 +197,7 @@ def _watcher(console: Console) -> Callable[[Engine], Coroutine[None, None, None]
         told = len(status.alarms) if status.state == "failed" else 0  # the failure has been said
         while True:
             for alarm in engine.status.alarms[told:]:
-                console.print(f"alarm: {alarm}", style="bold red")
+                console.print(f"alarm: {alarm}", style="bold red", soft_wrap=True)
                 told += 1
             await asyncio.sleep(_LOOK)
 
@@ -198,7 +212,7 @@ async def _warmed(console: Console, engine: Engine) -> EngineStatus:
                 line.update(f"{status.state}: {status.why}")
             await asyncio.sleep(_LOOK)
     if status.state == "failed":
-        console.print(f"failed: {status.why}", style="bold red")
+        console.print(f"failed: {status.why}", style="bold red", soft_wrap=True)
     return status
 
 

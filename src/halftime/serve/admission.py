@@ -75,7 +75,7 @@ class Queue:
         ahead = [item.job for item in self.items]
         if len(ahead) >= self.limit:
             raise QueueFull(
-                f"the queue holds {len(ahead)} pictures, its limit: come back later, or raise queue_limit.",
+                f"the queue holds {len(ahead)} pictures, its limit: come back later.",
                 self.retry_after(),
             )
         begins = self.times.total([*ahead, *running])

@@ -226,12 +226,13 @@ class Engine:
             broken = await self._listen(self._worker)
             code = await self._worker.wait()
             self._busy = False
-            if broken is not None:
+            if broken is not None and self._certificate is None:  # what never was ready will not be
                 self._give_up(broken)
                 return
-            self._after_death(code)
+            self._after_death(code, broken)
             if self._deaths_in_a_row > self.settings.restart_limit:
-                self._give_up(f"{self._deaths_in_a_row} workers died in a row, the last with exit code {code}")
+                last = broken or f"exit code {code}"
+                self._give_up(f"{self._deaths_in_a_row} workers died in a row, the last with: {last}")
                 return
 
     async def _listen(self, worker: WorkerProcess) -> str | None:
@@ -242,10 +243,11 @@ class Engine:
             self._handle(message)
         return None
 
-    def _after_death(self, code: int) -> None:
+    def _after_death(self, code: int, broken: str | None) -> None:
         self._tally.workers_restarted += 1
         self._deaths_in_a_row += 1
-        why = f"a worker ended with exit code {code} while it drew {len(self._running)} pictures; another one starts"
+        doing = f"with exit code {code} while it drew {len(self._running)} pictures"
+        why = f"a worker ended {f'before it was ready: {broken}' if broken else doing}; another one starts"
         self._alarm(why)
         self._resident = None
         if self._state != "draining":

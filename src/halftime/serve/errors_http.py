@@ -86,10 +86,11 @@ async def api_error(request: Request, error: Exception) -> Response:
     return error.response()
 
 
-async def http_exception(_: Request, error: Exception) -> Response:
+async def http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own refusals (no such route, wrong method, a multipart body it cannot read) in the same shape."""
     assert isinstance(error, HTTPException)
-    response = ApiError(error.status_code, error.detail, code=_CODES.get(error.status_code)).response()
+    code = request.scope[CODE] = _CODES.get(error.status_code)
+    response = ApiError(error.status_code, error.detail, code=code).response()
     response.headers.update(error.headers or {})
     return response
 

@@ -21,6 +21,7 @@ def listed(job: Job, certificate: Certificate, off_list: Literal["snap", "refuse
             f"{', '.join(f'{width}x{height}' for width, height in certificate.sizes)}; "
             f"steps are: {', '.join(map(str, certificate.steps))}."
         )
+    _check_strength(job.strength, steps)
     guidance = job.guidance
     if guidance is not None and "guided" not in certificate.guidance:
         guidance = None
@@ -32,6 +33,15 @@ def _check_kind(job: Job, certificate: Certificate) -> None:
         raise Refused(f"{certificate.pipeline} does not start from a picture here; leave the picture out.")
     if job.strength is not None and not (job.image is not None and 0 < job.strength <= 1):
         raise Refused(f"strength is {job.strength}; it must be more than 0 and at most 1, and goes with a picture.")
+
+
+def _check_strength(strength: float | None, steps: int) -> None:
+    """diffusers draws int(steps * strength) of the steps, and fails where that is none."""
+    if strength is not None and int(steps * strength) == 0:
+        raise Refused(
+            f"strength is {strength:g}: of {steps} steps that leaves none to draw. It must be {1 / steps:.3g} or more; "
+            "more steps allow less."
+        )
 
 
 def nearest_size(size: tuple[int, int], sizes: tuple[tuple[int, int], ...]) -> tuple[int, int]:

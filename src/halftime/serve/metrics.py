@@ -56,7 +56,10 @@ class Metrics:
         self.queue_seconds = self._histogram("halftime_queue_duration_seconds", "What a picture waited.")
         self.compute_seconds = self._histogram("halftime_compute_duration_seconds", "What drawing a picture took.")
         self.batch_size = Histogram(
-            "halftime_batch_size", "Pictures drawn together.", buckets=_BATCHES, registry=self.registry
+            "halftime_batch_size",
+            "Pictures drawn together, seen by each of them.",
+            buckets=_BATCHES,
+            registry=self.registry,
         )
         self.pictures = self._counter("halftime_pictures", "Pictures drawn.")
         self.previews = self._counter("halftime_previews", "Previews sent.")

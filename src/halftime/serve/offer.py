@@ -63,6 +63,12 @@ def steps_for(listed: tuple[int, ...], quality: ResolvedQuality) -> int:
     return {"low": ordered[0], "medium": ordered[len(ordered) // 2], "high": ordered[-1]}[quality]
 
 
+def quality_of(listed: tuple[int, ...], steps: int) -> ResolvedQuality:
+    """The quality whose steps are nearest to these: what an answer says where steps were asked for by number."""
+    qualities: tuple[ResolvedQuality, ...] = ("medium", "low", "high")  # medium where there is only one count
+    return min(qualities, key=lambda quality: abs(steps_for(listed, quality) - steps))
+
+
 def size_for(certificate: Certificate, size: str | None) -> tuple[int, int]:
     """'512x768' -> (512, 768); nothing or 'auto' is the first size listed. The engine snaps or refuses others."""
     if size is None or size == "auto":

@@ -11,7 +11,7 @@ from halftime.records.serve import Certificate
 from halftime.serve.encode import PictureFormat
 from halftime.serve.errors_http import ApiError
 from halftime.serve.messages import Job
-from halftime.serve.offer import certificate_of, size_for, steps_for
+from halftime.serve.offer import certificate_of, quality_of, size_for, steps_for
 from halftime.serve.schema import EditRequest, ImageRequest, ResolvedQuality
 from halftime.serve.service import Service
 
@@ -39,9 +39,10 @@ def order_of(service: Service, wanted: ImageRequest, kind: Kind, begun: float, i
     """The order for a request. Raises ApiError for what fits the schema and still cannot be done here."""
     certificate = certificate_of(service.engine.status)
     _check(service, certificate, wanted, kind)
-    quality = _QUALITIES.get(wanted.quality or "auto", "medium")
+    asked = _QUALITIES.get(wanted.quality or "auto", "medium")
     number = secrets.token_hex(8)
-    steps = wanted.steps or steps_for(certificate.steps, quality)
+    steps = wanted.steps or steps_for(certificate.steps, asked)
+    quality = quality_of(certificate.steps, wanted.steps) if wanted.steps else asked
     return Order(
         id=number,
         kind=kind,
@@ -98,6 +99,10 @@ def _check(service: Service, certificate: Certificate, wanted: ImageRequest, kin
         raise ApiError(404, message, code="model_not_found", param="model")
     if kind == "image_edit" and not certificate.img2img:
         raise ApiError(400, f"{certificate.pipeline} cannot draw from a picture.", code="unsupported_operation")
+    most = service.settings.most_pictures
+    if (wanted.n or 1) > most:
+        message = f"n is {wanted.n}; this server takes {most} pictures a request at most, as many as may wait here."
+        raise ApiError(400, message, code="unsupported_value", param="n")
     if wanted.stream and (wanted.n or 1) > 1:
         raise ApiError(400, "A stream carries one picture: leave n out, or send several requests.",
                        code="unsupported_value", param="n")  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import time
@@ -34,7 +33,8 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         taken = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        # Of a name that is no address, errno is getaddrinfo's own, and negative.
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise BadInput(
             f"cannot listen on {host} port {port}: {reason}. Choose another --port (0 takes a free one) or --host."
         ) from error

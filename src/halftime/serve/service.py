@@ -41,6 +41,7 @@ class HttpSettings:
     model: str = "emoji-xl"  # under which clients ask for it
     api_keys: tuple[str, ...] = ()
     profile_token: str = ""
+    most_pictures: int = 10  # of one request; those beyond the engine's queue could never be taken
     deadline: float = 30.0  # of a request, from its arrival; also what its place in the queue is bounded by
     most_body: int = 16 * MIB
     body_seconds: float = 30.0  # for the whole body to arrive

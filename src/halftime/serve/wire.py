@@ -81,7 +81,7 @@ class MemoryDropped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Broken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The worker cannot serve, and would not be able to if it were started again."""
+    """The worker cannot load or warm up its pipeline, and says why; it ends with this."""
 
     message: str
 

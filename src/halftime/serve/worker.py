@@ -19,13 +19,14 @@ from halftime.records.serve import Certificate, ColdStartTimes
 from halftime.serve.channel import Channel
 from halftime.serve.messages import Failed, FailureKind, Final, Job, Started
 from halftime.serve.wire import BatchDone, Begin, Broken, Draw, Loaded, MemoryDropped, Ready, Recompiled, Warming
+from halftime.source import in_a_sentence
 
 if TYPE_CHECKING:
     from halftime.serve.preview import Previews
 
 
 def main() -> int:
-    """Serve until the engine closes the pipe. 0, or 1 where this pipeline cannot be served at all."""
+    """Serve until the engine closes the pipe. 0, or 1 where this pipeline cannot be loaded or warmed up."""
     channel = Channel.over_standard_streams()
     begin = channel.begin()
     if begin is None:
@@ -33,8 +34,8 @@ def main() -> int:
     channel.listen()
     try:
         _Worker(channel, begin).run()
-    except HalftimeError as error:
-        channel.send(Broken(message=str(error)))
+    except Exception as error:  # of a batch they are answers: this one comes from loading or from the warm-up
+        channel.send(Broken(message=str(error) if isinstance(error, HalftimeError) else in_a_sentence(error)))
         return 1
     return 0
 
