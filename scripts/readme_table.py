@@ -91,6 +91,20 @@ def verify() -> str:
     return f"{len(cases)} cases on the bundled model: {words}; with `--strict` {strict} different"
 
 
+def tune() -> str:
+    found = json.loads((RESULTS / "tune" / "tune.json").read_text())
+    rows = result("fix_peers_2_threads")["rows"]
+    ours = next(row for row in rows if "best_peer" in row)
+    peers = sum("speedup" in row and "best_peer" not in row for row in rows) - 1  # the first is the baseline
+    against = f"[{ours['against_low']:.2f}, {ours['against_high']:.2f}]"
+    return (
+        f"bundled model, 2 threads, nothing set: {found['speedup']:.2f}x [{found['speedup_low']:.2f}, "
+        f"{found['speedup_high']:.2f}], `{found['verdict']}` on {found['prompts']} prompts, in "
+        f"{units.seconds(found['spent_seconds'])}; in turns with {peers} peers {ours['speedup']:.2f}x, "
+        f"{ours['against_best_peer']:.2f}x {against} over the best of them"
+    )
+
+
 def gateway() -> str:
     rows = result("gateway_reach")["rows"]
     errors = [abs(row["measured"] - row["asked"]) for row in rows if row["what"].startswith("injected")]
@@ -131,6 +145,7 @@ CELLS: dict[str, tuple[set[str], Callable[[], str]]] = {
     "audit": (set(), audit),
     "forecast": ({"forecast_check"}, forecast),
     "verify": ({"verify_cases"}, verify),
+    "tune": ({"tune", "fix_peers_2_threads"}, tune),
     "serve": ({"serve_load", "serve_faults"}, serve),
     "gateway": ({"gateway_reach"}, gateway),
     "captions": ({"captions_savings"}, captions),
