@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import uvicorn
 
+from halftime.door import address_of
 from halftime.records.serve import Certificate, ColdStartTimes, EngineStatus, Graphs, WarmEntry
 from halftime.serve.app import application
 from halftime.serve.listing import listed
 from halftime.serve.messages import Event, Failed, Final, Job, NotReady, Preview, QueueFull, Refused, Started
-from halftime.serve.server import address_of, listening
+from halftime.serve.server import listening
 from halftime.serve.service import HttpSettings, Service
 from halftime.serve.ticket import Ticket
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -188,6 +191,112 @@ def test_a_large_model_that_is_gone_gives_an_error_in_openais_shape() -> None:
         object.__setattr__(s.shell.settings, "large", Upstream("large-model", "http://127.0.0.1:9/v1"))
         with pytest.raises(openai.InternalServerError, match="cannot be reached"):
             s.client.chat.completions.create(**chat(None))
+
+
+WHOLE = Model("raw").whole()
+RAW_HEAD = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+OK, FAILED = RAW_HEAD % (200, len(WHOLE)) + WHOLE, RAW_HEAD % (500, 2) + b"{}"
+CUT = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+@dataclass
+class Rude:
+    """An upstream of raw sockets: `plans[n]` are the answers on the nth connection, after which it is reset."""
+
+    plans: list[list[bytes]]
+    close_at_once: bool = False  # or only when the next request on it has been read
+    seen: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def run(self, door: socket.socket) -> None:
+        for number, plan in enumerate(self.plans):
+            try:
+                taken, _ = door.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.answer, args=(number, plan, taken), daemon=True).start()
+
+    def answer(self, number: int, plan: list[bytes], taken: socket.socket) -> None:
+        for answer in plan:
+            self.seen.append((number, self.request(taken)))
+            taken.sendall(answer)
+        if not (self.close_at_once and plan):
+            self.seen.append((number, self.request(taken)))
+        time.sleep(0.05)  # what was sent is read before the reset discards it
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        taken.close()
+
+    def request(self, taken: socket.socket) -> bytes:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += taken.recv(65536)
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = next((int(x[15:]) for x in head.split(b"\r\n") if x.lower().startswith(b"content-length:")), 0)
+        while len(body) < length:
+            body += taken.recv(65536)
+        return body
+
+
+@contextmanager
+def rude(*plans: list[bytes], close_at_once: bool = False) -> Iterator[tuple[Rude, str]]:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        server = Rude(list(plans), close_at_once)
+        threading.Thread(target=server.run, args=(door,), daemon=True).start()
+        yield server, f"http://127.0.0.1:{door.getsockname()[1]}/v1"
+
+
+def asks(s: Setting, kind: str) -> httpx2.Response:
+    """A request that goes to the large model: routed, streamed, or passed through."""
+    if kind == "passed":
+        return httpx2.post(f"{s.url}/embeddings", content=b'{"input": "x"}', timeout=20)
+    return httpx2.post(f"{s.url}/chat/completions", json=chat(None, stream=kind == "streamed"), timeout=20)
+
+
+@pytest.mark.parametrize("kind", ["routed", "streamed", "passed"])
+def test_an_upstream_that_reads_and_resets_gives_an_error_in_openais_shape(kind: str) -> None:
+    with setting() as s, rude([], []) as (server, url):
+        object.__setattr__(s.shell.settings, "large", Upstream("large-model", url))
+        answer = asks(s, kind)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (502, "server_error")
+        assert "large-model cannot be reached" in answer.json()["error"]["message"]
+        assert s.metric('halftime_captions_upstream_errors_total{model="large-model"}') == 1
+        assert len(server.seen) == 1  # it was read, and may have been worked on: never sent again
+
+
+@pytest.mark.parametrize("kind", ["routed", "streamed", "passed"])
+@pytest.mark.parametrize("first", [OK, FAILED])
+def test_a_request_that_meets_a_stale_connection_is_sent_once_more(kind: str, first: bytes) -> None:
+    with setting() as s, rude([first], [OK]) as (server, url):
+        object.__setattr__(s.shell.settings, "large", Upstream("large-model", url))
+        assert asks(s, kind).status_code == (500 if first == FAILED else 200)
+        again = asks(s, kind)
+        assert (again.status_code, again.content) == (200, WHOLE)
+        assert [number for number, _ in server.seen] == [0, 0, 1]
+        assert server.seen[1][1] == server.seen[2][1]
+        assert s.metric('halftime_captions_upstream_errors_total{model="large-model"}') == 0
+
+
+def test_a_request_is_sent_once_more_and_not_for_ever() -> None:
+    with setting() as s, rude([OK], [], []) as (server, url):
+        object.__setattr__(s.shell.settings, "large", Upstream("large-model", url))
+        asks(s, "passed")
+        assert asks(s, "passed").status_code == 502
+        assert [number for number, _ in server.seen] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("picture", [jpeg(), None])
+def test_an_answer_that_breaks_off_is_cut_and_not_mixed_with_another(
+    picture: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with setting() as s, rude([CUT], [], close_at_once=True) as (_, url), caplog.at_level(logging.WARNING):
+        name = "small" if picture else "large"
+        object.__setattr__(s.shell.settings, name, Upstream(f"{name}-model", url))
+        with httpx2.stream("POST", f"{s.url}/chat/completions", json=chat(picture), timeout=20) as answer:  # noqa: SIM117
+            with pytest.raises(httpx2.RemoteProtocolError):  # what came does not look whole
+                answer.read()
+        assert f"{name}-model stopped in the middle" in caplog.text
+        assert "Traceback" not in caplog.text
+        assert s.large.seen == []
+        assert s.metric(f'halftime_captions_upstream_errors_total{{model="{name}-model"}}') == 1
 
 
 def test_errors_of_the_small_model_that_are_the_requests_own_pass_through() -> None:

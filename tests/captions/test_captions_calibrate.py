@@ -72,7 +72,16 @@ def test_a_cascade_wins_where_features_tell_nothing_and_the_check_tells_all() ->
 
 
 @pytest.mark.parametrize(
-    ("settings", "word"), [({"alpha": 0.0}, "alpha"), ({"delta": 1.0}, "delta"), ({"tolerance": -1.0}, "tol")]
+    ("settings", "word"),
+    [
+        ({"alpha": 0.0}, "alpha"),
+        ({"delta": 1.0}, "delta"),
+        ({"tolerance": -1.0}, "tol"),
+        ({"router_cost": -5.0}, "router_cost is -5"),
+        ({"router_cost": float("nan")}, "router_cost is nan"),
+        ({"router_seconds": -1.0}, "router_seconds"),
+        ({"seed": -1}, "seed is -1"),
+    ],
 )
 def test_settings_that_mean_nothing(settings: dict, word: str) -> None:
     with pytest.raises(BadInput, match=word):
@@ -133,6 +142,18 @@ def test_the_report_draws_certified_and_uncertified(capsys: pytest.CaptureFixtur
         assert "oracle" in capsys.readouterr().out
         assert "<svg" in page
         assert msgspec.json.decode(msgspec.json.encode(result), type=type(result)) == result
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_the_report_counts_no_cost_that_was_not_given(check: bool) -> None:
+    log = synthetic(4000, hard=0.0, slip=0.3, check=True) if check else synthetic(4000)
+    unpaid, paid = (html(report_of(calibrate(log, Settings(router_cost=cost)))) for cost in (0.0, 0.001))
+    assert "own cost was not given" in unpaid
+    assert "less what the router" not in unpaid
+    assert ("less what the judge costs" in unpaid) == check
+    assert "own cost was not given" not in paid
+    assert "less what the router" in paid
+    assert "where nothing is looked at" in html(report_of(calibrate(synthetic(300), Settings())))
 
 
 def test_mistakes_show_pictures_that_stand_beside_the_log(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

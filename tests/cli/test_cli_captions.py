@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 
 from captions_synthetic import certified, chat, jpeg, synthetic
 from halftime.cli import main
+
+AT_NOBODY = ["--small", "http://u/v1", "--small-model", "s", "--large", "http://u/v1", "--large-model", "l"]
 
 
 def run(arguments: list[str]) -> int:
@@ -49,7 +53,7 @@ def test_too_few_examples_exit_with_one(log: Path, capsys: pytest.CaptureFixture
     [
         (["calibrate", "no-such.jsonl"], "cannot read"),
         (
-            ["serve", "no-such.json", "--small", "u", "--small-model", "s", "--large", "u", "--large-model", "l"],
+            ["serve", "no-such.json", *AT_NOBODY],
             "cannot read",
         ),
     ],
@@ -57,6 +61,55 @@ def test_too_few_examples_exit_with_one(log: Path, capsys: pytest.CaptureFixture
 def test_what_is_wrong_is_said(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["calibrate", "log.jsonl", "--router-cost", "-5"], "'--router-cost': -5.0 is not in the range"),
+        (["calibrate", "log.jsonl", "--router-cost", "nan"], "'--router-cost': nan is not in the range"),
+        (["calibrate", "log.jsonl", "--router-seconds", "-1"], "'--router-seconds'"),
+        (["calibrate", "log.jsonl", "--seed", "-1"], "'--seed': -1 is not in the range"),
+        (["serve", "r.json", *AT_NOBODY, "--shadow", "2"], "'--shadow': 2.0 is not in the range"),
+        (["serve", "r.json", *AT_NOBODY, "--shadow", "-1"], "'--shadow'"),
+        (["serve", "r.json", *AT_NOBODY, "--port", "70000"], "'--port'"),
+        (["serve", "r.json", *AT_NOBODY, "--small", "foo"], "'foo' is no http:// or https:// URL"),
+        (["serve", "r.json", *AT_NOBODY, "--large", "http://:99999/v1"], "is no http:// or https:// URL"),
+        (["collect", "r.jsonl", *AT_NOBODY, "--small-price", "-1"], "'--small-price'"),
+    ],
+)
+def test_values_out_of_range_are_refused(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_busy_port_is_said_before_any_address(tmp_path: Path) -> None:
+    (tmp_path / "router.json").write_bytes(msgspec.json.encode(certified()))
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        words = ["captions", "serve", str(tmp_path / "router.json"), *AT_NOBODY, "--port", str(port)]
+        done = subprocess.run(
+            [sys.executable, "-m", "halftime", *words], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"halftime: cannot listen on 127.0.0.1 port {port}: Address already in use")
+
+
+def test_the_documented_calibration_gives_the_documented_number() -> None:
+    """And its router's cost is the one that the benchmark measured."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "captions.md").read_text()
+    command = re.search(r"^halftime captions (calibrate benchmarks/\S+ .*--router-cost (\S+).*)$", page, re.MULTILINE)
+    shown = re.search(r"cascade, certified\*\* \| ([\d.]+) % \| \*\*([\d.]+) %\*\* \[([\d.]+), ([\d.]+)\]", page)
+    assert command is not None
+    assert shown is not None
+    measured = json.loads((root / "benchmarks/results/captions_savings.json").read_text())["result"]
+    assert float(command[2]) == pytest.approx(measured["decision_cpu_seconds"], rel=0.001)
+    words = [sys.executable, "-m", "halftime", "captions", *command[1].split(), "--json", "-"]
+    done = subprocess.run(words, capture_output=True, cwd=root, timeout=120, check=True)
+    data = json.loads(done.stdout)
+    got = [f"{data[name]:.1%}" for name in ("small_share", "savings", "savings_low", "savings_high")]
+    assert got == [f"{number}%" for number in shown.groups()]
 
 
 def test_serve_and_collect_run(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,9 +76,58 @@ def test_a_constant_wait_of_the_first_chunk() -> None:
     assert found(load(truth=waiting), stream=False) == {}
 
 
-def test_a_buffered_stream() -> None:
-    words = found(load(ttft_added=0.07, gap_direct=level(0.01), gap_through=level(0.0), truth=None), stream=True)
-    assert "arrive together" in words["stream-buffered"]
+def streamed(first: float, last: float, gap: float, **fields: object) -> Load:
+    """A stream of 8 chunks, 10 ms apart at the mock, whose first and last chunk come later by so much through."""
+    made = load(
+        last, direct=level(0.09), through=level(0.09 + last), ttft_added=first,
+        ttft_direct=level(0.02), ttft_through=level(0.02 + first), gap_direct=level(0.01), gap_through=level(gap),
+        truth=truth(0.0, last, first_chunk_path=first, last_chunk_path=last, first_chunk_low=first),
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **fields)
+
+
+def both_ways(made: Load) -> tuple[dict[str, str], dict[str, str]]:
+    """What is found with the mock's log and without."""
+    return found(made, stream=True), found(msgspec.structs.replace(made, truth=None), stream=True)
+
+
+@pytest.mark.parametrize("last", [0.0002, 0.003])
+def test_a_buffered_stream_is_that_and_nothing_else(last: float) -> None:
+    for words in both_ways(streamed(0.07 + last, last, gap=0.0)):
+        assert set(words) == {"stream-buffered"}
+        assert words["stream-buffered"].endswith("chunks leave 10.0 ms apart and arrive together.")
+
+
+@pytest.mark.parametrize("wait", [0.005, 0.04, 0.06])
+def test_a_first_chunk_that_waits_is_no_buffering(wait: float) -> None:
+    for words in both_ways(streamed(wait, 0.0002, gap=0.0)):  # most gaps vanish, the stream still takes its time
+        assert set(words) == {"first-chunk-waits"}
+
+
+def test_a_wait_beyond_the_streams_end_is_told_with_what_it_looks_like() -> None:
+    words = found(streamed(0.1, 0.03, gap=0.0), stream=True)
+    assert set(words) == {"stream-buffered"}
+    assert "arrive together, 30.0 ms after the last one left" in words["stream-buffered"]
+
+
+def test_held_chunks_are_named_with_what_every_request_pays() -> None:
+    for words in both_ways(streamed(0.03, 0.207, gap=0.03)):
+        assert set(words) == {"chunks-held"}
+        said = words["chunks-held"]
+        assert "they leave 10.0 ms apart and come 30.0 ms apart, so that the last one is 207 ms late" in said
+    one = found(streamed(0.0, 0.1, gap=0.01), stream=True)["chunks-held"]
+    assert one.startswith("some chunks are held: first to last takes 170 ms, and 70.0 ms direct")
+    assert "chunks-held" not in found(streamed(0.012, 0.016, gap=0.01), stream=True)  # LiteLLM, as measured
+    assert found(streamed(0.03, 0.207, gap=0.03), stream=False) == {}
+
+
+def test_the_first_request_pays_only_what_later_ones_do_not() -> None:
+    slow = load(0.207)
+    assert "first-request" not in found(slow, first_request=0.24)
+    words = found(slow, first_request=0.6)
+    assert words["first-request"] == "the first request paid 373 ms: send one before traffic comes."
+    shaky = msgspec.structs.replace(slow, through=Percentiles(p50=0.227, p95=0.7, p99=0.9))
+    assert "first-request" not in found(shaky, first_request=0.6)  # as many later ones take
 
 
 def test_a_header_that_hides_half() -> None:
@@ -88,11 +137,13 @@ def test_a_header_that_hides_half() -> None:
 
 
 def test_saturation_first_request_and_errors() -> None:
-    broken = load(0.5, mode="constant", rate=100.0, saturated=True, error_kinds={"through: 500": 3})
-    words = found(load(), broken, capacity=62.4, first_request=0.981)
+    errors = {"through: 500": 3, "direct: timeout": 1}
+    broken = load(0.5, mode="constant", rate=100.0, saturated=True, error_kinds=errors, through_requests=100)
+    words = found(load(through_requests=100), broken, capacity=62.4, first_request=1.004)
     assert words["saturated"].startswith("saturated at 62 requests/s")
     assert words["first-request"].startswith("the first request paid 981 ms")
-    assert "3 x through: 500" in words["errors"]
+    told = "through: 1.5 % of 200 requests failed (500); direct: 0.5 % of 200 requests failed (timeout)."
+    assert words["errors"] == told
 
 
 def test_a_saturated_upstream_is_not_the_gateways_fault() -> None:

@@ -93,6 +93,22 @@ def test_the_planted_bugs_are_named() -> None:
     assert "new-client-per-request" in [finding.id for finding in fresh.findings]
 
 
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        (Faults(buffer=True), "stream-buffered"),
+        (Faults(hold_first=0.05), "first-chunk-waits"),
+        (Faults(hold_each=0.04), "chunks-held"),
+    ],
+    ids=["buffered", "first held", "each held"],
+)
+def test_faults_of_a_stream_are_told_apart(faults: Faults, expected: str) -> None:
+    with served(Behaviour(delay=0.0, gap=0.02, chunks=5), faults) as (direct, through):
+        made = gateway(Settings(direct, through, Payload(stream=True), requests=12, concurrency=0))
+    streams = {"stream-buffered", "first-chunk-waits", "chunks-held", "first-request"}
+    assert [finding.id for finding in made.findings if finding.id in streams] == [expected]
+
+
 def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
     with served(Behaviour(delay=0.0, chunks=4, gap=0.05)) as (direct, _):
         samples = sent(direct, Payload(stream=True), three)

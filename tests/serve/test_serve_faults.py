@@ -301,7 +301,8 @@ SERVER = """
 import logging, sys
 sys.path[:0] = {paths!r}
 from serve_fake import FakeEngine
-from halftime.serve.server import address_of, listening, run
+from halftime.door import address_of
+from halftime.serve.server import listening, run
 from halftime.serve.service import HttpSettings
 taken = listening("127.0.0.1", 0)
 print(address_of(taken), flush=True)

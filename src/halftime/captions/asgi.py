@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,21 @@ class _Gone(Exception):
     """The client left."""
 
 
+class _Broken(Exception):
+    """An upstream stopped in the middle of its answer."""
+
+    def __init__(self, model: str, error: Exception) -> None:
+        super().__init__(f"{model} stopped in the middle of an answer: {type(error).__name__}.")
+        self.model = model
+
+
+@dataclass
+class _Connection:
+    """What aiohttp says of the connection that one request went over."""
+
+    reused: bool = False
+
+
 class Shell:
     """The application. Call it as ASGI does."""
 
@@ -71,6 +86,7 @@ class Shell:
         self.metrics = Metrics(self.drift)
         self._json = optional("orjson", "captions", "halftime captions serve")
         self._http = optional("aiohttp", "captions", "halftime captions serve")
+        self._failures = (self._http.ClientError, TimeoutError, OSError)  # an upstream's, of any kind
         self._session: aiohttp.ClientSession | None = None
         self._shadows: set[asyncio.Task[None]] = set()
         self._random = random.Random()
@@ -104,8 +120,10 @@ class Shell:
         """One client for all requests: a new one for each costs tens of milliseconds."""
         if self._session is None:
             limits = self._http.ClientTimeout(total=None, sock_connect=10, sock_read=self.settings.timeout)
+            trace = self._http.TraceConfig(trace_config_ctx_factory=_context)
+            trace.on_connection_reuseconn.append(_note_reuse)
             self._session = self._http.ClientSession(
-                timeout=limits, auto_decompress=False, connector=self._http.TCPConnector(limit=0)
+                timeout=limits, auto_decompress=False, connector=self._http.TCPConnector(limit=0), trace_configs=[trace]
             )
         return self._session
 
@@ -127,7 +145,12 @@ class Shell:
             if not task.done():
                 task.cancel()
         (problem,) = await asyncio.gather(work, return_exceptions=True)
-        if isinstance(problem, Exception):
+        if isinstance(problem, _Broken):
+            # The answer's start is out. Left unfinished, the server closes the connection: the client sees a cut, and
+            # does not take half an answer for a whole one.
+            self.metrics.errors.labels(problem.model).inc()
+            logger.warning("%s", problem)
+        elif isinstance(problem, Exception):
             logger.error("a request failed: %s", problem)
         return None
 
@@ -161,7 +184,7 @@ class Shell:
         if decision.small:
             try:
                 text = await self._through(scope, self._named(data, upstream), upstream, send, _told(decision), True)
-            except (self._http.ClientError, TimeoutError, OSError):
+            except self._failures:
                 self.metrics.errors.labels(upstream.model).inc()
                 decision, upstream = Decision(False, "failed"), self.settings.large
             else:
@@ -183,35 +206,61 @@ class Shell:
     ) -> bytes:
         """Pass a request on and its answer back, piece by piece as it comes; gives the answer's bytes, at most 1 MiB.
 
-        Where `may_fail`, an upstream that cannot be reached or answers 5xx raises before anything is sent.
+        Where `may_fail`, an upstream that cannot be reached or answers 5xx raises before anything is sent. Raises
+        _Broken where an upstream stops after the start of its answer was sent.
         """
-        kept = bytearray()
         try:
-            async with self._asked(scope, body, upstream) as answer:
-                if may_fail and answer.status >= 500:
-                    raise self._http.ClientPayloadError(f"{upstream.model} answered {answer.status}")
-                await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer, told)})
-                async for piece in answer.content.iter_any():
-                    kept += piece[: max(0, 2**20 - len(kept))]
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except (self._http.ClientConnectorError, self._http.ServerTimeoutError) as error:
+            opened = await self._opened(scope, body, upstream)
+        except self._failures as error:
             if may_fail:
                 raise
             self.metrics.errors.labels(upstream.model).inc()
             await _error(send, 502, f"{upstream.model} cannot be reached: {type(error).__name__}.")
             return b""
+        kept = bytearray()
+        async with opened as answer:
+            if may_fail and answer.status >= 500:
+                raise self._http.ClientPayloadError(f"{upstream.model} answered {answer.status}")
+            await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer, told)})
+            async for piece in self._pieces(answer, upstream):
+                kept += piece[: max(0, 2**20 - len(kept))]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         self.metrics.spend.labels(upstream.model).inc(upstream.spend(bytes(kept[-TAIL:])))
         return bytes(kept)
 
-    def _asked(self, scope: Scope, body: bytes, upstream: Upstream) -> aiohttp.client._RequestContextManager:
+    async def _pieces(self, answer: aiohttp.ClientResponse, upstream: Upstream) -> AsyncIterator[bytes]:
+        try:
+            async for piece in answer.content.iter_any():
+                yield piece
+        except self._failures as error:
+            raise _Broken(upstream.model, error) from error
+
+    async def _opened(self, scope: Scope, body: bytes, upstream: Upstream) -> aiohttp.ClientResponse:
+        """The start of an upstream's answer.
+
+        A kept connection may have been closed by the upstream just before the request went out; aiohttp sends only
+        idempotent methods again, so that a POST is sent once more here. On a new connection the upstream has read the
+        request and may have worked on it.
+        """
+        connection = _Connection()
+        try:
+            return await self._asked(scope, body, upstream, connection)
+        except (self._http.ServerDisconnectedError, OSError) as error:
+            if not connection.reused or not _unanswered(error):
+                raise
+        return await self._asked(scope, body, upstream, connection)
+
+    async def _asked(
+        self, scope: Scope, body: bytes, upstream: Upstream, connection: _Connection
+    ) -> aiohttp.ClientResponse:
         given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = {name: value for name, value in given.items() if name.lower() not in HOP}
         path = scope["path"].removeprefix("/v1")
         query = "?" + scope["query_string"].decode() if scope.get("query_string") else ""
-        return self.session.request(
+        return await self.session.request(
             scope["method"], upstream.url + path + query, data=body or None, headers=upstream.headers(given),
-            allow_redirects=False,
+            allow_redirects=False, trace_request_ctx=connection,
         )  # fmt: skip
 
     async def _cascade(self, scope: Scope, data: dict[str, object], send: Send) -> None:
@@ -225,7 +274,7 @@ class Shell:
             answer = await self._through(scope, self._named(data, small), small, held, {}, True)
             score = await asyncio.to_thread(self.settings.judge, request.picture, request.prompt, text_of(answer))
             decision = choose(self.settings.router, data, check=score, most_seconds=self.settings.most_seconds)
-        except (self._http.ClientError, TimeoutError, OSError, ValueError):
+        except (*self._failures, _Broken, ValueError):
             self.metrics.errors.labels(small.model).inc()
             decision = Decision(False, "failed")
         if decision.small and held.status < 400:
@@ -243,7 +292,7 @@ class Shell:
         large, held = self.settings.large, _Held()
         try:
             answer = await self._through(scope, self._named(data, large), large, held, {}, True)
-        except (self._http.ClientError, TimeoutError, OSError):
+        except (*self._failures, _Broken):
             return
         fine = same(text_of(small_answer), text_of(answer))
         before = len(self.drift.alarms)
@@ -284,6 +333,19 @@ class _Held:
         headers = [*first["headers"], *((name.encode(), value.encode()) for name, value in told.items())]
         for message in ({**first, "headers": headers}, *rest):
             await send(message)
+
+
+def _context(trace_request_ctx: _Connection) -> _Connection:
+    return trace_request_ctx
+
+
+async def _note_reuse(session: aiohttp.ClientSession, connection: _Connection, parameters: object) -> None:
+    connection.reused = True
+
+
+def _unanswered(error: Exception) -> bool:
+    """Whether not a byte of an answer came. A timeout is no closed connection; half a head comes as `message`."""
+    return not isinstance(error, TimeoutError) and isinstance(getattr(error, "message", ""), str)
 
 
 def _told(decision: Decision) -> dict[str, str]:

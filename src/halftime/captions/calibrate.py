@@ -24,6 +24,11 @@ from halftime.version import version
 
 SHARES = (0.35, 0.20, 0.25, 0.20)
 SPLITS = ("learning", "calibration", "threshold", "test")
+_UNITS = {
+    "tolerance": "the units of the log's quality",
+    "router_cost": "the log's currency",
+    "router_seconds": "seconds",
+}
 FEWEST = 40  # requests; with fewer no split holds anything
 
 
@@ -47,8 +52,11 @@ class Settings:
         for name in ("alpha", "delta"):
             if not 0 < getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}; it must lie between 0 and 1, for example 0.02.")
-        if self.tolerance < 0:
-            raise BadInput(f"tolerance is {self.tolerance}; it must be 0 or more, in the units of the log's quality.")
+        for name, units in _UNITS.items():
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise BadInput(f"{name} is {getattr(self, name)}; it must be 0 or more, in {units}.")
+        if self.seed < 0:
+            raise BadInput(f"seed is {self.seed}; it must be 0 or a larger whole number, for example 1.")
 
 
 class _Candidate(NamedTuple):
@@ -64,6 +72,11 @@ def calibrate(log: Log, settings: Settings) -> CaptionsResult:
     """The whole calibration. Raises BadInput for a log that is too small to split, or has no checks for a cascade."""
     if len(log.rows) < FEWEST:
         raise BadInput(f"the log has {len(log.rows)} usable requests; at least {FEWEST} are needed, and better 2,000.")
+    if not sum(row.large.cost for row in log.rows) > 0:
+        raise BadInput(
+            "the large model's answers cost nothing in this log, so that nothing can be saved; a 'cost' must be above "
+            "0. `halftime captions collect` writes it from --small-price, --large-price and the like."
+        )
     parts = split(log.groups, SHARES, settings.seed)
     prices = price.prices_of(log, settings.tolerance, settings.router_cost, settings.router_seconds)
     candidates = [_candidate(mode, log, prices, parts, settings) for mode in _modes(log, settings)]
@@ -181,6 +194,7 @@ def _result(
         requests=sizes | {"left out": len(log.left_out)},
         acceptable_share=float(held.acceptable.mean()),
         cost_ratio=float(held.small_cost.mean() / held.large_cost.mean()),
+        router_cost=settings.router_cost or None,
         mode=router.mode,
         modes=tuple(candidate.promise for candidate in candidates),
         steps=tuple(steps),

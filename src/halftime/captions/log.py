@@ -15,8 +15,10 @@ import numpy as np
 from halftime.captions import features
 from halftime.errors import BadFile
 from halftime.records.captions import Logged
-from halftime.store import read_bytes
+from halftime.store import read_bytes, write_bytes
 
+_GZIPPED = b"\x1f\x8b"
+_FIRST = b'{"id":'  # what every line of `add_line` starts with
 NEAR = 3  # bits of 64 in which near duplicates may differ
 
 
@@ -57,9 +59,13 @@ def read_log(path: str | Path) -> Log:
 def _rows(path: Path) -> list[Logged]:
     data = read_bytes(path)
     try:
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        data = gzip.decompress(data) if data[:2] == _GZIPPED else data
     except (OSError, EOFError) as error:
         raise BadFile(f"{path} is a broken gzip file: {error}.") from error
+    return _decoded(data, path)
+
+
+def _decoded(data: bytes, path: str | Path) -> list[Logged]:
     decoder, rows = msgspec.json.Decoder(Logged), []
     for number, line in enumerate(data.splitlines(), 1):
         if line.strip():
@@ -68,6 +74,51 @@ def _rows(path: Path) -> list[Logged]:
             except msgspec.DecodeError as error:
                 raise BadFile(f"{path}, line {number}: {error}. A line's fields are in docs/captions.md.") from error
     return rows
+
+
+def lines_there(path: str | Path) -> list[Logged]:
+    """What a log that is being collected already holds; half a last line, of a run that was killed, is cut off.
+
+    Raises BadFile where the file is no such log, and leaves it as it is.
+    """
+    if not Path(path).is_file():
+        return []
+    try:
+        data = read_bytes(path)
+        if data[:2] == _GZIPPED:
+            raise BadFile(f"{path} is gzipped, and lines cannot be added to it.")
+        whole = _without_half_a_line(data)
+        rows = _decoded(whole, path)
+    except BadFile as error:
+        raise BadFile(f"cannot go on with the log that is there: {error} Name another --out.") from error
+    if whole != data:
+        write_bytes(path, whole)
+    return rows
+
+
+def _without_half_a_line(data: bytes) -> bytes:
+    """Whole lines, each with its end. Only the start of a line that `add_line` writes is taken for half a line."""
+    lines, end, last = data.rpartition(b"\n")
+    try:
+        _decoded(last, "")
+    except BadFile:
+        cut = last.startswith(_FIRST) or _FIRST.startswith(last)
+        return lines + end if cut else data
+    return data + b"\n" if last else data
+
+
+def add_line(path: str | Path, row: Logged) -> None:
+    """Add a line at a log's end, at once; `-` is standard output. Raises BadFile."""
+    line = msgspec.json.encode(row) + b"\n"
+    if str(path) == "-":
+        return write_bytes(path, line)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            file.write(line)
+    except OSError as error:
+        raise BadFile(f"cannot write {path}: {error.strerror}.") from error
+    return None
 
 
 def _seen(row: Logged, folder: Path) -> tuple[list[float], int | str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +28,17 @@ def parse_bytes(text: str) -> int:
     """'64KB', '1MiB', '512' -> bytes. Raises BadInput."""
     number = text.strip().rstrip("bBkKmMiI ")
     unit = text.strip()[len(number) :].strip().lower()
-    if number.isdecimal() and unit in _BYTES:
+    if number.isdecimal() and unit in _BYTES and int(number) > 0:
         return int(number) * _BYTES[unit]
-    raise BadInput(f"{text!r} is not a size. Write bytes as 65536, 64KB, 1MB, 64KiB or 1MiB.")
+    raise BadInput(f"{text!r} is not a size. Write one byte or more as 65536, 64KB, 1MB, 64KiB or 1MiB.")
+
+
+def parse_lasting(option: str, text: str) -> float:
+    """A time that must not be none -> seconds. Raises BadInput."""
+    seconds = parse_seconds(text)
+    if seconds <= 0:
+        raise BadInput(f"{option} {text!r} is no time at all. Write one above zero, for example 2s.")
+    return seconds
 
 
 def parse_rates(text: str | None) -> tuple[float, ...]:
@@ -67,9 +75,11 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
 @click.option("--through", metavar="URL", help="The same through the gateway; left out, --direct alone is measured.")
 @click.option("--rate", "rates", metavar="R[,R…]", help="Open loop at these requests a second.")
 @click.option("--arrival", type=click.Choice(list(_ARRIVALS)), default="both", show_default=True)
-@click.option("--requests", default=200, show_default=True, help="Sequential pairs, at most.")
+@click.option("--requests", default=200, type=click.IntRange(1), show_default=True, help="Sequential pairs, at most.")
 @click.option("--sequential-time", default="60s", show_default=True, help="For a slow upstream, fewer pairs.")
-@click.option("--concurrency", default=8, show_default=True, help="Closed loop; 0 leaves it out.")
+@click.option(
+    "--concurrency", default=8, type=click.IntRange(0), show_default=True, help="Closed loop; 0 leaves it out."
+)
 @click.option("--duration", default="6s", show_default=True, help="Of each arm at each level.")
 @click.option("--timeout", default="30s", show_default=True, help="Of one request.")
 @click.option("--payload", default="chat", show_default=True, metavar="chat|image-in|image-out|FILE")
@@ -85,9 +95,11 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
 @click.option("--overhead-header", default="x-litellm-overhead-duration-ms", show_default=True, help="In milliseconds.")
 @click.option("--ca-file", metavar="PEM", help="Trust this certificate authority.")
 @click.option("--pid", type=int, help="The gateway's process.  [default: what listens on its port here]")
-@click.option("--max-background", type=float, metavar="CORES", help="Refuse where other processes keep more busy.")
+@click.option(
+    "--max-background", type=click.FloatRange(0), metavar="CORES", help="Refuse where other processes keep more busy."
+)
 @click.option("--session", "session_file", metavar="JSON", help="A profile, to say what this is to one picture.")
-@click.option("--budget", metavar="TIME", help="Exit with 1 where more is added at p50, or a rate saturates.")
+@click.option("--budget", metavar="TIME", help="Exit with 1 where more is added at p50, or a load saturates or fails.")
 @output_options
 @click.pass_context
 def command(
@@ -101,10 +113,31 @@ def command(
     """What does the proxy in front cost? Both ways in one run, paired, shuffled and interleaved."""
     if ctx.invoked_subcommand:
         return None
-    result = _measure(_settings(values), output.quiet)
-    result = _judged(result, budget, session_file)
+    _refuse_idle(values | {"budget": budget, "session": session_file})
+    judge = _judge(budget, session_file)
+    result = judge(_measure(_settings(values), output.quiet))
     emit(result, output)
+    if result.failing and (output.quiet or "-" in output.files):
+        click.echo(f"{result.failing}.", err=True)  # a gate that says no because of failures says so in any case
     return 1 if result.within_budget is False else 0
+
+
+_GATEWAY_ONLY = ("through_key_env", "through_headers", "budget", "session")
+
+
+def _refuse_idle(values: dict[str, object]) -> None:
+    """Options that could change nothing here. Raises BadInput."""
+    for name in _GATEWAY_ONLY:
+        if values[name] and not values["through"]:
+            option = "--" + name.removesuffix("s" if name == "through_headers" else "").replace("_", "-")
+            raise BadInput(
+                f"{option} needs --through URL, which is not given. Name the gateway, or leave {option} out."
+            )
+    if values["picture_url"] and values["payload"] != "image-in":
+        raise BadInput(
+            f"--picture-url is sent with --payload image-in alone, and the payload is {values['payload']!r}. "
+            "Write --payload image-in, or leave --picture-url out."
+        )
 
 
 def _settings(values: dict[str, object]) -> Settings:
@@ -126,9 +159,9 @@ def _settings(values: dict[str, object]) -> Settings:
         payload=payload,
         rates=parse_rates(str(rates) if rates else None),
         arrivals=_ARRIVALS[str(values["arrival"])],
-        seconds=parse_seconds(str(values["duration"])),
+        seconds=parse_lasting("--duration", str(values["duration"])),
         sequential_seconds=parse_seconds(str(values["sequential_time"])),
-        timeout=parse_seconds(str(values["timeout"])),
+        timeout=parse_lasting("--timeout", str(values["timeout"])),
         headers=parse_headers(values["headers"]),  # type: ignore[arg-type]
         through_headers=parse_headers(values["through_headers"]),  # type: ignore[arg-type]
         **taken,  # type: ignore[arg-type]
@@ -148,14 +181,20 @@ def _measure(settings: Settings, quiet: bool) -> GatewayResult:
         return gateway(settings, progress)
 
 
-def _judged(result: GatewayResult, budget: str | None, session_file: str | None) -> GatewayResult:
+def _judge(budget: str | None, session_file: str | None) -> Callable[[GatewayResult], GatewayResult]:
+    """What adds the verdicts to a result; both options are read first, for a measurement takes minutes."""
     from halftime.gateway.verdict import with_budget, with_session
     from halftime.records import Session
     from halftime.store import read_json
 
-    if budget:
-        result = with_budget(result, parse_seconds(budget))
-    return with_session(result, read_json(Path(session_file), Session)) if session_file else result
+    limit = parse_seconds(budget) if budget else None
+    session = read_json(Path(session_file), Session) if session_file else None
+
+    def judged(result: GatewayResult) -> GatewayResult:
+        result = result if limit is None else with_budget(result, limit)
+        return with_session(result, session) if session else result
+
+    return judged
 
 
 @contextmanager
@@ -174,13 +213,16 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 
 @command.command("mock")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=9000, show_default=True, help="0 takes a free one.")
+@click.option("--port", default=9000, type=click.IntRange(0, 65535), show_default=True, help="0 takes a free one.")
 @click.option("--delay", default="20ms", show_default=True, help="To the first byte of the answer.")
 @click.option("--jitter", default="0", show_default=True, help="Standard deviation of the delay.")
 @click.option("--size", default="512", show_default=True, help="Of the text or picture in an answer.")
-@click.option("--chunks", default=8, show_default=True, help="Of a streamed answer.")
+@click.option("--chunks", default=8, type=click.IntRange(1), show_default=True, help="Of a streamed answer.")
 @click.option("--gap", default="10ms", show_default=True, help="Between chunks.")
-@click.option("--error-rate", default=0.0, show_default=True, help="Share of requests answered with 500.")
+@click.option(
+    "--error-rate", default=0.0, type=click.FloatRange(0, 1), show_default=True,
+    help="Share of requests answered with 500.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True)
 def mock(
     host: str, port: int, delay: str, jitter: str, size: str, chunks: int, gap: str, error_rate: float, seed: int
@@ -190,7 +232,7 @@ def mock(
     from halftime.gateway.mock import Behaviour, serve
 
     behaviour = Behaviour(
-        parse_seconds(delay), parse_seconds(jitter), parse_bytes(size), max(1, chunks), parse_seconds(gap),
+        parse_seconds(delay), parse_seconds(jitter), parse_bytes(size), chunks, parse_seconds(gap),
         error_rate, seed,
     )  # fmt: skip
     need("uvloop").run(serve(behaviour, host, port, lambda taken: _announce(host, taken)))

@@ -154,8 +154,9 @@ def _name_of(model: str | None) -> str:
 def _serve(engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, quiet: bool) -> int:
     from rich.console import Console
 
+    from halftime.door import address_of
     from halftime.serve.engine import Engine
-    from halftime.serve.server import address_of, listening, run
+    from halftime.serve.server import listening, run
 
     _log(quiet)
     taken = listening(host, port)

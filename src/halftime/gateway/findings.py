@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from halftime import units
+from halftime.gateway.failures import THROUGH, all_told, failures
 from halftime.records import Finding
-from halftime.records.gateway import Load, Truth
+from halftime.records.gateway import Load, Percentiles, Truth
 
 _STAGE = "gateway"
 NEW_CLIENT_FLOOR = 0.004  # below this a new connection is opened, but no CA bundle is read for it
 CONSTANT_WAIT = 0.004
 FIRST_REQUEST = 0.1
+SPREAD_OUT = 0.004  # first to last chunk; a shorter stream cannot be seen to be buffered
+GAPS_LEFT = 0.1  # of the time from first to last chunk, where a stream is buffered
+DRAWN_OUT = 1.25  # times as long from first to last chunk, where chunks are held
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Evidence:
     """What findings are drawn from beside the loads."""
 
     loads: Sequence[Load]
-    first_request: float | None = None
+    first_request: float | None = None  # latency of the first one through
     ca_bundle: float | None = None  # seconds that loading a CA bundle takes on this machine
     capacity: float | None = None
     stream: bool = False
@@ -71,7 +75,7 @@ def _bundle(seconds: float | None, path: float) -> str:
 
 def _first_chunk(evidence: Evidence) -> Finding | None:
     load = quietest(evidence.loads)
-    if load is None or not evidence.stream:
+    if load is None or not evidence.stream or _arrives_together(load):
         return None
     wait, low = _chunk_wait(load, load.truth)
     if wait is None or wait < CONSTANT_WAIT or (low is not None and low < 0.75 * wait):
@@ -95,16 +99,59 @@ def _chunk_wait(load: Load, truth: Truth | None) -> tuple[float | None, float | 
     return load.ttft_added - load.added.p50, None
 
 
+def _span(total: Percentiles | None, first: Percentiles | None) -> float | None:
+    """From the first chunk to the last one."""
+    return max(0.0, total.p50 - first.p50) if total and first else None
+
+
+def _spans(load: Load) -> tuple[float, float] | None:
+    """From the first chunk to the last one, direct and through. Not the median gap: a gateway that holds the first
+    chunk alone lets most gaps vanish too, while the stream that follows still takes its time."""
+    direct, through = _span(load.direct, load.ttft_direct), _span(load.through, load.ttft_through)
+    return None if direct is None or through is None else (direct, through)
+
+
+def _arrives_together(load: Load) -> bool:
+    spans = _spans(load)
+    return spans is not None and spans[0] >= SPREAD_OUT and spans[1] <= GAPS_LEFT * spans[0]
+
+
+def _gap(gaps: Percentiles | None) -> float:
+    return gaps.p50 if gaps else 0.0
+
+
 def _buffered(evidence: Evidence) -> Finding | None:
     load = quietest(evidence.loads)
-    if load is None or not evidence.stream or load.gap_direct is None or load.ttft_added is None:
+    if load is None or not evidence.stream or load.ttft_added is None or not _arrives_together(load):
         return None
-    through = load.gap_through.p50 if load.gap_through else 0.0
-    if load.gap_direct.p50 < 0.002 or through > 0.2 * load.gap_direct.p50 or load.ttft_added < load.gap_direct.p50:
+    apart, late = _gap(load.gap_direct), load.truth.last_chunk_path if load.truth else 0.0
+    facts: dict[str, float | int | str] = {"gap_direct": apart, "gap_through": _gap(load.gap_through)}
+    message = f"the stream is buffered: chunks leave {units.seconds(apart)} apart and arrive together"
+    if late >= CONSTANT_WAIT:  # then a long wait before the first write looks the same
+        facts["last_chunk_late"] = late
+        message += f", {units.seconds(late)} after the last one left"
+    return _finding("stream-buffered", message + ".", load.ttft_added, facts)
+
+
+def _held(evidence: Evidence) -> Finding | None:
+    load = quietest(evidence.loads)
+    spans = _spans(load) if load else None
+    if load is None or spans is None or not evidence.stream or load.added is None or load.added.low <= 0:
         return None
-    facts: dict[str, float | int | str] = {"gap_direct": load.gap_direct.p50, "gap_through": through}
-    message = f"the stream is buffered: chunks leave {units.seconds(load.gap_direct.p50)} apart and arrive together."
-    return _finding("stream-buffered", message, load.ttft_added, facts)
+    direct, through = spans
+    if through - direct < CONSTANT_WAIT or through < DRAWN_OUT * direct:
+        return None
+    leave, come = _gap(load.gap_direct), _gap(load.gap_through)
+    facts: dict[str, float | int | str] = {
+        "gap_direct": leave, "gap_through": come, "span_direct": direct, "span_through": through,
+    }  # fmt: skip
+    late = load.truth.last_chunk_path if load.truth else load.added.p50
+    if come >= DRAWN_OUT * leave:
+        what = f"every chunk is held: they leave {units.seconds(leave)} apart and come {units.seconds(come)} apart"
+    else:
+        what = f"some chunks are held: first to last takes {units.seconds(through)}, and {units.seconds(direct)} direct"
+    message = f"{what}, so that the last one is {units.seconds(late)} late. Look for a wait or work for each chunk."
+    return _finding("chunks-held", message, late, facts)
 
 
 def _header(evidence: Evidence) -> Finding | None:
@@ -134,25 +181,29 @@ def _saturated(evidence: Evidence) -> Finding | None:
 
 
 def _first(evidence: Evidence) -> Finding | None:
-    if evidence.first_request is None or evidence.first_request < FIRST_REQUEST:
+    """Over what later requests through the gateway take: what each of them pays is no price of the first."""
+    load = quietest(evidence.loads)
+    steady = load.through if load else None
+    if evidence.first_request is None or steady is None or evidence.first_request <= steady.p95:
         return None
-    message = f"the first request paid {units.seconds(evidence.first_request)}: send one before traffic comes."
-    return _finding("first-request", message, evidence.first_request, {"first_request": evidence.first_request})
+    excess = evidence.first_request - steady.p50
+    if excess < FIRST_REQUEST:
+        return None
+    message = f"the first request paid {units.seconds(excess)}: send one before traffic comes."
+    facts: dict[str, float | int | str] = {"first_request": evidence.first_request, "later_requests": steady.p50}
+    return _finding("first-request", message, excess, facts)
 
 
 def _errors(evidence: Evidence) -> Finding | None:
-    counts: dict[str, int] = {}
-    for load in evidence.loads:
-        for kind, count in load.error_kinds.items():
-            counts[kind] = counts.get(kind, 0) + count
-    if not any(kind.startswith("through") for kind in counts):
+    through = failures(evidence.loads, THROUGH)
+    if not through.failed:
         return None
-    words = ", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items()))
-    return _finding("errors", f"requests failed: {words}.", None, dict(counts))
+    facts: dict[str, float | int | str] = {"requests": through.requests, **through.causes}
+    return _finding("errors", "; ".join(all_told(evidence.loads)) + ".", None, facts)
 
 
 RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
-    _new_client, _first_chunk, _buffered, _header, _saturated, _first, _errors,
+    _new_client, _first_chunk, _buffered, _held, _header, _saturated, _first, _errors,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from halftime.door import BACKLOG, listening
 from halftime.gateway.extra import need
 from halftime.gateway.timer import Timer, now
 
@@ -240,15 +241,15 @@ def _event(size: int, index: int) -> bytes:
 
 
 async def start(behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0) -> tuple[asyncio.Server, State]:
-    """Listen; `server.sockets[0].getsockname()[1]` is the port."""
+    """Listen; `server.sockets[0].getsockname()[1]` is the port. Raises BadInput where it cannot listen there."""
     loop = asyncio.get_running_loop()
     state = State(behaviour, Timer(loop), random.Random(behaviour.seed))
-    server = await loop.create_server(lambda: _Server(state), host, port, backlog=2048)
+    server = await loop.create_server(lambda: _Server(state), sock=listening(host, port), backlog=BACKLOG)
     return server, state
 
 
 async def serve(behaviour: Behaviour, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serve until cancelled; `ready` gets the port."""
+    """Serve until cancelled; `ready` gets the port. Raises BadInput where it cannot listen there."""
     server, state = await start(behaviour, host, port)
     ready(int(server.sockets[0].getsockname()[1]))
     try:

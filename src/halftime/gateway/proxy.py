@@ -3,9 +3,10 @@
     python -m halftime.gateway.proxy --to http://127.0.0.1:9000 --port 9100 --hold 0.025
 
 It forwards bytes over one keep-alive connection for each client connection, and can hold each request (--hold), hold
-the first bytes of each answer but not the rest (--hold-first), open a connection and load a CA bundle for each request
-(--new-client), or serve requests one by one (--serial, seconds: capacity 1 / serial). When it is terminated it prints
-the median of the holds as they happened, since a busy machine wakes it late.
+the first bytes of each answer but not the rest (--hold-first), hold every piece of an answer in turn (--hold-each) or
+all of them until the last (--buffer), answer a share of the requests with 502 (--fail, 0 to 1), open a connection and
+load a CA bundle for each request (--new-client), or serve requests one by one (--serial, seconds: capacity 1 / serial).
+When it is terminated it prints the median of the holds as they happened, since a busy machine wakes it late.
 """
 
 from __future__ import annotations
@@ -26,12 +27,18 @@ from halftime.stats import median
 
 @dataclass(frozen=True)
 class Faults:
-    """Seconds, except `new_client`."""
+    """Seconds, except `fail`, a share of the requests, and the switches."""
 
     hold: float = 0.0
     hold_first: float = 0.0
     serial: float = 0.0
+    hold_each: float = 0.0
+    fail: float = 0.0
     new_client: bool = False
+    buffer: bool = False
+
+
+_FAILURE = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
 
 
 class _Upstream(asyncio.Protocol):
@@ -67,6 +74,7 @@ class _Downstream(asyncio.Protocol):
         self._upstream: _Upstream | None = None
         self._held: list[bytes] = []
         self._holding = self._first = False
+        self._passed_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -83,7 +91,10 @@ class _Downstream(asyncio.Protocol):
         if self._complete:
             self._complete, self._first = False, True
             request, self._request = b"".join(self._request), []
+            if self._proxy.fails_now():
+                return self._write(_FAILURE)
             self._proxy.after_hold(lambda: self._proxy.spawn(self._forward(request)))
+        return None
 
     async def _forward(self, request: bytes) -> None:
         faults = self._proxy.faults
@@ -98,10 +109,17 @@ class _Downstream(asyncio.Protocol):
 
     def answer(self, data: bytes, done: bool) -> None:
         """Bytes from the upstream, held or passed on."""
+        faults = self._proxy.faults
+        if faults.buffer:
+            self._held.append(data)
+            return self._release() if done else None
+        if faults.hold_each:
+            self._passed_at = max(now(), self._passed_at) + faults.hold_each
+            return self._proxy.timer.call_at(self._passed_at, lambda: self._write(data))
         if self._holding:
             self._held.append(data)
             return None
-        hold = self._proxy.faults.hold_first if self._first and not done else 0.0
+        hold = faults.hold_first if self._first and not done else 0.0
         self._first = False
         if not hold:
             return self._write(data)
@@ -109,8 +127,8 @@ class _Downstream(asyncio.Protocol):
         return self._proxy.timer.call_at(now() + hold, self._release)
 
     def _release(self) -> None:
-        self._holding = False
-        self._write(b"".join(self._held))
+        self._holding, held, self._held = False, self._held, []
+        self._write(b"".join(held))
 
     def _write(self, data: bytes) -> None:
         if self._transport and not self._transport.is_closing():
@@ -139,6 +157,13 @@ class Proxy:
         self._free_at = 0.0
         self.holds: list[float] = []  # as they happened, seconds
         self._tasks: set[asyncio.Task[None]] = set()
+        self._requests = 0
+
+    def fails_now(self) -> bool:
+        """Whether this request is one of the share that fails: evenly spread, and never the first."""
+        before = int(self._requests * self.faults.fail)
+        self._requests += 1
+        return int(self._requests * self.faults.fail) > before and self._requests > 1
 
     def after_hold(self, action: Callable[[], object]) -> None:
         """Do it after the set hold, and in turn where requests are served one by one."""
@@ -186,12 +211,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", required=True)
     parser.add_argument("--port", type=int, default=0)
-    for name in ("hold", "hold-first", "serial"):
+    for name in ("hold", "hold-first", "serial", "hold-each", "fail"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
-    parser.add_argument("--new-client", action="store_true")
-    given = parser.parse_args()
-    faults = Faults(given.hold, given.hold_first, given.serial, given.new_client)
-    need("uvloop").run(_serve(given.to, given.port, faults))
+    for name in ("new-client", "buffer"):
+        parser.add_argument(f"--{name}", action="store_true")
+    given = vars(parser.parse_args())
+    to, port = given.pop("to"), given.pop("port")
+    need("uvloop").run(_serve(to, port, Faults(**given)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from halftime.gateway import analysis, load, process, upstream
 from halftime.gateway.client import Pool, Sample
 from halftime.gateway.endpoint import Endpoint, Payload, endpoint, shown
 from halftime.gateway.extra import need
+from halftime.gateway.failures import DIRECT, FAILING_SHARE, failures, sentence
 from halftime.gateway.findings import Evidence, find
 from halftime.gateway.mock import Behaviour
 from halftime.gateway.summary import beyond_capacity, limits, summarised
@@ -110,6 +111,7 @@ class _Run:
         self.unloaded: tuple[float, ...] = (0.0, 0.0)
         self.fresh: dict[str, tuple[float, float]] = {}
         self.response_bytes: int | None = None
+        self.first_latency: float | None = None  # of the gateway's first request
 
     async def measure(self) -> GatewayResult:
         self.timer = Timer(asyncio.get_running_loop())
@@ -147,7 +149,10 @@ class _Run:
             for pool in self.pools:
                 await pool.send(self.number(), now())
         self.response_bytes = samples[0].received
-        return samples[1].latency - samples[0].latency if len(samples) > 1 else None
+        if len(samples) < 2:
+            return None
+        self.first_latency = samples[1].latency
+        return samples[1].latency - samples[0].latency
 
     async def _fresh_connections(self, count: int = 10) -> None:
         for pool in self.pools:
@@ -231,7 +236,7 @@ class _Run:
         _, capacity = limits(loads)
         loads = beyond_capacity(loads)
         held, _ = limits(loads)
-        evidence = Evidence(loads, first, ca_bundle_seconds(), capacity, payload.stream)
+        evidence = Evidence(loads, self.first_latency, ca_bundle_seconds(), capacity, payload.stream)
         return GatewayResult(
             halftime=version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -249,6 +254,7 @@ class _Run:
             rates=tuple(loads),
             generator=generator,
             findings=find(evidence) if settings.through else (),
+            failing=sentence(loads, bool(settings.through)),
             held_rate=held,
             capacity=capacity,
             first_request=first,
@@ -335,6 +341,9 @@ def _doubts(loads: Sequence[Load], generator: Generator, settings: Settings) -> 
         yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."
     if any(item.direct_saturated for item in loads):
         yield "the upstream itself was saturated at some rate, so the gateway's limit is not known there; lower --rate."
+    upstream_fails = failures(loads, DIRECT)
+    if settings.through and upstream_fails.share > FAILING_SHARE:
+        yield f"{upstream_fails.told()}: the upstream itself fails; only requests answered both ways are compared."
     pairs = loads[0].requests // (2 if settings.through else 1)
     if pairs < 100:
         yield f"p99 of {pairs} sequential pairs is next to their maximum; raise --requests or --sequential-time."

@@ -8,6 +8,7 @@ import msgspec
 
 from halftime.gateway import analysis, process
 from halftime.gateway.client import Sample
+from halftime.gateway.failures import fails
 from halftime.gateway.mock import Entry
 from halftime.records.gateway import Load, Mode
 from halftime.stats import median
@@ -32,7 +33,7 @@ def summarised(
     everything = [s for arm in arms for s in arm]
     reported = [s.reported for s in good[-1] if both and s.reported is not None]
     first, last = ([block[i] for block in blocks or ()] for i in (0, -1))
-    return Load(
+    made = Load(
         mode=mode,
         rate=rate,
         direct=analysis.percentiles([s.latency for s in good[0]]),
@@ -47,6 +48,7 @@ def summarised(
         split_direct=analysis.split(good[0], *_opened(fresh, "direct")),
         split_through=analysis.split(good[1], *_opened(fresh, "through")) if both else None,
         requests=len(everything),
+        through_requests=len(arms[1]) if both else 0,
         errors=sum(not s.ok for s in everything),
         error_kinds=analysis.error_kinds(everything),
         saturated=_most(rate, last, unloaded[-1]),
@@ -62,6 +64,7 @@ def summarised(
         curve_direct=analysis.distribution([s.latency for s in good[0]]),
         curve_through=analysis.distribution([s.latency for s in good[1]]) if both else None,
     )
+    return msgspec.structs.replace(made, failing=fails(made, both))
 
 
 def _opened(fresh: dict[str, tuple[float, float]], arm: str) -> tuple[float | None, float | None]:
@@ -89,7 +92,8 @@ def beyond_capacity(loads: Sequence[Load]) -> list[Load]:
 
 def limits(loads: Sequence[Load]) -> tuple[float | None, float | None]:
     """The highest rate that was held, and what a saturated endpoint completed a second."""
-    held = [item.rate for item in loads if item.rate and not item.saturated]
-    broken = [item for item in loads if item.saturated and item.throughput]
-    below = [rate for rate in held if all(rate < (item.rate or 0.0) for item in broken)]
-    return max(below, default=None), median([item.throughput or 0.0 for item in broken]) if broken else None
+    held = [item.rate for item in loads if item.rate and not item.saturated and not item.failing]
+    full = [item for item in loads if item.saturated and item.throughput]
+    broken = [item.rate for item in loads if item.rate and (item.failing or (item.saturated and item.throughput))]
+    below = [rate for rate in held if all(rate < other for other in broken)]
+    return max(below, default=None), median([item.throughput or 0.0 for item in full]) if full else None

@@ -12,11 +12,11 @@ from halftime.records.gateway import GatewayResult, Load, Share
 
 
 def with_budget(result: GatewayResult, budget: float) -> GatewayResult:
-    """Within budget: no unsaturated load adds more than it at p50, and no rate asked for saturates the gateway."""
+    """Within budget: no load adds more than it at p50, saturates the gateway, or fails more than it may."""
     if result.through is None:
         raise BadInput("--budget needs --through URL: without a gateway nothing is added.")
     worst = max((load.added.p50 for load in result.rates if load.added), default=None)
-    fine = worst is not None and worst <= budget and not any(load.saturated for load in result.rates)
+    fine = worst is not None and worst <= budget and not any(load.saturated or load.failing for load in result.rates)
     return msgspec.structs.replace(result, budget=budget, within_budget=fine)
 
 

@@ -148,6 +148,7 @@ class CaptionsResult(Record, frozen=True, kw_only=True):
     requests: dict[str, int] = {}  # split -> requests
     acceptable_share: float  # of all test requests: what the oracle may send to the small model
     cost_ratio: float  # r: small over large, a request
+    router_cost: float | None = None  # of one decision, as it was given; None: not counted
     mode: Mode
     modes: tuple[Policy, ...] = ()  # both modes on the calibration split, by which the choice was made
     steps: tuple[Step, ...] = ()

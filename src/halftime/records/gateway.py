@@ -91,10 +91,12 @@ class Load(Record, frozen=True, kw_only=True):
     split_direct: Split | None = None
     split_through: Split | None = None
     requests: int  # of both arms
+    through_requests: int = 0  # of them through the gateway; 0 in files of before too
     errors: int = 0
     error_kinds: dict[str, int] = {}  # 'through: 429' -> count
     saturated: bool = False
     direct_saturated: bool = False
+    failing: bool = False  # more requests failed than may, and than the direct arm's failures explain
     throughput: float | None = None  # completed requests a second, through (the only arm where there is one)
     send_lag: Percentiles | None = None  # intended to begun, open loop only
     header_reported: float | None = None  # median of the gateway's own overhead header
@@ -148,6 +150,7 @@ class GatewayResult(Record, frozen=True, kw_only=True):
     rates: tuple[Load, ...]
     generator: Generator
     findings: tuple[Finding, ...] = ()
+    failing: str | None = None  # 'through: 90 % of 600 requests failed (502)', over the loads that are failing
     held_rate: float | None = None  # highest open-loop rate that was held
     capacity: float | None = None  # requests a second that a saturated gateway completed
     first_request: float | None = None  # first request through, its latency over the direct arm's first

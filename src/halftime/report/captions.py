@@ -49,15 +49,26 @@ def _certificate(result: CaptionsResult) -> Iterator[Block]:
             f"On {result.requests['test']:,} requests that chose nothing: {units.share(result.error)} of the small "
             f"model's answers were unacceptable (at most {units.share(result.error_high)} with 95 % confidence)."
         )
-    share, ratio = result.small_share, result.cost_ratio
-    yield Text(
-        f"The arithmetic: savings = f (1 - r) = {share:.3f} x (1 - {ratio:.3f}) = {share * (1 - ratio):.3f}, less what "
-        f"the router {'and the judge cost' if result.mode == 'cascade' else 'costs'}: {result.savings:.3f}."
-    )
+    yield Text(_arithmetic(result))
     if result.needed:
         rows = tuple((rate, float(count)) for rate, count in result.needed.items())
         columns = (Column("unacceptable share"), Column("requests needed", "count"))
         yield Table(columns, rows, title="Small answers that must be seen for this certificate")
+
+
+def _arithmetic(result: CaptionsResult) -> str:
+    share, ratio, cascade = result.small_share, result.cost_ratio, result.mode == "cascade"
+    product = f"The arithmetic: savings = f (1 - r) = {share:.3f} x (1 - {ratio:.3f}) = {share * (1 - ratio):.3f}"
+    if not result.certified:
+        return f"{product}; where nothing is looked at, nothing is paid for looking."
+    if result.router_cost is not None:
+        less = "less what the router and the judge cost" if cascade else "less what the router costs"
+        return f"{product}, {less}: {result.savings:.3f}."
+    less = "less what the judge costs" if cascade else "request by request"
+    return (
+        f"{product}, {less}: {result.savings:.3f}. The router's own cost was not given and is not counted; "
+        "--router-cost takes it, for one decision."
+    )
 
 
 _COLUMNS = (

@@ -30,7 +30,13 @@ def _quietest(result: GatewayResult) -> Load:
 
 
 def _summary(result: GatewayResult) -> str:
+    return f"{result.failing}. {_times(result)}" if result.failing else _times(result)
+
+
+def _times(result: GatewayResult) -> str:
     load = _quietest(result)
+    if load.added is None and result.through:
+        return "What the gateway adds is not known: no request was answered both ways."
     if load.added is None:
         direct = load.direct
         return f"One request takes {units.seconds(direct.p50 if direct else None)} (p50); no gateway was measured."
@@ -45,20 +51,32 @@ def _summary(result: GatewayResult) -> str:
 
 
 def _verdict(result: GatewayResult) -> Iterator[Block]:
+    if result.failing:
+        at = "; ".join(_name(load) for load in result.rates if load.failing)
+        yield Text(f"{result.failing}: {at}.", "bad")
     broken = [load for load in result.rates if load.saturated]
     if broken and result.capacity:
         at = ", ".join(f"{load.rate:g}/s {load.mode}" for load in broken)
         yield Text(f"Saturated at {at}: it completes {result.capacity:.0f} requests/s, whatever is offered.", "bad")
     if result.held_rate:
         yield Text(f"Holds {result.held_rate:g} requests/s, the highest rate asked for that it held.", "good")
+    elif any(load.rate for load in result.rates):
+        yield Text("Holds none of the rates asked for.", "bad")
     if result.budget is not None:
-        yield Text(
-            f"Budget of {units.seconds(result.budget)}: {'kept' if result.within_budget else 'exceeded'}.",
-            "good" if result.within_budget else "bad",
-        )
+        kept = f"Budget of {units.seconds(result.budget)}: {_kept(result)}."
+        yield Text(kept, "good" if result.within_budget else "bad")
+    yield Text(f"Sent: {_payload(result)}." + (f" Overhead known from {_how(result)}." if result.through else ""))
+
+
+def _kept(result: GatewayResult) -> str:
+    if result.within_budget:
+        return "kept"
+    return "not kept, since requests failed" if result.failing else "exceeded"
+
+
+def _how(result: GatewayResult) -> str:
     exact = result.method == "mock log"
-    how = "the mock's log, per request and exact" if exact else "paired differences, since the upstream is not a mock"
-    yield Text(f"Sent: {_payload(result)}. Overhead known from {how}.")
+    return "the mock's log, per request and exact" if exact else "paired differences, since the upstream is not a mock"
 
 
 def _payload(result: GatewayResult) -> str:
@@ -99,7 +117,6 @@ def _loads(result: GatewayResult) -> Table:
 
 def _row(load: Load, stream: bool) -> tuple[Cell, ...]:
     added = load.added
-    verdict = "saturated" if load.saturated else "held" if load.rate else ""
     return (
         _name(load),
         load.direct.p50 if load.direct else None,
@@ -111,8 +128,13 @@ def _row(load: Load, stream: bool) -> tuple[Cell, ...]:
         load.ttft_added if stream else None,
         load.cpu_per_request,
         load.errors or None,
-        verdict,
+        _state(load),
     )
+
+
+def _state(load: Load) -> str:
+    broken = [word for word, true in (("saturated", load.saturated), ("failing", load.failing)) if true]
+    return ", ".join(broken) or ("held" if load.rate else "")
 
 
 def _interval(added: Added | None) -> str | None:

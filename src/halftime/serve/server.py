@@ -12,12 +12,11 @@ from types import FrameType
 
 import uvicorn
 
-from halftime.errors import BadInput
+from halftime import door
 from halftime.serve.app import application
 from halftime.serve.service import Engine, HttpSettings, Service
 
 logger = logging.getLogger("halftime.serve")
-BACKLOG = 2048
 NOTHING_TAKEN = 60.0
 Watcher = Callable[[Engine], Coroutine[None, None, None]]
 _LAST_ANSWERS = 5.0
@@ -29,26 +28,11 @@ _LOOK_FOR_FAILURE = 0.5
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises BadInput where that cannot be."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        taken = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
-        # Of a name that is no address, errno is getaddrinfo's own, and negative.
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise BadInput(
-            f"cannot listen on {host} port {port}: {reason}. Choose another --port (0 takes a free one) or --host."
-        ) from error
+    taken = door.listening(host, port)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # Connections inherit it: the kernel lets go of a reader that takes nothing, even after the server closed.
         taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * NOTHING_TAKEN))
     return taken
-
-
-def address_of(taken: socket.socket) -> str:
-    """http://HOST:PORT as a client on this machine writes it."""
-    host, port = taken.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"
 
 
 def run(engine: Engine, settings: HttpSettings, taken: socket.socket, watcher: Watcher | None = None) -> int:
@@ -69,7 +53,7 @@ def run(engine: Engine, settings: HttpSettings, taken: socket.socket, watcher: W
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(_LAST_WORDS),
-        backlog=BACKLOG,
+        backlog=door.BACKLOG,
     )
     server = DrainingServer(config, service, watcher)
     server.run(sockets=[taken])
