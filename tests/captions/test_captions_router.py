@@ -64,7 +64,7 @@ def test_requests_unlike_the_calibrated_ones() -> None:
 
 def test_a_decision_that_takes_too_long() -> None:
     ticks = count()
-    assert choose(certified(), chat(jpeg()), clock=lambda: next(ticks) * 6.0).reason == "timeout"
+    assert request.choose(certified(), chat(jpeg()), clock=lambda: next(ticks) * 0.06).reason == "timeout"
 
 
 WORDS = st.sampled_from(["role", "content", "type", "text", "image_url", "url", "user"])
