@@ -33,6 +33,7 @@ def test_toml_then_options(tmp_path: Path) -> None:
     ("changes", "complaint"),
     [
         ({"steps": 0}, "steps is 0; it must be 1 or more"),
+        ({"guidance": float("nan")}, "guidance is nan; it must be a finite number"),
         ({"steps": -3}, "steps is -3"),
         ({"steps": "x"}, "not valid.*steps"),
         ({"dtype": "int4"}, "dtype 'int4' is not known. Allowed are: float32"),

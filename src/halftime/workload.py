@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,4 +43,6 @@ def checked(workload: Workload) -> Workload:
         value = getattr(workload, name)
         if value is not None and value < least:
             raise BadWorkload(f"{name} is {value}; it must be {least} or more.")
+    if workload.guidance is not None and not math.isfinite(workload.guidance):
+        raise BadWorkload(f"guidance is {workload.guidance}; it must be a finite number, for example 5.")
     return msgspec.structs.replace(workload, dtype=dtype)
