@@ -21,9 +21,9 @@ from pathlib import Path
 
 from evidence import write
 from fresh import Taken, fresh_process
-from halftime import environment, units
-from halftime.forecast.architectures import ARCHITECTURES
-from halftime.stats import median
+from halftime.base import environment, units
+from halftime.base.stats import median
+from halftime.verbs.forecast.architectures import ARCHITECTURES
 
 HERE = Path(__file__).parent
 SDXL = {

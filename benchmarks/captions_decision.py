@@ -27,18 +27,18 @@ from PIL import Image
 
 from evidence import write
 from halftime import bundled
-from halftime.captions.calibrate import Settings, calibrate
-from halftime.captions.log import read_log
-from halftime.captions.request import choose, warm_up
-from halftime.environment import collect
-from halftime.gateway.endpoint import Payload
-from halftime.gateway.mock import Behaviour
-from halftime.gateway.run import Settings as GatewaySettings
-from halftime.gateway.run import gateway
-from halftime.gateway.upstream import spawned
+from halftime.base.environment import collect
+from halftime.base.stats import quantile
+from halftime.base.store import write_json
 from halftime.records.captions import Router
-from halftime.stats import quantile
-from halftime.store import write_json
+from halftime.verbs.captions.calibrate import Settings, calibrate
+from halftime.verbs.captions.log import read_log
+from halftime.verbs.captions.request import choose, warm_up
+from halftime.verbs.gateway.endpoint import Payload
+from halftime.verbs.gateway.mock import Behaviour
+from halftime.verbs.gateway.run import Settings as GatewaySettings
+from halftime.verbs.gateway.run import gateway
+from halftime.verbs.gateway.upstream import spawned
 
 HERE = Path(__file__).parent
 

@@ -34,12 +34,12 @@ from PIL import Image
 
 from evidence import write
 from halftime import bundled
-from halftime.captions.calibrate import Settings, calibrate
-from halftime.captions.log import read_log
-from halftime.captions.request import choose
-from halftime.environment import collect
+from halftime.base.environment import collect
+from halftime.base.store import write_json
 from halftime.records.captions import Router
-from halftime.store import write_json
+from halftime.verbs.captions.calibrate import Settings, calibrate
+from halftime.verbs.captions.log import read_log
+from halftime.verbs.captions.request import choose
 
 HERE = Path(__file__).parent
 CONFIG = """
@@ -51,7 +51,7 @@ model_list:
   - model_name: captions
     litellm_params: {{model: openai/large-model, api_base: "{large}", api_key: sk-none}}
 litellm_settings:
-  callbacks: halftime.captions.litellm_hook.router
+  callbacks: halftime.verbs.captions.litellm_hook.router
 general_settings:
   master_key: os.environ/LITELLM_MASTER_KEY
 """

@@ -25,14 +25,14 @@ import numpy as np
 from PIL import Image
 
 from evidence import write
-from halftime.captions import features, price
-from halftime.captions.calibrate import Settings, calibrate, scores_of, values_of
-from halftime.captions.learn import split
-from halftime.captions.log import Log, read_log
-from halftime.captions.router import decide
-from halftime.environment import collect
+from halftime.base.environment import collect
+from halftime.base.store import to_json
 from halftime.records.captions import CaptionsResult
-from halftime.store import to_json
+from halftime.verbs.captions import features, price
+from halftime.verbs.captions.calibrate import Settings, calibrate, scores_of, values_of
+from halftime.verbs.captions.learn import split
+from halftime.verbs.captions.log import Log, read_log
+from halftime.verbs.captions.router import decide
 
 HERE = Path(__file__).parent
 LOG = HERE / "data" / "captions_log.jsonl.gz"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from halftime import environment
+from halftime.base import environment
+from halftime.base.store import write_json
+from halftime.base.version import version
 from halftime.records import Environment
 from halftime.records.benchmark import Benchmark, Measured
-from halftime.store import write_json
-from halftime.version import version
 
 
 def kept(name: str, result: Mapping[str, object], place: Environment | None = None) -> Benchmark:

@@ -28,10 +28,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import halftime
 from evidence import write
-from halftime import bundled, environment
+from halftime import bundled
+from halftime.base import environment
+from halftime.base.stats import median, paired_ratio
+from halftime.base.store import read_json
 from halftime.records.benchmark import Benchmark
-from halftime.stats import median, paired_ratio
-from halftime.store import read_json
 
 RECIPES = {"vae-compile": ["vae-compile"], "denoiser-compile": ["denoiser-compile"]}
 CASES = ("without", "with")

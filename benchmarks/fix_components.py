@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evidence import write
+from halftime.base.stats import median, paired_ratio
 from halftime.fix import onnx_runtime
 from halftime.fix.compilation import DEFAULTS, compile_with
 from halftime.fix.layout import _in_channels_last
@@ -34,7 +35,6 @@ from halftime.fix.openvino import converter
 from halftime.fix.precision import in_dtype
 from halftime.fix.runtime import Converted
 from halftime.fix.upsampling import VAE_FOLDED_UPSAMPLE
-from halftime.stats import median, paired_ratio
 
 Call = Callable[..., object]
 CPU = torch.device("cpu")

@@ -22,9 +22,9 @@ from pathlib import Path
 import halftime
 from evidence import write
 from halftime import bundled
+from halftime.base.stats import bootstrap
+from halftime.base.store import read_json, write_json
 from halftime.records import Session, Workload
-from halftime.stats import bootstrap
-from halftime.store import read_json, write_json
 
 EQUIVALENT = str(Path(__file__).parent / "peers" / "plans" / "equivalent.toml")
 PLANS: dict[str, str | list[str]] = {

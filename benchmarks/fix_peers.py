@@ -34,7 +34,7 @@ from safetensors.numpy import load_file, save_file
 
 from evidence import write
 from halftime import bundled
-from halftime.stats import median, paired_ratio
+from halftime.base.stats import median, paired_ratio
 
 HERE = Path(__file__).parent / "peers"
 BASELINE = "diffusers default (fp32)"

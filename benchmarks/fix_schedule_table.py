@@ -17,8 +17,8 @@ import diffusers
 import torch
 
 from evidence import write
+from halftime.base.stats import paired_ratio
 from halftime.fix.table_scheduler import tabled
-from halftime.stats import paired_ratio
 
 NAMES = (
     "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler",

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import halftime
 from evidence import write
-from halftime.arguments import call_arguments
-from halftime.pipeline import load
+from halftime.base.stats import median, paired_ratio
+from halftime.pipeline.arguments import call_arguments
+from halftime.pipeline.load import load
 from halftime.records import Workload
 from halftime.records.recipe import Choice
-from halftime.stats import median, paired_ratio
 
 SMALL = ("progress-bar-off", "schedule-table", "prompt-cache")
 STACKS: dict[str, tuple[Choice, ...]] = {

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from halftime.base.units import NOTHING, ratio, seconds, share, size
 from halftime.records.verdict import Verdict
-from halftime.units import NOTHING, ratio, seconds, share, size
 from tables import machine, measured, placed, result, table, update
 
 DOCS = Path(__file__).parent.parent / "docs" / "fix.md"

@@ -1,12 +1,12 @@
 """Fit the constants of `halftime forecast`, and measure its errors on rows that the fit has not seen.
 
 Reads data/forecast_rows.csv (from forecast_translate.py). Every constant has a lognormal prior with a physical median
-(`halftime.forecast.constants.PRIORS`); every GPU has two effects (compute, memory), every host one, every family on a
+(`halftime.verbs.forecast.constants.PRIORS`); every GPU has two effects (compute, memory), every host one, every family on a
 GPU one, all drawn to zero: a maximum a posteriori fit of the logarithms, by least squares. No row has a parameter of
 its own. Rows of one source on one GPU share the weight of a few independent ones, or the 500 rows of SD 1.5 would
 drown the rest.
 
-    python benchmarks/forecast_fit.py            # fit on all rows, write src/halftime/forecast/data/constants.json
+    python benchmarks/forecast_fit.py            # fit on all rows, write src/halftime/verbs/forecast/data/constants.json
     python benchmarks/forecast_fit.py --check    # leave-one-out errors by GPU and by family; write results and plot
 """
 
@@ -24,16 +24,31 @@ from scipy.optimize import least_squares
 from scipy.sparse import lil_matrix
 
 from evidence import write
-from halftime.forecast import host, predict
-from halftime.forecast.cache import trace_of
-from halftime.forecast.calibrate import calibrated_by, forget_host
-from halftime.forecast.constants import GENERATION_SPREAD, GENERATIONS, PRIORS, Constants, GpuEffect, prior
-from halftime.forecast.evaluate import NOISE, banded
-from halftime.forecast.floor import floor_seconds
-from halftime.forecast.gpus import find_gpu
-from halftime.forecast.roofline import CONSUMER, Machine, OpTable, machine_of, op_seconds, softmax, table_of
-from halftime.forecast.rows import MeasuredRow, read_rows, works_of
-from halftime.store import write_json
+from halftime.base.store import write_json
+from halftime.verbs.forecast import host, predict
+from halftime.verbs.forecast.cache import trace_of
+from halftime.verbs.forecast.calibrate import calibrated_by, forget_host
+from halftime.verbs.forecast.constants import (
+    GENERATION_SPREAD,
+    GENERATIONS,
+    PRIORS,
+    Constants,
+    GpuEffect,
+    prior,
+)
+from halftime.verbs.forecast.evaluate import NOISE, banded
+from halftime.verbs.forecast.floor import floor_seconds
+from halftime.verbs.forecast.gpus import find_gpu
+from halftime.verbs.forecast.roofline import (
+    CONSUMER,
+    Machine,
+    OpTable,
+    machine_of,
+    op_seconds,
+    softmax,
+    table_of,
+)
+from halftime.verbs.forecast.rows import MeasuredRow, read_rows, works_of
 
 HERE = Path(__file__).parent
 ROWS = HERE / "data" / "forecast_rows.csv"

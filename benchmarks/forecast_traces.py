@@ -1,6 +1,6 @@
 """Trace every built-in pipeline at its defaults, and what its fixes make of it, for halftime to ship.
 
-Writes src/halftime/forecast/data/traces.json.gz: with it a forecast of a built-in pipeline imports no torch. Traces are
+Writes src/halftime/verbs/forecast/data/traces.json.gz: with it a forecast of a built-in pipeline imports no torch. Traces are
 of the installed torch, diffusers and transformers; with other versions halftime traces anew. Run again after a change
 of the tracer (and count up cache.TRACER_VERSION) or of the pinned versions.
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from halftime.forecast.cache import Traced, key_of, trace_of
-from halftime.forecast.models import resolve
-from halftime.forecast.ops import StageTrace
-from halftime.forecast.presets import PRESETS
-from halftime.forecast.scenario import Settings, scenario_of
-from halftime.forecast.whatif import FIXES
+from halftime.verbs.forecast.cache import Traced, key_of, trace_of
+from halftime.verbs.forecast.models import resolve
+from halftime.verbs.forecast.ops import StageTrace
+from halftime.verbs.forecast.presets import PRESETS
+from halftime.verbs.forecast.scenario import Settings, scenario_of
+from halftime.verbs.forecast.whatif import FIXES
 
 TARGET = Path(__file__).parents[1] / "src" / "halftime" / "forecast" / "data" / "traces.json.gz"
 

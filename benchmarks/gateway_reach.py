@@ -1,6 +1,6 @@
 """What the instrument can see: its floor, A against A, injected delays, 1,000 requests/s, planted bugs by name.
 
-Regime: mock upstream with 20 ms delay and the planted proxy (halftime.gateway.proxy), each a process of its own on
+Regime: mock upstream with 20 ms delay and the planted proxy (halftime.verbs.gateway.proxy), each a process of its own on
 127.0.0.1; for the row of 1,000 requests/s the generator is pinned to one core. Ceiling: added = what was injected,
 send lag = 0.
 
@@ -24,17 +24,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from evidence import write
-from halftime.gateway.endpoint import Payload
-from halftime.gateway.mock import Behaviour
-from halftime.gateway.run import Settings, gateway
-from halftime.gateway.upstream import spawned
 from halftime.records.gateway import GatewayResult
+from halftime.verbs.gateway.endpoint import Payload
+from halftime.verbs.gateway.mock import Behaviour
+from halftime.verbs.gateway.run import Settings, gateway
+from halftime.verbs.gateway.upstream import spawned
 
 
 @contextmanager
 def proxied(to: str, *faults: str) -> Iterator[tuple[str, list[float]]]:
     """A planted proxy in front of `to`: its URL, and after the block the median hold as it happened."""
-    command = [sys.executable, "-m", "halftime.gateway.proxy", "--to", to, *faults]
+    command = [sys.executable, "-m", "halftime.verbs.gateway.proxy", "--to", to, *faults]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     held: list[float] = []
     try:

@@ -26,12 +26,12 @@ from pathlib import Path
 
 import msgspec
 
-from halftime.gateway.endpoint import Payload
-from halftime.gateway.mock import Behaviour
-from halftime.gateway.run import Settings, gateway
-from halftime.gateway.upstream import spawned
+from halftime.base.store import write_json
 from halftime.records.gateway import GatewayResult
-from halftime.store import write_json
+from halftime.verbs.gateway.endpoint import Payload
+from halftime.verbs.gateway.mock import Behaviour
+from halftime.verbs.gateway.run import Settings, gateway
+from halftime.verbs.gateway.upstream import spawned
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "gateway_real"

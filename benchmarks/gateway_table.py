@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halftime import units
+from halftime.base import units
+from halftime.base.store import read_json
 from halftime.records.gateway import GatewayResult, Load
-from halftime.store import read_json
 from tables import placed, result, update
 
 HERE = Path(__file__).parent

@@ -30,13 +30,14 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
 from evidence import write
-from halftime import bundled, environment
-from halftime.arguments import call_arguments
-from halftime.ledger import ledger
-from halftime.profile.call import quiet_progress_bars, timed_call
-from halftime.profile.clock import HostClock, Mark
+from halftime import bundled
+from halftime.base import environment
+from halftime.base.ledger import ledger
+from halftime.base.stats import median, paired_ratio
+from halftime.pipeline.arguments import call_arguments
 from halftime.records import Workload
-from halftime.stats import median, paired_ratio
+from halftime.verbs.profile.call import quiet_progress_bars, timed_call
+from halftime.verbs.profile.clock import HostClock, Mark
 
 
 class Seconds(NamedTuple):

@@ -25,15 +25,15 @@ import numpy as np
 
 from evidence import write
 from halftime import bundled
-from halftime.environment import load_average, processor_name, versions
+from halftime.base.environment import load_average, processor_name, versions
+from halftime.base.stats import median, paired_ratio
+from halftime.base.store import read_json
 from halftime.records.benchmark import Benchmark
-from halftime.serve.engine import Engine
-from halftime.serve.messages import EngineSettings, Final, Job, Preview
-from halftime.serve.preview import Previews, Unpacker
-from halftime.serve.stepping import Watch
-from halftime.serve.studio import Studio, open_studio
-from halftime.stats import median, paired_ratio
-from halftime.store import read_json
+from halftime.verbs.serve.engine import Engine
+from halftime.verbs.serve.messages import EngineSettings, Final, Job, Preview
+from halftime.verbs.serve.preview import Previews, Unpacker
+from halftime.verbs.serve.stepping import Watch
+from halftime.verbs.serve.studio import Studio, open_studio
 
 RESULT = Path(__file__).parent / "results" / "serve_engine.json"
 SETTINGS = EngineSettings(threads=1)

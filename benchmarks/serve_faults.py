@@ -31,9 +31,9 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
+from halftime.base.stats import median
+from halftime.base.store import read_json
 from halftime.records.benchmark import Benchmark
-from halftime.stats import median
-from halftime.store import read_json
 from serve_process import RESULTS, Server, serving, written
 
 DRAW = "/v1/images/generations"

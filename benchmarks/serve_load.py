@@ -30,11 +30,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from halftime.gateway.client import Pool, Sample
-from halftime.gateway.endpoint import Endpoint, Payload, endpoint
-from halftime.gateway.load import closed, numbers, open_loop, schedule
-from halftime.gateway.timer import Timer
-from halftime.stats import bootstrap, median, quantile
+from halftime.base.stats import bootstrap, median, quantile
+from halftime.verbs.gateway.client import Pool, Sample
+from halftime.verbs.gateway.endpoint import Endpoint, Payload, endpoint
+from halftime.verbs.gateway.load import closed, numbers, open_loop, schedule
+from halftime.verbs.gateway.timer import Timer
 from serve_process import Server, serving, written
 
 STEPS, DEADLINE, QUEUE, CLOSED = 4, 5.0, 16, 6

@@ -27,12 +27,12 @@ import ray
 from ray import serve
 
 from evidence import write
-from halftime.environment import load_average, processor_name, versions
+from halftime.base.environment import load_average, processor_name, versions
+from halftime.base.stats import median
 from halftime.records.serve import EngineStatus
-from halftime.serve.messages import EngineSettings
-from halftime.serve.ray_serve import NAME, Cluster, application_of
-from halftime.serve.service import HttpSettings
-from halftime.stats import median
+from halftime.verbs.serve.messages import EngineSettings
+from halftime.verbs.serve.ray_serve import NAME, Cluster, application_of
+from halftime.verbs.serve.service import HttpSettings
 
 RESULT = Path(__file__).parent / "results" / "serve_ray.json"
 SETTINGS = EngineSettings(steps=(10,), max_batch=2, threads=1, img2img=False)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from halftime.stats import median
-from halftime.units import NOTHING, seconds, share, size
+from halftime.base.stats import median
+from halftime.base.units import NOTHING, seconds, share, size
 from tables import machine, placed, result, table, update
 
 DOCS = Path(__file__).parent.parent / "docs" / "serve.md"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from halftime.base.store import read_json
 from halftime.records import Environment, Record
 from halftime.records.benchmark import Benchmark
-from halftime.store import read_json
 
 HERE = Path(__file__).parent
 R = TypeVar("R", bound=Record)

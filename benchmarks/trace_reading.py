@@ -21,8 +21,8 @@ from pathlib import Path
 
 from evidence import write
 from fresh import fresh_process
-from halftime import environment
-from halftime.stats import median, paired_ratio
+from halftime.base import environment
+from halftime.base.stats import median, paired_ratio
 
 TESTS = Path(__file__).parent.parent / "tests"
 WAYS = {

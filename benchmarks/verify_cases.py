@@ -20,15 +20,15 @@ import torch
 
 import halftime
 from evidence import write
-from halftime.pipeline import load
+from halftime.pipeline.load import load
 from halftime.records import Workload
 from halftime.records.recipe import Choice
-from halftime.verify.decide import compare, overall
-from halftime.verify.floor import entries, noise_floor
-from halftime.verify.metrics import kit
-from halftime.verify.pictures import PictureSet, from_floats
-from halftime.verify.render import floor_sets, prompt_set, render
-from halftime.verify.run import MARGIN, Settings, judged
+from halftime.verbs.verify.decide import compare, overall
+from halftime.verbs.verify.floor import entries, noise_floor
+from halftime.verbs.verify.metrics import kit
+from halftime.verbs.verify.pictures import PictureSet, from_floats
+from halftime.verbs.verify.render import floor_sets, prompt_set, render
+from halftime.verbs.verify.run import MARGIN, Settings, judged
 
 FAULTS = (0.0002, 0.002, 0.02, 0.1, 0.2, 0.4)  # relative disturbance of one layer's weights
 COUNTS = (50, 200, 500)

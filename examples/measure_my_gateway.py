@@ -5,8 +5,8 @@ python examples/measure_my_gateway.py http://127.0.0.1:9000/v1 http://127.0.0.1:
 
 import sys
 
-from halftime import units
-from halftime.gateway.run import Settings, gateway
+from halftime.base import units
+from halftime.verbs.gateway.run import Settings, gateway
 
 
 def main(direct: str, through: str, rate: str = "20", seconds: str = "6", requests: str = "200") -> None:

@@ -7,7 +7,7 @@ python examples/profile_my_pipeline.py ./my-sdxl 30     # your folder, 30 steps
 import sys
 
 import halftime
-from halftime import units
+from halftime.base import units
 from halftime.report.page import html
 from halftime.report.session import report_of
 

@@ -7,7 +7,7 @@ python examples/tune_to_a_target.py ./my-sdxl 2.0 600   # your folder, speedup, 
 import sys
 
 import halftime
-from halftime import units
+from halftime.base import units
 from halftime.records.recipe import Plan
 
 

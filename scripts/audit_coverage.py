@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import halftime  # noqa: E402
-from halftime.pipeline import scheduler_named  # noqa: E402
+from halftime.pipeline.load import scheduler_named  # noqa: E402
 from halftime.records import Workload  # noqa: E402
 from halftime.report.markdown import table  # noqa: E402
 from halftime.report.model import Cell, Column, Table  # noqa: E402

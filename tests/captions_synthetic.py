@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from halftime.captions.features import NAMES
-from halftime.captions.log import Log
 from halftime.records.captions import Answer, Check, Logged, Router
+from halftime.verbs.captions.features import NAMES
+from halftime.verbs.captions.log import Log
 
 
 def synthetic(count: int, *, seed: int = 0, hard: float = 0.3, slip: float = 0.004, check: bool = False) -> Log:

@@ -80,8 +80,8 @@ Way = Ours | Alone | Bash | Python | Elsewhere | Pip | Make | NotHere
 
 _SHORT = "--steps 2 --runs 1 --warmup 0 --no-cold-start"
 _LOADS = "--requests 3 --concurrency 1 --duration 50ms --sequential-time 1s"
-_SERVE_FAULTS = "tests/serve/test_serve_faults.py"
-_LIVE = "tests/gateway/test_gateway_live.py"
+_SERVE_FAULTS = "tests/verbs/serve/test_serve_faults.py"
+_LIVE = "tests/verbs/gateway/test_gateway_live.py"
 _TINY = "from tiny_pipelines import PIPELINES; {} = PIPELINES['sdxl'].build()"
 WAYS: tuple[tuple[str, Way], ...] = (
     # Troubleshooting: commands that fail, whose message the page quotes.
@@ -137,8 +137,8 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^from halftime.fix.apply import reasons", Python({"pipe": _TINY.format("pipe")})),
     (r"^with halftime.applied\(pipe, \"plan.toml\"", Python({"pipe": f"import halftime; {_TINY.format('pipe')}"})),
     (r"^import asyncio\nfrom halftime\.serve",
-     Elsewhere("tests/serve/test_serve_worker.py::test_from_warm_up_to_picture")),
-    (r"^from openai import", Elsewhere("tests/serve/test_serve_openai.py::test_a_stream_previews_and_completes")),
+     Elsewhere("tests/verbs/serve/test_serve_worker.py::test_from_warm_up_to_picture")),
+    (r"^from openai import", Elsewhere("tests/verbs/serve/test_serve_openai.py::test_a_stream_previews_and_completes")),
     (r"^import halftime\n", Python()),
 )  # fmt: skip
 

@@ -11,14 +11,24 @@ from dataclasses import dataclass, field
 
 import uvicorn
 
-from halftime.door import address_of
+from halftime.base.listening import address_of
 from halftime.records.serve import Certificate, ColdStartTimes, EngineStatus, Graphs, WarmEntry
-from halftime.serve.app import application
-from halftime.serve.listing import listed
-from halftime.serve.messages import Event, Failed, Final, Job, NotReady, Preview, QueueFull, Refused, Started
-from halftime.serve.server import listening
-from halftime.serve.service import HttpSettings, Service
-from halftime.serve.ticket import Ticket
+from halftime.verbs.serve.app import application
+from halftime.verbs.serve.listing import listed
+from halftime.verbs.serve.messages import (
+    Event,
+    Failed,
+    Final,
+    Job,
+    NotReady,
+    Preview,
+    QueueFull,
+    Refused,
+    Started,
+)
+from halftime.verbs.serve.server import listening
+from halftime.verbs.serve.service import HttpSettings, Service
+from halftime.verbs.serve.ticket import Ticket
 
 SIZES = ((64, 64), (96, 64))
 STEPS = (4, 8, 12)
@@ -49,7 +59,7 @@ FAILURES: dict[str, Failed] = {
 
 @dataclass
 class FakeEngine:
-    """As halftime.serve.service.Engine. `step_seconds` is what a step takes, `warm_seconds` what the start takes."""
+    """As halftime.verbs.serve.service.Engine. `step_seconds` is what a step takes, `warm_seconds` what the start takes."""
 
     step_seconds: float = 0.0
     warm_seconds: float = 0.0

@@ -17,7 +17,21 @@ import msgspec
 import pytest
 
 from captions_synthetic import synthetic
-from documented import PAGES, ROOT, Alone, Bash, Elsewhere, Make, NotHere, Ours, Pip, Python, Shown, Way, shown
+from documented import (
+    PAGES,
+    ROOT,
+    Alone,
+    Bash,
+    Elsewhere,
+    Make,
+    NotHere,
+    Ours,
+    Pip,
+    Python,
+    Shown,
+    Way,
+    shown,
+)
 from halftime.cli import VERBS, _run
 from halftime.records import Record, Workload
 from halftime.records.recipe import Plan
@@ -68,7 +82,7 @@ def _checkout(folder: Path) -> None:
 
 
 def _record(file: Path) -> None:
-    from halftime.profile.traced import trace_call
+    from halftime.verbs.profile.traced import trace_call
     from tiny_pipelines import PIPELINES
 
     made = trace_call(PIPELINES["sdxl"].build(), Workload(steps=3, width=32, height=32), file.parent)
@@ -102,7 +116,8 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def endpoints() -> Iterator[dict[str, str]]:
     """The mock upstream and a proxy before it, for the addresses that the guide writes."""
     from gateway.test_gateway_live import served
-    from halftime.gateway.mock import Behaviour
+
+    from halftime.verbs.gateway.mock import Behaviour
 
     with served(Behaviour(delay=0.001)) as (up, through):
         yield {
@@ -242,7 +257,7 @@ def test_toml_of_a_page_is_what_it_says(each: Shown) -> None:
 
 
 def test_doubts_of_the_page_are_those_of_the_source() -> None:
-    from halftime.profile import doubts
+    from halftime.verbs.profile import doubts
 
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from halftime.base.store import read_json
 from halftime.records.benchmark import Benchmark
-from halftime.store import read_json
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(

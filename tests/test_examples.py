@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from halftime.base.store import read_report
 from halftime.records import Session
-from halftime.store import read_report
 from served import served
 
 ROOT = Path(__file__).parent.parent
@@ -86,7 +86,8 @@ def test_serve_with_previews(tmp_path: Path, server: str) -> None:
 
 def test_measure_my_gateway(tmp_path: Path) -> None:
     from gateway.test_gateway_live import served
-    from halftime.gateway.mock import Behaviour
+
+    from halftime.verbs.gateway.mock import Behaviour
 
     with served(Behaviour(delay=0.005)) as (direct, through):
         out = run(tmp_path, EXAMPLES / "measure_my_gateway.py", direct, through, "20", "1", "20")

@@ -22,8 +22,8 @@ from PIL import Image, ImageFilter
 
 from halftime import bundled
 from halftime.bundled.judge import Judge
-from halftime.captions import features
 from halftime.records.captions import Answer, Check, Logged
+from halftime.verbs.captions import features
 
 KINDS = {"clean": 0.55, "hidden": 0.15, "noisy": 0.15, "tiny": 0.15}
 PLAIN = ("What is in this picture?", "Caption this picture.", "A short caption, please.", "Alt text for this picture?")

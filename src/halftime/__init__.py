@@ -9,56 +9,59 @@ import importlib
 import sys
 from typing import TYPE_CHECKING
 
+from halftime import _renamed
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     import halftime.bundled  # noqa: F401
-    from halftime.audit.run import audit as audit
     from halftime.fix import FIXES as FIXES
     from halftime.fix import applied as applied
-    from halftime.forecast.run import forecast as forecast
-    from halftime.pipeline import load_pipeline as load_pipeline
-    from halftime.profile.run import profile as profile
+    from halftime.pipeline.load import load_pipeline as load_pipeline
     from halftime.records import Finding as Finding
     from halftime.records import Session as Session
     from halftime.records import Workload as Workload
-    from halftime.shown import show as show
-    from halftime.trace.run import trace as trace
-    from halftime.tune.run import tune as tune
-    from halftime.verify.run import verify as verify
+    from halftime.report.show import show as show
+    from halftime.verbs.audit.run import audit as audit
+    from halftime.verbs.forecast.run import forecast as forecast
+    from halftime.verbs.profile.run import profile as profile
+    from halftime.verbs.trace.run import trace as trace
+    from halftime.verbs.tune.run import tune as tune
+    from halftime.verbs.verify.run import verify as verify
 
-# name -> module and attribute; None where the name is the module itself (a verb's package can be called).
-_HOMES: dict[str, tuple[str, str | None]] = {
-    "FIXES": ("halftime.fix", "FIXES"),
-    "Finding": ("halftime.records", "Finding"),
-    "Session": ("halftime.records", "Session"),
-    "Workload": ("halftime.records", "Workload"),
-    "applied": ("halftime.fix", "applied"),
-    "audit": ("halftime.audit", None),
-    "bundled": ("halftime.bundled", None),
-    "forecast": ("halftime.forecast", None),
-    "load_pipeline": ("halftime.pipeline", "load_pipeline"),
-    "profile": ("halftime.profile", None),
-    "show": ("halftime.shown", "show"),
-    "trace": ("halftime.trace", None),
-    "tune": ("halftime.tune", None),
-    "verify": ("halftime.verify", None),
+# name -> the module that defines it; `bundled` is a module itself.
+_HOMES = {
+    "FIXES": "halftime.fix",
+    "Finding": "halftime.records",
+    "Session": "halftime.records",
+    "Workload": "halftime.records",
+    "applied": "halftime.fix",
+    "audit": "halftime.verbs.audit.run",
+    "bundled": "halftime",
+    "forecast": "halftime.verbs.forecast.run",
+    "load_pipeline": "halftime.pipeline.load",
+    "profile": "halftime.verbs.profile.run",
+    "show": "halftime.report.show",
+    "trace": "halftime.verbs.trace.run",
+    "tune": "halftime.verbs.tune.run",
+    "verify": "halftime.verbs.verify.run",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'halftime' has no attribute {name!r}; it has: {', '.join(_HOMES)}")
-    module_name, attribute = _HOMES[name]
-    module = importlib.import_module(module_name)
-    return module if attribute is None else getattr(module, attribute)
+    home = _HOMES[name]
+    return importlib.import_module(f"halftime.{name}") if home == "halftime" else getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:
     return ["__version__", *_HOMES]
 
 
+_renamed.install()
+
 if "IPython" in sys.modules:
-    from halftime.notebook import register
+    from halftime.report.notebook import register
 
     register()

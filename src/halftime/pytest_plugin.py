@@ -24,8 +24,8 @@ def assert_no_syncs_in_loop(pipeline: DiffusionPipeline, *, allowed: int = 0, **
 
     Returns the Audit. AssertionError names every line that waits; a call without a denoising loop fails too.
     """
-    from halftime.audit.run import audit
     from halftime.records import Workload
+    from halftime.verbs.audit.run import audit
 
     steps = arguments.get("num_inference_steps")
     found = audit(pipeline, Workload(steps=steps if isinstance(steps, int) else 4), **arguments)

@@ -14,7 +14,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from halftime.profile.clock import Mark
+from halftime.verbs.profile.clock import Mark
 
 # What a call of FakePipeline costs unless told otherwise, in seconds: the founding story's proportions.
 STORY = {"text_encoder": 0.012, "unet": 0.07, "scheduler.step": 0.003, "vae.decode": 0.21, "image_processor": 0.004}

@@ -11,14 +11,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from halftime import doctor
+from halftime.base.extras import install
 from halftime.cli import _run
-from halftime.doctor import RULES, _Seen, advice, base_problems, examine, extra, module_of
-from halftime.extras import install
 from halftime.records import Environment
 from halftime.records.doctor import Device, Extra
 from halftime.report.console import print_report
 from halftime.report.doctor import report_of
+from halftime.verbs.doctor import examine as doctor
+from halftime.verbs.doctor.examine import (
+    RULES,
+    _Seen,
+    advice,
+    base_problems,
+    examine,
+    extra,
+    module_of,
+)
 
 MACHINE = Environment(
     system="s", processor="p", cores=2, memory_bytes=1, threads=2, device="cpu", device_name="p", load_average=0.0

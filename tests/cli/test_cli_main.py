@@ -40,7 +40,7 @@ def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     ("error", "code", "words"),
     [
         (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
-        (halftime.errors.BadInput("no"), 2, "halftime: no"),
+        (halftime.base.errors.BadInput("no"), 2, "halftime: no"),
         (MemoryError("big"), 2, "out of memory (big)"),
         (ValueError("odd\nmore"), 2, "ValueError: odd (tests/cli/test_cli_main.py:53). Run again with --debug"),
         (OSError(), 2, "OSError: no message"),

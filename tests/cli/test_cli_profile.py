@@ -154,11 +154,11 @@ def test_a_recipe_is_profiled_with_its_fixes(tmp_path: Path) -> None:
 def test_compiled_code_is_kept_beside_the_recipe_and_taken_from_there(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from halftime.pipeline import load
+    from halftime.base.store import write_toml
+    from halftime.pipeline.load import load
     from halftime.records import Workload
     from halftime.records.recipe import Choice, Recipe
-    from halftime.store import write_toml
-    from halftime.tune.artefacts import save
+    from halftime.verbs.tune.artefacts import save
 
     recipe, kept = tmp_path / "recipe.toml", tmp_path / "recipe.artefacts"
     workload = Workload(steps=2, width=32, height=32)

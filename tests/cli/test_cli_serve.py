@@ -15,9 +15,16 @@ import pytest
 from click.testing import CliRunner
 from openai import OpenAI
 
+from halftime.base.errors import BadInput, BadWorkload
 from halftime.cli import _run
-from halftime.cli.serve import _engine_settings, _http_settings, _name_of, command, parse_sizes, parse_steps
-from halftime.errors import BadInput, BadWorkload
+from halftime.cli.serve import (
+    _engine_settings,
+    _http_settings,
+    _name_of,
+    command,
+    parse_sizes,
+    parse_steps,
+)
 from serve_fake import wait_until
 from served import SOURCE, served
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 import halftime
+from halftime.base.errors import BadFile
+from halftime.base.store import write_json
 from halftime.cli import _run
-from halftime.errors import BadFile
 from halftime.records.benchmark import Benchmark
 from halftime.records.forecast import Forecast
 from halftime.records.gateway import GatewayResult
 from halftime.records.tune import Tuning
 from halftime.records.verdict import Verdict
 from halftime.report.drawn import DRAWN_BY
-from halftime.shown import read
-from halftime.store import write_json
+from halftime.report.show import read
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

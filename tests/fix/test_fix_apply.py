@@ -6,15 +6,15 @@ import msgspec
 import pytest
 
 import halftime
-from halftime.environment import collect
-from halftime.errors import BadFile, BadInput, DoesNotApply, Unlike
+from halftime.base.environment import collect
+from halftime.base.errors import BadFile, BadInput, DoesNotApply, Unlike
+from halftime.base.store import read_toml, write_toml
 from halftime.fix import CONFLICTS, FIXES, ORDER
 from halftime.fix.apply import architecture, choose, conflict, open_findings, read_plan, reasons
 from halftime.fix.base import device_of
 from halftime.fix.table import ALWAYS
 from halftime.records import Finding, LedgerRow, Session, Workload
 from halftime.records.recipe import Choice, Plan, Recipe, Rung
-from halftime.store import read_toml, write_toml
 
 NAMES = {
     "vae-dtype", "vae-channels-last", "vae-compile", "vae-slicing-off", "tiny-vae", "text-warmup", "prompt-cache",

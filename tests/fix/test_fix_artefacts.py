@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halftime.errors import BadFile, HalftimeWarning
+from halftime.base.errors import BadFile, HalftimeWarning
 from halftime.fix.artefacts import beside, compiles, differences, keeping, kept, made_for
 from halftime.fix.base import Settings
 from halftime.fix.compilation import compile_options
@@ -158,7 +158,7 @@ def test_where_it_cannot_be_written_the_pictures_are_not_lost(tmp_path: Path) ->
 def test_what_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from halftime import environment
+    from halftime.base import environment
 
     plan, here = Plan(fixes=(Choice(name="vae-compile"), Choice(name="vae-dtype"))), torch.device("cpu")
     first = made_for(here, plan, {"vae": "a"})
@@ -206,7 +206,7 @@ import sys, warnings
 from pathlib import Path
 import torch
 from torch._dynamo.utils import counters
-from halftime.errors import HalftimeWarning
+from halftime.base.errors import HalftimeWarning
 from halftime.fix.artefacts import kept
 from halftime.fix.compilation import DEFAULTS, compile_with
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import halftime
-from halftime.errors import DoesNotApply
+from halftime.base.errors import DoesNotApply
 from halftime.fix.apply import reasons
 from halftime.records.recipe import Choice
 from tiny_pipelines import PIPELINES

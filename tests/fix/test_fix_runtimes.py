@@ -100,9 +100,9 @@ def test_a_result_is_not_overwritten_by_the_next_call() -> None:
 def test_the_loop_in_openvino_excludes_what_changes_the_denoiser(pipeline) -> None:  # type: ignore[no-untyped-def]
     loop = Choice(name="loop-graph", settings={"backend": "openvino"})
     for name in ("denoiser-dtype", "denoiser-channels-last", "openvino"):
-        with pytest.raises(halftime.errors.DoesNotApply, match="exclude"), halftime.applied(pipeline, [loop, name]):
+        with pytest.raises(halftime.base.errors.DoesNotApply, match="exclude"), halftime.applied(pipeline, [loop, name]):
             pass
-    with pytest.raises(halftime.errors.DoesNotApply, match="eagre"):
+    with pytest.raises(halftime.base.errors.DoesNotApply, match="eagre"):
         halftime.applied(pipeline, [Choice(name="loop-graph", settings={"backend": "eagre"})]).__enter__()
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from halftime.errors import DoesNotApply
+from halftime.base.errors import DoesNotApply
 from halftime.fix.schedule_table import build
 from halftime.fix.table_scheduler import tabled
 

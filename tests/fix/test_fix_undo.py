@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import halftime
-from halftime.errors import DoesNotApply
+from halftime.base.errors import DoesNotApply
 from halftime.fix.apply import choose
 from halftime.fix.base import device_of
 from halftime.records.recipe import Choice, Plan

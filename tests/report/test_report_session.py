@@ -9,15 +9,25 @@ import pytest
 from rich.console import Console
 
 import halftime
+from halftime.base.stats import Interval
 from halftime.records import ColdStart, CompileReport, Recompile, Session, Workload
 from halftime.report.charts import SERIES, figure, svg
 from halftime.report.comparison import comparison_of, verdict
 from halftime.report.console import print_report
 from halftime.report.markdown import markdown
-from halftime.report.model import Bullets, Column, Entries, Entry, Html, Report, Section, Table, Text
+from halftime.report.model import (
+    Bullets,
+    Column,
+    Entries,
+    Entry,
+    Html,
+    Report,
+    Section,
+    Table,
+    Text,
+)
 from halftime.report.page import html
 from halftime.report.session import report_of
-from halftime.stats import Interval
 from tiny_pipelines import PIPELINES
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import diffusers
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
+    StableUnCLIPImageNormalizer,
+)
 from transformers import CLIPImageProcessor
 
 from tiny_pipelines import families, more_videos, parts, videos
@@ -105,7 +107,10 @@ def stable_unclip() -> DiffusionPipeline:
 
 
 def ldm_text_to_image() -> DiffusionPipeline:
-    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
+        LDMBertConfig,
+        LDMBertModel,
+    )
 
     config = LDMBertConfig(
         vocab_size=60, encoder_layers=1, encoder_ffn_dim=37, encoder_attention_heads=2, head_dim=8, d_model=WIDTH
@@ -265,7 +270,11 @@ def easy_animate() -> DiffusionPipeline:
 
 
 def wuerstchen() -> DiffusionPipeline:
-    from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel, WuerstchenDiffNeXt, WuerstchenPrior
+    from diffusers.pipelines.deprecated.wuerstchen import (
+        PaellaVQModel,
+        WuerstchenDiffNeXt,
+        WuerstchenPrior,
+    )
 
     return diffusers.WuerstchenCombinedPipeline(
         tokenizer=parts.clip_tokenizer(),

@@ -81,8 +81,18 @@ def _no_progress_bars() -> Iterator[None]:
 
 def _untrained(dtype: torch.dtype) -> StableDiffusionXLPipeline:
     import torch
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from diffusers import (
+        AutoencoderKL,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)

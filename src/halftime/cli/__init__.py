@@ -13,8 +13,8 @@ from typing import NoReturn
 import click
 
 from halftime import __version__
-from halftime.errors import HalftimeError, HalftimeWarning
-from halftime.source import in_a_sentence
+from halftime.base.errors import HalftimeError, HalftimeWarning
+from halftime.base.source import in_a_sentence
 
 # verb -> what it answers; `halftime.cli.VERB` holds `command`. Listed here so that --help imports no verb.
 VERBS = {

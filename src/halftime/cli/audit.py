@@ -63,7 +63,7 @@ def command(
 
 
 def _check_rules(output: Output) -> int:
-    from halftime.audit import check
+    from halftime.verbs.audit import check
 
     found = check.check_rules()
     emit(found, output)
@@ -71,8 +71,8 @@ def _check_rules(output: Output) -> int:
 
 
 def _read(path: str) -> Audit:
+    from halftime.base.store import read_json
     from halftime.records.audit import Audit
-    from halftime.store import read_json
 
     return read_json(Path(path), Audit)
 
@@ -84,9 +84,9 @@ def _audit(model: str | None, geometry: str, workload_values: dict[str, object])
     with _no_collection():
         import msgspec
 
-        from halftime.audit.ghost import load_ghost
-        from halftime.audit.run import STEPS, audit_loaded
-        from halftime.pipeline import load
+        from halftime.pipeline.load import load
+        from halftime.verbs.audit.ghost import load_ghost
+        from halftime.verbs.audit.run import STEPS, audit_loaded
 
         given = workload_values.get("steps") is not None or workload_values.get("workload_file") is not None
         workload = take_workload(workload_values, model)
@@ -108,7 +108,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _gate(base: Audit, found: Audit) -> int:
-    from halftime.audit.compare import new_sites
+    from halftime.verbs.audit.compare import new_sites
 
     if not found.steps_seen:
         # No loop, no waits in it: that would pass for the wrong reason.

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from halftime.base.errors import BadInput, HalftimeError
+from halftime.base.store import check_writable
 from halftime.cli import EXIT_INTERRUPTED
 from halftime.cli.options import output_options, quiet_option
 from halftime.cli.output import Output, emit
-from halftime.errors import BadInput, HalftimeError
-from halftime.store import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from halftime.captions.asgi import Judge
-    from halftime.captions.collect import LeftOut, Request, Work
-    from halftime.captions.upstream import Upstream
+    from halftime.verbs.captions.asgi import Judge
+    from halftime.verbs.captions.collect import LeftOut, Request, Work
+    from halftime.verbs.captions.upstream import Upstream
 
 
 class _Number(click.FloatRange):
@@ -77,10 +77,10 @@ def calibrate(
 
     Exit code 1: too few examples for the guarantee; the router then sends everything to the large model.
     """
-    from halftime.captions.calibrate import Settings
-    from halftime.captions.calibrate import calibrate as run
-    from halftime.captions.log import read_log
-    from halftime.store import write_json
+    from halftime.base.store import write_json
+    from halftime.verbs.captions.calibrate import Settings
+    from halftime.verbs.captions.calibrate import calibrate as run
+    from halftime.verbs.captions.log import read_log
 
     result = run(read_log(log), Settings(**values))  # type: ignore[arg-type]
     if out:
@@ -111,7 +111,7 @@ def _upstream_options(function: click.decorators.FC) -> click.decorators.FC:
 
 
 def _upstream(values: dict[str, object], name: str) -> Upstream:
-    from halftime.captions.upstream import Upstream, key_from
+    from halftime.verbs.captions.upstream import Upstream, key_from
 
     variable = values[f"{name}_key_env"]
     prices = [values[f"{name}_price{suffix}"] for suffix in ("", "_in", "_out")]
@@ -139,11 +139,11 @@ def _upstream(values: dict[str, object], name: str) -> Upstream:
 @click.option("--port", default=8800, type=click.IntRange(0, 65535), show_default=True, help="0 takes a free one.")
 def serve(router: str, name: str, shadow: float, judge: str | None, host: str, port: int, **upstreams: object) -> None:
     """Route chat requests for the model NAME by ROUTER; everything else passes through to the large model."""
-    from halftime.captions.asgi import Shell, ShellSettings
-    from halftime.door import address_of, listening
-    from halftime.extras import optional
+    from halftime.base.extras import optional
+    from halftime.base.listening import address_of, listening
+    from halftime.base.store import read_json
     from halftime.records.captions import Router
-    from halftime.store import read_json
+    from halftime.verbs.captions.asgi import Shell, ShellSettings
 
     calibrated = read_json(Path(router), Router)
     if calibrated.mode == "cascade" and judge is None:
@@ -176,8 +176,8 @@ def collect(requests: str, judge: str, out: str, quiet: bool, **upstreams: objec
     Lines are written as they come; run again with the same --out, and only what is missing is asked. Exit code 2: the
     log holds none of the requests, or the run was stopped.
     """
-    from halftime.captions.collect import Work, read_requests, still_to_ask
-    from halftime.captions.log import lines_there
+    from halftime.verbs.captions.collect import Work, read_requests, still_to_ask
+    from halftime.verbs.captions.log import lines_there
 
     if Path(out).resolve() == Path(requests).resolve():
         raise BadInput(f"--out {out} is the file of the requests itself. Name another file for the log.")
@@ -193,10 +193,10 @@ def collect(requests: str, judge: str, out: str, quiet: bool, **upstreams: objec
 
 def _collected(asked: Sequence[Request], left: Sequence[Request], work: Work, out: str, quiet: bool) -> int:
     """Ask, write, and say how it ended; the exit code."""
-    from halftime.captions.collect import LeftOut
-    from halftime.captions.collect import collect as run
-    from halftime.captions.log import add_line
     from halftime.cli.output import progress_bar
+    from halftime.verbs.captions.collect import LeftOut
+    from halftime.verbs.captions.collect import collect as run
+    from halftime.verbs.captions.log import add_line
 
     left_out: list[LeftOut] = []
     there = len(asked) - len(left)

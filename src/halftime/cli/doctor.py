@@ -15,7 +15,7 @@ def command(output: Output) -> int:
 
     Exit code: 0 where everything that `pip install halftime` needs is there, 1 where not.
     """
-    from halftime.doctor import examine
+    from halftime.verbs.doctor.examine import examine
 
     found = examine()
     emit(found, output)

@@ -10,7 +10,7 @@ from halftime.cli.options import json_output, model_argument, output_options, pa
 from halftime.cli.output import Output, emit
 
 if TYPE_CHECKING:
-    from halftime.forecast.scenario import Settings
+    from halftime.verbs.forecast.scenario import Settings
 
 
 class _Forecast(click.Group):
@@ -79,8 +79,8 @@ def run(
     MODEL is a built-in architecture (sdxl, sd15, flux-dev, …: see `forecast models`), a diffusers folder (its
     config.json files are enough), a cached hub id, or nothing for the bundled model.
     """
-    from halftime.forecast.run import forecast
-    from halftime.units import parse_seconds
+    from halftime.base.units import parse_seconds
+    from halftime.verbs.forecast.run import forecast
 
     made = forecast(
         model, gpu, settings=_settings(values), claims=claims, prices=prices,
@@ -93,7 +93,7 @@ def run(
 def _settings(values: dict[str, object]) -> Settings:
     import msgspec
 
-    from halftime.forecast.scenario import Settings
+    from halftime.verbs.forecast.scenario import Settings
 
     size = values.pop("size")
     width, height = parse_size(str(size)) if size else (None, None)
@@ -109,7 +109,7 @@ def _settings(values: dict[str, object]) -> Settings:
 @output_options
 def evaluate_rows(rows: str, calibrate: str, output: Output) -> None:
     """Compare forecasts with measured rows of a CSV file (see docs/forecast.md for its form)."""
-    from halftime.forecast.evaluate import evaluate
+    from halftime.verbs.forecast.evaluate import evaluate
 
     emit(evaluate(rows, "one-per-gpu" if calibrate == "one-per-gpu" else "none"), output)
 
@@ -136,10 +136,10 @@ def calibrate_from(
     output: Output,
 ) -> None:
     """Learn a machine's factors from one measured session (of `profile` or `trace`)."""
-    from halftime.forecast.saved import saved_path
-    from halftime.forecast.session import calibrate
+    from halftime.base.store import write_json
     from halftime.report.forecast import calibration_report_of
-    from halftime.store import write_json
+    from halftime.verbs.forecast.saved import saved_path
+    from halftime.verbs.forecast.session import calibrate
 
     made = calibrate(session, model=model, gpu=gpu, dtype=dtype)
     path = place or str(saved_path(made.gpu))
@@ -151,7 +151,7 @@ def calibrate_from(
 @json_output
 def gpus(output: Output) -> None:
     """List the GPUs of the table, with the source of every value."""
-    from halftime.forecast.catalogue import gpu_list
+    from halftime.verbs.forecast.catalogue import gpu_list
 
     emit(gpu_list(), output)
 
@@ -160,6 +160,6 @@ def gpus(output: Output) -> None:
 @json_output
 def models(output: Output) -> None:
     """List the built-in pipelines and networks."""
-    from halftime.forecast.catalogue import model_list
+    from halftime.verbs.forecast.catalogue import model_list
 
     emit(model_list(), output)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from halftime.base.errors import BadInput
+from halftime.base.units import parse_seconds
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit
-from halftime.errors import BadInput
-from halftime.units import parse_seconds
 
 if TYPE_CHECKING:
-    from halftime.gateway.run import Progress, Settings
     from halftime.records.gateway import GatewayResult, Mode
+    from halftime.verbs.gateway.run import Progress, Settings
 
 _BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1_000_000, "kib": 1024, "mib": 1024**2}
 _ARRIVALS: dict[str, tuple[Mode, ...]] = {
@@ -141,8 +141,8 @@ def _refuse_idle(values: dict[str, object]) -> None:
 
 
 def _settings(values: dict[str, object]) -> Settings:
-    from halftime.gateway.endpoint import Payload
-    from halftime.gateway.run import Settings
+    from halftime.verbs.gateway.endpoint import Payload
+    from halftime.verbs.gateway.run import Settings
 
     if not values["direct"]:
         raise BadInput("--direct URL is needed: the endpoint that the gateway forwards to. Try: halftime gateway mock.")
@@ -175,7 +175,7 @@ _PASSED = (
 
 
 def _measure(settings: Settings, quiet: bool) -> GatewayResult:
-    from halftime.gateway.run import gateway
+    from halftime.verbs.gateway.run import gateway
 
     with _progress(quiet) as progress:
         return gateway(settings, progress)
@@ -183,9 +183,9 @@ def _measure(settings: Settings, quiet: bool) -> GatewayResult:
 
 def _judge(budget: str | None, session_file: str | None) -> Callable[[GatewayResult], GatewayResult]:
     """What adds the verdicts to a result; both options are read first, for a measurement takes minutes."""
-    from halftime.gateway.verdict import with_budget, with_session
+    from halftime.base.store import read_json
     from halftime.records import Session
-    from halftime.store import read_json
+    from halftime.verbs.gateway.verdict import with_budget, with_session
 
     limit = parse_seconds(budget) if budget else None
     session = read_json(Path(session_file), Session) if session_file else None
@@ -228,8 +228,8 @@ def mock(
     host: str, port: int, delay: str, jitter: str, size: str, chunks: int, gap: str, error_rate: float, seed: int
 ) -> None:
     """An upstream with set delay, jitter, size, chunking and error rate; runs until interrupted."""
-    from halftime.gateway.extra import need
-    from halftime.gateway.mock import Behaviour, serve
+    from halftime.verbs.gateway.extra import need
+    from halftime.verbs.gateway.mock import Behaviour, serve
 
     behaviour = Behaviour(
         parse_seconds(delay), parse_seconds(jitter), parse_bytes(size), chunks, parse_seconds(gap),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
+from halftime.base.errors import BadInput, BadWorkload
+from halftime.base.store import check_writable
 from halftime.cli.output import Output
-from halftime.errors import BadInput, BadWorkload
-from halftime.store import check_writable
 
 if TYPE_CHECKING:
     from halftime.records import Workload
@@ -112,7 +112,7 @@ def take_workload(values: dict[str, object], model: str | None) -> Workload:
     The bundled model (no `model`) gets its own guidance where none is given.
     """
     from halftime import bundled
-    from halftime.workload import change, read
+    from halftime.pipeline.workload import change, read
 
     file = values.pop("workload_file", None)
     given = {name: values.pop(name, None) for name in _names()}

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import click
 
+from halftime.base.store import write_bytes, write_json
 from halftime.records import Record
 from halftime.report.drawn import drawn
 from halftime.report.model import Report
-from halftime.store import write_bytes, write_json
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, of how much."""

@@ -20,7 +20,7 @@ from halftime.cli.options import (
 from halftime.cli.output import Output, emit, progress_bar
 
 if TYPE_CHECKING:
-    from halftime.pipeline import Loaded
+    from halftime.pipeline.load import Loaded
     from halftime.records import Session, Workload
     from halftime.report.model import Report
 
@@ -67,9 +67,9 @@ def command(
 
 def _read_base(path: str, workload: Workload) -> Session:
     """The session to compare with. Raises Unlike, before minutes of measuring, where the workload is another."""
-    from halftime.profile.compare import checked_workload
+    from halftime.base.store import read_report
     from halftime.records import Session
-    from halftime.store import read_report
+    from halftime.verbs.profile.compare import checked_workload
 
     base = read_report(Path(path), Session)
     checked_workload(base, workload)
@@ -77,8 +77,8 @@ def _read_base(path: str, workload: Workload) -> Session:
 
 
 def _comparison(base: Session, session: Session) -> Callable[[], Report]:
-    from halftime.profile.compare import checked_alike
     from halftime.report.comparison import comparison_of
+    from halftime.verbs.profile.compare import checked_alike
 
     checked_alike(base, session)
     return lambda: comparison_of(base, session)
@@ -96,9 +96,9 @@ def _measure(
     recipe: str | None,
     artefacts: str | None,
 ) -> Session:
-    from halftime.pipeline import checked_device
-    from halftime.profile import coldstart
-    from halftime.profile.run import Settings, measure
+    from halftime.pipeline.device import checked_device
+    from halftime.verbs.profile import coldstart
+    from halftime.verbs.profile.run import Settings, measure
 
     settings = Settings(runs, warmup, probes)
     checked_device(workload.device)
@@ -122,8 +122,8 @@ def _open(session: Session, recipe: str) -> Session:
 
 
 def _load(model: str | None, workload: Workload) -> Loaded:
-    from halftime.arguments import call_arguments
-    from halftime.pipeline import load
+    from halftime.pipeline.arguments import call_arguments
+    from halftime.pipeline.load import load
 
     loaded = load(model, workload)
     call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
@@ -132,7 +132,7 @@ def _load(model: str | None, workload: Workload) -> Loaded:
 
 @contextmanager
 def _quiet_bars(loaded: Loaded) -> Iterator[None]:
-    from halftime.profile.call import quiet_progress_bars
+    from halftime.verbs.profile.call import quiet_progress_bars
 
     with quiet_progress_bars(loaded.pipeline):
         yield
@@ -151,7 +151,7 @@ def _fixed(loaded: Loaded, recipe: str | None, artefacts: str | None) -> Iterato
 
 
 def _trace(loaded: Loaded, workload: Workload, folder: Path, quiet: bool) -> None:
-    from halftime.profile.traced import trace_call
+    from halftime.verbs.profile.traced import trace_call
 
     path = trace_call(loaded.pipeline, workload, folder)
     if not quiet:

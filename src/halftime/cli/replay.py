@@ -37,8 +37,8 @@ def command(
 
 
 def _replay(report: str, model: str | None, device: str | None, runs: int | None, warmup: int, quiet: bool) -> Replay:
-    from halftime.profile.run import Settings
-    from halftime.replay import read, replay
+    from halftime.verbs.profile.run import Settings
+    from halftime.verbs.replay.run import read, replay
 
     session = read(report)
     settings = Settings(len(session.runs) or 1 if runs is None else runs, warmup)

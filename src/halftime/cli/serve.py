@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime import units
-from halftime.cli.options import artefacts_option, model_argument, parse_size, quiet_option, take_artefacts
-from halftime.errors import BadInput
-from halftime.units import parse_seconds
+from halftime.base import units
+from halftime.base.errors import BadInput
+from halftime.base.units import parse_seconds
+from halftime.cli.options import (
+    artefacts_option,
+    model_argument,
+    parse_size,
+    quiet_option,
+    take_artefacts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -23,8 +29,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from halftime.records.serve import Certificate, EngineStatus
-    from halftime.serve.messages import EngineSettings
-    from halftime.serve.service import Engine, HttpSettings
+    from halftime.verbs.serve.messages import EngineSettings
+    from halftime.verbs.serve.service import Engine, HttpSettings
 
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -84,11 +90,9 @@ def command(
     HALFTIME_API_KEY in the environment sets the key that /v1 asks for (several with commas between);
     HALFTIME_PROFILE_TOKEN turns on /profile. SIGTERM drains: what runs is finished, what comes gets 503, exit code 0.
     """
-    from halftime.extras import optional
-    from halftime.serve import NEEDED
+    from halftime.verbs.serve.run import check_installed
 
-    for package in NEEDED:
-        optional(package, "serve", "halftime serve")
+    check_installed()
     engine_settings = _engine_settings(model, deadline, engine_values)
     settings = _http_settings(name or _name_of(model), deadline, drain, replicas * engine_settings.queue_limit)
     if replicas > 1 and not ray:
@@ -99,7 +103,7 @@ def command(
 
 
 def _engine_settings(model: str | None, deadline: str, values: dict[str, object]) -> EngineSettings:
-    from halftime.serve.messages import EngineSettings
+    from halftime.verbs.serve.messages import EngineSettings
 
     taken = {
         "sizes": parse_sizes(values.pop("sizes")),
@@ -128,8 +132,8 @@ def parse_steps(text: str) -> tuple[int, ...]:
 
 
 def _http_settings(name: str, deadline: str, drain: str, queue: int) -> HttpSettings:
-    from halftime.serve.auth import API_KEY, PROFILE_TOKEN
-    from halftime.serve.service import HttpSettings
+    from halftime.verbs.serve.auth import API_KEY, PROFILE_TOKEN
+    from halftime.verbs.serve.service import HttpSettings
 
     keys = tuple(key.strip() for key in os.environ.get(API_KEY, "").split(",") if key.strip())
     token = os.environ.get(PROFILE_TOKEN, "")
@@ -154,9 +158,9 @@ def _name_of(model: str | None) -> str:
 def _serve(engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, quiet: bool) -> int:
     from rich.console import Console
 
-    from halftime.door import address_of
-    from halftime.serve.engine import Engine
-    from halftime.serve.server import listening, run
+    from halftime.base.listening import address_of
+    from halftime.verbs.serve.engine import Engine
+    from halftime.verbs.serve.server import listening, run
 
     _log(quiet)
     taken = listening(host, port)
@@ -171,8 +175,8 @@ def _serve(engine_settings: EngineSettings, settings: HttpSettings, host: str, p
 def _serve_with_ray(
     engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, replicas: int
 ) -> int:
-    from halftime.extras import optional
-    from halftime.serve.ray_serve import run
+    from halftime.base.extras import optional
+    from halftime.verbs.serve.ray_serve import run
 
     optional("ray", "ray", "halftime serve --ray")
     click.echo(f"halftime serve on http://{host}:{port} with {settings.model}, by Ray Serve")
@@ -182,7 +186,7 @@ def _serve_with_ray(
 def _log(quiet: bool) -> None:
     """A line a request; what the watcher and the first line say already is left out."""
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
-    for name in ("uvicorn", "halftime.serve.engine", "python_multipart"):
+    for name in ("uvicorn", "halftime.verbs.serve.engine", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -17,6 +17,6 @@ def command(file: str, output: Output) -> None:
     FILE is the JSON or the HTML page of any verb, or a result under benchmarks/results. Pictures are not in these
     files, so contact sheets and sliders are left out.
     """
-    from halftime.shown import read
+    from halftime.report.show import read
 
     emit(read(file), output)

@@ -32,13 +32,13 @@ def command(
     FILE is a Chrome trace as export_chrome_trace() writes it, plain or gzipped. With OTHER, a trace of the same
     workload, the two are compared stage by stage: FILE is the baseline.
     """
-    from halftime.trace.run import explain
+    from halftime.verbs.trace.run import explain
 
     first = explain(Path(file))
     second = explain(Path(other)) if other else None
     shown = second or first
     if perfetto:
-        from halftime.trace.perfetto import annotate
+        from halftime.verbs.trace.perfetto import annotate
 
         annotate(Path(other or file), shown, Path(perfetto))
     emit(shown.session, output, _comparison(first.session, second.session) if second else None)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from halftime.base.errors import BadInput
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
-from halftime.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from halftime.records import Workload
     from halftime.records.tune import Tuning
     from halftime.report.model import Report
-    from halftime.tune.decide import Goal
-    from halftime.tune.run import Options, Outcome
+    from halftime.verbs.tune.decide import Goal
+    from halftime.verbs.tune.run import Options, Outcome
 
 EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
 
@@ -62,11 +62,11 @@ def command(
     Interrupted with Ctrl-C, the same command goes on where it was. Exit code: 0 the recipe is verified and a target is
     reached, 1 the pictures differ or the target is not reached, 3 the verdict is inconclusive.
     """
-    from halftime.tune.quality import LOSS
-    from halftime.tune.run import Options
-    from halftime.tune.state import partial_path
-    from halftime.units import parse_seconds
-    from halftime.verify import metrics
+    from halftime.base.units import parse_seconds
+    from halftime.verbs.tune.quality import LOSS
+    from halftime.verbs.tune.run import Options
+    from halftime.verbs.tune.state import partial_path
+    from halftime.verbs.verify import metrics
 
     metrics.require()
     partial = partial_path(Path(recipe_file))
@@ -87,8 +87,8 @@ def command(
 
 
 def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
-    from halftime.tune.decide import Goal
-    from halftime.units import parse_seconds
+    from halftime.base.units import parse_seconds
+    from halftime.verbs.tune.decide import Goal
 
     if sum((target is not None, speedup is not None, best)) > 1:
         raise BadInput("--target, --speedup and --best exclude each other; give one.")
@@ -96,9 +96,10 @@ def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
 
 
 def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) -> Outcome:
-    from halftime.arguments import call_arguments
-    from halftime.pipeline import checked_device, load
-    from halftime.tune.run import tuned
+    from halftime.pipeline.arguments import call_arguments
+    from halftime.pipeline.device import checked_device
+    from halftime.pipeline.load import load
+    from halftime.verbs.tune.run import tuned
 
     # The exporter names every operator of a package that is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
@@ -126,7 +127,7 @@ def _speaker(quiet: bool) -> Callable[[str], None]:
 
 
 def _write_recipe(tuning: Tuning, recipe_file: str, partial: Path) -> None:
-    from halftime.store import write_toml
+    from halftime.base.store import write_toml
 
     write_toml(recipe_file, tuning.recipe)
     partial.unlink(missing_ok=True)
@@ -134,8 +135,8 @@ def _write_recipe(tuning: Tuning, recipe_file: str, partial: Path) -> None:
 
 def _keep_artefacts(model: str | None, workload: Workload, recipe: Path, quiet: bool) -> Path | None:
     """What the recipe compiles, beside it. The recipe stands without; so a failure here is said, and no more."""
-    from halftime.errors import HalftimeError
-    from halftime.tune.artefacts import save
+    from halftime.base.errors import HalftimeError
+    from halftime.verbs.tune.artefacts import save
 
     with progress_bar(quiet) as progress:
         progress("compiling for the artefacts", 0, 1)
@@ -148,7 +149,7 @@ def _keep_artefacts(model: str | None, workload: Workload, recipe: Path, quiet: 
 
 def _report(outcome: Outcome) -> Report:
     from halftime.report.tune import report_of
-    from halftime.tune.slides import slides
+    from halftime.verbs.tune.slides import slides
 
     tuning = outcome.tuning
     pairs = outcome.baseline is not None and outcome.candidate is not None and tuning.evidence is not None

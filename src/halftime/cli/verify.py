@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from halftime.base.errors import BadInput
 from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
-from halftime.errors import BadInput
 
 if TYPE_CHECKING:
-    from halftime.pipeline import Loaded
+    from halftime.pipeline.load import Loaded
     from halftime.records import Workload
     from halftime.records.verdict import Verdict
     from halftime.report.model import Report
-    from halftime.verify.pictures import PictureSet
-    from halftime.verify.render import Progress, Prompt
+    from halftime.verbs.verify.pictures import PictureSet
+    from halftime.verbs.verify.render import Progress, Prompt
 
 EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
 BASELINE = "baseline"
@@ -62,10 +62,10 @@ def command(
     A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the pipeline as it is.
     Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
-    from halftime.environment import collect
-    from halftime.verify import metrics
-    from halftime.verify.pictures import read_folder
-    from halftime.verify.run import MARGIN, Settings, judged
+    from halftime.base.environment import collect
+    from halftime.verbs.verify import metrics
+    from halftime.verbs.verify.pictures import read_folder
+    from halftime.verbs.verify.run import MARGIN, Settings, judged
 
     metrics.require()
     if count is not None and count < 1:
@@ -93,12 +93,12 @@ def _sets(
     a: str, b: str, model: str | None, workload: Workload, count: int | None, floor_prompts: int, progress: Progress
 ) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
     """Both sets, and the harmless variations of A where A is made here."""
-    from halftime.verify.pictures import read_folder
+    from halftime.verbs.verify.pictures import read_folder
 
     if Path(a).is_dir() and Path(b).is_dir():
         return read_folder(Path(a)), read_folder(Path(b)), {}
-    from halftime.pipeline import load
-    from halftime.verify.render import floor_sets, prompt_set
+    from halftime.pipeline.load import load
+    from halftime.verbs.verify.render import floor_sets, prompt_set
 
     for source in (a, b):
         _refuse_early(source)
@@ -134,8 +134,8 @@ def _configured(loaded: Loaded, source: str) -> AbstractContextManager[object]:
 
 
 def _made(loaded: Loaded, source: str, workload: Workload, prompts: list[Prompt], progress: Progress) -> PictureSet:
-    from halftime.verify.pictures import read_folder
-    from halftime.verify.render import render
+    from halftime.verbs.verify.pictures import read_folder
+    from halftime.verbs.verify.render import render
 
     if Path(source).is_dir():
         return read_folder(Path(source))
@@ -145,9 +145,9 @@ def _made(loaded: Loaded, source: str, workload: Workload, prompts: list[Prompt]
 def _write_pictures(
     verdict: Verdict, baseline: PictureSet, candidate: PictureSet, sheet: str | None, keep: str | None
 ) -> None:
-    from halftime.store import write_bytes
-    from halftime.verify.pictures import write_folder
-    from halftime.verify.sheet import contact_sheet, png
+    from halftime.base.store import write_bytes
+    from halftime.verbs.verify.pictures import write_folder
+    from halftime.verbs.verify.sheet import contact_sheet, png
 
     if keep:
         write_folder(Path(keep) / "a", baseline)
@@ -159,7 +159,7 @@ def _write_pictures(
 
 def _report(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> Report:
     from halftime.report.verify import report_of
-    from halftime.verify.sheet import contact_sheet, png
+    from halftime.verbs.verify.sheet import contact_sheet, png
 
     sheet = png(contact_sheet(verdict, baseline, candidate)) if verdict.worst_pairs else None
     return report_of(verdict, sheet)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from halftime.environment import versions
-from halftime.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
+from halftime.base.environment import versions
+from halftime.base.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
+from halftime.base.store import read_bytes, read_toml
 from halftime.fix.artefacts import Kept, kept, made_for
 from halftime.fix.base import Fix, device_of
 from halftime.fix.table import ALWAYS, CONFLICTS, FIXES, ORDER
 from halftime.records import Json, Session
 from halftime.records.recipe import Choice, Plan, Recipe
-from halftime.store import read_bytes, read_toml
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -24,12 +24,13 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import msgspec
 
-from halftime import __version__, environment
-from halftime.errors import BadFile, HalftimeWarning
+from halftime import __version__
+from halftime.base import environment
+from halftime.base.errors import BadFile, HalftimeWarning
+from halftime.base.store import decoded, write_bytes
 from halftime.records.artefacts import Manifest
 from halftime.records.base import content_hash
 from halftime.records.recipe import Plan, Recipe
-from halftime.store import decoded, write_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from halftime.fix.base import Fix, Settings, call, ceiling_of, denoisers, first_reason, needs_denoiser, of, text
+from halftime.fix.base import (
+    Fix,
+    Settings,
+    call,
+    ceiling_of,
+    denoisers,
+    first_reason,
+    needs_denoiser,
+    of,
+    text,
+)
 from halftime.fix.undo import patched, restored
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from halftime.errors import BadInput
-from halftime.pipeline import place_of
+from halftime.base.errors import BadInput
 from halftime.records import Json, LedgerRow, Session
 from halftime.records.finding import ceiling
 from halftime.records.recipe import Level
+from halftime.records.stages import place_of
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, first_reason, needs_denoiser, number, of
+from halftime.fix.base import (
+    Fix,
+    Settings,
+    ceiling_of,
+    denoisers,
+    first_reason,
+    needs_denoiser,
+    number,
+    of,
+)
 from halftime.fix.undo import intercepted, patched, restored
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from halftime.errors import HalftimeWarning
+from halftime.base.errors import HalftimeWarning
 from halftime.fix.base import (
     Fix,
     Settings,

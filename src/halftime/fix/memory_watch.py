@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from halftime import units
+from halftime.base import units
 
 RUNS = 8  # growth in every one of so many runs is no warm-up and no noise
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from halftime.extras import optional
+from halftime.base.extras import optional
 from halftime.fix.base import Fix, Settings, ceiling_of, chosen_parts
 from halftime.fix.runtime import Flat, Runner, elsewhere, reason_against
 

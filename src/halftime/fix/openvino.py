@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from halftime.extras import optional
+from halftime.base.extras import optional
 from halftime.fix.base import Fix, Settings, ceiling_of, chosen_parts, first_reason, one_of, text
 from halftime.fix.runtime import Convert, Flat, Runner, elsewhere, not_installed, reason_against
 

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from halftime.extras import install, optional
-from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, first_reason, needs_denoiser, number, of
+from halftime.base.extras import install, optional
+from halftime.fix.base import (
+    Fix,
+    Settings,
+    ceiling_of,
+    denoisers,
+    first_reason,
+    needs_denoiser,
+    number,
+    of,
+)
 from halftime.fix.undo import replace_tensors, restored
 
 if TYPE_CHECKING:

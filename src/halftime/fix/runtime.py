@@ -12,8 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from halftime.extras import install
-from halftime.fix.base import Settings, components, denoisers, first_reason, needs_denoiser, needs_vae, vae_of
+from halftime.base.extras import install
+from halftime.fix.base import (
+    Settings,
+    components,
+    denoisers,
+    first_reason,
+    needs_denoiser,
+    needs_vae,
+    vae_of,
+)
 from halftime.fix.undo import like, patched
 
 if TYPE_CHECKING:

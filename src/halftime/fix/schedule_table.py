@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from halftime.errors import DoesNotApply
+from halftime.base.errors import DoesNotApply
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from halftime.errors import DoesNotApply, HalftimeWarning
+from halftime.base.errors import DoesNotApply, HalftimeWarning
+from halftime.base.source import short
 from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, number, of, text
 from halftime.fix.undo import intercepted, like, patched
-from halftime.pipeline import pipelines_of
-from halftime.source import short
+from halftime.pipeline.components import pipelines_of
 
 if TYPE_CHECKING:
     import torch

@@ -18,8 +18,18 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from halftime.errors import DoesNotApply
-from halftime.fix.schedule_table import OUTPUT, SAMPLE, Draw, Step, Table, advance, build, dtypes, evaluate
+from halftime.base.errors import DoesNotApply
+from halftime.fix.schedule_table import (
+    OUTPUT,
+    SAMPLE,
+    Draw,
+    Step,
+    Table,
+    advance,
+    build,
+    dtypes,
+    evaluate,
+)
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from halftime.errors import DoesNotApply
-from halftime.fix.base import Fix, Settings, ceiling_of, ceiling_of_first_call, components, number, of
+from halftime.base.errors import DoesNotApply
+from halftime.fix.base import (
+    Fix,
+    Settings,
+    ceiling_of,
+    ceiling_of_first_call,
+    components,
+    number,
+    of,
+)
 from halftime.fix.undo import patched
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ class Benchmark(Record, frozen=True, kw_only=True):
     schema: int = SCHEMA
     benchmark: str
     asks: str = ""  # the script's first line
-    halftime: str = ""  # as halftime.version names it: with the commit
+    halftime: str = ""  # as halftime.base.version names it: with the commit
     created: str = ""
     command: str = ""
     result: dict[str, Measured]

@@ -10,7 +10,7 @@ class Finding(Record, frozen=True, kw_only=True):
 
     `ceiling` is Amdahl's bound: the speedup of the whole call if this cost vanished entirely,
     wall / (wall - seconds); None where the cost could not be measured. `predicted` is the speedup of the whole call
-    that the fix brings by its prior (`halftime.priors`), not a measurement. `fix` names an entry of `halftime.FIXES`,
+    that the fix brings by its prior (`halftime.records.priors`), not a measurement. `fix` names an entry of `halftime.FIXES`,
     or None where the remedy is not one of them; the message then says what to do.
     """
 

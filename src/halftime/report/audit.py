@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from halftime import units
+from halftime.base import units
 from halftime.records.audit import Audit, RulesCheck, Site
-from halftime.report.model import Bullets, Cell, Column, Entries, Entry, Report, Section, Table, Text, rows_of
+from halftime.report.model import (
+    Bullets,
+    Cell,
+    Column,
+    Entries,
+    Entry,
+    Report,
+    Section,
+    Table,
+    Text,
+    rows_of,
+)
 
 _COLUMNS = (
     Column("count", "count"),

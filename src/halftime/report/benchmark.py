@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeGuard
 
-from halftime import units
+from halftime.base import units
 from halftime.records.benchmark import Benchmark
 from halftime.records.environment import Environment
 from halftime.report.model import Block, Cell, Column, Report, Section, Table, Text, rows_of

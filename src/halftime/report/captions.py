@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from halftime import units
+from halftime.base import units
 from halftime.records.captions import CaptionsResult, Mistake, Policy
 from halftime.report.charts import FAINT, INK, SERIES, figure, svg
 from halftime.report.model import Block, Cell, Column, Html, Report, Section, Table, Text

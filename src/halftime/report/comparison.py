@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from halftime import units
+from halftime.base import units
+from halftime.base.stats import Interval, unpaired_ratio
 from halftime.records import LedgerRow, Session
 from halftime.report.model import Bullets, Cell, Column, Report, Section, Table, Text
 from halftime.report.session import ledger_table
-from halftime.stats import Interval, unpaired_ratio
 
 
 def comparison_of(base: Session, other: Session) -> Report:

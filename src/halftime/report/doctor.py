@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from halftime import units
+from halftime.base import units
 from halftime.records import Environment
 from halftime.records.doctor import Device, Doctor, Extra
-from halftime.report.model import Bullets, Cell, Column, Entries, Entry, Report, Section, Table, Text, rows_of
+from halftime.report.model import (
+    Bullets,
+    Cell,
+    Column,
+    Entries,
+    Entry,
+    Report,
+    Section,
+    Table,
+    Text,
+    rows_of,
+)
 
 BROWSER = "No browser is needed: reports are plain files. Only the test suite drives Chromium."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from halftime import units
+from halftime.base import units
 from halftime.records.forecast import (
     Calibration,
     ErrorSummary,
@@ -15,7 +15,18 @@ from halftime.records.forecast import (
     ModelList,
     StageForecast,
 )
-from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Section, Table, Text, rows_of
+from halftime.report.model import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Html,
+    Report,
+    Section,
+    Table,
+    Text,
+    rows_of,
+)
 from halftime.report.roofline import roofline
 
 _TONES: dict[str, Literal["good", "warning", "bad"]] = {

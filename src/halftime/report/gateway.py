@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from halftime import units
+from halftime.base import units
 from halftime.records import Finding
 from halftime.records.gateway import GRID, Added, Distribution, GatewayResult, Load, Truth
 from halftime.report.charts import FAINT, SERIES, figure, svg
-from halftime.report.model import Block, Bullets, Cell, Column, Entries, Entry, Html, Report, Section, Table, Text
+from halftime.report.model import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Entries,
+    Entry,
+    Html,
+    Report,
+    Section,
+    Table,
+    Text,
+)
 
 
 def report_of(result: GatewayResult) -> Report:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from halftime import units
+from halftime.base import units
 
 Cell = float | int | str | None
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from halftime import units
+from halftime.base import units
+from halftime.base.stats import Interval
 from halftime.records.replay import Replay
 from halftime.report.comparison import comparison_of, verdict
 from halftime.report.model import Block, Bullets, Column, Report, Section, Table, Text, rows_of
-from halftime.stats import Interval
 
 APART = 1.25  # a stage whose ratio is this far from the whole call's has a cause of its own
 WORTH_SAYING = 0.02  # of the call

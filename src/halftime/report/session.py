@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from halftime import units
+from halftime.base import units
+from halftime.base.stats import bootstrap
 from halftime.records import Environment, Finding, LedgerRow, Session
-from halftime.report.model import Block, Bullets, Cell, Column, Entries, Entry, Report, Section, Table, Text, rows_of
+from halftime.report.model import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Entries,
+    Entry,
+    Report,
+    Section,
+    Table,
+    Text,
+    rows_of,
+)
 from halftime.report.timeline import timeline
-from halftime.stats import bootstrap
 
 
 def report_of(session: Session) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from halftime import units
+from halftime.base import units
 from halftime.records import Session
 from halftime.report.model import Block, Cell, Column, Report, Section, Table, Text, rows_of
 from halftime.report.session import report_of as session_report

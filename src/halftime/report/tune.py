@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from halftime import units
+from halftime.base import units
 from halftime.records.recipe import Rung
 from halftime.records.tune import Slide, SweepPoint, Tuning
 from halftime.report import verify as verify_report

@@ -1,0 +1,72 @@
+"""What can go wrong, in one tree.
+
+HalftimeError                    every error that halftime raises on purpose
+├── BadInput                     a value that the user gave; the message says which values are allowed
+│   ├── UnknownModel             no such folder, hub id or module:function
+│   ├── BadWorkload              steps, size, scheduler … that this pipeline cannot run
+│   ├── BadFile                  not a file of ours, a broken one, or one of a newer schema
+│   └── UnknownDevice            a device that this machine or this torch does not have
+├── DoesNotApply                 a fix was asked for where it cannot work; says why
+├── Unrepeatable                 a pipeline draws other pictures from the same prompts and seeds
+├── Unlike                       two records that must not be compared; names the field that differs
+├── MissingExtra                 an optional package is not installed; names the extra
+└── OutOfMemory                  the device or the host ran out of memory in the middle of a call
+"""
+
+from __future__ import annotations
+
+
+class HalftimeError(Exception):
+    """Base class. `str(error)` is one or two sentences that a user can act on.
+
+    `exit_code` is what the command line ends with: 2 for everything a user can mend.
+    """
+
+    exit_code = 2
+
+
+class BadInput(HalftimeError):
+    """A value that the user gave is not allowed."""
+
+
+class UnknownModel(BadInput):
+    """The model is neither the bundled one, a diffusers folder, a cached hub id nor `module:function`."""
+
+
+class BadWorkload(BadInput):
+    """The workload asks for something that this pipeline cannot run."""
+
+
+class BadFile(BadInput):
+    """A file is missing, broken, of another kind, or of a newer schema."""
+
+
+class UnknownDevice(BadInput):
+    """The device does not exist here."""
+
+
+class DoesNotApply(HalftimeError):
+    """A fix cannot work on this pipeline, device or scheduler."""
+
+
+class Unrepeatable(HalftimeError):
+    """A pipeline draws other pictures from the same prompts and seeds, so that nothing can be verified against it."""
+
+
+class Unlike(HalftimeError):
+    """Two records differ in a field that makes a comparison meaningless."""
+
+
+class MissingExtra(HalftimeError):
+    """An optional dependency is needed; `halftime.base.extras` makes these, with the command that installs it."""
+
+    def __init__(self, package: str, purpose: str, install: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install}")
+
+
+class OutOfMemory(HalftimeError):
+    """The device or the host ran out of memory."""
+
+
+class HalftimeWarning(UserWarning):
+    """What a user should know and need not mend; the command line shows it on a line of standard error."""

@@ -1,0 +1,238 @@
+"""From recorded spans to a ledger that adds up: pure functions of data.
+
+A call is a tree of spans. Each denoising loop is one more, transparent, span that adopts what runs inside it. An opaque
+span (a component) gives its whole duration to its own stage and part; a transparent one (a method, a loop) keeps only
+what none of its children took, as glue. So every moment of the call belongs to exactly one row, or to `unexplained`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from halftime.base.stats import median, middle_half, quantile, spread
+from halftime.records import LedgerRow, Run, Span, StepStats
+from halftime.records.session import UNEXPLAINED
+from halftime.records.stages import Place
+
+# Rows in the order in which a call goes; stages that are not listed follow, the costliest first.
+STAGE_ORDER = (
+    "prepare", "encode_prompt", "encode_image", "vae_encode", "before the steps", "denoise", "vae_decode",
+    "postprocess", "after the steps", "offload",
+)  # fmt: skip
+GLUE = "glue"
+LOOP = Place("denoise", "loop")
+STEP = "scheduler.step"  # the span whose end ends a denoising step
+UNSTEADY = (GLUE, "progress_bar")  # what does not happen once a step
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A span with its children, in seconds from the start of the call."""
+
+    place: Place
+    name: str
+    start: float
+    end: float
+    host_seconds: float | None = None
+    step: int | None = None  # where it is known; counted from the scheduler's steps otherwise
+    children: list[Node] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+def with_loops(roots: list[Node], loop_starts: Sequence[float]) -> list[Node]:
+    """Put the spans of each denoising loop under a span of its own.
+
+    A loop begins where its progress bar was made, or at the first denoising span where a pipeline makes none, and ends
+    with the last denoising span before the next loop begins.
+    """
+    denoising = [node for node in roots if node.place.stage == LOOP.stage]
+    if not denoising:
+        return roots
+    starts = list(loop_starts) or [denoising[0].start]
+    result = list(roots)
+    for start, following in zip(starts, [*starts[1:], float("inf")], strict=True):
+        ends = [node.end for node in denoising if start <= node.start < following]
+        if ends:
+            result = _adopt(result, start, max(ends))
+    return result
+
+
+def _adopt(nodes: list[Node], start: float, end: float) -> list[Node]:
+    inside = [node for node in nodes if start <= node.start and node.end <= end]
+    loop = Node(Place(LOOP.stage, ""), LOOP.part, start, end, children=inside)
+    outside = [node for node in nodes if not (start <= node.start and node.end <= end)]
+    return sorted([*outside, loop], key=lambda node: node.start)
+
+
+Costs = dict[Place, float]
+
+
+def costs(nodes: Iterable[Node]) -> Costs:
+    """Seconds by stage and part; they add up to the time that the nodes cover."""
+    total: Costs = defaultdict(float)
+    for node in nodes:
+        if node.place.part:
+            total[node.place] += node.seconds
+            continue
+        inner = costs(node.children)
+        for place, seconds in inner.items():
+            total[place] += seconds
+        total[Place(node.place.stage, GLUE)] += node.seconds - sum(child.seconds for child in node.children)
+    return total
+
+
+def spans(nodes: Iterable[Node], depth: int = 0, step: int | None = None) -> list[Span]:
+    """The tree as flat records, in order; steps are counted by the scheduler's."""
+    found: list[Span] = []
+    loop_step = step
+    for node in nodes:
+        if node.name == LOOP.part and not node.place.part:
+            loop_step = 0
+        found.append(
+            Span(
+                stage=node.place.stage,
+                name=node.name,
+                part=node.place.part,
+                start=node.start,
+                seconds=node.seconds,
+                depth=depth,
+                step=node.step if node.step is not None else loop_step,
+                host_seconds=node.host_seconds,
+            )
+        )
+        found += spans(node.children, depth + 1, loop_step)
+        if node.name == STEP and loop_step is not None:
+            loop_step += 1
+        if depth == 0:
+            loop_step = step
+    return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One call, timed: its record, and its seconds by stage and part."""
+
+    run: Run
+    costs: Costs
+
+
+def measured(nodes: list[Node], wall_seconds: float, load_average: float | None = None) -> Measured:
+    """What one call came to."""
+    run = Run(wall_seconds=wall_seconds, spans=tuple(spans(nodes)), load_average=load_average)
+    return Measured(run, dict(costs(nodes)))
+
+
+def steady_wall(runs: Sequence[Measured]) -> float:
+    """The wall clock that the ledger divides: the mean over the middle half of the runs."""
+    kept = middle_half([each.run.wall_seconds for each in runs])
+    return sum(runs[index].run.wall_seconds for index in kept) / len(kept)
+
+
+def ledger(runs: Sequence[Measured], first: Measured | None = None) -> tuple[LedgerRow, ...]:
+    """Rows that add up to `steady_wall(runs)`, the first call beside them. Raises ValueError without runs."""
+    if not runs:
+        raise ValueError("a ledger needs at least one run")
+    wall = steady_wall(runs)
+    kept = [runs[index] for index in middle_half([each.run.wall_seconds for each in runs])]
+    places = {place for each in [*kept, *([first] if first else [])] for place in each.costs}
+    mean = {place: sum(each.costs.get(place, 0.0) for each in kept) / len(kept) for place in places}
+    rows = [
+        _stage_row(stage, {place.part: mean[place] for place in places if place.stage == stage}, wall, runs, first)
+        for stage in {place.stage for place in places}
+    ]
+    rows.sort(key=_row_order)
+    return (*rows, _unexplained(rows, wall, first))
+
+
+def _row_order(row: LedgerRow) -> tuple[int, float]:
+    known = STAGE_ORDER.index(row.stage) if row.stage in STAGE_ORDER else len(STAGE_ORDER)
+    return known, -row.seconds
+
+
+def _stage_row(
+    stage: str, parts: dict[str, float], wall: float, runs: Sequence[Measured], first: Measured | None
+) -> LedgerRow:
+    seconds = sum(parts.values())
+    row = LedgerRow(
+        stage=stage,
+        seconds=seconds,
+        share=seconds / wall,
+        first_call_seconds=_first(first, stage, None),
+        per_step=_per_step(runs, stage, None),
+    )
+    order = sorted(parts, key=lambda part: (part == GLUE, -parts[part]))
+    inner = tuple(_part_row(row, part, parts[part], wall, runs, first) for part in order)
+    row = msgspec.structs.replace(row, calls=inner[0].calls)
+    # A single part says no more than its row does.
+    return row if len(inner) == 1 else msgspec.structs.replace(row, parts=inner)
+
+
+def _part_row(
+    row: LedgerRow, part: str, seconds: float, wall: float, runs: Sequence[Measured], first: Measured | None
+) -> LedgerRow:
+    return LedgerRow(
+        stage=part,
+        seconds=seconds,
+        share=seconds / wall,
+        first_call_seconds=_first(first, row.stage, part),
+        per_step=_per_step(runs, row.stage, part),
+        calls=sum(span.stage == row.stage and span.part == part for span in runs[0].run.spans),
+    )
+
+
+def _first(first: Measured | None, stage: str, part: str | None) -> float | None:
+    if first is None:
+        return None
+    return sum(value for place, value in first.costs.items() if place.stage == stage and part in (None, place.part))
+
+
+def _per_step(runs: Sequence[Measured], stage: str, part: str | None) -> StepStats | None:
+    if part in UNSTEADY:
+        return None
+    steps = [step for each in runs for step in step_seconds(each.run.spans, stage, part)]
+    if len(steps) < 2:
+        return None
+    return StepStats(
+        count=len(steps) // len(runs),
+        median_seconds=median(steps),
+        p90_seconds=quantile(steps, 0.9),
+        spread=spread(steps),
+    )
+
+
+def step_seconds(run_spans: Sequence[Span], stage: str, part: str | None) -> list[float]:
+    """Duration of each denoising step: of one part, or (None) from the end of one scheduler step to the next."""
+    if part is not None:
+        by_step: dict[tuple[int, int], float] = defaultdict(float)
+        loop = -1
+        for span in run_spans:
+            loop += span.depth == 0
+            if span.step is not None and span.depth == 1 and span.stage == stage and span.part == part:
+                by_step[loop, span.step] += span.seconds
+        return list(by_step.values())
+    found: list[float] = []
+    begin = 0.0
+    for span in run_spans:
+        if span.depth == 0:
+            begin = span.start
+        elif span.depth == 1 and span.name == STEP and span.step is not None and span.stage == stage:
+            found.append(span.start + span.seconds - begin)
+            begin = span.start + span.seconds
+    return found
+
+
+def _unexplained(rows: Sequence[LedgerRow], wall: float, first: Measured | None) -> LedgerRow:
+    seconds = wall - sum(row.seconds for row in rows)
+    return LedgerRow(
+        stage=UNEXPLAINED,
+        seconds=seconds,
+        share=seconds / wall,
+        first_call_seconds=None if first is None else first.run.wall_seconds - sum(first.costs.values()),
+    )

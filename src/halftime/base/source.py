@@ -1,0 +1,43 @@
+"""Where a line of code is, and what went wrong there, as a person reads it."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+_INSTALLED = ("/site-packages/", "/dist-packages/")
+_SOURCES = "/src/"
+
+
+def is_installed(file: str) -> bool:
+    """Whether a file belongs to an installed package, and so is not the user's to change."""
+    return any(root in file for root in _INSTALLED)
+
+
+def short(file: str) -> str:
+    """From the package's root where it is installed, else from the working directory, as annotations need it."""
+    for root in _INSTALLED:
+        if root in file:
+            return file.rpartition(root)[2]
+    path = Path(file)
+    if path.is_relative_to(Path.cwd()):
+        return path.relative_to(Path.cwd()).as_posix()
+    return file.rpartition(_SOURCES)[2] if _SOURCES in file else path.name
+
+
+def in_a_sentence(error: Exception) -> str:
+    """An error that is none of halftime's: its kind, its first line, and the line where it was raised."""
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory ({first_line}). Try a smaller --size or --batch, or --dtype bfloat16."
+    return f"{type(error).__name__}: {first_line.rstrip('.') or 'no message'}{_place(error)}."
+
+
+def _place(error: Exception) -> str:
+    """' (FILE:LINE)', the innermost that is not ours, torch's or click's: mostly the line that somebody can mend."""
+    home = str(Path(__file__).parents[1])
+    theirs = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((home, "<")) and not {"torch", "click"} & {*Path(frame.filename).parts}
+    ]  # fmt: skip
+    return f" ({short(theirs[-1].filename)}:{theirs[-1].lineno})" if theirs else ""

@@ -1,0 +1,138 @@
+"""Records to files and back. Writing is atomic: a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import tomli_w
+
+from halftime.base.errors import BadFile
+from halftime.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def check_writable(path: Path | str) -> None:
+    """Raises BadFile, before the work whose result goes there, where `path` cannot be written."""
+    place = Path(path).absolute()
+    folder = next(parent for parent in place.parents if parent.exists())
+    if str(path) != "-" and (place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+        raise BadFile(f"cannot write {path}. Name a file in a folder that you may write to.")
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write to a temporary name beside `path`, then rename; `-` is standard output. Raises BadFile with the reason."""
+    if str(path) == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise BadFile(
+            f"cannot write {target}: {error.strerror}. Name a file in a folder that you may write to."
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        if isinstance(error, OSError):
+            raise BadFile(f"cannot write {target}: {error.strerror}.") from error
+        raise
+
+
+def _umask() -> int:
+    # There is no call that only reads it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def to_json(record: Record) -> bytes:
+    """The record as indented JSON, with a line's end."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+
+
+def write_json(path: Path | str, record: Record) -> None:
+    """Write a record as JSON; `-` is standard output."""
+    write_bytes(path, to_json(record))
+
+
+def read_json(path: Path | str, kind: type[R]) -> R:
+    """Read a record of a known kind. Raises BadFile, naming the field that is wrong and where it stands."""
+    return decoded(path, read_bytes(path), kind)
+
+
+def decoded(path: Path | str, data: bytes, kind: type[R]) -> R:
+    """The record in JSON that was read from `path`. Raises BadFile."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise BadFile(f"{path} is no {kind.__name__.lower()} file of this halftime: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    """Its words, with the full stop that some bring and some do not."""
+    return f"{str(error).rstrip('.')}."
+
+
+_EMBEDDED = re.compile(rb'<script type="application/json" id="halftime-data">(.*?)</script>', re.DOTALL)
+
+
+def read_report(path: Path | str, kind: type[R]) -> R:
+    """Read a record from JSON, or from an HTML page that was drawn from it. Raises BadFile."""
+    return decoded(path, data_of(path), kind)
+
+
+def data_of(path: Path | str) -> bytes:
+    """The JSON in a file that holds nothing else, or in an HTML page that was drawn from it. Raises BadFile."""
+    data = read_bytes(path)
+    if data.lstrip()[:1] != b"<":
+        return data
+    found = _EMBEDDED.search(data)
+    if found is None:
+        raise BadFile(f"{path} is a page without halftime's data in it. Write it again with --html.")
+    return found[1]
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The bytes of a file. Raises BadFile where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except IsADirectoryError as error:
+        raise BadFile(f"{path} is a folder; a file is needed.") from error
+    except OSError as error:
+        raise BadFile(f"cannot read {path}: {error.strerror}.") from error
+
+
+def read_toml(path: Path | str, kind: type[R]) -> R:
+    """Read a record from TOML. Raises BadFile, naming the line or the field that is wrong."""
+    try:
+        return msgspec.convert(tomllib.loads(read_bytes(path).decode()), type=kind)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise BadFile(f"{path} is no {kind.__name__.lower()} file: {_sentence(error)}") from error
+
+
+def write_toml(path: Path | str, record: Record) -> None:
+    """Write a record as TOML; fields that are None are left out, since TOML has no null."""
+    write_bytes(path, tomli_w.dumps(_without_none(msgspec.to_builtins(record))).encode())
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value

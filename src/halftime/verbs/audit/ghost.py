@@ -1,0 +1,156 @@
+"""Real geometry without weights: what is large lives on the meta device, and only what is small has values.
+
+Control flow in pipelines hangs on timesteps, sigmas, lengths and flags, all small. Weights and activations only need
+their shapes. Where a value is read that nobody computed, a plausible one is made up: True, 1 or 1.0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils import _pytree as pytree
+
+from halftime.base.errors import UnknownModel
+from halftime.pipeline.load import Loaded, scheduler_named
+from halftime.records import Workload
+from halftime.verbs.audit.rules import INDEXING
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+LARGEST_WITH_VALUES = 1 << 16  # elements
+META = torch.device("meta")
+
+
+def compute(
+    func: torch._ops.OpOverload, name: str, args: tuple[object, ...], kwargs: dict[str, object], to_host: bool
+) -> object:
+    """Run an operation on unwrapped tensors: for real where all have values and the result is small, else by shape."""
+    tensors = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+    ghosts = [tensor for tensor in tensors if tensor.device == META]
+    if not ghosts:
+        large = not tensors and _elements(args) > LARGEST_WITH_VALUES and kwargs.get("device") is not None
+        return _by_shape(func, name, args, kwargs) if large else func(*args, **kwargs)
+    if name in ("aten::_local_scalar_dense", "aten::equal", "aten::allclose", "aten::is_nonzero"):
+        return _made_up(ghosts[0].dtype) if name == "aten::_local_scalar_dense" else True
+    if name == "aten::_to_copy" and to_host:
+        dtype = kwargs.get("dtype")
+        return torch.zeros(ghosts[0].shape, dtype=dtype if isinstance(dtype, torch.dtype) else ghosts[0].dtype)
+    if name == "aten::copy_" and isinstance(args[0], torch.Tensor) and args[0].device != META:
+        return args[0]
+    if name == "aten::nonzero":
+        return torch.zeros((1, ghosts[0].dim()), dtype=torch.long)
+    return _by_shape(func, name, args, kwargs)
+
+
+def _elements(args: Sequence[object]) -> int:
+    """Of the tensor that a factory is asked for: its size is the first argument."""
+    size = args[0] if args else None
+    return math.prod(int(extent) for extent in size) if isinstance(size, list | tuple) else 0
+
+
+def _made_up(dtype: torch.dtype) -> bool | int | float:
+    return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
+
+
+def _by_shape(func: torch._ops.OpOverload, name: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+    def as_ghost(value: object) -> object:
+        if isinstance(value, torch.Tensor) and value.device != META and (value.dim() or name in INDEXING):
+            return value.to(META)
+        return value
+
+    meta_args, meta_kwargs = pytree.tree_map(as_ghost, (args, dict(kwargs)))
+    if "device" in meta_kwargs:
+        meta_kwargs["device"] = META
+    meta_kwargs.pop("generator", None)
+    return func(*meta_args, **meta_kwargs)
+
+
+def is_ghost(pipeline: DiffusionPipeline) -> bool:
+    """Whether any weight of the pipeline is on the meta device."""
+    return any(
+        parameter.device == META
+        for component in pipeline.components.values()
+        if isinstance(component, torch.nn.Module)
+        for parameter in component.parameters()
+    )
+
+
+def load_ghost(model: str | None, workload: Workload) -> Loaded:
+    """The real geometry of a folder, or of the bundled model, ready for `workload`. Raises UnknownModel."""
+    from halftime import bundled
+
+    folder = bundled.MODEL if model is None else Path(model)
+    pipeline = ghost_pipeline(folder)
+    if workload.scheduler:
+        pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)
+    return Loaded(pipeline, f"{folder.name} (geometry only)", ("weights and large activations have shapes, no values",))
+
+
+def ghost_pipeline(folder: Path) -> DiffusionPipeline:
+    """A pipeline of a diffusers folder's real geometry, from its configurations alone. Raises UnknownModel.
+
+    Models are built on the meta device; schedulers and processors for real; a tokenizer without files gets a stand-in.
+    """
+    import diffusers
+
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UnknownModel(f"{folder} has no model_index.json, so its components are not known.")
+    entries = json.loads(index.read_text())
+    components = {
+        name: _component(folder / name, *entry)
+        for name, entry in entries.items()
+        if isinstance(entry, list) and len(entry) == 2
+    }
+    settings = {name: value for name, value in entries.items() if not name.startswith("_") and name not in components}
+    pipeline: DiffusionPipeline = getattr(diffusers, entries["_class_name"])(**components, **settings)
+    return pipeline
+
+
+def _component(folder: Path, library: str | None, class_name: str | None) -> object:
+    import diffusers
+    import transformers
+
+    if library is None or class_name is None:
+        return None
+    cls = getattr(diffusers if library == "diffusers" else transformers, class_name, None)
+    if cls is None:
+        raise UnknownModel(f"{folder.name} is a {library}.{class_name}, which is not known here.")
+    if issubclass(cls, diffusers.ModelMixin):
+        with META:
+            return cls.from_config(cls.load_config(folder)).eval()
+    if issubclass(cls, transformers.PreTrainedModel):
+        with META:
+            return cls(cls.config_class.from_pretrained(folder)).eval()
+    if "Tokenizer" in class_name and not list(folder.glob("*vocab*")) + list(folder.glob("tokenizer.json")):
+        return StandInTokenizer()
+    return cls.from_pretrained(folder)
+
+
+class StandInTokenizer:
+    """Gives sequences of the length that was asked for; which tokens they hold makes no wait."""
+
+    model_max_length = 77
+    pad_token_id = 0
+
+    def __init__(self) -> None:
+        self.added_tokens_encoder: dict[str, int] = {}
+
+    def tokenize(self, text: str, **_: object) -> list[str]:
+        return text.split()
+
+    def __call__(self, text: str | list[str], max_length: int | None = None, **_: object) -> object:
+        from transformers import BatchEncoding
+
+        rows = 1 if isinstance(text, str) else len(text)
+        ids = torch.ones(rows, max_length or self.model_max_length, dtype=torch.long)
+        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+    def batch_decode(self, ids: torch.Tensor, **_: object) -> list[str]:
+        return [""] * len(ids)

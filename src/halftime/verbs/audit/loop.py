@@ -1,0 +1,114 @@
+"""Where the denoising loop is: by the pipeline's progress bar, or by its scheduler's steps where it makes none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING
+
+from halftime.pipeline.components import pipelines_of
+from halftime.verbs.audit.sites import Sites
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from halftime.verbs.audit.mode import ShadowDevice
+
+Function = Callable[..., object]
+
+
+@contextmanager
+def loop_watched(pipeline: DiffusionPipeline, device: ShadowDevice) -> Iterator[None]:
+    """Tell the device's sites when a denoising loop begins and ends and when a step is done, and count module walks."""
+    with ExitStack() as undo:
+        for part in pipelines_of(pipeline):
+            cls = type(part)
+            bar = _watched_bar(device.sites)
+            part.__class__ = type(cls.__name__, (cls,), {"progress_bar": bar, "__module__": cls.__module__})
+            undo.callback(setattr, part, "__class__", cls)
+        for scheduler in _schedulers(pipeline):
+            step = scheduler.step  # type: ignore[attr-defined]
+            held = vars(scheduler).get("step")
+            vars(scheduler)["step"] = _watched_step(step, scheduler, device.sites)
+            undo.callback(_restore, scheduler, held)
+        undo.enter_context(device.steps.walks_counted(device.sites))
+        yield
+
+
+def _restore(scheduler: object, held: object) -> None:
+    if held is None:
+        del vars(scheduler)["step"]
+    else:
+        vars(scheduler)["step"] = held
+
+
+def _schedulers(pipeline: DiffusionPipeline) -> list[object]:
+    found = [value for part in pipelines_of(pipeline) for value in part.components.values() if hasattr(value, "step")]
+    unique = {id(value): value for value in found if hasattr(value, "timesteps") or hasattr(value, "set_timesteps")}
+    return list(unique.values())
+
+
+def _watched_step(step: Function, scheduler: object, sites: Sites) -> Function:
+    """Outside of a progress bar the steps themselves make a loop, which ends with the schedule."""
+
+    @wraps(step)
+    def watched(*args: object, **kwargs: object) -> object:
+        if sites.step is None:
+            sites.begin_loop(barless=True)
+        sites.in_scheduler = True
+        try:
+            result = step(*args, **kwargs)
+        finally:
+            sites.in_scheduler = False
+        if sites.barless:
+            sites.next_step()
+            timesteps = getattr(scheduler, "timesteps", ())
+            if sites.step is not None and sites.step >= len(timesteps):
+                sites.end_loop()
+        return result
+
+    return watched
+
+
+def _watched_bar(sites: Sites) -> Function:
+    def progress_bar(self: object, iterable: object = None, total: int | None = None, **kwargs: object) -> object:
+        return _Bar(iterable, total, sites)
+
+    return progress_bar
+
+
+class _Bar:
+    """A progress bar that shows nothing and says where the loop is."""
+
+    def __init__(self, iterable: object, total: int | None, sites: Sites) -> None:
+        self._iterable, self._total, self._sites = iterable, total, sites
+
+    def __enter__(self) -> _Bar:
+        self._sites.begin_loop()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sites.end_loop()
+
+    def update(self, steps: int = 1) -> None:
+        for _ in range(steps):
+            self._sites.next_step()
+
+    def __len__(self) -> int:
+        return self._total or len(self._iterable)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[object]:
+        self._sites.begin_loop()
+        try:
+            for item in self._iterable:  # type: ignore[attr-defined]
+                yield item
+                self._sites.next_step()
+        finally:
+            self._sites.end_loop()
+
+    def set_postfix(self, *_: object, **__: object) -> None:
+        return None
+
+    def close(self) -> None:
+        return None

@@ -1,0 +1,189 @@
+"""The shadow device: makes tensors that say cuda:0, runs their operations on the CPU, and records what would wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from halftime.verbs.audit import ghost, guard, patches
+from halftime.verbs.audit.rules import MIXED
+from halftime.verbs.audit.sites import Sites
+from halftime.verbs.audit.steps import Steps
+from halftime.verbs.audit.tensor import CPU, ShadowTensor, unwrapped
+from halftime.verbs.audit.waits import waits
+
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+class ShadowDevice(TorchDispatchMode):
+    """Within the block there is a CUDA device with index 0; afterwards torch is as it was.
+
+    Raises RuntimeError on entering a second one: torch's global state is changed only once at a time.
+    """
+
+    def __init__(self, without_values: bool = False) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._ghost = without_values  # large tensors have shapes only
+        self.sites = Sites()
+        self.steps = Steps()
+        self.pinned: set[int] = set()
+        self._held: list[torch.Tensor] = []  # pinned tensors, so that no id is used twice
+        self._undo = ExitStack()
+
+    def __enter__(self) -> ShadowDevice:
+        if not patches.ONE_AT_A_TIME.acquire(blocking=False):
+            raise RuntimeError("an audit is already running in this process; wait for it, or use another process.")
+        with ExitStack() as undo:
+            undo.callback(patches.ONE_AT_A_TIME.release)
+            undo.enter_context(guard.installed())
+            patches.apply(self.sites, undo)
+            undo.enter_context(_Functions(self))
+            ShadowTensor.device_mode = self
+            undo.callback(setattr, ShadowTensor, "device_mode", None)
+            super().__enter__()  # type: ignore[no-untyped-call]
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._undo:
+            super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        """Run one operation on the CPU tensors inside, having recorded whether it would wait."""
+        flat, spec = pytree.tree_flatten((args, dict(kwargs)))
+        shadows = [value for value in flat if isinstance(value, ShadowTensor)]
+        wanted = kwargs.get("device")
+        to = torch.device(wanted) if isinstance(wanted, str | torch.device | int) else None
+        if not shadows and (to is None or to.type != "cuda"):
+            return func(*args, **kwargs)
+        name, overload = func._schema.name, func._overloadname
+        for wait in waits(name, overload, args, kwargs, to, self.pinned):
+            self.sites.record(wait.kind, name)
+        if self.sites.recording and self.sites.step is not None:
+            self.steps.observe(self.sites.step, name, flat, dict(kwargs))
+        _check_one_device(name, flat, shadows)
+        inner_args, inner_kwargs = pytree.tree_unflatten([unwrapped(value) for value in flat], spec)
+        if to is not None and to.type == "cuda":
+            inner_kwargs["device"] = CPU
+        if inner_kwargs.get("pin_memory"):
+            inner_kwargs["pin_memory"] = False
+        if self._ghost:
+            out = ghost.compute(func, name, inner_args, inner_kwargs, to is not None and to.type == "cpu")
+        else:
+            out = func(*inner_args, **inner_kwargs)
+        if torch.Tag.inplace_view in func.tags and shadows:
+            _change_outer_view(func, args, kwargs)
+        on_device = to.type == "cuda" if to is not None else True
+        return _wrapped(out, flat, shadows, on_device)
+
+
+def _check_one_device(name: str, flat: Sequence[object], shadows: Sequence[ShadowTensor]) -> None:
+    """What a real device would refuse must not look fine here."""
+    if name in MIXED or not shadows:
+        return
+    if any(isinstance(value, torch.Tensor) and not isinstance(value, ShadowTensor) and value.dim() for value in flat):
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({name})"
+        )
+
+
+def _change_outer_view(func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+    """In-place views change the wrapper's own sizes too: run them on its metadata alone."""
+    with no_dispatch():
+        before = torch._C._meta_in_tls_dispatch_include()
+        torch._C._set_meta_in_tls_dispatch_include(True)
+        try:
+            func(*args, **kwargs)
+        finally:
+            torch._C._set_meta_in_tls_dispatch_include(before)
+
+
+def _wrapped(out: object, flat: Sequence[object], shadows: Sequence[ShadowTensor], on_device: bool) -> object:
+    """Results as shadow tensors; what was changed in place stays the very tensor that went in."""
+    outer = {id(shadow.on_host): shadow for shadow in shadows}
+    host = {id(value) for value in flat if isinstance(value, torch.Tensor) and not isinstance(value, ShadowTensor)}
+
+    def wrap(value: object) -> object:
+        if not isinstance(value, torch.Tensor) or id(value) in host:
+            return value
+        if id(value) in outer:
+            return outer[id(value)]
+        return ShadowTensor(value.resolve_conj()) if on_device else value
+
+    return pytree.tree_map(wrap, out)
+
+
+class _Functions(TorchFunctionMode):
+    """What the dispatcher does not see: pinning, `x.data = y`, streams, generators of another device."""
+
+    def __init__(self, device: ShadowDevice) -> None:
+        super().__init__()
+        self._device = device
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.record_stream:
+            return None
+        if func is torch.Tensor.pin_memory:
+            return self._pin(args[0])
+        if func is torch.Tensor.is_pinned:
+            return id(args[0]) in self._device.pinned
+        if func == _SET_DATA and any(isinstance(value, ShadowTensor) for value in args):
+            _set_data(func, args[0], args[1])
+            return None
+        _check_generator(kwargs)
+        return func(*args, **kwargs)
+
+    def _pin(self, tensor: object) -> torch.Tensor:
+        if isinstance(tensor, ShadowTensor):
+            raise RuntimeError(f"cannot pin 'torch.cuda.{tensor.type()}' only dense CPU tensors can be pinned")
+        assert isinstance(tensor, torch.Tensor)
+        copy = tensor.clone()
+        self._device.pinned.add(id(copy))
+        self._device._held.append(copy)
+        return copy
+
+
+def _check_generator(kwargs: Mapping[str, object]) -> None:
+    generator, wanted = kwargs.get("generator"), kwargs.get("device")
+    if generator is None or not isinstance(wanted, str | torch.device):
+        return
+    has = getattr(generator, "device", CPU).type
+    if {has, torch.device(wanted).type} == {"cpu", "cuda"}:
+        raise RuntimeError(f"Expected a '{torch.device(wanted).type}' device type for generator but found '{has}'")
+
+
+def _set_data(func: Callable[..., object], target: object, source: object) -> None:
+    """`x.data = y` copies y's implementation into x, and would lose the tensor inside."""
+    assert isinstance(target, torch.Tensor)
+    if not isinstance(source, ShadowTensor):
+        raise RuntimeError("a CPU tensor is assigned to .data of one on the shadow device; offloading is not audited")
+    with torch._C.DisableTorchFunctionSubclass():
+        func(target, source)  # keeps the target's identity, and so what ties and hooks hang on it
+    if not isinstance(target, ShadowTensor):
+        target.__class__ = ShadowTensor
+    vars(target)["on_host"] = source.on_host

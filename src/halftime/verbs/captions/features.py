@@ -1,0 +1,134 @@
+"""What a router may look at in the few milliseconds it has: a thumbnail's statistics and the prompt's wishes.
+
+A JPEG is read at an eighth of its size (libjpeg's scaled DCT, Pillow's draft mode). Other formats cannot be read in
+part, so they are looked at only where they are small.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from halftime.base.errors import HalftimeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+THUMBNAIL = 64  # pixels a side
+MOST_PIXELS = 256 * 256  # of a picture that must be decoded whole
+FLAT = 0.02  # differences that compression or noise make on a flat ground
+MOST_BYTES = 12 * 2**20  # of a picture's file
+
+
+class NotSeen(HalftimeError):
+    """The picture cannot be looked at cheaply, or not at all."""
+
+
+def thumbnail(picture: bytes) -> tuple[Array, tuple[int, int]]:
+    """A 64 x 64 x 3 thumbnail in 0..1 and the picture's own width and height, in pixels. Raises NotSeen."""
+    if len(picture) > MOST_BYTES:
+        raise NotSeen(f"a picture of {len(picture):,} bytes is not looked at; the most is {MOST_BYTES:,}.")
+    try:
+        image = Image.open(io.BytesIO(picture))
+        size = image.size
+        image.draft("RGB", (THUMBNAIL, THUMBNAIL))
+        if image.width * image.height > MOST_PIXELS:
+            raise NotSeen(f"a {image.format} of {size[0]} x {size[1]} pixels cannot be read in part.")
+        small = image.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise NotSeen(f"the picture cannot be decoded: {error}.") from error
+    return np.asarray(small, dtype=np.float64) / 255, size
+
+
+def _grey(small: Array) -> Array:
+    return np.asarray(small @ np.array([0.299, 0.587, 0.114]))
+
+
+def _colours(small: Array) -> float:
+    """How many of 4,096 colours occur, on a logarithmic scale."""
+    cells = (small * 15.999).astype(np.int64)
+    return float(np.log1p(len(np.unique(cells[..., 0] * 256 + cells[..., 1] * 16 + cells[..., 2]))))
+
+
+def _edges(grey: Array) -> tuple[float, float]:
+    """Share of strong steps, and the median step: flat art has few and no noise, noise has a median."""
+    steps = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
+    return float((steps > 0.15).mean()), float(np.median(steps))
+
+
+def _extent(small: Array) -> tuple[float, float]:
+    """Share of background (like the corners' median) and the side of the box that holds the rest."""
+    corners = np.median(small[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)
+    away = np.abs(small - corners).max(axis=-1) > 0.12
+    rows, columns = np.flatnonzero(away.any(1)), np.flatnonzero(away.any(0))
+    side = max(np.ptp(rows), np.ptp(columns)) + 1 if len(rows) and len(columns) else 0
+    return float(1 - away.mean()), float(side) / THUMBNAIL
+
+
+def _grid(small: Array) -> list[float]:
+    """Mean colours on a 4 x 4 grid, row by row: a small embedding."""
+    cell = THUMBNAIL // 4
+    return [float(v) for v in small.reshape(4, cell, 4, cell, 3).mean(axis=(1, 3)).ravel()]
+
+
+# Wishes that make a request harder; matched as words.
+_WISHES = {
+    "asks for detail": r"detail|describe|everything|long|paragraph",
+    "asks to read": r"read|text|written|ocr|sign|label",
+    "asks to count": r"how many|count|number",
+    "asks to compare": r"compare|difference|versus",
+    "asks for structure": r"json|list|table|bullet",
+    "asks why": r"why|explain|reason",
+}
+_PATTERNS: tuple[Callable[[str], object], ...] = tuple(
+    re.compile(rf"\b(?:{words})\b", re.IGNORECASE).search for words in _WISHES.values()
+)
+PICTURE_NAMES: tuple[str, ...] = (
+    "log pixels", "log aspect", "bytes a pixel", "log colours", "edge share", "median step", "brightness", "contrast",
+    "saturation", "background", "object's side",
+    *(f"grid {row}{column}{channel}" for row in range(4) for column in range(4) for channel in "rgb"),
+)  # fmt: skip
+PROMPT_NAMES: tuple[str, ...] = ("log prompt length", *_WISHES)
+NAMES: tuple[str, ...] = PICTURE_NAMES + PROMPT_NAMES
+
+
+def of_picture(picture: bytes) -> list[float]:
+    """The values of `PICTURE_NAMES`. Raises NotSeen."""
+    small, (width, height) = thumbnail(picture)
+    grey = _grey(small)
+    share, step = _edges(grey)
+    background, side = _extent(small)
+    return [
+        float(np.log(width * height)),
+        float(np.log(width / height)),
+        len(picture) / (width * height),
+        _colours(small),
+        share,
+        step,
+        float(grey.mean()),
+        float(grey.std()),
+        float(np.ptp(small, axis=-1).mean()),
+        background,
+        side,
+        *_grid(small),
+    ]
+
+
+def of_prompt(prompt: str) -> list[float]:
+    """The values of `PROMPT_NAMES`."""
+    return [float(np.log1p(len(prompt))), *(1.0 if found(prompt) else 0.0 for found in _PATTERNS)]
+
+
+def fingerprint(picture: bytes) -> int:
+    """A difference hash of 64 bits (Krawetz 2013): pictures few bits apart are near duplicates. Raises NotSeen."""
+    small = _grey(thumbnail(picture)[0])
+    cells = small[:, : THUMBNAIL - THUMBNAIL % 9].reshape(8, 8, 9, 7).mean(axis=(1, 3))
+    bits = (np.diff(cells, axis=1) > FLAT).ravel()
+    return int("".join("1" if bit else "0" for bit in bits), 2)

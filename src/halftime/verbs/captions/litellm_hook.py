@@ -1,0 +1,81 @@
+"""The same decision inside a LiteLLM proxy: a callback that rewrites `model` before LiteLLM routes the request.
+
+In the proxy's configuration (names of its own model_list):
+
+    litellm_settings:
+      callbacks: halftime.verbs.captions.litellm_hook.router
+
+and in its environment HALFTIME_CAPTIONS_ROUTER (the calibration's file), HALFTIME_CAPTIONS_SMALL and
+HALFTIME_CAPTIONS_LARGE (model names), and HALFTIME_CAPTIONS_NAME where it is not 'captions'. A pre-call hook may change
+`model`; LiteLLM's custom routing strategies are for its SDK alone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from halftime.base.errors import BadInput
+from halftime.base.store import read_json
+from halftime.records.captions import Router
+from halftime.verbs.captions.request import choose, warm_up
+from halftime.verbs.captions.router import Decision
+
+if TYPE_CHECKING:
+
+    class CustomLogger:
+        """LiteLLM's base class of callbacks."""
+
+else:
+    try:
+        from litellm.integrations.custom_logger import CustomLogger
+    except ImportError:  # the rest of the project has no LiteLLM; the hook is then an ordinary object
+        CustomLogger = object
+
+
+class CaptionsRouter(CustomLogger):
+    """Rewrites the model of chat requests that ask for `name`."""
+
+    def __init__(self, router: Router, small: str, large: str, name: str = "captions") -> None:
+        super().__init__()
+        self.router, self.small, self.large, self.name = router, small, large, name
+        warm_up()
+
+    async def async_pre_call_hook(
+        self, user_api_key_dict: object, cache: object, data: dict[str, object], call_type: str
+    ) -> dict[str, object]:
+        """LiteLLM's hook: called with the request before it is routed; what it returns is what is routed."""
+        if data.get("model") != self.name:
+            return data
+        decision = self.decided(data)
+        metadata = data.get("metadata")
+        told = {"halftime_reason": decision.reason, "halftime_probability": decision.probability}
+        return data | {
+            "model": self.small if decision.small else self.large,
+            "metadata": (metadata if isinstance(metadata, dict) else {}) | told,
+        }
+
+    def decided(self, data: dict[str, object]) -> Decision:
+        """A cascade has no small answer to look at here, so its router sends everything to the large model."""
+        if self.router.mode == "cascade":
+            return Decision(False, "check")
+        return choose(self.router, data)
+
+
+def from_environment() -> CaptionsRouter:
+    """The hook as the environment describes it. Raises BadInput for a variable that is missing."""
+    wanted = ("HALFTIME_CAPTIONS_ROUTER", "HALFTIME_CAPTIONS_SMALL", "HALFTIME_CAPTIONS_LARGE")
+    for name in wanted:
+        if not os.environ.get(name):
+            raise BadInput(f"the environment variable {name} is not set; docs/captions.md says what it should hold.")
+    file, small, large = (os.environ[name] for name in wanted)
+    return CaptionsRouter(read_json(file, Router), small, large, os.environ.get("HALFTIME_CAPTIONS_NAME", "captions"))
+
+
+def __getattr__(name: str) -> CaptionsRouter:
+    # LiteLLM takes an instance by its dotted name; it is made when asked for, since it needs the environment.
+    if name != "router":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = from_environment()
+    globals()["router"] = made
+    return made

@@ -1,0 +1,116 @@
+"""What a way of choosing costs and how good it is; router, judge and a small call in vain are all paid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from halftime.records.captions import Mode, Policy
+from halftime.verbs.captions.features import Array, Indices
+from halftime.verbs.captions.log import Log
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Per request, arrays of equal length: quality, cost and seconds of both models and of the judge's check."""
+
+    small_quality: Array
+    large_quality: Array
+    small_cost: Array
+    large_cost: Array
+    small_seconds: Array
+    large_seconds: Array
+    check_cost: Array
+    check_seconds: Array
+    acceptable: Array  # 1.0 where the small answer is within the tolerance
+    router_cost: float = 0.0
+    router_seconds: float = 0.0
+
+    def of(self, chosen: Indices) -> Prices:
+        """Some of the requests."""
+        arrays = {
+            name: value[chosen] for name, value in vars(self).items() if name not in ("router_cost", "router_seconds")
+        }
+        return Prices(**arrays, router_cost=self.router_cost, router_seconds=self.router_seconds)
+
+
+def prices_of(log: Log, tolerance: float, router_cost: float, router_seconds: float) -> Prices:
+    """The log as arrays."""
+    rows = log.rows
+    column = np.asarray
+    small, large = column([r.small.quality for r in rows]), column([r.large.quality for r in rows])
+    return Prices(
+        small,
+        large,
+        column([r.small.cost for r in rows]),
+        column([r.large.cost for r in rows]),
+        column([r.small.seconds for r in rows]),
+        column([r.large.seconds for r in rows]),
+        column([r.check.cost if r.check else 0.0 for r in rows]),
+        column([r.check.seconds if r.check else 0.0 for r in rows]),
+        (small >= large - tolerance - 1e-12).astype(float),
+        router_cost,
+        router_seconds,
+    )
+
+
+def paid(prices: Prices, small: Array, mode: Mode | None) -> tuple[Array, Array]:
+    """Cost and seconds of each request, where `small` (0 to 1) is the chance that the small answer is given.
+
+    `mode` None: chosen without a router (always, at random, an oracle).
+    """
+    if mode == "cascade":
+        # The small model and the check are paid always, the large one where the check says no.
+        cost = prices.small_cost + prices.check_cost + (1 - small) * prices.large_cost
+        seconds = prices.small_seconds + prices.check_seconds + (1 - small) * prices.large_seconds
+    else:
+        cost = small * prices.small_cost + (1 - small) * prices.large_cost
+        seconds = small * prices.small_seconds + (1 - small) * prices.large_seconds
+    if mode is None:
+        return cost, seconds
+    return cost + prices.router_cost, seconds + prices.router_seconds
+
+
+def policy(name: str, prices: Prices, small: Array, mode: Mode | None, *, resamples: int = RESAMPLES) -> Policy:
+    """A way of choosing, with bootstrap intervals over requests."""
+    cost, seconds = paid(prices, small, mode)
+    quality = small * prices.small_quality + (1 - small) * prices.large_quality
+    savings, interval, held = _intervals(cost, prices.large_cost, quality, resamples)
+    sent = float(small.sum())
+    return Policy(
+        name=name,
+        small_share=float(small.mean()),
+        cost=float(cost.mean()),
+        seconds=float(seconds.mean()),
+        quality=float(quality.mean()),
+        quality_low=held[0],
+        quality_high=held[1],
+        savings=savings,
+        low=interval[0],
+        high=interval[1],
+        error=float((small * (1 - prices.acceptable)).sum()) / sent if sent else None,
+    )
+
+
+def _intervals(
+    cost: Array, large: Array, quality: Array, resamples: int
+) -> tuple[float, tuple[float, float], tuple[float, float]]:
+    savings = float(1 - cost.sum() / large.sum())
+    if not resamples:
+        return savings, (savings, savings), (float(quality.mean()),) * 2
+    drawn = np.random.default_rng(0).integers(0, len(cost), (resamples, len(cost)))
+    saved = 1 - cost[drawn].sum(1) / large[drawn].sum(1)
+    qualities = quality[drawn].mean(1)
+    low, high = np.quantile(saved, [0.025, 0.975])
+    bottom, top = np.quantile(qualities, [0.025, 0.975])
+    return savings, (float(low), float(high)), (float(bottom), float(top))
+
+
+def mixed_at(prices: Prices, cost: float) -> Array:
+    """Random mixing that costs `cost` a request: the same chance of the small model for everyone."""
+    small, large = prices.small_cost.mean(), prices.large_cost.mean()
+    chance = float(np.clip((large - cost) / (large - small), 0, 1)) if large != small else 0.0
+    return np.full(len(prices.small_cost), chance)

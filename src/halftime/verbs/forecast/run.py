@@ -1,0 +1,211 @@
+"""`forecast`: what each stage of a call would take on a named GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from halftime.base.version import version
+from halftime.records.forecast import (
+    Bound,
+    Calibration,
+    Ceiling,
+    Forecast,
+    OperationShare,
+    StageForecast,
+)
+from halftime.verbs.forecast.claim import judge, parse_claim
+from halftime.verbs.forecast.constants import Constants, shipped
+from halftime.verbs.forecast.floor import floor_seconds
+from halftime.verbs.forecast.gpus import Gpu, gpu_named
+from halftime.verbs.forecast.models import resolve
+from halftime.verbs.forecast.predict import (
+    Z90,
+    Effects,
+    Machine,
+    Run,
+    Work,
+    forward,
+    gradient,
+    op_times,
+    operations_of,
+    spread,
+    total_seconds,
+    uncalibrated,
+)
+from halftime.verbs.forecast.prices import priced
+from halftime.verbs.forecast.roofline import KINDS, formats
+from halftime.verbs.forecast.saved import calibration_of, machine_after
+from halftime.verbs.forecast.scenario import OUTSIDE, Scenario, Settings, scenario_of
+from halftime.verbs.forecast.whatif import fixes_of
+
+# Whatever the model, the CUDA context and the allocator's slack take this much of a card.
+CONTEXT_BYTES = 0.8 * 2**30
+_WEIGHT_BYTES = {"fp32": 4, "tf32": 4, "int8": 1, "fp8": 1}
+
+
+def forecast(
+    model: str | None = None,
+    gpu: str = "A10G",
+    *,
+    settings: Settings | None = None,
+    claims: Iterable[str] = (),
+    prices: Path | str | None = None,
+    target_seconds: float | None = None,
+    calibration: Calibration | Path | str | None = None,
+    constants: Constants | None = None,
+) -> Forecast:
+    """Forecast one warm call of `model` on `gpu`.
+
+    `model` is a built-in name, a folder or cached hub id (configurations are enough), or None for the bundled model.
+    `calibration` is a record or file of `calibrate`; None looks for the one saved for this GPU. Raises UnknownModel,
+    UnknownDevice or BadInput.
+    """
+    machine = machine_after(uncalibrated(gpu_named(gpu), constants or shipped()), calibration_of(calibration, gpu))
+    scenario = scenario_of(resolve(model), settings or Settings())
+    wanted = [parse_claim(text) for text in claims]
+    stages = stages_of(scenario, machine)
+    total = total_of(scenario, machine, stages)
+    s = scenario.chosen
+    return Forecast(
+        halftime=version(), model=scenario.model.name, gpu=machine.gpu.name, width=s.width, height=s.height,
+        steps=s.steps, batch=s.batch, guidance=s.guidance, dtype=s.dtype, compiled=s.compiled, stages=stages,
+        total=total, fixes=fixes_of(scenario, machine),
+        claims=tuple(judge(claim, (*stages, total), machine.gpu, s.dtype) for claim in wanted),
+        prices=priced(scenario, prices, target_seconds, machine.constants, cost) if prices else (),
+        operations=operations(scenario, machine), ceiling=_ceiling(machine.gpu, s.dtype),
+        parameters=parameters(scenario), memory_bytes=total.memory_bytes,
+        gpu_memory_bytes=machine.gpu.memory_bytes, fits=total.memory_bytes <= machine.gpu.memory_bytes,
+        calibrated_on=machine.calibrated_on, notes=notes(scenario, machine, total),
+    )  # fmt: skip
+
+
+def cost(scenario: Scenario, gpu: Gpu, constants: Constants) -> StageForecast:
+    """The whole call on one GPU, for the price list."""
+    machine = machine_after(uncalibrated(gpu, constants), calibration_of(None, gpu.name))
+    return total_of(scenario, machine, stages_of(scenario, machine))
+
+
+def stages_of(scenario: Scenario, machine: Machine) -> tuple[StageForecast, ...]:
+    """One forecast a stage."""
+    weights = weight_bytes(scenario)
+    return tuple(_stage(work.stage, (work,), machine, weights) for work in scenario.works)
+
+
+def total_of(scenario: Scenario, machine: Machine, stages: Sequence[StageForecast]) -> StageForecast:
+    """The whole call; its memory is that of the hungriest stage."""
+    made = _stage("total", scenario.works, machine, weight_bytes(scenario))
+    memory = max(stage.memory_bytes for stage in stages)
+    return msgspec.structs.replace(made, memory_bytes=memory)
+
+
+def _stage(name: str, works: Sequence[Work], machine: Machine, weights: float) -> StageForecast:
+    def seconds(effects: Effects) -> float:
+        return total_seconds(works, machine.gpu, machine.constants, effects)
+
+    value = seconds(machine.effects)
+    factor = math.exp(Z90 * spread(gradient(seconds, machine.effects), machine))
+    runs = [run for work in works for run in work.runs]
+    forwards = [(run, forward(run, machine.gpu, machine.constants, machine.effects)) for run in runs]
+    device = sum(run.times * one.device for run, one in forwards)
+    host = sum(run.times * one.host for run, one in forwards)
+    tables = [(run, operations_of(run)[1]) for run in runs]
+    own = value - total_seconds([_only_runs(work) for work in works], machine.gpu, machine.constants, machine.effects)
+    return StageForecast(
+        stage=name, seconds=value, low=value / factor, high=value * factor,
+        floor_seconds=floor_seconds(works, machine.gpu),
+        bound="launch" if host + own >= device else _device_bound(runs, machine),
+        flops=sum(run.times * float(np.sum(t.count * t.flops)) for run, t in tables),
+        bytes=sum(run.times * float(np.sum(t.count * t.bytes)) for run, t in tables),
+        kernels=round(sum(run.times * float(np.sum(t.count * t.kernels)) for run, t in tables)),
+        device_seconds=device, host_seconds=host + own,
+        memory_bytes=weights + CONTEXT_BYTES + max((_activations(run) for run in runs), default=0.0),
+    )  # fmt: skip
+
+
+def _only_runs(work: Work) -> Work:
+    return Work(stage=work.stage, runs=work.runs)
+
+
+def _activations(run: Run) -> float:
+    return float(operations_of(run)[0].peak_activation_bytes)
+
+
+def _device_bound(runs: Sequence[Run], machine: Machine) -> Bound:
+    """What most of the device's time is spent on."""
+    by: dict[Bound, float] = {"compute": 0.0, "memory": 0.0, "launch": 0.0}
+    for run in runs:
+        table, seconds = op_times(run, machine.gpu, machine.constants, machine.effects)
+        compute = seconds.compute >= seconds.memory
+        busy = run.times * table.count * (seconds.total - seconds.launch)
+        by["compute"] += float(np.sum(np.where(compute, busy, 0)))
+        by["memory"] += float(np.sum(np.where(compute, 0, busy)))
+        by["launch"] += float(np.sum(run.times * table.count * seconds.launch))
+    return max(by, key=lambda name: by[name])
+
+
+def operations(scenario: Scenario, machine: Machine) -> tuple[OperationShare, ...]:
+    """Each stage's operations by kind, for the roofline picture; longest first."""
+    out: list[OperationShare] = []
+    for work in scenario.works:
+        for index, kind in enumerate(KINDS):
+            seconds = compute = memory = flops = moved = 0.0
+            for run in work.runs:
+                table, times = op_times(run, machine.gpu, machine.constants, machine.effects)
+                mine = np.where(table.kind == index, run.times * table.count, 0.0)
+                seconds += float(np.sum(mine * times.total))
+                compute += float(np.sum(mine * times.compute))
+                memory += float(np.sum(mine * times.memory))
+                flops += float(np.sum(mine * table.flops))
+                moved += float(np.sum(mine * table.bytes))
+            if seconds:
+                bound: Bound = "compute" if compute >= memory else "memory"
+                share = OperationShare(
+                    stage=work.stage, kind=kind, seconds=seconds, flops=flops, bytes=moved, bound=bound
+                )
+                out.append(share)
+    return tuple(sorted(out, key=lambda share: -share.seconds))
+
+
+def weight_bytes(scenario: Scenario) -> float:
+    """Bytes of all weights, loaded together."""
+    unique = {(run.traced.class_name, repr(run.traced.config)): run for work in scenario.works for run in work.runs}
+    return float(sum(operations_of(run)[0].parameters * _WEIGHT_BYTES.get(run.dtype, 2) for run in unique.values()))
+
+
+def parameters(scenario: Scenario) -> dict[str, float]:
+    """Component -> number of parameters."""
+    by_config = {
+        (run.traced.class_name, repr(run.traced.config)): operations_of(run)[0].parameters
+        for work in scenario.works for run in work.runs
+    }  # fmt: skip
+    return {
+        c.name: float(by_config[c.class_name, repr(c.config)])
+        for c in scenario.model.components if (c.class_name, repr(c.config)) in by_config
+    }  # fmt: skip
+
+
+def _ceiling(gpu: Gpu, dtype: str) -> Ceiling:
+    used = formats(gpu, dtype)[1]
+    return Ceiling(compute=gpu.peak[used], bandwidth=gpu.bandwidth)
+
+
+def notes(scenario: Scenario, machine: Machine, total: StageForecast) -> tuple[str, ...]:
+    """What a reader must know."""
+    out = list(scenario.model.notes)
+    used = formats(machine.gpu, scenario.chosen.dtype)
+    if "fp32" in used and scenario.chosen.dtype in ("bf16", "fp16"):
+        out.append(f"the {machine.gpu.name} has no {scenario.chosen.dtype} tensor cores; forecast at its fp32 rate")
+    if total.memory_bytes > machine.gpu.memory_bytes:
+        out.append("the call does not fit the card; offloading, which this forecast does not model, would be slower")
+    if any(work.stage == OUTSIDE for work in scenario.works):
+        out.append(
+            f"'{OUTSIDE}' is what published timings of whole calls hold beside them: fitted, and your own may be less"
+        )
+    if "from memory" in machine.gpu.source:
+        out.append(f"some datasheet values of the {machine.gpu.name} are unverified; see `halftime forecast gpus`")
+    return tuple(out)

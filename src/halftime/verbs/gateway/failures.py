@@ -1,0 +1,83 @@
+"""Which share of each arm's requests failed, and whether that is more than a gateway may."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from halftime.base import units
+from halftime.records.gateway import Load
+
+FAILING_SHARE = 0.01  # of an arm's requests; above it a load is not held and no budget is kept
+_SURE = 2.0  # standard errors that the through arm must fail above a direct arm that fails too
+DIRECT, THROUGH = "direct", "through"
+
+
+class Failures(NamedTuple):
+    """Of one arm, over one load or several."""
+
+    arm: str
+    causes: dict[str, int]  # '502' or 'timeout' -> count, the most frequent first
+    requests: int
+
+    @property
+    def failed(self) -> int:
+        """Requests that failed."""
+        return sum(self.causes.values())
+
+    @property
+    def share(self) -> float:
+        """Of the arm's requests; 0 where it had none."""
+        return self.failed / self.requests if self.requests else 0.0
+
+    def told(self) -> str:
+        """'through: 90 % of 600 requests failed (502)'."""
+        share = units.share(self.share).replace(".0 %", " %")
+        causes = list(self.causes)
+        if len(causes) > 1:
+            causes = [f"{units.count(count)} x {cause}" for cause, count in self.causes.items()]
+        return f"{self.arm}: {share} of {units.count(self.requests)} requests failed ({', '.join(causes)})"
+
+
+def failures(loads: Sequence[Load], arm: str) -> Failures:
+    """Of this arm over these loads."""
+    causes: Counter[str] = Counter()
+    for load in loads:
+        for kind, count in load.error_kinds.items():
+            of, _, cause = kind.partition(": ")
+            causes[cause] += count if of == arm else 0
+    requests = sum(load.through_requests if arm == THROUGH else load.requests - load.through_requests for load in loads)
+    return Failures(arm, dict((+causes).most_common()), requests)
+
+
+def fails(load: Load, through: bool) -> bool:
+    """The arm that is judged, through or else direct, fails more of this load's requests than it may."""
+    direct = failures([load], DIRECT)
+    if not through:
+        return direct.share > FAILING_SHARE
+    judged = failures([load], THROUGH)
+    return judged.share > max(FAILING_SHARE, _explained(direct, judged.requests))
+
+
+def _explained(direct: Failures, requests: int) -> float:
+    """The share that may fail because the upstream itself fails: the direct arm's, and what chance adds to it."""
+    if not direct.failed or not requests:
+        return 0.0
+    share = direct.share
+    return share + _SURE * math.sqrt(share * (1 - share) * (1 / direct.requests + 1 / requests))
+
+
+def sentence(loads: Sequence[Load], through: bool) -> str | None:
+    """What failed over the loads at which more failed than may; None where there are none."""
+    failing = [load for load in loads if load.failing]
+    return failures(failing, THROUGH if through else DIRECT).told() if failing else None
+
+
+def all_told(loads: Sequence[Load]) -> Iterator[str]:
+    """Each arm that failed at all, the gateway's first."""
+    for arm in (THROUGH, DIRECT):
+        made = failures(loads, arm)
+        if made.failed:
+            yield made.told()

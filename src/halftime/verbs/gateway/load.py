@@ -1,0 +1,84 @@
+"""Ways to load: sequential pairs, a closed loop, and an open loop whose latency counts from the intended send."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Sequence
+
+from halftime.verbs.gateway.client import Pool, Sample
+from halftime.verbs.gateway.timer import Timer, now
+
+Numbers = Callable[[], str]
+
+
+def numbers(seed: int) -> Numbers:
+    """Request ids: 8 hexadecimal digits, none twice."""
+    counter = itertools.count(random.Random(seed).randrange(2**28))
+    return lambda: f"{next(counter):08x}"
+
+
+FEWEST_ROUNDS = 5
+
+
+async def sequential(
+    pools: Sequence[Pool], rounds: int, number: Numbers, dice: random.Random, seconds: float = float("inf")
+) -> list[list[Sample]]:
+    """One request at a time, both arms in each round in a shuffled order; a round's samples are a pair.
+
+    Ends early after `seconds`, though not before a few rounds.
+    """
+    pairs: list[list[Sample]] = []
+    deadline = now() + seconds
+    for done in range(rounds):
+        if done >= FEWEST_ROUNDS and now() > deadline:
+            break
+        order = list(pools)
+        dice.shuffle(order)
+        by_arm = {pool.arm: await pool.send(number(), now()) for pool in order}
+        pairs.append([by_arm[pool.arm] for pool in pools])
+    return pairs
+
+
+async def closed(pool: Pool, workers: int, seconds: float, number: Numbers) -> list[Sample]:
+    """`workers` requests in flight all the time, each sent when its predecessor is answered."""
+    await pool.warm(workers)
+    deadline, samples = now() + seconds, []
+
+    async def worker() -> None:
+        while now() < deadline:
+            samples.append(await pool.send(number(), now()))
+
+    await asyncio.gather(*(worker() for _ in range(workers)))
+    return samples
+
+
+def schedule(rate: float, seconds: float, poisson: bool, dice: random.Random) -> list[float]:
+    """Offsets of the sends from the start, in seconds: evenly spaced, or with exponential gaps of the same mean."""
+    if not poisson:
+        return [i / rate for i in range(max(1, int(rate * seconds)))]
+    offsets, moment = [], dice.expovariate(rate)
+    while moment < seconds:
+        offsets.append(moment)
+        moment += dice.expovariate(rate)
+    return offsets or [0.0]
+
+
+async def open_loop(pool: Pool, offsets: Sequence[float], number: Numbers, timer: Timer) -> list[Sample]:
+    """Send at the given offsets whatever happened to those before (Schroeder et al., NSDI 2006)."""
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[Sample]] = []
+    everything_sent = loop.create_future()
+    start = now() + 0.005
+
+    def fire(intended: float, last: bool) -> None:
+        tasks.append(loop.create_task(pool.send(number(), intended)))
+        if last:
+            everything_sent.set_result(None)
+
+    for index, offset in enumerate(offsets):
+        moment, last = start + offset, index + 1 == len(offsets)
+        timer.call_at(moment, lambda moment=moment, last=last: fire(moment, last))  # type: ignore[misc]
+    await everything_sent
+    return list(await asyncio.gather(*tasks))

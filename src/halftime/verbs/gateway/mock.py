@@ -1,0 +1,258 @@
+"""`halftime gateway mock`: an upstream with set delay, jitter, size, chunking and error rate, and a log of moments.
+
+It answers chat completions, image generations and models as OpenAI does, KServe v2 inference, and Replicate- and
+fal-shaped predictions. Each request's arrival and answer are logged under the id that its prompt carries, on the
+machine's monotonic clock, so that a client on the same machine knows exactly what came between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from halftime.base.listening import BACKLOG, listening
+from halftime.verbs.gateway.extra import need
+from halftime.verbs.gateway.timer import Timer, now
+
+LOG_PATH = "/halftime/log"  # GET: the log so far as JSON, which empties it
+INFO_PATH = "/halftime/mock"
+_MARK = re.compile(rb"halftime-([0-9a-f]{8})(?:-(\d+))?")
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot() -> str:
+    """Names this machine since its start: monotonic clocks may be compared where it is equal."""
+    return _BOOT.read_text().strip() if _BOOT.exists() else ""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the mock does. Seconds and bytes."""
+
+    delay: float = 0.02  # to the first byte of the answer
+    jitter: float = 0.0  # standard deviation of a normal around it, never below zero
+    size: int = 512  # of the text or the picture in an answer, unless the request names one
+    chunks: int = 8  # of a streamed answer
+    gap: float = 0.01  # between them
+    error_rate: float = 0.0
+    seed: int = 0
+
+
+class Entry(NamedTuple):
+    """One line of the log; moments on the monotonic clock."""
+
+    id: str
+    connection: int
+    received: float  # the request's last byte
+    first: float  # about to hand the first bytes of the answer's body to the socket
+    sent: float  # the same for the last ones
+    status: int
+
+
+@dataclass
+class State:
+    """What all connections of one mock share."""
+
+    behaviour: Behaviour
+    timer: Timer
+    random: random.Random
+    log: deque[Entry] = field(default_factory=lambda: deque(maxlen=200_000))
+    connections: int = 0
+
+
+class _Server(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        state.connections += 1
+        self._number = state.connections
+        self._parser = need("httptools").HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._body: list[bytes] = []
+        self._path = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except need("httptools").HttpParserError:
+            if self._transport:
+                self._transport.close()
+
+    def on_url(self, url: bytes) -> None:
+        self._path = url.decode("latin-1").partition("?")[0]
+
+    def on_body(self, data: bytes) -> None:
+        self._body.append(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"expect" and value.lower() == b"100-continue":
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_message_complete(self) -> None:
+        received, body, self._body = now(), b"".join(self._body), []
+        if self._parser.get_method() == b"GET":
+            return self._write(_answer(200, self._look_up()))
+        behaviour, dice = self._state.behaviour, self._state.random
+        delay = max(0.0, dice.gauss(behaviour.delay, behaviour.jitter)) if behaviour.jitter else behaviour.delay
+        failed = dice.random() < behaviour.error_rate
+        answer = self._failure if failed else self._stream if _wants_stream(body) else self._whole
+        self._at(received + delay, lambda: answer(body, received))
+        return None
+
+    def _look_up(self) -> bytes:
+        state = self._state
+        if self._path == LOG_PATH:
+            entries, state.log = list(state.log), deque(maxlen=200_000)
+            return json.dumps(entries).encode()
+        if self._path == INFO_PATH:
+            return json.dumps({"mock": "halftime", "boot": boot(), "delay": state.behaviour.delay}).encode()
+        return json.dumps({"object": "list", "data": [{"id": "mock-model", "object": "model"}]}).encode()
+
+    def _whole(self, body: bytes, received: float) -> None:
+        number, size = _marked(body, self._state.behaviour.size)
+        answer = _answer(200, _shape(self._path)(size))
+        moment = now()  # before the write: the other side may have it before the write returns
+        self._write(answer)
+        self._state.log.append(Entry(number, self._number, received, moment, moment, 200))
+
+    def _failure(self, body: bytes, received: float) -> None:
+        error = {"error": {"message": "planted by the mock", "type": "server_error", "code": "mock"}}
+        moment = now()
+        self._write(_answer(500, json.dumps(error).encode()))
+        self._state.log.append(Entry(_marked(body, 0)[0], self._number, received, moment, moment, 500))
+
+    def _stream(self, body: bytes, received: float) -> None:
+        behaviour = self._state.behaviour
+        number, size = _marked(body, behaviour.size)
+        pieces = [_event(max(1, size // behaviour.chunks), i) for i in range(behaviour.chunks)]
+        pieces[-1] += _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        first = now()
+        self._write(_STREAM_HEAD + pieces[0])
+
+        def step(index: int) -> None:
+            if index + 1 == len(pieces):
+                self._state.log.append(Entry(number, self._number, received, first, now() if index else first, 200))
+            if index:
+                self._write(pieces[index])
+            if index + 1 == len(pieces):
+                return None
+            return self._at(first + behaviour.gap * (index + 1), lambda: step(index + 1))
+
+        step(0)
+
+    def _at(self, when: float, callback: Callable[[], object]) -> None:
+        if when <= now():
+            callback()
+        else:
+            self._state.timer.call_at(when, callback)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport and not self._transport.is_closing():
+            self._transport.write(data)
+
+
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+
+
+def _answer(status: int, body: bytes) -> bytes:
+    reason = "OK" if status == 200 else "Internal Server Error"
+    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def _wants_stream(body: bytes) -> bool:
+    # Compact or spaced JSON; looked for near both ends so that a picture of megabytes is not searched.
+    return any(re.search(rb'"stream"\s*:\s*true', part) for part in (body[:4096], body[-4096:]))
+
+
+def _marked(body: bytes, size: int) -> tuple[str, int]:
+    match = _MARK.search(body)
+    if match is None:
+        return "", size
+    return match[1].decode(), int(match[2]) if match[2] else size
+
+
+def _chat(size: int) -> bytes:
+    message = {"role": "assistant", "content": "a" * size}
+    usage = {"prompt_tokens": 10, "completion_tokens": max(1, size // 4), "total_tokens": 10 + max(1, size // 4)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return json.dumps(_head("chat.completion") | {"choices": [choice], "usage": usage}).encode()
+
+
+def _head(kind: str) -> dict[str, object]:
+    return {"id": "chatcmpl-mock", "object": kind, "created": 1_700_000_000, "model": "mock-model"}
+
+
+def _base64(size: int) -> bytes:
+    return b"iVBORw0KGgoA" + b"A" * max(0, (size * 4 + 2) // 3 - 12)
+
+
+def _images(size: int) -> bytes:
+    return b'{"created": 1700000000, "data": [{"b64_json": "' + _base64(size) + b'"}]}'
+
+
+def _kserve(size: int) -> bytes:
+    start = b'{"model_name": "mock-model", "outputs": [{"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": ["'
+    return start + _base64(size) + b'"]}]}'
+
+
+def _replicate(size: int) -> bytes:
+    return b'{"id": "mock", "status": "succeeded", "output": ["data:image/png;base64,' + _base64(size) + b'"]}'
+
+
+def _fal(size: int) -> bytes:
+    return b'{"images": [{"url": "data:image/png;base64,' + _base64(size) + b'", "content_type": "image/png"}]}'
+
+
+_SHAPES = (
+    ("/chat/completions", _chat), ("/images/generations", _images), ("/infer", _kserve), ("/predictions", _replicate),
+)  # fmt: skip
+
+
+def _shape(path: str) -> Callable[[int], bytes]:
+    return next((shape for ending, shape in _SHAPES if path.endswith(ending)), _fal)
+
+
+def _chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def _event(size: int, index: int) -> bytes:
+    delta = ({"role": "assistant"} if index == 0 else {}) | {"content": "a" * size}
+    choice = {"index": 0, "delta": delta, "finish_reason": None}
+    return _chunk(b"data: " + json.dumps(_head("chat.completion.chunk") | {"choices": [choice]}).encode() + b"\n\n")
+
+
+async def start(behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0) -> tuple[asyncio.Server, State]:
+    """Listen; `server.sockets[0].getsockname()[1]` is the port. Raises BadInput where it cannot listen there."""
+    loop = asyncio.get_running_loop()
+    state = State(behaviour, Timer(loop), random.Random(behaviour.seed))
+    server = await loop.create_server(lambda: _Server(state), sock=listening(host, port), backlog=BACKLOG)
+    return server, state
+
+
+async def serve(behaviour: Behaviour, host: str, port: int, ready: Callable[[int], None]) -> None:
+    """Serve until cancelled; `ready` gets the port. Raises BadInput where it cannot listen there."""
+    server, state = await start(behaviour, host, port)
+    ready(int(server.sockets[0].getsockname()[1]))
+    try:
+        await server.serve_forever()
+    finally:
+        state.timer.close()

@@ -1,0 +1,349 @@
+"""One measurement: both arms, every load level, interleaved."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+from halftime.base import units
+from halftime.base.environment import load_average, processor_name
+from halftime.base.errors import BadInput, HalftimeError
+from halftime.base.stats import median
+from halftime.base.version import version
+from halftime.records.gateway import GatewayResult, Generator, Load, Mode, PayloadFacts
+from halftime.verbs.gateway import analysis, load, process, upstream
+from halftime.verbs.gateway.client import Pool, Sample
+from halftime.verbs.gateway.endpoint import Endpoint, Payload, endpoint, shown
+from halftime.verbs.gateway.extra import need
+from halftime.verbs.gateway.failures import DIRECT, FAILING_SHARE, failures, sentence
+from halftime.verbs.gateway.findings import Evidence, find
+from halftime.verbs.gateway.mock import Behaviour
+from halftime.verbs.gateway.summary import beyond_capacity, limits, summarised
+from halftime.verbs.gateway.timer import Timer, now
+
+Progress = Callable[[str, int, int], None]
+NOISY_CORES = 0.25
+BLOCKS = 3  # of each arm at each level, in shuffled order
+LAG_LIMIT = 0.0015
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure."""
+
+    direct: str
+    through: str | None = None
+    payload: Payload = field(default_factory=Payload)
+    target: str = "openai"
+    requests: int = 200  # sequential pairs at most
+    sequential_seconds: float = 60.0  # for a slow upstream, fewer
+    concurrency: int = 8  # closed loop; 0 leaves it out
+    rates: tuple[float, ...] = ()
+    arrivals: tuple[Mode, ...] = ("constant", "poisson")
+    seconds: float = 6.0  # of each arm at each level
+    timeout: float = 30.0
+    key_env: str | None = None
+    through_key_env: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    through_headers: dict[str, str] = field(default_factory=dict)
+    overhead_header: str = "x-litellm-overhead-duration-ms"
+    ca_file: str | None = None
+    pid: int | None = None
+    max_background: float | None = None
+    seed: int = 0
+
+
+def gateway(settings: Settings, progress: Progress | None = None) -> GatewayResult:
+    """Measure. Raises BadInput for what cannot be reached or understood, HalftimeError where it was too noisy."""
+    uvloop = need("uvloop")
+    need("httptools")
+    need("hdrh.histogram")
+    progress = progress or (lambda what, done, total: None)
+    return uvloop.run(_Run(settings, progress).measure())  # type: ignore[no-any-return]
+
+
+def _endpoints(settings: Settings) -> list[tuple[str, Endpoint]]:
+    """The arms: name and endpoint, the direct one first."""
+    arms = [("direct", settings.direct, settings.key_env, settings.headers)]
+    if settings.through:
+        key = settings.through_key_env or settings.key_env
+        arms.append(("through", settings.through, key, settings.headers | settings.through_headers))
+    return [
+        (
+            name,
+            endpoint(
+                url,
+                settings.payload,
+                settings.target,
+                key_env=key,
+                headers=headers,
+                overhead_header=settings.overhead_header,
+                ca_file=settings.ca_file,
+            ),
+        )
+        for name, url, key, headers in arms
+    ]
+
+
+class _Run:
+    """State of one measurement: its pools, its dice, its timer."""
+
+    def __init__(self, settings: Settings, progress: Progress) -> None:
+        self.settings, self.progress = settings, progress
+        self.dice = random.Random(settings.seed)
+        self.number = load.numbers(settings.seed)
+        self.arms = _endpoints(settings)
+        self.mock = upstream.is_mock(settings.direct)
+        self.upstream = process.listening(settings.direct)
+        through = settings.through or settings.direct
+        self.gateway = {process.checked_pid(settings.pid)} if settings.pid else process.listening(through)
+        if not settings.through:
+            self.gateway = set()
+        self.unloaded: tuple[float, ...] = (0.0, 0.0)
+        self.fresh: dict[str, tuple[float, float]] = {}
+        self.response_bytes: int | None = None
+        self.first_latency: float | None = None  # of the gateway's first request
+
+    async def measure(self) -> GatewayResult:
+        self.timer = Timer(asyncio.get_running_loop())
+        self.pools = [Pool(point, name, self.settings.timeout) for name, point in self.arms]
+        try:
+            return await self._measure()
+        finally:
+            for pool in self.pools:
+                pool.close()
+            self.timer.close()
+
+    async def _measure(self) -> GatewayResult:
+        settings = self.settings
+        first = await self._first_requests()
+        await self._fresh_connections()
+        with _no_collection():
+            loads = [await self._sequential()]
+            if settings.concurrency:
+                loads.append(await self._closed())
+            for rate in settings.rates:
+                for arrival in settings.arrivals:
+                    loads.append(await self._open(rate, arrival))
+            generator = await _calibrated(self, loads)
+        return self._result(loads, generator, first)
+
+    async def _first_requests(self) -> float | None:
+        """Each arm once: unreachable endpoints are refused here; the gateway's first request is kept."""
+        samples = []
+        for pool in self.pools:
+            sample = await pool.send(self.number(), now())
+            if not sample.ok:
+                raise BadInput(_refusal(sample, pool))
+            samples.append(sample)
+        for _ in range(3):
+            for pool in self.pools:
+                await pool.send(self.number(), now())
+        self.response_bytes = samples[0].received
+        if len(samples) < 2:
+            return None
+        self.first_latency = samples[1].latency
+        return samples[1].latency - samples[0].latency
+
+    async def _fresh_connections(self, count: int = 10) -> None:
+        for pool in self.pools:
+            opened = [await pool.open() for _ in range(count)]
+            for connection, _, _ in opened:
+                connection.close()
+            self.fresh[pool.arm] = median([o[1] for o in opened]), median([o[2] for o in opened])
+
+    def _meter(self) -> process.Meter:
+        return process.Meter(self.gateway, self.upstream)
+
+    async def _sequential(self) -> Load:
+        self.progress("one request at a time", 0, 1)
+        if self.mock:
+            upstream.take_log(self.settings.direct)
+        meter = self._meter()
+        meter.start()
+        pairs = await load.sequential(
+            self.pools, self.settings.requests, self.number, self.dice, self.settings.sequential_seconds
+        )
+        meter.stop(through=True)
+        made = self._load("sequential", pairs, meter)
+        self.unloaded = tuple(arm.p50 for arm in (made.direct, made.through) if arm) or self.unloaded
+        return made
+
+    async def _closed(self) -> Load:
+        workers = self.settings.concurrency
+
+        async def block(pool: Pool, _: int) -> list[Sample]:
+            return await load.closed(pool, workers, self.settings.seconds / BLOCKS, self.number)
+
+        blocks, meter = await self._interleaved("closed loop", block)
+        return msgspec.structs.replace(self._load("closed", _zipped(blocks), meter, blocks), concurrency=workers)
+
+    async def _open(self, rate: float, arrival: Mode) -> Load:
+        seconds = self.settings.seconds / BLOCKS
+        offsets = [load.schedule(rate, seconds, arrival == "poisson", self.dice) for _ in range(BLOCKS)]
+
+        async def block(pool: Pool, index: int) -> list[Sample]:
+            # Both arms get the same schedule, so that their requests can be paired.
+            await pool.warm(min(64, max(4, int(rate * 0.05))))
+            return await load.open_loop(pool, offsets[index], self.number, self.timer)
+
+        blocks, meter = await self._interleaved(f"{rate:g} requests/s, {arrival}", block)
+        return self._load(arrival, _zipped(blocks), meter, blocks, rate)
+
+    async def _interleaved(
+        self, what: str, block: Callable[[Pool, int], Awaitable[list[Sample]]]
+    ) -> tuple[list[list[list[Sample]]], process.Meter]:
+        """Blocks of each arm in a shuffled order; [block][arm] -> samples."""
+        if self.mock:
+            upstream.take_log(self.settings.direct)
+        meter, blocks = self._meter(), []
+        for index in range(BLOCKS):
+            self.progress(what, index, BLOCKS)
+            order = list(self.pools)
+            self.dice.shuffle(order)
+            taken = {}
+            for pool in order:
+                meter.start()
+                taken[pool.arm] = await block(pool, index)
+                meter.stop(through=pool.arm == "through")
+            blocks.append([taken[pool.arm] for pool in self.pools])
+        return blocks, meter
+
+    def _load(
+        self,
+        mode: Mode,
+        pairs: Sequence[Sequence[Sample]],
+        meter: process.Meter,
+        blocks: list[list[list[Sample]]] | None = None,
+        rate: float | None = None,
+    ) -> Load:
+        log = upstream.take_log(self.settings.direct) if self.mock else {}
+        arms = [[s for block in blocks for s in block[i]] for i in range(len(self.pools))] if blocks else None
+        arms = arms or [[pair[i] for pair in pairs] for i in range(len(self.pools))]
+        return summarised(mode, pairs, arms, blocks, log, meter, self.fresh, rate, self.unloaded)
+
+    def _result(self, loads: list[Load], generator: Generator, first: float | None) -> GatewayResult:
+        settings, payload = self.settings, self.settings.payload
+        _, capacity = limits(loads)
+        loads = beyond_capacity(loads)
+        held, _ = limits(loads)
+        evidence = Evidence(loads, self.first_latency, ca_bundle_seconds(), capacity, payload.stream)
+        return GatewayResult(
+            halftime=version(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            direct=shown(settings.direct),
+            through=shown(settings.through) if settings.through else None,
+            target=settings.target,
+            method="mock log" if any(item.truth for item in loads) else "paired difference",
+            payload=PayloadFacts(
+                kind=payload.kind,
+                request_bytes=self.arms[0][1].request_bytes,
+                response_bytes=self.response_bytes,
+                stream=payload.stream,
+                picture_bytes=payload.picture if payload.kind in ("image-in", "image-out") else None,
+            ),
+            rates=tuple(loads),
+            generator=generator,
+            findings=find(evidence) if settings.through else (),
+            failing=sentence(loads, bool(settings.through)),
+            held_rate=held,
+            capacity=capacity,
+            first_request=first,
+            machine={"processor": processor_name(), "load_average": f"{load_average():.2f}"},
+            doubts=tuple(_doubts(loads, generator, settings)),
+        )
+
+
+def _zipped(blocks: list[list[list[Sample]]]) -> list[tuple[Sample, ...]]:
+    """The i-th request of each arm in each block is a pair; a surplus has no partner."""
+    return [pair for block in blocks for pair in zip(*block, strict=False)]
+
+
+def _refusal(sample: Sample, pool: Pool) -> str:
+    what = sample.error or f"HTTP status {sample.status}"
+    return (
+        f"the {sample.arm} endpoint {pool.endpoint.host}:{pool.endpoint.port} answered the first request with {what}. "
+        "Check its URL, --target, --model and the keys (--key-env, --header)."
+    )
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector's pauses, which would count as latency."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+async def _calibrated(run: _Run, loads: Sequence[Load]) -> Generator:
+    """The instrument against its own mock without delay: latency floor, and the most it can send."""
+    run.progress("the generator's own floor", 0, 1)
+    with upstream.spawned(Behaviour(delay=0.0)) as (url, _):
+        pool = Pool(endpoint(url, Payload()), "direct", run.settings.timeout)
+        await load.sequential([pool], 50, run.number, run.dice)
+        singles = await load.sequential([pool], 300, run.number, run.dice)
+        many = await load.closed(pool, 16, 1.0, run.number)
+        pool.close()
+    floor = analysis.percentiles([s[0].latency for s in singles if s[0].ok])
+    if floor is None:
+        raise HalftimeError("the generator could not reach its own mock on 127.0.0.1; is a firewall in between?")
+    most = analysis.completed_rate(many)
+    lags = [item.send_lag.p99 for item in loads if item.send_lag]
+    return Generator(
+        floor=floor,
+        max_rate=most,
+        headroom=most / max(run.settings.rates) if run.settings.rates else None,
+        send_lag_p99=max(lags, default=None),
+    )
+
+
+def ca_bundle_seconds() -> float | None:
+    """What a new HTTP client spends on the CA bundle here (median of three); None without certifi."""
+    try:
+        import certifi
+    except ImportError:
+        return None
+    taken = []
+    for _ in range(3):
+        start = time.thread_time()
+        ssl.create_default_context(cafile=certifi.where())
+        taken.append(time.thread_time() - start)
+    return median(taken)
+
+
+def _doubts(loads: Sequence[Load], generator: Generator, settings: Settings) -> Iterator[str]:
+    noisy = max(item.background_cores for item in loads)
+    text = f"other processes kept {noisy:.1f} cores busy meanwhile; quieten the machine and run again"
+    if settings.max_background is not None and noisy > settings.max_background:
+        raise HalftimeError(f"refused: {text}, or raise --max-background ({settings.max_background:g} cores).")
+    if noisy > NOISY_CORES:
+        yield text + "."
+    if generator.send_lag_p99 and generator.send_lag_p99 > LAG_LIMIT:
+        yield (
+            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their time: the generator was "
+            "late, and that is in the latencies. Lower --rate or give it a core of its own."
+        )
+    if generator.headroom is not None and generator.headroom < 2:
+        yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."
+    if any(item.direct_saturated for item in loads):
+        yield "the upstream itself was saturated at some rate, so the gateway's limit is not known there; lower --rate."
+    upstream_fails = failures(loads, DIRECT)
+    if settings.through and upstream_fails.share > FAILING_SHARE:
+        yield f"{upstream_fails.told()}: the upstream itself fails; only requests answered both ways are compared."
+    pairs = loads[0].requests // (2 if settings.through else 1)
+    if pairs < 100:
+        yield f"p99 of {pairs} sequential pairs is next to their maximum; raise --requests or --sequential-time."

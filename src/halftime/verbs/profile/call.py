@@ -1,0 +1,105 @@
+"""One call of the pipeline, timed or observed."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from halftime.base.environment import load_average
+from halftime.base.errors import OutOfMemory
+from halftime.base.ledger import Measured, Node, measured, with_loops
+from halftime.pipeline.arguments import call_arguments
+from halftime.records import Workload
+from halftime.verbs.profile.clock import Clock, Mark
+from halftime.verbs.profile.instrument import instrumented
+from halftime.verbs.profile.recorder import Recorder
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+
+def timed_call(pipeline: DiffusionPipeline, workload: Workload, clock: Clock) -> Measured:
+    """Call the pipeline once for `workload` and time its parts. Raises OutOfMemory."""
+    arguments = call_arguments(pipeline, workload)
+    recorder = Recorder(clock)
+    busy = load_average()
+    gc.collect()  # the garbage of earlier calls is not this one's cost
+    with instrumented(pipeline, recorder), out_of_memory_explained():
+        origin = clock.start()
+        pipeline(**arguments)
+        end = clock.finish()
+    wall = end.host - origin.host
+    return measured(tree(recorder, clock, origin), wall, busy)
+
+
+def tree(recorder: Recorder, clock: Clock, origin: Mark) -> list[Node]:
+    """The recorded spans as a tree, denoising loops included. Call after the clock has finished."""
+    closed = [span for span in recorder.spans if span.end is not None]
+    begins = clock.seconds(origin, [span.begin for span in closed])
+    ends = clock.seconds(origin, [span.end for span in closed if span.end is not None])
+    roots: list[Node] = []
+    open_nodes: list[Node] = []
+    for span, begin, end in zip(closed, begins, ends, strict=True):
+        assert span.end is not None
+        node = Node(span.place, span.name, begin, end, span.end.host - span.begin.host)
+        del open_nodes[span.depth :]
+        (open_nodes[-1].children if open_nodes else roots).append(node)
+        open_nodes.append(node)
+    return with_loops(roots, clock.seconds(origin, recorder.loops))
+
+
+def observed_call(pipeline: DiffusionPipeline, workload: Workload, recorder: Recorder) -> None:
+    """Call the pipeline once with a recorder that observes; its times mean nothing. Raises OutOfMemory."""
+    arguments = call_arguments(pipeline, workload)
+    with instrumented(pipeline, recorder), out_of_memory_explained():
+        pipeline(**arguments)
+
+
+@contextlib.contextmanager
+def out_of_memory_explained() -> Iterator[None]:
+    """torch says 'out of memory' in three ways; say it in ours."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(_advice(error)) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error) or "out of memory" in str(error):
+            raise OutOfMemory(_advice(error)) from error
+        raise
+
+
+def _advice(error: BaseException) -> str:
+    first_line = next(iter(str(error).strip().splitlines()), "no details")
+    return f"out of memory in the middle of a call: {first_line} Try a smaller size or batch, or dtype bfloat16."
+
+
+@contextlib.contextmanager
+def quiet_progress_bars(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """Let the pipeline's own progress bars do their work, and cost their time, without writing on our screen."""
+    from halftime.verbs.profile.instrument import pipelines_within
+
+    missing = object()
+    before = [(part, getattr(part, "_progress_bar_config", missing)) for part in pipelines_within(pipeline)]
+    with open("/dev/null", "w", encoding="utf-8") as nowhere:
+        for part, config in before:
+            part._progress_bar_config = {**(config if isinstance(config, dict) else {}), "file": nowhere}
+        try:
+            yield
+        finally:
+            for part, config in before:
+                if config is missing:
+                    vars(part).pop("_progress_bar_config", None)
+                else:
+                    part._progress_bar_config = config
+
+
+def device_of(pipeline: DiffusionPipeline) -> torch.device:
+    """Where the pipeline computes, also when its weights are offloaded."""
+    import torch
+
+    return torch.device(getattr(pipeline, "_execution_device", None) or pipeline.device)

@@ -1,0 +1,89 @@
+"""What a pipeline is, as far as findings ask: read once, plain data afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from halftime.base.environment import instructions
+from halftime.records.stages import place_of
+from halftime.verbs.profile.call import device_of
+from halftime.verbs.profile.compilation import is_compiled
+from halftime.verbs.profile.instrument import components_within
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Module:
+    """One neural component."""
+
+    name: str
+    part: str  # 'vae', 'denoiser', 'text_encoder' … or its own name where it is not recognised
+    dtype: str  # of its floating-point parameters: 'float32', …
+    convolutional: bool
+    channels_last: bool
+    compiled: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A pipeline and the device under it."""
+
+    pipeline: str
+    device: str
+    scheduler: str
+    modules: tuple[Module, ...]
+    fast_bfloat16: bool  # the device computes bfloat16 faster than float32
+    slow_float16: bool  # the device only emulates it
+    wait_policy: str  # OMP_WAIT_POLICY
+
+    def of_part(self, part: str) -> tuple[Module, ...]:
+        """The modules that belong to one part of the ledger."""
+        return tuple(module for module in self.modules if module.part == part)
+
+
+def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
+    """Look at a pipeline without running it."""
+    from torch import nn
+
+    device = device_of(pipeline)
+    return Facts(
+        pipeline=type(pipeline).__name__,
+        device=device.type,
+        scheduler=type(getattr(pipeline, "scheduler", None)).__name__,
+        modules=tuple(
+            _module(name, component)
+            for name, component in components_within(pipeline).items()
+            if isinstance(component, nn.Module)
+        ),
+        fast_bfloat16=_fast_bfloat16(device),
+        slow_float16=device.type == "cpu" and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
+        wait_policy=settings.get("OMP_WAIT_POLICY", ""),
+    )
+
+
+def _module(name: str, module: torch.nn.Module) -> Module:
+    import torch
+
+    weights = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
+    kernels = [weight for weight in weights if weight.dim() == 4 and weight.shape[-1] > 1]
+    place = place_of(name)
+    return Module(
+        name=name,
+        part=place.part if place else name,
+        dtype=str(weights[0].dtype).removeprefix("torch.") if weights else "none",
+        convolutional=len(kernels) >= 4,
+        channels_last=bool(kernels) and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
+        compiled=is_compiled(module),
+    )
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,277 @@
+"""What the ledger says to a person: rules in a table, each a function of plain data.
+
+A rule states a cost in seconds of one call; its ceiling is Amdahl's: what the call would gain if that cost vanished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from halftime.base import units
+from halftime.records import CompileReport, Finding, LedgerRow
+from halftime.records.finding import ceiling
+from halftime.verbs.profile.facts import Facts, Module
+
+# Below these shares of the wall clock a cost is not worth a reader's time.
+WORTH_SAYING = 0.02
+FIRST_CALL_FACTOR = 3.0
+FIRST_CALL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the rules may look at."""
+
+    wall_seconds: float
+    first_call_seconds: float | None
+    ledger: tuple[LedgerRow, ...]
+    facts: Facts
+    compilation: CompileReport | None
+    load_average: float
+    cores: int
+
+    def row(self, stage: str, part: str | None = None) -> LedgerRow | None:
+        """The row of a stage, or of one of its parts; None where the call had none."""
+        row = next((row for row in self.ledger if row.stage == stage), None)
+        if row is None or part is None:
+            return row
+        if not row.parts:
+            return row if part not in ("glue", "progress_bar", "scheduler") else None
+        return next((inner for inner in row.parts if inner.stage == part), None)
+
+    def costs(self, stage: str, part: str | None = None) -> float:
+        """Seconds of a stage or part; 0 where the call had none."""
+        row = self.row(stage, part)
+        return row.seconds if row else 0.0
+
+    def finding(self, name: str, stage: str, seconds: float, fix: str | None, message: str) -> Finding:
+        """A finding with its ceiling over the steady call."""
+        return Finding(
+            id=name,
+            stage=stage,
+            seconds=seconds,
+            ceiling=ceiling(seconds, self.wall_seconds),
+            fix=fix,
+            message=message,
+        )
+
+    def part_of_call(self, seconds: float) -> str:
+        """'1.2 s, 21.4 % of the call'."""
+        return f"{units.seconds(seconds)}, {units.share(seconds / self.wall_seconds)} of the call"
+
+
+Rule = Callable[[Evidence], Iterator[Finding]]
+
+
+def findings(evidence: Evidence) -> tuple[Finding, ...]:
+    """All that is worth saying, costliest first; what has no cost of its own comes last."""
+    found = [finding for rule in RULES for finding in rule(evidence)]
+    return tuple(sorted(found, key=lambda finding: -(finding.seconds or 0.0)))
+
+
+def _heavy_component(evidence: Evidence) -> Iterator[Finding]:
+    """The next fix of a heavy component: dtype, then memory layout, then compilation."""
+    for stage, part in (("vae_decode", "vae"), ("denoise", "denoiser")):
+        seconds = evidence.costs(stage, part)
+        modules = evidence.facts.of_part(part)
+        slow = [way for way in _slow_ways(part, modules, evidence.facts) if way.applies]
+        if slow and seconds >= WORTH_SAYING * evidence.wall_seconds:
+            manners = ", ".join(way.words for way in slow)
+            names = " and ".join(module.name for module in modules)
+            yield evidence.finding(
+                f"{part}-{slow[0].name}",
+                stage,
+                seconds,
+                slow[0].fix,
+                f"the {names} runs {manners} ({evidence.part_of_call(seconds)})",
+            )
+
+
+class _Way(NamedTuple):
+    name: str
+    fix: str
+    words: str
+    applies: bool
+
+
+def _slow_ways(part: str, modules: tuple[Module, ...], facts: Facts) -> tuple[_Way, ...]:
+    in_fp32 = facts.fast_bfloat16 and any(module.dtype == "float32" for module in modules)
+    in_fp16 = facts.slow_float16 and any(module.dtype == "float16" for module in modules)
+    channels_first = any(module.convolutional and not module.channels_last for module in modules)
+    eager = any(not module.compiled for module in modules)
+    return (
+        _Way("fp32", f"{part}-dtype", "in fp32 (this device computes faster in bf16)", in_fp32),
+        _Way(
+            "fp16",
+            f"{part}-dtype",
+            "in fp16, which this processor emulates (26 times slower than fp32 where measured)",
+            in_fp16,
+        ),
+        _Way("contiguous", f"{part}-channels-last", "channels-first", channels_first),
+        _Way("eager", f"{part}-compile", "eagerly", eager),
+    )
+
+
+def _first_text_encode(evidence: Evidence) -> Iterator[Finding]:
+    row = evidence.row("encode_prompt")
+    first = row.first_call_seconds if row else None
+    if row is None or first is None or evidence.first_call_seconds is None:
+        return
+    extra = first - row.seconds
+    if first >= FIRST_CALL_FACTOR * row.seconds and extra >= FIRST_CALL_SECONDS:
+        yield Finding(
+            id="text-first-call",
+            stage="encode_prompt",
+            seconds=extra,
+            ceiling=ceiling(extra, evidence.first_call_seconds),
+            fix="text-warmup",
+            message=f"the text encoder's first call costs {units.seconds(first)}, {first / row.seconds:.0f}x its "
+            f"steady state of {units.seconds(row.seconds)} (the ceiling is the first call's)",
+        )
+
+
+def _first_call(evidence: Evidence) -> Iterator[Finding]:
+    first = evidence.first_call_seconds
+    if first is None or first < 1.5 * evidence.wall_seconds or first - evidence.wall_seconds < 0.1:
+        return
+    extra = first - evidence.wall_seconds
+    yield Finding(
+        id="first-call",
+        stage="call",
+        seconds=extra,
+        ceiling=ceiling(extra, first),
+        fix="text-warmup",
+        message=f"the first call takes {units.seconds(first)}, {first / evidence.wall_seconds:.1f}x a steady one: "
+        "warm up before the first request (the ceiling is the first call's)",
+    )
+
+
+def _glue(evidence: Evidence) -> Iterator[Finding]:
+    bar, glue = evidence.costs("denoise", "progress_bar"), evidence.costs("denoise", "glue")
+    if bar + glue >= WORTH_SAYING * evidence.wall_seconds:
+        yield evidence.finding(
+            "loop-glue",
+            "denoise",
+            bar + glue,
+            "progress-bar-off" if bar > glue else "loop-graph",
+            f"progress bar ({units.seconds(bar)}) and Python between the components ({units.seconds(glue)}) are "
+            f"{units.share((bar + glue) / evidence.wall_seconds)} of this call",
+        )
+
+
+def _scheduler(evidence: Evidence) -> Iterator[Finding]:
+    seconds = evidence.costs("denoise", "scheduler")
+    if seconds >= WORTH_SAYING * evidence.wall_seconds:
+        yield evidence.finding(
+            "scheduler-step",
+            "denoise",
+            seconds,
+            "schedule-table",
+            f"{evidence.facts.scheduler} takes {evidence.part_of_call(seconds)}; as a table of coefficients a step is "
+            "one multiply-add, and `halftime audit` names where it would make a GPU wait",
+        )
+
+
+def _prompt_encoding(evidence: Evidence) -> Iterator[Finding]:
+    seconds = evidence.costs("encode_prompt")
+    if seconds >= 2 * WORTH_SAYING * evidence.wall_seconds:
+        yield evidence.finding(
+            "prompt-encoding",
+            "encode_prompt",
+            seconds,
+            "prompt-cache",
+            f"encoding the prompt takes {evidence.part_of_call(seconds)}, again for every call with the same prompt",
+        )
+
+
+def _postprocess(evidence: Evidence) -> Iterator[Finding]:
+    seconds = evidence.costs("postprocess")
+    if seconds >= 2 * WORTH_SAYING * evidence.wall_seconds:
+        yield evidence.finding(
+            "postprocess",
+            "postprocess",
+            seconds,
+            None,
+            f"post-processing takes {evidence.part_of_call(seconds)}; ask for output_type='pt' or 'np' where no PIL "
+            "picture is needed",
+        )
+
+
+def _host_waits(evidence: Evidence) -> Iterator[Finding]:
+    for row in evidence.ledger:
+        blocked = row.host_blocked_seconds or 0.0
+        if blocked >= WORTH_SAYING * evidence.wall_seconds and row.stage == "denoise":
+            yield evidence.finding(
+                "host-waits",
+                row.stage,
+                blocked,
+                "schedule-table",
+                f"the host waits for the device between steps ({evidence.part_of_call(blocked)}); "
+                "`halftime audit` names the lines",
+            )
+
+
+def _launch_bound(evidence: Evidence) -> Iterator[Finding]:
+    for row in evidence.ledger:
+        gap = row.launch_gap_seconds or 0.0
+        if gap >= 5 * WORTH_SAYING * evidence.wall_seconds:
+            yield evidence.finding(
+                "launch-bound",
+                row.stage,
+                gap,
+                "loop-graph" if row.stage == "denoise" else "vae-compile",
+                f"in {row.stage} the device idles between kernels for {evidence.part_of_call(gap)}: launch-bound",
+            )
+
+
+def _recompiles(evidence: Evidence) -> Iterator[Finding]:
+    report = evidence.compilation
+    if report and report.after_warmup:
+        reason = report.recompiles[0].reason if report.recompiles else "no reason recorded"
+        yield Finding(
+            id="recompiles",
+            stage="call",
+            message=f"{report.after_warmup} graphs were compiled again after the warm-up: {reason}",
+            where=tuple(recompile.where for recompile in report.recompiles),
+        )
+
+
+def _graph_breaks(evidence: Evidence) -> Iterator[Finding]:
+    report = evidence.compilation
+    if report and report.graph_breaks:
+        total = sum(broken.count for broken in report.graph_breaks)
+        yield Finding(
+            id="graph-breaks",
+            stage="call",
+            message=f"torch.compile broke the graph {total} times, most often for: {report.graph_breaks[0].reason}",
+        )
+
+
+def _spinning_threads(evidence: Evidence) -> Iterator[Finding]:
+    busy = evidence.load_average > 0.5 * evidence.cores
+    if evidence.facts.device == "cpu" and busy and evidence.facts.wait_policy.upper() != "PASSIVE":
+        yield Finding(
+            id="openmp-spins",
+            stage="call",
+            message=f"the machine has other work (load {evidence.load_average:.1f} on {evidence.cores} cores) "
+            "and OpenMP threads spin while they wait; set OMP_WAIT_POLICY=PASSIVE (2 to 30 times faster where "
+            "measured)",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    _heavy_component,
+    _first_text_encode,
+    _first_call,
+    _glue,
+    _scheduler,
+    _prompt_encoding,
+    _postprocess,
+    _host_waits,
+    _launch_bound,
+    _recompiles,
+    _graph_breaks,
+    _spinning_threads,
+)

@@ -1,0 +1,147 @@
+"""What costs too much to know during a timed run: FLOPs and memory by stage, each from a short call of its own."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import psutil
+
+from halftime.records import MemoryReport, StageMemory, Workload
+from halftime.records.stages import Place
+from halftime.verbs.profile.call import device_of, observed_call
+from halftime.verbs.profile.clock import HostClock
+from halftime.verbs.profile.recorder import Recorder
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+PROBE_STEPS = 2  # every component runs, and every buffer of a step is live at once
+OUTSIDE = "between stages"
+
+
+def flops(pipeline: DiffusionPipeline, workload: Workload) -> dict[Place, tuple[float, int]]:
+    """Place -> (FLOPs, calls) of a call with at most PROBE_STEPS steps; a multiply-add counts as two.
+
+    Counted by torch's FlopCounterMode: matrix products, convolutions and attention, as is usual.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    found: dict[Place, float] = defaultdict(float)
+    counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
+    seen = 0
+
+    def observe(place: Place | None) -> None:
+        nonlocal seen
+        total = counter.get_total_flops()
+        if place:
+            found[place] += total - seen
+        seen = total
+
+    recorder = Recorder(HostClock(), observe=observe)
+    with counter:
+        observed_call(pipeline, _short(workload), recorder)
+    calls = {place: sum(span.place == place for span in recorder.spans) for place in found}
+    return {place: (value, calls[place]) for place, value in found.items() if value}
+
+
+def _cpu_attention() -> dict[object, Callable[..., int]]:
+    """The CPU's fused attention, which the registry of torch 2.13 lacks."""
+    import torch
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    def count(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count}
+
+
+def _short(workload: Workload) -> Workload:
+    return msgspec.structs.replace(workload, steps=min(workload.steps, PROBE_STEPS))
+
+
+def memory(pipeline: DiffusionPipeline, workload: Workload) -> MemoryReport:
+    """Peak and final memory of each stage, over a call of at most PROBE_STEPS steps."""
+    device = device_of(pipeline)
+    gauge: _Gauge = _CudaGauge(device) if device.type == "cuda" else _ResidentGauge()
+    peaks: dict[str, StageMemory] = {}
+
+    def observe(place: Place | None) -> None:
+        stage = place.stage if place else OUTSIDE
+        peaks[stage] = _merged(peaks.get(stage), gauge.read(stage))
+
+    gauge.read(OUTSIDE)
+    observed_call(pipeline, _short(workload), Recorder(HostClock(), observe=observe))
+    observe(None)
+    return MemoryReport(measure=gauge.measure, stages=tuple(peaks.values()))
+
+
+def _merged(before: StageMemory | None, now: StageMemory) -> StageMemory:
+    if before is None:
+        return now
+    return StageMemory(
+        stage=now.stage,
+        peak_bytes=_larger(before.peak_bytes, now.peak_bytes),
+        end_bytes=now.end_bytes,
+        reserved_bytes=_larger(before.reserved_bytes, now.reserved_bytes),
+    )
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    known = [value for value in (one, other) if value is not None]
+    return max(known) if known else None
+
+
+class _Gauge(Protocol):
+    """`read` tells the memory now and its peak since the last reading; `measure` says what that is."""
+
+    measure: str
+
+    def read(self, stage: str) -> StageMemory: ...
+
+
+class _CudaGauge:
+    measure = "CUDA allocator: tensors (peak, end) and reserved segments; other processes and libraries not included"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def read(self, stage: str) -> StageMemory:
+        from torch import cuda
+
+        reading = StageMemory(
+            stage=stage,
+            peak_bytes=cuda.max_memory_allocated(self._device),
+            end_bytes=cuda.memory_allocated(self._device),
+            reserved_bytes=cuda.max_memory_reserved(self._device),
+        )
+        cuda.reset_peak_memory_stats(self._device)
+        return reading
+
+
+class _ResidentGauge:
+    """Linux: VmHWM is the highest resident set since 5 was written to clear_refs (proc(5)); elsewhere only the end."""
+
+    measure = "resident set of the whole process (weights, libraries and Python included)"
+
+    def __init__(self) -> None:
+        self._reset = Path("/proc/self/clear_refs")
+        self._status = Path("/proc/self/status")
+        self._process = psutil.Process()
+
+    def read(self, stage: str) -> StageMemory:
+        reading = StageMemory(stage=stage, peak_bytes=self._peak(), end_bytes=self._process.memory_info().rss)
+        if os.access(self._reset, os.W_OK):
+            self._reset.write_text("5")
+        return reading
+
+    def _peak(self) -> int | None:
+        if not os.access(self._reset, os.W_OK):
+            return None
+        lines = (line.split() for line in self._status.read_text().splitlines())
+        return next((int(words[1]) * 1024 for words in lines if words and words[0] == "VmHWM:"), None)

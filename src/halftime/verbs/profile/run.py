@@ -1,0 +1,219 @@
+"""`profile`: one first call, a warm-up, steady runs; then the probes; then a Session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from halftime.base import environment
+from halftime.base.errors import BadInput
+from halftime.base.ledger import STEP, Measured, ledger, steady_wall
+from halftime.base.version import version
+from halftime.pipeline.load import Loaded, load
+from halftime.records import ColdStart, Environment, LedgerRow, Run, Session, Workload
+from halftime.records.priors import with_predictions
+from halftime.records.stages import Place
+from halftime.report import notebook
+from halftime.verbs.profile import compilation, probe
+from halftime.verbs.profile.call import device_of, timed_call
+from halftime.verbs.profile.clock import clock_for
+from halftime.verbs.profile.device_probe import probe as device_probe
+from halftime.verbs.profile.device_probe import with_device
+from halftime.verbs.profile.doubts import doubts
+from halftime.verbs.profile.facts import facts
+from halftime.verbs.profile.findings import Evidence, findings
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Progress = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How often to measure. `warmup` counts calls between the first and the first steady one."""
+
+    runs: int = 5
+    warmup: int = 1
+    probes: bool = True  # FLOPs, memory, and on CUDA device time: short calls of their own
+
+    def __post_init__(self) -> None:
+        if self.runs < 1 or self.warmup < 0:
+            raise BadInput(f"runs is {self.runs} and warmup {self.warmup}; runs must be 1 or more, warmup 0 or more.")
+
+
+def profile(
+    pipeline: DiffusionPipeline | str | None = None,
+    workload: Workload | None = None,
+    *,
+    runs: int = 5,
+    warmup: int = 1,
+    probes: bool = True,
+) -> Session:
+    """Measure one call of a pipeline: a Session whose ledger adds up to the wall clock.
+
+    `pipeline` is a diffusers pipeline, or what `halftime.load_pipeline` takes. The pipeline is called 1 + `warmup` +
+    `runs` times for `workload`, and, with `probes`, shortly twice more. It is left as it was found. Times are seconds;
+    on CUDA those of the device, by events. Raises HalftimeError, and whatever the pipeline's own call raises.
+    """
+    chosen = workload or Workload()
+    loaded = load(pipeline, chosen) if isinstance(pipeline, str) or pipeline is None else _given(pipeline)
+    with notebook.progress() as progress:
+        return measure(loaded, chosen, Settings(runs, warmup, probes), progress=progress)
+
+
+def _given(pipeline: DiffusionPipeline) -> Loaded:
+    return Loaded(pipeline, type(pipeline).__name__, ("called from Python: the first call here may not be its first",))
+
+
+def measure(
+    loaded: Loaded,
+    workload: Workload,
+    settings: Settings,
+    *,
+    cold_start: ColdStart | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Session:
+    """As `profile`, for a loaded pipeline, with a cold start measured before and with progress."""
+    (session,) = measure_in_turns([loaded], workload, settings, progress=progress)
+    return msgspec.structs.replace(session, cold_start=cold_start)
+
+
+def measure_in_turns(
+    several: Sequence[Loaded],
+    workload: Workload,
+    settings: Settings,
+    *,
+    progress: Progress = lambda what, done, total: None,
+) -> list[Session]:
+    """A session for each pipeline, called in turns, each time another one first: what the machine does meanwhile is in
+    all of them, so that their ledgers can be compared."""
+    places = [environment.collect(str(device_of(each.pipeline))) for each in several]
+    compiled_before = compilation.look()
+    calls = _calls([each.pipeline for each in several], workload, settings, progress)
+    return [
+        with_predictions(_session(each, workload, settings, place, compiled_before, of_it, progress))
+        for each, place, of_it in zip(several, places, calls, strict=True)
+    ]
+
+
+def _session(
+    loaded: Loaded,
+    workload: Workload,
+    settings: Settings,
+    place: Environment,
+    compiled_before: compilation.Seen,
+    calls: Sequence[_Call],
+    progress: Progress,
+) -> Session:
+    pipeline = loaded.pipeline
+    first, steady = calls[0], calls[1 + settings.warmup :]
+    rows = ledger([each.measured for each in steady], first.measured)
+    if settings.probes:
+        rows = _with_probes(rows, pipeline, workload, progress)
+    report = compilation.report(pipeline, compiled_before, calls[settings.warmup].compiled, calls[-1].compiled)
+    walls = [each.measured.run.wall_seconds for each in steady]
+    wall = steady_wall([each.measured for each in steady])
+    evidence = Evidence(
+        wall,
+        first.measured.run.wall_seconds,
+        rows,
+        facts(pipeline, place.settings),
+        report,
+        place.load_average or 0.0,
+        place.cores,
+    )
+    return Session(
+        halftime=version(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=loaded.name,
+        pipeline=type(pipeline).__name__,
+        wall_seconds=wall,
+        first_call_seconds=first.measured.run.wall_seconds,
+        ledger=rows,
+        findings=findings(evidence),
+        environment=place,
+        workload=workload,
+        workload_hash=workload.content_hash(),
+        runs=tuple(each.measured.run for each in steady),
+        first_run=first.measured.run,
+        memory=probe.memory(pipeline, workload) if settings.probes else None,
+        compilation=report,
+        notes=(*loaded.notes, *_other_steps(steady[-1].measured.run, workload.steps)),
+        doubts=doubts(walls, rows, place, traced=_being_traced()),
+    )
+
+
+def _other_steps(run: Run, asked: int) -> tuple[str, ...]:
+    """A note where the loop did not go as often as it was asked to: an argument that never arrived, or a solver."""
+    seen = sum(span.name == STEP for span in run.spans)
+    if seen in (0, asked):
+        return ()
+    return (f"{asked} steps were asked for, and the scheduler stepped {seen} times",)
+
+
+@dataclass(frozen=True)
+class _Call:
+    measured: Measured
+    compiled: compilation.Seen
+
+
+def _calls(
+    pipelines: Sequence[DiffusionPipeline], workload: Workload, settings: Settings, progress: Progress
+) -> list[list[_Call]]:
+    """For each pipeline its calls, in their order."""
+    clocks = [clock_for(device_of(pipeline)) for pipeline in pipelines]
+    calls: list[list[_Call]] = [[] for _ in pipelines]
+    total = 1 + settings.warmup + settings.runs
+    for index in range(total):
+        what = "first call" if index == 0 else "warm-up" if index <= settings.warmup else "steady run"
+        progress(what, index, total)
+        for shift in range(len(pipelines)):
+            turn = (index + shift) % len(pipelines)
+            measured = timed_call(pipelines[turn], workload, clocks[turn])
+            calls[turn].append(_Call(measured, compilation.look()))
+    progress("steady run", total, total)
+    return calls
+
+
+def _with_probes(
+    rows: tuple[LedgerRow, ...], pipeline: DiffusionPipeline, workload: Workload, progress: Progress
+) -> tuple[LedgerRow, ...]:
+    progress("counting FLOPs", 0, 1)
+    # A compiled module hides its operations from the counter, which would call the rest the whole.
+    if not any(compilation.is_compiled(component) for component in pipeline.components.values()):
+        rows = with_flops(rows, probe.flops(pipeline, workload))
+    if device_of(pipeline).type == "cuda":
+        progress("tracing the device", 0, 1)
+        rows = with_device(rows, device_probe(pipeline, workload))
+    progress("measuring memory", 0, 1)
+    return rows
+
+
+def with_flops(rows: Sequence[LedgerRow], counted: dict[Place, tuple[float, int]]) -> tuple[LedgerRow, ...]:
+    """Rows with FLOPs and FLOP/s: what the probe counted a call, times the calls that the ledger saw."""
+    return tuple(_row_with_flops(row, counted) for row in rows)
+
+
+def _row_with_flops(row: LedgerRow, counted: dict[Place, tuple[float, int]]) -> LedgerRow:
+    mine = {place.part: value for place, value in counted.items() if place.stage == row.stage}
+    if not mine:
+        return row
+    calls = {part.stage: part.calls for part in row.parts} or dict.fromkeys(mine, row.calls)
+    flops = {part: total / max(seen, 1) * calls.get(part, 0) for part, (total, seen) in mine.items()}
+    parts = tuple(_rated(part, flops[part.stage]) if part.stage in flops else part for part in row.parts)
+    return msgspec.structs.replace(_rated(row, sum(flops.values())), parts=parts)
+
+
+def _rated(row: LedgerRow, flops: float) -> LedgerRow:
+    return msgspec.structs.replace(row, flops=flops, flops_per_second=flops / row.seconds if row.seconds else None)
+
+
+def _being_traced() -> bool:
+    import torch
+
+    return bool(torch.autograd.profiler._is_profiler_enabled)

@@ -1,0 +1,122 @@
+"""`halftime replay`: run a report's workload again, here, and say what explains the difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from halftime.base.errors import BadInput
+from halftime.base.stats import unpaired_ratio
+from halftime.base.store import read_report
+from halftime.pipeline.load import BUNDLED, load
+from halftime.records import Session
+from halftime.records.replay import Difference, Replay
+from halftime.verbs.profile.call import quiet_progress_bars
+from halftime.verbs.profile.compare import differences
+from halftime.verbs.profile.run import Progress, Settings, measure
+
+# The first prefix that fits says what a difference means for the time.
+_MEANINGS = (
+    ("pipeline", "another pipeline: nothing below compares like with like"),
+    ("workload.device", "another device"),
+    ("workload.dtype", "another precision"),
+    ("workload", "another workload: more steps, pixels or pictures take longer by themselves"),
+    ("environment.device_name", "other hardware under every stage"),
+    ("environment.device", "another device: every stage is affected"),
+    ("environment.processor", "another processor: on a CPU every stage is affected, on a GPU what the host issues"),
+    ("environment.cores", "another number of cores"),
+    ("environment.threads", "another number of torch threads: on a CPU denoiser and VAE scale with it"),
+    ("environment.versions.torch", "another torch: kernels and their choice differ"),
+    ("environment.versions.cuda", "another CUDA: kernels and libraries differ"),
+    ("environment.versions.cudnn", "another cuDNN: convolutions, and so the VAE, differ"),
+    ("environment.versions.diffusers", "another diffusers: the loop around the components may differ"),
+    ("environment.versions.transformers", "another transformers: text encoders may differ"),
+    ("environment.versions.python", "another Python: matters where a stage is launch-bound"),
+    ("environment.settings.OMP_WAIT_POLICY", "idle OpenMP threads spin or sleep: large on a busy machine"),
+    ("environment.settings.OMP", "another OpenMP setting: matters on a CPU"),
+    ("environment.settings", "another setting that is known to change speed"),
+)
+
+
+def read(path: Path | str) -> Session:
+    """The session in a report: an HTML page or a JSON file of `profile`. Raises BadFile or BadInput."""
+    session = read_report(path, Session)
+    if session.kind == "trace":
+        raise BadInput(
+            f"{path} was read from a trace, which does not say how the pipeline was called. Replay a profile."
+        )
+    return session
+
+
+def replay(
+    session: Session,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    settings: Settings | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Replay:
+    """Run the session's workload again, as often as it was run then unless `settings` says otherwise.
+
+    `model` and `device` stand for those of the session where they are called otherwise here. Raises HalftimeError.
+    """
+    workload = session.workload
+    if device:
+        workload = msgspec.structs.replace(workload, device=device)
+    progress("loading", 0, 1)
+    loaded = load(model or model_of(session), workload)
+    chosen = settings or Settings(runs=max(1, len(session.runs)))
+    with quiet_progress_bars(loaded.pipeline):
+        return compared(session, measure(loaded, workload, chosen, progress=progress))
+
+
+def model_of(session: Session) -> str:
+    """How to load the session's model here. Raises BadInput where its name is not enough."""
+    if session.model.startswith(BUNDLED):
+        return BUNDLED
+    if session.model and session.model != session.pipeline:
+        return session.model
+    raise BadInput(
+        f"this session was measured from Python on a {session.pipeline}, which does not say where its weights are. "
+        "Name it: --model FOLDER, a hub id, or module:function."
+    )
+
+
+def compared(then: Session, now: Session) -> Replay:
+    """Both sessions with what differs between them, field by field and stage by stage."""
+    interval = unpaired_ratio(_walls(then), _walls(now))
+    found = [
+        Difference(field=field, then=one, now=two, meaning=meaning(field))
+        for field, (one, two) in differences(then, now).items()
+    ]
+    return Replay(
+        then=then,
+        now=now,
+        speedup=interval.value,
+        low=interval.low,
+        high=interval.high,
+        differences=tuple(sorted(found, key=lambda each: _rank(each.field))),
+        stages=_by_stage(then, now),
+    )
+
+
+def _walls(session: Session) -> list[float]:
+    return [run.wall_seconds for run in session.runs] or [session.wall_seconds]
+
+
+def _by_stage(then: Session, now: Session) -> dict[str, float]:
+    pairs = {row.stage: (row.seconds, other.seconds) for row in then.ledger if (other := now.row(row.stage))}
+    return {stage: one / two for stage, (one, two) in pairs.items() if one > 0 and two > 0}
+
+
+def meaning(field: str) -> str:
+    """What a difference in this field does to the time."""
+    return next((words for prefix, words in _MEANINGS if field.startswith(prefix)), "")
+
+
+def _rank(field: str) -> int:
+    return next((rank for rank, (prefix, _) in enumerate(_MEANINGS) if field.startswith(prefix)), len(_MEANINGS))
+
+
+__all__ = ["compared", "meaning", "model_of", "read", "replay"]

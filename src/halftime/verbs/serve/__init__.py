@@ -1,0 +1,1 @@
+"""`serve`: an image server: warm before ready, preview then final, nothing lost."""

@@ -1,0 +1,152 @@
+"""Request bodies: bounded in size and time, then read as JSON or multipart, with refusals that name the parameter."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TypeVar
+
+import msgspec
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from halftime.verbs.serve.errors_http import ApiError
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+# A client that is still sending sees the answer only if what it sends is taken in; a few times the limit, no more.
+_TAKEN_BEYOND = 4
+_MOST_FIELDS = 40
+_PICTURE_FIELDS = ("image", "image[]")
+
+
+class LimitedBodies:
+    """ASGI middleware: no body above `most` bytes (413), none that takes longer than `seconds` to arrive (408)."""
+
+    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
+        self.app, self.most, self.seconds = app, most, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        return await self.app(scope, _Limited(receive, self.most, self.seconds).receive, send)
+
+
+class _Limited:
+    """One request's `receive`, counting."""
+
+    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
+        self._receive, self._most, self._seconds = receive, most, seconds
+        self._begun = time.monotonic()
+        self._taken = 0
+        self._whole = False
+
+    async def receive(self) -> Message:
+        if self._whole:
+            return await self._receive()  # waits for the disconnect, however long the picture takes
+        message = await self._piece()
+        self._taken += len(message.get("body", b""))
+        self._whole = not message.get("more_body", False)
+        if self._taken > self._most:
+            await self._swallow()
+            raise ApiError(
+                413, f"The body is larger than {self._most} bytes, the most that is taken.", code="body_too_large"
+            )
+        return message
+
+    async def _piece(self) -> Message:
+        left = self._begun + self._seconds - time.monotonic()
+        try:
+            # Not wait_for, which in Python 3.11 can swallow a cancellation that comes as its work is done.
+            async with asyncio.timeout(left):
+                return await self._receive()
+        except TimeoutError:
+            self._whole = True
+            raise ApiError(
+                408, f"The body did not arrive within {self._seconds:g} s.", code="body_timeout", retry=False
+            ) from None
+
+    async def _swallow(self) -> None:
+        while not self._whole and self._taken <= _TAKEN_BEYOND * self._most:
+            message = await self._piece()
+            self._taken += len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+
+
+async def json_body(request: Request, kind: type[Body]) -> Body:
+    """The body as `kind`. Raises ApiError: 415 for another media type, 400 for anything that does not fit."""
+    # Asking for application/json also makes browsers ask first before another site's page may post here.
+    if _media_type(request) != "application/json":
+        raise ApiError(415, "Send the body as application/json.", code="unsupported_media_type")
+    data = await request.body()
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ApiError(400, f"The body is no valid JSON: {error}.", code="invalid_json") from error
+
+
+async def multipart_body(request: Request, kind: type[Body]) -> tuple[Body, bytes]:
+    """The fields as `kind`, and the file that came as `image`. Raises ApiError, as `json_body`."""
+    if _media_type(request) != "multipart/form-data":
+        raise ApiError(415, "Send the body as multipart/form-data.", code="unsupported_media_type")
+    fields, files = await _form(request)
+    refused = sorted(set(files) - {"image"})
+    if refused:
+        raise ApiError(400, f"{refused[0]!r} is not supported: this server takes one picture as 'image' and no mask.",
+                       code="unsupported_parameter", param=refused[0])  # fmt: skip
+    if "image" not in files:
+        raise ApiError(400, "Missing required parameter: 'image', a file.", code="missing_parameter", param="image")
+    try:
+        return msgspec.convert(fields, kind, strict=False), files["image"]
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+
+
+async def _form(request: Request) -> tuple[dict[str, str], dict[str, bytes]]:
+    fields: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    try:
+        async with request.form(max_files=4, max_fields=_MOST_FIELDS) as form:
+            for name, value in form.multi_items():
+                is_file = isinstance(value, UploadFile)
+                key = "image" if is_file and name in _PICTURE_FIELDS else name
+                if key in fields or key in files:
+                    raise ApiError(400, f"{key!r} was sent twice; one is taken.", code="duplicate_field", param=key)
+                if isinstance(value, UploadFile):
+                    files[key] = await value.read()
+                else:
+                    fields[key] = value
+    except (UnicodeDecodeError, LookupError, ValueError) as error:
+        # python-multipart lets some of what it cannot read through as it comes: a charset nobody knows, a broken name.
+        raise ApiError(400, "The multipart body cannot be read.", code="invalid_body") from error
+    except HTTPException as error:
+        raise ApiError(400, f"The multipart body cannot be read: {error.detail}", code="invalid_body") from error
+    return fields, files
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
+_MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
+_PLACE = re.compile(r" - at `\$\.?(?P<name>[^`]*)`$")
+
+
+def _invalid(error: msgspec.ValidationError) -> ApiError:
+    """msgspec's words, in OpenAI's."""
+    text = str(error)
+    if found := _UNKNOWN.search(text):
+        return ApiError(400, f"Unknown parameter: {found['name']!r}.", code="unknown_parameter", param=found["name"])
+    if found := _MISSING.search(text):
+        message = f"Missing required parameter: {found['name']!r}."
+        return ApiError(400, message, code="missing_parameter", param=found["name"])
+    found = _PLACE.search(text)
+    name = found["name"] if found else None
+    said = _PLACE.sub("", text)
+    return ApiError(400, f"Invalid {name!r}: {said}." if name else f"{said}.", code="invalid_value", param=name)

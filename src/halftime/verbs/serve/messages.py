@@ -1,0 +1,120 @@
+"""What the HTTP side and the engine say to each other: plain data, which also crosses to the worker as msgpack."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from halftime.base.errors import HalftimeError
+
+FailureKind = Literal["bad_request", "deadline", "cancelled", "crashed", "draining", "internal"]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One picture to draw. `None` means: the pipeline's own default."""
+
+    id: str  # unique among the jobs that are in the engine
+    prompt: str
+    negative_prompt: str | None = None
+    width: int  # pixels
+    height: int
+    steps: int
+    guidance: float | None = None
+    seed: int
+    previews: int = 0  # how many are wanted at most, spread evenly over the steps
+    image: bytes | None = None  # PNG, JPEG or WebP to start from; brought to width x height
+    strength: float | None = None  # 0 keeps the picture, 1 draws anew; with `image` only
+    deadline: float | None = None  # time.time()
+    profile: bool = False  # drawn alone, and its Final carries a session
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The picture is being drawn, with `batch_size - 1` others. Comes again after a crash that is retried."""
+
+    id: str
+    queue_seconds: float
+    batch_size: int
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The picture as the model foresees it after `step` of the steps."""
+
+    id: str
+    index: int  # from 0, without gaps
+    step: int  # from 1
+    width: int
+    height: int
+    pixels: bytes  # uint8, height x width x 3, RGB
+
+
+class Final(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The picture. The engine may have snapped its size or steps to what the certificate lists: see them here."""
+
+    id: str
+    width: int
+    height: int
+    steps: int
+    pixels: bytes  # uint8, height x width x 3, RGB
+    stages: dict[str, float]  # stage -> seconds of the batch's call, adding up to compute_seconds
+    queue_seconds: float
+    compute_seconds: float
+    batch_size: int
+    session: bytes | None = None  # JSON of a halftime Session, where the job asked to be profiled
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """There will be no picture. `retryable`: the same request may succeed later."""
+
+    id: str
+    kind: FailureKind
+    message: str
+    retryable: bool
+
+
+Event = Started | Preview | Final | Failed
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to run one worker. Seconds and bytes; empty tuples and None leave the choice to the engine."""
+
+    model: str | None = None  # as halftime.load_pipeline takes it; None for the bundled one
+    recipe: str | None = None  # path of a plan's or recipe's TOML file
+    device: str = "cpu"
+    dtype: str | None = None
+    scheduler: str | None = None
+    sizes: tuple[tuple[int, int], ...] = ()  # (width, height); empty: the pipeline's own
+    steps: tuple[int, ...] = (10, 20, 30)
+    guidance: float | None = None  # of a job that brings none; None: the bundled model's own, or the pipeline's
+    max_batch: int = 2
+    batch_window_seconds: float = 0.0  # how long the first of a batch waits for company
+    queue_limit: int = 32  # pictures
+    deadline_seconds: float | None = 60.0  # of a job that brings none
+    tiny_vae: str | None = "bundled"  # for previews: 'bundled', a folder or a hub id; None: no previews
+    img2img: bool = True  # offered where the pipeline has such a sibling
+    off_list: Literal["snap", "refuse"] = "snap"
+    threads: int | None = None  # torch's, in the worker; None: all cores
+    memory_growth_bytes: int = 512 * 2**20  # over the last runs; more drops the graphs
+    max_retries: int = 1  # of a picture whose worker died
+    restart_limit: int = 5  # workers that died in a row without a picture before the engine gives up
+    artefacts: str | None = None  # a file where compiled code is kept for the next start
+
+
+class NotAccepted(HalftimeError):
+    """A job was not taken; nothing of it was begun."""
+
+
+class QueueFull(NotAccepted):
+    """The queue is full; `retry_after` is when there should be room, in seconds, from measured service times."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NotReady(NotAccepted):
+    """The engine is starting, warming, draining or has failed."""
+
+
+class Refused(NotAccepted):
+    """The job asks for what the certificate does not list, or what this pipeline cannot do."""

@@ -1,0 +1,150 @@
+"""/openapi.json: made of the same classes that check the requests and write the answers, so that it cannot drift."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from halftime import __version__
+from halftime.verbs.serve.errors_http import JSON, ErrorBody
+from halftime.verbs.serve.offer import Readiness
+from halftime.verbs.serve.profiling import ProfileStart, ProfileState
+from halftime.verbs.serve.schema import (
+    CompletedEvent,
+    EditRequest,
+    GenerateRequest,
+    ImagesResponse,
+    Model,
+    ModelList,
+    PartialEvent,
+)
+
+Schema = dict[str, object]
+MULTIPART = "multipart/form-data"
+EVENTS = "text/event-stream"
+_STRUCTS = (
+    GenerateRequest, EditRequest, ImagesResponse, PartialEvent, CompletedEvent, Model, ModelList, Readiness, ErrorBody,
+    ProfileStart, ProfileState,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One path and method: what it takes, what it gives, and with which statuses it refuses."""
+
+    method: str
+    path: str
+    summary: str
+    answers: dict[str, type | None]  # media type -> its class, None for what is no JSON
+    refuses: tuple[int, ...] = ()
+    body: tuple[str, type] | None = None
+    secret: str = ""
+    also: tuple[int, ...] = ()  # further statuses with the first answer's body
+
+
+_DRAWS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
+# In the order in which a reader wants them. A test holds this table against the routes.
+OPERATIONS = (
+    Operation("post", "/v1/images/generations", "Draw pictures from a prompt.", {JSON: ImagesResponse, EVENTS: None},
+              _DRAWS, (JSON, GenerateRequest), "key"),
+    Operation("post", "/v1/images/edits", "Draw a picture anew from a picture and a prompt.",
+              {JSON: ImagesResponse, EVENTS: None}, _DRAWS, (MULTIPART, EditRequest), "key"),
+    Operation("get", "/v1/models", "The model.", {JSON: ModelList}, (401, 503), secret="key"),
+    Operation("get", "/v1/models/{name}", "The model by name.", {JSON: Model}, (401, 404, 503), secret="key"),
+    Operation("get", "/pictures/{name}", "A picture that an answer with response_format=url named.",
+              {"image/png": None, "image/jpeg": None, "image/webp": None}, (404,)),
+    Operation("get", "/healthz", "The process answers.", {"text/plain": None}),
+    Operation("get", "/readyz", "The warm-up certificate; 503 until it stands.", {JSON: Readiness}, also=(503,)),
+    Operation("get", "/metrics", "Prometheus metrics.", {"text/plain": None}),
+    Operation("get", "/profile", "Sessions of profiled pictures.", {JSON: ProfileState}, (401, 404), secret="profile"),
+    Operation("post", "/profile/start", "Profile the next pictures.", {JSON: ProfileState},
+              (400, 401, 403, 404, 408, 413, 415), (JSON, ProfileStart), "profile"),
+    Operation("post", "/profile/stop", "Stop profiling and take the sessions.", {JSON: ProfileState}, (401, 403, 404),
+              secret="profile"),
+    Operation("get", "/openapi.json", "This document.", {JSON: None}),
+)  # fmt: skip
+
+
+async def openapi(_: Request) -> Response:
+    """The document."""
+    return Response(document(), media_type=JSON)
+
+
+@cache
+def document() -> bytes:
+    """The OpenAPI 3.1 document as JSON."""
+    _, components = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
+    components["EditRequest"] = _with_file(components["EditRequest"])
+    secrets: Schema = {"key": {"type": "http", "scheme": "bearer"}, "profile": {"type": "http", "scheme": "bearer"}}
+    paths: dict[str, dict[str, object]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    return msgspec.json.encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": "halftime serve", "version": __version__, "license": {"name": "Apache-2.0"}},
+            "paths": paths,
+            "components": {"schemas": components, "securitySchemes": secrets},
+        }
+    )
+
+
+def _with_file(schema: Schema) -> Schema:
+    properties = schema["properties"]
+    required = schema["required"]
+    assert isinstance(properties, dict)
+    assert isinstance(required, list)
+    file = {"type": "string", "format": "binary", "description": "A PNG, JPEG or WebP file."}
+    return {**schema, "properties": {"image": file, **properties}, "required": ["image", *required]}
+
+
+def _operation(operation: Operation) -> Schema:
+    made: Schema = {
+        "operationId": f"{operation.method}{operation.path.translate(_PLAIN)}",
+        "summary": operation.summary,
+        "responses": _responses(operation),
+    }
+    if operation.body:
+        media_type, kind = operation.body
+        made["requestBody"] = {"required": True, "content": {media_type: {"schema": _reference(kind)}}}
+    if "{name}" in operation.path:
+        made["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if operation.secret:
+        # Optional: without keys in the environment nothing is asked for.
+        made["security"] = [{}, {operation.secret: []}] if operation.secret == "key" else [{operation.secret: []}]
+    return made
+
+
+_PLAIN = str.maketrans({"/": "_", "{": None, "}": None, ".": "_"})
+
+
+def _responses(operation: Operation) -> Schema:
+    good: Schema = {
+        "description": "Done.",
+        "content": {name: _content(kind) for name, kind in operation.answers.items()},
+    }
+    refused: Schema = {
+        "description": "Refused or failed; `error.code` says why.",
+        "content": {JSON: _content(ErrorBody)},
+    }
+    made: Schema = {str(status): good for status in (200, *operation.also)}
+    made.update({str(status): refused for status in operation.refuses})
+    return made
+
+
+def _content(kind: type | None) -> Schema:
+    return {} if kind is None else {"schema": _reference(kind)}
+
+
+def _reference(kind: type) -> Schema:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def documented() -> Iterable[tuple[str, str]]:
+    """Method and path of everything in the document."""
+    return ((operation.method.upper(), operation.path) for operation in OPERATIONS)

@@ -1,0 +1,170 @@
+"""What clients send and what they get, as OpenAI's images API has it; the OpenAPI document is made of these classes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from halftime.verbs.serve.encode import PictureFormat
+
+MOST_PICTURES = 10  # as OpenAI's
+MOST_PARTIALS = 3
+MOST_PROMPT = 4000  # characters; text encoders read far less
+MOST_STEPS = 200
+LARGEST_SEED = 2**53 - MOST_PICTURES  # what every JSON reader keeps exactly, and n pictures count up from it
+
+ResolvedQuality = Literal["low", "medium", "high"]
+Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
+Prompt = Annotated[str, Meta(min_length=1, max_length=MOST_PROMPT)]
+Pictures = Annotated[int, Meta(ge=1, le=MOST_PICTURES)]
+Size = Annotated[str, Meta(pattern="^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")]
+Percent = Annotated[int, Meta(ge=0, le=100)]
+Partials = Annotated[int, Meta(ge=0, le=MOST_PARTIALS)]
+Seed = Annotated[int, Meta(ge=0, le=LARGEST_SEED)]
+Steps = Annotated[int, Meta(ge=1, le=MOST_STEPS)]
+Guidance = Annotated[float, Meta(ge=0, le=100)]
+Strength = Annotated[float, Meta(gt=0, le=1)]
+Identifier = Annotated[str, Meta(max_length=512)]
+
+
+class ImageRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What generation and editing have in common. `seed`, `steps`, `guidance` and `negative_prompt` are halftime's."""
+
+    prompt: Prompt
+    model: Identifier | None = None
+    n: Pictures | None = None
+    size: Size | None = None
+    quality: Quality | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    output_format: PictureFormat | None = None
+    output_compression: Percent | None = None
+    stream: bool | None = None
+    partial_images: Partials | None = None
+    background: Literal["auto", "opaque"] | None = None
+    user: Identifier | None = None
+    safety_identifier: Identifier | None = None
+    seed: Seed | None = None
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+    negative_prompt: Annotated[str, Meta(max_length=MOST_PROMPT)] | None = None
+
+
+class GenerateRequest(ImageRequest, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /v1/images/generations."""
+
+    moderation: Literal["auto", "low"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+
+
+class EditRequest(ImageRequest, kw_only=True, forbid_unknown_fields=True):
+    """The fields of POST /v1/images/edits beside the picture; `strength` is halftime's: how much is drawn anew."""
+
+    strength: Strength | None = None
+    input_fidelity: Literal["high", "low"] | None = None
+
+
+class PictureTiming(msgspec.Struct, kw_only=True):
+    """Where one picture's time went, in seconds, and what it was drawn with."""
+
+    seed: int
+    width: int
+    height: int
+    steps: int
+    queue_seconds: float
+    compute_seconds: float
+    batch_size: int
+    stages: dict[str, float]
+
+
+class Timing(msgspec.Struct, kw_only=True):
+    """halftime's addition to `usage`. `seconds` is the whole request inside the server, encoding included."""
+
+    seconds: float
+    queue_seconds: float
+    compute_seconds: float
+    encode_seconds: float
+    pictures: list[PictureTiming]
+
+
+class InputTokens(msgspec.Struct):
+    """Zeros: halftime counts no tokens."""
+
+    image_tokens: int = 0
+    text_tokens: int = 0
+
+
+class Usage(msgspec.Struct, kw_only=True):
+    """OpenAI's fields, all zero since halftime counts no tokens, and the stage timings under `halftime`."""
+
+    halftime: Timing
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    input_tokens_details: InputTokens = msgspec.field(default_factory=InputTokens)
+
+
+class Picture(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One picture: its file in base64, or where it is for a while; and the seed that draws it again."""
+
+    seed: int
+    b64_json: str | None = None
+    url: str | None = None
+
+
+class ImagesResponse(msgspec.Struct, kw_only=True):
+    """The answer of both endpoints without `stream`."""
+
+    created: int
+    data: list[Picture]
+    output_format: PictureFormat
+    quality: ResolvedQuality
+    size: str
+    usage: Usage
+    background: Literal["opaque"] = "opaque"
+
+
+class PartialEvent(msgspec.Struct, kw_only=True):
+    """`image_generation.partial_image` or `image_edit.partial_image`; `step` counts from 1, of `steps`."""
+
+    type: str
+    b64_json: str
+    partial_image_index: int
+    created_at: int
+    output_format: PictureFormat
+    quality: ResolvedQuality
+    size: str
+    step: int
+    steps: int
+    background: Literal["opaque"] = "opaque"
+
+
+class CompletedEvent(msgspec.Struct, kw_only=True):
+    """`image_generation.completed` or `image_edit.completed`."""
+
+    type: str
+    b64_json: str
+    created_at: int
+    output_format: PictureFormat
+    quality: ResolvedQuality
+    size: str
+    seed: int
+    usage: Usage
+    background: Literal["opaque"] = "opaque"
+
+
+class Model(msgspec.Struct, kw_only=True):
+    """The model that this server draws with."""
+
+    id: str
+    created: int
+    object: Literal["model"] = "model"
+    owned_by: str = "halftime"
+
+
+class ModelList(msgspec.Struct, kw_only=True):
+    """GET /v1/models."""
+
+    data: list[Model]
+    object: Literal["list"] = "list"

@@ -1,0 +1,78 @@
+"""What the HTTP side holds: its settings, the engine behind it, and the few things that live between requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.requests import Request
+
+from halftime.verbs.serve.metrics import Metrics
+from halftime.verbs.serve.pictures import PictureStore
+from halftime.verbs.serve.profiled import Profiled
+
+if TYPE_CHECKING:
+    from halftime.records.serve import EngineStatus
+    from halftime.verbs.serve.messages import Event, Job
+
+MIB = 2**20
+MOST_UPLOADS = 16  # pictures of clients in hand at once
+
+
+class Engine(Protocol):
+    """What the HTTP side asks of an engine; `halftime.verbs.serve.engine.Engine` is one, tests bring another."""
+
+    @property
+    def status(self) -> EngineStatus: ...
+
+    async def start(self) -> None: ...
+
+    def submit(self, job: Job) -> AsyncIterator[Event]: ...
+
+    async def drain(self, timeout: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class HttpSettings:
+    """Limits and names. Seconds and bytes."""
+
+    model: str = "emoji-xl"  # under which clients ask for it
+    api_keys: tuple[str, ...] = ()
+    profile_token: str = ""
+    most_pictures: int = 10  # of one request; those beyond the engine's queue could never be taken
+    deadline: float = 30.0  # of a request, from its arrival; also what its place in the queue is bounded by
+    most_body: int = 16 * MIB
+    body_seconds: float = 30.0  # for the whole body to arrive
+    send_seconds: float = 30.0  # for a reader to take any one piece of an answer
+    keep_alive_seconds: float = 10.0  # between comments in a stream that has nothing to say
+    url_seconds: float = 3600.0
+    url_bytes: int = 256 * MIB
+    drain_seconds: float = 30.0
+
+
+@dataclass
+class Service:
+    """The state of one application."""
+
+    engine: Engine
+    settings: HttpSettings
+    metrics: Metrics = field(init=False)
+    pictures: PictureStore = field(init=False)
+    profiled: Profiled = field(default_factory=Profiled)
+    # Each takes some 50 MiB for a body of 10 MB while it is read, decoded and written anew.
+    uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
+    draining: bool = False
+    active: int = 0  # requests under /v1 that are not answered yet
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(lambda: self.engine.status)
+        self.pictures = PictureStore(self.settings.url_bytes, self.settings.url_seconds)
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service

@@ -1,0 +1,113 @@
+"""Between two steps of a batch: who has left, whose deadline has passed, and who wants a preview.
+
+Everything hangs on the scheduler's `step`, which every diffusers loop calls once an evaluation: no callback argument of
+a pipeline is needed. The step itself is the original one with its own arguments, so what it returns is unchanged.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from halftime.fix.table_scheduler import is_tabled
+from halftime.fix.undo import patched
+from halftime.verbs.serve.estimate import denoised
+from halftime.verbs.serve.messages import Job
+from halftime.verbs.serve.preview import Previews, preview_steps
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
+
+class NobodyWaits(BaseException):
+    """Every picture of the batch was cancelled or is late: the call ends here. Not an Exception, so nothing eats it."""
+
+
+@dataclass
+class Watch:
+    """What is looked at after each step. `still_wanted` gives the jobs that somebody waits for."""
+
+    jobs: Sequence[Job]
+    still_wanted: Callable[[], Sequence[Job]]
+    previews: Previews | None = None
+    step: int = 0
+    _marks: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Before the pipeline is called."""
+        if not self.still_wanted():
+            raise NobodyWaits
+
+    def after(
+        self,
+        scheduler: SchedulerMixin,
+        model_output: torch.Tensor,
+        timestep: object,
+        sample: torch.Tensor,
+        index: int | None,
+    ) -> None:
+        """After the scheduler's step. Raises NobodyWaits."""
+        self.step += 1
+        wanted = self.still_wanted()
+        if not wanted:
+            raise NobodyWaits
+        if self.previews is None:
+            return
+        total = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+        now = [job for job in wanted if self.step in self._steps_of(job, total)]
+        if now:
+            self._show(now, denoised(scheduler, model_output, timestep, sample, index))
+
+    def _steps_of(self, job: Job, total: int) -> tuple[int, ...]:
+        if job.id not in self._marks:
+            self._marks[job.id] = preview_steps(total, job.previews)
+        return self._marks[job.id]
+
+    def _show(self, jobs: Sequence[Job], estimate: torch.Tensor | None) -> None:
+        if estimate is None or self.previews is None:
+            return
+        rows = [position for position, job in enumerate(self.jobs) if job in jobs]
+        self.previews.wish(jobs, self.step, estimate[rows].detach().clone())
+
+
+@contextmanager
+def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch) -> Iterator[None]:
+    """The pipeline with a scheduler of its own for this call, whose steps are watched.
+
+    The scheduler is a copy of `template`, so nothing that one batch did to it, finished or not, reaches the next. One
+    that a fix put there is not copied: its tables are what makes it fast, and its run begins anew at set_timesteps.
+    """
+    before = pipeline.scheduler
+    scheduler = template if _belongs_to_a_fix(template) else copy.deepcopy(template)
+    pipeline.scheduler = scheduler
+    try:
+        with patched(scheduler, "step", _watching(scheduler, watch)):
+            yield
+    finally:
+        pipeline.scheduler = before
+
+
+def _belongs_to_a_fix(scheduler: SchedulerMixin) -> bool:
+    patches = [value for value in vars(scheduler).values() if isinstance(value, functools.partial | types.FunctionType)]
+    return is_tabled(scheduler) or bool(patches)
+
+
+def _watching(scheduler: SchedulerMixin, watch: Watch) -> Callable[..., object]:
+    original = scheduler.step
+
+    @functools.wraps(original)  # pipelines look at the signature
+    def step(
+        model_output: torch.Tensor, timestep: object, sample: torch.Tensor, *args: object, **kwargs: object
+    ) -> object:
+        result = original(model_output, timestep, sample, *args, **kwargs)
+        index = getattr(scheduler, "step_index", None)
+        watch.after(scheduler, model_output, timestep, sample, None if index is None else index - 1)
+        return result
+
+    return step

@@ -1,0 +1,251 @@
+"""The pipeline as a server has it: loaded, fixed, timed, and called for a batch of jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from halftime.base import environment
+from halftime.base.errors import BadInput, BadWorkload
+from halftime.base.ledger import Measured, ledger, measured
+from halftime.base.store import to_json
+from halftime.base.version import version
+from halftime.fix.apply import applied, kept_artefacts, read_plan
+from halftime.pipeline.load import BUNDLED, Loaded, load
+from halftime.records import Session, Workload
+from halftime.records.serve import Mode
+from halftime.verbs.profile.call import device_of, out_of_memory_explained, tree
+from halftime.verbs.profile.clock import Clock, clock_for
+from halftime.verbs.profile.instrument import instrumented
+from halftime.verbs.profile.recorder import Recorder
+from halftime.verbs.serve.messages import EngineSettings, Job
+from halftime.verbs.serve.preview import quickened
+from halftime.verbs.serve.stepping import Watch, watched
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin
+
+    from halftime.fix.artefacts import Kept
+
+OTHER = "other"  # of a call: what no stage took
+_WHOLE_LOOP = "loop-graph"  # a fix that runs all steps in one go: nothing can be seen or ended in between
+
+
+class Drawing(NamedTuple):
+    """What one call of the pipeline gave."""
+
+    pictures: np.ndarray  # uint8 [batch, height, width, 3]
+    measured: Measured
+
+    @property
+    def seconds(self) -> float:
+        return self.measured.run.wall_seconds
+
+    @property
+    def stages(self) -> dict[str, float]:
+        """Stage -> seconds; they add up to `seconds`."""
+        found: dict[str, float] = {}
+        for place, seconds in self.measured.costs.items():
+            found[place.stage] = found.get(place.stage, 0.0) + seconds
+        return {**found, OTHER: max(0.0, self.seconds - sum(found.values()))}
+
+
+@dataclass
+class Studio:
+    """One pipeline, its img2img sibling, and what is around them. Used by one thread."""
+
+    loaded: Loaded
+    modes: dict[Mode, DiffusionPipeline]
+    template: SchedulerMixin
+    tiny: AutoencoderTiny | None
+    fixes: tuple[str, ...]
+    artefacts: Kept | None
+    recipe_hash: str | None
+    default_guidance: float | None
+    recorder: Recorder
+    clock: Clock
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def pipeline(self) -> DiffusionPipeline:
+        return self.loaded.pipeline
+
+    def draw(self, jobs: Sequence[Job], watch: Watch) -> Drawing:
+        """One call for all jobs, which are of one kind. Raises BadWorkload, NobodyWaits, OutOfMemory."""
+        pipeline = self.modes["img2img" if jobs[0].image is not None else "text2img"]
+        arguments = self.arguments(pipeline, jobs)
+        watch.begin()
+        self.recorder.reset()
+        with watched(pipeline, self.template, watch), out_of_memory_explained():
+            origin = self.clock.start()
+            pictures = as_pixels(pipeline(**arguments))
+            end = self.clock.finish()
+        call = measured(tree(self.recorder, self.clock, origin), end.host - origin.host)
+        return Drawing(pictures, call)
+
+    def session(self, drawing: Drawing, job: Job) -> bytes:
+        """This very call as a Session, as `halftime profile --json` writes one."""
+        return to_json(session_of(self, drawing, job))
+
+    def arguments(self, pipeline: DiffusionPipeline, jobs: Sequence[Job]) -> dict[str, object]:
+        """The keyword arguments of the call. Raises BadWorkload for what was asked for and cannot be handed on."""
+        first, taken = jobs[0], set(inspect.signature(type(pipeline).__call__).parameters)
+        needed: dict[str, object] = {
+            "prompt": [job.prompt for job in jobs],
+            "num_inference_steps": first.steps,
+            "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
+            "output_type": "np",
+        }
+        if first.negative_prompt is not None:
+            needed["negative_prompt"] = [job.negative_prompt or "" for job in jobs]
+        if first.image is not None:
+            needed["image"] = [opened(job) for job in jobs]
+        if first.strength is not None:
+            needed["strength"] = first.strength
+        guidance = self.default_guidance if first.guidance is None else first.guidance
+        optional = {"guidance_scale": guidance, "width": first.width, "height": first.height}
+        missing = needed.keys() - taken
+        if missing:
+            raise BadWorkload(f"{type(pipeline).__name__} takes no {min(missing)}; leave it out of the request.")
+        return needed | {name: value for name, value in optional.items() if name in taken and value is not None}
+
+
+def session_of(studio: Studio, drawing: Drawing, job: Job) -> Session:
+    """One call on a live server as a Session; there is no first call beside it, and only one run."""
+    workload = Workload(
+        prompts=(job.prompt,),
+        negative_prompt=job.negative_prompt,
+        width=job.width,
+        height=job.height,
+        steps=job.steps,
+        guidance=studio.default_guidance if job.guidance is None else job.guidance,
+        seed=job.seed,
+    )
+    return Session(
+        halftime=version(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=studio.loaded.name,
+        pipeline=type(studio.pipeline).__name__,
+        wall_seconds=drawing.seconds,
+        ledger=ledger([drawing.measured]),
+        environment=environment.collect(str(device_of(studio.pipeline))),
+        workload=workload,
+        workload_hash=workload.content_hash(),
+        runs=(drawing.measured.run,),
+        notes=(*studio.loaded.notes, "one request on a live server"),
+    )
+
+
+def opened(job: Job) -> Image.Image:
+    """The job's picture, RGB, of the size asked for. Raises BadWorkload for what is none."""
+    try:
+        with Image.open(io.BytesIO(job.image or b""), formats=("PNG", "JPEG", "WEBP")) as image:
+            return image.convert("RGB").resize((job.width, job.height), Image.Resampling.LANCZOS)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadWorkload("the picture cannot be read; send a PNG, JPEG or WebP.") from error
+
+
+def as_pixels(result: object) -> np.ndarray:
+    """A pipeline's output as uint8 [batch, height, width, 3], rounded as diffusers rounds for PIL."""
+    images = getattr(result, "images", None)
+    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[-1] != 3:
+        raise BadInput(
+            f"the pipeline gave {type(result).__name__}, not pictures of three channels; it cannot be served."
+        )
+    return (images * 255).round().astype(np.uint8)
+
+
+def open_studio(settings: EngineSettings) -> Studio:
+    """Load, fix and instrument. Raises HalftimeError where that cannot be done."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    loaded = load(settings.model, Workload(device=settings.device, dtype=settings.dtype, scheduler=settings.scheduler))
+    pipeline = loaded.pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    stack = ExitStack()
+    fixes, artefacts = _fix(pipeline, settings, stack)
+    modes: dict[Mode, DiffusionPipeline] = {"text2img": pipeline}
+    sibling = _img2img(pipeline) if settings.img2img else None
+    if sibling is not None:
+        sibling.set_progress_bar_config(disable=True)
+        modes["img2img"] = pipeline.halftime_img2img = sibling  # as an attribute, so that it is instrumented too
+    clock = clock_for(device_of(pipeline))
+    recorder = Recorder(clock)
+    # Before anything is compiled, and for good: what is compiled then never sees it come or go.
+    stack.enter_context(instrumented(pipeline, recorder))
+    return Studio(
+        loaded=loaded,
+        modes=modes,
+        template=pipeline.scheduler,
+        tiny=None if _WHOLE_LOOP in fixes else _tiny(pipeline, settings),
+        fixes=fixes,
+        artefacts=artefacts,
+        recipe_hash=_hash(settings.recipe),
+        default_guidance=_default_guidance(pipeline, settings),
+        recorder=recorder,
+        clock=clock,
+        stack=stack,
+    )
+
+
+def _fix(
+    pipeline: DiffusionPipeline, settings: EngineSettings, stack: ExitStack
+) -> tuple[tuple[str, ...], Kept | None]:
+    """Put the recipe on; the names of its fixes, and the file of compiled code where one is kept."""
+    if settings.recipe is None:
+        return (), None
+    plan = read_plan(Path(settings.recipe))
+    kept = None
+    if settings.artefacts is not None:
+        kept = stack.enter_context(kept_artefacts(pipeline, plan, settings.artefacts))
+    stack.enter_context(applied(pipeline, plan))
+    return tuple(choice.name for choice in plan.fixes), kept
+
+
+def _hash(recipe: str | None) -> str | None:
+    return None if recipe is None else hashlib.sha256(Path(recipe).read_bytes()).hexdigest()[:16]
+
+
+def _img2img(pipeline: DiffusionPipeline) -> DiffusionPipeline | None:
+    """The pipeline of the same parts that starts from a picture, where diffusers has one."""
+    from diffusers import AutoPipelineForImage2Image
+
+    try:
+        return AutoPipelineForImage2Image.from_pipe(pipeline)
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _tiny(pipeline: DiffusionPipeline, settings: EngineSettings) -> AutoencoderTiny | None:
+    """The tiny VAE for previews; None where there is none for this pipeline's latents."""
+    from halftime.fix.table import FIXES
+
+    fix, source = FIXES["tiny-vae"], {"source": settings.tiny_vae or ""}
+    if fix.applies(pipeline, device_of(pipeline), source):
+        return None
+    from halftime.fix.tiny_vae import load as load_tiny
+
+    tiny: AutoencoderTiny = load_tiny(source["source"], pipeline.vae)
+    return quickened(tiny)
+
+
+def _default_guidance(pipeline: DiffusionPipeline, settings: EngineSettings) -> float | None:
+    if settings.guidance is not None:
+        return settings.guidance
+    if settings.model in (None, BUNDLED):
+        from halftime import bundled
+
+        return bundled.GUIDANCE
+    parameter = inspect.signature(type(pipeline).__call__).parameters.get("guidance_scale")
+    return float(parameter.default) if parameter and isinstance(parameter.default, int | float) else None

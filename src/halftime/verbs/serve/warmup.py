@@ -1,0 +1,325 @@
+"""Warm-up: every kind of call that will be accepted, twice; ready only when dynamo stood still over a whole pass."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from PIL import Image
+
+from halftime.base import environment
+from halftime.base.errors import HalftimeError
+from halftime.base.version import version
+from halftime.pipeline.arguments import vae_factor
+from halftime.records.serve import Branch, Certificate, Graphs, Mode, WarmEntry
+from halftime.verbs.profile.call import device_of
+from halftime.verbs.serve.messages import EngineSettings, Job
+from halftime.verbs.serve.preview import Previews
+from halftime.verbs.serve.stepping import Watch
+from halftime.verbs.serve.studio import Studio
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+MOST_PASSES = 4  # the first compiles, the second may generalise a shape, the third must stand still
+FEW_STEPS = 3  # first, middle and last: a loop's branches; more only repeats the same graphs
+BUCKETS = (6, 24, 60, 120)  # tokens, where the length of a prompt changes shapes
+UNGUIDED = 1.0
+_GRAPHS_PER_KIND = 4  # of one function: it may stand in several places of a model
+_PAYS = 1.0  # a batch pays where it takes no longer than so many times its pictures one by one
+Progress = Callable[[str, int, int], None]
+
+
+class NotStill(HalftimeError):
+    """Dynamo went on compiling in every pass: what is served would be compiled in front of clients."""
+
+
+class Kind(NamedTuple):
+    """One kind of call."""
+
+    mode: Mode
+    width: int
+    height: int
+    batch: int
+    guidance: Branch
+    steps: int
+    prompt_tokens: int | None
+
+
+class Offered(NamedTuple):
+    """What is to be offered."""
+
+    sizes: tuple[tuple[int, int], ...]
+    steps: tuple[int, ...]
+    batches: tuple[int, ...]
+    modes: tuple[Mode, ...]
+    branches: tuple[Branch, ...]
+    buckets: tuple[int, ...]
+
+
+def kinds(offered: Offered) -> list[Kind]:
+    """Every combination at few steps, then every number of steps once for each size: what certificates are made of."""
+    few = min(FEW_STEPS, *offered.steps)
+    buckets: Sequence[int | None] = offered.buckets or (None,)
+    every = [
+        Kind(mode, width, height, batch, branch, few, bucket)
+        for mode in offered.modes
+        for width, height in offered.sizes
+        for batch in offered.batches
+        for branch in offered.branches
+        for bucket in buckets
+    ]
+    whole = [
+        Kind("text2img", width, height, 1, offered.branches[0], steps, buckets[0])
+        for width, height in offered.sizes
+        for steps in offered.steps
+    ]
+    return list(dict.fromkeys([*every, *whole]))
+
+
+def offered_by(studio: Studio, settings: EngineSettings) -> Offered:
+    """What the settings and the pipeline allow."""
+    pipeline = studio.pipeline
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    guided = "guidance_scale" in takes and (studio.default_guidance or 0) > UNGUIDED
+    sizes = settings.sizes or (own_size(pipeline),)
+    _check_sizes(pipeline, sizes)
+    return Offered(
+        sizes=sizes,
+        steps=tuple(sorted(set(settings.steps))),
+        batches=batch_sizes(settings.max_batch),
+        modes=tuple(studio.modes),
+        branches=("guided", "unguided") if guided else ("unguided",),
+        buckets=buckets_of(pipeline),
+    )
+
+
+def batch_sizes(most: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and `most` itself: few enough to be warmed, and no number of pictures is far from one."""
+    return tuple(sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most}))
+
+
+def own_size(pipeline: DiffusionPipeline) -> tuple[int, int]:
+    """The size that the pipeline draws where none is named."""
+    cells = getattr(pipeline, "default_sample_size", None)
+    if not isinstance(cells, int):
+        config = getattr(getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None), "config", None)
+        found = getattr(config, "sample_size", None)
+        cells = found if isinstance(found, int) else 64
+    side = cells * vae_factor(pipeline)
+    return side, side
+
+
+def _check_sizes(pipeline: DiffusionPipeline, sizes: Sequence[tuple[int, int]]) -> None:
+    factor = vae_factor(pipeline)
+    for width, height in sizes:
+        if width < 1 or height < 1 or width % factor or height % factor:
+            raise HalftimeError(
+                f"size {width}x{height} cannot be drawn: each side must be a multiple of {factor}, the VAE's factor."
+            )
+
+
+# ---- prompts
+
+
+def buckets_of(pipeline: DiffusionPipeline) -> tuple[int, ...]:
+    """Token counts to warm, or none where a longer prompt changes no shape (CLIP and T5 pad to their maximum)."""
+    short, long = embedding_shape(pipeline, prompt_of(4)), embedding_shape(pipeline, prompt_of(40))
+    if short is not None and short == long:
+        return ()
+    most = most_prompt_tokens(pipeline) or max(BUCKETS)
+    return tuple(bucket for bucket in BUCKETS if bucket <= most) or (most,)
+
+
+def prompt_of(tokens: int) -> str:
+    """A prompt of about so many tokens."""
+    return " ".join(["red"] * max(1, tokens))
+
+
+def embedding_shape(pipeline: DiffusionPipeline, prompt: str) -> tuple[int, ...] | None:
+    """The shape of a prompt's embedding; None where the pipeline has no `encode_prompt` that takes a bare prompt."""
+    encode = getattr(pipeline, "encode_prompt", None)
+    if encode is None:
+        return None
+    known = {"device": device_of(pipeline), "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    known |= {"prompt_2": None, "prompt_3": None}
+    taken = {name: value for name, value in known.items() if name in inspect.signature(encode).parameters}
+    try:
+        with torch.inference_mode():
+            result = encode(prompt=prompt, **taken)
+    except (TypeError, ValueError, AttributeError):
+        return None
+    first = next((leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)), None)
+    return None if first is None else tuple(first.shape)
+
+
+def most_prompt_tokens(pipeline: DiffusionPipeline) -> int | None:
+    """The tokenizer's limit; None where it has none."""
+    most = getattr(getattr(pipeline, "tokenizer", None), "model_max_length", None)
+    return most if isinstance(most, int) and most < 10**6 else None
+
+
+# ---- passes
+
+
+def jobs_of(kind: Kind, guidance: float | None, number: int) -> tuple[Job, ...]:
+    """Jobs of a kind. In every other pass prompts are shorter, so that one graph for all lengths must be that."""
+    tokens = 8 if kind.prompt_tokens is None else max(1, kind.prompt_tokens - number % 2)
+    return tuple(
+        Job(
+            id=f"warm-up-{number}-{index}",
+            prompt=prompt_of(tokens),
+            width=kind.width,
+            height=kind.height,
+            steps=kind.steps,
+            guidance=guidance if kind.guidance == "guided" else UNGUIDED,
+            seed=index,
+            previews=1,
+            image=_grey(kind) if kind.mode == "img2img" else None,
+            strength=1.0 if kind.mode == "img2img" else None,
+        )
+        for index in range(kind.batch)
+    )
+
+
+def _grey(kind: Kind) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", (kind.width, kind.height), (128, 128, 128)).save(file, "PNG")
+    return file.getvalue()
+
+
+def graphs() -> Graphs:
+    """Dynamo's counters now."""
+    if "torch._dynamo.utils" not in sys.modules:
+        return Graphs()
+    from torch._dynamo.utils import counters
+
+    stats = counters["stats"]
+    return Graphs(
+        unique_graphs=stats["unique_graphs"],
+        calls_captured=stats["calls_captured"],
+        graph_breaks=sum(counters["graph_break"].values()),
+    )
+
+
+def _pass(
+    studio: Studio, todo: Sequence[Kind], previews: Previews | None, number: int, progress: Progress
+) -> Iterator[float]:
+    for done, kind in enumerate(todo):
+        progress(f"pass {number + 1}: {describe(kind)}", done, len(todo))
+        jobs = jobs_of(kind, studio.default_guidance, number)
+        begun = time.perf_counter()
+        if previews is not None:
+            previews.open(jobs)
+        studio.draw(jobs, Watch(jobs, lambda jobs=jobs: jobs, previews))  # type: ignore[misc]
+        if previews is not None:
+            previews.flush()
+            for job in jobs:
+                previews.close(job.id)
+        yield time.perf_counter() - begun
+
+
+def describe(kind: Kind) -> str:
+    """A kind in words."""
+    words = [f"{kind.width}x{kind.height}", f"batch of {kind.batch}", f"{kind.steps} steps", kind.guidance]
+    words += [kind.mode] * (kind.mode != "text2img")
+    words += [f"{kind.prompt_tokens} tokens"] * (kind.prompt_tokens is not None)
+    return ", ".join(words)
+
+
+def certify(studio: Studio, settings: EngineSettings, previews: Previews | None, progress: Progress) -> Certificate:
+    """Run everything until a whole pass compiled nothing. Raises NotStill, and what the pipeline raises."""
+    before = graphs()
+    offered = offered_by(studio, settings)
+    todo = kinds(offered)
+    _allow_graphs(len(todo))
+    first = list(_pass(studio, todo, previews, 0, progress))
+    after_first = earlier = graphs()
+    for number in range(1, MOST_PASSES):
+        second = list(_pass(studio, todo, previews, number, progress))
+        now = graphs()
+        if now == earlier:
+            break
+        earlier = now
+    else:
+        raise NotStill(
+            f"dynamo still compiled in pass {MOST_PASSES} of the warm-up ({now.unique_graphs} graphs): "
+            "something in the recipe compiles anew for equal calls. Look with: halftime profile --recipe"
+        )
+    entries = tuple(
+        WarmEntry(**kind._asdict(), previews=previews is not None, first_seconds=one, second_seconds=two)
+        for kind, one, two in zip(todo, first, second, strict=True)
+    )
+    return _certificate(studio, offered, entries, number + 1, (before, after_first, now))
+
+
+def _allow_graphs(kinds_of_call: int) -> None:
+    """Past its limit (8) dynamo runs eagerly and says so once in a log: what is listed must all fit, and be seen."""
+    if "torch._dynamo" not in sys.modules:
+        return
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _GRAPHS_PER_KIND * kinds_of_call)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * config.recompile_limit)
+
+
+def _certificate(
+    studio: Studio, offered: Offered, entries: tuple[WarmEntry, ...], passes: int, seen: tuple[Graphs, Graphs, Graphs]
+) -> Certificate:
+    paying, lost = paying_batches(entries, offered.batches)
+    pipeline = studio.pipeline
+    notes = [f"a batch of {batch} takes {ratio:.2f} times its pictures one by one: not used" for batch, ratio in lost]
+    return Certificate(
+        halftime=version(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=studio.loaded.name,
+        pipeline=type(pipeline).__name__,
+        sizes=offered.sizes,
+        steps=offered.steps,
+        schedulers=(type(studio.template).__name__,),
+        prompt_tokens=offered.buckets,
+        most_prompt_tokens=most_prompt_tokens(pipeline),
+        guidance=offered.branches,
+        default_guidance=studio.default_guidance,
+        batch_sizes=paying,
+        previews=studio.tiny is not None,
+        img2img="img2img" in offered.modes,
+        entries=entries,
+        passes=passes,
+        graphs_before=seen[0],
+        graphs_first=seen[1],
+        graphs_second=seen[2],
+        environment=environment.collect(str(device_of(pipeline))),
+        recipe_hash=studio.recipe_hash,
+        fixes=studio.fixes,
+        notes=(*studio.loaded.notes, *notes),
+    )
+
+
+def paying_batches(
+    entries: Sequence[WarmEntry], batches: Sequence[int]
+) -> tuple[tuple[int, ...], list[tuple[int, float]]]:
+    """The batch sizes that are worth waiting for each other, and those that are not, with how much longer they take."""
+    paying, lost = [1], []
+    for batch in batches:
+        ratio = _against_one_by_one(entries, batch)
+        if batch > 1 and ratio <= _PAYS:
+            paying.append(batch)
+        elif batch > 1:
+            lost.append((batch, ratio))
+    return tuple(paying), lost
+
+
+def _against_one_by_one(entries: Sequence[WarmEntry], batch: int) -> float:
+    def key(entry: WarmEntry) -> tuple[object, ...]:
+        return entry.mode, entry.width, entry.height, entry.guidance, entry.steps, entry.prompt_tokens
+
+    alone = {key(entry): entry.second_seconds for entry in entries if entry.batch == 1}
+    together = [entry for entry in entries if entry.batch == batch and key(entry) in alone]
+    total = sum(batch * alone[key(entry)] for entry in together)
+    return sum(entry.second_seconds for entry in together) / total if total else 1.0

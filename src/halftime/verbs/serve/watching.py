@@ -1,0 +1,101 @@
+"""Between batches: has dynamo compiled, and does the memory grow?"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import psutil
+
+from halftime.base import units
+from halftime.fix.memory_watch import RUNS, MemoryWatch
+from halftime.records.serve import RecompileAfterReady
+from halftime.verbs.profile.compilation import look, plain_words
+
+
+class Dynamo:
+    """What was compiled since the last look, by dynamo's own counters."""
+
+    def __init__(self) -> None:
+        self._seen = look()
+
+    def look(self, request: str = "") -> tuple[RecompileAfterReady, ...]:
+        """One for each graph that was compiled since the last look, with dynamo's reason in plain words."""
+        before, self._seen = self._seen, look()
+        new = self._seen.graphs - before.graphs
+        if new <= 0:
+            return ()
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        reasons = _reasons(before.microseconds)[-new:]
+        reasons += ["dynamo gave no reason: a part that had never been compiled"] * (new - len(reasons))
+        return tuple(RecompileAfterReady(guard=reason, when=when, request=request) for reason in reasons)
+
+
+def _reasons(since: float) -> list[str]:
+    from torch._dynamo.utils import get_compilation_metrics
+
+    metrics = [metric for metric in get_compilation_metrics() if (metric.start_time_us or 0) >= since]
+    return [plain_words(metric.recompile_reason) for metric in metrics if metric.recompile_reason]
+
+
+class Memory:
+    """The resident set of this process, and on CUDA the allocator, over the batches."""
+
+    def __init__(self, limit: int, read: Callable[[], int] | None = None) -> None:
+        self._process = psutil.Process()
+        self._limit, self._read = limit, read or self.resident
+        self._begin()
+
+    def _begin(self) -> None:
+        self._watch = MemoryWatch(self._read, self._limit)
+        self._highest_at_first: int | None = None  # over the first runs
+
+    def resident(self) -> int:
+        """Bytes."""
+        return int(self._process.memory_info().rss) + _on_cuda()
+
+    def grew(self) -> str | None:
+        """What is wrong, in a sentence, where memory grew by more than the limit; None where it did not.
+
+        Either it rose in each of the last batches, or it crept: the lowest of the last batches is that much above the
+        highest of the first ones.
+        """
+        if self._watch.grew():
+            return self._watch.message()
+        seen = self._watch.seen
+        if len(seen) < RUNS:
+            return None
+        if self._highest_at_first is None:
+            self._highest_at_first = max(seen)
+        crept = min(seen) - self._highest_at_first
+        return f"memory crept up by {units.size(crept)} since the first runs" if crept > self._limit else None
+
+    def drop(self) -> bool:
+        """Give back compiled graphs, captured pools and free heap; True where something compiled was dropped."""
+        compiled = look().graphs > 0
+        if compiled:
+            import torch
+
+            torch._dynamo.reset()
+        gc.collect()
+        _empty_caches()
+        self._begin()
+        return compiled
+
+
+def _on_cuda() -> int:
+    torch = sys.modules.get("torch")
+    return int(torch.cuda.memory_allocated()) if torch is not None and torch.cuda.is_initialized() else 0
+
+
+def _empty_caches() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+        if trim is not None:
+            trim(0)

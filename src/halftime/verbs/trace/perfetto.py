@@ -1,0 +1,69 @@
+"""A trace annotated with stages, idle gaps and findings, to open in Perfetto."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+import msgspec
+
+from halftime.base.errors import BadFile
+from halftime.base.store import read_bytes, write_bytes
+from halftime.verbs.trace.run import Read
+from halftime.verbs.trace.tree import stage_intervals
+
+PROCESS = "halftime"
+_TRACKS = ("stages", "device idle, by cause", "findings")
+
+
+def annotate(path: Path | str, read: Read, out: Path | str) -> None:
+    """Write the original trace with three more tracks to `out`, gzipped if that ends in .gz. Raises BadFile."""
+    data = read_bytes(path)
+    try:
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        original = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        events = msgspec.json.decode(original["traceEvents"], type=list[msgspec.Raw])
+        first = min(ts for ts in (_timestamp(event) for event in events) if ts is not None)
+    except (EOFError, OSError, zlib.error, msgspec.DecodeError, KeyError, ValueError) as error:
+        raise BadFile(f"{path} is damaged ({error}); only a whole trace can be annotated. Export it again.") from error
+    original["traceEvents"] = msgspec.Raw(msgspec.json.encode([*events, *_added(read, first)]))
+    text = msgspec.json.encode(original)
+    write_bytes(out, gzip.compress(text, 5) if str(out).endswith(".gz") else text)
+
+
+class _Timed(msgspec.Struct):
+    ph: str = ""
+    ts: float | None = None
+
+
+def _timestamp(event: msgspec.Raw) -> float | None:
+    timed = msgspec.json.decode(event, type=_Timed)
+    return timed.ts if timed.ph in ("X", "i") else None
+
+
+def _added(read: Read, first: float) -> list[dict[str, object]]:
+    def event(name: str, track: int, start: int, end: int, args: dict[str, object]) -> dict[str, object]:
+        return {
+            "ph": "X",
+            "cat": PROCESS,
+            "name": name,
+            "pid": PROCESS,
+            "tid": _TRACKS[track],
+            "ts": first + start / 1000,
+            "dur": (end - start) / 1000,
+            "args": args,
+        }
+
+    added = [event(stage, 0, start, end, {}) for stage, start, end in stage_intervals(read.call)]
+    for gap in read.gaps:
+        moment = gap.start
+        for cause, length in gap.cause.items():
+            added.append(event(cause, 1, moment, moment + length, {}))
+            moment += length
+    intervals = {stage: (start, end) for stage, start, end in reversed(stage_intervals(read.call))}
+    for finding in read.session.findings:
+        start, end = intervals.get(finding.stage, (read.call.start, read.call.end))
+        added.append(event(finding.id, 2, start, end, {"message": finding.message, "fix": finding.fix}))
+    return added

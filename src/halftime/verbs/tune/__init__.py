@@ -1,0 +1,1 @@
+"""`tune`: which fixes reach my target with my quality? A recipe, and the evidence for it."""

@@ -1,0 +1,171 @@
+"""Plans side by side: twins of one pipeline that share its weights, called in turns, so that drift cancels."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from halftime.fix.apply import applied
+from halftime.fix.base import device_of
+from halftime.pipeline.arguments import call_arguments
+from halftime.records import Workload
+from halftime.records.recipe import Choice, Plan
+from halftime.records.tune import Trial
+from halftime.verbs.profile.call import quiet_progress_bars
+from halftime.verbs.tune.decide import FIRST_ROUNDS, MOST_ROUNDS, undecided
+from halftime.verbs.verify.pictures import PictureSet, paired
+from halftime.verbs.verify.render import Prompt, render
+from halftime.verbs.verify.tripwires import trips
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Choices = tuple[Choice, ...]
+Progress = Callable[[str, int, int], None]
+WARM_PROMPTS = 2  # drawn by each new plan before it is timed: its first calls, and a look for broken pictures
+
+
+def twin(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """Another pipeline over the same weights: fixes exchange tensors and never write into them."""
+    memo: dict[int, object] = {}
+    for component in pipeline.components.values():
+        for table in ("parameters", "buffers"):
+            if hasattr(component, table):
+                memo.update({id(tensor): tensor for tensor in getattr(component, table)()})
+    return copy.deepcopy(pipeline, memo)
+
+
+def plan_key(plan: Choices) -> bytes:
+    """Equal for equal plans, whatever the order of their fixes."""
+    return msgspec.json.encode(sorted(plan, key=lambda choice: choice.name), order="deterministic")
+
+
+@dataclass
+class Live:
+    """A twin with its plan on, its first pictures, and how long they took beyond steady ones."""
+
+    pipeline: DiffusionPipeline
+    stack: ExitStack
+    first: PictureSet
+    setup_seconds: float
+
+
+@dataclass
+class Bench:
+    """Keeps the plans that are being compared alive, and times them."""
+
+    pipeline: DiffusionPipeline
+    workload: Workload
+    prompts: Sequence[Prompt]
+    live: dict[bytes, Live] = field(default_factory=dict)
+
+    def at(self, plan: Choices) -> Live:
+        """The plan, applied and warm."""
+        key = plan_key(plan)
+        if key not in self.live:
+            self.live[key] = self._start(plan)
+        return self.live[key]
+
+    def _start(self, plan: Choices) -> Live:
+        stack = ExitStack()
+        try:
+            pipeline = twin(self.pipeline)
+            stack.enter_context(quiet_progress_bars(pipeline))
+            begun = time.perf_counter()
+            stack.enter_context(applied(pipeline, Plan(fixes=plan)))
+            first = render(pipeline, self.workload, self.prompts[:WARM_PROMPTS], "candidate")
+            setup = time.perf_counter() - begun
+            self.seconds(pipeline, -1)
+        except BaseException:
+            stack.close()
+            raise
+        return Live(pipeline, stack, first, setup)
+
+    def seconds(self, pipeline: DiffusionPipeline, turn: int) -> float:
+        """One call. Turns go through the test set's prompts, so that a cache of prompts pays only where they repeat."""
+        import torch
+
+        arguments = call_arguments(pipeline, self.workload_of(turn))
+        cuda = device_of(pipeline).type == "cuda"
+        if cuda:
+            torch.cuda.synchronize()
+        begun = time.perf_counter()
+        pipeline(**arguments)
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    def workload_of(self, turn: int) -> Workload:
+        """The workload of one turn: its own prompts where it has some, else one that was not drawn while warming up."""
+        if self.workload.prompts != Workload().prompts:
+            return self.workload
+        return msgspec.structs.replace(
+            self.workload, prompts=(self.prompts[(WARM_PROMPTS + turn) % len(self.prompts)].text,)
+        )
+
+    def keep_only(self, *plans: Choices) -> None:
+        """Take back all plans but these."""
+        wanted = {plan_key(plan) for plan in plans}
+        for key in [key for key in self.live if key not in wanted]:
+            self.live.pop(key).stack.close()
+
+    def close(self) -> None:
+        """Take back all plans."""
+        self.keep_only()
+
+    def trial(self, incumbent: Choices, candidate: Choices, progress: Progress) -> Trial:
+        """Baseline, incumbent and candidate in turns, until it is decided or has gone on long enough."""
+        empty = Trial(incumbent_plan=incumbent, candidate_plan=candidate)
+        try:
+            base, best, new = self.at(()), self.at(incumbent), self.at(candidate)
+        except Exception as error:  # a fix may fail in any way; it is dropped, and the reason is reported
+            return msgspec.structs.replace(empty, failure=_reason(error))
+        broken = [trip for trip in trips(paired(base.first, new.first)) if trip.side == "candidate"]
+        if broken:
+            why = f"broken picture: {broken[0].reason}"
+            return msgspec.structs.replace(empty, setup_seconds=new.setup_seconds, failure=why)
+        rows: list[tuple[float, ...]] = []
+        trial = empty
+        while len(rows) < FIRST_ROUNDS or (undecided(trial) and len(rows) < MOST_ROUNDS):
+            progress("in turns", len(rows), MOST_ROUNDS)
+            rows.append(self._turn((base, best, new), len(rows)))
+            trial = _filled(empty, rows, new.setup_seconds)
+        return trial
+
+    def _turn(self, plans: tuple[Live, ...], turn: int) -> tuple[float, ...]:
+        """One call of each, the first one another each time; a plan that stands twice is called once."""
+        order = [(turn + shift) % len(plans) for shift in range(len(plans))]
+        taken: dict[int, float] = {}
+        for place in order:
+            pipeline = plans[place].pipeline
+            if id(pipeline) not in taken:
+                taken[id(pipeline)] = self.seconds(pipeline, turn)
+        return tuple(taken[id(plan.pipeline)] for plan in plans)
+
+    def confirm(self, plan: Choices, rounds: int, progress: Progress) -> Trial:
+        """Baseline against one plan, alone and longer."""
+        base, tuned = self.at(()), self.at(plan)
+        rows = []
+        for index in range(rounds):
+            progress("baseline against recipe", index, rounds)
+            seconds = self._turn((base, tuned), index)
+            rows.append((seconds[0], seconds[0], seconds[1]))
+        return _filled(Trial(incumbent_plan=(), candidate_plan=plan), rows, tuned.setup_seconds)
+
+
+def _filled(trial: Trial, rows: Sequence[tuple[float, ...]], setup: float) -> Trial:
+    baseline, incumbent, candidate = zip(*rows, strict=True)
+    return msgspec.structs.replace(
+        trial, baseline=baseline, incumbent=incumbent, candidate=candidate, setup_seconds=setup
+    )
+
+
+def _reason(error: BaseException) -> str:
+    line = next(iter(str(error).strip().splitlines()), "no message")
+    return f"{type(error).__name__}: {line}"[:300]

@@ -1,0 +1,135 @@
+"""The decisions of `tune`, as functions of numbers: keep or drop, measure on, stop, and which fix is to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from halftime.base import units
+from halftime.base.errors import BadInput
+from halftime.base.stats import Interval, median, paired_ratio
+from halftime.records.tune import SweepPoint, Trial
+
+T = TypeVar("T")
+FIRST_ROUNDS, MOST_ROUNDS = 7, 15
+_NEAR = 0.01  # nearer than this to 1.0 more rounds would not pay for themselves
+_UNIMPORTANT = Interval(1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Seconds of one call, or a speedup, or (both None) as fast as the budget allows."""
+
+    seconds: float | None = None
+    speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("target", self.seconds), ("speedup", self.speedup)):
+            if value is not None and not value > 0:
+                raise BadInput(f"{name} is {value}; it must be above 0.")
+        if self.seconds is not None and self.speedup is not None:
+            raise BadInput("give one of --target, --speedup and --best, not several.")
+
+    def __str__(self) -> str:
+        if self.seconds is not None:
+            return units.seconds(self.seconds)
+        return "best" if self.speedup is None else units.ratio(self.speedup)
+
+    def reached(self, seconds: float, speedup: float) -> bool:
+        """Whether a measured call of so many seconds, so much faster than the baseline, is enough."""
+        if self.seconds is not None:
+            return seconds <= self.seconds
+        return self.speedup is not None and speedup >= self.speedup
+
+
+@dataclass
+class Budget:
+    """Seconds to spend, and those that are kept back for the last measurement and the verification."""
+
+    total: float
+    clock: Callable[[], float]
+    spent_before: float = 0.0  # by an interrupted run that this one continues
+    reserve: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.total > 0:
+            raise BadInput(f"budget is {units.seconds(self.total)}; it must be above 0, for example 10m.")
+        self.start = self.clock()
+
+    def spent(self) -> float:
+        """Since the beginning, interrupted runs included."""
+        return self.spent_before + self.clock() - self.start
+
+    def left(self) -> float:
+        """For trials: what is not spent and not kept back."""
+        return self.total - self.spent() - self.reserve
+
+    def allows(self, seconds: float) -> bool:
+        """Whether something that takes so long still fits."""
+        return seconds <= self.left()
+
+
+def gain(trial: Trial) -> Interval:
+    """Speedup of the candidate over the best plan so far, paired; 1.0 where it failed."""
+    return paired_ratio(trial.incumbent, trial.candidate) if trial.candidate else _UNIMPORTANT
+
+
+def stacked(trial: Trial) -> Interval:
+    """Speedup of the candidate over the baseline, paired."""
+    return paired_ratio(trial.baseline, trial.candidate)
+
+
+def pays(trial: Trial) -> bool:
+    """Faster than what stands, beyond noise, and not slower than the baseline."""
+    return not trial.failure and gain(trial).low > 1.0 and stacked(trial).value >= 1.0
+
+
+def undecided(trial: Trial) -> bool:
+    """Whether more rounds may settle it: the interval holds 1, the estimate is not beside it."""
+    ratio = gain(trial)
+    return not trial.failure and ratio.low <= 1.0 <= ratio.high and abs(ratio.value - 1.0) > _NEAR
+
+
+def trial_seconds(baseline: float, standing: float, setup: float) -> float:
+    """What a trial is expected to take: three plans in turns, and the candidate's first calls. Seconds a call."""
+    return setup + FIRST_ROUNDS * baseline + (2 * FIRST_ROUNDS + 3) * standing
+
+
+def culprit(fixes: Sequence[T], passes: Callable[[Sequence[T]], bool]) -> T:
+    """The fix that turns a plan bad, by bisection over its prefixes: about log2(n) questions.
+
+    The empty plan is good and the whole one bad; the answer is the last fix of the shortest bad prefix, where badness
+    does not go away by adding fixes.
+    """
+    good, bad = 0, len(fixes)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if passes(fixes[:middle]):
+            good = middle
+        else:
+            bad = middle
+    return fixes[bad - 1]
+
+
+def pareto(points: Sequence[SweepPoint]) -> list[bool]:
+    """Which points nothing cheaper is as near as."""
+    return [
+        not any(
+            other.seconds <= point.seconds
+            and other.flip <= point.flip
+            and (other.seconds, other.flip) != (point.seconds, point.flip)
+            for other in points
+        )
+        for point in points
+    ]
+
+
+def cheapest(points: Sequence[SweepPoint]) -> SweepPoint | None:
+    """The fastest point inside the quality budget."""
+    return min((point for point in points if point.within_budget), key=lambda point: point.seconds, default=None)
+
+
+def typical(values: Sequence[float]) -> float:
+    """The median; 0 for none."""
+    return median(values) if values else 0.0

@@ -1,0 +1,1 @@
+"""`verify`: are two sets of pictures the same within noise?"""

@@ -1,0 +1,296 @@
+"""`halftime captions collect` between models and judges that fail: nothing that was paid for is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+from captions.test_captions_asgi import Model, rude, serving
+
+from captions_synthetic import jpeg
+from halftime.base.errors import BadFile
+from halftime.cli import main
+from halftime.verbs.captions import collect as collecting
+from halftime.verbs.captions.collect import _seconds
+from halftime.verbs.captions.log import lines_there, read_log
+
+
+@dataclass
+class Moody:
+    """A model that answers `statuses` first, one a request, and 200 from then on; or always `always`."""
+
+    statuses: list[int] = field(default_factory=list)
+    always: int = 200
+    retry_after: bytes = b""
+    asked: int = 0
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            return
+        while (await receive()).get("more_body"):
+            pass
+        self.asked += 1
+        status = self.statuses.pop(0) if self.statuses else self.always
+        headers = [(b"content-type", b"application/json")]
+        headers += [(b"retry-after", self.retry_after)] if self.retry_after else []
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": Model("m").whole() if status == 200 else b"no such luck"})
+
+
+def run(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["captions", *arguments])
+    return int(caught.value.code or 0)
+
+
+@dataclass
+class Desk:
+    """A folder with requests, two models, and the judge of this module that has its turn."""
+
+    folder: Path
+    small: Moody
+    large: Moody
+    urls: list[str]
+    prices: tuple[str, ...] = ("--small-price", "0.1", "--large-price", "1")
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    def requests(self, count: int, *more: dict) -> Path:
+        for number in range(count):
+            (self.folder / f"{number}.jpg").write_bytes(jpeg(number, 64, noise=60.0))
+        lines = [{"image": f"{number}.jpg", "prompt": "what?"} for number in range(count)]
+        path = self.folder / "requests.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in (*lines, *more)))
+        return path
+
+    def collect(self, requests: Path, judge: str = "fine", out: Path | str | None = None) -> int:
+        small, large = self.urls
+        models = ["--small", small, "--small-model", "s", "--large", large, "--large-model", "l", *self.prices]
+        return run(["collect", str(requests), *models, "--judge", f"{__name__}:{judge}", "--out", str(out or self.log)])
+
+    def images(self) -> list[str]:
+        return [json.loads(line)["image"] for line in self.log.read_text().splitlines()]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.setattr(collecting, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(sys.modules[__name__], "turns", 0)
+    small, large = Moody(), Moody()
+    with serving(small) as small_url, serving(large) as large_url:
+        yield Desk(tmp_path, small, large, [small_url, large_url])
+
+
+turns = 0
+
+
+def fine(picture: bytes, prompt: str, answer: str) -> float:
+    return 0.5
+
+
+def fails_once(picture: bytes, prompt: str, answer: str) -> float:
+    global turns
+    turns += 1
+    if turns == 3:
+        raise RuntimeError("a hiccup")
+    return 0.5
+
+
+def interrupts(picture: bytes, prompt: str, answer: str) -> float:
+    global turns
+    turns += 1
+    if turns == 4:
+        os.kill(os.getpid(), signal.SIGINT)
+    return 0.5
+
+
+def says_words(picture: bytes, prompt: str, answer: str) -> object:
+    return "good"
+
+
+def says_nan(picture: bytes, prompt: str, answer: str) -> object:
+    return float("nan")
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_what_may_pass_is_tried_again(desk: Desk, status: int) -> None:
+    desk.large.statuses = [status, status]
+    assert desk.collect(desk.requests(2)) == 0
+    assert desk.images() == ["0.jpg", "1.jpg"]
+    assert (desk.small.asked, desk.large.asked) == (2, 4)
+
+
+def test_a_request_that_fails_costs_that_request_alone(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.large.statuses = [200, 500, 500, 500, 200, 400]
+    assert desk.collect(desk.requests(5, {"image": "none.jpg"})) == 0
+    assert desk.images() == ["0.jpg", "2.jpg", "4.jpg"]
+    said = capsys.readouterr()
+    assert "3 of 6 requests" in said.out
+    for words in ("left out 3: ", "1 x l answered 500 (1.jpg: no such luck)", "1 x l answered 400", "1 x the picture"):
+        assert words in said.err
+
+
+def test_a_judge_that_raises_costs_one_request(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert desk.collect(desk.requests(3), "fails_once") == 0
+    assert desk.images() == ["0.jpg", "2.jpg"]
+    assert f"--judge {__name__}:fails_once raised RuntimeError (1.jpg: a hiccup)" in capsys.readouterr().err
+
+
+def test_a_second_run_takes_up_what_is_there(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    requests = desk.requests(4)
+    desk.large.statuses = [200, 400]
+    assert desk.collect(requests) == 0
+    desk.log.write_bytes(desk.log.read_bytes()[:-30])  # and half a line of a run that was killed
+    assert desk.collect(requests) == 0
+    assert desk.images() == ["0.jpg", "2.jpg", "1.jpg", "3.jpg"]
+    assert desk.small.asked == 4 + 2
+    assert "4 of 4 requests, 2 of them from before" in capsys.readouterr().out
+    assert desk.collect(requests) == 0  # nothing is left
+    assert desk.small.asked == 6
+
+
+def test_ctrl_c_keeps_what_was_paid_for(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    requests = desk.requests(3)
+    assert desk.collect(requests, "interrupts") == 130
+    assert desk.images() == ["0.jpg"]
+    said = capsys.readouterr().err
+    assert "interrupted" in said
+    assert "holds 1 of 3 requests; run the same again to go on" in said
+    assert desk.collect(requests) == 0
+    assert desk.images() == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_a_model_that_is_down_stops_the_run_and_not_the_wallet(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.large.statuses, desk.large.always = [200], 503
+    assert desk.collect(desk.requests(30)) == 2
+    assert desk.images() == ["0.jpg"]
+    assert desk.small.asked == 1 + collecting.MOST_IN_A_ROW
+    said = capsys.readouterr().err
+    assert "stopped after 10 failures in a row. Left out: 10 x l answered 503" in said
+    assert "holds 1 of 30 requests; run the same again" in said
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('{"image": "none.jpg"}\n', "1 x the picture cannot be used (none.jpg: the picture is neither a file here"),
+        ("", "has no request. Write one a line"),
+        ("\n\n", "has no request"),
+    ],
+)
+def test_nothing_written_is_said_and_is_no_success(
+    desk: Desk, lines: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = desk.folder / "requests.jsonl"
+    requests.write_text(lines)
+    assert desk.collect(requests) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.out == ""
+    assert not desk.log.exists()
+
+
+def test_paths_are_beside_the_log_so_that_it_can_be_calibrated(desk: Desk, tmp_path: Path) -> None:
+    requests = desk.requests(2, {"image": str(tmp_path / "0.jpg"), "prompt": "why?"})
+    out = tmp_path / "sub" / "log.jsonl"
+    assert desk.collect(requests, out=out) == 0
+    assert [row.image for row in lines_there(out)] == ["../0.jpg", "../1.jpg", str(tmp_path / "0.jpg")]
+    assert len(read_log(out).rows) == 3
+    assert desk.collect(requests, out=out) == 0
+    assert desk.small.asked == 3
+
+
+def test_a_log_behind_a_link_names_its_pictures_too(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "sub").symlink_to(tmp_path / "far" / "away")
+    assert desk.collect(desk.requests(1), out=tmp_path / "sub" / "log.jsonl") == 0
+    assert len(read_log(tmp_path / "sub" / "log.jsonl").rows) == 1
+
+
+def test_calibrate_reads_what_collect_wrote_elsewhere(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    out = desk.folder / "sub" / "log.jsonl"
+    assert desk.collect(desk.requests(60), out=out) == 0
+    assert run(["calibrate", str(out)]) != 2, capsys.readouterr().err
+
+
+def test_a_log_without_prices_cannot_be_calibrated(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.prices = ()
+    assert desk.collect(desk.requests(40)) == 0
+    assert run(["calibrate", str(desk.log)]) == 2
+    assert "cost nothing in this log" in capsys.readouterr().err
+
+
+def test_the_requests_are_not_written_over(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    requests = desk.requests(1)
+    before = requests.read_bytes()
+    assert desk.collect(requests, out=desk.folder / "." / "requests.jsonl") == 2
+    assert "is the file of the requests itself" in capsys.readouterr().err
+    assert (requests.read_bytes(), desk.small.asked) == (before, 0)
+
+
+@pytest.mark.parametrize(("judge", "value"), [("says_words", "'good'"), ("says_nan", "nan")])
+def test_a_judge_that_gives_no_number_is_refused_at_once_by_name(
+    desk: Desk, judge: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert desk.collect(desk.requests(3), judge) == 2
+    assert f"--judge '{__name__}:{judge}' returned {value}" in capsys.readouterr().err
+    assert (desk.small.asked, desk.large.asked) == (1, 0)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_model_that_is_not_there_is_one_sentence(desk: Desk, which: int, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.urls[which] = "http://127.0.0.1:9/v1"
+    assert desk.collect(desk.requests(2)) == 2
+    said = capsys.readouterr().err
+    name, option = (("s", "--small"), ("l", "--large"))[which]
+    assert f"the model {name} cannot be reached at http://127.0.0.1:9/v1: " in said
+    assert f"Check {option} and whether it runs." in said
+    assert "aiohttp" not in said
+    assert "ClientConnectorError" not in said
+
+
+def test_a_connection_that_breaks_is_tried_again(desk: Desk) -> None:
+    with rude([], [], []) as (server, url):
+        desk.urls[1] = url
+        assert desk.collect(desk.requests(1)) == 2
+        assert len(server.seen) == 3
+
+
+@pytest.mark.parametrize("text", ["a diary, not a log", '{"small": 3}\n', "\x1f\x8bgzip"])
+def test_a_file_that_is_no_log_is_left_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadFile, match="Name another --out"):
+        lines_there(path)
+    assert path.read_bytes() == text.encode("latin-1")
+
+
+def test_retry_after_in_seconds_as_a_date_and_as_nonsense() -> None:
+    assert _seconds("7") == 7.0
+    assert 8 < (_seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)) or 0) <= 10
+    assert _seconds(format_datetime(datetime.now(UTC) - timedelta(seconds=10), usegmt=True)) == 0.0
+    assert _seconds("soon") is _seconds(None) is None
+
+
+def test_retry_after_is_honoured_up_to_a_minute(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(collecting.asyncio, "sleep", sleep)
+    monkeypatch.setattr(collecting, "PAUSES", (0.5, 0.5))
+    desk.small.statuses, desk.small.retry_after = [429], b"7"
+    desk.large.statuses, desk.large.retry_after = [503], b"999"
+    assert desk.collect(desk.requests(1)) == 0
+    assert [seconds for seconds in slept if seconds >= 1] == [7.0, collecting.LONGEST_PAUSE]
