@@ -1,9 +1,10 @@
 """What a routing decision costs, in the process and as a request through the pass-through.
 
-Regime: a 512x512 JPEG of a rendered object as a base64 data URL in an OpenAI-shaped request, and a text request; the
-decision alone (JSON parsing, base64, thumbnail, features, logit) over 2,000 turns, then `halftime gateway` between the
-mock upstream (no delay) and the pass-through, sequential and at 300 requests/s. Ceiling: the direct floor. What LiteLLM
-and Portkey add by the same instrument stands in benchmarks/results/gateway_real/.
+Regime: a 512x512 JPEG of a rendered object as a base64 data URL in an OpenAI-shaped request, and a
+text request; the decision alone (JSON parsing, base64, thumbnail, features, logit) over 2,000
+turns, then `halftime gateway` between the mock upstream (no delay) and the pass-through, sequential
+and at 300 requests/s. Ceiling: the direct floor. What LiteLLM and Portkey add by the same
+instrument stands in benchmarks/results/gateway_real/.
 
     python benchmarks/captions_decision.py
 
@@ -27,9 +28,9 @@ from PIL import Image
 
 from evidence import write
 from halftime import bundled
-from halftime.base.environment import collect
 from halftime.base.stats import quantile
 from halftime.base.store import write_json
+from halftime.pipeline.device import this_environment
 from halftime.records.captions import Router
 from halftime.verbs.captions.calibrate import Settings, calibrate
 from halftime.verbs.captions.log import read_log
@@ -46,7 +47,9 @@ HERE = Path(__file__).parent
 def picture() -> bytes:
     pipe = bundled.load()
     pipe.set_progress_bar_config(disable=True)
-    drawn = pipe(bundled.prompts()[0].text, num_inference_steps=8, guidance_scale=bundled.GUIDANCE).images[0]
+    drawn = pipe(
+        bundled.prompts()[0].text, num_inference_steps=8, guidance_scale=bundled.GUIDANCE
+    ).images[0]
     buffer = io.BytesIO()
     drawn.resize((512, 512), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
@@ -101,12 +104,20 @@ def through(router: Router, data: bytes, rates: tuple[float, ...]) -> dict[str, 
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout
-            url = next(word for word in server.stdout.readline().split() if word.startswith("http")).rstrip(",")
+            url = next(
+                word for word in server.stdout.readline().split() if word.startswith("http")
+            ).rstrip(",")
             settings = GatewaySettings(
-                direct=f"{up}/chat/completions", through=f"{url}/chat/completions",
-                payload=Payload(kind=f"{folder}/body.json"), requests=300, concurrency=0,
-                rates=rates, arrivals=("constant",), seconds=5.0, pid=server.pid,
-            )  # fmt: skip
+                direct=f"{up}/chat/completions",
+                through=f"{url}/chat/completions",
+                payload=Payload(kind=f"{folder}/body.json"),
+                requests=300,
+                concurrency=0,
+                rates=rates,
+                arrivals=("constant",),
+                seconds=5.0,
+                pid=server.pid,
+            )
             result = gateway(settings)
             reasons = routed(url)
         finally:
@@ -114,30 +125,40 @@ def through(router: Router, data: bytes, rates: tuple[float, ...]) -> dict[str, 
             server.wait(10)
     return {"routed": reasons} | {
         f"{load.rate:g}/s" if load.rate else "one at a time": {
-            "p50": load.added.p50, "p95": load.added.p95, "p99": load.added.p99, "errors": load.errors,
-            "low": load.added.low, "high": load.added.high, "background_cores": load.background_cores,
+            "p50": load.added.p50,
+            "p95": load.added.p95,
+            "p99": load.added.p99,
+            "errors": load.errors,
+            "low": load.added.low,
+            "high": load.added.high,
+            "background_cores": load.background_cores,
             "saturated": load.saturated,
         }
-        for load in result.rates if load.added
-    }  # fmt: skip
+        for load in result.rates
+        if load.added
+    }
 
 
 def routed(url: str) -> list[str]:
-    """The decisions as the pass-through counted them: proof that it decided, and did not pass on."""
+    """The decisions as the pass-through counted them: proof that it decided, and did not pass
+    on."""
     with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return [line for line in lines if line.startswith("halftime_captions_decisions_total{")]
 
 
 def main() -> None:
-    place = collect()  # as it is before the work
-    router = calibrate(read_log(HERE / "data" / "captions_log.jsonl.gz"), Settings(mode="route", alpha=0.05)).router
+    place = this_environment()  # as it is before the work
+    router = calibrate(
+        read_log(HERE / "data" / "captions_log.jsonl.gz"), Settings(mode="route", alpha=0.05)
+    ).router
     warm_up()
     cases = {"picture": body(picture()), "text": body(None)}
     out: dict[str, object] = {"bytes": {name: len(data) for name, data in cases.items()}}
     out["decision"] = {name: decisions(router, data) for name, data in cases.items()}
     out["added"] = {
-        name: through(router, data, (300.0,) if name == "text" else (50.0,)) for name, data in cases.items()
+        name: through(router, data, (300.0,) if name == "text" else (50.0,))
+        for name, data in cases.items()
     }
     write(HERE / "results" / "captions_decision.json", "captions_decision", out, place)
     print(json.dumps({key: out[key] for key in ("bytes", "decision", "added")}))

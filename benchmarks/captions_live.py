@@ -1,13 +1,16 @@
-"""A caption request through the running pass-through, and through a running LiteLLM with the hook: which model answers?
+"""A caption request through the running pass-through, and through a running LiteLLM with the hook:
+which model answers?
 
-Regime: two OpenAI-shaped upstreams on 127.0.0.1 that answer with their own name; the router calibrated on
-benchmarks/data/captions_log.jsonl.gz (alpha 5 %, route); one picture that the router calls easy, the same partly
-hidden, pure noise, and a request without a picture; sent by the official openai client. LiteLLM runs in an
-environment of its own (benchmarks/gateways/install.sh) with halftime beside it, installed without its dependencies.
+Regime: two OpenAI-shaped upstreams on 127.0.0.1 that answer with their own name; the router
+calibrated on benchmarks/data/captions_log.jsonl.gz (alpha 5 %, route); one picture that the router
+calls easy, the same partly hidden, pure noise, and a request without a picture; sent by the
+official openai client. LiteLLM runs in an environment of its own (benchmarks/gateways/install.sh)
+with halftime beside it, installed without its dependencies.
 
     python benchmarks/captions_live.py [--home build/gateways]
 
-prints which model answered each, beside what the router says by itself; writes benchmarks/results/captions_live.json.
+prints which model answered each, beside what the router says by itself; writes
+benchmarks/results/captions_live.json.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ from PIL import Image
 
 from evidence import write
 from halftime import bundled
-from halftime.base.environment import collect
 from halftime.base.store import write_json
+from halftime.pipeline.device import this_environment
 from halftime.records.captions import Router
 from halftime.verbs.captions.calibrate import Settings, calibrate
 from halftime.verbs.captions.log import read_log
@@ -66,10 +69,16 @@ class Upstream(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         message = {"role": "assistant", "content": f"answered by {asked['model']}"}
         usage = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
-        body = json.dumps({
-            "id": "c", "object": "chat.completion", "created": 0, "model": asked["model"], "usage": usage,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        }).encode()  # fmt: skip
+        body = json.dumps(
+            {
+                "id": "c",
+                "object": "chat.completion",
+                "created": 0,
+                "model": asked["model"],
+                "usage": usage,
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            }
+        ).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
@@ -94,12 +103,17 @@ def upstream() -> Iterator[str]:
 def running(command: list[str], variables: dict[str, str], url: str | None) -> Iterator[str]:
     """A server; its address is `url`, or stands on its first line."""
     process = subprocess.Popen(
-        command, env={**os.environ, **variables}, stdout=subprocess.PIPE if url is None else None, text=True
+        command,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE if url is None else None,
+        text=True,
     )
     try:
         if url is None:
             assert process.stdout
-            url = next(word for word in process.stdout.readline().split() if word.startswith("http")).rstrip(",")
+            url = next(
+                word for word in process.stdout.readline().split() if word.startswith("http")
+            ).rstrip(",")
         yield url
     finally:
         process.terminate()
@@ -107,7 +121,8 @@ def running(command: list[str], variables: dict[str, str], url: str | None) -> I
 
 
 def requests(router: Router) -> dict[str, dict]:
-    """A drawn picture that the router calls easy, the same partly hidden, pure noise, and no picture at all."""
+    """A drawn picture that the router calls easy, the same partly hidden, pure noise, and no
+    picture at all."""
     pipe = bundled.load()
     pipe.set_progress_bar_config(disable=True)
     for prompt in bundled.prompts()[:60]:
@@ -116,11 +131,20 @@ def requests(router: Router) -> dict[str, dict]:
         if choose(router, chat(easy), most_seconds=5).small:
             break
     else:
-        raise SystemExit("The router calls none of 60 drawn pictures easy, so this would show nothing.")
+        raise SystemExit(
+            "The router calls none of 60 drawn pictures easy, so this would show nothing."
+        )
     hidden = easy.copy()
     hidden.paste((40, 120, 60), (60, 70, 210, 200))
-    noisy = Image.fromarray(np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8))
-    return {"easy": chat(easy), "hidden": chat(hidden), "pure noise": chat(noisy), "no picture": chat(None)}
+    noisy = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+    )
+    return {
+        "easy": chat(easy),
+        "hidden": chat(hidden),
+        "pure noise": chat(noisy),
+        "no picture": chat(None),
+    }
 
 
 def chat(image: Image.Image | None) -> dict:
@@ -145,43 +169,85 @@ def answers(url: str, key: str, asked: dict[str, dict], patience: float) -> dict
                 raise
             time.sleep(1)
     return {
-        name: str(client.chat.completions.create(**data).choices[0].message.content) for name, data in asked.items()
+        name: str(client.chat.completions.create(**data).choices[0].message.content)
+        for name, data in asked.items()
     }
 
 
 def main() -> None:
-    place = collect()  # as it is before the work
+    place = this_environment()  # as it is before the work
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, default=HERE.parent / "build" / "gateways")
     options = parser.parse_args()
-    router = calibrate(read_log(HERE / "data" / "captions_log.jsonl.gz"), Settings(alpha=0.05, mode="route")).router
+    router = calibrate(
+        read_log(HERE / "data" / "captions_log.jsonl.gz"), Settings(alpha=0.05, mode="route")
+    ).router
     asked = requests(router)
     decisions = {name: choose(router, data, most_seconds=5) for name, data in asked.items()}
     out: dict[str, object] = {
-        "router says": {n: ["small" if d.small else "large", d.reason, d.probability] for n, d in decisions.items()}
+        "router says": {
+            n: ["small" if d.small else "large", d.reason, d.probability]
+            for n, d in decisions.items()
+        }
     }
     with tempfile.TemporaryDirectory() as folder, upstream() as small, upstream() as large:
         file, key = Path(folder) / "router.json", "sk-" + secrets.token_hex(16)
         write_json(file, router)
-        models = ["--small", small, "--small-model", "small-model", "--large", large, "--large-model", "large-model"]
-        command = [sys.executable, "-m", "halftime", "captions", "serve", str(file), *models, "--port", "0"]
+        models = [
+            "--small",
+            small,
+            "--small-model",
+            "small-model",
+            "--large",
+            large,
+            "--large-model",
+            "large-model",
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "halftime",
+            "captions",
+            "serve",
+            str(file),
+            *models,
+            "--port",
+            "0",
+        ]
         with running(command, {}, None) as url:
             out["pass-through"] = answers(url, key, asked, 60)
         config = Path(folder) / "litellm.yaml"
         config.write_text(CONFIG.format(small=small, large=large))
         variables = {
-            "LITELLM_MASTER_KEY": key, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR",
-            "NO_DOCS": "True", "LITELLM_MODE": "PRODUCTION", "HALFTIME_CAPTIONS_ROUTER": str(file),
-            "HALFTIME_CAPTIONS_SMALL": "small-model", "HALFTIME_CAPTIONS_LARGE": "large-model",
-        }  # fmt: skip
-        command = [str(options.home / "litellm" / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
+            "LITELLM_MASTER_KEY": key,
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_LOG": "ERROR",
+            "NO_DOCS": "True",
+            "LITELLM_MODE": "PRODUCTION",
+            "HALFTIME_CAPTIONS_ROUTER": str(file),
+            "HALFTIME_CAPTIONS_SMALL": "small-model",
+            "HALFTIME_CAPTIONS_LARGE": "large-model",
+        }
+        command = [
+            str(options.home / "litellm" / "bin" / "litellm"),
+            "--config",
+            str(config),
+            "--host",
+            "127.0.0.1",
+        ]
         command += ["--port", "4017", "--num_workers", "1", "--telemetry", "False"]
         with running(command, variables, "http://127.0.0.1:4017/v1") as url:
             out["LiteLLM with the hook"] = answers(url, key, asked, 180)
-    expected = {n: f"answered by {'small' if d.small else 'large'}-model" for n, d in decisions.items()}
-    out["as the router says"] = {way: out[way] == expected for way in ("pass-through", "LiteLLM with the hook")}
+    expected = {
+        n: f"answered by {'small' if d.small else 'large'}-model" for n, d in decisions.items()
+    }
+    out["as the router says"] = {
+        way: out[way] == expected for way in ("pass-through", "LiteLLM with the hook")
+    }
     write(HERE / "results" / "captions_live.json", "captions_live", out, place)
-    print(json.dumps({name: value for name, value in out.items() if name != "environment"}, indent=1))
+    print(
+        json.dumps({name: value for name, value in out.items() if name != "environment"}, indent=1)
+    )
 
 
 if __name__ == "__main__":

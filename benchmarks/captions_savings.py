@@ -1,15 +1,18 @@
-"""What a calibrated router saves on pictures held out from calibration, and whether its guarantee holds.
+"""What a calibrated router saves on pictures held out from calibration, and whether its guarantee
+holds.
 
-Regime: benchmarks/data/captions_log.jsonl.gz, made by training/captioners.py: 12,000 pictures in four kinds (whole,
-partly hidden, noisy, tiny), answered by two captioners; prices are CPU seconds, measured per request on one core, the
-judge's too. The router's own price is measured here. Each repetition draws half of the log to calibrate on (which
-splits it again into learning, calibration, threshold and test) and counts the errors on the other half. Ceiling: the
-oracle, which knows which small answers are acceptable.
+Regime: benchmarks/data/captions_log.jsonl.gz, made by training/captioners.py: 12,000 pictures in
+four kinds (whole, partly hidden, noisy, tiny), answered by two captioners; prices are CPU seconds,
+measured per request on one core, the judge's too. The router's own price is measured here. Each
+repetition draws half of the log to calibrate on (which splits it again into learning, calibration,
+threshold and test) and counts the errors on the other half. Ceiling: the oracle, which knows which
+small answers are acceptable.
 
     python benchmarks/captions_savings.py --repeats 100
 
-prints what the bars ask (savings >= 38 % at alpha 2 %, guarantee in >= 95 of 100, better than random mixing at equal
-cost, >= 80 % of the oracle's savings) and writes benchmarks/results/captions_savings.json.
+prints what the bars ask (savings >= 38 % at alpha 2 %, guarantee in >= 95 of 100, better than
+random mixing at equal cost, >= 80 % of the oracle's savings) and writes
+benchmarks/results/captions_savings.json.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ import numpy as np
 from PIL import Image
 
 from evidence import write
-from halftime.base.environment import collect
 from halftime.base.store import to_json
+from halftime.pipeline.device import this_environment
 from halftime.records.captions import CaptionsResult
 from halftime.verbs.captions import features, price
 from halftime.verbs.captions.calibrate import Settings, calibrate, scores_of, values_of
@@ -39,7 +42,9 @@ LOG = HERE / "data" / "captions_log.jsonl.gz"
 
 
 def some(log: Log, chosen: np.ndarray) -> Log:
-    return Log(tuple(log.rows[i] for i in chosen), log.values[chosen], tuple(log.groups[i] for i in chosen))
+    return Log(
+        tuple(log.rows[i] for i in chosen), log.values[chosen], tuple(log.groups[i] for i in chosen)
+    )
 
 
 def decision_seconds(result: CaptionsResult) -> float:
@@ -49,7 +54,10 @@ def decision_seconds(result: CaptionsResult) -> float:
     times = []
     for _ in range(300):
         begun = time.thread_time()
-        decide(result.router, [*features.of_picture(buffer.getvalue()), *features.of_prompt("What is this?")])
+        decide(
+            result.router,
+            [*features.of_picture(buffer.getvalue()), *features.of_prompt("What is this?")],
+        )
         times.append(time.thread_time() - begun)
     return float(np.median(times))
 
@@ -59,7 +67,11 @@ def held_out(log: Log, result: CaptionsResult) -> tuple[int, int, price.Prices, 
     router = result.router
     prices = price.prices_of(log, router.tolerance, 0.0, 0.0)
     scores = scores_of(router, values_of(router.mode, log)[0])
-    small = np.zeros(len(scores)) if router.threshold is None else (scores >= router.threshold).astype(float)
+    small = (
+        np.zeros(len(scores))
+        if router.threshold is None
+        else (scores >= router.threshold).astype(float)
+    )
     return int(small.sum()), int((small * (1 - prices.acceptable)).sum()), prices, small
 
 
@@ -74,15 +86,19 @@ def repetition(log: Log, seed: int, settings: Settings) -> dict[str, float | boo
     oracle = price.policy("oracle", prices, prices.acceptable, None, resamples=0)
     mixed = price.policy("mixed", prices, price.mixed_at(prices, policy.cost), None, resamples=0)
     return {
-        "certified": result.certified, "mode": result.mode, "small_share": policy.small_share,
-        "error": errors / sent if sent else 0.0, "savings": policy.savings,
+        "certified": result.certified,
+        "mode": result.mode,
+        "small_share": policy.small_share,
+        "error": errors / sent if sent else 0.0,
+        "savings": policy.savings,
         "of_oracle": policy.savings / oracle.savings,
-        "quality": policy.quality, "quality_mixed": mixed.quality,
-    }  # fmt: skip
+        "quality": policy.quality,
+        "quality_mixed": mixed.quality,
+    }
 
 
 def main() -> None:
-    place = collect()  # as it is before the work
+    place = this_environment()  # as it is before the work
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--log", type=Path, default=LOG)
@@ -90,12 +106,18 @@ def main() -> None:
     options = parser.parse_args()
     log = read_log(options.log)
     decision = decision_seconds(calibrate(log, Settings(mode="route")))
-    out: dict[str, object] = {"requests": len(log.rows), "decision_cpu_seconds": decision, "alphas": {}}
+    out: dict[str, object] = {
+        "requests": len(log.rows),
+        "decision_cpu_seconds": decision,
+        "alphas": {},
+    }
     for alpha in (0.02, 0.05):
         settings = Settings(alpha=alpha, router_cost=decision, router_seconds=decision)
         whole = calibrate(log, settings)
         rows = [repetition(log, seed, settings) for seed in range(options.repeats)]
-        column = {name: np.asarray([row[name] for row in rows]) for name in rows[0] if name != "mode"}
+        column = {
+            name: np.asarray([row[name] for row in rows]) for name in rows[0] if name != "mode"
+        }
         summary = {
             "one calibration on the whole log": json.loads(
                 to_json(msgspec.structs.replace(whole, curve=(), mistakes=()))
@@ -104,7 +126,9 @@ def main() -> None:
             "certified": int(column["certified"].sum()),
             "guarantee held": int((column["error"] <= alpha).sum()),
             "cascades": sum(row["mode"] == "cascade" for row in rows),
-            "better than random mixing at equal cost": int((column["quality"] > column["quality_mixed"]).sum()),
+            "better than random mixing at equal cost": int(
+                (column["quality"] > column["quality_mixed"]).sum()
+            ),
             **{
                 f"{name}, median and 5th to 95th percentile": [
                     float(np.quantile(column[name], q)) for q in (0.5, 0.05, 0.95)

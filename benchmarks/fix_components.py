@@ -1,10 +1,12 @@
-"""What the CPU fixes bring to single components of true size: SDXL's VAE decoder and SD 1.5's UNet, at 256 px.
+"""What the CPU fixes bring to single components of true size: SDXL's VAE decoder and SD 1.5's UNet,
+at 256 px.
 
-Regime: random weights of the real shapes (times do not depend on them), one thread unless OMP_NUM_THREADS says
-otherwise; the UNet evaluates a batch of two, as guidance has it. Each stack takes turns with diffusers' fp32 eager
-module, pair by pair, since not all of them fit into memory together; medians of paired ratios with 95 % intervals.
-`snr_db` is that of the stack's result against the fp32 one. Conversion and compilation stand beside, not in the timing.
-Ceiling: the FLOPs (`gflop`) over the core's peak in that precision.
+Regime: random weights of the real shapes (times do not depend on them), one thread unless
+OMP_NUM_THREADS says otherwise; the UNet evaluates a batch of two, as guidance has it. Each stack
+takes turns with diffusers' fp32 eager module, pair by pair, since not all of them fit into memory
+together; medians of paired ratios with 95 % intervals. `snr_db` is that of the stack's result
+against the fp32 one. Conversion and compilation stand beside, not in the timing. Ceiling: the FLOPs
+(`gflop`) over the core's peak in that precision.
 
     python benchmarks/fix_components.py --output benchmarks/results/fix_components.json
 """
@@ -45,9 +47,13 @@ def vae() -> tuple[nn.Module, tuple[Tensor, ...]]:
     from diffusers import AutoencoderKL
 
     model = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, latent_channels=4, sample_size=1024,
-    )  # fmt: skip
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=1024,
+    )
     return model.decoder.eval(), (torch.randn(1, 4, 32, 32),)
 
 
@@ -82,7 +88,9 @@ def onnx(module: nn.Module) -> Iterator[Call]:
 
 
 @contextlib.contextmanager
-def folded(module: nn.Module, inner: Callable[..., contextlib.AbstractContextManager[Call]]) -> Iterator[Call]:
+def folded(
+    module: nn.Module, inner: Callable[..., contextlib.AbstractContextManager[Call]]
+) -> Iterator[Call]:
     holder = SimpleNamespace(components={"vae": _Vae(module)})
     with VAE_FOLDED_UPSAMPLE.apply(holder, {}), inner(module) as call:  # type: ignore[arg-type]
         yield call
@@ -136,7 +144,9 @@ def at_most(limit: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def compare(module: nn.Module, inputs: tuple[Tensor, ...], stack, rounds: int, limit: int, original: Call) -> dict:
+def compare(
+    module: nn.Module, inputs: tuple[Tensor, ...], stack, rounds: int, limit: int, original: Call
+) -> dict:
     """One stack in turns with the untouched module (`original`, a copy of its own)."""
     expected = result(original, inputs)
     try:
@@ -151,17 +161,31 @@ def compare(module: nn.Module, inputs: tuple[Tensor, ...], stack, rounds: int, l
                 times[0].append(seconds(original, inputs))
                 times[1].append(seconds(call, inputs))
     except Exception as error:  # a stack that fails is a row, too
-        return {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"[:200]}
+        return {
+            "failed": (
+                f"{type(error).__name__}: "
+                f"{str(error).strip().splitlines()[0] if str(error) else ''}"
+            )[:200]
+        }
     ratio = paired_ratio(*times)
     snr = 20 * torch.log10(expected.norm() / (expected - got).norm()).item()
-    return {"baseline_seconds": median(times[0]), "seconds": median(times[1]), "speedup": ratio.value,
-            "low": ratio.low, "high": ratio.high, "snr_db": snr, "ready_seconds": ready}  # fmt: skip
+    return {
+        "baseline_seconds": median(times[0]),
+        "seconds": median(times[1]),
+        "speedup": ratio.value,
+        "low": ratio.low,
+        "high": ratio.high,
+        "snr_db": snr,
+        "ready_seconds": ready,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--limit", type=int, default=240, help="seconds that a conversion or compilation may take")
+    parser.add_argument(
+        "--limit", type=int, default=240, help="seconds that a conversion or compilation may take"
+    )
     parser.add_argument("--only", default="", help="the component or stack whose name holds this")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -182,12 +206,22 @@ def main() -> None:
                 original.load_state_dict(module.state_dict())
                 with FlopCounterMode(display=False) as counter:
                     original(*inputs)
-                found = compare(module, inputs, stack, options.rounds, options.limit, original.forward)
+                found = compare(
+                    module, inputs, stack, options.rounds, options.limit, original.forward
+                )
             del module, original
             gc.collect()
             rows = [row for row in rows if (row["component"], row["stack"]) != (name, stack_name)]
             gflop = counter.get_total_flops() / 1e9
-            rows.append({"component": name, "stack": stack_name, "gflop": gflop, "rounds": options.rounds, **found})
+            rows.append(
+                {
+                    "component": name,
+                    "stack": stack_name,
+                    "gflop": gflop,
+                    "rounds": options.rounds,
+                    **found,
+                }
+            )
             print(rows[-1], flush=True)
             if options.output:
                 write(options.output, "fix_components", {"rows": rows})

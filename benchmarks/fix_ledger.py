@@ -1,10 +1,12 @@
-"""Two lines of the ledger: the text encoders' first call after a warm-up, and the scheduler and glue after the table.
+"""Two lines of the ledger: the text encoders' first call after a warm-up, and the scheduler and
+glue after the table.
 
-Regime: the bundled model on this CPU, one thread unless OMP_NUM_THREADS says otherwise, `halftime.profile` sessions, a
-fresh process for each session (a first call is only first once), the cases in turns. Ceilings: a first call cannot be
-faster than a steady one (ratio 1); glue cannot be less than nothing (share 0). Prints for each plan the first over the
-steady text encode, and the share of the call that is neither denoiser nor VAE nor text encoder: scheduler, the loop's
-glue and the progress bar.
+Regime: the bundled model on this CPU, one thread unless OMP_NUM_THREADS says otherwise,
+`halftime.profile` sessions, a fresh process for each session (a first call is only first once), the
+cases in turns. Ceilings: a first call cannot be faster than a steady one (ratio 1); glue cannot be
+less than nothing (share 0). Prints for each plan the first over the steady text encode, and the
+share of the call that is neither denoiser nor VAE nor text encoder: scheduler, the loop's glue and
+the progress bar.
 
     python benchmarks/fix_ledger.py --output benchmarks/results/fix_ledger.json
 """
@@ -31,12 +33,20 @@ PLANS: dict[str, str | list[str]] = {
     "diffusers default": [],
     "text-warmup": ["text-warmup"],
     "schedule-table": ["schedule-table"],
-    "schedule-table, progress-bar-off, known-device": ["schedule-table", "progress-bar-off", "known-device"],
+    "schedule-table, progress-bar-off, known-device": [
+        "schedule-table",
+        "progress-bar-off",
+        "known-device",
+    ],
     "the same, openvino": ["schedule-table", "progress-bar-off", "known-device", "openvino"],
     "the same, openvino, text-warmup": [
-        "schedule-table", "progress-bar-off", "known-device", "openvino", "text-warmup",
+        "schedule-table",
+        "progress-bar-off",
+        "known-device",
+        "openvino",
+        "text-warmup",
     ],
-}  # fmt: skip
+}
 SMALL = ("scheduler", "glue", "progress_bar")
 
 
@@ -52,16 +62,26 @@ def numbers(found: Session) -> dict[str, float]:
     assert text is not None
     assert denoise is not None
     assert text.first_call_seconds is not None
-    small = {part.stage: part.seconds / found.wall_seconds for part in denoise.parts if part.stage in SMALL}
-    return {"text_first_over_steady": text.first_call_seconds / text.seconds, "text_seconds": text.seconds,
-            "wall_seconds": found.wall_seconds, **{f"{name}_share": value for name, value in small.items()},
-            "small_share": sum(small.values())}  # fmt: skip
+    small = {
+        part.stage: part.seconds / found.wall_seconds
+        for part in denoise.parts
+        if part.stage in SMALL
+    }
+    return {
+        "text_first_over_steady": text.first_call_seconds / text.seconds,
+        "text_seconds": text.seconds,
+        "wall_seconds": found.wall_seconds,
+        **{f"{name}_share": value for name, value in small.items()},
+        "small_share": sum(small.values()),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--plan", help="measure one plan in this process into --session (used by the rounds)")
+    parser.add_argument(
+        "--plan", help="measure one plan in this process into --session (used by the rounds)"
+    )
     parser.add_argument("--session", type=Path)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
@@ -73,7 +93,9 @@ def main() -> None:
         file = Path(folder) / "session.json"
         for _ in range(options.rounds):
             for name in PLANS:
-                subprocess.run([sys.executable, __file__, "--plan", name, "--session", str(file)], check=True)
+                subprocess.run(
+                    [sys.executable, __file__, "--plan", name, "--session", str(file)], check=True
+                )
                 measured[name].append(numbers(read_json(file, Session)))
     rows = []
     for name, found in measured.items():
@@ -83,8 +105,11 @@ def main() -> None:
             row[key] = {"value": middle.value, "low": middle.low, "high": middle.high}
         rows.append(row)
         first, small = row["text_first_over_steady"], row["small_share"]
-        print(f"{name:50s} text first/steady {first['value']:.2f} ({first['low']:.2f} to {first['high']:.2f})  "  # type: ignore[index]
-              f"scheduler and glue {100 * small['value']:.2f} % of the call")  # type: ignore[index]  # fmt: skip
+        print(
+            f"{name:50s} text first/steady {first['value']:.2f} ({first['low']:.2f} to "
+            f"{first['high']:.2f})  "  # type: ignore[index]
+            f"scheduler and glue {100 * small['value']:.2f} % of the call"
+        )  # type: ignore[index]
     if options.output:
         write(options.output, "fix_ledger", {"rounds": options.rounds, "rows": rows})
 

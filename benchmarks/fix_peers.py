@@ -1,19 +1,24 @@
-"""halftime's recipes against the other ways to make a diffusers pipeline faster on a CPU, in one interleaved run.
+"""halftime's recipes against the other ways to make a diffusers pipeline faster on a CPU, in one
+interleaved run.
 
-Regime: the bundled model, 128 px, 30 Euler steps, guidance 2.5, one picture, another prompt and seed on every round (no
-prompt cache), progress bars as each stack has them. Every stack is a process of its own, in the environment that it
-needs (benchmarks/peers/requirements-*.txt), with the same weights, threads and generator seeds; all are warmed up by
-three calls, then they take turns: two calls each a round, of which the second counts (the others have emptied the
-caches before the first). Ratios are medians of paired ratios with 95 % intervals. The
-pictures of each stack are compared with diffusers' default on the same prompts and seeds (rmse in grey levels, 8 bits).
-Ceiling: the convolutions and linear layers alone, 1.37 GFLOP an evaluation, in bf16 at the core's own peak.
+Regime: the bundled model, 128 px, 30 Euler steps, guidance 2.5, one picture, another prompt and
+seed on every round (no prompt cache), progress bars as each stack has them. Every stack is a
+process of its own, in the environment that it needs (benchmarks/peers/requirements-*.txt), with the
+same weights, threads and generator seeds; all are warmed up by three calls, then they take turns:
+two calls each a round, of which the second counts (the others have emptied the caches before the
+first). Ratios are medians of paired ratios with 95 % intervals. The pictures of each stack are
+compared with diffusers' default on the same prompts and seeds (rmse in grey levels, 8 bits).
+Ceiling: the convolutions and linear layers alone, 1.37 GFLOP an evaluation, in bf16 at the core's
+own peak.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/fix_peers.py --output benchmarks/results/fix_peers.json
-    python benchmarks/fix_peers.py --threads 2 --output benchmarks/results/fix_peers_2_threads.json
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/fix_peers.py --output
+    benchmarks/results/fix_peers.json python benchmarks/fix_peers.py --threads 2 --output
+    benchmarks/results/fix_peers_2_threads.json
 
-`--environments` (~/peers) holds one virtual environment a requirements file: optimum, onnx, pruna. One that is missing,
-or whose stack fails, is reported with the reason. On a shared machine the commands in the variables BEFORE_RACE and
-AFTER_RACE can keep others quiet while the calls are timed.
+`--environments` (~/peers) holds one virtual environment a requirements file: optimum, onnx, pruna.
+One that is missing, or whose stack fails, is reported with the reason. On a shared machine the
+commands in the variables BEFORE_RACE and AFTER_RACE can keep others quiet while the calls are
+timed.
 """
 
 from __future__ import annotations
@@ -47,12 +52,25 @@ STACKS: tuple[tuple[str, str, str | None, tuple[str, ...]], ...] = (
     ("ONNX Runtime fp32 (optimum-onnx)", "optimum_onnx", "onnx", ()),
     ("OpenVINO (optimum-intel), dynamic shapes", "optimum_openvino_dynamic", "optimum", ()),
     ("OpenVINO (optimum-intel), static reshape()", "optimum_openvino", "optimum", ()),
-    ("halftime, equivalent fixes only", "halftime_recipe", None, ("--recipe", str(HERE / "plans" / "equivalent.toml"))),
-    ("halftime, the same and 20 steps of DPM++ 2M Karras", "halftime_recipe", None,
-     ("--recipe", str(HERE / "plans" / "fewer-steps.toml"))),
-    ("halftime, the same and 12 steps of DPM++ 2M Karras", "halftime_recipe", None,
-     ("--recipe", str(HERE / "plans" / "approximate.toml"))),
-)  # fmt: skip
+    (
+        "halftime, equivalent fixes only",
+        "halftime_recipe",
+        None,
+        ("--recipe", str(HERE / "plans" / "equivalent.toml")),
+    ),
+    (
+        "halftime, the same and 20 steps of DPM++ 2M Karras",
+        "halftime_recipe",
+        None,
+        ("--recipe", str(HERE / "plans" / "fewer-steps.toml")),
+    ),
+    (
+        "halftime, the same and 12 steps of DPM++ 2M Karras",
+        "halftime_recipe",
+        None,
+        ("--recipe", str(HERE / "plans" / "approximate.toml")),
+    ),
+)
 
 
 @dataclass
@@ -76,7 +94,9 @@ class Worker:
         line = self.process.stdout.readline()
         timer.cancel()
         if not line:
-            lines = [text for text in self.log.read_text(errors="replace").splitlines() if text.strip()]
+            lines = [
+                text for text in self.log.read_text(errors="replace").splitlines() if text.strip()
+            ]
             self.failed = lines[-1][:300] if lines else f"no answer within {timeout:g} s"
             return {}
         return dict(json.loads(line))
@@ -98,23 +118,47 @@ class Worker:
                 self.process.kill()
 
 
-def start(name: str, stack: str, environment: str | None, extra: tuple[str, ...], model: Path, options) -> Worker:
+def start(
+    name: str, stack: str, environment: str | None, extra: tuple[str, ...], model: Path, options
+) -> Worker:
     log = model.parent / f"{abs(hash(name))}.log"
-    python = Path(sys.executable) if environment is None else options.environments / environment / "bin" / "python"
+    python = (
+        Path(sys.executable)
+        if environment is None
+        else options.environments / environment / "bin" / "python"
+    )
     if not python.exists():
         return Worker(name, None, log, f"no environment {environment}: see benchmarks/peers")
-    command = [str(python), str(HERE / "worker.py"), stack, "--model", str(model), "--steps", str(options.steps),
-               "--guidance", str(bundled.GUIDANCE), "--threads", str(options.threads), *extra]  # fmt: skip
+    command = [
+        str(python),
+        str(HERE / "worker.py"),
+        stack,
+        "--model",
+        str(model),
+        "--steps",
+        str(options.steps),
+        "--guidance",
+        str(bundled.GUIDANCE),
+        "--threads",
+        str(options.threads),
+        *extra,
+    ]
     set_ = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=set_
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=set_,
         )
     return Worker(name, process, log)
 
 
 def model_for_all(folder: Path) -> Path:
-    """The bundled model as older transformers want it, too: the vocabulary in files, the first encoder's older names.
+    """The bundled model as older transformers want it, too: the vocabulary in files, the first
+    encoder's older names.
 
     Without the names they would initialise that encoder at random, with no more than a warning.
     """
@@ -126,12 +170,17 @@ def model_for_all(folder: Path) -> Path:
         (model / tokenizer / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
     weights = model / "text_encoder" / "model.safetensors"
     tensors = load_file(weights)
-    save_file({f"text_model.{k.removeprefix('text_model.')}": v for k, v in tensors.items()}, weights, {"format": "pt"})
+    save_file(
+        {f"text_model.{k.removeprefix('text_model.')}": v for k, v in tensors.items()},
+        weights,
+        {"format": "pt"},
+    )
     return model
 
 
 def race(workers: list[Worker], rounds: int, folder: Path) -> None:
-    """Rounds of one call each, the order turning; pictures are compared with the baseline's of the same round."""
+    """Rounds of one call each, the order turning; pictures are compared with the baseline's of the
+    same round."""
     prompts = bundled.prompts()
     for k in range(rounds):
         for worker in workers[k % len(workers) :] + workers[: k % len(workers)]:
@@ -148,13 +197,25 @@ def row(worker: Worker, baseline: Worker, best_peer: Worker | None) -> dict[str,
     if worker.failed:
         return {"stack": worker.name, "failed": worker.failed}
     ratio = paired_ratio(baseline.seconds, worker.seconds)
-    found = {"stack": worker.name, "seconds": median(worker.seconds), "speedup": ratio.value, "low": ratio.low,
-             "high": ratio.high, "rmse": median(worker.errors), "ready_seconds": worker.ready["ready"],
-             "versions": worker.ready["versions"], "all_seconds": worker.seconds}  # fmt: skip
+    found = {
+        "stack": worker.name,
+        "seconds": median(worker.seconds),
+        "speedup": ratio.value,
+        "low": ratio.low,
+        "high": ratio.high,
+        "rmse": median(worker.errors),
+        "ready_seconds": worker.ready["ready"],
+        "versions": worker.ready["versions"],
+        "all_seconds": worker.seconds,
+    }
     if best_peer is not None and worker.name.startswith("halftime"):
         against = paired_ratio(best_peer.seconds, worker.seconds)
-        found |= {"against_best_peer": against.value, "against_low": against.low, "against_high": against.high,
-                  "best_peer": best_peer.name}  # fmt: skip
+        found |= {
+            "against_best_peer": against.value,
+            "against_low": against.low,
+            "against_high": against.high,
+            "best_peer": best_peer.name,
+        }
     return found
 
 
@@ -164,7 +225,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--skip", action="append", default=[], help="leave out stacks whose name holds this")
+    parser.add_argument(
+        "--skip", action="append", default=[], help="leave out stacks whose name holds this"
+    )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="halftime-peers-") as name:
@@ -175,11 +238,18 @@ def main() -> None:
             for stack in STACKS:
                 if any(word in stack[0] for word in options.skip):
                     continue
-                worker = start(*stack, model, options)  # one after the other: conversions and compiles take all cores
+                # one after the other: conversions and compiles take all cores
+                worker = start(*stack, model, options)
                 workers.append(worker)
                 if not worker.failed:
                     worker.ready = worker.answer(900.0)
-                print(f"{worker.name}: {worker.failed or 'ready after'} {worker.ready.get('ready', '')}", flush=True)
+                print(
+                    (
+                        f"{worker.name}: {worker.failed or 'ready after'} "
+                        f"{worker.ready.get('ready', '')}"
+                    ),
+                    flush=True,
+                )
             running = [worker for worker in workers if not worker.failed]
             subprocess.run(os.environ.get("BEFORE_RACE", "true"), shell=True, check=True)
             race(running, options.rounds, folder)
@@ -199,14 +269,24 @@ def report(workers: list[Worker], options) -> None:
         if "failed" in each:
             print(f"{each['stack']:52s} failed: {each['failed']}")
             continue
-        print(f"{each['stack']:52s} {1e3 * each['seconds']:6.0f} ms  {each['speedup']:.2f}x "
-              f"({each['low']:.2f} to {each['high']:.2f})  rmse {each['rmse']:.2f}")  # fmt: skip
+        print(
+            f"{each['stack']:52s} {1e3 * each['seconds']:6.0f} ms  {each['speedup']:.2f}x "
+            f"({each['low']:.2f} to {each['high']:.2f})  rmse {each['rmse']:.2f}"
+        )
         if "best_peer" in each:
-            print(f"    against {each['best_peer']}: {each['against_best_peer']:.2f}x "
-                  f"({each['against_low']:.2f} to {each['against_high']:.2f})")  # fmt: skip
+            print(
+                f"    against {each['best_peer']}: {each['against_best_peer']:.2f}x "
+                f"({each['against_low']:.2f} to {each['against_high']:.2f})"
+            )
     if options.output:
-        result = {"model": "bundled emoji-xl", "steps": options.steps, "guidance": bundled.GUIDANCE,
-                  "threads": options.threads, "rounds": options.rounds, "rows": rows}  # fmt: skip
+        result = {
+            "model": "bundled emoji-xl",
+            "steps": options.steps,
+            "guidance": bundled.GUIDANCE,
+            "threads": options.threads,
+            "rounds": options.rounds,
+            "rows": rows,
+        }
         write(options.output, "fix_peers", result)
 
 

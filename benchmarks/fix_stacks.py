@@ -1,9 +1,10 @@
 """What stacks of fixes bring end to end, each against diffusers' default, in one interleaved run.
 
-Regime: the bundled model (or --model) on this CPU, one thread unless OMP_NUM_THREADS says otherwise, fp32 baseline as
-diffusers runs it, progress bar included. Every stack is warmed up (conversion is outside of the timing), then baseline
-and stacks take turns; medians of paired ratios with 95 % intervals. Ceiling: the denoiser's share of the call bounds
-what VAE, text and scheduler fixes can bring (Amdahl); `halftime profile` prints it.
+Regime: the bundled model (or --model) on this CPU, one thread unless OMP_NUM_THREADS says
+otherwise, fp32 baseline as diffusers runs it, progress bar included. Every stack is warmed up
+(conversion is outside of the timing), then baseline and stacks take turns; medians of paired ratios
+with 95 % intervals. Ceiling: the denoiser's share of the call bounds what VAE, text and scheduler
+fixes can bring (Amdahl); `halftime profile` prints it.
 
     python benchmarks/fix_stacks.py --output benchmarks/results/fix_stacks.json
 """
@@ -28,7 +29,14 @@ SMALL = ("progress-bar-off", "schedule-table", "prompt-cache")
 STACKS: dict[str, tuple[Choice, ...]] = {
     "schedule-table alone": (Choice(name="schedule-table"),),
     "bf16 channels_last": tuple(
-        Choice(name=n) for n in ("denoiser-dtype", "denoiser-channels-last", "vae-dtype", "vae-channels-last", *SMALL)
+        Choice(name=n)
+        for n in (
+            "denoiser-dtype",
+            "denoiser-channels-last",
+            "vae-dtype",
+            "vae-channels-last",
+            *SMALL,
+        )
     ),
     "OpenVINO bf16": tuple(Choice(name=n) for n in ("openvino", *SMALL)),
     "OpenVINO bf16 denoiser, torch bf16 VAE": (
@@ -56,7 +64,9 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--skip", action="append", default=[], help="leave out stacks whose name holds this")
+    parser.add_argument(
+        "--skip", action="append", default=[], help="leave out stacks whose name holds this"
+    )
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     workload = Workload(steps=options.steps, dtype="float32", guidance=5.0)
@@ -64,7 +74,11 @@ def main() -> None:
     base = load(options.model, workload)
     times: dict[str, list[float]] = {"baseline": []}
     entered = []
-    stacks = {name: stack for name, stack in STACKS.items() if not any(word in name for word in options.skip)}
+    stacks = {
+        name: stack
+        for name, stack in STACKS.items()
+        if not any(word in name for word in options.skip)
+    }
     for name, stack in stacks.items():
         pipeline = load(options.model, workload).pipeline
         context = halftime.applied(pipeline, list(stack))
@@ -92,12 +106,19 @@ def main() -> None:
             }
         )
         print(
-            f"{name:54s} {1e3 * median(times[name]):7.0f} ms  {ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
+            f"{name:54s} {1e3 * median(times[name]):7.0f} ms  {ratio.value:.2f}x "
+            f"({ratio.low:.2f} to {ratio.high:.2f})"
         )
     print(f"{'baseline':54s} {1e3 * median(times['baseline']):7.0f} ms")
     if options.output:
-        result = {"model": base.name, "notes": list(base.notes), "steps": options.steps, "rounds": options.rounds,
-                  "baseline_seconds": median(times["baseline"]), "rows": rows}  # fmt: skip
+        result = {
+            "model": base.name,
+            "notes": list(base.notes),
+            "steps": options.steps,
+            "rounds": options.rounds,
+            "baseline_seconds": median(times["baseline"]),
+            "rows": rows,
+        }
         write(options.output, "fix_stacks", result)
 
 

@@ -1,6 +1,7 @@
 """The tables of docs/fix.md, from benchmarks/results/fix_*.json.
 
-python benchmarks/fix_table.py           rewrites what stands between the markers; with --check it only says whether
+python benchmarks/fix_table.py           rewrites what stands between the markers; with --check it
+only says whether
                                          they are up to date
 """
 
@@ -27,18 +28,28 @@ def peers(name: str) -> list[str]:
     rows = [
         [row["stack"], f"failed: {row['failed']}", NOTHING, NOTHING, NOTHING, NOTHING]
         if "failed" in row
-        else [row["stack"], seconds(row["seconds"]), interval(row, "speedup"),
-              interval(row, "against_best_peer", "against_low", "against_high"), f"{row['rmse']:.2f}",
-              seconds(row["ready_seconds"])]
+        else [
+            row["stack"],
+            seconds(row["seconds"]),
+            interval(row, "speedup"),
+            interval(row, "against_best_peer", "against_low", "against_high"),
+            f"{row['rmse']:.2f}",
+            seconds(row["ready_seconds"]),
+        ]
         for row in found["rows"]
-    ]  # fmt: skip
+    ]
     best = next((row["best_peer"] for row in found["rows"] if "best_peer" in row), NOTHING)
     return [
-        f"End to end, {found['threads']} thread{'s' if found['threads'] > 1 else ''}, {found['steps']} steps, guidance "
-        f"{found['guidance']:g}, {found['rounds']} rounds in turns, each stack in a process of its own; rmse in grey "
-        f"levels against diffusers' default on the same prompts and seeds. The best single peer is {best}.",
+        f"End to end, {found['threads']} thread{'s' if found['threads'] > 1 else ''}, "
+        f"{found['steps']} steps, guidance "
+        f"{found['guidance']:g}, {found['rounds']} rounds in turns, each stack in a process of "
+        "its own; rmse in grey "
+        "levels against diffusers' default on the same prompts and seeds. The best single "
+        f"peer is {best}.",
         "",
-        *table(("stack", "a call", "speedup", "against the best peer", "rmse", "ready after"), rows),
+        *table(
+            ("stack", "a call", "speedup", "against the best peer", "rmse", "ready after"), rows
+        ),
         "",
     ]
 
@@ -51,12 +62,35 @@ def verdicts() -> list[str]:
         if found is None:
             continue
         every = {each.metric: each.value for each in found.per_class if each.content_class == "all"}
-        farthest = max((each for each in found.per_class if each.decides), key=lambda each: each.floors)
+        farthest = max(
+            (each for each in found.per_class if each.decides), key=lambda each: each.floors
+        )
         worst = f"{farthest.metric}, {farthest.content_class}: {farthest.floors:.2g}"
-        rows.append([f"`{plan}.toml`", str(found.pairs), found.verdict, f"{every['flip']:.4f}",
-                     f"{every['ms_ssim']:.5f}", f"{every['rmse']:.2f}", worst])  # fmt: skip
-    head = ("plan", "pairs", "verdict", "FLIP", "1 - MS-SSIM", "rmse", "the farthest, in noise floors (margin 3)")
-    return ["What `halftime verify baseline PLAN` says of the plans:", "", *table(head, rows), ""] if rows else []
+        rows.append(
+            [
+                f"`{plan}.toml`",
+                str(found.pairs),
+                found.verdict,
+                f"{every['flip']:.4f}",
+                f"{every['ms_ssim']:.5f}",
+                f"{every['rmse']:.2f}",
+                worst,
+            ]
+        )
+    head = (
+        "plan",
+        "pairs",
+        "verdict",
+        "FLIP",
+        "1 - MS-SSIM",
+        "rmse",
+        "the farthest, in noise floors (margin 3)",
+    )
+    return (
+        ["What `halftime verify baseline PLAN` says of the plans:", "", *table(head, rows), ""]
+        if rows
+        else []
+    )
 
 
 def components() -> list[str]:
@@ -66,15 +100,22 @@ def components() -> list[str]:
     rows = [
         [row["component"], row["stack"], f"failed: {row['failed']}", NOTHING, NOTHING, NOTHING]
         if "failed" in row
-        else [row["component"], row["stack"], seconds(row["seconds"]), interval(row, "speedup"),
-              f"{row['snr_db']:.0f} dB", seconds(row["ready_seconds"])]
+        else [
+            row["component"],
+            row["stack"],
+            seconds(row["seconds"]),
+            interval(row, "speedup"),
+            f"{row['snr_db']:.0f} dB",
+            seconds(row["ready_seconds"]),
+        ]
         for row in found["rows"]
-    ]  # fmt: skip
+    ]
     least, most = (pick(row["rounds"] for row in found["rows"]) for pick in (min, max))
     threads = machine("fix_components").threads
     return [
         f"Components of true size with random weights, 256 px, {threads} thread, each stack in "
-        f"turns with diffusers' fp32 module ({least} to {most} rounds); compare the speedups, since each "
+        f"turns with diffusers' fp32 module ({least} to {most} rounds); compare the speedups, "
+        "since each "
         "stack had a baseline of its own:",
         "",
         *table(("component", "stack", "a call", "speedup", "signal to noise", "ready after"), rows),
@@ -87,15 +128,22 @@ def ledger() -> list[str]:
     if found is None:
         return []
     rows = [
-        [row["plan"], interval(row["text_first_over_steady"], "value"), share(row["small_share"]["value"]),
-         share(row["small_share"]["high"])]
+        [
+            row["plan"],
+            interval(row["text_first_over_steady"], "value"),
+            share(row["small_share"]["value"]),
+            share(row["small_share"]["high"]),
+        ]
         for row in found["rows"]
-    ]  # fmt: skip
+    ]
     return [
-        "From `halftime profile` sessions in fresh processes: the first text encode over a steady one, and the share "
+        "From `halftime profile` sessions in fresh processes: the first text encode over a "
+        "steady one, and the share "
         "of the call that scheduler, the loop's glue and the progress bar take:",
         "",
-        *table(("plan", "first / steady text encode", "scheduler and glue", "at most (95 %)"), rows),
+        *table(
+            ("plan", "first / steady text encode", "scheduler and glue", "at most (95 %)"), rows
+        ),
         "",
     ]
 
@@ -105,17 +153,34 @@ def artefacts() -> list[str]:
     if found is None:
         return []
     rows = [
-        [f"`{row['recipe']}`", seconds(row["without_seconds"]), seconds(row["with_seconds"]), interval(row, "ratio"),
-         seconds(row["steady_seconds"]), size(row["file_bytes"]), seconds(row["saving_seconds"])]
-        for row in found["rows"]
-    ]  # fmt: skip
-    left = [
-        f"`{row['recipe']}`: " + ", ".join(f"{name} {seconds(spent)}" for name, spent in row["parts"].items())
+        [
+            f"`{row['recipe']}`",
+            seconds(row["without_seconds"]),
+            seconds(row["with_seconds"]),
+            interval(row, "ratio"),
+            seconds(row["steady_seconds"]),
+            size(row["file_bytes"]),
+            seconds(row["saving_seconds"]),
+        ]
         for row in found["rows"]
     ]
-    head = ("recipe", "without", "with artefacts", "ratio", "steady call", "file", "the run that saved it")
+    left = [
+        f"`{row['recipe']}`: "
+        + ", ".join(f"{name} {seconds(spent)}" for name, spent in row["parts"].items())
+        for row in found["rows"]
+    ]
+    head = (
+        "recipe",
+        "without",
+        "with artefacts",
+        "ratio",
+        "steady call",
+        "file",
+        "the run that saved it",
+    )
     return [
-        f"First call of a fresh process with an empty temporary folder, the bundled model, {found['steps']} steps, "
+        "First call of a fresh process with an empty temporary folder, the bundled model, "
+        f"{found['steps']} steps, "
         f"{found['rows'][0]['threads']} thread, without and with saved compile artefacts in turns "
         f"({min(row['rounds'] for row in found['rows'])} pairs or more):",
         "",
@@ -127,7 +192,14 @@ def artefacts() -> list[str]:
 
 
 def made(page: str) -> str:
-    lines = [*peers("fix_peers"), *peers("fix_peers_2_threads"), *verdicts(), *components(), *ledger(), *artefacts()]
+    lines = [
+        *peers("fix_peers"),
+        *peers("fix_peers_2_threads"),
+        *verdicts(),
+        *components(),
+        *ledger(),
+        *artefacts(),
+    ]
     return placed(page, START, END, lines[:-1])  # each part ends with an empty line
 
 

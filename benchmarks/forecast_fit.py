@@ -1,13 +1,16 @@
-"""Fit the constants of `halftime forecast`, and measure its errors on rows that the fit has not seen.
+"""Fit the constants of `halftime forecast`, and measure its errors on rows that the fit has not
+seen.
 
-Reads data/forecast_rows.csv (from forecast_translate.py). Every constant has a lognormal prior with a physical median
-(`halftime.verbs.forecast.constants.PRIORS`); every GPU has two effects (compute, memory), every host one, every family on a
-GPU one, all drawn to zero: a maximum a posteriori fit of the logarithms, by least squares. No row has a parameter of
-its own. Rows of one source on one GPU share the weight of a few independent ones, or the 500 rows of SD 1.5 would
-drown the rest.
+Reads data/forecast_rows.csv (from forecast_translate.py). Every constant has a lognormal prior with
+a physical median (`halftime.verbs.forecast.constants.PRIORS`); every GPU has two effects (compute,
+memory), every host one, every family on a GPU one, all drawn to zero: a maximum a posteriori fit of
+the logarithms, by least squares. No row has a parameter of its own. Rows of one source on one GPU
+share the weight of a few independent ones, or the 500 rows of SD 1.5 would drown the rest.
 
-    python benchmarks/forecast_fit.py            # fit on all rows, write src/halftime/verbs/forecast/data/constants.json
-    python benchmarks/forecast_fit.py --check    # leave-one-out errors by GPU and by family; write results and plot
+    python benchmarks/forecast_fit.py            # fit on all rows, write
+    src/halftime/verbs/forecast/data/constants.json
+    python benchmarks/forecast_fit.py --check    # leave-one-out errors by GPU and by family; write
+    results and plot
 """
 
 from __future__ import annotations
@@ -61,7 +64,8 @@ FIELDS = [f.name for f in fields(Machine)]
 
 @dataclass
 class Problem:
-    """All rows as arrays: operation groups, the forwards they belong to, the rows these belong to."""
+    """All rows as arrays: operation groups, the forwards they belong to, the rows these belong
+    to."""
 
     rows: list[MeasuredRow]
     gpus: list[str]
@@ -117,7 +121,10 @@ def problem_of(rows: list[MeasuredRow]) -> Problem:
             if key not in memo:
                 trace = trace_of(part.traced)
                 groups = trace.compiled if compiled else trace.eager
-                memo[key] = (table_of(groups, compiled=compiled), host.operations(trace, compiled=compiled))
+                memo[key] = (
+                    table_of(groups, compiled=compiled),
+                    host.operations(trace, compiled=compiled),
+                )
             table, work = memo[key]
             tables.append(table)
             machines.append(machine_of(gpu, part.dtype, base))
@@ -127,35 +134,53 @@ def problem_of(rows: list[MeasuredRow]) -> Problem:
             stepped = stepped or step
             forward.append((index, part.times, work, float(engine), float(step)))
             op_gpu += [gpus.index(gpu.name)] * len(table.kind)
-            generation = list(GENERATIONS).index(gpu.architecture) if gpu.architecture in GENERATIONS else 0
+            generation = (
+                list(GENERATIONS).index(gpu.architecture) if gpu.architecture in GENERATIONS else 0
+            )
             op_generation += [generation] * len(table.kind)
     f = np.array(forward, dtype=float)
     groups = Counter((row.host, row.family) for row in rows)
     weight = np.array([min(1.0, INDEPENDENT / groups[(row.host, row.family)]) for row in rows])
     pixels = [
         sum(
-            p.times * p.traced.geometry.batch * p.traced.geometry.width * p.traced.geometry.height
-            * p.traced.geometry.frames for p in row.parts if p.traced.role == "vae"
-        ) for row in rows
-    ]  # fmt: skip
+            p.times
+            * p.traced.geometry.batch
+            * p.traced.geometry.width
+            * p.traced.geometry.height
+            * p.traced.geometry.frames
+            for p in row.parts
+            if p.traced.role == "vae"
+        )
+        for row in rows
+    ]
     return Problem(
-        rows=rows, gpus=gpus, hosts=hosts,
+        rows=rows,
+        gpus=gpus,
+        hosts=hosts,
         row_gpu=np.array([gpus.index(find_gpu(row.gpu).name) for row in rows]),
         row_host=np.array([hosts.index(row.host) for row in rows]),
-        weight=weight, measured=np.log([row.seconds for row in rows]),
-        ops=concatenated(OpTable, tables), machine=concatenated(Machine, machines, lengths),
-        op_forward=np.repeat(np.arange(len(lengths)), lengths), op_gpu=np.array(op_gpu),
+        weight=weight,
+        measured=np.log([row.seconds for row in rows]),
+        ops=concatenated(OpTable, tables),
+        machine=concatenated(Machine, machines, lengths),
+        op_forward=np.repeat(np.arange(len(lengths)), lengths),
+        op_gpu=np.array(op_gpu),
         op_generation=np.array(op_generation),
-        forward_row=f[:, 0].astype(int), forward_times=f[:, 1], forward_ops=f[:, 2], forward_engine=f[:, 3],
-        forward_step=f[:, 4], row_pixels=np.array(pixels, dtype=float),
+        forward_row=f[:, 0].astype(int),
+        forward_times=f[:, 1],
+        forward_ops=f[:, 2],
+        forward_engine=f[:, 3],
+        forward_step=f[:, 4],
+        row_pixels=np.array(pixels, dtype=float),
         row_desktop=np.array([float(find_gpu(row.gpu).name.startswith(CONSUMER)) for row in rows]),
         row_total=np.array([float(row.kind.startswith("total")) for row in rows]),
-    )  # fmt: skip
+    )
 
 
 @dataclass
 class Layout:
-    """Where each parameter stands in the vector: constants, generations, GPU effects, host effects."""
+    """Where each parameter stands in the vector: constants, generations, GPU effects, host
+    effects."""
 
     problem: Problem
 
@@ -195,7 +220,9 @@ def predicted(p: Problem, layout: Layout, x: np.ndarray) -> np.ndarray:
     device_ops = p.ops.count * op_seconds(p.ops, Machine(**changed), c).total
     device = np.bincount(p.op_forward, device_ops, len(p.forward_row))
     device = device * np.where(p.forward_engine > 0, c["engine"], 1.0)
-    host_factor = np.exp(x[layout.at_host + p.row_host]) * np.where(p.row_desktop > 0, c["desktop"], 1.0)
+    host_factor = np.exp(x[layout.at_host + p.row_host]) * np.where(
+        p.row_desktop > 0, c["desktop"], 1.0
+    )
     slow = host_factor[p.forward_row]
     busy = slow * (c["dispatch"] * p.forward_ops + c["step"] * p.forward_step)
     forward = softmax(device, busy) * p.forward_times
@@ -230,45 +257,70 @@ def fit(
         return np.concatenate([(predicted(p, layout, x) - p.measured) / sigma, x / spread])
 
     found = least_squares(
-        residuals, layout.start() if x0 is None else x0, jac_sparsity=sparsity(p, layout), loss="soft_l1", f_scale=2.0,
-        x_scale=spread, max_nfev=40, xtol=1e-4, ftol=1e-5,
-    )  # fmt: skip
+        residuals,
+        layout.start() if x0 is None else x0,
+        jac_sparsity=sparsity(p, layout),
+        loss="soft_l1",
+        f_scale=2.0,
+        x_scale=spread,
+        max_nfev=40,
+        xtol=1e-4,
+        ftol=1e-5,
+    )
     return layout, found.x, np.asarray(found.jac.todense())[: len(p.rows)] * sigma[:, None]
 
 
-def constants_of(p: Problem, base: Constants, layout: Layout, x: np.ndarray, jac: np.ndarray) -> Constants:
+def constants_of(
+    p: Problem, base: Constants, layout: Layout, x: np.ndarray, jac: np.ndarray
+) -> Constants:
     """The fit as constants that halftime can ship."""
     factor = np.exp(x[layout.at_generation : layout.at_gpu])
     return Constants(
         values=layout.constants(x),
-        energy={name: value * float(factor[i]) for i, (name, value) in enumerate(GENERATIONS.items())},
+        energy={
+            name: value * float(factor[i]) for i, (name, value) in enumerate(GENERATIONS.items())
+        },
         gpus={name: effect_of(p, base, layout, x, jac, index) for index, name in enumerate(p.gpus)},
-        gpu_compute=base.gpu_compute, gpu_memory=base.gpu_memory, host=base.host, family=base.family,
-        source=base.source, fitted_on=f"{len(p.rows)} published measurements on {len(p.gpus)} GPUs",
-    )  # fmt: skip
+        gpu_compute=base.gpu_compute,
+        gpu_memory=base.gpu_memory,
+        host=base.host,
+        family=base.family,
+        source=base.source,
+        fitted_on=f"{len(p.rows)} published measurements on {len(p.gpus)} GPUs",
+    )
 
 
-def effect_of(p: Problem, base: Constants, layout: Layout, x: np.ndarray, jac: np.ndarray, index: int) -> GpuEffect:
-    """A GPU's own factors; the covariance takes its rows as independent up to INDEPENDENT a source, others as known."""
+def effect_of(
+    p: Problem, base: Constants, layout: Layout, x: np.ndarray, jac: np.ndarray, index: int
+) -> GpuEffect:
+    """A GPU's own factors; the covariance takes its rows as independent up to INDEPENDENT a source,
+    others as known."""
     at = layout.at_gpu + 2 * index
     mine = p.row_gpu == index
     sigma2 = (base.source**2 + base.family**2) / p.weight[mine]
     slopes = jac[mine][:, at : at + 2]
-    precision = np.diag([base.gpu_compute**-2, base.gpu_memory**-2]) + (slopes / sigma2[:, None]).T @ slopes
+    precision = (
+        np.diag([base.gpu_compute**-2, base.gpu_memory**-2]) + (slopes / sigma2[:, None]).T @ slopes
+    )
     # The constants themselves are uncertain by about 3 % whatever the number of rows.
     covariance = np.linalg.inv(precision) + 0.03**2 * np.eye(2)
     return GpuEffect(
-        compute=float(x[at]), memory=float(x[at + 1]), rows=int(mine.sum()),
+        compute=float(x[at]),
+        memory=float(x[at + 1]),
+        rows=int(mine.sum()),
         covariance=(float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])),
-    )  # fmt: skip
+    )
 
 
 def without(p: Problem, base: Constants, start: np.ndarray, left_out: np.ndarray) -> Constants:
-    """The constants of a fit that has not seen some rows; a GPU all of whose rows were left out is an unknown one."""
+    """The constants of a fit that has not seen some rows; a GPU all of whose rows were left out is
+    an unknown one."""
     layout, x, jac = fit(p, base, ~left_out, start)
     made = constants_of(p, base, layout, x, jac)
     seen = {p.gpus[i] for i in p.row_gpu[~left_out]}
-    return msgspec.structs.replace(made, gpus={name: e for name, e in made.gpus.items() if name in seen})
+    return msgspec.structs.replace(
+        made, gpus={name: e for name, e in made.gpus.items() if name in seen}
+    )
 
 
 @dataclass
@@ -288,9 +340,12 @@ class Split:
     def summary(self) -> dict[str, float]:
         size = np.abs(self.errors)
         return {
-            "n": len(size), "median": float(np.median(size)), "p90": float(np.quantile(size, 0.9)),
-            "bias": float(np.median(self.errors)), "inside_90_band": float(np.mean(self.inside)),
-        }  # fmt: skip
+            "n": len(size),
+            "median": float(np.median(size)),
+            "p90": float(np.quantile(size, 0.9)),
+            "bias": float(np.median(self.errors)),
+            "inside_90_band": float(np.mean(self.inside)),
+        }
 
 
 class Machine90:
@@ -332,8 +387,14 @@ def check(p: Problem, base: Constants) -> dict[str, object]:
                         other.add(row, used)
         none = joined(none, before)
         one = joined(one, after)
-        per_gpu[name] = {"none": before.summary(), "one_row": after.summary() if after.rows else None}
-        print(f"{name:16s} none {text(before)}   one row {text(after) if after.rows else '-'}", flush=True)
+        per_gpu[name] = {
+            "none": before.summary(),
+            "one_row": after.summary() if after.rows else None,
+        }
+        print(
+            f"{name:16s} none {text(before)}   one row {text(after) if after.rows else '-'}",
+            flush=True,
+        )
     per_family = {}
     for name in sorted(set(families_of(p.rows))):
         mine = np.array([row.family == name for row in p.rows])
@@ -344,19 +405,30 @@ def check(p: Problem, base: Constants) -> dict[str, object]:
         per_family[name] = part.summary()
         family = joined(family, part)
         print(f"{name:16s} left out {text(part)}", flush=True)
-    for name, split in (("none", none), ("one row", one), ("one row, other family", other), ("family", family)):
+    for name, split in (
+        ("none", none),
+        ("one row", one),
+        ("one row, other family", other),
+        ("family", family),
+    ):
         print(f"{name:24s} {text(split)}")
     plot(none, HERE.parent / "docs" / "forecast-residuals.svg")
     return {
-        "rows": len(p.rows), "gpus": len(p.gpus),
-        "leave_one_gpu_out": none.summary(), "leave_one_gpu_out_one_row": one.summary(),
-        "leave_one_gpu_out_one_row_other_family": other.summary(), "leave_one_family_out": family.summary(),
-        "ordering_gpu_left_out": ordering(none), "ordering_family_left_out": ordering(family),
+        "rows": len(p.rows),
+        "gpus": len(p.gpus),
+        "leave_one_gpu_out": none.summary(),
+        "leave_one_gpu_out_one_row": one.summary(),
+        "leave_one_gpu_out_one_row_other_family": other.summary(),
+        "leave_one_family_out": family.summary(),
+        "ordering_gpu_left_out": ordering(none),
+        "ordering_family_left_out": ordering(family),
         "floor_above_measurement": sum(
             floor_seconds(works_of(row), find_gpu(row.gpu)) > row.seconds for row in p.rows
         ),
-        "noise_between_sources": source_noise(p.rows), "by_gpu": per_gpu, "by_family": per_family,
-    }  # fmt: skip
+        "noise_between_sources": source_noise(p.rows),
+        "by_gpu": per_gpu,
+        "by_family": per_family,
+    }
 
 
 def write_tables(result: dict, path: Path) -> None:
@@ -365,9 +437,13 @@ def write_tables(result: dict, path: Path) -> None:
         "leave_one_gpu_out": "no calibration, a GPU left out of the fit",
         "leave_one_family_out": "no calibration, a model family left out of the fit",
         "leave_one_gpu_out_one_row": "GPU left out, then one row of it: all its other rows",
-        "leave_one_gpu_out_one_row_other_family": "GPU left out, then one row of it: other model families",
+        "leave_one_gpu_out_one_row_other_family": "GPU left out, then one row of it: other model "
+        "families",
     }
-    head = "| {} | forecasts | median | p90 | bias | inside the 90 % band |\n|---|---|---|---|---|---|\n"
+    head = (
+        "| {} | forecasts | median | p90 | bias | inside the 90 % band "
+        "|\n|---|---|---|---|---|---|\n"
+    )
     lines = [head.format("split"), *(line(text, result[key]) for key, text in names.items()), "\n"]
     lines += [
         head.format("GPU left out"),
@@ -375,32 +451,54 @@ def write_tables(result: dict, path: Path) -> None:
         "\n",
     ]
     after = {name: value["one_row"] for name, value in result["by_gpu"].items() if value["one_row"]}
-    lines += [head.format("after one row of it"), *(line(name, value) for name, value in after.items()), "\n"]
-    lines += [head.format("family left out"), *(line(name, value) for name, value in result["by_family"].items())]
+    lines += [
+        head.format("after one row of it"),
+        *(line(name, value) for name, value in after.items()),
+        "\n",
+    ]
+    lines += [
+        head.format("family left out"),
+        *(line(name, value) for name, value in result["by_family"].items()),
+    ]
     for key, what in (("ordering_gpu_left_out", "GPU"), ("ordering_family_left_out", "family")):
         o = result[key]
         lines.append(
-            f"\nOrder of two configurations on one GPU, {what} left out: {o['right']:.1%} of {o['pairs']:,} pairs "
-            f"right, {o['clear_right']:.1%} of the {o['clear_pairs']:,} that lie more than 13 % apart.\n"
+            f"\nOrder of two configurations on one GPU, {what} left out: {o['right']:.1%} of "
+            f"{o['pairs']:,} pairs "
+            f"right, {o['clear_right']:.1%} of the {o['clear_pairs']:,} that lie more than 13 "
+            "% apart.\n"
         )
-    lines.append(f"\nRows measured faster than the hard floor: {result['floor_above_measurement']}.\n")
+    lines.append(
+        f"\nRows measured faster than the hard floor: {result['floor_above_measurement']}.\n"
+    )
     noise = result["noise_between_sources"]
     lines.append(
-        f"\nFor comparison, the noise between sources: {noise['pairs']} pairs of rows with equal configurations on "
-        f"equal GPUs from different hosts differ by {noise['median']:.1%} (median) and {noise['p90']:.1%} (p90).\n"
+        f"\nFor comparison, the noise between sources: {noise['pairs']} pairs of rows with "
+        "equal configurations on "
+        f"equal GPUs from different hosts differ by {noise['median']:.1%} (median) and "
+        f"{noise['p90']:.1%} (p90).\n"
     )
     before, rest = path.read_text().split("<!-- errors -->\n", 1)
-    path.write_text(before + "<!-- errors -->\n" + "".join(lines) + "<!-- end -->" + rest.split("<!-- end -->", 1)[1])
+    path.write_text(
+        before
+        + "<!-- errors -->\n"
+        + "".join(lines)
+        + "<!-- end -->"
+        + rest.split("<!-- end -->", 1)[1]
+    )
 
 
 def line(name: str, s: dict[str, float]) -> str:
     return (
-        f"| {name} | {s['n']:,} | {s['median']:.1%} | {s['p90']:.1%} | {s['bias']:+.1%} | {s['inside_90_band']:.0%} |\n"
+        f"| {name} | {s['n']:,} | {s['median']:.1%} | {s['p90']:.1%} | {s['bias']:+.1%} | "
+        f"{s['inside_90_band']:.0%} |\n"
     )
 
 
 def joined(first: Split, second: Split) -> Split:
-    return Split(first.errors + second.errors, first.inside + second.inside, first.rows + second.rows)
+    return Split(
+        first.errors + second.errors, first.inside + second.inside, first.rows + second.rows
+    )
 
 
 def text(split: Split) -> str:
@@ -412,7 +510,8 @@ def text(split: Split) -> str:
 
 
 def ordering(split: Split) -> dict[str, float]:
-    """Pairs of rows on one left-out GPU that come in the measured order; clear: further apart than 13 %."""
+    """Pairs of rows on one left-out GPU that come in the measured order; clear: further apart than
+    13 %."""
     found = list(zip(split.rows, split.errors, strict=True))
     right, clear_right, pairs, clear = 0, 0, 0, 0
     for (a, ea), (b, eb) in combinations(found, 2):
@@ -420,20 +519,37 @@ def ordering(split: Split) -> dict[str, float]:
             continue
         good = (a.seconds < b.seconds) == (a.seconds * (1 + ea) < b.seconds * (1 + eb))
         apart = max(a.seconds, b.seconds) / min(a.seconds, b.seconds) > 1 + NOISE
-        pairs, right, clear, clear_right = pairs + 1, right + good, clear + apart, clear_right + (apart and good)
-    return {"pairs": pairs, "right": right / pairs, "clear_pairs": clear, "clear_right": clear_right / clear}
+        pairs, right, clear, clear_right = (
+            pairs + 1,
+            right + good,
+            clear + apart,
+            clear_right + (apart and good),
+        )
+    return {
+        "pairs": pairs,
+        "right": right / pairs,
+        "clear_pairs": clear,
+        "clear_right": clear_right / clear,
+    }
 
 
 def source_noise(rows: list[MeasuredRow]) -> dict[str, float]:
-    """How far measurements of equal configurations on equal GPUs, from different hosts, lie apart (ratio - 1)."""
+    """How far measurements of equal configurations on equal GPUs, from different hosts, lie apart
+    (ratio - 1)."""
     equal: dict[tuple[str, str, str], list[MeasuredRow]] = {}
     for row in rows:
         equal.setdefault((find_gpu(row.gpu).name, row.kind, repr(row.parts)), []).append(row)
     apart = [
         max(a.seconds, b.seconds) / min(a.seconds, b.seconds) - 1
-        for same in equal.values() for a, b in combinations(same, 2) if a.host != b.host
-    ]  # fmt: skip
-    return {"pairs": len(apart), "median": float(np.median(apart)), "p90": float(np.quantile(apart, 0.9))}
+        for same in equal.values()
+        for a, b in combinations(same, 2)
+        if a.host != b.host
+    ]
+    return {
+        "pairs": len(apart),
+        "median": float(np.median(apart)),
+        "p90": float(np.quantile(apart, 0.9)),
+    }
 
 
 def plot(split: Split, path: Path) -> None:
@@ -452,25 +568,42 @@ def plot(split: Split, path: Path) -> None:
     for title, function in classes.items():
         names = [function(row) for row in split.rows]
         for name in sorted(set(names)):
-            groups.append((f"{title}: {name}", [e for e, n in zip(split.errors, names, strict=True) if n == name]))
+            groups.append(
+                (
+                    f"{title}: {name}",
+                    [e for e, n in zip(split.errors, names, strict=True) if n == name],
+                )
+            )
     with rc_context({"svg.hashsalt": "halftime", "font.size": 8, "svg.fonttype": "none"}):
         figure = Figure(figsize=(7.5, 0.19 * len(groups) + 0.9), layout="constrained")
         axes = figure.subplots()
-        axes.boxplot([100 * np.array(values) for _, values in groups], orientation="horizontal", whis=(10, 90),
-                     showfliers=False, medianprops={"color": "#d9822b"})  # fmt: skip
-        axes.set_yticks(range(1, len(groups) + 1), [f"{name} ({len(values)})" for name, values in groups])
+        axes.boxplot(
+            [100 * np.array(values) for _, values in groups],
+            orientation="horizontal",
+            whis=(10, 90),
+            showfliers=False,
+            medianprops={"color": "#d9822b"},
+        )
+        axes.set_yticks(
+            range(1, len(groups) + 1), [f"{name} ({len(values)})" for name, values in groups]
+        )
         axes.invert_yaxis()
         axes.axvline(0, color="#9aa1ab", linewidth=0.8)
         axes.grid(axis="x", linewidth=0.3)
         axes.set_xlabel(
-            "forecast against measurement on a GPU left out of the fit, % (box: middle half; whisker: 10 to 90 %)"
+            "forecast against measurement on a GPU left out of the fit, % (box: middle half; "
+            "whisker: 10 to 90 %)"
         )
         figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fit the constants of halftime forecast, or check them.")
-    parser.add_argument("--check", action="store_true", help="errors on rows left out; writes results and the plot")
+    parser = argparse.ArgumentParser(
+        description="Fit the constants of halftime forecast, or check them."
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="errors on rows left out; writes results and the plot"
+    )
     arguments = parser.parse_args()
     rows, refused = read_rows(ROWS)
     assert not refused, refused[0]
@@ -485,7 +618,10 @@ def main() -> None:
     write_json(CONSTANTS, made)
     for name, value in made.values.items():
         median, deviation = PRIORS[name]
-        print(f"{name:26s} {value:10.3g}   prior {median:8.3g} ({np.log(value / median) / deviation:+.1f} sd)")
+        print(
+            f"{name:26s} {value:10.3g}   prior {median:8.3g} "
+            f"({np.log(value / median) / deviation:+.1f} sd)"
+        )
     error = np.abs(np.expm1(predicted(p, layout, x) - p.measured))
     print(f"on the rows fitted: median {np.median(error):.1%}, p90 {np.quantile(error, 0.9):.1%}")
 

@@ -1,8 +1,10 @@
-"""Trace every built-in pipeline at its defaults, and what its fixes make of it, for halftime to ship.
+"""Trace every built-in pipeline at its defaults, and what its fixes make of it, for halftime to
+ship.
 
-Writes src/halftime/verbs/forecast/data/traces.json.gz: with it a forecast of a built-in pipeline imports no torch. Traces are
-of the installed torch, diffusers and transformers; with other versions halftime traces anew. Run again after a change
-of the tracer (and count up cache.TRACER_VERSION) or of the pinned versions.
+Writes src/halftime/verbs/forecast/data/traces.json.gz: with it a forecast of a built-in pipeline
+imports no torch. Traces are of the installed torch, diffusers and transformers; with other versions
+halftime traces anew. Run again after a change of the tracer (and count up cache.TRACER_VERSION) or
+of the pinned versions.
 
     python benchmarks/forecast_traces.py
 """

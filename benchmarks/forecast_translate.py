@@ -1,16 +1,21 @@
 """Translate published measurements into rows that `halftime forecast evaluate` can read.
 
-Reads data/forecast_published_benchmarks.csv (as the sources print them) and data/forecast_published_latency.csv
-(already in the form), writes data/forecast_rows.csv. A row whose configuration its source leaves open (steps,
-guidance, CPU offload, other software) is left out, and why is counted at the end. What is inferred, and from what:
+Reads data/forecast_published_benchmarks.csv (as the sources print them) and
+data/forecast_published_latency.csv (already in the form), writes data/forecast_rows.csv. A row
+whose configuration its source leaves open (steps, guidance, CPU offload, other software) is left
+out, and why is counted at the end. What is inferred, and from what:
 
-- torch's default fp32 means TF32 in convolutions only; LAMBDA's fp32 ran in NVIDIA's container, which lets matrix
-  products use TF32 as well (`TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1`), and neither DFAST's fp32 row nor DPT1's of the torch
-  2.0 nightly can be reached without: tf32.
-- 'xFormers' rows are fused attention (sdpa); on the RTX 4090 they, and every torch 1.13 row there, ran without native
+- torch's default fp32 means TF32 in convolutions only; LAMBDA's fp32 ran in NVIDIA's container,
+  which lets matrix
+  products use TF32 as well (`TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1`), and neither DFAST's fp32 row nor
+  DPT1's of the torch 2.0 nightly can be reached without: tf32.
+- 'xFormers' rows are fused attention (sdpa); on the RTX 4090 they, and every torch 1.13 row there,
+  ran without native
   kernels and are dropped, as the data's own README advises.
-- `torch.compile` in its default mode launches kernels from the host: those rows are kept from batch 4 on.
-- img2img and inpainting repeat the txt2img rows to about 2 %: dropped, since they would count one machine thrice.
+- `torch.compile` in its default mode launches kernels from the host: those rows are kept from batch
+  4 on.
+- img2img and inpainting repeat the txt2img rows to about 2 %: dropped, since they would count one
+  machine thrice.
 
     python benchmarks/forecast_translate.py
 """
@@ -24,14 +29,27 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 Row = dict[str, str]
-FIELDS = ["id", "gpu", "host", "kind", "steps", "parts", "milliseconds", "source", "family", "grade"]
+FIELDS = [
+    "id",
+    "gpu",
+    "host",
+    "kind",
+    "steps",
+    "parts",
+    "milliseconds",
+    "source",
+    "family",
+    "grade",
+]
 
 
 class Skip(Exception):
     """This row is left out; the text says why."""
 
 
-def part(name: str, batch: int, px: int, dtype: str, mode: str, attention: str, times: int, **extra: int) -> str:
+def part(
+    name: str, batch: int, px: int, dtype: str, mode: str, attention: str, times: int, **extra: int
+) -> str:
     more = "".join(f":{key}={value}" for key, value in extra.items())
     return f"{name}:batch={batch}:px={px}{more}:dtype={dtype}:{mode}:{attention}:x{times}"
 
@@ -71,7 +89,15 @@ def sd15_total(row: Row, dtype: str, steps: int, unet: str = "sd15_unet") -> tup
         [
             part("clip_l", batch, 77, dtype, "eager", "sdpa", 2),
             part(unet, 2 * batch, px, dtype, mode, attention, steps),
-            part("sd_vae", 1 if sliced else batch, px, dtype, "eager", attention, batch if sliced else 1),
+            part(
+                "sd_vae",
+                1 if sliced else batch,
+                px,
+                dtype,
+                "eager",
+                attention,
+                batch if sliced else 1,
+            ),
         ]
     )
 
@@ -80,8 +106,11 @@ def dpt1(row: Row) -> tuple[str, str]:
     if row["gpu"] == "RTX 4090" and "nightly" not in row["config"]:
         raise Skip("torch 1.13 without native Ada kernels")
     if row["dtype"] == "fp32" and "xFormers" in row["config"]:
-        raise Skip("xFormers of 2022 in fp32: a third slower than torch's own attention, another kernel")
-    # On an A100 those took 29.4 s where convolutions in TF32 and the rest at the fp32 peak would need 31 at least.
+        raise Skip(
+            "xFormers of 2022 in fp32: a third slower than torch's own attention, another kernel"
+        )
+    # On an A100 those took 29.4 s where convolutions in TF32 and the rest at the fp32 peak would
+    # need 31 at least.
     dtype = "tf32" if row["dtype"] == "fp32" and "nightly" in row["config"] else row["dtype"]
     return sd15_total(row, dtype, 50)
 
@@ -156,11 +185,17 @@ def orth100(row: Row) -> tuple[str, str]:
     if "FLUX" not in row["model"]:
         raise Skip("guidance unstated")
     schnell = "schnell" in row["model"]
-    return flux_total(row, int(row["steps"]), "flux_schnell" if schnell else "flux", 256 if schnell else 512)
+    return flux_total(
+        row, int(row["steps"]), "flux_schnell" if schnell else "flux", 256 if schnell else 512
+    )
 
 
 def flux_rows(row: Row) -> tuple[str, str]:
-    if row["model"] != "FLUX.1-dev" or row["dtype"] != "bf16" or not row["gpu"].startswith(("L20", "A100", "H100")):
+    if (
+        row["model"] != "FLUX.1-dev"
+        or row["dtype"] != "bf16"
+        or not row["gpu"].startswith(("L20", "A100", "H100"))
+    ):
         raise Skip("other model, quantised, or no GPU")
     if "fp8" in row["config"]:
         raise Skip("other model, quantised, or no GPU")
@@ -174,7 +209,8 @@ def sdxl_total(row: Row, dtype: str, steps: int) -> tuple[str, str]:
     mode = "compile" if "compile" in config else "eager"
     guided = 1 if row["cfg"] == "off" else 2
     attention = attention_of(config)
-    vae = "fp32" if dtype == "fp16" else dtype  # the pipeline decodes in fp32 where the model is fp16 (force_upcast)
+    # the pipeline decodes in fp32 where the model is fp16 (force_upcast)
+    vae = "fp32" if dtype == "fp16" else dtype
     return "total", ";".join(
         [
             part("clip_l", 1, 77, dtype, "eager", "sdpa", guided),
@@ -202,11 +238,19 @@ def pixart(row: Row) -> tuple[str, str]:
     return "total", ";".join(
         [
             part("t5_xxl", 1, tokens, "fp16", "eager", "sdpa", guided),
-            part("pixart_alpha" if alpha else "pixart_sigma", guided * batch, 1024, "fp16", "eager", "sdpa", steps,
-                 tokens=tokens),
+            part(
+                "pixart_alpha" if alpha else "pixart_sigma",
+                guided * batch,
+                1024,
+                "fp16",
+                "eager",
+                "sdpa",
+                steps,
+                tokens=tokens,
+            ),
             part("sdxl_vae", batch, 1024, "fp16", "eager", "sdpa", 1),
         ]
-    )  # fmt: skip
+    )
 
 
 def quanto(row: Row) -> tuple[str, str]:
@@ -241,16 +285,34 @@ def cogvideox(row: Row) -> tuple[str, str]:
 
 # prefix -> translator and grade
 SOURCES: dict[str, tuple[Callable[[Row], tuple[str, str]], str]] = {
-    "DPT1": (dpt1, "A"), "DPT2": (dpt2, "B"), "ORT": (ort, "A"), "LAMBDA": (lambda_labs, "A"), "HFVAE": (hfvae, "A"),
-    "DFP16": (dfp16, "B"), "ORTH100": (orth100, "B"), "PARA": (flux_rows, "B"), "CDIT": (flux_rows, "B"),
-    "FFAST": (flux_rows, "B"), "LCM": (lcm, "C"), "PIX": (pixart, "C"), "QUANTO": (quanto, "B"),
+    "DPT1": (dpt1, "A"),
+    "DPT2": (dpt2, "B"),
+    "ORT": (ort, "A"),
+    "LAMBDA": (lambda_labs, "A"),
+    "HFVAE": (hfvae, "A"),
+    "DFP16": (dfp16, "B"),
+    "ORTH100": (orth100, "B"),
+    "PARA": (flux_rows, "B"),
+    "CDIT": (flux_rows, "B"),
+    "FFAST": (flux_rows, "B"),
+    "LCM": (lcm, "C"),
+    "PIX": (pixart, "C"),
+    "QUANTO": (quanto, "B"),
     "COG": (cogvideox, "C"),
-}  # fmt: skip
+}
 FAMILIES = {
-    "sdxl_unet": "sdxl", "sd15_unet": "sd15", "flux": "flux", "flux_schnell": "flux", "pixart_alpha": "pixart",
-    "pixart_sigma": "pixart", "sd3_medium": "sd3", "cogvideox_2b": "cogvideox", "cogvideox_5b": "cogvideox",
-    "sd_vae": "vae", "sd_vae_encoder": "vae",
-}  # fmt: skip
+    "sdxl_unet": "sdxl",
+    "sd15_unet": "sd15",
+    "flux": "flux",
+    "flux_schnell": "flux",
+    "pixart_alpha": "pixart",
+    "pixart_sigma": "pixart",
+    "sd3_medium": "sd3",
+    "cogvideox_2b": "cogvideox",
+    "cogvideox_5b": "cogvideox",
+    "sd_vae": "vae",
+    "sd_vae_encoder": "vae",
+}
 
 
 def family(parts: str) -> str:
@@ -268,12 +330,21 @@ def translated(row: Row) -> Row:
     function, grade = SOURCES[prefix]
     kind, parts = function(row)
     return {
-        "id": row["id"], "gpu": row["gpu"], "host": f"{prefix.lower()}-{row['gpu']}", "kind": kind,
-        "steps": next((word[1:] for word in reversed(parts.split(":")) if "unet" in parts), "1") if kind == "step"
-        else str(number(row["steps"])) if kind.startswith("total") else "0",
-        "parts": parts, "milliseconds": f"{milliseconds(row):.6g}", "source": row["source"],
-        "family": family(parts), "grade": grade,
-    }  # fmt: skip
+        "id": row["id"],
+        "gpu": row["gpu"],
+        "host": f"{prefix.lower()}-{row['gpu']}",
+        "kind": kind,
+        "steps": next((word[1:] for word in reversed(parts.split(":")) if "unet" in parts), "1")
+        if kind == "step"
+        else str(number(row["steps"]))
+        if kind.startswith("total")
+        else "0",
+        "parts": parts,
+        "milliseconds": f"{milliseconds(row):.6g}",
+        "source": row["source"],
+        "family": family(parts),
+        "grade": grade,
+    }
 
 
 def already_in_form() -> list[Row]:
@@ -282,7 +353,11 @@ def already_in_form() -> list[Row]:
     for index, row in enumerate(rows):
         if row["id"] == "sdxl-30-tf32-vanilla":
             row["parts"] = row["parts"].replace("dtype=fp32", "dtype=tf32")
-        row |= {"family": family(row["parts"]), "grade": "A", "id": f"PL-{index + 1:02d}-{row['id']}"}
+        row |= {
+            "family": family(row["parts"]),
+            "grade": "A",
+            "id": f"PL-{index + 1:02d}-{row['id']}",
+        }
     return rows
 
 

@@ -1,7 +1,9 @@
 """The table of docs/gateway.md, from benchmarks/results/gateway_real/*.json and gateway_reach.json.
 
-python benchmarks/gateway_table.py           rewrites what stands between the markers in docs/gateway.md;
-                                                 with --check it only says whether they are up to date
+python benchmarks/gateway_table.py           rewrites what stands between the markers in
+docs/gateway.md;
+                                                 with --check it only says whether they are up to
+                                                 date
 """
 
 from __future__ import annotations
@@ -21,8 +23,18 @@ NAMES = {
     "litellm": "LiteLLM 1.106.2, one worker",
     "naive": "naive proxy (a new httpx client per request)",
 }
-HEAD = ("gateway", "p50", "95 % interval", "p95", "p99", "first byte, streaming", "1 MB picture in", "CPU a request",
-        "held / completes at most", "cores busy with other work")  # fmt: skip
+HEAD = (
+    "gateway",
+    "p50",
+    "95 % interval",
+    "p95",
+    "p99",
+    "first byte, streaming",
+    "1 MB picture in",
+    "CPU a request",
+    "held / completes at most",
+    "cores busy with other work",
+)
 
 
 def part(name: str, which: str) -> GatewayResult | None:
@@ -74,7 +86,11 @@ def real() -> list[str]:
     lines += ["| " + " | ".join(cells(name)) + " |" for name in measured]
     lines.append("\nWhat the tool said:\n")
     for name in measured:
-        said = {(f.id, which): f.message for which in ("chat", "stream", "rates") for f in findings(name, which)}
+        said = {
+            (f.id, which): f.message
+            for which in ("chat", "stream", "rates")
+            for f in findings(name, which)
+        }
         lines += [f"- {NAMES[name]} ({which}): {message}" for (_, which), message in said.items()]
     return lines
 
@@ -95,7 +111,9 @@ def reach() -> list[str]:
         asked, measured = text(row["asked"]), text(row["measured"])
         yes = "yes" if row["reached"] else "**no**"
         bar = row["bar"].replace("|", "\\|")
-        lines.append(f"| {row['what']} | {asked} | {measured} | {bar} | {yes} | {row['background_cores']} |")
+        lines.append(
+            f"| {row['what']} | {asked} | {measured} | {bar} | {yes} | {row['background_cores']} |"
+        )
     return lines
 
 

@@ -1,15 +1,19 @@
-"""What profiling costs: a plain call against the same call profiled, and against torch.profiler on the same call.
+"""What profiling costs: a plain call against the same call profiled, and against torch.profiler on
+the same call.
 
-Regime: the bundled pipeline, 30 steps at its own size, on this machine; the three are called in turn, in an order
-shuffled each round, so that drift hits all alike. Ceiling: a plain call (ratio 1).
+Regime: the bundled pipeline, 30 steps at its own size, on this machine; the three are called in
+turn, in an order shuffled each round, so that drift hits all alike. Ceiling: a plain call (ratio
+1).
 
-Prints the ratio to a plain call (median of paired ratios, 95 % bootstrap interval) for each: of the call itself, which
-is what distorts a measurement, in wall-clock and in CPU seconds (which other work on the machine disturbs less); and of
-all that surrounds it (wrapping and garbage collection here; starting the tracer and collecting its events there). Then
-the share of the wall clock that the ledger leaves unexplained, and CPU seconds of `import halftime` and
-`halftime --help` in fresh processes. The last line is the whole result as JSON.
+Prints the ratio to a plain call (median of paired ratios, 95 % bootstrap interval) for each: of the
+call itself, which is what distorts a measurement, in wall-clock and in CPU seconds (which other
+work on the machine disturbs less); and of all that surrounds it (wrapping and garbage collection
+here; starting the tracer and collecting its events there). Then the share of the wall clock that
+the ledger leaves unexplained, and CPU seconds of `import halftime` and `halftime --help` in fresh
+processes. The last line is the whole result as JSON.
 
-    python benchmarks/profile_overhead.py [--rounds 20] [--steps 30] [--out benchmarks/results/profile_overhead.json]
+    python benchmarks/profile_overhead.py [--rounds 20] [--steps 30] [--out
+    benchmarks/results/profile_overhead.json]
 """
 
 from __future__ import annotations
@@ -31,10 +35,10 @@ from torch.profiler import profile as torch_profile
 
 from evidence import write
 from halftime import bundled
-from halftime.base import environment
 from halftime.base.ledger import ledger
 from halftime.base.stats import median, paired_ratio
 from halftime.pipeline.arguments import call_arguments
+from halftime.pipeline.device import this_environment
 from halftime.records import Workload
 from halftime.verbs.profile.call import quiet_progress_bars, timed_call
 from halftime.verbs.profile.clock import HostClock, Mark
@@ -82,7 +86,9 @@ def fresh_process_cpu(arguments: list[str], repeats: int = 15) -> float:
 
 def ratios(seconds: dict[str, list[Seconds]], kind: str) -> dict[str, dict[str, float]]:
     """Each way's seconds over the plain call's, paired by round."""
-    of_kind = {name: [float(getattr(each, kind)) for each in rounds] for name, rounds in seconds.items()}
+    of_kind = {
+        name: [float(getattr(each, kind)) for each in rounds] for name, rounds in seconds.items()
+    }
     plain = of_kind.pop("plain")
     return {name: paired_ratio(values, plain)._asdict() for name, values in of_kind.items()}
 
@@ -113,7 +119,10 @@ def measure(rounds: int, steps: int) -> dict[str, object]:
             shuffle.shuffle(order)
             for name in order:
                 seconds[name].append(timed(ways[name]))
-            print(f"round {index + 1} of {rounds}: plain {seconds['plain'][-1].wall:.3f} s", file=sys.stderr)
+            print(
+                f"round {index + 1} of {rounds}: plain {seconds['plain'][-1].wall:.3f} s",
+                file=sys.stderr,
+            )
         runs = [timed_call(pipeline, workload, clock) for _ in range(5)]
     return {
         "rounds": rounds,
@@ -129,22 +138,32 @@ def measure(rounds: int, steps: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    place = environment.collect()
+    place = this_environment()
     result = measure(arguments.rounds, arguments.steps)
     overhead = result["overhead"]
     assert isinstance(overhead, dict)
     for kind, found in overhead.items():
         for name, interval in found.items():
             bounds = f"[{interval['low']:.4f}, {interval['high']:.4f}]"
-            print(f"{name:15} {interval['value']:.4f}x of a plain call {bounds} ({kind.replace('_', ' ')})")
-    print(f"unexplained     {100 * float(str(result['unexplained_share'])):.2f} % of the wall clock")
+            print(
+                f"{name:15} {interval['value']:.4f}x of a plain call {bounds} "
+                f"({kind.replace('_', ' ')})"
+            )
+    print(
+        f"unexplained     {100 * float(str(result['unexplained_share'])):.2f} % of the wall clock"
+    )
     for name in ("python", "import", "help"):
-        print(f"{name:15} {1000 * float(str(result[f'{name}_cpu_seconds'])):.0f} ms of CPU in a fresh process")
+        print(
+            f"{name:15} {1000 * float(str(result[f'{name}_cpu_seconds'])):.0f} ms of CPU in a "
+            "fresh process"
+        )
     if arguments.out:
         write(arguments.out, "profile_overhead", result, place)
     print(json.dumps(result))

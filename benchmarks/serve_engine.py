@@ -1,8 +1,9 @@
 """What the engine's promises cost and whether they hold, on the bundled model, without HTTP.
 
-Regime: one torch thread, 128 px, 30 steps, guidance 2.5, eager fp32; pairs measured in turns, so that a drifting
-machine cancels. Bars: three previews cost at most 5 % of the final's latency and change no bit of it; a picture from a
-batch is the picture alone to one grey level; resident memory stands still over the soak.
+Regime: one torch thread, 128 px, 30 steps, guidance 2.5, eager fp32; pairs measured in turns, so
+that a drifting machine cancels. Bars: three previews cost at most 5 % of the final's latency and
+change no bit of it; a picture from a batch is the picture alone to one grey level; resident memory
+stands still over the soak.
 
     python benchmarks/serve_engine.py [ROW ...]      rows: previews batches soak cold
 """
@@ -41,11 +42,21 @@ SETTINGS = EngineSettings(threads=1)
 
 def job(name: str, **changes: object) -> Job:
     prompt = bundled.prompts()[sum(map(ord, name)) % 500].text
-    values = {"id": name, "prompt": prompt, "width": 128, "height": 128, "steps": 30, "seed": 1, **changes}
+    values = {
+        "id": name,
+        "prompt": prompt,
+        "width": 128,
+        "height": 128,
+        "steps": 30,
+        "seed": 1,
+        **changes,
+    }
     return Job(**values)
 
 
-def draw(studio: Studio, jobs: Sequence[Job], previews: Previews | None = None) -> tuple[float, np.ndarray]:
+def draw(
+    studio: Studio, jobs: Sequence[Job], previews: Previews | None = None
+) -> tuple[float, np.ndarray]:
     """Seconds as a client of the worker waits for them, and the pictures."""
     begun = time.perf_counter()
     if previews is not None:
@@ -65,7 +76,8 @@ def previews(pairs: int = 25) -> dict:
         plain, shown = [job("a", seed=pair)], [job("a", seed=pair, previews=3)]
         measured = {}
         for what in (plain, shown) if pair % 2 else (shown, plain):
-            begun = time.process_time()  # of all threads: what the machine paid, whoever else is on it
+            # of all threads: what the machine paid, whoever else is on it
+            begun = time.process_time()
             measured[what[0].previews] = draw(studio, what, decoder if what is shown else None)
             decoder.flush()
             processor[what is shown].append(time.process_time() - begun)
@@ -89,16 +101,22 @@ def previews(pairs: int = 25) -> dict:
 
 
 def batches(pictures: int = 24) -> dict:
-    """Every picture alone and in batches of 2 and 4: seconds a picture, and how far the pictures are apart."""
+    """Every picture alone and in batches of 2 and 4: seconds a picture, and how far the pictures
+    are apart."""
     studio = open_studio(SETTINGS)
     jobs = [job(f"p{index}", seed=index) for index in range(pictures)]
     draw(studio, jobs[:1])
     alone = [draw(studio, [each]) for each in jobs]
-    found: dict = {"pictures": pictures, "seconds_a_picture_alone": median([seconds for seconds, _ in alone])}
+    found: dict = {
+        "pictures": pictures,
+        "seconds_a_picture_alone": median([seconds for seconds, _ in alone]),
+    }
     for size in (2, 4):
         draw(studio, jobs[:size])
         together = [draw(studio, jobs[at : at + size]) for at in range(0, pictures, size)]
-        apart = np.concatenate([each for _, each in together]).astype(int) - np.concatenate([p for _, p in alone])
+        apart = np.concatenate([each for _, each in together]).astype(int) - np.concatenate(
+            [p for _, p in alone]
+        )
         found[f"batch_of_{size}"] = {
             "seconds_a_picture": median([seconds / size for seconds, _ in together]),
             "pictures_equal": int((np.abs(apart).reshape(pictures, -1).max(axis=1) == 0).sum()),
@@ -109,12 +127,15 @@ def batches(pictures: int = 24) -> dict:
 
 
 def soak(requests: int = 400) -> dict:
-    """Requests of every kind through a real worker, some cancelled: its resident memory at each tenth."""
+    """Requests of every kind through a real worker, some cancelled: its resident memory at each
+    tenth."""
     return asyncio.run(_soak(requests))
 
 
 async def _soak(requests: int) -> dict:
-    engine = await _ready(Engine(EngineSettings(threads=1, steps=(3,), sizes=((128, 128), (96, 128)))))
+    engine = await _ready(
+        Engine(EngineSettings(threads=1, steps=(3,), sizes=((128, 128), (96, 128))))
+    )
     seen = []
     try:
         for number in range(requests):
@@ -138,7 +159,11 @@ async def _soak(requests: int) -> dict:
 
 async def _one(engine: Engine, number: int) -> None:
     wanted = job(
-        f"s{number}", steps=3, width=(128, 96)[number % 2], previews=number % 3, guidance=(2.5, 1.0)[number // 2 % 2]
+        f"s{number}",
+        steps=3,
+        width=(128, 96)[number % 2],
+        previews=number % 3,
+        guidance=(2.5, 1.0)[number // 2 % 2],
     )
     ticket = engine.submit(wanted)
     async for event in ticket:
@@ -157,7 +182,8 @@ async def _ready(engine: Engine) -> Engine:
 
 
 def cold(times: int = 1) -> dict:
-    """Process start to ready: eager; then with a compiled VAE, without and with saved artefacts, in empty caches."""
+    """Process start to ready: eager; then with a compiled VAE, without and with saved artefacts, in
+    empty caches."""
     found: dict = {"eager": [_cold_start(None, None) for _ in range(times)]}
     with tempfile.TemporaryDirectory() as folder:
         recipe, artefacts = Path(folder, "plan.toml"), Path(folder, "plan.artefacts")
@@ -203,12 +229,19 @@ ROWS = {"previews": previews, "batches": batches, "soak": soak, "cold": cold}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", choices=[*ROWS, []], help="which; all of them where none is named")
+    parser.add_argument(
+        "rows", nargs="*", choices=[*ROWS, []], help="which; all of them where none is named"
+    )
     chosen = parser.parse_args().rows or list(ROWS)
     result = read_json(RESULT, Benchmark).result if RESULT.exists() else {}
     for name in chosen:
         busy = load_average()
-        result[name] = {**ROWS[name](), "load_average": busy, "processor": processor_name(), "versions": versions()}
+        result[name] = {
+            **ROWS[name](),
+            "load_average": busy,
+            "processor": processor_name(),
+            "versions": versions(),
+        }
         print(name, json.dumps(result[name], indent=1))
         write(RESULT, "serve_engine", result)
 

@@ -1,9 +1,11 @@
-"""Faults, done to a real `halftime serve` with the bundled model: what was answered, how, and how soon it drew again.
+"""Faults, done to a real `halftime serve` with the bundled model: what was answered, how, and how
+soon it drew again.
 
-Regime: one thread, 4 steps unless said, everything on one machine. The bar of each row stands beside it: no request
-without an answer, no 5xx for what a client did wrong, ready again in seconds.
+Regime: one thread, 4 steps unless said, everything on one machine. The bar of each row stands
+beside it: no request without an answer, no 5xx for what a client did wrong, ready again in seconds.
 
-    python benchmarks/serve_faults.py [ROW ...]     rows: kill leave slow large malformed schemathesis sigterm cold
+    python benchmarks/serve_faults.py [ROW ...]     rows: kill leave slow large malformed
+    schemathesis sigterm cold
 """
 
 from __future__ import annotations
@@ -67,10 +69,13 @@ def killed(server: Server) -> dict:
     return {
         "what": "kill -9 of the worker in mid-request, 20 times, 4 in flight",
         "bar": "none unanswered; 200 or a retryable 503; ready again in seconds",
-        "requests": 80, "answers": dict(answers), "unanswered": unanswered,
-        "ready_again_p50": median(again), "ready_again_max": max(again),
+        "requests": 80,
+        "answers": dict(answers),
+        "unanswered": unanswered,
+        "ready_again_p50": median(again),
+        "ready_again_max": max(again),
         "reached": unanswered == 0 and set(answers) <= {"200", "503"} and draws(server),
-    }  # fmt: skip
+    }
 
 
 def attempt(server: Server, body: dict) -> int:
@@ -101,7 +106,8 @@ def looked(true: Callable[[], bool]) -> bool:
 
 
 def leave(server: Server) -> dict:
-    """500 clients that ask for a picture, half of them for a stream, and leave within a quarter second."""
+    """500 clients that ask for a picture, half of them for a stream, and leave within a quarter
+    second."""
     dice, before = random.Random(0), server.resident()
     files = psutil.Process(server.process.pid).num_fds()
     before_by_status = by_status(server)
@@ -121,25 +127,38 @@ def leave(server: Server) -> dict:
     wait(lambda: psutil.Process(server.process.pid).num_fds() <= files + 5)
     after = server.resident()
     return {
-        "what": "500 clients that ask and leave", "bar": "nothing goes on for them, the next picture is drawn",
-        "seconds": left - begun, "idle_after": free,
-        "answers": {status: count for status, count in ((status, count - before_by_status.get(status, 0))
-                    for status, count in by_status(server).items()) if count},
-        "growth": {name: after[name] - before[name] for name in after}, "reached": fine,
-    }  # fmt: skip
+        "what": "500 clients that ask and leave",
+        "bar": "nothing goes on for them, the next picture is drawn",
+        "seconds": left - begun,
+        "idle_after": free,
+        "answers": {
+            status: count
+            for status, count in (
+                (status, count - before_by_status.get(status, 0))
+                for status, count in by_status(server).items()
+            )
+            if count
+        },
+        "growth": {name: after[name] - before[name] for name in after},
+        "reached": fine,
+    }
 
 
 def by_status(server: Server) -> dict[str, int]:
     """How the server's drawing requests ended, 499 for those whose client left."""
     found = re.findall(
         r'^http_server_request_duration_seconds_count\{.*code="(\d+)",.*generations"\} (\S+)$',
-        server.get("/metrics")[1].decode(), re.MULTILINE,
-    )  # fmt: skip
+        server.get("/metrics")[1].decode(),
+        re.MULTILINE,
+    )
     return {status: int(float(count)) for status, count in found}
 
 
 def idle(server: Server) -> bool:
-    return server.metric("halftime_pictures_in_progress") == 0 and server.metric("halftime_queue_depth") == 0
+    return (
+        server.metric("halftime_pictures_in_progress") == 0
+        and server.metric("halftime_queue_depth") == 0
+    )
 
 
 def connection(server: Server) -> socket.socket:
@@ -150,13 +169,15 @@ def connection(server: Server) -> socket.socket:
 def ask(line: socket.socket, body: dict) -> None:
     content = json.dumps(body).encode()
     head = (
-        f"POST {DRAW} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+        f"POST {DRAW} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
+        f"{len(content)}\r\n\r\n"
     )
     line.sendall(head.encode() + content)
 
 
 def slow(server: Server) -> dict:
-    """Others' latency while 25 clients hold streams that they do not read, against the same without them."""
+    """Others' latency while 25 clients hold streams that they do not read, against the same without
+    them."""
     alone, beside = [], []
     for _ in range(4):  # in turns, since the machine drifts
         alone += [timed(server) for _ in range(8)]
@@ -171,10 +192,13 @@ def slow(server: Server) -> dict:
             for line in lines:
                 line.close()
     return {
-        "what": "25 readers that do not read their streams", "bar": "others draw as fast as without them (1.1x)",
-        "alone_p50": median(alone), "beside_p50": median(beside), "ratio": median(beside) / median(alone),
+        "what": "25 readers that do not read their streams",
+        "bar": "others draw as fast as without them (1.1x)",
+        "alone_p50": median(alone),
+        "beside_p50": median(beside),
+        "ratio": median(beside) / median(alone),
         "reached": median(beside) <= 1.1 * median(alone),
-    }  # fmt: skip
+    }
 
 
 def timed(server: Server) -> float:
@@ -186,7 +210,9 @@ def timed(server: Server) -> float:
 def large(server: Server) -> dict:
     """Bodies of 10 MB (a PNG of noise to start from), eight at a time; and one above the limit."""
     file = io.BytesIO()
-    Image.frombytes("RGB", (1850, 1850), os.urandom(1850 * 1850 * 3)).save(file, "PNG", compress_level=0)
+    Image.frombytes("RGB", (1850, 1850), os.urandom(1850 * 1850 * 3)).save(
+        file, "PNG", compress_level=0
+    )
     before = server.resident()
     peak, ended = [before["http"]], threading.Event()
     watcher = threading.Thread(target=watch, args=(server, peak, ended))
@@ -197,11 +223,15 @@ def large(server: Server) -> dict:
     watcher.join()
     above = edit(server, form(os.urandom(20_000_000)))
     return {
-        "what": "24 bodies of 10 MB, 8 at a time; one of 20 MB", "bar": "200 or 400 where edits are not offered; 413",
-        "bytes": len(form(file.getvalue())), "answers": {str(key): value for key, value in statuses.items()},
-        "above_the_limit": above, "resident_before": before["http"], "resident_peak": max(peak),
+        "what": "24 bodies of 10 MB, 8 at a time; one of 20 MB",
+        "bar": "200 or 400 where edits are not offered; 413",
+        "bytes": len(form(file.getvalue())),
+        "answers": {str(key): value for key, value in statuses.items()},
+        "above_the_limit": above,
+        "resident_before": before["http"],
+        "resident_peak": max(peak),
         "reached": set(statuses) <= {200} and above == 413 and draws(server),
-    }  # fmt: skip
+    }
 
 
 def watch(server: Server, peak: list[int], ended: threading.Event) -> None:
@@ -211,8 +241,14 @@ def watch(server: Server, peak: list[int], ended: threading.Event) -> None:
 
 def form(image: bytes) -> bytes:
     fields = {"prompt": "a flat icon of a kite", "steps": "4", "strength": "0.5"}
-    parts = [f'--b\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
-    head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    parts = [
+        f'--b\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode()
+        for k, v in fields.items()
+    ]
+    head = (
+        b'--b\r\nContent-Disposition: form-data; name="image"; '
+        b'filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    )
     return b"".join(parts) + head + image + b"\r\n--b--\r\n"
 
 
@@ -224,7 +260,8 @@ def edit(server: Server, body: bytes) -> int:
             return answer.status
     except urllib.error.HTTPError as error:
         told = json.loads(error.read())["error"]
-        return error.code if set(told) == {"message", "type", "param", "code"} else 999  # not in OpenAI's shape
+        # not in OpenAI's shape
+        return error.code if set(told) == {"message", "type", "param", "code"} else 999
 
 
 def malformed(server: Server) -> dict:
@@ -234,29 +271,36 @@ def malformed(server: Server) -> dict:
     whole, dice = form(file.getvalue()), random.Random(0)
     statuses = Counter(edit(server, mutated(whole, dice)) for _ in range(1000))
     return {
-        "what": "1,000 malformed multipart bodies", "bar": "no 5xx, each an error in OpenAI's shape or a picture",
+        "what": "1,000 malformed multipart bodies",
+        "bar": "no 5xx, each an error in OpenAI's shape or a picture",
         "answers": {str(key): value for key, value in sorted(statuses.items())},
         "reached": max(statuses) < 500 and draws(server),
-    }  # fmt: skip
+    }
 
 
 def mutated(body: bytes, dice: random.Random) -> bytes:
     for _ in range(dice.randint(1, 4)):
         at, length = dice.randrange(len(body)), dice.randint(1, 40)
         piece = body[at : at + length]
-        body = body[:at] + dice.choice((b"", piece * 2, piece[::-1], dice.randbytes(length))) + body[at + length :]
+        body = (
+            body[:at]
+            + dice.choice((b"", piece * 2, piece[::-1], dice.randbytes(length)))
+            + body[at + length :]
+        )
     return body
 
 
 TOKEN = "a-token-for-this-run"
 SCHEMATHESIS = (
-    "--max-examples 60 --request-timeout 60 --exclude-checks positive_data_acceptance --seed 1 --no-color "
+    "--max-examples 60 --request-timeout 60 --exclude-checks positive_data_acceptance --seed 1 "
+    "--no-color "
     "--phases examples,coverage,fuzzing --continue-on-failure"
 )
 
 
 def schemathesis(_: Server | None) -> dict:
-    """Its command line over the served document, all checks that the schema can decide; with /profile turned on."""
+    """Its command line over the served document, all checks that the schema can decide; with
+    /profile turned on."""
     os.environ["HALFTIME_PROFILE_TOKEN"] = TOKEN
     try:
         with serving(*OPTIONS) as server:
@@ -276,18 +320,24 @@ def searched(server: Server) -> dict:
         f"Authorization: Bearer {TOKEN}",
     ]
     with tempfile.TemporaryDirectory() as folder:  # it keeps examples where it runs
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=1200, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=folder, timeout=1200, check=False
+        )
     cases = re.search(r"(\d+) generated", done.stdout)
     text = done.stdout[-1500:]
     return {
-        "what": "schemathesis over the OpenAPI document", "bar": "no failure: no 5xx, no hang, answers as documented",
-        "cases": int(cases[1]) if cases else None, "exit_code": done.returncode,
-        "said": "" if done.returncode == 0 else text, "reached": done.returncode == 0 and draws(server),
-    }  # fmt: skip
+        "what": "schemathesis over the OpenAPI document",
+        "bar": "no failure: no 5xx, no hang, answers as documented",
+        "cases": int(cases[1]) if cases else None,
+        "exit_code": done.returncode,
+        "said": "" if done.returncode == 0 else text,
+        "reached": done.returncode == 0 and draws(server),
+    }
 
 
 def sigterm(_: Server | None) -> dict:
-    """SIGTERM while eight clients ask one after another: what was accepted is answered, what comes is refused."""
+    """SIGTERM while eight clients ask one after another: what was accepted is answered, what comes
+    is refused."""
     answers: Counter[str] = Counter()
     with serving(*OPTIONS) as server:
         ended = threading.Event()
@@ -303,14 +353,18 @@ def sigterm(_: Server | None) -> dict:
         for client in clients:
             client.join()
     return {
-        "what": "SIGTERM under load, 8 clients", "bar": "all accepted ones answered, 503 for newcomers, exit code 0",
-        "answers": dict(sorted(answers.items())), "exit_code": code, "seconds": took,
+        "what": "SIGTERM under load, 8 clients",
+        "bar": "all accepted ones answered, 503 for newcomers, exit code 0",
+        "answers": dict(sorted(answers.items())),
+        "exit_code": code,
+        "seconds": took,
         "reached": code == 0 and answers["cut"] == 0 and answers["503"] > 0,
-    }  # fmt: skip
+    }
 
 
 def ask_on(server: Server, answers: Counter[str], ended: threading.Event) -> None:
-    """One request after the other until nobody listens; 'cut' is a connection that ended without an answer."""
+    """One request after the other until nobody listens; 'cut' is a connection that ended without an
+    answer."""
     while not ended.is_set():
         try:
             status = server.post(BODY | {"steps": 30})[0]
@@ -332,16 +386,25 @@ def cold(_: Server | None) -> dict:
             times.append(server.ready_seconds)
             told = json.loads(server.get("/readyz")[1])["certificate"]
     return {
-        "what": "process start to ready, 3 times", "bar": "measured and shown in /readyz",
-        "seconds": times, "certificate_says": told["cold_start"], "kinds_of_call": len(told["entries"]),
+        "what": "process start to ready, 3 times",
+        "bar": "measured and shown in /readyz",
+        "seconds": times,
+        "certificate_says": told["cold_start"],
+        "kinds_of_call": len(told["entries"]),
         "reached": told["cold_start"]["ready_seconds"] > 0,
-    }  # fmt: skip
+    }
 
 
 ROWS: dict[str, Callable] = {
-    "leave": leave, "slow": slow, "large": large, "malformed": malformed, "schemathesis": schemathesis, "kill": kill,
-    "sigterm": sigterm, "cold": cold,
-}  # fmt: skip
+    "leave": leave,
+    "slow": slow,
+    "large": large,
+    "malformed": malformed,
+    "schemathesis": schemathesis,
+    "kill": kill,
+    "sigterm": sigterm,
+    "cold": cold,
+}
 ALONE = {"schemathesis", "kill", "sigterm", "cold"}  # these start servers of their own
 
 
@@ -350,7 +413,11 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=[])
     wanted = parser.parse_args().rows or list(ROWS)
     path = RESULTS / "serve_faults.json"
-    kept = {row["row"]: row for row in read_json(path, Benchmark).result["rows"]} if path.exists() else {}
+    kept = (
+        {row["row"]: row for row in read_json(path, Benchmark).result["rows"]}
+        if path.exists()
+        else {}
+    )
 
     def keep(name: str, server: Server | None) -> None:
         kept[name] = {"row": name, **ROWS[name](server)}

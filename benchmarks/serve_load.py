@@ -1,13 +1,15 @@
 """Open-loop load on `halftime serve`, and what the server costs over a bare pipeline call.
 
-Regime: the bundled model, one thread, few steps (STEPS), one machine for server, worker and generator. Capacity is what
-a closed loop of CLOSED workers completes just before and just after (the mean: the machine drifts). In rounds, Poisson
-arrivals at 0.5, 1, 2 and 5 times capacity are sent on schedule whatever happened to those before; latency counts from
-the intended send. Ceiling: goodput = min(offered, capacity).
+Regime: the bundled model, one thread, few steps (STEPS), one machine for server, worker and
+generator. Capacity is what a closed loop of CLOSED workers completes just before and just after
+(the mean: the machine drifts). In rounds, Poisson arrivals at 0.5, 1, 2 and 5 times capacity are
+sent on schedule whatever happened to those before; latency counts from the intended send. Ceiling:
+goodput = min(offered, capacity).
 
-Overhead: pairs of one bare call and one request, shuffled, 30 steps, one thread each; and, exactly, what the client
-waited less what the worker computed. The bare call is made in a process of its own that waits between calls, as the
-worker does. Measured beside it is its past: a bare one that has drawn batches before is slower too.
+Overhead: pairs of one bare call and one request, shuffled, 30 steps, one thread each; and, exactly,
+what the client waited less what the worker computed. The bare call is made in a process of its own
+that waits between calls, as the worker does. Measured beside it is its past: a bare one that has
+drawn batches before is slower too.
 
     python benchmarks/serve_load.py [--seconds 8] [--pairs 40]
 """
@@ -76,7 +78,8 @@ async def open_round(server: Server, rate: float, seconds: float, seed: int) -> 
 
 @dataclass
 class Level:
-    """One level over all rounds. A round's span goes from its first intended send to its last answer."""
+    """One level over all rounds. A round's span goes from its first intended send to its last
+    answer."""
 
     samples: list[Sample] = field(default_factory=list)
     spans: list[float] = field(default_factory=list)
@@ -105,26 +108,45 @@ def row(times: float, seconds: float, level: Level) -> dict:
         "latency_p50": quantile(latencies, 0.5),
         "latency_p99": quantile(latencies, 0.99),
         "deadline": DEADLINE,
-        "refusal_p99": quantile([s.latency for s in level.samples if s.status == 429] or [0.0], 0.99),
+        "refusal_p99": quantile(
+            [s.latency for s in level.samples if s.status == 429] or [0.0], 0.99
+        ),
     }
 
 
 def by_status(samples: list[Sample]) -> dict[str, int]:
-    return {str(status): count for status, count in sorted(Counter(sample.status for sample in samples).items())}
+    return {
+        str(status): count
+        for status, count in sorted(Counter(sample.status for sample in samples).items())
+    }
 
 
 def answers(server: Server) -> float:
     """Drawing requests that the server has answered."""
     text = server.get("/metrics")[1].decode()
     name = "http_server_request_duration_seconds_count{"
-    lines = [line for line in text.splitlines() if line.startswith(name) and "/v1/images/generations" in line]
+    lines = [
+        line
+        for line in text.splitlines()
+        if line.startswith(name) and "/v1/images/generations" in line
+    ]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
 def load(seconds: float) -> None:
-    """Rounds of all levels in turn, each between two closed loops, so that a drifting machine cancels."""
+    """Rounds of all levels in turn, each between two closed loops, so that a drifting machine
+    cancels."""
     levels = {times: Level() for times in LEVELS}
-    options = ("--steps", str(STEPS), "--deadline", f"{DEADLINE}s", "--queue", str(QUEUE), "--threads", "1")
+    options = (
+        "--steps",
+        str(STEPS),
+        "--deadline",
+        f"{DEADLINE}s",
+        "--queue",
+        str(QUEUE),
+        "--threads",
+        "1",
+    )
     with serving(*options) as server:
         full = asyncio.run(capacity(server, CLOSED_SECONDS))
         for index in range(ROUNDS):
@@ -135,8 +157,13 @@ def load(seconds: float) -> None:
                 level.capacities.append(full)
                 print(index, times, f"{full:.2f}/s", by_status(level.samples), flush=True)
         rows = [row(times, seconds, level) for times, level in levels.items()]
-        more = {"resident": server.resident(), "recompiles": server.metric("halftime_recompiles_total")}
-    written("serve_load", rows, steps=STEPS, queue=QUEUE, ready_seconds=server.ready_seconds, **more)
+        more = {
+            "resident": server.resident(),
+            "recompiles": server.metric("halftime_recompiles_total"),
+        }
+    written(
+        "serve_load", rows, steps=STEPS, queue=QUEUE, ready_seconds=server.ready_seconds, **more
+    )
     for each in rows:
         print(each)
 
@@ -146,7 +173,9 @@ def one_round(server: Server, level: Level, rate: float, seconds: float, seed: i
     samples = asyncio.run(open_round(server, rate, seconds, seed))
     level.counted += answers(server) - counted
     level.samples += samples
-    level.spans.append(max(sample.end for sample in samples) - min(sample.intended for sample in samples))
+    level.spans.append(
+        max(sample.end for sample in samples) - min(sample.intended for sample in samples)
+    )
 
 
 BARE = """
@@ -167,11 +196,16 @@ for prompt in sys.stdin:
 
 @contextlib.contextmanager
 def bare_process(*batches: int) -> Iterator[Callable[[], float]]:
-    """The call without a server, in a process that waits between calls as a server's worker does; timed inside.
+    """The call without a server, in a process that waits between calls as a server's worker does;
+    timed inside.
 
     Where `batches` are given it has drawn these once before, as the worker's warm-up does.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+    }
     process = subprocess.Popen(
         [sys.executable, "-c", BARE, *map(str, batches)],
         stdin=subprocess.PIPE,
@@ -199,7 +233,13 @@ def overhead(pairs: int) -> dict:
     """Seconds of a request over a bare call with the same arguments."""
     from halftime import bundled
 
-    body = {"prompt": PROMPT, "steps": 30, "guidance": bundled.GUIDANCE, "seed": 1, "output_format": "png"}
+    body = {
+        "prompt": PROMPT,
+        "steps": 30,
+        "guidance": bundled.GUIDANCE,
+        "seed": 1,
+        "output_format": "png",
+    }
     with serving("--steps", "30", "--threads", "1") as server, bare_process() as bare:
 
         def through() -> tuple[float, float]:
@@ -212,7 +252,11 @@ def overhead(pairs: int) -> dict:
         made = compared(bare, through, pairs)
     with bare_process() as bare, bare_process(1, 2, 4) as warm:
         drawn = bootstrap([warm() - bare() for _ in range(pairs)])
-    return made | {"batches_before_seconds": drawn.value, "batches_low": drawn.low, "batches_high": drawn.high}
+    return made | {
+        "batches_before_seconds": drawn.value,
+        "batches_low": drawn.low,
+        "batches_high": drawn.high,
+    }
 
 
 def compared(bare, through, pairs: int) -> dict:

@@ -1,4 +1,5 @@
-"""A real `halftime serve` for the benchmarks: started, watched until ready, and ended with the block."""
+"""A real `halftime serve` for the benchmarks: started, watched until ready, and ended with the
+block."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ class Server:
     def metric(self, line: str) -> float:
         """A value of /metrics by its name and labels; 0 where it is not there yet."""
         lines = self.get("/metrics")[1].decode().splitlines()
-        return next((float(each.rsplit(" ", 1)[1]) for each in lines if each.rsplit(" ", 1)[0] == line), 0.0)
+        return next(
+            (float(each.rsplit(" ", 1)[1]) for each in lines if each.rsplit(" ", 1)[0] == line), 0.0
+        )
 
     def ready(self) -> bool:
         return self.get("/readyz")[0] == 200
@@ -63,12 +66,15 @@ class Server:
         begun = time.monotonic()
         while not self.ready():
             if time.monotonic() - begun > seconds or self.process.poll() is not None:
-                raise RuntimeError(f"not ready after {time.monotonic() - begun:.0f} s: {self.get('/readyz')}")
+                raise RuntimeError(
+                    f"not ready after {time.monotonic() - begun:.0f} s: {self.get('/readyz')}"
+                )
             time.sleep(0.02)
         return time.monotonic() - begun
 
     def worker(self) -> int:
-        """Process id of the worker: the child with the most memory, since helpers may stand beside it."""
+        """Process id of the worker: the child with the most memory, since helpers may stand beside
+        it."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         return max(children, key=lambda child: child.memory_info().rss).pid
 
@@ -84,7 +90,11 @@ class Server:
 @contextlib.contextmanager
 def serving(*options: str) -> Iterator[Server]:
     """`halftime serve --port 0 OPTIONS`, ready."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+    }
     command = [sys.executable, "-m", "halftime", "serve", "--quiet", "--port", "0", *options]
     begun = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

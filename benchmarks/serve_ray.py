@@ -1,7 +1,9 @@
-"""Two Ray Serve replicas on one machine, one of them killed (SIGKILL) under load: is an accepted request lost?
+"""Two Ray Serve replicas on one machine, one of them killed (SIGKILL) under load: is an accepted
+request lost?
 
-Regime: the bundled model, 10 steps, one thread a replica, four clients in a closed loop, everything on one machine. The
-bar: every request that was accepted is answered with its picture, and the killed replica comes back.
+Regime: the bundled model, 10 steps, one thread a replica, four clients in a closed loop, everything
+on one machine. The bar: every request that was accepted is answered with its picture, and the
+killed replica comes back.
 
     pip install 'halftime[ray]'
     python benchmarks/serve_ray.py [--requests 60]
@@ -40,8 +42,13 @@ SETTINGS = EngineSettings(steps=(10,), max_batch=2, threads=1, img2img=False)
 
 def drawers(handle: object) -> set[int]:
     """Process ids of the replicas that answer; Ray chooses one a call, so ask often."""
-    workers = {msgspec.json.decode(handle.status.remote().result(), type=EngineStatus).worker_pid for _ in range(20)}
-    return {psutil.Process(pid).ppid() for pid in workers if pid is not None and psutil.pid_exists(pid)}
+    workers = {
+        msgspec.json.decode(handle.status.remote().result(), type=EngineStatus).worker_pid
+        for _ in range(20)
+    }
+    return {
+        psutil.Process(pid).ppid() for pid in workers if pid is not None and psutil.pid_exists(pid)
+    }
 
 
 def ask(address: str, number: int) -> tuple[str, float]:
@@ -51,9 +58,13 @@ def ask(address: str, number: int) -> tuple[str, float]:
     begun = time.monotonic()
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
-            status = str(answer.status) if json.loads(answer.read())["data"][0]["b64_json"] else "empty"
+            status = (
+                str(answer.status) if json.loads(answer.read())["data"][0]["b64_json"] else "empty"
+            )
     except urllib.error.HTTPError as error:
-        status = f"{error.code} {json.loads(error.read() or b'{}').get('error', {}).get('code', '')}".strip()
+        status = (
+            f"{error.code} {json.loads(error.read() or b'{}').get('error', {}).get('code', '')}"
+        ).strip()
     except OSError as error:
         status = type(error).__name__
     return status, time.monotonic() - begun
@@ -112,11 +123,17 @@ def main() -> None:
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
         begun = time.monotonic()
-        serve.run(application_of(Cluster(engine=SETTINGS, replicas=2), HttpSettings()), name=NAME, route_prefix="/")
+        serve.run(
+            application_of(Cluster(engine=SETTINGS, replicas=2), HttpSettings()),
+            name=NAME,
+            route_prefix="/",
+        )
         ready = time.monotonic() - begun
         handle = serve.get_deployment_handle("Drawer", NAME)
         wait_until_ready(f"http://127.0.0.1:{port}/readyz")
-        found = killed_under_load(f"http://127.0.0.1:{port}/v1/images/generations", handle, requests)
+        found = killed_under_load(
+            f"http://127.0.0.1:{port}/v1/images/generations", handle, requests
+        )
     finally:
         serve.shutdown()
         ray.shutdown()

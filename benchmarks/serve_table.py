@@ -1,6 +1,7 @@
 """The tables of docs/serve.md, from benchmarks/results/serve_*.json.
 
-python benchmarks/serve_table.py           rewrites what stands between the markers; with --check it only says whether
+python benchmarks/serve_table.py           rewrites what stands between the markers; with --check it
+only says whether
                                            they are up to date
 """
 
@@ -23,8 +24,17 @@ def load() -> list[str]:
     if found is None:
         return ["Load: not measured."]
     first, place = found["rows"][0], machine("serve_load")
-    head = ("offered", "requests", "answers", "no answer", "goodput", "of capacity", "p50", "p99 of accepted",
-            "p99 of refusals")  # fmt: skip
+    head = (
+        "offered",
+        "requests",
+        "answers",
+        "no answer",
+        "goodput",
+        "of capacity",
+        "p50",
+        "p99 of accepted",
+        "p99 of refusals",
+    )
     speeds = [row[when] for row in found["rows"] for when in ("capacity_low", "capacity_high")]
     rows = [
         [
@@ -41,7 +51,8 @@ def load() -> list[str]:
         for row in found["rows"]
     ]
     return [
-        f"Open-loop Poisson load, latency from the intended send; emoji-xl at {found['steps']} steps on one thread, "
+        f"Open-loop Poisson load, latency from the intended send; emoji-xl at {found['steps']} "
+        "steps on one thread, "
         f"a queue of {found['queue']}, a deadline of {seconds(first['deadline'])}. "
         f"The capacity is what a closed loop completes just before and after each round, here "
         f"{min(speeds):.2f} to {max(speeds):.2f} pictures a second (the machine was shared). "
@@ -64,12 +75,17 @@ def overhead() -> list[str]:
     return [
         f"Over a bare pipeline call (30 steps, one thread, {row['pairs']} shuffled pairs): "
         f"{seconds(row['bare_seconds'])} bare, {seconds(row['served_seconds'])} served, added "
-        f"{seconds(row['added_seconds'])} [{seconds(row['added_low'])}, {seconds(row['added_high'])}], "
-        f"{share(row['added_of_bare'])} of the call. Outside the worker's computation a request spends "
-        f"{seconds(row['outside_compute_p50'])} (p50), {seconds(row['outside_compute_p99'])} (p99); the rest is "
-        "that the worker's process draws slower. So does a bare one that drew batches of 1, 2 and 4 once, as in a "
+        f"{seconds(row['added_seconds'])} [{seconds(row['added_low'])}, "
+        f"{seconds(row['added_high'])}], "
+        f"{share(row['added_of_bare'])} of the call. Outside the worker's computation a "
+        "request spends "
+        f"{seconds(row['outside_compute_p50'])} (p50), {seconds(row['outside_compute_p99'])} "
+        "(p99); the rest is "
+        "that the worker's process draws slower. So does a bare one that drew batches of 1, 2 "
+        "and 4 once, as in a "
         "warm-up: by "
-        f"{seconds(row['batches_before_seconds'])} [{seconds(row['batches_low'])}, {seconds(row['batches_high'])}]."
+        f"{seconds(row['batches_before_seconds'])} [{seconds(row['batches_low'])}, "
+        f"{seconds(row['batches_high'])}]."
     ]
 
 
@@ -86,19 +102,31 @@ def faults() -> list[str]:
 
 
 MEASURED = {
-    "leave": lambda row: f"{answers(row['answers'])} (499: left); idle after {seconds(row['idle_after'])}; "
-    f"memory {grown(row['growth']['http'])} (HTTP), {grown(row['growth']['worker'])} (worker)",
-    "slow": lambda row: f"others {seconds(row['alone_p50'])} without, {seconds(row['beside_p50'])} beside them",
-    "large": lambda row: f"{answers(row['answers'])}; above the limit {row['above_the_limit']}; "
-    f"HTTP process {size(row['resident_before'])}, at most {size(row['resident_peak'])}",
+    "leave": lambda row: (
+        f"{answers(row['answers'])} (499: left); idle after {seconds(row['idle_after'])}; "
+        f"memory {grown(row['growth']['http'])} (HTTP), {grown(row['growth']['worker'])} (worker)"
+    ),
+    "slow": lambda row: (
+        f"others {seconds(row['alone_p50'])} without, {seconds(row['beside_p50'])} beside them"
+    ),
+    "large": lambda row: (
+        f"{answers(row['answers'])}; above the limit {row['above_the_limit']}; "
+        f"HTTP process {size(row['resident_before'])}, at most {size(row['resident_peak'])}"
+    ),
     "malformed": lambda row: answers(row["answers"]),
     "schemathesis": lambda row: f"{row['cases'] or 'unknown'} cases, exit code {row['exit_code']}",
-    "kill": lambda row: f"{answers(row['answers'])}, {row['unanswered']} unanswered; ready again after "
-    f"{seconds(row['ready_again_p50'])} (p50), {seconds(row['ready_again_max'])} (most)",
-    "sigterm": lambda row: f"{answers(row['answers'])}, exit code {row['exit_code']} after {seconds(row['seconds'])}",
-    "cold": lambda row: f"{', '.join(seconds(each) for each in row['seconds'])}; "
-    f"{row['kinds_of_call']} kinds of call run twice",
-}  # fmt: skip
+    "kill": lambda row: (
+        f"{answers(row['answers'])}, {row['unanswered']} unanswered; ready again after "
+        f"{seconds(row['ready_again_p50'])} (p50), {seconds(row['ready_again_max'])} (most)"
+    ),
+    "sigterm": lambda row: (
+        f"{answers(row['answers'])}, exit code {row['exit_code']} after {seconds(row['seconds'])}"
+    ),
+    "cold": lambda row: (
+        f"{', '.join(seconds(each) for each in row['seconds'])}; "
+        f"{row['kinds_of_call']} kinds of call run twice"
+    ),
+}
 
 
 def grown(change: float) -> str:
@@ -116,11 +144,23 @@ def cold() -> list[str]:
         ("the VAE compiled, no artefacts yet", "compiled_without_artefacts"),
         (f"the VAE compiled, {file}", "compiled_with_artefacts"),
     )
-    rows = [[what, *(seconds(median([start[f"{when}_seconds"] for start in found[name]]))
-                     for when in ("loaded", "ready"))] for what, name in cases]  # fmt: skip
+    rows = [
+        [
+            what,
+            *(
+                seconds(median([start[f"{when}_seconds"] for start in found[name]]))
+                for when in ("loaded", "ready")
+            ),
+        ]
+        for what, name in cases
+    ]
     runs = len(found["compiled_with_artefacts"])
-    times = "one run each" if runs == 1 else f"the median of {runs} runs, the one that saved them once"
-    return table((f"one thread, load average {found['load_average']:.1f}, {times}", "loaded", "ready"), rows)
+    times = (
+        "one run each" if runs == 1 else f"the median of {runs} runs, the one that saved them once"
+    )
+    return table(
+        (f"one thread, load average {found['load_average']:.1f}, {times}", "loaded", "ready"), rows
+    )
 
 
 def written(page: str) -> str:

@@ -1,13 +1,16 @@
-"""Reading a large trace: `halftime trace` against HolisticTraceAnalysis (HTA), each in fresh processes, in turns.
+"""Reading a large trace: `halftime trace` against HolisticTraceAnalysis (HTA), each in fresh
+processes, in turns.
 
-Regime: one synthetic GPU trace of about 100 MB of JSON, as torch.profiler writes it; HTA parses it and computes its
-temporal breakdown and idle-time breakdown, halftime computes its whole Session. Ceiling: reading the bytes and decoding
-the JSON with Python's own json module, which stands beside them.
+Regime: one synthetic GPU trace of about 100 MB of JSON, as torch.profiler writes it; HTA parses it
+and computes its temporal breakdown and idle-time breakdown, halftime computes its whole Session.
+Ceiling: reading the bytes and decoding the JSON with Python's own json module, which stands beside
+them.
 
-Prints wall seconds (median), the ratio HTA / halftime (median of pairs with a 95 % bootstrap interval), and peak
-resident memory of each process. The last line is the whole result as JSON.
+Prints wall seconds (median), the ratio HTA / halftime (median of pairs with a 95 % bootstrap
+interval), and peak resident memory of each process. The last line is the whole result as JSON.
 
-    python benchmarks/trace_reading.py [--rounds 3] [--megabytes 100] [--out benchmarks/results/trace_reading.json]
+    python benchmarks/trace_reading.py [--rounds 3] [--megabytes 100] [--out
+    benchmarks/results/trace_reading.json]
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from pathlib import Path
 
 from evidence import write
 from fresh import fresh_process
-from halftime.base import environment
 from halftime.base.stats import median, paired_ratio
+from halftime.pipeline.device import this_environment
 
 TESTS = Path(__file__).parent.parent / "tests"
 WAYS = {
@@ -49,18 +52,23 @@ def make_trace(path: Path, megabytes: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=float, default=100.0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    place = environment.collect()
+    place = this_environment()
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     peak: dict[str, int] = dict.fromkeys(WAYS, 0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rank0.json"
-        # In a process of its own: a child's peak memory counts what its parent held when it was made.
-        maker = multiprocessing.get_context("spawn").Process(target=make_trace, args=(path, arguments.megabytes))
+        # In a process of its own: a child's peak memory counts what its parent held when it was
+        # made.
+        maker = multiprocessing.get_context("spawn").Process(
+            target=make_trace, args=(path, arguments.megabytes)
+        )
         maker.start()
         maker.join()
         size = path.stat().st_size
@@ -73,12 +81,17 @@ def main() -> None:
         "bytes": size,
         "seconds": {way: median(values) for way, values in seconds.items()},
         "peak_bytes": peak,
-        "speedup_over_hta": paired_ratio(seconds["HolisticTraceAnalysis"], seconds["halftime"])._asdict(),
+        "speedup_over_hta": paired_ratio(
+            seconds["HolisticTraceAnalysis"], seconds["halftime"]
+        )._asdict(),
     }
     for way, values in seconds.items():
         print(f"{way:22} {median(values):8.2f} s   {peak[way] / 2**20:8.0f} MiB peak")
     ratio = paired_ratio(seconds["HolisticTraceAnalysis"], seconds["halftime"])
-    print(f"HTA / halftime {ratio.value:.1f}x [{ratio.low:.1f}, {ratio.high:.1f}] on {size / 1e6:.0f} MB")
+    print(
+        f"HTA / halftime {ratio.value:.1f}x [{ratio.low:.1f}, {ratio.high:.1f}] on "
+        f"{size / 1e6:.0f} MB"
+    )
     if arguments.out:
         write(arguments.out, "trace_reading", measured, place)
     print(json.dumps(measured))

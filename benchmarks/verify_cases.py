@@ -1,9 +1,11 @@
-"""Does `verify` tell apart what it ought to, and how small a fault does it find with how many prompts?
+"""Does `verify` tell apart what it ought to, and how small a fault does it find with how many
+prompts?
 
-Regime: the bundled model (or --model), 128 px, 30 steps, one picture a prompt, the noise floor measured first.
-Ceiling: none; this is about decisions, not time. Prints the verdict of each case, then the power curve:
-the share of draws of n pairs in which a VAE with one disturbed layer is called different (pairs drawn with replacement
-from the pool of pictures that was made, so the curve knows no pictures beyond those).
+Regime: the bundled model (or --model), 128 px, 30 steps, one picture a prompt, the noise floor
+measured first. Ceiling: none; this is about decisions, not time. Prints the verdict of each case,
+then the power curve: the share of draws of n pairs in which a VAE with one disturbed layer is
+called different (pairs drawn with replacement from the pool of pictures that was made, so the curve
+knows no pictures beyond those).
 
     python benchmarks/verify_cases.py --prompts 48 --output benchmarks/results/verify_cases.json
 """
@@ -52,21 +54,30 @@ def disturbed(vae, size: float):
 
 @contextmanager
 def decoded_with(pipeline, baseline: PictureSet):
-    """Pictures from the baseline's own latents: what a change of the VAE alone does, without denoising again."""
+    """Pictures from the baseline's own latents: what a change of the VAE alone does, without
+    denoising again."""
 
     def decode() -> PictureSet:
         made = []
         for picture in baseline.pictures:
             with torch.no_grad():
-                image = pipeline.vae.decode(torch.from_numpy(picture.latent)[None], return_dict=False)[0][0]
+                image = pipeline.vae.decode(
+                    torch.from_numpy(picture.latent)[None], return_dict=False
+                )[0][0]
             values = (image / 2 + 0.5).float().permute(1, 2, 0).numpy()
-            made.append(from_floats(values, picture.name, picture.content_class, picture.prompt, picture.latent))
+            made.append(
+                from_floats(
+                    values, picture.name, picture.content_class, picture.prompt, picture.latent
+                )
+            )
         return PictureSet("decoded again", tuple(made))
 
     yield decode
 
 
-def cases(pipeline, workload: Workload, baseline: PictureSet, prompts, settings: Settings) -> dict[str, dict]:
+def cases(
+    pipeline, workload: Workload, baseline: PictureSet, prompts, settings: Settings
+) -> dict[str, dict]:
     """Verdict and size of effect of each case."""
 
     def of(*names_: Choice):
@@ -82,16 +93,21 @@ def cases(pipeline, workload: Workload, baseline: PictureSet, prompts, settings:
         "rerun": again("rerun", nullcontext()),
         "schedule-table": again("schedule-table", of(Choice(name="schedule-table"))),
         "bf16 VAE": again("bf16 VAE", of(Choice(name="vae-dtype"))),
-        "bf16 denoiser and VAE": again("bf16", of(Choice(name="vae-dtype"), Choice(name="denoiser-dtype"))),
+        "bf16 denoiser and VAE": again(
+            "bf16", of(Choice(name="vae-dtype"), Choice(name="denoiser-dtype"))
+        ),
         "20 steps": again("20 steps", nullcontext(), steps=20),
         "4 steps": again("4 steps", nullcontext(), steps=4),
         "one VAE layer disturbed by 2 %": again("fault", disturbed(pipeline.vae, 0.02)),
     }
     if halftime.bundled.TINY_VAE.is_dir() and halftime.bundled.trained():
-        made["tiny VAE"] = again("tiny VAE", of(Choice(name="tiny-vae", settings={"source": "bundled"})))
+        made["tiny VAE"] = again(
+            "tiny VAE", of(Choice(name="tiny-vae", settings={"source": "bundled"}))
+        )
     strict = replace(settings, strict=True)
     return {
-        name: _row(judged(baseline, other, settings)) | {"strict": judged(baseline, other, strict).verdict}
+        name: _row(judged(baseline, other, settings))
+        | {"strict": judged(baseline, other, strict).verdict}
         for name, other in made.items()
     }
 
@@ -101,8 +117,11 @@ def _row(verdict) -> dict:
     return {"verdict": verdict.verdict, "floors": sizes, "reasons": list(verdict.reasons[:3])}
 
 
-def power(pipeline, baseline: PictureSet, floors: dict[str, dict[str, float]], margin: float) -> list[dict]:
-    """For each fault and number of pairs: how often each decision falls, with and without the 8-bit floor."""
+def power(
+    pipeline, baseline: PictureSet, floors: dict[str, dict[str, float]], margin: float
+) -> list[dict]:
+    """For each fault and number of pairs: how often each decision falls, with and without the 8-bit
+    floor."""
     rows = []
     tools = kit(list(baseline.pictures), "left out of the power curve", "left out")
     with decoded_with(pipeline, baseline) as decode:
@@ -110,7 +129,9 @@ def power(pipeline, baseline: PictureSet, floors: dict[str, dict[str, float]], m
         for size in FAULTS:
             with disturbed(pipeline.vae, size):
                 faulty = decode()
-            measured = [tools.measure(a, b) for a, b in zip(sound.pictures, faulty.pictures, strict=True)]
+            measured = [
+                tools.measure(a, b) for a, b in zip(sound.pictures, faulty.pictures, strict=True)
+            ]
             for tier, floor in floors.items():
                 for count in COUNTS:
                     row = _decisions(measured, baseline, floor, margin, size, count)
@@ -119,24 +140,39 @@ def power(pipeline, baseline: PictureSet, floors: dict[str, dict[str, float]], m
     return rows
 
 
-def _decisions(measured, baseline: PictureSet, floor, margin: float, size: float, count: int) -> dict:
+def _decisions(
+    measured, baseline: PictureSet, floor, margin: float, size: float, count: int
+) -> dict:
     rng = np.random.default_rng(count)
     names = [p.content_class for p in baseline.pictures]
     seen = {"different": 0, "equivalent": 0, "inconclusive": 0}
     for _ in range(DRAWS):
         chosen = rng.integers(0, len(measured), count)
-        seen[overall(compare([measured[i] for i in chosen], [names[i] for i in chosen], floor, margin))] += 1
+        seen[
+            overall(
+                compare([measured[i] for i in chosen], [names[i] for i in chosen], floor, margin)
+            )
+        ] += 1
     flips = np.mean([row["flip"] for row in measured]) / floor["flip"]
     structure = np.mean([row["ms_ssim"] for row in measured]) / floor["ms_ssim"]
-    return {"fault": size, "pairs": count, "flip_floors": float(flips), "ms_ssim_floors": float(structure),
-            **{name: value / DRAWS for name, value in seen.items()}}  # fmt: skip
+    return {
+        "fault": size,
+        "pairs": count,
+        "flip_floors": float(flips),
+        "ms_ssim_floors": float(structure),
+        **{name: value / DRAWS for name, value in seen.items()},
+    }
 
 
 def print_power(rows: list[dict]) -> None:
     for row in rows:
         sizes = f"FLIP {row['flip_floors']:.2f} MS-SSIM {row['ms_ssim_floors']:.2f} floors"
-        shares = ", ".join(f"{name} {row[name]:.0%}" for name in ("different", "equivalent", "inconclusive"))
-        print(f"{row['tier']:7s} fault {row['fault']:.2%}  {row['pairs']:4d} pairs  {sizes}: {shares}")
+        shares = ", ".join(
+            f"{name} {row[name]:.0%}" for name in ("different", "equivalent", "inconclusive")
+        )
+        print(
+            f"{row['tier']:7s} fault {row['fault']:.2%}  {row['pairs']:4d} pairs  {sizes}: {shares}"
+        )
 
 
 def main() -> None:
@@ -157,15 +193,28 @@ def main() -> None:
     found = cases(loaded.pipeline, workload, baseline, prompts, settings)
     for name, row in found.items():
         print(f"{name:32s} {row['verdict']:13s} strict: {row['strict']:13s} {row['reasons'][:1]}")
-        print("    ", {key: value for key, value in row["floors"].items() if key.startswith("all ")})
+        print(
+            "    ", {key: value for key, value in row["floors"].items() if key.startswith("all ")}
+        )
     tools = kit(list(baseline.pictures), "left out", "left out")
     floor_entries = entries(baseline, floors, tools)
-    tiers = {"visible": noise_floor(floor_entries), "strict": noise_floor(floor_entries, strict=True)}
+    tiers = {
+        "visible": noise_floor(floor_entries),
+        "strict": noise_floor(floor_entries, strict=True),
+    }
     print("floor", {f"{e.metric} {e.source}": round(e.value, 6) for e in floor_entries})
     curve = [] if options.no_power else power(loaded.pipeline, baseline, tiers, options.margin)
     if options.output:
-        result = {"model": loaded.name, "notes": list(loaded.notes), "prompts": options.prompts, "steps": options.steps,
-                  "margin": options.margin, "floors": tiers, "cases": found, "power": curve}  # fmt: skip
+        result = {
+            "model": loaded.name,
+            "notes": list(loaded.notes),
+            "prompts": options.prompts,
+            "steps": options.steps,
+            "margin": options.margin,
+            "floors": tiers,
+            "cases": found,
+            "power": curve,
+        }
         write(options.output, "verify_cases", result)
 
 

@@ -9,8 +9,12 @@ from halftime.base import units
 from halftime.verbs.gateway.run import Settings, gateway
 
 
-def main(direct: str, through: str, rate: str = "20", seconds: str = "6", requests: str = "200") -> None:
-    settings = Settings(direct, through, rates=(float(rate),), seconds=float(seconds), requests=int(requests))
+def main(
+    direct: str, through: str, rate: str = "20", seconds: str = "6", requests: str = "200"
+) -> None:
+    settings = Settings(
+        direct, through, rates=(float(rate),), seconds=float(seconds), requests=int(requests)
+    )
     result = gateway(settings)
     for load in result.rates:
         if load.added is None:

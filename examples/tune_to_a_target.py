@@ -1,7 +1,10 @@
-"""Find the fixes that reach a target without changing the pictures, write the recipe, and draw with it.
+"""Find the fixes that reach a target without changing the pictures, write the recipe, and draw with
+it.
 
-python examples/tune_to_a_target.py                     # the bundled model, 1.5 times as fast, in ten minutes
-python examples/tune_to_a_target.py ./my-sdxl 2.0 600   # your folder, speedup, seconds to look for it
+python examples/tune_to_a_target.py                     # the bundled model, 1.5 times as fast, in
+ten minutes
+python examples/tune_to_a_target.py ./my-sdxl 2.0 600   # your folder, speedup, seconds to look for
+it
 """
 
 import sys
@@ -12,11 +15,17 @@ from halftime.records.recipe import Plan
 
 
 def main(
-    model: str | None = None, speedup: str = "1.5", seconds: str = "600", steps: str = "30", prompts: str = "24"
+    model: str | None = None,
+    speedup: str = "1.5",
+    seconds: str = "600",
+    steps: str = "30",
+    prompts: str = "24",
 ) -> None:
     pipeline = halftime.load_pipeline(model)
     workload = halftime.Workload(steps=int(steps))
-    tuning = halftime.tune(pipeline, workload, speedup=float(speedup), budget=float(seconds), prompts=int(prompts))
+    tuning = halftime.tune(
+        pipeline, workload, speedup=float(speedup), budget=float(seconds), prompts=int(prompts)
+    )
     recipe = tuning.recipe
     for rung in recipe.ladder:
         word = "kept" if rung.kept else "left out"

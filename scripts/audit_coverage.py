@@ -1,4 +1,5 @@
-"""Write docs/audit-coverage.md: every pipeline family that the tests can build, with its waits in the denoising loop.
+"""Write docs/audit-coverage.md: every pipeline family that the tests can build, with its waits in
+the denoising loop.
 
 python scripts/audit_coverage.py
 """
@@ -29,7 +30,7 @@ Every pipeline family of diffusers {diffusers.__version__} that the tests can bu
 for {STEPS} steps with its own scheduler on torch {torch.__version__.partition("+")[0]}. Counts that grow with depth
 (waits inside a network's layers) are those of the tiny copy. Made by `python scripts/audit_coverage.py`.
 
-"""
+"""  # noqa: E501
 
 
 def row(name: str) -> list[Cell]:
@@ -39,8 +40,18 @@ def row(name: str) -> list[Cell]:
     try:
         found = halftime.audit(pipeline, Workload(steps=STEPS), **tiny.arguments(STEPS))
     except Exception as error:
-        return [kind, scheduler, None, None, f"not audited: {type(error).__name__}: {str(error).splitlines()[0][:80]}"]
-    places = [f"{site.file.rpartition('/')[2]}:{site.line} ({site.count})" for site in found.sites if site.in_loop]
+        return [
+            kind,
+            scheduler,
+            None,
+            None,
+            f"not audited: {type(error).__name__}: {str(error).splitlines()[0][:80]}",
+        ]
+    places = [
+        f"{site.file.rpartition('/')[2]}:{site.line} ({site.count})"
+        for site in found.sites
+        if site.in_loop
+    ]
     shown = ", ".join(places[:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
     return [kind, scheduler, found.in_loop_d2h, found.in_loop_h2d, shown or "none: capturable"]
 
@@ -53,19 +64,38 @@ def scheduler_table() -> Table:
         pipeline = tiny.build()
         try:
             pipeline.scheduler = scheduler_named(member.name, pipeline)
-            found = halftime.audit(pipeline, Workload(steps=SCHEDULER_STEPS), **tiny.arguments(SCHEDULER_STEPS))
+            found = halftime.audit(
+                pipeline, Workload(steps=SCHEDULER_STEPS), **tiny.arguments(SCHEDULER_STEPS)
+            )
         except Exception as error:
-            rows.append((member.name, None, None, f"not audited: {str(error).splitlines()[0][:80]}"))
+            rows.append(
+                (member.name, None, None, f"not audited: {str(error).splitlines()[0][:80]}")
+            )
             continue
-        places = [f"{site.file.rpartition('/')[2]}:{site.line} ({site.count})" for site in found.sites if site.in_loop]
-        rows.append((member.name, found.in_loop_d2h, found.in_loop_h2d, ", ".join(places) or "none: capturable"))
+        places = [
+            f"{site.file.rpartition('/')[2]}:{site.line} ({site.count})"
+            for site in found.sites
+            if site.in_loop
+        ]
+        rows.append(
+            (
+                member.name,
+                found.in_loop_d2h,
+                found.in_loop_h2d,
+                ", ".join(places) or "none: capturable",
+            )
+        )
     columns = (
         Column("scheduler"),
         Column("host waits for device", "count"),
         Column("host waits for its copy", "count"),
         Column("where in the loop"),
     )
-    return Table(columns, tuple(rows), title=f"StableDiffusionPipeline, {SCHEDULER_STEPS} steps, by scheduler")
+    return Table(
+        columns,
+        tuple(rows),
+        title=f"StableDiffusionPipeline, {SCHEDULER_STEPS} steps, by scheduler",
+    )
 
 
 def main() -> None:
@@ -79,7 +109,9 @@ def main() -> None:
         Column("where in the loop"),
     )
     missing = "\n".join(f"- {name}: {why}" for name, why in NOT_BUILT.items())
-    text = HEAD + table(Table(columns, rows)) + "\n\n## Not built, so not audited\n\n" + missing + "\n"
+    text = (
+        HEAD + table(Table(columns, rows)) + "\n\n## Not built, so not audited\n\n" + missing + "\n"
+    )
     text += "\n" + table(scheduler_table()) + "\n"
     (ROOT / "docs" / "audit-coverage.md").write_text(text)
 

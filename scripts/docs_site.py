@@ -1,4 +1,5 @@
-"""A hook of mkdocs: the menu from the verbs, the reference from the code, links into the checkout as plain paths."""
+"""A hook of mkdocs: the menu from the verbs, the reference from the code, links into the checkout
+as plain paths."""
 
 from __future__ import annotations
 
@@ -21,13 +22,30 @@ from halftime.records.recipe import Recipe
 from halftime.records.verdict import Verdict
 
 DOCS = Path(__file__).parent.parent / "docs"
-CONCEPTS = ("stage", "sync", "noise-floor", "schedule-table", "forecast-band", "warm-up-certificate", "open-loop")
+CONCEPTS = (
+    "stage",
+    "sync",
+    "noise-floor",
+    "schedule-table",
+    "forecast-band",
+    "warm-up-certificate",
+    "open-loop",
+)
 SCHEMAS: dict[str, tuple[type[Record], str]] = {
-    "session": (Session, "What `profile --json` and `trace --json` write; `replay` and `--against` read it."),
+    "session": (
+        Session,
+        "What `profile --json` and `trace --json` write; `replay` and `--against` read it.",
+    ),
     "workload": (Workload, "What `--workload FILE` reads, in TOML."),
-    "recipe": (Recipe, "A plan with its evidence, in TOML or JSON: what `tune` writes, and `verify` and `serve` read."),
+    "recipe": (
+        Recipe,
+        (
+            "A plan with its evidence, in TOML or JSON: what `tune` writes, and `verify` and "
+            "`serve` read."
+        ),
+    ),
     "verdict": (Verdict, "What `verify --json` writes."),
-}  # fmt: skip
+}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -37,7 +55,13 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Home": "index.md"},
         {"Guides": [*guides, "completion.md", "exit-codes.md", "troubleshooting.md"]},
         {"Concepts": [f"concepts/{name}.md" for name in CONCEPTS]},
-        {"Reference": ["reference/cli.md", *(f"reference/{name}.md" for name in SCHEMAS), "reference/metrics.md"]},
+        {
+            "Reference": [
+                "reference/cli.md",
+                *(f"reference/{name}.md" for name in SCHEMAS),
+                "reference/metrics.md",
+            ]
+        },
         {"Evidence": ["evidence.md", "hardware.md", "audit-coverage.md", "log.md"]},
     ]
     return config
@@ -55,14 +79,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, **_: object) -> str:
     """`[text](../deploy/x)` leads out of the site: show the path instead."""
     return re.sub(
-        r"\[`?([^\]`]+)`?\]\(\.\./((?:deploy|src|benchmarks|examples|training|scripts)/[^)]+)\)", r"\1 (`\2`)", markdown
+        r"\[`?([^\]`]+)`?\]\(\.\./((?:deploy|src|benchmarks|examples|training|scripts)/[^)]+)\)",
+        r"\1 (`\2`)",
+        markdown,
     )
 
 
 def command_line() -> Iterator[str]:
     """Every command with its arguments and options, as click knows them."""
     yield "# Command line\n"
-    yield "Written from the code. `--debug` may stand anywhere; exit codes have [a page](../exit-codes.md).\n"
+    yield (
+        "Written from the code. `--debug` may stand anywhere; exit codes have [a "
+        "page](../exit-codes.md).\n"
+    )
     for verb in VERBS:
         command = group.get_command(click.Context(group), verb)
         assert command is not None
@@ -100,13 +129,23 @@ def _cell(text: str) -> str:
 def schema(name: str, kind: type[Record], text: str) -> Iterator[str]:
     """A record's JSON schema: a table for each type, and the whole for tools."""
     whole: dict[str, Any] = msgspec.json.schema(kind)
-    yield f"# {name.capitalize()} file\n\n{text} Seconds, bytes, FLOPs, ratios; an unknown field is an error.\n"
-    for title, part in sorted(whole.get("$defs", {}).items(), key=lambda item: item[0] != kind.__name__):
+    yield (
+        f"# {name.capitalize()} file\n\n{text} Seconds, bytes, FLOPs, ratios; an unknown field "
+        "is an error.\n"
+    )
+    for title, part in sorted(
+        whole.get("$defs", {}).items(), key=lambda item: item[0] != kind.__name__
+    ):
         if part.get("properties"):
-            yield f"## {title}\n\n{part.get('description', '')}\n\n| field | type | default |\n|---|---|---|"
+            yield (
+                f"## {title}\n\n{part.get('description', '')}\n\n| field | type | default "
+                "|\n|---|---|---|"
+            )
             required = set(part.get("required", ()))
             for field, of in part["properties"].items():
-                default = "*required*" if field in required else f"`{json.dumps(of.get('default'))}`"
+                default = (
+                    "*required*" if field in required else f"`{json.dumps(of.get('default'))}`"
+                )
                 yield f"| `{field}` | {_type(of)} | {default} |"
             yield ""
     yield f"## JSON schema\n\n```json\n{json.dumps(whole, indent=1)}\n```"
@@ -134,9 +173,16 @@ def metrics() -> Iterator[str]:
     from halftime.verbs.serve.metrics import Metrics
 
     made = Metrics(lambda: EngineStatus(state="ready"))
-    yield "# Metrics of halftime serve\n\nAt `/metrics`, in base units; the client library's own come beside them.\n"
+    yield (
+        "# Metrics of halftime serve\n\nAt `/metrics`, in base units; the client library's own "
+        "come beside them.\n"
+    )
     yield "| metric | type | labels | |\n|---|---|---|---|"
-    labels = {name: known._labelnames for known in (vars(made).values()) if (name := getattr(known, "_name", None))}
+    labels = {
+        name: known._labelnames
+        for known in (vars(made).values())
+        if (name := getattr(known, "_name", None))
+    }
     for metric in made.registry.collect():
         if metric.name.startswith(("halftime_", "http_")):
             named = ", ".join(f"`{label}`" for label in labels.get(metric.name, ()))

@@ -1,4 +1,5 @@
-"""Logs whose truth is known: whether the small model's answer is acceptable depends on the features alone."""
+"""Logs whose truth is known: whether the small model's answer is acceptable depends on the features
+alone."""
 
 from __future__ import annotations
 
@@ -14,8 +15,11 @@ from halftime.verbs.captions.features import NAMES
 from halftime.verbs.captions.log import Log
 
 
-def synthetic(count: int, *, seed: int = 0, hard: float = 0.3, slip: float = 0.004, check: bool = False) -> Log:
-    """`hard` of the requests show themselves in the first feature and fail half of the time, others `slip` of it."""
+def synthetic(
+    count: int, *, seed: int = 0, hard: float = 0.3, slip: float = 0.004, check: bool = False
+) -> Log:
+    """`hard` of the requests show themselves in the first feature and fail half of the time, others
+    `slip` of it."""
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(count, len(NAMES)))
     is_hard = rng.random(count) < hard
@@ -30,7 +34,9 @@ def synthetic(count: int, *, seed: int = 0, hard: float = 0.3, slip: float = 0.0
             features=tuple(values[i].tolist()),
             small=Answer(quality=float(not fails[i]), cost=0.1, seconds=0.1),
             large=Answer(quality=1.0, cost=1.0, seconds=1.0),
-            check=Check(score=float(not fails[i]) + rng.normal() * 0.01, cost=0.02) if check else None,
+            check=Check(score=float(not fails[i]) + rng.normal() * 0.01, cost=0.02)
+            if check
+            else None,
         )
         for i in range(count)
     )
@@ -52,7 +58,10 @@ def jpeg(seed: int = 0, size: int = 512, *, noise: float = 0.0, form: str = "JPE
 
 
 def chat(
-    picture: bytes | None, prompt: str = "What is in this picture?", model: str = "captions", **more: object
+    picture: bytes | None,
+    prompt: str = "What is in this picture?",
+    model: str = "captions",
+    **more: object,
 ) -> dict:
     """An OpenAI-shaped caption request."""
     content: list[dict] = [{"type": "text", "text": prompt}]
@@ -68,10 +77,20 @@ def words(picture: bytes, prompt: str, answer: str) -> float:
 
 
 def certified(threshold: float | None = 0.5, **changes: object) -> Router:
-    """Says 'acceptable' to everything that is like a plain picture: weights of zero, an intercept of 3."""
+    """Says 'acceptable' to everything that is like a plain picture: weights of zero, an intercept
+    of 3."""
     width = len(NAMES)
     made = Router(
-        features=NAMES, mean=(0.0,) * width, scale=(10.0,) * width, weights=(0.0,) * width, intercept=3.0, limit=50.0,
-        threshold=threshold, alpha=0.02, delta=0.05, tolerance=0.0, small_share=0.7,
-    )  # fmt: skip
+        features=NAMES,
+        mean=(0.0,) * width,
+        scale=(10.0,) * width,
+        weights=(0.0,) * width,
+        intercept=3.0,
+        limit=50.0,
+        threshold=threshold,
+        alpha=0.02,
+        delta=0.05,
+        tolerance=0.0,
+        small_share=0.7,
+    )
     return msgspec.structs.replace(made, **changes)

@@ -1,4 +1,5 @@
-"""What every test may rely on: one thread, no network, no leftovers of ours in the environment, Ctrl-C that works."""
+"""What every test may rely on: one thread, no network, no leftovers of ours in the environment,
+Ctrl-C that works."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("halftime", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("halftime")
 
-# A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt: they inherit it.
+# A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt: they
+# inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -28,7 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(
-                pytest.mark.skip(reason="no CUDA device here; run make gpu-check on a machine that has one")
+                pytest.mark.skip(
+                    reason="no CUDA device here; run make gpu-check on a machine that has one"
+                )
             )
 
 
@@ -39,7 +43,8 @@ CHROMIUM = "/usr/bin/chromium"
 def chromium():
     """A headless Chromium, Debian's own. Its absence is a failure in CI and a skip elsewhere.
 
-    For one file: while it is open, Playwright keeps an event loop running, in which asyncio.run() refuses to work.
+    For one file: while it is open, Playwright keeps an event loop running, in which asyncio.run()
+    refuses to work.
     """
     if not os.path.exists(CHROMIUM):
         if os.environ.get("CI"):
@@ -49,7 +54,8 @@ def chromium():
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         yield browser
         browser.close()

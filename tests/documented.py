@@ -1,7 +1,7 @@
 """How each command that a page shows is run by tests/test_docs.py: cheaply, but for real.
 
-`WAYS` is read from the top; the first pattern that is found in the command counts. A command that no row knows fails
-the test: add a row, or name the test that runs it.
+`WAYS` is read from the top; the first pattern that is found in the command counts. A command that
+no row knows fails the test: add a row, or name the test that runs it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _BLOCK = re.compile(r"^( *)```(sh|bash|console|python|toml)\n(.*?)^\1```", re.MU
 
 @dataclass(frozen=True)
 class Ours:
-    """In this process, with words added that make it short; `codes` are the exit codes that count as done."""
+    """In this process, with words added that make it short; `codes` are the exit codes that count
+    as done."""
 
     more: str = ""
     codes: tuple[int, ...] = (0,)
@@ -63,7 +64,8 @@ class Pip:
 
 @dataclass(frozen=True)
 class Make:
-    """By make in this checkout, with what it would install taken for installed; `dry` only prints what would run."""
+    """By make in this checkout, with what it would install taken for installed; `dry` only prints
+    what would run."""
 
     more: str = ""
     dry: bool = False
@@ -85,7 +87,10 @@ _LIVE = "tests/verbs/gateway/test_gateway_live.py"
 _TINY = "from tiny_pipelines import PIPELINES; {} = PIPELINES['sdxl'].build()"
 WAYS: tuple[tuple[str, Way], ...] = (
     # Troubleshooting: commands that fail, whose message the page quotes.
-    (r"^halftime profile (nowhere|--device|--size 33|--against plan|json:|asyncio:)", Ours(codes=(2,))),
+    (
+        r"^halftime profile (nowhere|--device|--size 33|--against plan|json:|asyncio:)",
+        Ours(codes=(2,)),
+    ),
     (r"^halftime profile --steps 2 .*--json base.json$", Ours()),
     (r"^halftime profile --steps 3 .*--against base.json$", Ours(codes=(2,))),
     (r"^halftime (trace body|verify baseline typo|forecast sdxl --gpu A11)", Ours(codes=(2,))),
@@ -99,7 +104,10 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime replay", Ours("--runs 1 --warmup 0")),
     (r"^halftime audit --check-rules", Ours(codes=(0, 1, 2))),
     (r"^halftime audit mypackage", Ours("--steps 2 --size 16 --set num_frames=9")),
-    (r"^halftime audit \./cogvideox", Ours("--steps 2 --size 16 --set num_frames=8 --set max_sequence_length=16")),
+    (
+        r"^halftime audit \./cogvideox",
+        Ours("--steps 2 --size 16 --set num_frames=8 --set max_sequence_length=16"),
+    ),
     (r"^halftime audit", Ours("--steps 2")),
     (r"^halftime forecast .*--claim", Ours(codes=(0, 1))),
     (r"^halftime forecast evaluate", Ours("--quiet")),
@@ -107,40 +115,81 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^cat > prices.toml", Bash()),
     (r"^halftime trace", Ours()),
     (r"^halftime tune", Ours("--steps 2 --size 64 --budget 45s --prompts 2", codes=(0, 1, 3))),
-    (r"^halftime captions calibrate", Elsewhere("tests/cli/test_cli_captions.py::test_calibrate_keeps_its_contract")),
-    (r"^halftime captions (serve|collect)", Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run")),
+    (
+        r"^halftime captions calibrate",
+        Elsewhere("tests/cli/test_cli_captions.py::test_calibrate_keeps_its_contract"),
+    ),
+    (
+        r"^halftime captions (serve|collect)",
+        Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run"),
+    ),
     (r"^halftime verify pictures/", Ours(codes=(0, 1, 3))),
     (r"^halftime verify", Ours("--prompts 2 --floor-prompts 1 --steps 2", codes=(0, 1, 3))),
-    (r"^halftime gateway mock --delay 200ms", Elsewhere(f"{_LIVE}::test_errors_are_counted_and_drawn_by_seed")),
-    (r"^halftime gateway mock", Elsewhere(f"{_LIVE}::test_the_mock_answers_with_the_size_asked_for")),
+    (
+        r"^halftime gateway mock --delay 200ms",
+        Elsewhere(f"{_LIVE}::test_errors_are_counted_and_drawn_by_seed"),
+    ),
+    (
+        r"^halftime gateway mock",
+        Elsewhere(f"{_LIVE}::test_the_mock_answers_with_the_size_asked_for"),
+    ),
     (r"^halftime gateway .*--budget", Alone(f"{_LOADS} --budget 10s", codes=(0, 1))),
     (r"^halftime gateway .*--rate", Alone(f"{_LOADS} --rate 20")),
     (r"^halftime gateway", Alone(_LOADS)),
     (r"^halftime captions calibrate", Ours(codes=(0, 1))),
-    (r"^halftime captions (collect|serve)", Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run")),
+    (
+        r"^halftime captions (collect|serve)",
+        Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run"),
+    ),
     (r"^halftime doctor", Ours()),
-    (r"(^|\s)halftime serve\b", Elsewhere("tests/cli/test_cli_serve.py::test_options_become_settings")),
-    (r"/profile/(start|stop)", Elsewhere(f"{_SERVE_FAULTS}::test_profiling_is_for_the_token_and_counts_pictures")),
+    (
+        r"(^|\s)halftime serve\b",
+        Elsewhere("tests/cli/test_cli_serve.py::test_options_become_settings"),
+    ),
+    (
+        r"/profile/(start|stop)",
+        Elsewhere(f"{_SERVE_FAULTS}::test_profiling_is_for_the_token_and_counts_pictures"),
+    ),
     (r"_HALFTIME_COMPLETE=", Bash()),
     (r"^pip install '?halftime", Pip()),
     (r"^make demo", Make("ARGS='--steps 2 --runs 1 --warmup 0 --no-cold-start'")),
     (r"^make unit ARGS=", Make(dry=True)),
     (r"^make (test|docs|docs-tables|bench|gpu-check)\b", Make(dry=True)),
     (r"^python benchmarks/gateway_table.py$", Bash("gateway_table.py", "gateway_table.py --check")),
-    (r"^python benchmarks/gateway_real.py", NotHere("needs LiteLLM, Portkey and nginx; its results are committed")),
+    (
+        r"^python benchmarks/gateway_real.py",
+        NotHere("needs LiteLLM, Portkey and nginx; its results are committed"),
+    ),
     (r"^(benchmarks/gateways/install.sh|apt-get install)", NotHere("changes the machine")),
-    (r"^import halftime\n\n(session = halftime.profile|tuning = halftime.tune)",
-     Python({"pipeline": _TINY.format("pipeline")})),
+    (
+        r"^import halftime\n\n(session = halftime.profile|tuning = halftime.tune)",
+        Python({"pipeline": _TINY.format("pipeline")}),
+    ),
     (r"profile\(activities=", Python({"pipeline": _TINY.format("pipeline")})),
-    (r"assert_no_syncs_in_loop", Python({"make_tiny_pipeline": "from tiny_pipelines import PIPELINES; "
-                                         "make_tiny_pipeline = PIPELINES['sdxl'].build"})),
+    (
+        r"assert_no_syncs_in_loop",
+        Python(
+            {
+                "make_tiny_pipeline": "from tiny_pipelines import PIPELINES; "
+                "make_tiny_pipeline = PIPELINES['sdxl'].build"
+            }
+        ),
+    ),
     (r"^from halftime.fix.apply import reasons", Python({"pipe": _TINY.format("pipe")})),
-    (r"^with halftime.applied\(pipe, \"plan.toml\"", Python({"pipe": f"import halftime; {_TINY.format('pipe')}"})),
-    (r"^import asyncio\nfrom halftime\.serve",
-     Elsewhere("tests/verbs/serve/test_serve_worker.py::test_from_warm_up_to_picture")),
-    (r"^from openai import", Elsewhere("tests/verbs/serve/test_serve_openai.py::test_a_stream_previews_and_completes")),
+    (
+        r"^with halftime.applied\(pipe, \"plan.toml\"",
+        Python({"pipe": f"import halftime; {_TINY.format('pipe')}"}),
+    ),
+    (
+        r"^import asyncio\nfrom halftime\.serve",
+        Elsewhere("tests/verbs/serve/test_serve_worker.py::test_from_warm_up_to_picture"),
+    ),
+    (
+        r"^from openai import",
+        Elsewhere("tests/verbs/serve/test_serve_openai.py::test_a_stream_previews_and_completes"),
+    ),
     (r"^import halftime\n", Python()),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -172,12 +221,16 @@ def shown(page: Path) -> list[Shown]:
         if match[2] in ("python", "toml"):
             found.append(Shown(page, line, match[2], body))
         else:
-            found += [Shown(page, line + offset, "sh", text, said) for offset, text, said in _commands(body, match[2])]
+            found += [
+                Shown(page, line + offset, "sh", text, said)
+                for offset, text, said in _commands(body, match[2])
+            ]
     return found
 
 
 def _commands(block: str, kind: str) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """Commands of a shell block with line and output: continued lines joined, a here-document kept whole."""
+    """Commands of a shell block with line and output: continued lines joined, a here-document kept
+    whole."""
     lines = list(enumerate(block.splitlines()))
     while lines:
         offset, text = lines.pop(0)

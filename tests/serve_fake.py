@@ -1,4 +1,5 @@
-"""An engine without a model: draws colours, one picture at a time, snapped as the real one snaps; and a server."""
+"""An engine without a model: draws colours, one picture at a time, snapped as the real one snaps;
+and a server."""
 
 from __future__ import annotations
 
@@ -41,7 +42,15 @@ CERTIFICATE = Certificate(
     previews=True,
     img2img=True,
     entries=(
-        WarmEntry(width=64, height=64, batch=1, steps=4, guidance="guided", first_seconds=0.4, second_seconds=0.1),
+        WarmEntry(
+            width=64,
+            height=64,
+            batch=1,
+            steps=4,
+            guidance="guided",
+            first_seconds=0.4,
+            second_seconds=0.1,
+        ),
     ),
     passes=2,
     graphs_first=Graphs(),
@@ -52,14 +61,19 @@ ENDLESS = "endless"  # a prompt whose picture has all its previews and is never 
 FAILURES: dict[str, Failed] = {
     "crash": Failed(id="", kind="crashed", message="The worker died.", retryable=True),
     "late": Failed(id="", kind="deadline", message="The deadline passed.", retryable=False),
-    "bad": Failed(id="", kind="bad_request", message="The pipeline takes no such prompt.", retryable=False),
-    "broken": Failed(id="", kind="internal", message="ValueError in the pipeline.", retryable=False),
+    "bad": Failed(
+        id="", kind="bad_request", message="The pipeline takes no such prompt.", retryable=False
+    ),
+    "broken": Failed(
+        id="", kind="internal", message="ValueError in the pipeline.", retryable=False
+    ),
 }
 
 
 @dataclass
 class FakeEngine:
-    """As halftime.verbs.serve.service.Engine. `step_seconds` is what a step takes, `warm_seconds` what the start takes."""
+    """As halftime.verbs.serve.service.Engine. `step_seconds` is what a step takes, `warm_seconds`
+    what the start takes."""
 
     step_seconds: float = 0.0
     warm_seconds: float = 0.0
@@ -77,9 +91,13 @@ class FakeEngine:
     def status(self) -> EngineStatus:
         certificate = self.certificate if self.state != "starting" else None
         return EngineStatus(
-            state=self.state, why=f"{self.state}.", certificate=certificate, queue_depth=self._waiting,
-            running=int(self._lock.locked()), resident_bytes=2**20,
-        )  # fmt: skip
+            state=self.state,
+            why=f"{self.state}.",
+            certificate=certificate,
+            queue_depth=self._waiting,
+            running=int(self._lock.locked()),
+            resident_bytes=2**20,
+        )
 
     async def start(self) -> None:
         await asyncio.sleep(self.warm_seconds)
@@ -91,7 +109,9 @@ class FakeEngine:
         while (self._waiting or self._lock.locked()) and time.monotonic() < end:
             await asyncio.sleep(0.01)
         for events in self._open:
-            events.end(Failed(id="", kind="draining", message="The server is going away.", retryable=True))
+            events.end(
+                Failed(id="", kind="draining", message="The server is going away.", retryable=True)
+            )
         self.state = "stopped"
 
     def submit(self, job: Job) -> AsyncIterator[Event]:
@@ -116,7 +136,8 @@ class _Events(Ticket):
         self._engine, self._job = engine, job
         self._waits = True
         self._drawing = asyncio.ensure_future(self._draw())
-        self._drawing.add_done_callback(lambda _: self._leave_queue())  # one cancelled before it ran at all, too
+        # one cancelled before it ran at all, too
+        self._drawing.add_done_callback(lambda _: self._leave_queue())
 
     async def aclose(self) -> None:
         if not self._drawing.done():
@@ -149,18 +170,30 @@ class _Events(Ticket):
             engine.steps_done += 1
             if step in shown:
                 self.put(
-                    Preview(id=job.id, index=shown.index(step), step=step, width=job.width, height=job.height,
-                            pixels=pixels(job, step))
-                )  # fmt: skip
+                    Preview(
+                        id=job.id,
+                        index=shown.index(step),
+                        step=step,
+                        width=job.width,
+                        height=job.height,
+                        pixels=pixels(job, step),
+                    )
+                )
         if job.prompt == ENDLESS:
             await asyncio.Event().wait()
         took = time.monotonic() - begun
         return Final(
-            id=job.id, width=job.width, height=job.height, steps=job.steps, pixels=pixels(job, job.steps),
+            id=job.id,
+            width=job.width,
+            height=job.height,
+            steps=job.steps,
+            pixels=pixels(job, job.steps),
             stages={"encode_prompt": took * 0.1, "denoise": took * 0.7, "vae_decode": took * 0.2},
-            queue_seconds=begun - asked, compute_seconds=took, batch_size=1,
+            queue_seconds=begun - asked,
+            compute_seconds=took,
+            batch_size=1,
             session=b'{"schema":1}' if job.profile else None,
-        )  # fmt: skip
+        )
 
 
 def previews(job: Job) -> list[int]:
@@ -185,12 +218,16 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(engine: FakeEngine | None = None, ready: bool = True, **settings: object) -> Iterator[Running]:
+def serving(
+    engine: FakeEngine | None = None, ready: bool = True, **settings: object
+) -> Iterator[Running]:
     """A real uvicorn on 127.0.0.1 in a thread; ended with the block."""
     engine = engine or FakeEngine()
     app = application(engine, HttpSettings(model="fake", **settings))
     taken = listening("127.0.0.1", 0)
-    config = uvicorn.Config(app, ws="none", log_config=None, lifespan="on", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, ws="none", log_config=None, lifespan="on", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: server.run(sockets=[taken]), daemon=True)
     thread.start()

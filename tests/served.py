@@ -14,10 +14,25 @@ SOURCE = Path(__file__).parent.parent / "src"
 
 @contextmanager
 def served(*words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its address, which it says before it is ready. One thread, one picture at a time."""
-    command = [sys.executable, "-m", "halftime", "serve", "--port", "0", "--max-batch", "1", "--threads", "1", *words]
+    """The process and its address, which it says before it is ready. One thread, one picture at a
+    time."""
+    command = [
+        sys.executable,
+        "-m",
+        "halftime",
+        "serve",
+        "--port",
+        "0",
+        "--max-batch",
+        "1",
+        "--threads",
+        "1",
+        *words,
+    ]
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"} | variables
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     try:
         assert child.stdout is not None
         yield child, child.stdout.readline().split()[3]

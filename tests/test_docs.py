@@ -1,4 +1,5 @@
-"""Every command, program and file that the README and the guides show is run here, page by page, in their order."""
+"""Every command, program and file that the README and the guides show is run here, page by page, in
+their order."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ UP, GW = "http://127.0.0.1:9000/v1", "http://127.0.0.1:4000/v1"  # what the guid
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has: a diffusers folder, a cached hub id, a package with functions, a recorded trace."""
+    """What a reader has: a diffusers folder, a cached hub id, a package with functions, a recorded
+    trace."""
     import halftime
     from tiny_pipelines import PIPELINES
 
@@ -58,10 +60,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mypackage").mkdir()
     (folder / "mypackage" / "__init__.py").touch()
     (folder / "mypackage" / "pipelines.py").write_text(
-        "from tiny_pipelines import PIPELINES\nmake = PIPELINES['sdxl'].build\nmake_tiny = PIPELINES['wan'].build\n"
+        "from tiny_pipelines import PIPELINES\nmake = PIPELINES['sdxl'].build\nmake_tiny = "
+        "PIPELINES['wan'].build\n"
     )
-    (folder / "body.json").write_text('{"model": "m", "messages": [{"role": "user", "content": "{id}"}]}')
-    (folder / "log.jsonl").write_bytes(b"\n".join(msgspec.json.encode(row) for row in synthetic(400).rows))
+    (folder / "body.json").write_text(
+        '{"model": "m", "messages": [{"role": "user", "content": "{id}"}]}'
+    )
+    (folder / "log.jsonl").write_bytes(
+        b"\n".join(msgspec.json.encode(row) for row in synthetic(400).rows)
+    )
     _checkout(folder)
     _record(folder / "trace.json.gz")
     for name in ("before", "after"):
@@ -85,13 +92,16 @@ def _record(file: Path) -> None:
     from halftime.verbs.profile.traced import trace_call
     from tiny_pipelines import PIPELINES
 
-    made = trace_call(PIPELINES["sdxl"].build(), Workload(steps=3, width=32, height=32), file.parent)
+    made = trace_call(
+        PIPELINES["sdxl"].build(), Workload(steps=3, width=32, height=32), file.parent
+    )
     made.rename(file)
 
 
 @pytest.fixture
 def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of the page's own, with links to what a reader has, and halftime and python on the path."""
+    """A folder of the page's own, with links to what a reader has, and halftime and python on the
+    path."""
     for item in models.iterdir():
         (tmp_path / item.name).symlink_to(item)
     for page, name in (("fix", "plan.toml"), ("profile", "workload.toml")):
@@ -100,7 +110,10 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "typo.toml").write_text('schema = 1\n[[fixes]]\nname = "vae-dtypo"\n')
     tools = tmp_path / ".bin"
     tools.mkdir()
-    for name, words in (("halftime", f'"{sys.executable}" -m halftime'), ("python", f'"{sys.executable}"')):
+    for name, words in (
+        ("halftime", f'"{sys.executable}" -m halftime'),
+        ("python", f'"{sys.executable}"'),
+    ):
         (tools / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
@@ -121,10 +134,14 @@ def endpoints() -> Iterator[dict[str, str]]:
 
     with served(Behaviour(delay=0.001)) as (up, through):
         yield {
-            UP: up, GW: through, "http://triton:8000": up.removesuffix("/v1"),
-            "$UP/any/path": f"{up}/chat/completions", "$GW/any/path": f"{through}/chat/completions",
-            "$UP": up, "$GW": through,
-        }  # fmt: skip
+            UP: up,
+            GW: through,
+            "http://triton:8000": up.removesuffix("/v1"),
+            "$UP/any/path": f"{up}/chat/completions",
+            "$GW/any/path": f"{through}/chat/completions",
+            "$UP": up,
+            "$GW": through,
+        }
 
 
 @pytest.mark.slow
@@ -147,7 +164,9 @@ def test_what_a_page_shows_runs(
         assert not failure, f"{each.place}\n{failure}\n{captured.err[-3000:]}"
         for line in each.output:
             wanted = ".*".join(map(re.escape, line.split("…")))
-            assert re.search(wanted, captured.out + captured.err), f"{each.place}\n{line}\nnot in\n{captured.err}"
+            assert re.search(wanted, captured.out + captured.err), (
+                f"{each.place}\n{line}\nnot in\n{captured.err}"
+            )
 
 
 def _ours(way: Way, text: str) -> str:
@@ -162,7 +181,9 @@ def _alone(way: Way, text: str) -> str:
     assert isinstance(way, Alone)
     words = [*shlex.split(text, comments=True)[1:], *shlex.split(way.more)]
     done = subprocess.run([sys.executable, "-m", "halftime", *words], check=False, timeout=300)
-    return "" if done.returncode in way.codes else f"exit code {done.returncode}, not of {way.codes}"
+    return (
+        "" if done.returncode in way.codes else f"exit code {done.returncode}, not of {way.codes}"
+    )
 
 
 def _bash(way: Way, text: str) -> str:
@@ -175,7 +196,9 @@ def _bash(way: Way, text: str) -> str:
 
 
 def _process(words: list[str], **options: object) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300, **options)  # type: ignore[call-overload]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, timeout=300, **options
+    )  # type: ignore[call-overload]
     return (
         ""
         if done.returncode == 0
@@ -201,13 +224,16 @@ def _elsewhere(way: Way, text: str) -> str:
     assert isinstance(way, Elsewhere)
     file, _, name = way.test.partition("::")
     functions = {
-        node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)
+        node.name
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.FunctionDef)
     }
     return "" if name in functions else f"{way.test} does not exist"
 
 
 def _pip(way: Way, text: str) -> str:
-    """Resolve the requirement against what is installed: every package of the extra exists by that name."""
+    """Resolve the requirement against what is installed: every package of the extra exists by that
+    name."""
     extras = re.search(r"\[([\w,]+)\]", text)
     wanted = str(ROOT) + (extras[0] if extras else "")
     words = ["install", "--dry-run", "--quiet", "--no-index", "--no-build-isolation", wanted]
@@ -228,9 +254,15 @@ def _not_here(way: Way, text: str) -> str:
 
 
 RUNNERS: dict[type, Callable[[Way, str], str]] = {
-    Ours: _ours, Alone: _alone, Bash: _bash,
-    Python: _python, Elsewhere: _elsewhere, Pip: _pip, Make: _make, NotHere: _not_here,
-}  # fmt: skip
+    Ours: _ours,
+    Alone: _alone,
+    Bash: _bash,
+    Python: _python,
+    Elsewhere: _elsewhere,
+    Pip: _pip,
+    Make: _make,
+    NotHere: _not_here,
+}
 
 
 def test_a_new_command_without_a_row_is_noticed() -> None:
@@ -248,7 +280,9 @@ def test_a_failing_command_is_noticed(here: Path) -> None:
 TOML_KINDS: dict[str, type[Record]] = {"fix": Plan, "profile": Workload}
 
 
-@pytest.mark.parametrize("each", [each for page in PAGES for each in shown(page) if each.kind == "toml"], ids=str)
+@pytest.mark.parametrize(
+    "each", [each for page in PAGES for each in shown(page) if each.kind == "toml"], ids=str
+)
 def test_toml_of_a_page_is_what_it_says(each: Shown) -> None:
     values = tomllib.loads(each.text)
     kind = TOML_KINDS.get(each.page.stem)

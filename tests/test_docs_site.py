@@ -1,4 +1,5 @@
-"""`make docs`: the site builds strictly (every link and anchor), fetches nothing, and its reference is the code's."""
+"""`make docs`: the site builds strictly (every link and anchor), fetches nothing, and its reference
+is the code's."""
 
 from __future__ import annotations
 
@@ -21,15 +22,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
-        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
-        fetched = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)', page.read_text())
+        fetched = re.findall(
+            r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)', page.read_text()
+        )
         assert [url for url in fetched if "halftime.invalid" not in url] == [], page
 
 
@@ -46,7 +53,11 @@ def test_the_reference_is_the_codes(site: Path) -> None:
 
 def test_every_verb_is_in_the_menu(site: Path) -> None:
     home = (site / "index.html").read_text()
-    missing = [verb for verb in VERBS if (ROOT / "docs" / f"{verb}.md").exists() and f'href="{verb}.html"' not in home]
+    missing = [
+        verb
+        for verb in VERBS
+        if (ROOT / "docs" / f"{verb}.md").exists() and f'href="{verb}.html"' not in home
+    ]
     assert missing == []
 
 

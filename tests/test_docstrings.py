@@ -1,4 +1,5 @@
-"""Every public name says what it is: modules, classes, functions, methods. A front door's name says more."""
+"""Every public name says what it is: modules, classes, functions, methods. A front door's name says
+more."""
 
 from __future__ import annotations
 
@@ -14,12 +15,21 @@ import halftime
 SOURCE = Path(__file__).parent.parent / "src"
 FILES = sorted(SOURCE.rglob("*.py"))
 # What the name of a method already says, by the protocol that it is part of.
-PROTOCOLS = {"forward", "list_commands", "get_command", "format_commands", "resolve_command", "parse_args"}
+PROTOCOLS = {
+    "forward",
+    "list_commands",
+    "get_command",
+    "format_commands",
+    "resolve_command",
+    "parse_args",
+}
 
 
 def public(node: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
     for child in node.body:
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not child.name.startswith("_"):
+        if isinstance(
+            child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        ) and not child.name.startswith("_"):
             yield f"{prefix}{child.name}", child
             if isinstance(child, ast.ClassDef):
                 yield from public(child, f"{prefix}{child.name}.")
@@ -44,7 +54,9 @@ def test_public_names_are_documented(path: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("name", [name for name in dir(halftime) if name not in ("__version__", "FIXES")])
+@pytest.mark.parametrize(
+    "name", [name for name in dir(halftime) if name not in ("__version__", "FIXES")]
+)
 def test_the_front_door_tells_units_and_errors(name: str) -> None:
     value = getattr(halftime, name)
     text = inspect.getdoc(getattr(value, "__verb__", value)) or ""

@@ -1,4 +1,5 @@
-"""What pages say was measured is what the results say; results keep where and when they were made."""
+"""What pages say was measured is what the results say; results keep where and when they were
+made."""
 
 from __future__ import annotations
 
@@ -14,20 +15,29 @@ from halftime.records.benchmark import Benchmark
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = sorted(
-    path for path in (ROOT / "benchmarks").glob("*.py") if "def main(" in path.read_text() and "table" not in path.stem
+    path
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if "def main(" in path.read_text() and "table" not in path.stem
 )
 
 
 # Scripts that write tables into pages, and with --check say whether they would change anything.
 WRITERS = ("fix", "gateway", "serve", "verify")
-TABLES = [ROOT / "scripts" / "readme_table.py", *(ROOT / "benchmarks" / f"{name}_table.py" for name in WRITERS)]
+TABLES = [
+    ROOT / "scripts" / "readme_table.py",
+    *(ROOT / "benchmarks" / f"{name}_table.py" for name in WRITERS),
+]
 
 
 @pytest.mark.parametrize(
-    "script", [path for path in TABLES if path.name != "fix_schedule_table.py"], ids=lambda p: p.stem
+    "script",
+    [path for path in TABLES if path.name != "fix_schedule_table.py"],
+    ids=lambda p: p.stem,
 )
 def test_the_tables_are_those_of_the_committed_results(script: Path) -> None:
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script, "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -37,7 +47,9 @@ def test_a_changed_result_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     page = readme_table.README.read_text()
     real = readme_table.result
-    monkeypatch.setattr(readme_table, "result", lambda name: real(name) | {"speedup_over_hta": {"value": 3.21}})
+    monkeypatch.setattr(
+        readme_table, "result", lambda name: real(name) | {"speedup_over_hta": {"value": 3.21}}
+    )
     assert "3.2x faster at reading" in readme_table.readme(page)
     assert readme_table.readme(page) != page
 
@@ -49,7 +61,9 @@ def test_a_benchmark_says_what_it_asks(path: Path) -> None:
     assert len(text.splitlines()) >= 3
 
 
-def test_a_result_keeps_machine_versions_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_keeps_machine_versions_and_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from evidence import write
 

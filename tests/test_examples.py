@@ -26,9 +26,14 @@ pytestmark = pytest.mark.slow
 def run(folder: Path, *words: str | Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False,
+        [sys.executable, *map(str, words)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=280,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     return done.stdout
 
@@ -42,7 +47,16 @@ def test_profile_my_pipeline(tmp_path: Path) -> None:
 
 def test_gate_on_syncs(tmp_path: Path) -> None:
     plugin = ["-p", "halftime.pytest_plugin"] if "halftime" not in _entry_points() else []
-    words = ["-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", *plugin, str(EXAMPLES / "gate_on_syncs")]
+    words = [
+        "-m",
+        "pytest",
+        "-o",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+        *plugin,
+        str(EXAMPLES / "gate_on_syncs"),
+    ]
     assert "1 passed" in run(tmp_path, *words, "--rootdir", str(tmp_path))
 
 
@@ -79,7 +93,13 @@ def server() -> Iterator[str]:
 
 
 def test_serve_with_previews(tmp_path: Path, server: str) -> None:
-    out = run(tmp_path, EXAMPLES / "serve_with_previews.py", "a flat icon of a kite", server, str(tmp_path))
+    out = run(
+        tmp_path,
+        EXAMPLES / "serve_with_previews.py",
+        "a flat icon of a kite",
+        server,
+        str(tmp_path),
+    )
     assert "preview-0.png" in out
     assert Image.open(tmp_path / "final.png").size == (128, 128)
 

@@ -1,4 +1,5 @@
-"""The wheel and the sdist, built offline; and `profile` in an environment that holds the base dependencies alone."""
+"""The wheel and the sdist, built offline; and `profile` in an environment that holds the base
+dependencies alone."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both distributions, built by hatchling as it is installed here: no network."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=ROOT, check=True, capture_output=True
+        [sys.executable, "-m", "hatchling", "build", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
     )
     return folder
 
@@ -54,7 +58,9 @@ def test_the_wheel_is_small_and_holds_what_it_must(wheel: Path) -> None:
     } <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     top = {name.split("/")[0] for name in names}
-    assert {name for name in top if not name.startswith("halftime")} == set(), "tests or scripts got in"
+    assert {name for name in top if not name.startswith("halftime")} == set(), (
+        "tests or scripts got in"
+    )
     assert not [name for name in names if name.endswith((".pyc", ".part", ".orig"))]
 
 
@@ -65,15 +71,30 @@ def test_the_metadata(wheel: Path) -> None:
     assert headers["Name"] == "halftime"
     assert headers["License-Expression"] == "Apache-2.0"
     base = [text for text in headers.get_all("Requires-Dist", []) if "extra ==" not in text]
-    assert {Requirement(text).name for text in base} == {Requirement(text).name for text in PROJECT["dependencies"]}
-    assert {"serve", "openvino", "onnx", "judge", "ray", "gateway"} <= set(headers.get_all("Provides-Extra", []))
+    assert {Requirement(text).name for text in base} == {
+        Requirement(text).name for text in PROJECT["dependencies"]
+    }
+    assert {"serve", "openvino", "onnx", "judge", "ray", "gateway"} <= set(
+        headers.get_all("Provides-Extra", [])
+    )
 
 
 def test_the_sdist_holds_what_a_packager_needs(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {"pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile",
-              "constraints.txt", "mkdocs.yml", "tests/conftest.py", "src/halftime/__init__.py"}  # fmt: skip
+    wanted = {
+        "pyproject.toml",
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "CITATION.cff",
+        "Makefile",
+        "constraints.txt",
+        "mkdocs.yml",
+        "tests/conftest.py",
+        "src/halftime/__init__.py",
+    }
     assert wanted <= names
     assert not [name for name in names if name.startswith((".venv", ".cache", "out/", "site/"))]
 
@@ -109,7 +130,8 @@ def pieces(distribution: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def base_python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
-    """A fresh environment: the base dependencies' closure by links, and the wheel installed by pip."""
+    """A fresh environment: the base dependencies' closure by links, and the wheel installed by
+    pip."""
     folder = tmp_path_factory.mktemp("base")
     venv.EnvBuilder(with_pip=False, symlinks=True).create(folder / "venv")
     python = folder / "venv" / "bin" / "python"
@@ -142,9 +164,18 @@ def base_python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
 
 def run_alone(python: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run without anything of this checkout or environment on the path."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PYTHONHOME")
+    }
     return subprocess.run(
-        [str(python), *words], env=kept, cwd=python.parent, capture_output=True, text=True, check=False
+        [str(python), *words],
+        env=kept,
+        cwd=python.parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -159,22 +190,41 @@ def test_no_extra_is_within_reach_of_the_base(base_python: Path) -> None:
 def test_the_base_alone_profiles_the_bundled_model(base_python: Path, tmp_path: Path) -> None:
     command = str(base_python.with_name("halftime"))
     page = tmp_path / "p.html"
-    done = run_alone(Path(base_python), command, "profile", "--steps", "2", "--runs", "1", "--warmup", "0",
-                     "--html", str(page), "--json", "-")  # fmt: skip
+    done = run_alone(
+        Path(base_python),
+        command,
+        "profile",
+        "--steps",
+        "2",
+        "--runs",
+        "1",
+        "--warmup",
+        "0",
+        "--html",
+        str(page),
+        "--json",
+        "-",
+    )
     assert done.returncode == 0, done.stderr
     session = json.loads(done.stdout)
-    assert sum(row["seconds"] for row in session["ledger"]) == pytest.approx(session["wall_seconds"])
+    assert sum(row["seconds"] for row in session["ledger"]) == pytest.approx(
+        session["wall_seconds"]
+    )
     assert session["cold_start"]["process_seconds"] > 0
     assert "<svg" in page.read_text()
 
 
-@pytest.mark.parametrize("words", [["audit", "--steps", "2"], ["forecast", "sdxl"], ["doctor"], ["--help"]])
+@pytest.mark.parametrize(
+    "words", [["audit", "--steps", "2"], ["forecast", "sdxl"], ["doctor"], ["--help"]]
+)
 def test_the_base_alone_runs_what_needs_no_extra(base_python: Path, words: list[str]) -> None:
     done = run_alone(base_python, str(base_python.with_name("halftime")), *words)
     assert done.returncode == 0, done.stderr
 
 
 def test_an_extra_that_is_missing_is_named(base_python: Path) -> None:
-    done = run_alone(base_python, str(base_python.with_name("halftime")), "gateway", "mock", "--port", "0")
+    done = run_alone(
+        base_python, str(base_python.with_name("halftime")), "gateway", "mock", "--port", "0"
+    )
     assert done.returncode == 2
     assert f"{base_python.name} -m pip install 'halftime[gateway]'" in done.stderr

@@ -1,7 +1,8 @@
-"""Traces of a GPU run with known truth: a host that queues work and a device that does it, in Kineto's format.
+"""Traces of a GPU run with known truth: a host that queues work and a device that does it, in
+Kineto's format.
 
-Times are microseconds. The device takes operations of a stream in order, each no sooner than its launching call has
-ended and the latency has passed.
+Times are microseconds. The device takes operations of a stream in order, each no sooner than its
+launching call has ended and the latency has passed.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ EPOCH = 4555288287032.0  # microseconds since baseTimeNanoseconds, as large as r
 
 @dataclass
 class Synthetic:
-    """Call its methods in the order of the program; `events` is the trace, `idle` what the device waited for."""
+    """Call its methods in the order of the program; `events` is the trace, `idle` what the device
+    waited for."""
 
     overhead: float = 4.0  # of a launching call on the host
     latency: float = 2.0  # from the end of that call to the operation's start
     host: float = 0.0
-    free: float | None = None  # when the device will have done everything; None before its first operation
+    # when the device will have done everything; None before its first operation
+    free: float | None = None
     events: list[dict[str, object]] = field(default_factory=list)
     idle: dict[str, float] = field(default_factory=lambda: {"host": 0.0, "sync": 0.0, "other": 0.0})
     busy: float = 0.0
@@ -34,7 +37,9 @@ class Synthetic:
         """The host does something of its own."""
         self.host += duration
 
-    def event(self, category: str, name: str, start: float, duration: float, **args: object) -> None:
+    def event(
+        self, category: str, name: str, start: float, duration: float, **args: object
+    ) -> None:
         on_device = category in ("kernel", "gpu_memcpy", "gpu_memset")
         self.events.append(
             {
@@ -50,7 +55,13 @@ class Synthetic:
         )
 
     def launch(
-        self, name: str, duration: float, *, category: str = "kernel", call: str = "cudaLaunchKernel", **args: object
+        self,
+        name: str,
+        duration: float,
+        *,
+        category: str = "kernel",
+        call: str = "cudaLaunchKernel",
+        **args: object,
     ) -> None:
         """Queue an operation."""
         begin, number = self.host, len(self.events)
@@ -60,7 +71,9 @@ class Synthetic:
         if self.free is not None:
             start = max(start, self.free)
             self._account(start)
-        self.event(category, name, start, duration, correlation=number, device=0, stream=STREAM, **args)
+        self.event(
+            category, name, start, duration, correlation=number, device=0, stream=STREAM, **args
+        )
         self.busy += duration
         self.free = start + duration
 
@@ -97,9 +110,17 @@ class Synthetic:
     def memory(self, allocated: int) -> None:
         """The allocator's own report."""
         self.events.append(
-            {"ph": "i", "s": "t", "cat": "cpu_instant_event", "name": "[memory]", "pid": PID, "tid": THREAD,
-             "ts": EPOCH + self.host, "args": {"Total Allocated": allocated, "Device Type": 1, "Device Id": 0}}
-        )  # fmt: skip
+            {
+                "ph": "i",
+                "s": "t",
+                "cat": "cpu_instant_event",
+                "name": "[memory]",
+                "pid": PID,
+                "tid": THREAD,
+                "ts": EPOCH + self.host,
+                "args": {"Total Allocated": allocated, "Device Type": 1, "Device Id": 0},
+            }
+        )
 
     def data(self) -> dict[str, object]:
         return {
@@ -126,7 +147,8 @@ def diffusion(
     sync_every_step: bool = True,
     ranged: bool = True,
 ) -> Synthetic:
-    """A pipeline: encode, `steps` denoising steps of `kernels` kernels, each with an `.item()`, decode."""
+    """A pipeline: encode, `steps` denoising steps of `kernels` kernels, each with an `.item()`,
+    decode."""
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
@@ -142,7 +164,10 @@ def diffusion(
     for step in range(steps):
         with stage(f"halftime/denoise/denoiser#{step}"):
             for index in range(kernels):
-                trace.launch(f"{'sm80_xmma_fprop_conv' if index % 2 else 'elementwise_kernel'}_{index}", kernel)
+                trace.launch(
+                    f"{'sm80_xmma_fprop_conv' if index % 2 else 'elementwise_kernel'}_{index}",
+                    kernel,
+                )
         with stage(f"halftime/denoise/scheduler#{step}"):
             trace.launch("elementwise_scheduler", 3.0)
             if sync_every_step:

@@ -1,4 +1,5 @@
-"""Builds the pictures: every object at 256 px with alpha (3D render, flat icon), and how to draw one at 128 px."""
+"""Builds the pictures: every object at 256 px with alpha (3D render, flat icon), and how to draw
+one at 128 px."""
 
 import argparse
 import io
@@ -23,7 +24,8 @@ HELD_OUT_EVERY = 14  # of the objects outside the vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """Shift in pixels of the 128 px picture, the longest side as a share of it, a turn in degrees, mirroring."""
+    """Shift in pixels of the 128 px picture, the longest side as a share of it, a turn in degrees,
+    mirroring."""
 
     dx: float = 0.0
     dy: float = 0.0
@@ -38,11 +40,21 @@ CENTRED = Jitter()
 def random_jitter(rng: np.random.Generator) -> Jitter:
     dx, dy = rng.uniform(-7, 7, 2)
     mirrored = bool(rng.random() < 0.4)
-    return Jitter(float(dx), float(dy), float(rng.uniform(0.74, 0.90)), float(rng.uniform(-7, 7)), mirrored)
+    return Jitter(
+        float(dx), float(dy), float(rng.uniform(0.74, 0.90)), float(rng.uniform(-7, 7)), mirrored
+    )
 
 
 def article(noun: str) -> str:
-    if noun in ("cherries", "grapes", "pancakes", "french fries", "scissors", "sunglasses", "jeans"):
+    if noun in (
+        "cherries",
+        "grapes",
+        "pancakes",
+        "french fries",
+        "scissors",
+        "sunglasses",
+        "jeans",
+    ):
         return noun
     if noun in ("bread", "cheese", "popcorn", "fire", "ice cream"):
         return noun
@@ -84,17 +96,26 @@ def build(npm: Path, out: Path) -> None:
         if facts["group"] in LEFT_OUT and not wanted:
             continue
         code = next(
-            (c for c in codepoints(emoji) if (solid / f"{c}.webp").exists() and (flat / f"{c}.svg").exists()), None
+            (
+                c
+                for c in codepoints(emoji)
+                if (solid / f"{c}.webp").exists() and (flat / f"{c}.svg").exists()
+            ),
+            None,
         )
         if code is None:
             continue
-        svg = resvg_py.svg_to_bytes(svg_string=(flat / f"{code}.svg").read_text(), width=512, height=512)
+        svg = resvg_py.svg_to_bytes(
+            svg_string=(flat / f"{code}.svg").read_text(), width=512, height=512
+        )
         pair = (Image.open(solid / f"{code}.webp"), Image.open(io.BytesIO(bytes(svg))))
         pictures.append(np.stack([framed(p) for p in pair]))
         kept.append(facts["name"])
     missing = set(VOCABULARY["objects"]) - set(kept)
     if missing:
-        raise SystemExit(f"No picture for {sorted(missing)}: correct these names in vocabulary.toml.")
+        raise SystemExit(
+            f"No picture for {sorted(missing)}: correct these names in vocabulary.toml."
+        )
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "pictures.npy", np.stack(pictures))
     (out / "names.json").write_text(json.dumps(kept))
@@ -113,7 +134,9 @@ class Objects:
         self.held_out = others[::HELD_OUT_EVERY]
         self.others = [i for i in others if i not in set(self.held_out)]
 
-    def draw(self, index: int, style: str, colour: str | None = None, jitter: Jitter = CENTRED) -> np.ndarray:
+    def draw(
+        self, index: int, style: str, colour: str | None = None, jitter: Jitter = CENTRED
+    ) -> np.ndarray:
         """HWC uint8, on white."""
         source = np.array(self.sources[index, 0 if style == "render" else 1])
         if colour is not None:

@@ -1,10 +1,12 @@
 """Two captioners of different size and price, and a log of what both made of the same pictures.
 
-Both retrieve the nearest caption. The small one compares tiny thumbnails with a few reference pictures; the large one
-compares larger ones with many, by parts, and forgives what is hidden. Both say 'a 3D render of a red apple on a white
-background'. Prices are CPU seconds, measured per request.
+Both retrieve the nearest caption. The small one compares tiny thumbnails with a few reference
+pictures; the large one compares larger ones with many, by parts, and forgives what is hidden. Both
+say 'a 3D render of a red apple on a white background'. Prices are CPU seconds, measured per
+request.
 
-    train training/captioners.py --data DATA --out benchmarks/data/captions_log.jsonl.gz --requests 10000
+    train training/captioners.py --data DATA --out benchmarks/data/captions_log.jsonl.gz --requests
+    10000
 """
 
 import argparse
@@ -26,11 +28,23 @@ from halftime.records.captions import Answer, Check, Logged
 from halftime.verbs.captions import features
 
 KINDS = {"clean": 0.55, "hidden": 0.15, "noisy": 0.15, "tiny": 0.15}
-PLAIN = ("What is in this picture?", "Caption this picture.", "A short caption, please.", "Alt text for this picture?")
-THOROUGH = ("Describe this picture in detail.", "Describe everything: what it is, its colour and how it is drawn.")
+PLAIN = (
+    "What is in this picture?",
+    "Caption this picture.",
+    "A short caption, please.",
+    "Alt text for this picture?",
+)
+THOROUGH = (
+    "Describe this picture in detail.",
+    "Describe everything: what it is, its colour and how it is drawn.",
+)
 SMALL_SIDE, LARGE_SIDE = 20, 40  # pixels of the captioners' thumbnails
 HALF = slice(None, LARGE_SIDE // 2), slice(LARGE_SIDE // 2, None)
-VIEWS = ((slice(None), slice(None)), *((half, slice(None)) for half in HALF), *((slice(None), half) for half in HALF))
+VIEWS = (
+    (slice(None), slice(None)),
+    *((half, slice(None)) for half in HALF),
+    *((slice(None), half) for half in HALF),
+)
 KEPT = 40  # candidates of each view
 TRIMMED = 0.6  # share of the pixels that counts
 NONE = "as it is"
@@ -53,12 +67,16 @@ def request(objects: Objects, rng: np.random.Generator) -> Request:
         int(rng.integers(3)),
         str(rng.choice(list(KINDS), p=list(KINDS.values()))),
     )
-    shade = int(rng.integers(1, len(SHADES))) if NOUNS[noun] in COLOURABLE and rng.random() < 0.8 else 0
+    shade = (
+        int(rng.integers(1, len(SHADES))) if NOUNS[noun] in COLOURABLE and rng.random() < 0.8 else 0
+    )
     colour = SHADES[shade] if shade else None
     drawn = objects.draw(objects.of_noun[NOUNS[noun]], STYLES[style], colour, random_jitter(rng))
     thorough = bool(rng.random() < 0.2)
     prompt = str(rng.choice(THOROUGH if thorough else PLAIN))
-    return Request(encoded(spoilt(drawn, kind, rng), rng), (noun, style, shade), kind, prompt, thorough)
+    return Request(
+        encoded(spoilt(drawn, kind, rng), rng), (noun, style, shade), kind, prompt, thorough
+    )
 
 
 def spoilt(picture: np.ndarray, kind: str, rng: np.random.Generator) -> Image.Image:
@@ -66,7 +84,9 @@ def spoilt(picture: np.ndarray, kind: str, rng: np.random.Generator) -> Image.Im
     if kind == "hidden":
         wide, high = rng.integers(90, 170, 2)
         left, top = rng.integers(20, 256 - wide - 10), rng.integers(20, 256 - high - 10)
-        image.paste(tuple(int(v) for v in rng.integers(0, 255, 3)), (left, top, left + wide, top + high))
+        image.paste(
+            tuple(int(v) for v in rng.integers(0, 255, 3)), (left, top, left + wide, top + high)
+        )
     if kind == "noisy":
         image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(1, 6))))
         noise = rng.normal(0, rng.uniform(20, 70), (256, 256, 3))
@@ -100,16 +120,21 @@ class Small:
 
     def __init__(self, references: list[Request]) -> None:
         self.vectors = unit(
-            np.stack([thumbnail(r.picture, SMALL_SIDE) for r in references]).reshape(len(references), -1)
+            np.stack([thumbnail(r.picture, SMALL_SIDE) for r in references]).reshape(
+                len(references), -1
+            )
         )
         self.labels = [r.labels for r in references]
 
     def __call__(self, picture: bytes) -> Labels:
-        return self.labels[int((self.vectors @ unit(thumbnail(picture, SMALL_SIDE).reshape(-1))).argmax())]
+        return self.labels[
+            int((self.vectors @ unit(thumbnail(picture, SMALL_SIDE).reshape(-1))).argmax())
+        ]
 
 
 class Large:
-    """Nearest of many: candidates by the cosine of the whole and of each half, then by a trimmed distance.
+    """Nearest of many: candidates by the cosine of the whole and of each half, then by a trimmed
+    distance.
 
     The halves and the trimmed distance find what is partly hidden.
     """
@@ -117,16 +142,24 @@ class Large:
     def __init__(self, references: list[Request]) -> None:
         self.pictures = np.stack([thumbnail(r.picture, LARGE_SIDE) for r in references])
         self.labels = [r.labels for r in references]
-        self.views = [unit(self.pictures[:, v[0], v[1]].reshape(len(references), -1)) for v in VIEWS]
+        self.views = [
+            unit(self.pictures[:, v[0], v[1]].reshape(len(references), -1)) for v in VIEWS
+        ]
 
     def __call__(self, picture: bytes) -> Labels:
         seen = thumbnail(picture, LARGE_SIDE)
         near: set[int] = set()
         for view, vectors in zip(VIEWS, self.views, strict=True):
-            near.update(np.argpartition(-(vectors @ unit(seen[view[0], view[1]].reshape(-1))), KEPT)[:KEPT].tolist())
+            near.update(
+                np.argpartition(-(vectors @ unit(seen[view[0], view[1]].reshape(-1))), KEPT)[
+                    :KEPT
+                ].tolist()
+            )
         indices = np.fromiter(near, int)
         away = np.abs(self.pictures[indices] - seen).sum(-1).reshape(len(indices), -1)
-        best = np.partition(away, int(away.shape[1] * TRIMMED), axis=1)[:, : int(away.shape[1] * TRIMMED)].mean(1)
+        best = np.partition(away, int(away.shape[1] * TRIMMED), axis=1)[
+            :, : int(away.shape[1] * TRIMMED)
+        ].mean(1)
         return self.labels[int(indices[best.argmin()])]
 
 
@@ -140,7 +173,8 @@ def said(labels: Labels) -> str:
 
 
 def quality(answer: Labels, asked: Request) -> float:
-    """1 for the right object; where everything was asked for, the share of object, style and colour that is right."""
+    """1 for the right object; where everything was asked for, the share of object, style and colour
+    that is right."""
     right = [a == b for a, b in zip(answer, asked.labels, strict=True)]
     return sum(right) / 3 if asked.thorough else float(right[0])
 
@@ -167,7 +201,9 @@ def logged(asked: Request, number: int, small: Small, large: Large, judge: Judge
         heavy=asked.kind != "clean" and asked.thorough,
         small=answered(quality(quick, asked), quick_seconds),
         large=answered(quality(slow, asked), slow_seconds),
-        check=Check(score=round(score, 4), cost=round(check_seconds, 6), seconds=round(check_seconds, 6)),
+        check=Check(
+            score=round(score, 4), cost=round(check_seconds, 6), seconds=round(check_seconds, 6)
+        ),
     )
 
 
@@ -206,8 +242,13 @@ def main() -> None:
         if number % 500 == 499:
             print(number + 1, {kind: means(rows, kind) for kind in KINDS}, flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_bytes(gzip.compress(b"\n".join(msgspec.json.encode(row) for row in rows) + b"\n", 9, mtime=0))
-    middle = {name: float(np.median([getattr(r, name).cost for r in rows])) for name in ("small", "large", "check")}
+    args.out.write_bytes(
+        gzip.compress(b"\n".join(msgspec.json.encode(row) for row in rows) + b"\n", 9, mtime=0)
+    )
+    middle = {
+        name: float(np.median([getattr(r, name).cost for r in rows]))
+        for name in ("small", "large", "check")
+    }
     print("median CPU seconds a request:", middle, "bytes:", args.out.stat().st_size)
 
 

@@ -18,24 +18,54 @@ SIDE, COLUMNS = 96, 12
 SHOWN = (
     (
         "render",
-        "red apple, pineapple, hamburger, blue car, dog, penguin, rocket, green teapot, guitar, house, owl, crown",
+        (
+            "red apple, pineapple, hamburger, blue car, dog, penguin, rocket, green teapot, "
+            "guitar, house, owl, crown"
+        ),
     ),
     (
         "render",
-        "strawberry, purple butterfly, panda, robot, pizza, palm tree, tent, yellow balloon, crab, fox, ring, skull",
+        (
+            "strawberry, purple butterfly, panda, robot, pizza, palm tree, tent, yellow balloon, "
+            "crab, fox, ring, skull"
+        ),
     ),
     (
         "flat",
-        "banana, cat, orange umbrella, red heart, pumpkin, bus, ghost, blue book, sunflower, light bulb, frog, key",
+        (
+            "banana, cat, orange umbrella, red heart, pumpkin, bus, ghost, blue book, sunflower, "
+            "light bulb, frog, key"
+        ),
     ),
     (
         "flat",
-        "pear, red mushroom, tiger, camera, green gift, ice cream, anchor, purple fish, doughnut, trophy, bee, chair",
+        (
+            "pear, red mushroom, tiger, camera, green gift, ice cream, anchor, purple fish, "
+            "doughnut, trophy, bee, chair"
+        ),
     ),
-    ("pixel", "cherries, yellow star, skull, red heart, monkey, sailboat, carrot, blue gem, cactus, chick, pizza, fox"),
-    ("pixel", "green apple, robot, fir tree, purple shirt, lion, padlock, fire, red car, moon, snowman, bus, anchor"),
+    (
+        "pixel",
+        (
+            "cherries, yellow star, skull, red heart, monkey, sailboat, carrot, blue gem, cactus, "
+            "chick, pizza, fox"
+        ),
+    ),
+    (
+        "pixel",
+        (
+            "green apple, robot, fir tree, purple shirt, lion, padlock, fire, red car, moon, "
+            "snowman, bus, anchor"
+        ),
+    ),
 )
-COMPARED = (("apple", "render", "red"), ("car", "render", "blue"), ("dog", "flat"), ("pizza", "flat"), ("fox", "pixel"))
+COMPARED = (
+    ("apple", "render", "red"),
+    ("car", "render", "blue"),
+    ("dog", "flat"),
+    ("pizza", "flat"),
+    ("fox", "pixel"),
+)
 
 
 def texts() -> list[str]:
@@ -47,9 +77,12 @@ def texts() -> list[str]:
     return out
 
 
-def drawn(pipe: StableDiffusionXLPipeline, texts: Iterable[str], seed: int = 0, **settings: float) -> list[Image.Image]:
+def drawn(
+    pipe: StableDiffusionXLPipeline, texts: Iterable[str], seed: int = 0, **settings: float
+) -> list[Image.Image]:
     return [
-        pipe(t, generator=torch.Generator().manual_seed(seed + i), **settings).images[0] for i, t in enumerate(texts)
+        pipe(t, generator=torch.Generator().manual_seed(seed + i), **settings).images[0]
+        for i, t in enumerate(texts)
     ]
 
 
@@ -57,7 +90,10 @@ def save_sheet(pictures: list[Image.Image], columns: int, path: Path) -> None:
     rows = -(-len(pictures) // columns)
     out = Image.new("RGB", (columns * SIDE, rows * SIDE), "white")
     for i, picture in enumerate(pictures):
-        out.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (i % columns * SIDE, i // columns * SIDE))
+        out.paste(
+            picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS),
+            (i % columns * SIDE, i // columns * SIDE),
+        )
     out.save(path, optimize=True)
 
 
@@ -79,7 +115,9 @@ def main() -> None:
     pipe = bundled.load()
     pipe.set_progress_bar_config(disable=True)
     save_sheet(
-        drawn(pipe, texts(), num_inference_steps=30, guidance_scale=bundled.GUIDANCE), COLUMNS, args.out / "sheet.png"
+        drawn(pipe, texts(), num_inference_steps=30, guidance_scale=bundled.GUIDANCE),
+        COLUMNS,
+        args.out / "sheet.png",
     )
     compared = [caption(*which) for which in COMPARED]
     rows = [

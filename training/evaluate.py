@@ -1,6 +1,8 @@
-"""Measures the shipped model as installed (PYTHONPATH=src) and writes numbers.json; the card quotes it.
+"""Measures the shipped model as installed (PYTHONPATH=src) and writes numbers.json; the card quotes
+it.
 
-Draws the 500 prompts in several settings, one seed a prompt; kept in RUNS, so that a second run only counts.
+Draws the 500 prompts in several settings, one seed a prompt; kept in RUNS, so that a second run
+only counts.
 """
 
 import argparse
@@ -39,7 +41,9 @@ def generated(setting: str) -> np.ndarray:
     pipe = bundled.load()
     pipe.set_progress_bar_config(disable=True)
     if setting.startswith("DPM"):
-        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+        pipe.scheduler = DPMSolverMultistepScheduler.from_config(
+            pipe.scheduler.config, use_karras_sigmas=True
+        )
     texts, out = [p.text for p in bundled.prompts()], []
     texts = texts if setting in ON_ALL else texts[:FEW]
     for start in range(0, len(texts), BATCH):
@@ -49,7 +53,9 @@ def generated(setting: str) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(np.square(a.astype(float) - b.astype(float)).mean(), 1e-9)))
+    return float(
+        10 * np.log10(255**2 / max(np.square(a.astype(float) - b.astype(float)).mean(), 1e-9))
+    )
 
 
 @torch.inference_mode()
@@ -61,9 +67,12 @@ def reconstruction(data: Path) -> dict[str, dict[str, float]]:
         rows = []
         for index in objects.held_out:
             real = objects.draw(index, style)
-            z = vae.encode(torch.from_numpy(real).permute(2, 0, 1)[None].float() / 127.5 - 1).latent_dist.mean
+            z = vae.encode(
+                torch.from_numpy(real).permute(2, 0, 1)[None].float() / 127.5 - 1
+            ).latent_dist.mean
             full, small = (
-                ((m.decode(z).sample[0].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy() for m in (vae, tiny)
+                ((m.decode(z).sample[0].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy()
+                for m in (vae, tiny)
             )
             rows.append((psnr(full, real), psnr(small, real), psnr(small, full)))
         names = ("VAE", "tiny VAE", "tiny VAE against VAE")
@@ -72,7 +81,8 @@ def reconstruction(data: Path) -> dict[str, dict[str, float]]:
 
 
 def edge_share(pictures: np.ndarray) -> float:
-    """Share of the horizontal and vertical steps in luminance that lies on the 8-px grid: 1.0 for true pixel art."""
+    """Share of the horizontal and vertical steps in luminance that lies on the 8-px grid: 1.0 for
+    true pixel art."""
     grey = pictures.astype(float).mean(-1)
     on = total = 0.0
     for axis in (1, 2):
@@ -82,7 +92,8 @@ def edge_share(pictures: np.ndarray) -> float:
 
 
 def judged(pictures: np.ndarray, texts: list[str]) -> dict[str, float]:
-    """Agreement with the own prompt, and how often that prompt is found among all captions of the vocabulary."""
+    """Agreement with the own prompt, and how often that prompt is found among all captions of the
+    vocabulary."""
     judge, captions = bundled.load_judge(), [i.text for i in all_captioned()]
     images = [Image.fromarray(p) for p in pictures]
     similar = judge.image_features(images) @ judge.text_features(captions).T
@@ -97,21 +108,27 @@ def judged(pictures: np.ndarray, texts: list[str]) -> dict[str, float]:
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """KID's unbiased estimator (Binkowski et al. 2018) over N x D features; 0 for two samples of one distribution."""
+    """KID's unbiased estimator (Binkowski et al. 2018) over N x D features; 0 for two samples of
+    one distribution."""
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + 1) ** 3
 
     n, m, within_a, within_b = len(a), len(b), kernel(a, a), kernel(b, b)
-    own = (within_a.sum() - within_a.trace()) / (n * (n - 1)) + (within_b.sum() - within_b.trace()) / (m * (m - 1))
+    own = (within_a.sum() - within_a.trace()) / (n * (n - 1)) + (
+        within_b.sum() - within_b.trace()
+    ) / (m * (m - 1))
     return float(own - 2 * kernel(a, b).mean())
 
 
-def apart(many: Tensor, few: Tensor, real: Tensor, labels: Tensor, heads: dict[str, Head]) -> dict[str, object]:
+def apart(
+    many: Tensor, few: Tensor, real: Tensor, labels: Tensor, heads: dict[str, Head]
+) -> dict[str, object]:
     """How much worse `few` steps are than `many`, over features of the same prompts and seeds.
 
-    The distance's p is two-sided, from 1,000 swaps of the two pictures of random prompts (an exact test of whether it
-    matters which is which); the log-probability of the right object is paired, with a 95 % interval.
+    The distance's p is two-sided, from 1,000 swaps of the two pictures of random prompts (an exact
+    test of whether it matters which is which); the log-probability of the right object is paired,
+    with a 95 % interval.
     """
     many, few, real = many.double(), few.double(), real.double()
     rng = torch.Generator().manual_seed(0)
@@ -123,7 +140,9 @@ def apart(many: Tensor, few: Tensor, real: Tensor, labels: Tensor, heads: dict[s
         swaps.append(abs(kernel_distance(other, real) - kernel_distance(one, real)))
     nats = {}
     for name, head in heads.items():
-        gain = head.log_probability(many.float(), labels) - head.log_probability(few.float(), labels)
+        gain = head.log_probability(many.float(), labels) - head.log_probability(
+            few.float(), labels
+        )
         nats[name] = [float(gain.mean()), float(1.96 * gain.std() / len(gain) ** 0.5)]
     return {
         "kernel distance to real pictures, many steps": kernel_distance(many, real),
@@ -157,14 +176,20 @@ def timing() -> dict[str, float]:
             rows.append(np.diff(marks))
     names = ("30 steps", "4 steps", "VAE decode", "tiny VAE decode")
     medians = np.median(rows[1:], 0).tolist()
-    return {"threads": torch.get_num_threads(), "load": loading, **dict(zip(names, medians, strict=True))}
+    return {
+        "threads": torch.get_num_threads(),
+        "load": loading,
+        **dict(zip(names, medians, strict=True)),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", help="draw these settings and stop; two processes may share the work")
+    parser.add_argument(
+        "--only", nargs="*", help="draw these settings and stop; two processes may share the work"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "numbers.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -180,7 +205,10 @@ def main() -> None:
     pictures["30 steps, the same few prompts"] = pictures["30 steps"][:FEW]
     prompts, objects = bundled.prompts(), Objects(args.data)
     network, heads = fitted(args.data)
-    labels, styles = torch.tensor([NOUNS.index(p.object) for p in prompts]), [str(p.style) for p in prompts]
+    labels, styles = (
+        torch.tensor([NOUNS.index(p.object) for p in prompts]),
+        [str(p.style) for p in prompts],
+    )
     texts = [p.text for p in prompts]
     real = np.stack([objects.draw(objects.of_noun[p.object], p.style, p.colour) for p in prompts])
     pixel = np.array([s == "pixel" for s in styles])
@@ -198,7 +226,9 @@ def main() -> None:
         features[name] = seen
         numbers[name] = {
             "pictures": n,
-            "gate": {kind: head.by_style(seen, labels[:n], styles[:n]) for kind, head in heads.items()},
+            "gate": {
+                kind: head.by_style(seen, labels[:n], styles[:n]) for kind, head in heads.items()
+            },
             "judge": judged(these, texts[:n]),
             "edges on the grid, pixel art": edge_share(these[pixel[:n]]),
             "edges on the grid, others": edge_share(these[~pixel[:n]]),

@@ -1,4 +1,5 @@
-"""Writes the model folder that halftime ships. With --skeleton: configurations and tokenizers, no weights."""
+"""Writes the model folder that halftime ships. With --skeleton: configurations and tokenizers, no
+weights."""
 
 import argparse
 import json
@@ -13,7 +14,10 @@ from torch import nn
 
 
 def half(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.detach().half().contiguous() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    return {
+        k: v.detach().half().contiguous() if v.is_floating_point() else v
+        for k, v in module.state_dict().items()
+    }
 
 
 def write(weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -26,7 +30,11 @@ def export_pipeline(pipeline: StableDiffusionXLPipeline, out: Path, weights: boo
     for name in ("tokenizer", "tokenizer_2", "scheduler"):
         getattr(pipeline, name).save_pretrained(out / "model" / name)
     for name in ("text_encoder", "text_encoder_2", "unet", "vae"):
-        part, folder, is_text = getattr(pipeline, name), out / "model" / name, name.startswith("text")
+        part, folder, is_text = (
+            getattr(pipeline, name),
+            out / "model" / name,
+            name.startswith("text"),
+        )
         (part.config.save_pretrained if is_text else part.save_config)(folder)
         if weights:
             file = "model.safetensors" if is_text else "diffusion_pytorch_model.safetensors"
@@ -38,8 +46,11 @@ def export_tiny_vae(runs: Path, out: Path) -> None:
     tiny.load_state_dict(torch.load(runs / "tiny_vae.pt"))
     tiny.save_config(out / "tiny_vae")
     config = out / "tiny_vae/config.json"
-    expected = {k: v for k, v in json.loads(config.read_text()).items() if k != "block_out_channels"}
-    config.write_text(json.dumps(expected, indent=2) + "\n")  # diffusers writes this key, then warns about it
+    expected = {
+        k: v for k, v in json.loads(config.read_text()).items() if k != "block_out_channels"
+    }
+    # diffusers writes this key, then warns about it
+    config.write_text(json.dumps(expected, indent=2) + "\n")
     write(half(tiny), out / "tiny_vae/diffusion_pytorch_model.safetensors")
 
 

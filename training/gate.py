@@ -1,7 +1,9 @@
-"""The independent gate: is a generated picture recognised by features that were never trained on our data?
+"""The independent gate: is a generated picture recognised by features that were never trained on
+our data?
 
-nsfwjs ships a really pretrained MobileNetV2 (8-bit weights, undocumented training data). A linear head over its 1280
-features names our objects; it is fitted on re-rendered artwork alone. It is a recogniser and no distance: not LPIPS.
+nsfwjs ships a really pretrained MobileNetV2 (8-bit weights, undocumented training data). A linear
+head over its 1280 features names our objects; it is fitted on re-rendered artwork alone. It is a
+recogniser and no distance: not LPIPS.
 """
 
 import argparse
@@ -46,18 +48,25 @@ class MobileNet:
         kernel = kernel.permute(2, 3, 0, 1) if depthwise else kernel.permute(3, 2, 0, 1)
         pad = kernel.shape[-1] // 2 if config["padding"] == "same" else 0
         bias = self.weights.get(f"{layer['name']}/bias")
-        return F.conv2d(x, kernel, bias, config["strides"], pad, groups=x.shape[1] if depthwise else 1)
+        return F.conv2d(
+            x, kernel, bias, config["strides"], pad, groups=x.shape[1] if depthwise else 1
+        )
 
     def norm(self, x: Tensor, layer: Layer) -> Tensor:
         gamma, beta, mean, variance = (
-            self.weights[f"{layer['name']}/{k}"] for k in ("gamma", "beta", "moving_mean", "moving_variance")
+            self.weights[f"{layer['name']}/{k}"]
+            for k in ("gamma", "beta", "moving_mean", "moving_variance")
         )
         return F.batch_norm(x, mean, variance, gamma, beta, eps=layer["config"]["epsilon"])
 
     def features(self, x: Tensor) -> Tensor:
         done: dict[str, Tensor] = {}
         for layer in self.layers:
-            inputs = [done[node[0]] for node in layer["inbound_nodes"][0]] if layer["inbound_nodes"] else [x]
+            inputs = (
+                [done[node[0]] for node in layer["inbound_nodes"][0]]
+                if layer["inbound_nodes"]
+                else [x]
+            )
             match layer["class_name"]:
                 case "InputLayer":
                     y = x
@@ -75,7 +84,9 @@ class MobileNet:
                 case "AveragePooling2D":
                     return inputs[0].mean((2, 3))
                 case other:
-                    raise ValueError(f"Layer {layer['name']} is a {other}, which is not understood here.")
+                    raise ValueError(
+                        f"Layer {layer['name']} is a {other}, which is not understood here."
+                    )
             done[layer["name"]] = y
         raise ValueError("The network has no average pool.")
 
@@ -83,13 +94,19 @@ class MobileNet:
     def of(self, pictures: Sequence[np.ndarray]) -> Tensor:
         rows = []
         for start in range(0, len(pictures), 16):
-            x = torch.from_numpy(np.stack(pictures[start : start + 16])).permute(0, 3, 1, 2).float() / 255
-            rows.append(self.features(F.interpolate(x, size=(224, 224), mode="bilinear", antialias=True)))
+            x = (
+                torch.from_numpy(np.stack(pictures[start : start + 16])).permute(0, 3, 1, 2).float()
+                / 255
+            )
+            rows.append(
+                self.features(F.interpolate(x, size=(224, 224), mode="bilinear", antialias=True))
+            )
         return torch.cat(rows)
 
 
 def spoilt(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur, noise at three scales, contrast and brightness: none of it drawn by the model that is judged."""
+    """Blur, noise at three scales, contrast and brightness: none of it drawn by the model that is
+    judged."""
     image = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.6))))
     x = np.asarray(image).astype(np.float32)
     for scale in (1, 4, 16):
@@ -107,7 +124,9 @@ def drawn(data: Path, variants: int, seed: int) -> tuple[list[np.ndarray], Tenso
         for style in STYLES:
             for _ in range(variants):
                 colour = str(rng.choice(list(COLOURS))) if noun in COLOURABLE else None
-                pictures.append(objects.draw(objects.of_noun[noun], style, colour, random_jitter(rng)))
+                pictures.append(
+                    objects.draw(objects.of_noun[noun], style, colour, random_jitter(rng))
+                )
                 labels.append(label)
                 styles.append(style)
     return pictures, torch.tensor(labels), styles
@@ -125,7 +144,10 @@ class Head:
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = F.cross_entropy(self.linear(x), labels) + decay * self.linear.weight.square().sum() / 2
+            loss = (
+                F.cross_entropy(self.linear(x), labels)
+                + decay * self.linear.weight.square().sum() / 2
+            )
             loss.backward()
             return loss
 
@@ -145,7 +167,9 @@ class Head:
         """Of each picture's own object, in nats."""
         return F.log_softmax(self.linear(self.scaled(features)), 1).gather(1, labels[:, None])[:, 0]
 
-    def by_style(self, features: Tensor, labels: Tensor, styles: list[str]) -> dict[str, dict[str, float]]:
+    def by_style(
+        self, features: Tensor, labels: Tensor, styles: list[str]
+    ) -> dict[str, dict[str, float]]:
         out = {"all": self.accuracy(features, labels)}
         for style in STYLES:
             here = torch.tensor([s == style for s in styles])
@@ -153,7 +177,9 @@ class Head:
         return out
 
 
-def features_of_artwork(network: MobileNet, data: Path, spoil: bool, variants: int = 6) -> tuple[Tensor, Tensor]:
+def features_of_artwork(
+    network: MobileNet, data: Path, spoil: bool, variants: int = 6
+) -> tuple[Tensor, Tensor]:
     cache = data / ("gate_features_spoilt.pt" if spoil else "gate_features.pt")
     if cache.exists():
         return torch.load(cache)
@@ -186,4 +212,7 @@ if __name__ == "__main__":
     pictures, labels, styles = drawn(args.data, 1, seed=12)
     features = network.of(pictures)
     for name, head in heads.items():
-        print(f"real pictures, rendered anew, head fitted on {name}:", head.by_style(features, labels, styles))
+        print(
+            f"real pictures, rendered anew, head fitted on {name}:",
+            head.by_style(features, labels, styles),
+        )

@@ -13,7 +13,9 @@ LENGTH = 32  # tokens of a prompt
 WIDTH = 128  # of each text encoder
 START, END = "<|startoftext|>", "<|endoftext|>"
 # Words outside the vocabulary that people type; they have tokens, but little was learnt about them.
-OTHER_WORDS = "photo picture image drawing icon black white small large big and with in on the an no"
+OTHER_WORDS = (
+    "photo picture image drawing icon black white small large big and with in on the an no"
+)
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -23,11 +25,15 @@ def words() -> list[str]:
 
 
 def train_tokenizer(out: Path) -> None:
-    """Byte-level BPE as CLIP's, small enough to ship, large enough that each word above is one token."""
+    """Byte-level BPE as CLIP's, small enough to ship, large enough that each word above is one
+    token."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True), pre_tokenizers.ByteLevel(False)]
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(False),
+        ]
     )
     bpe.decoder = decoders.ByteLevel()
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -37,7 +43,13 @@ def train_tokenizer(out: Path) -> None:
     )
     bpe.train_from_iterator(words(), trainer)
     merges = [" ".join(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-    pieces = [*alphabet, *(c + "</w>" for c in alphabet), *(m.replace(" ", "") for m in merges), START, END]
+    pieces = [
+        *alphabet,
+        *(c + "</w>" for c in alphabet),
+        *(m.replace(" ", "") for m in merges),
+        START,
+        END,
+    ]
     out.mkdir(parents=True, exist_ok=True)
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     (out / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))

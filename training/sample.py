@@ -1,4 +1,5 @@
-"""Draws a sheet with the average weights of the newest checkpoint, through a plain SDXL pipeline."""
+"""Draws a sheet with the average weights of the newest checkpoint, through a plain SDXL
+pipeline."""
 
 import argparse
 import json
@@ -14,7 +15,8 @@ from train_unet import Trained
 
 
 def whitened_vae(runs: Path) -> AutoencoderKL:
-    """The VAE whose latents have mean 0 and deviation 1 by channel: the affine map goes into its 1x1 convolutions."""
+    """The VAE whose latents have mean 0 and deviation 1 by channel: the affine map goes into its
+    1x1 convolutions."""
     vae = model.vae()
     vae.load_state_dict(torch.load(runs / "vae.pt")["average"])
     if (runs / "decoder.pt").exists():
@@ -66,11 +68,15 @@ def main() -> None:
     for start in range(0, len(chosen), 8):
         texts = [c.text for c in chosen[start : start + 8]]
         seeds = [torch.Generator().manual_seed(start + i) for i in range(len(texts))]
-        images = pipe(texts, num_inference_steps=args.steps, guidance_scale=args.guidance, generator=seeds).images
+        images = pipe(
+            texts, num_inference_steps=args.steps, guidance_scale=args.guidance, generator=seeds
+        ).images
         pictures += [np.asarray(image) for image in images]
     sheet(pictures, 12).save(args.out)
     for row in range(0, len(chosen), 12):
-        print(" | ".join(f"{c.colour or ''} {c.noun} ({c.style[0]})" for c in chosen[row : row + 12]))
+        print(
+            " | ".join(f"{c.colour or ''} {c.noun} ({c.style[0]})" for c in chosen[row : row + 12])
+        )
 
 
 if __name__ == "__main__":

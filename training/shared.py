@@ -1,7 +1,9 @@
-"""What the training scripts share: Muon, an average of weights, and a second process that adds gradients.
+"""What the training scripts share: Muon, an average of weights, and a second process that adds
+gradients.
 
-The helper takes the newest weights, computes a gradient and leaves it in shared memory; the main process averages it
-into its own when one is there, and never waits. So either may be paused (SIGSTOP) or slowed down at any time.
+The helper takes the newest weights, computes a gradient and leaves it in shared memory; the main
+process averages it into its own when one is there, and never waits. So either may be paused
+(SIGSTOP) or slowed down at any time.
 """
 
 import json
@@ -20,9 +22,12 @@ OLDEST = 6  # steps: a gradient older than this is thrown away
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised by five Newton-Schulz steps (Jordan 2024), for weights of two or more dimensions."""
+    """Momentum, orthogonalised by five Newton-Schulz steps (Jordan 2024), for weights of two or
+    more dimensions."""
 
-    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.0) -> None:
+    def __init__(
+        self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
@@ -91,7 +96,11 @@ class Exchange:
         while not path.exists() or path.stat().st_size != 4 * (2 * count + 4):
             time.sleep(1)
         store = torch.from_numpy(np.memmap(path, np.float32, "r+"))
-        self.flags, self.weights, self.gradients = store[:4], store[4 : 4 + count], store[4 + count :]
+        self.flags, self.weights, self.gradients = (
+            store[:4],
+            store[4 : 4 + count],
+            store[4 + count :],
+        )
         self.received = 0
         self.main = main
         if main:
@@ -143,7 +152,8 @@ class Exchange:
 
 
 def rate(done: float, warm: float = 0.01, hold: float = 0.5) -> float:
-    """Linear warm-up, then level, then linear to zero. `done` is the share of the time that has passed."""
+    """Linear warm-up, then level, then linear to zero. `done` is the share of the time that has
+    passed."""
     return min(1.0, done / warm + 0.02, max(0.0, (1 - done) / (1 - hold)))
 
 

@@ -1,4 +1,5 @@
-"""Trains the judge: every picture against all captions, on clean, blurred, noisy and VAE-decoded pictures.
+"""Trains the judge: every picture against all captions, on clean, blurred, noisy and VAE-decoded
+pictures.
 
 Imports halftime.bundled.judge, so run it where halftime is importable (PYTHONPATH=src).
 """
@@ -24,7 +25,10 @@ def drawn(data: Path, variants: int, seed: int) -> Tensor:
     """Pictures, variants, 3, SIDE, SIDE in uint8."""
     objects, rng, items = Objects(data), np.random.default_rng(seed), all_captioned()
     rows = [
-        [objects.draw(objects.of_noun[i.noun], i.style, i.colour, random_jitter(rng)) for _ in range(variants)]
+        [
+            objects.draw(objects.of_noun[i.noun], i.style, i.colour, random_jitter(rng))
+            for _ in range(variants)
+        ]
         for i in items
     ]
     stack = torch.from_numpy(np.array(rows)).permute(0, 1, 4, 2, 3)
@@ -59,7 +63,9 @@ def spoilt(x: Tensor, rng: np.random.Generator) -> Tensor:
 def retrieval(towers: Towers, pictures: Tensor, captions: Tensor) -> dict[str, float]:
     """Share of pictures whose own caption is the first, or among the first five, of all."""
     with torch.inference_mode():
-        features = torch.cat([towers.picture_features(p.float() / 127.5 - 1) for p in pictures.split(64)])
+        features = torch.cat(
+            [towers.picture_features(p.float() / 127.5 - 1) for p in pictures.split(64)]
+        )
         rank = (features @ captions.T).argsort(descending=True)
     own = torch.arange(len(pictures))[:, None]
     return {
@@ -95,7 +101,9 @@ def main() -> None:
             said = towers.text_features(*ids[int(rng.random() < 0.3)])
             logits = towers.temperature.exp() * seen @ said.T
         own = logits[:, chosen]
-        loss = F.cross_entropy(logits.float(), chosen) + 0.3 * F.cross_entropy(own.T.float(), torch.arange(args.batch))
+        loss = F.cross_entropy(logits.float(), chosen) + 0.3 * F.cross_entropy(
+            own.T.float(), torch.arange(args.batch)
+        )
         stepper.zero_grad()
         loss.backward()
         stepper.step()
@@ -105,7 +113,13 @@ def main() -> None:
             with torch.inference_mode():
                 found = retrieval(towers, held_out, towers.text_features(*ids[0]))
             print(f"{done:5.1%} step {step} loss {np.mean(losses):.3f} {found}", flush=True)
-            log(args.runs / "judge.jsonl", done=done, step=step, loss=float(np.mean(losses)), **found)
+            log(
+                args.runs / "judge.jsonl",
+                done=done,
+                step=step,
+                loss=float(np.mean(losses)),
+                **found,
+            )
             shown, losses = time.time(), []
     save(towers.state_dict(), args.runs / "judge.pt")
     with torch.inference_mode():

@@ -1,6 +1,7 @@
 """Trains the UNet and both text encoders together, by v-prediction on cached latents.
 
-Centred pictures first; jittered ones join once they are on disk and --jitter-from of the time has passed.
+Centred pictures first; jittered ones join once they are on disk and --jitter-from of the time has
+passed.
 """
 
 import argparse
@@ -19,7 +20,8 @@ SIZES = (64, 96, 192, 256, 512, 1024)
 
 
 class Batches:
-    """Latents, token ids and noise: objects and styles alike often, however many colours they come in."""
+    """Latents, token ids and noise: objects and styles alike often, however many colours they come
+    in."""
 
     def __init__(self, runs: Path, words: Path, seed: int) -> None:
         self.runs, self.rng = runs, np.random.default_rng(seed)
@@ -31,7 +33,10 @@ class Batches:
             groups.setdefault((item.noun, item.style), []).append(i)
         self.groups = list(groups.values())
         self.tokenizers = model.tokenizers(words)
-        self.ids = [self.tokenized([self.text(item, short) for item in self.items]) for short in (False, True)]
+        self.ids = [
+            self.tokenized([self.text(item, short) for item in self.items])
+            for short in (False, True)
+        ]
         self.empty = self.tokenized([""])
 
     @staticmethod
@@ -40,7 +45,10 @@ class Batches:
 
     def tokenized(self, texts: list[str]) -> Tensor:
         """Texts, tokenizer, tokens."""
-        both = [t(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids for t in self.tokenizers]
+        both = [
+            t(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            for t in self.tokenizers
+        ]
         return torch.stack(both, 1)
 
     def draw(self, size: int, jitter: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,12 +57,17 @@ class Batches:
             self.jittered = torch.from_numpy(np.load(self.runs / "jittered.npy"))
         rng = self.rng
         chosen = np.array(
-            [self.groups[g][rng.integers(len(self.groups[g]))] for g in rng.integers(len(self.groups), size=size)]
+            [
+                self.groups[g][rng.integers(len(self.groups[g]))]
+                for g in rng.integers(len(self.groups), size=size)
+            ]
         )
         latents = self.centred[chosen, 0]
         if jitter and self.jittered is not None:
             other = self.jittered[chosen, rng.integers(self.jittered.shape[1], size=size)]
-            latents = torch.where(torch.from_numpy(rng.random(size) < jitter)[:, None, None, None], other, latents)
+            latents = torch.where(
+                torch.from_numpy(rng.random(size) < jitter)[:, None, None, None], other, latents
+            )
         short = torch.from_numpy(rng.random(size) < 0.3)
         ids = torch.where(short[:, None, None], self.ids[1][chosen], self.ids[0][chosen])
         kind = torch.from_numpy(rng.random(size))
@@ -71,7 +84,8 @@ class Trained(nn.Module):
         self.alphas = model.scheduler().alphas_cumprod
 
     def loss(self, x: Tensor, ids: Tensor, dropped: Tensor, rng: np.random.Generator) -> Tensor:
-        """Mean squared error of v; half of the timesteps lean towards noise, where the composition is decided."""
+        """Mean squared error of v; half of the timesteps lean towards noise, where the composition
+        is decided."""
         n = len(x)
         u, v = torch.from_numpy(rng.random(n)), torch.from_numpy(rng.random(n))
         t = (999.99 * torch.where(v < 0.5, u, 1 - u * u)).long()
@@ -98,13 +112,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, required=True, help="wall-clock, from the first start")
+    parser.add_argument(
+        "--minutes", type=float, required=True, help="wall-clock, from the first start"
+    )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--jitter-from", type=float, default=0.3)
     parser.add_argument("--jitter-share", type=float, default=0.8)
     parser.add_argument(
-        "--last-steps", type=int, help="from the checkpoint: this many steps, down to rate zero, and stop"
+        "--last-steps",
+        type=int,
+        help="from the checkpoint: this many steps, down to rate zero, and stop",
     )
     parser.add_argument("--helper", action="store_true")
     args = parser.parse_args()
@@ -142,13 +160,19 @@ def main() -> None:
     (args.runs / "jitter-on").unlink(missing_ok=True)
 
     def keep() -> None:
-        state = {"model": trained.state_dict(), "average": average.weights, "begun": begun, "step": step}
+        state = {
+            "model": trained.state_dict(),
+            "average": average.weights,
+            "begun": begun,
+            "step": step,
+        }
         save(state | {"optimizers": [s.state_dict() for s in steppers]}, path)
 
     last = step + args.last_steps if args.last_steps else None
 
     def elapsed() -> float:
-        """As a share of the whole. The last steps run from 75 % to the end, whatever pauses there are."""
+        """As a share of the whole. The last steps run from 75 % to the end, whatever pauses there
+        are."""
         if last is not None:
             return 1 - 0.25 * (last - step) / args.last_steps
         return (time.time() - begun) / (60 * args.minutes)
@@ -169,8 +193,17 @@ def main() -> None:
         exchange.publish()
         step += 1
         if time.time() - shown > 30:
-            print(f"{done:5.1%} step {step} helped {exchange.received} loss {np.mean(losses):.4f}", flush=True)
-            log(args.runs / "unet.jsonl", done=done, step=step, helped=exchange.received, loss=float(np.mean(losses)))
+            print(
+                f"{done:5.1%} step {step} helped {exchange.received} loss {np.mean(losses):.4f}",
+                flush=True,
+            )
+            log(
+                args.runs / "unet.jsonl",
+                done=done,
+                step=step,
+                helped=exchange.received,
+                loss=float(np.mean(losses)),
+            )
             shown, losses = time.time(), []
         if time.time() - kept_at > 60:
             keep()

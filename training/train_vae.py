@@ -1,4 +1,5 @@
-"""Trains the AutoencoderKL on crops of all objects in all styles; then, with --decoder, the decoder alone."""
+"""Trains the AutoencoderKL on crops of all objects in all styles; then, with --decoder, the decoder
+alone."""
 
 import argparse
 import time
@@ -48,11 +49,14 @@ class Pictures:
         )
 
 
-TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]]).view(3, 3, 1, 1)
+TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]]).view(
+    3, 3, 1, 1
+)
 
 
 def picture_loss(y: Tensor, x: Tensor) -> Tensor:
-    """L1 and squared error in luminance and (weighted up) chroma, at three scales, and of the gradients."""
+    """L1 and squared error in luminance and (weighted up) chroma, at three scales, and of the
+    gradients."""
     a, b = F.conv2d(y, TO_YCC), F.conv2d(x, TO_YCC)
     weight = torch.tensor([1.0, 2.0, 2.0]).view(1, 3, 1, 1)
     total = torch.zeros(())
@@ -112,7 +116,8 @@ def main() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(not args.decoder):
                 posterior = vae.encode(x).latent_dist
-            z = posterior.mean + 0.05 * torch.randn_like(posterior.mean)  # a decoder that bears small errors
+            # a decoder that bears small errors
+            z = posterior.mean + 0.05 * torch.randn_like(posterior.mean)
             y = vae.decode(z).sample
         loss = picture_loss(y.float(), x)
         total = loss if args.decoder else loss + 1e-4 * posterior.mean.float().square().mean()
@@ -141,14 +146,29 @@ def main() -> None:
         exchange.publish()
         step += 1
         if time.time() - shown > 30:
-            print(f"{done:5.1%} step {step} helper {exchange.received} loss {np.mean(losses):.4f}", flush=True)
+            print(
+                f"{done:5.1%} step {step} helper {exchange.received} loss {np.mean(losses):.4f}",
+                flush=True,
+            )
             log(args.runs / f"{name}.jsonl", done=done, step=step, loss=float(np.mean(losses)))
             save(
-                {"model": vae.state_dict(), "average": average.weights, "seconds": time.process_time() - begun}, resumed
+                {
+                    "model": vae.state_dict(),
+                    "average": average.weights,
+                    "seconds": time.process_time() - begun,
+                },
+                resumed,
             )
             shown, losses = time.time(), []
     exchange.finish()
-    save({"model": vae.state_dict(), "average": average.weights, "seconds": time.process_time() - begun}, resumed)
+    save(
+        {
+            "model": vae.state_dict(),
+            "average": average.weights,
+            "seconds": time.process_time() - begun,
+        },
+        resumed,
+    )
     vae.load_state_dict(average.weights)
     print(psnr(vae, pictures.objects, pictures.objects.held_out))
 

@@ -1,4 +1,5 @@
-"""A proxy as it is often first written: a new httpx client for each request. The ceiling of the table.
+"""A proxy as it is often first written: a new httpx client for each request. The ceiling of the
+table.
 
 UPSTREAM=http://127.0.0.1:9000 uvicorn naive_proxy:app --port 4020
 """
@@ -18,7 +19,9 @@ async def forward(request: Request) -> Response:
     body = await request.body()
     headers = {"content-type": "application/json"}
     if b'"stream": true' in body[-200:]:
-        return StreamingResponse(_chunks(request.url.path, body, headers), media_type="text/event-stream")
+        return StreamingResponse(
+            _chunks(request.url.path, body, headers), media_type="text/event-stream"
+        )
     async with httpx.AsyncClient(timeout=60) as client:
         answer = await client.post(UPSTREAM + request.url.path, content=body, headers=headers)
     return Response(answer.content, answer.status_code, media_type="application/json")

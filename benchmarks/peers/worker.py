@@ -1,9 +1,12 @@
-"""One stack in a process of its own: answers `run SEED PATH` on stdin with {"seconds": …} on stdout, picture in PATH.
+"""One stack in a process of its own: answers `run SEED PATH` on stdin with {"seconds": …} on
+stdout, picture in PATH.
 
-Each peer lives in the environment that it needs, so this file imports nothing of halftime's unless the stack is one of
-halftime's. `benchmarks/fix_peers.py` starts the workers and lets them take turns.
+Each peer lives in the environment that it needs, so this file imports nothing of halftime's unless
+the stack is one of halftime's. `benchmarks/fix_peers.py` starts the workers and lets them take
+turns.
 
-    PYTHON benchmarks/peers/worker.py STACK --model FOLDER --prompt TEXT --steps 30 --guidance 2.5 --threads 1
+    PYTHON benchmarks/peers/worker.py STACK --model FOLDER --prompt TEXT --steps 30 --guidance 2.5
+    --threads 1
 """
 
 from __future__ import annotations
@@ -16,7 +19,16 @@ import os
 import sys
 import time
 
-PACKAGES = ("torch", "diffusers", "transformers", "optimum-intel", "optimum-onnx", "openvino", "onnxruntime", "pruna")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "optimum-intel",
+    "optimum-onnx",
+    "openvino",
+    "onnxruntime",
+    "pruna",
+)
 
 
 # ---- stacks: each returns a pipeline that is ready for its first call
@@ -41,7 +53,8 @@ def torch_bf16(options):
 
 
 def torch_compile(options):
-    """As diffusers' guide says: bf16, channels_last, fused projections, compiled UNet and decode; frozen, on a CPU."""
+    """As diffusers' guide says: bf16, channels_last, fused projections, compiled UNet and decode;
+    frozen, on a CPU."""
     os.environ["TORCHINDUCTOR_FREEZING"] = "1"
     import torch
 
@@ -60,7 +73,9 @@ def optimum_openvino(options, static=True):
         "INFERENCE_NUM_THREADS": str(options.threads),
         "INFERENCE_PRECISION_HINT": "bf16",
     }
-    pipe = OVStableDiffusionXLPipeline.from_pretrained(options.model, export=True, compile=False, ov_config=config)
+    pipe = OVStableDiffusionXLPipeline.from_pretrained(
+        options.model, export=True, compile=False, ov_config=config
+    )
     if static:
         pipe.reshape(batch_size=1, height=options.size, width=options.size, num_images_per_prompt=1)
     pipe.compile()
@@ -77,7 +92,9 @@ def optimum_onnx(options):
 
     session = onnxruntime.SessionOptions()
     session.intra_op_num_threads = options.threads
-    return ORTStableDiffusionXLPipeline.from_pretrained(options.model, export=True, session_options=session)
+    return ORTStableDiffusionXLPipeline.from_pretrained(
+        options.model, export=True, session_options=session
+    )
 
 
 def pruna(options):
@@ -91,11 +108,24 @@ def pruna(options):
 def halftime_recipe(options):
     import halftime
 
-    return options.stack_of_contexts.enter_context(halftime.applied(diffusers_default(options), options.recipe))
+    return options.stack_of_contexts.enter_context(
+        halftime.applied(diffusers_default(options), options.recipe)
+    )
 
 
-STACKS = {f.__name__: f for f in (diffusers_default, torch_bf16, torch_compile, optimum_openvino,
-                                  optimum_openvino_dynamic, optimum_onnx, pruna, halftime_recipe)}  # fmt: skip
+STACKS = {
+    f.__name__: f
+    for f in (
+        diffusers_default,
+        torch_bf16,
+        torch_compile,
+        optimum_openvino,
+        optimum_openvino_dynamic,
+        optimum_onnx,
+        pruna,
+        halftime_recipe,
+    )
+}
 
 
 def call(pipe, options, prompt, seed):
@@ -103,9 +133,14 @@ def call(pipe, options, prompt, seed):
 
     start = time.perf_counter()
     images = pipe(
-        prompt, num_inference_steps=options.steps, guidance_scale=options.guidance, height=options.size,
-        width=options.size, generator=torch.Generator().manual_seed(seed), output_type="np",
-    ).images  # fmt: skip
+        prompt,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance,
+        height=options.size,
+        width=options.size,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="np",
+    ).images
     return time.perf_counter() - start, images
 
 

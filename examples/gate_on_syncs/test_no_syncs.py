@@ -1,7 +1,8 @@
-"""Fail a pull request that makes the denoising loop wait for the GPU. Runs on any CPU runner; no GPU, no large weights.
+"""Fail a pull request that makes the denoising loop wait for the GPU. Runs on any CPU runner; no
+GPU, no large weights.
 
-`assert_no_syncs_in_loop` comes with halftime's pytest plugin. Waits do not depend on weights or size, so a tiny copy of
-your pipeline does; here it is the bundled model.
+`assert_no_syncs_in_loop` comes with halftime's pytest plugin. Waits do not depend on weights or
+size, so a tiny copy of your pipeline does; here it is the bundled model.
 """
 
 import pytest
@@ -11,7 +12,8 @@ import halftime
 
 @pytest.fixture
 def pipeline():
-    return halftime.load_pipeline()  # replace by a tiny copy of yours, built from its configurations
+    # replace by a tiny copy of yours, built from its configurations
+    return halftime.load_pipeline()
 
 
 def test_the_denoising_loop_never_waits(assert_no_syncs_in_loop, pipeline):

@@ -1,4 +1,5 @@
-"""halftime finds where a diffusion pipeline's time goes, fixes it, proves that the pictures hold, and serves it.
+"""halftime finds where a diffusion pipeline's time goes, fixes it, proves that the pictures hold,
+and serves it.
 
 The front door. Nothing heavy is imported until a name is used.
 """
@@ -50,9 +51,15 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
-        raise AttributeError(f"module 'halftime' has no attribute {name!r}; it has: {', '.join(_HOMES)}")
+        raise AttributeError(
+            f"module 'halftime' has no attribute {name!r}; it has: {', '.join(_HOMES)}"
+        )
     home = _HOMES[name]
-    return importlib.import_module(f"halftime.{name}") if home == "halftime" else getattr(importlib.import_module(home), name)
+    return (
+        importlib.import_module(f"halftime.{name}")
+        if home == "halftime"
+        else getattr(importlib.import_module(home), name)
+    )
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,8 @@
-"""The module names of 0.1.0's drafts, kept for one version: importing one warns and names the new one.
+"""The module names of 0.1.0's drafts, kept for one version: importing one warns and names the new
+one.
 
-`halftime.serve.app` was what is now `halftime.verbs.serve.app`. A verb's old package could be called, too.
+`halftime.serve.app` was what is now `halftime.verbs.serve.app`. A verb's old package could be
+called, too.
 """
 
 from __future__ import annotations
@@ -57,7 +59,11 @@ class RenamedModules(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         name = new_name(spec.name)
         assert name is not None
-        warnings.warn(f"{spec.name} is now {name}; the old name goes in 0.2.", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            f"{spec.name} is now {name}; the old name goes in 0.2.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
         return _Renamed(spec.name, name)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -86,10 +92,15 @@ class _Renamed(ModuleType):
 
 
 def _home_of(module: str, name: str) -> ModuleType:
-    """The module that has the name: for a verb's package the one with its function, if the package has it not."""
+    """The module that has the name: for a verb's package the one with its function, if the package
+    has it not."""
     new = importlib.import_module(module)
     verb = module.rpartition(".")[2]
-    return importlib.import_module(f"halftime.{VERBS[verb]}") if verb in VERBS and not hasattr(new, name) else new
+    return (
+        importlib.import_module(f"halftime.{VERBS[verb]}")
+        if verb in VERBS and not hasattr(new, name)
+        else new
+    )
 
 
 def new_name(old: str) -> str | None:

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 Check = Callable[..., "Audit"]
 
 
-def assert_no_syncs_in_loop(pipeline: DiffusionPipeline, *, allowed: int = 0, **arguments: object) -> Audit:
-    """Audit one call of `pipeline` with `arguments`; fail where its denoising loop waits more than `allowed` times.
+def assert_no_syncs_in_loop(
+    pipeline: DiffusionPipeline, *, allowed: int = 0, **arguments: object
+) -> Audit:
+    """Audit one call of `pipeline` with `arguments`; fail where its denoising loop waits more than
+    `allowed` times.
 
-    Returns the Audit. AssertionError names every line that waits; a call without a denoising loop fails too.
+    Returns the Audit. AssertionError names every line that waits; a call without a denoising loop
+    fails too.
     """
     from halftime.records import Workload
     from halftime.verbs.audit.run import audit
@@ -31,11 +35,14 @@ def assert_no_syncs_in_loop(pipeline: DiffusionPipeline, *, allowed: int = 0, **
     found = audit(pipeline, Workload(steps=steps if isinstance(steps, int) else 4), **arguments)
     if found.in_loop_total > allowed or not found.steps_seen:
         lines = "\n  ".join(found.because)
-        raise AssertionError(f"{found.in_loop_total} waits in the denoising loop, {allowed} allowed:\n  {lines}")
+        raise AssertionError(
+            f"{found.in_loop_total} waits in the denoising loop, {allowed} allowed:\n  {lines}"
+        )
     return found
 
 
 @pytest.fixture(name="assert_no_syncs_in_loop")
 def _assert_no_syncs_in_loop() -> Check:
-    """`assert_no_syncs_in_loop(pipeline, **arguments)`: fail where the denoising loop would wait on a GPU."""
+    """`assert_no_syncs_in_loop(pipeline, **arguments)`: fail where the denoising loop would wait on
+    a GPU."""
     return assert_no_syncs_in_loop

@@ -1,4 +1,5 @@
-"""Public fakes: a pipeline without weights and a clock without waiting, for tests of what is built on halftime.
+"""Public fakes: a pipeline without weights and a clock without waiting, for tests of what is built
+on halftime.
 
 clock = FakeClock()
 pipeline = FakePipeline(clock, {"unet": 0.07, "vae.decode": 0.2})
@@ -16,8 +17,15 @@ from torch import nn
 
 from halftime.verbs.profile.clock import Mark
 
-# What a call of FakePipeline costs unless told otherwise, in seconds: the founding story's proportions.
-STORY = {"text_encoder": 0.012, "unet": 0.07, "scheduler.step": 0.003, "vae.decode": 0.21, "image_processor": 0.004}
+# What a call of FakePipeline costs unless told otherwise, in seconds: the founding story's
+# proportions.
+STORY = {
+    "text_encoder": 0.012,
+    "unet": 0.07,
+    "scheduler.step": 0.003,
+    "vae.decode": 0.21,
+    "image_processor": 0.004,
+}
 
 
 @dataclass
@@ -96,11 +104,14 @@ class FakeImageProcessor:
 class FakePipeline(DiffusionPipeline):  # type: ignore[misc]
     """A text-to-image pipeline whose parts take as long as `costs` says: no weights, no sleeping.
 
-    Keys of `costs`: 'text_encoder', 'unet', 'scheduler.step', 'vae.decode', 'image_processor', and 'glue', the time
-    between the components of a step. `fail_at` raises RuntimeError in that denoising step.
+    Keys of `costs`: 'text_encoder', 'unet', 'scheduler.step', 'vae.decode', 'image_processor', and
+    'glue', the time between the components of a step. `fail_at` raises RuntimeError in that
+    denoising step.
     """
 
-    def __init__(self, clock: FakeClock, costs: Mapping[str, float] = STORY, fail_at: int | None = None) -> None:
+    def __init__(
+        self, clock: FakeClock, costs: Mapping[str, float] = STORY, fail_at: int | None = None
+    ) -> None:
         super().__init__()
         self._clock, self._costs, self._fail_at = clock, dict(costs), fail_at
         cost = self._costs.get
@@ -116,7 +127,12 @@ class FakePipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @property
     def components(self) -> dict[str, object]:
-        return {"text_encoder": self.text_encoder, "unet": self.unet, "vae": self.vae, "scheduler": self.scheduler}
+        return {
+            "text_encoder": self.text_encoder,
+            "unet": self.unet,
+            "vae": self.vae,
+            "scheduler": self.scheduler,
+        }
 
     def encode_prompt(self, prompt: str) -> torch.Tensor:
         """A prompt's embedding: one number."""

@@ -32,13 +32,25 @@ def trees(draw: st.DrawFn, start: float = 0.0, depth: int = 0) -> tuple[list[Nod
         begin = now + draw(st.floats(0, 1))
         children, inner_end = draw(trees(start=begin, depth=depth + 1))
         now = inner_end + draw(st.floats(0, 1))
-        place = Place(draw(st.sampled_from(STAGES)), draw(st.sampled_from(["", "denoiser", "scheduler"])))
-        nodes.append(Node(place, draw(st.sampled_from(["unet", "scheduler.step", "x"])), begin, now, children=children))
+        place = Place(
+            draw(st.sampled_from(STAGES)), draw(st.sampled_from(["", "denoiser", "scheduler"]))
+        )
+        nodes.append(
+            Node(
+                place,
+                draw(st.sampled_from(["unet", "scheduler.step", "x"])),
+                begin,
+                now,
+                children=children,
+            )
+        )
     return nodes, now
 
 
 @given(trees(), st.lists(st.floats(0, 10), max_size=3), st.floats(0, 1))
-def test_costs_add_up_to_what_is_covered(tree: tuple[list[Node], float], loops: list[float], tail: float) -> None:
+def test_costs_add_up_to_what_is_covered(
+    tree: tuple[list[Node], float], loops: list[float], tail: float
+) -> None:
     roots, end = tree
     nodes = with_loops(roots, sorted(loops))
     covered = sum(node.seconds for node in nodes)
@@ -52,19 +64,31 @@ def test_costs_add_up_to_what_is_covered(tree: tuple[list[Node], float], loops: 
 
 
 @given(trees(), st.lists(st.floats(0, 10), max_size=3))
-def test_loops_lose_no_span_and_keep_order(tree: tuple[list[Node], float], loops: list[float]) -> None:
+def test_loops_lose_no_span_and_keep_order(
+    tree: tuple[list[Node], float], loops: list[float]
+) -> None:
     def names(nodes: list[Node]) -> list[float]:
-        return [x for node in nodes for x in ([node.start] if node.name != "loop" else names(node.children))]
+        return [
+            x
+            for node in nodes
+            for x in ([node.start] if node.name != "loop" else names(node.children))
+        ]
 
-    assert sorted(names(with_loops(tree[0], sorted(loops)))) == sorted(node.start for node in tree[0])
+    assert sorted(names(with_loops(tree[0], sorted(loops)))) == sorted(
+        node.start for node in tree[0]
+    )
 
 
 @given(st.lists(trees(), min_size=1, max_size=7))
-def test_parts_add_up_to_their_row_and_rows_to_the_steady_wall(forest: list[tuple[list[Node], float]]) -> None:
+def test_parts_add_up_to_their_row_and_rows_to_the_steady_wall(
+    forest: list[tuple[list[Node], float]],
+) -> None:
     runs = [measured(with_loops(nodes, []), end + 0.5) for nodes, end in forest]
     rows = ledger(runs, runs[0])
     assert sum(row.seconds for row in rows) == pytest.approx(steady_wall(runs))
-    assert sum(row.first_call_seconds or 0.0 for row in rows) == pytest.approx(runs[0].run.wall_seconds)
+    assert sum(row.first_call_seconds or 0.0 for row in rows) == pytest.approx(
+        runs[0].run.wall_seconds
+    )
     for row in rows:
         if row.parts:
             assert sum(part.seconds for part in row.parts) == pytest.approx(row.seconds, abs=1e-9)
@@ -77,7 +101,9 @@ def fake_rows(steps: int = 5, **costs: float) -> dict[str, LedgerRow]:
 
 
 def test_a_fake_pipeline_is_attributed_exactly() -> None:
-    rows = fake_rows(5, **{"text_encoder": 1, "unet": 2, "scheduler.step": 0.5, "glue": 0.25, "vae.decode": 3})
+    rows = fake_rows(
+        5, **{"text_encoder": 1, "unet": 2, "scheduler.step": 0.5, "glue": 0.25, "vae.decode": 3}
+    )
     assert rows["encode_prompt"].seconds == pytest.approx(1)
     assert rows["denoise"].seconds == pytest.approx(5 * 2.75)
     assert {part.stage: part.seconds for part in rows["denoise"].parts} == pytest.approx(

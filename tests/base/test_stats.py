@@ -35,7 +35,9 @@ def test_the_bootstrap_interval_covers_the_median_about_as_often_as_it_says() ->
     rng = np.random.default_rng(1)
     covered = sum(
         low <= 0 <= high
-        for _, low, high in (stats.bootstrap(rng.normal(size=30).tolist(), resamples=400) for _ in range(200))
+        for _, low, high in (
+            stats.bootstrap(rng.normal(size=30).tolist(), resamples=400) for _ in range(200)
+        )
     )
     assert 180 <= covered <= 200
 
@@ -55,7 +57,12 @@ def test_pairs_cancel_drift_where_medians_would_not() -> None:
 
 
 def test_refusals() -> None:
-    for function in (stats.median, stats.bootstrap, stats.geometric_mean, lambda v: stats.quantile(v, 0.5)):
+    for function in (
+        stats.median,
+        stats.bootstrap,
+        stats.geometric_mean,
+        lambda v: stats.quantile(v, 0.5),
+    ):
         with pytest.raises(ValueError, match=r"values"):
             function([])
     with pytest.raises(ValueError, match="cannot be paired"):

@@ -13,10 +13,16 @@ from halftime.base import store
 from halftime.base.errors import BadFile
 from halftime.records import Environment, LedgerRow, Session, Workload
 
-PLACE = Environment(system="s", processor="p", cores=2, memory_bytes=1, threads=2, device="cpu", device_name="p")
+PLACE = Environment(
+    system="s", processor="p", cores=2, memory_bytes=1, threads=2, device="cpu", device_name="p"
+)
 TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=30)
 SCALARS = (
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT
 )
 WORKLOADS = st.builds(
     Workload,
@@ -33,14 +39,17 @@ SESSIONS = st.builds(
     wall_seconds=st.floats(0, 1e4),
     environment=st.just(PLACE),
     workload=WORKLOADS,
-    ledger=st.lists(st.builds(LedgerRow, stage=TEXT, seconds=st.floats(0, 10), share=st.floats(0, 1)), max_size=4).map(
-        tuple
-    ),
+    ledger=st.lists(
+        st.builds(LedgerRow, stage=TEXT, seconds=st.floats(0, 10), share=st.floats(0, 1)),
+        max_size=4,
+    ).map(tuple),
 )
 
 
 @given(SESSIONS)
-def test_a_session_comes_back_as_it_went(tmp_path_factory: pytest.TempPathFactory, session: Session) -> None:
+def test_a_session_comes_back_as_it_went(
+    tmp_path_factory: pytest.TempPathFactory, session: Session
+) -> None:
     path = tmp_path_factory.mktemp("store") / "session.json"
     store.write_json(path, session)
     assert store.read_json(path, Session) == session
@@ -57,7 +66,9 @@ def test_a_workload_comes_back_from_toml_with_the_same_hash(
     assert again.content_hash() == workload.content_hash()
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
 
@@ -82,7 +93,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         (b'{"surprise": 1}', "surprise"),
     ],
 )
-def test_what_is_no_session_is_refused_by_name(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_what_is_no_session_is_refused_by_name(
+    tmp_path: Path, content: bytes, complaint: str
+) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(BadFile, match=complaint):

@@ -12,9 +12,18 @@ from halftime.base.errors import BadInput
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0 s"), (2.41, "2.41 s"), (0.0123, "12.3 ms"), (0.9999, "1.00 s"), (890e-3, "890 ms"), (5e-6, "5.00 µs"),
-     (-0.002, "-2.00 ms"), (None, "-"), (4e-10, "0.40 ns")],
-)  # fmt: skip
+    [
+        (0, "0 s"),
+        (2.41, "2.41 s"),
+        (0.0123, "12.3 ms"),
+        (0.9999, "1.00 s"),
+        (890e-3, "890 ms"),
+        (5e-6, "5.00 µs"),
+        (-0.002, "-2.00 ms"),
+        (None, "-"),
+        (4e-10, "0.40 ns"),
+    ],
+)
 def test_seconds(value: float | None, text: str) -> None:
     assert units.seconds(value) == text
 
@@ -37,7 +46,8 @@ def test_other_units(function, value: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("2s", 2), ("2700ms", 2.7), ("10m", 600), ("0.5", 0.5), ("1 h", 3600), ("20us", 2e-5)]
+    ("text", "seconds"),
+    [("2s", 2), ("2700ms", 2.7), ("10m", 600), ("0.5", 0.5), ("1 h", 3600), ("20us", 2e-5)],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert units.parse_seconds(text) == pytest.approx(seconds)

@@ -1,4 +1,5 @@
-"""A record names the release, and in a checkout the commit, and whether what is measured was changed since."""
+"""A record names the release, and in a checkout the commit, and whether what is measured was
+changed since."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def git(root: Path, *words: str) -> str:
     names = ("-c", "user.name=t", "-c", "user.email=t@t")
-    return subprocess.run(["git", *names, *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *names, *words], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -39,7 +42,9 @@ def checkout(root: Path) -> Path:
 
 def test_a_checkout_names_its_commit(checkout: Path) -> None:
     (checkout / "docs" / "a.md").write_text("changes no measurement")
-    assert version() == f"{halftime.__version__}+g{git(checkout, 'rev-parse', '--short=12', 'HEAD')}"
+    assert (
+        version() == f"{halftime.__version__}+g{git(checkout, 'rev-parse', '--short=12', 'HEAD')}"
+    )
 
 
 def test_changed_sources_are_said(checkout: Path) -> None:

@@ -1,4 +1,5 @@
-"""The bundled model: its classes, its prompts, its size, that it never asks the network, and that it draws."""
+"""The bundled model: its classes, its prompts, its size, that it never asks the network, and that
+it draws."""
 
 import collections
 import socket
@@ -27,7 +28,10 @@ ASKED = (
 
 
 def test_importing_it_imports_no_torch() -> None:
-    code = "import sys; from halftime import bundled; bundled.prompts(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from halftime import bundled; bundled.prompts(); assert 'torch' not in "
+        "sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -39,7 +43,9 @@ def test_500_prompts_split_evenly_over_three_styles() -> None:
 
 
 def test_the_prompts_are_those_of_the_model_card() -> None:
-    assert f"`{bundled.prompts_hash()}`" in (bundled.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert f"`{bundled.prompts_hash()}`" in (bundled.FOLDER / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_weights_are_at_most_25_mb() -> None:
@@ -91,7 +97,9 @@ def test_loading_takes_a_second_or_so(pipeline: StableDiffusionXLPipeline) -> No
 
 
 def test_its_classes_are_sdxls(pipeline: StableDiffusionXLPipeline) -> None:
-    assert {name: type(part).__name__ for name, part in pipeline.components.items() if part is not None} == {
+    assert {
+        name: type(part).__name__ for name, part in pipeline.components.items() if part is not None
+    } == {
         "vae": "AutoencoderKL",
         "text_encoder": "CLIPTextModel",
         "text_encoder_2": "CLIPTextModelWithProjection",
@@ -116,7 +124,9 @@ def test_its_folder_is_an_ordinary_diffusers_folder(pipeline: StableDiffusionXLP
         assert torch.equal(mine, theirs.float())
 
 
-def test_a_call_without_a_size_gives_128_px_and_is_repeatable(draw: Draw, thirty: list[Image]) -> None:
+def test_a_call_without_a_size_gives_128_px_and_is_repeatable(
+    draw: Draw, thirty: list[Image]
+) -> None:
     assert {picture.size for picture in thirty} == {(128, 128)}
     assert all(np.array_equal(a, b) for a, b in zip(draw(3), draw(3), strict=True))
 
@@ -134,13 +144,18 @@ def test_the_judge_finds_most_prompts(thirty: list[Image]) -> None:
 
 def test_dpm_solver_with_karras_sigmas_draws_too(pipeline: StableDiffusionXLPipeline) -> None:
     euler = pipeline.scheduler
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(euler.config, use_karras_sigmas=True)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
+        euler.config, use_karras_sigmas=True
+    )
     try:
         seed = torch.Generator().manual_seed(0)
         picture = pipeline(ASKED[0], num_inference_steps=12, generator=seed).images[0]
     finally:
         pipeline.scheduler = euler
-    assert bundled.load_judge().scores([picture], ASKED[:1])[0] > bundled.load_judge().scores([picture], ASKED[1:2])[0]
+    assert (
+        bundled.load_judge().scores([picture], ASKED[:1])[0]
+        > bundled.load_judge().scores([picture], ASKED[1:2])[0]
+    )
 
 
 @torch.inference_mode()

@@ -10,10 +10,25 @@ import pytest
 from halftime.cli import main
 
 COGVIDEOX = [
-    "tiny_pipelines.videos:cogvideox", "--size", "16", "--set", "num_frames=8", "--set", "max_sequence_length=16",
-    "--set", "use_dynamic_cfg=true",
-]  # fmt: skip
-FLUX = ["tiny_pipelines.images:flux", "--size", "32", "--set", "max_sequence_length=16", "--steps", "4"]
+    "tiny_pipelines.videos:cogvideox",
+    "--size",
+    "16",
+    "--set",
+    "num_frames=8",
+    "--set",
+    "max_sequence_length=16",
+    "--set",
+    "use_dynamic_cfg=true",
+]
+FLUX = [
+    "tiny_pipelines.images:flux",
+    "--size",
+    "32",
+    "--set",
+    "max_sequence_length=16",
+    "--steps",
+    "4",
+]
 
 
 def run(*arguments: str) -> int:
@@ -24,11 +39,18 @@ def run(*arguments: str) -> int:
     return code
 
 
-def test_the_golden_count_and_the_contract_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_golden_count_and_the_contract_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(*COGVIDEOX, "--quiet", "--json", "audit.json") == 0
     data = json.loads(Path("audit.json").read_text())
-    assert (data["in_loop_total"], data["in_loop_d2h"], data["in_loop_h2d"], data["capturable"]) == (79, 79, 0, False)
+    assert (
+        data["in_loop_total"],
+        data["in_loop_d2h"],
+        data["in_loop_h2d"],
+        data["capturable"],
+    ) == (79, 79, 0, False)
     fields = {"kind", "direction", "file", "line", "count", "in_loop", "per_step", "stage", "fix"}
     assert all(fields <= set(site) for site in data["sites"])
     assert data["not_seen"]
@@ -52,7 +74,12 @@ def test_html_and_markdown(tmp_path: Path) -> None:
 def test_github_annotations(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(*COGVIDEOX, "--github") == 0
     lines = capfd.readouterr().out.splitlines()
-    assert [line.startswith("::warning file=diffusers/") for line in lines] == [True, True, True, False]
+    assert [line.startswith("::warning file=diffusers/") for line in lines] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert lines[-1].startswith("::notice")
 
 
@@ -67,7 +94,8 @@ def test_annotations_name_a_checkouts_files_from_its_root(
         "    def step(self, model_output, *args, **kwargs):\n"
         "        model_output.max().item()\n"
         "        return super().step(model_output, *args, **kwargs)\n\n"
-        "def make():\n    pipeline = flux()\n    pipeline.scheduler = Peeking()\n    return pipeline\n"
+        "def make():\n    pipeline = flux()\n    pipeline.scheduler = Peeking()\n    return "
+        "pipeline\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "src")
@@ -88,10 +116,14 @@ def test_a_new_wait_against_the_baseline_is_exit_code_1(
         "    def step(self, model_output, *args, **kwargs):\n"
         "        model_output.abs().max().item()\n"
         "        return super().step(model_output, *args, **kwargs)\n\n"
-        "def make():\n    pipeline = flux()\n    pipeline.scheduler = Peeking()\n    return pipeline\n"
+        "def make():\n    pipeline = flux()\n    pipeline.scheduler = Peeking()\n    return "
+        "pipeline\n"
     )
     assert run("planted:make", *FLUX[1:], "--quiet", "--baseline", base) == 1
-    assert "new wait in the loop: planted.py:6 item, 4 times: model_output.abs().max().item()" in capfd.readouterr().err
+    assert (
+        "new wait in the loop: planted.py:6 item, 4 times: model_output.abs().max().item()"
+        in capfd.readouterr().err
+    )
 
 
 def test_a_baseline_that_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +143,8 @@ def test_a_loop_that_is_not_seen_does_not_pass_the_gate(
         "    @functools.wraps(diffusers.FluxPipeline.__call__)\n"
         "    def __call__(self, *args, **kwargs):\n"
         "        return None  # neither a progress bar nor a step of the scheduler\n\n"
-        "def make():\n    pipeline = flux()\n    pipeline.__class__ = Loopless\n    return pipeline\n"
+        "def make():\n    pipeline = flux()\n    pipeline.__class__ = Loopless\n    return "
+        "pipeline\n"
     )
     assert run("loopless:make", *FLUX[1:], "--quiet", "--baseline", base) == 1
     assert "no denoising loop was seen" in capfd.readouterr().err

@@ -1,4 +1,5 @@
-"""What scripts rely on: --json for every command that ends, the exit codes of the docs page, shell completion."""
+"""What scripts rely on: --json for every command that ends, the exit codes of the docs page, shell
+completion."""
 
 from __future__ import annotations
 
@@ -17,15 +18,28 @@ from halftime.cli import VERBS, _run
 from halftime.cli import halftime as group
 
 ROOT = Path(__file__).parents[2]
-FAST = ("--steps", "2", "--size", "32", "--runs", "1", "--warmup", "0", "--no-cold-start", "--no-probes")
+FAST = (
+    "--steps",
+    "2",
+    "--size",
+    "32",
+    "--runs",
+    "1",
+    "--warmup",
+    "0",
+    "--no-cold-start",
+    "--no-probes",
+)
 MODEL = "tiny_pipelines.images:sdxl"
 
 
 def leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
     """A command that can be run, and those under it, by their full names."""
     if isinstance(command, click.Group):
-        for child, found in ((child, command.get_command(click.Context(command), child)) for child in
-                             command.list_commands(click.Context(command))):  # fmt: skip
+        for child, found in (
+            (child, command.get_command(click.Context(command), child))
+            for child in command.list_commands(click.Context(command))
+        ):
             assert found is not None
             yield from leaves(found, f"{name} {child}".strip())
         if not command.invoke_without_command:
@@ -46,14 +60,20 @@ def test_every_command_that_ends_writes_json(name: str) -> None:
     assert runs_until_stopped or name in WRITES_JSON_LINES or "--json" in options
 
 
-@pytest.mark.parametrize("words", [["forecast", "gpus"], ["forecast", "models"], ["forecast", "sdxl"]])
-def test_json_alone_on_standard_output(words: list[str], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+@pytest.mark.parametrize(
+    "words", [["forecast", "gpus"], ["forecast", "models"], ["forecast", "sdxl"]]
+)
+def test_json_alone_on_standard_output(
+    words: list[str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     assert _run([*words, "--json"], debug=False) == 0
     assert json.loads(capfdbinary.readouterr().out)
 
 
 def exit_codes() -> dict[int, str]:
-    rows = re.findall(r"^\| (\d+) \| .* \| (.*) \|$", (ROOT / "docs" / "exit-codes.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d+) \| .* \| (.*) \|$", (ROOT / "docs" / "exit-codes.md").read_text(), re.MULTILINE
+    )
     return {int(code): commands for code, commands in rows}
 
 
@@ -71,12 +91,17 @@ def verify_folders(folder: Path, colours: tuple[int, int], count: int) -> list[s
 
 def test_codes_of_the_page(tmp_path: Path) -> None:
     assert set(exit_codes()) == {0, 1, 2, 3, 130}
-    assert _run(["forecast", "sdxl", "--gpu", "A10G", "--json", str(tmp_path / "f.json")], debug=False) == 0
+    assert (
+        _run(["forecast", "sdxl", "--gpu", "A10G", "--json", str(tmp_path / "f.json")], debug=False)
+        == 0
+    )
     assert _run(["forecast", "sdxl", "--gpu", "A10G", "--claim", "denoise=1ms"], debug=False) == 1
     assert _run(["forecast", "sdxl", "--gpu", "nowhere"], debug=False) == 2
 
 
-@pytest.mark.parametrize(("colours", "count", "code"), [((100, 100), 6, 0), ((20, 190), 6, 1), ((100, 104), 2, 3)])
+@pytest.mark.parametrize(
+    ("colours", "count", "code"), [((100, 100), 6, 0), ((20, 190), 6, 1), ((100, 104), 2, 3)]
+)
 def test_codes_of_verify(tmp_path: Path, colours: tuple[int, int], count: int, code: int) -> None:
     assert _run([*verify_folders(tmp_path, colours, count), "--quiet"], debug=False) == code
 
@@ -86,7 +111,8 @@ def test_every_gate_of_the_page_is_in_the_source() -> None:
     gates = {
         path.stem
         for path in (ROOT / "src" / "halftime" / "cli").glob("*.py")
-        if path.stem in VERBS and re.search(r"^\) -> int|^def command\(.*\) -> int", path.read_text(), re.MULTILINE)
+        if path.stem in VERBS
+        and re.search(r"^\) -> int|^def command\(.*\) -> int", path.read_text(), re.MULTILINE)
     }
     assert len(gates) >= 5
     page = (ROOT / "docs" / "exit-codes.md").read_text()
@@ -94,13 +120,21 @@ def test_every_gate_of_the_page_is_in_the_source() -> None:
 
 
 def complete(shell: str, *words: str) -> list[str]:
-    """What Tab gives after the words, by click's own protocol, in a process as the shell starts it."""
+    """What Tab gives after the words, by click's own protocol, in a process as the shell starts
+    it."""
     line = " ".join(["halftime", *words])
     environment = {
-        **os.environ, "_HALFTIME_COMPLETE": f"{shell}_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words)),
-    }  # fmt: skip
+        **os.environ,
+        "_HALFTIME_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words)),
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "halftime"], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "halftime"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [entry.partition(",")[2] for entry in done.stdout.splitlines()]
 
@@ -123,7 +157,9 @@ def test_completion_in_a_real_bash(tmp_path: Path) -> None:
       echo "${COMPREPLY[@]}"
     """
     path = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], env=path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-c", script], env=path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["forecast"]
 
 
@@ -131,7 +167,11 @@ def test_completion_in_a_real_bash(tmp_path: Path) -> None:
 def test_other_shells_get_a_script(shell: str) -> None:
     environment = {**os.environ, "_HALFTIME_COMPLETE": f"{shell}_source"}
     done = subprocess.run(
-        [sys.executable, "-m", "halftime"], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "halftime"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "halftime" in done.stdout
     assert f"{shell}_complete" in done.stdout

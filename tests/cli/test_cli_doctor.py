@@ -29,7 +29,14 @@ from halftime.verbs.doctor.examine import (
 )
 
 MACHINE = Environment(
-    system="s", processor="p", cores=2, memory_bytes=1, threads=2, device="cpu", device_name="p", load_average=0.0
+    system="s",
+    processor="p",
+    cores=2,
+    memory_bytes=1,
+    threads=2,
+    device="cpu",
+    device_name="p",
+    load_average=0.0,
 )
 
 
@@ -61,19 +68,36 @@ def test_a_machine_in_order_gets_no_advice() -> None:
 @pytest.mark.parametrize(
     ("changes", "wanted", "command"),
     [
-        ({"place": environment(settings={"OMP_WAIT_POLICY": "PASSIVE"})}, "openmp-sleeps", "unset OMP_WAIT_POLICY"),
+        (
+            {"place": environment(settings={"OMP_WAIT_POLICY": "PASSIVE"})},
+            "openmp-sleeps",
+            "unset OMP_WAIT_POLICY",
+        ),
         ({"place": environment(threads=1, cores=8)}, "threads", "export OMP_NUM_THREADS=8"),
-        ({"place": environment(settings={"CUDA_LAUNCH_BLOCKING": "1"})}, "blocking-setting",
-         "unset CUDA_LAUNCH_BLOCKING"),
-        ({"place": environment(settings={"OMP_WAIT_POLICY": "passive"}, load_average=9.0)}, "busy", "uptime"),
+        (
+            {"place": environment(settings={"CUDA_LAUNCH_BLOCKING": "1"})},
+            "blocking-setting",
+            "unset CUDA_LAUNCH_BLOCKING",
+        ),
+        (
+            {"place": environment(settings={"OMP_WAIT_POLICY": "passive"}, load_average=9.0)},
+            "busy",
+            "uptime",
+        ),
         ({"compiler": None}, "no-compiler", "apt-get install g++"),
         ({"free_bytes": 1024**3}, "little-memory", "ps aux --sort=-rss"),
-        ({"extras": (Extra(name="openvino", usable=False, install=""),)}, "openvino",
-         install("openvino")),
-        ({"devices": (Device(name="cpu", description="", fast_dtypes=("float32", "bfloat16")),)}, "bfloat16",
-         "halftime profile --dtype bfloat16 --device cpu"),
+        (
+            {"extras": (Extra(name="openvino", usable=False, install=""),)},
+            "openvino",
+            install("openvino"),
+        ),
+        (
+            {"devices": (Device(name="cpu", description="", fast_dtypes=("float32", "bfloat16")),)},
+            "bfloat16",
+            "halftime profile --dtype bfloat16 --device cpu",
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_rule(changes: dict[str, object], wanted: str, command: str) -> None:
     assert [(one.id, one.command) for one in advice(seen(**changes))] == [(wanted, command)]
 
@@ -100,11 +124,15 @@ def test_every_rule_is_explained() -> None:
 
 def planted(monkeypatch: pytest.MonkeyPatch, *requirements: str) -> None:
     real = metadata.requires
-    monkeypatch.setattr(metadata, "requires", lambda name: [*requirements] if name == "halftime" else real(name))
+    monkeypatch.setattr(
+        metadata, "requires", lambda name: [*requirements] if name == "halftime" else real(name)
+    )
 
 
 def test_a_base_package_that_is_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    planted(monkeypatch, "click>=8", "no-such-package>=1", "numpy>=99", "never; python_version < '3'")
+    planted(
+        monkeypatch, "click>=8", "no-such-package>=1", "numpy>=99", "never; python_version < '3'"
+    )
     missing, old = base_problems()
     assert missing == "no-such-package is not installed"
     assert old.startswith("numpy ")
@@ -145,7 +173,9 @@ def test_a_torch_that_does_not_import_is_reported(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(doctor, "extra_names", lambda: [])
     found = examine()
     assert not found.healthy
-    assert found.problems == ("torch does not work: OSError: libtorch_cpu.so: cannot open shared object file",)
+    assert found.problems == (
+        "torch does not work: OSError: libtorch_cpu.so: cannot open shared object file",
+    )
     print_report(report_of(found))
 
 
@@ -156,5 +186,11 @@ def test_here_and_now(capfd: pytest.CaptureFixture[str]) -> None:
     assert found["healthy"]
     assert found["devices"][0]["name"] == "cpu"
     assert found["environment"]["threads"] >= 1
-    assert {extra["name"] for extra in found["extras"]} >= {"gateway", "openvino", "onnx", "verify", "test"}
+    assert {extra["name"] for extra in found["extras"]} >= {
+        "gateway",
+        "openvino",
+        "onnx",
+        "verify",
+        "test",
+    }
     assert all(extra["usable"] for extra in found["extras"] if extra["name"] == "gateway")

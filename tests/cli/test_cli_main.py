@@ -42,12 +42,20 @@ def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
         (halftime.base.errors.BadInput("no"), 2, "halftime: no"),
         (MemoryError("big"), 2, "out of memory (big)"),
-        (ValueError("odd\nmore"), 2, "ValueError: odd (tests/cli/test_cli_main.py:53). Run again with --debug"),
+        (
+            ValueError("odd\nmore"),
+            2,
+            "ValueError: odd (tests/cli/test_cli_main.py:53). Run again with --debug",
+        ),
         (OSError(), 2, "OSError: no message"),
     ],
 )
 def test_errors_end_in_one_sentence(
-    error: BaseException, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def failing(*args: object, **kwargs: object) -> None:
         raise error
@@ -60,5 +68,7 @@ def test_errors_end_in_one_sentence(
 
 
 def test_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "halftime", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "halftime", "--version"], capture_output=True, text=True, check=True
+    )
     assert halftime.__version__ in done.stdout

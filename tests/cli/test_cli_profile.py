@@ -44,7 +44,12 @@ def test_all_outputs_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     assert "<!doctype html>" in files["html"].read_text()
     assert "| denoise |" in files["markdown"].read_text()
     assert (tmp_path / "trace" / "halftime.trace.json.gz").stat().st_size > 1000
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "out.json", "out.markdown", "trace"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out.html",
+        "out.json",
+        "out.markdown",
+        "trace",
+    ]
 
 
 def test_the_trace_holds_our_stages(tmp_path: Path) -> None:
@@ -53,7 +58,11 @@ def test_the_trace_holds_our_stages(tmp_path: Path) -> None:
     assert run("profile", MODEL, *FAST, "--quiet", "--no-probes", "--trace", str(tmp_path)) == 0
     with gzip.open(tmp_path / "halftime.trace.json.gz") as file:
         names = {event.get("name") for event in json.load(file)["traceEvents"]}
-    assert {"halftime/encode_prompt", "halftime/denoise/denoiser#0", "halftime/denoise/scheduler#1"} <= names
+    assert {
+        "halftime/encode_prompt",
+        "halftime/denoise/denoiser#0",
+        "halftime/denoise/scheduler#1",
+    } <= names
     assert "halftime/vae_decode/vae" in names
 
 
@@ -117,13 +126,27 @@ def test_debug_shows_the_traceback(capfd: pytest.CaptureFixture[str]) -> None:
 def test_interrupted_in_mid_run_leaves_no_file_and_says_130(tmp_path: Path) -> None:
     tests = Path(__file__).parent.parent
     child = subprocess.Popen(
-        [sys.executable, "-m", "halftime", "profile", MODEL, "--steps", "2", "--size", "32", "--runs", "100000",
-         "--no-cold-start", "--json", str(tmp_path / "never.json")],
+        [
+            sys.executable,
+            "-m",
+            "halftime",
+            "profile",
+            MODEL,
+            "--steps",
+            "2",
+            "--size",
+            "32",
+            "--runs",
+            "100000",
+            "--no-cold-start",
+            "--json",
+            str(tmp_path / "never.json"),
+        ],
         env={**os.environ, "PYTHONPATH": f"{tests.parent / 'src'}{os.pathsep}{tests}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     try:
         time.sleep(12)
         assert child.poll() is None
@@ -138,11 +161,28 @@ def test_interrupted_in_mid_run_leaves_no_file_and_says_130(tmp_path: Path) -> N
 
 
 def test_a_recipe_is_profiled_with_its_fixes(tmp_path: Path) -> None:
-    (tmp_path / "plan.toml").write_text('[[fixes]]\nname = "solver-steps"\nsettings = { steps = 2 }\n')
+    (tmp_path / "plan.toml").write_text(
+        '[[fixes]]\nname = "solver-steps"\nsettings = { steps = 2 }\n'
+    )
     out = tmp_path / "session.json"
     with pytest.raises(SystemExit) as caught:
-        main(["profile", "--steps", "3", "--runs", "1", "--warmup", "0", "--no-probes", "--quiet",
-              "--recipe", str(tmp_path / "plan.toml"), "--json", str(out)])  # fmt: skip
+        main(
+            [
+                "profile",
+                "--steps",
+                "3",
+                "--runs",
+                "1",
+                "--warmup",
+                "0",
+                "--no-probes",
+                "--quiet",
+                "--recipe",
+                str(tmp_path / "plan.toml"),
+                "--json",
+                str(out),
+            ]
+        )
     assert not caught.value.code
     session = json.loads(out.read_text())
     denoise = next(row for row in session["ledger"] if row["stage"] == "denoise")
@@ -186,7 +226,9 @@ def test_artefacts_without_a_recipe_are_refused(capfd: pytest.CaptureFixture[str
     assert "--recipe" in capfd.readouterr().err
 
 
-def test_artefacts_that_lie_unused_are_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_artefacts_that_lie_unused_are_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from halftime.cli.options import take_artefacts
 
     recipe = tmp_path / "recipe.toml"

@@ -42,7 +42,12 @@ def test_lists() -> None:
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [(None, "emoji-xl"), ("bundled", "emoji-xl"), ("owner/model", "owner/model"), ("a.b:make", "a.b:make")],
+    [
+        (None, "emoji-xl"),
+        ("bundled", "emoji-xl"),
+        ("owner/model", "owner/model"),
+        ("a.b:make", "a.b:make"),
+    ],
 )
 def test_names(model: str | None, name: str) -> None:
     assert _name_of(model) == name
@@ -67,7 +72,12 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setenv("HALFTIME_API_KEY", "a, b,")
     settings = _http_settings("name", "2s", "1m", 3)
-    assert (settings.api_keys, settings.deadline, settings.drain_seconds, settings.most_pictures) == (
+    assert (
+        settings.api_keys,
+        settings.deadline,
+        settings.drain_seconds,
+        settings.most_pictures,
+    ) == (
         ("a", "b"),
         2.0,
         60.0,
@@ -80,10 +90,20 @@ OURS = {"model", "host", "port", "name", "deadline", "drain", "ray", "replicas",
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--queue", "0"), ("--queue", "-5"), ("--max-batch", "0"), ("--deadline", "0"), ("--threads", "0"),
-     ("--port", "70000"), ("--replicas", "3"), ("--host", "300.1.1.1")],
-)  # fmt: skip
-def test_what_makes_no_sense_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    [
+        ("--queue", "0"),
+        ("--queue", "-5"),
+        ("--max-batch", "0"),
+        ("--deadline", "0"),
+        ("--threads", "0"),
+        ("--port", "70000"),
+        ("--replicas", "3"),
+        ("--host", "300.1.1.1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert _run(["serve", option, value], debug=False) == 2
     captured = capsys.readouterr()
     assert value in captured.err
@@ -100,7 +120,14 @@ def test_a_port_that_is_taken_is_named(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_help_says_what_is_where() -> None:
     told = CliRunner().invoke(command, ["--help"]).output
-    for word in ("/readyz", "/metrics", "HALFTIME_API_KEY", "HALFTIME_PROFILE_TOKEN", "SIGTERM", "--off-list"):
+    for word in (
+        "/readyz",
+        "/metrics",
+        "HALFTIME_API_KEY",
+        "HALFTIME_PROFILE_TOKEN",
+        "SIGTERM",
+        "--off-list",
+    ):
         assert word in told
 
 
@@ -116,14 +143,23 @@ def test_from_start_to_sigterm_with_the_official_client(started: tuple) -> None:
     assert httpx2.get(f"{address}/healthz").status_code == 200
     wait_until(lambda: httpx2.get(f"{address}/readyz").status_code == 200, 120)
     client = OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0)
-    asked = {"model": "emoji-xl", "prompt": "a flat icon of a kite", "extra_body": {"seed": 3, "steps": 30}}
+    asked = {
+        "model": "emoji-xl",
+        "prompt": "a flat icon of a kite",
+        "extra_body": {"seed": 3, "steps": 30},
+    }
     events = list(client.images.generate(**asked, stream=True, partial_images=2))
     kinds = [event.type.split(".")[1] for event in events]
     # A preview that is not decoded when the next one is due, or the final done, is left out.
-    assert kinds in (["partial_image", "completed"], ["partial_image", "partial_image", "completed"])
+    assert kinds in (
+        ["partial_image", "completed"],
+        ["partial_image", "partial_image", "completed"],
+    )
     plain = client.images.generate(**asked)
     assert plain.data[0].b64_json == events[-1].b64_json
-    assert {"encode_prompt", "denoise", "vae_decode"} <= set(plain.usage.halftime["pictures"][0]["stages"])
+    assert {"encode_prompt", "denoise", "vae_decode"} <= set(
+        plain.usage.halftime["pictures"][0]["stages"]
+    )
     headers = {"authorization": "Bearer token"}
     assert httpx2.post(f"{address}/profile/start", json={}, headers=headers).status_code == 200
     client.images.generate(model="emoji-xl", prompt="p", extra_body={"steps": 2})
@@ -146,8 +182,12 @@ def test_from_start_to_sigterm_with_the_official_client(started: tuple) -> None:
         (("mine:without_weights",), "ValueError: my weights are missing (mine.py:2)"),
     ],
 )
-def test_a_server_that_can_never_be_ready_ends_by_itself(words: tuple[str, ...], reason: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text('def without_weights():\n    raise ValueError("my weights are missing")\n')
+def test_a_server_that_can_never_be_ready_ends_by_itself(
+    words: tuple[str, ...], reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        'def without_weights():\n    raise ValueError("my weights are missing")\n'
+    )
     with served(*words, PYTHONPATH=f"{SOURCE}{os.pathsep}{tmp_path}") as (process, _):
         assert process.wait(60) == 2
         assert process.stderr is not None

@@ -24,7 +24,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.json")), ids=lambda path: path.stem)
-def test_every_committed_result_is_drawn(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_committed_result_is_drawn(
+    path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert _run(["show", str(path), "--html", str(tmp_path / "page.html")], debug=False) == 0
     shown = capfd.readouterr().out
     assert len(shown.splitlines()) > 5
@@ -44,7 +46,9 @@ def test_a_file_is_known_by_its_fields(name: str, kind: type) -> None:
     assert type(read(RESULTS / name)) is kind
 
 
-def test_what_a_verb_wrote_comes_back_from_json_and_page(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_verb_wrote_comes_back_from_json_and_page(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     made, page, again = tmp_path / "made.json", tmp_path / "page.html", tmp_path / "again.json"
     words = ["forecast", "sdxl", "--gpu", "A10G"]
     assert _run([*words, "--json", str(made), "--html", str(page), "--quiet"], debug=False) == 0
@@ -59,9 +63,14 @@ def test_what_a_verb_wrote_comes_back_from_json_and_page(tmp_path: Path, capfd: 
 
 def test_every_record_that_is_drawn_has_a_verb_or_a_benchmark() -> None:
     """Each verb's report module is reached; `profile` and `trace` share the session's."""
-    reports = {path.stem for path in (ROOT / "src" / "halftime" / "report").glob("*.py")
-               if "def report_of(" in path.read_text()} - {"session"}  # fmt: skip
-    assert {drawn_by.partition(":")[0].rpartition(".")[2] for drawn_by in DRAWN_BY.values()} == reports
+    reports = {
+        path.stem
+        for path in (ROOT / "src" / "halftime" / "report").glob("*.py")
+        if "def report_of(" in path.read_text()
+    } - {"session"}
+    assert {
+        drawn_by.partition(":")[0].rpartition(".")[2] for drawn_by in DRAWN_BY.values()
+    } == reports
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,9 @@ def test_a_field_too_many_is_named(tmp_path: Path) -> None:
         read(tmp_path / "b.json")
 
 
-def test_show_prints_a_record_and_a_file_alike(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_a_record_and_a_file_alike(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     made = halftime.forecast("sdxl", "A10G")
     write_json(tmp_path / "f.json", made)
     halftime.show(made)

@@ -33,7 +33,9 @@ def test_the_contract_for_scripts(stalled: str, capfdbinary: pytest.CaptureFixtu
     assert data["syncs"][0]["count"] == 5
 
 
-def test_console_html_and_markdown(stalled: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_console_html_and_markdown(
+    stalled: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     page, text = tmp_path / "t.html", tmp_path / "t.md"
     assert run(stalled, "--html", str(page), "--markdown", str(text)) == 0
     out = capfd.readouterr().out
@@ -54,7 +56,9 @@ def test_two_traces_are_compared_stage_by_stage(
     assert "denoise" in out
 
 
-def test_the_trace_for_perfetto_keeps_the_original_and_adds_our_tracks(stalled: str, tmp_path: Path) -> None:
+def test_the_trace_for_perfetto_keeps_the_original_and_adds_our_tracks(
+    stalled: str, tmp_path: Path
+) -> None:
     out = tmp_path / "p.json.gz"
     assert run(stalled, "--quiet", "--perfetto", str(out)) == 0
     before = json.loads(gzip.decompress(Path(stalled).read_bytes()))
@@ -65,11 +69,14 @@ def test_the_trace_for_perfetto_keeps_the_original_and_adds_our_tracks(stalled: 
     assert {event["tid"] for event in added} == {"stages", "device idle, by cause", "findings"}
     idle = sum(event["dur"] for event in added if event["name"] == "sync")
     assert idle == pytest.approx(5 * 105)
-    assert min(event["ts"] for event in added) >= min(event["ts"] for event in before["traceEvents"])
+    assert min(event["ts"] for event in added) >= min(
+        event["ts"] for event in before["traceEvents"]
+    )
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"), [("{}", "is no Chrome trace"), ('{"traceEvents": []}', "holds no events")]
+    ("content", "complaint"),
+    [("{}", "is no Chrome trace"), ('{"traceEvents": []}', "holds no events")],
 )
 def test_what_is_no_trace_is_one_sentence(
     content: str, complaint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

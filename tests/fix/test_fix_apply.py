@@ -6,22 +6,43 @@ import msgspec
 import pytest
 
 import halftime
-from halftime.base.environment import collect
 from halftime.base.errors import BadFile, BadInput, DoesNotApply, Unlike
 from halftime.base.store import read_toml, write_toml
 from halftime.fix import CONFLICTS, FIXES, ORDER
 from halftime.fix.apply import architecture, choose, conflict, open_findings, read_plan, reasons
 from halftime.fix.base import device_of
 from halftime.fix.table import ALWAYS
+from halftime.pipeline.device import this_environment
 from halftime.records import Finding, LedgerRow, Session, Workload
 from halftime.records.recipe import Choice, Plan, Recipe, Rung
 
 NAMES = {
-    "vae-dtype", "vae-channels-last", "vae-compile", "vae-slicing-off", "tiny-vae", "text-warmup", "prompt-cache",
-    "batch-prompts", "denoiser-dtype", "denoiser-channels-last", "denoiser-compile", "fused-qkv", "attention-backend",
-    "int8-dynamic", "guidance-interval", "step-cache", "openvino", "onnxruntime", "schedule-table", "set-begin-index",
-    "loop-graph", "solver-steps", "progress-bar-off", "known-device", "vae-folded-upsample",
-}  # fmt: skip
+    "vae-dtype",
+    "vae-channels-last",
+    "vae-compile",
+    "vae-slicing-off",
+    "tiny-vae",
+    "text-warmup",
+    "prompt-cache",
+    "batch-prompts",
+    "denoiser-dtype",
+    "denoiser-channels-last",
+    "denoiser-compile",
+    "fused-qkv",
+    "attention-backend",
+    "int8-dynamic",
+    "guidance-interval",
+    "step-cache",
+    "openvino",
+    "onnxruntime",
+    "schedule-table",
+    "set-begin-index",
+    "loop-graph",
+    "solver-steps",
+    "progress-bar-off",
+    "known-device",
+    "vae-folded-upsample",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +78,9 @@ def test_importing_the_names_imports_no_torch() -> None:
         ([Choice(name="solver-steps", settings={"scheduler": "NoSuch"})], DoesNotApply, "NoSuch"),
     ],
 )
-def test_what_is_refused(plan: list[str | Choice], error: type[Exception], words: str, pipeline) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_refused(
+    plan: list[str | Choice], error: type[Exception], words: str, pipeline
+) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=words), halftime.applied(pipeline, plan):
         pass
 
@@ -83,8 +106,11 @@ def recipe(pipeline, **changes: object) -> Recipe:  # type: ignore[no-untyped-de
     made = Recipe(
         pipeline=type(pipeline).__name__,
         architecture=architecture(pipeline),
-        fixes=(Choice(name="vae-dtype", settings={"dtype": "bfloat16"}), Choice(name="schedule-table")),
-        environment=collect(),
+        fixes=(
+            Choice(name="vae-dtype", settings={"dtype": "bfloat16"}),
+            Choice(name="schedule-table"),
+        ),
+        environment=this_environment(),
         ladder=(Rung(fix="vae-dtype", level="equivalent", predicted=1.2, kept=True),),
     )
     return msgspec.structs.replace(made, **changes)
@@ -108,14 +134,19 @@ def test_a_plan_in_a_file(tmp_path: Path) -> None:
 
 
 def test_another_architecture_is_refused(pipeline) -> None:  # type: ignore[no-untyped-def]
-    other = recipe(pipeline, architecture={**architecture(pipeline), "unet": "UNet2DConditionModel:000000000000"})
+    other = recipe(
+        pipeline,
+        architecture={**architecture(pipeline), "unet": "UNet2DConditionModel:000000000000"},
+    )
     with pytest.raises(Unlike, match="unet"), halftime.applied(pipeline, other):
         pass
 
 
 def test_another_torch_and_device_are_warned_about(pipeline) -> None:  # type: ignore[no-untyped-def]
-    here = collect()
-    made = msgspec.structs.replace(here, versions={**here.versions, "torch": "1.0"}, device="cuda:0")
+    here = this_environment()
+    made = msgspec.structs.replace(
+        here, versions={**here.versions, "torch": "1.0"}, device="cuda:0"
+    )
     with (
         pytest.warns(UserWarning, match="another") as seen,
         halftime.applied(pipeline, recipe(pipeline, environment=made)),
@@ -136,11 +167,20 @@ def test_ceilings_come_from_a_ledger() -> None:
     rows = (
         LedgerRow(stage="encode_prompt", seconds=0.1, share=0.1, first_call_seconds=0.6),
         LedgerRow(
-            stage="denoise", seconds=0.6, share=0.6, parts=(LedgerRow(stage="denoiser", seconds=0.5, share=0.5),)
+            stage="denoise",
+            seconds=0.6,
+            share=0.6,
+            parts=(LedgerRow(stage="denoiser", seconds=0.5, share=0.5),),
         ),
         LedgerRow(stage="vae_decode", seconds=0.3, share=0.3),
     )
-    session = Session(wall_seconds=1.0, first_call_seconds=2.0, ledger=rows, environment=collect(), workload=Workload())
+    session = Session(
+        wall_seconds=1.0,
+        first_call_seconds=2.0,
+        ledger=rows,
+        environment=this_environment(),
+        workload=Workload(),
+    )
     assert FIXES["vae-dtype"].ceiling(session) == pytest.approx(1 / 0.7)
     assert FIXES["denoiser-dtype"].ceiling(session) == pytest.approx(2.0)
     assert FIXES["text-warmup"].ceiling(session) == pytest.approx(2.0 / 1.5)
@@ -154,7 +194,9 @@ def test_the_guide_names_every_fix_with_its_level() -> None:
 
 
 def test_a_session_under_a_plan_is_not_told_to_do_what_the_plan_does_or_excludes() -> None:
-    session = Session(wall_seconds=1.0, ledger=(), environment=collect(), workload=Workload())
+    session = Session(
+        wall_seconds=1.0, ledger=(), environment=this_environment(), workload=Workload()
+    )
     named = ("loop-graph", "vae-dtype", "denoiser-dtype", "prompt-cache", None)
     found = tuple(Finding(id=str(fix), stage="denoise", message="", fix=fix) for fix in named)
     whole = msgspec.structs.replace(session, findings=found)
@@ -164,5 +206,8 @@ def test_a_session_under_a_plan_is_not_told_to_do_what_the_plan_does_or_excludes
 
     assert left() == list(named)
     graph = Choice(name="loop-graph", settings={"backend": "openvino"})
-    assert left(graph, Choice(name="openvino", settings={"components": ["vae"]})) == ["prompt-cache", None]
+    assert left(graph, Choice(name="openvino", settings={"components": ["vae"]})) == [
+        "prompt-cache",
+        None,
+    ]
     assert left(Choice(name="prompt-cache")) == ["loop-graph", "vae-dtype", "denoiser-dtype", None]

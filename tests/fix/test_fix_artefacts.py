@@ -1,4 +1,5 @@
-"""Files of compile artefacts: what is kept, what is refused, and what a fresh process need not compile."""
+"""Files of compile artefacts: what is kept, what is refused, and what a fresh process need not
+compile."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ from halftime.records.recipe import Choice, Plan
 KIND = {"torch": "2.13.0", "processor": "a", "number of threads": "1", "recipe": "0123"}
 
 
-def written(path: Path, kind: dict[str, str] = KIND, name: str = "ab/kernel.so", text: str = "code") -> Path:
+def written(
+    path: Path, kind: dict[str, str] = KIND, name: str = "ab/kernel.so", text: str = "code"
+) -> Path:
     """A file of artefacts, made as a compiler would: by writing into the folder that it is told."""
     with kept(path, kind) as opened:
         file = opened.folder / name
@@ -35,10 +38,14 @@ def written(path: Path, kind: dict[str, str] = KIND, name: str = "ab/kernel.so",
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return written(tmp_path_factory.mktemp("whole") / "r.artefacts", text="code " * 400).read_bytes()
+    return written(
+        tmp_path_factory.mktemp("whole") / "r.artefacts", text="code " * 400
+    ).read_bytes()
 
 
-def test_what_was_compiled_is_there_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_compiled_is_there_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/before")
     path = written(tmp_path / "r.artefacts")
     before = path.read_bytes()
@@ -77,7 +84,9 @@ def taken_up(path: Path, kind: dict[str, str]) -> tuple[bool, list[Path]]:
         ({"cuda": "13.0"}, r"another cuda \(none, here 13\.0\)"),
     ],
 )
-def test_what_was_made_for_something_else_is_not_used(other: dict[str, str], words: str, tmp_path: Path) -> None:
+def test_what_was_made_for_something_else_is_not_used(
+    other: dict[str, str], words: str, tmp_path: Path
+) -> None:
     path = written(tmp_path / "r.artefacts")
     before = path.read_bytes()
     with pytest.warns(HalftimeWarning, match=words):
@@ -101,7 +110,12 @@ def test_a_file_that_was_cut_off_is_refused(
 
 def test_a_changed_byte_of_the_code_is_refused(whole: bytes, tmp_path: Path) -> None:
     archive = zipfile.ZipFile(io.BytesIO(whole))
-    at = archive.getinfo("inductor/ab/kernel.so").header_offset + 30 + len("inductor/ab/kernel.so") + 2
+    at = (
+        archive.getinfo("inductor/ab/kernel.so").header_offset
+        + 30
+        + len("inductor/ab/kernel.so")
+        + 2
+    )
     path = tmp_path / "r.artefacts"
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     with pytest.raises(BadFile, match="damaged"), kept(path, KIND):
@@ -119,7 +133,10 @@ def test_a_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> No
 
 def test_other_archives_newer_ones_and_folders_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.artefacts"
-    for manifest, words in ((None, "not a file of"), (json.dumps({"schema": 2, "made_for": KIND}), "schema")):
+    for manifest, words in (
+        (None, "not a file of"),
+        (json.dumps({"schema": 2, "made_for": KIND}), "schema"),
+    ):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("inductor/x.so", "code")
             if manifest:
@@ -138,7 +155,10 @@ def test_no_name_leads_out_of_the_folder(whole: bytes, tmp_path: Path) -> None:
         archive.writestr("beside", "x")
     with kept(path, KIND) as opened:
         place = opened.folder.parent
-        assert {file.relative_to(place).parts[0] for file in place.rglob("*")} <= {"inductor", "outside"}
+        assert {file.relative_to(place).parts[0] for file in place.rglob("*")} <= {
+            "inductor",
+            "outside",
+        }
         assert not any((up / "outside").exists() for up in place.parents)
 
 
@@ -160,16 +180,24 @@ def test_what_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from halftime.base import environment
 
-    plan, here = Plan(fixes=(Choice(name="vae-compile"), Choice(name="vae-dtype"))), torch.device("cpu")
+    plan, here = (
+        Plan(fixes=(Choice(name="vae-compile"), Choice(name="vae-dtype"))),
+        torch.device("cpu"),
+    )
     first = made_for(here, plan, {"vae": "a"})
     assert first["torch"] == torch.__version__
     assert first["number of threads"] == str(torch.get_num_threads())
     turned = Plan(fixes=plan.fixes[::-1])
     assert made_for(here, turned, {"vae": "a"}) == first
     less = Plan(fixes=plan.fixes[:1])
-    assert differences(made_for(here, less, {"vae": "b"}), first) == ["another model", "another recipe"]
+    assert differences(made_for(here, less, {"vae": "b"}), first) == [
+        "another model",
+        "another recipe",
+    ]
     monkeypatch.setattr(environment, "instructions", lambda: ["sse"])
-    assert differences(first, made_for(here, plan, {"vae": "a"}))[0].startswith("another set of instructions")
+    assert differences(first, made_for(here, plan, {"vae": "a"}))[0].startswith(
+        "another set of instructions"
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,7 +206,10 @@ def test_what_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         ((Choice(name="vae-compile"),), True),
         ((Choice(name="vae-dtype"), Choice(name="denoiser-compile")), True),
         ((Choice(name="loop-graph"),), True),
-        ((Choice(name="loop-graph", settings={"backend": "openvino"}), Choice(name="openvino")), False),
+        (
+            (Choice(name="loop-graph", settings={"backend": "openvino"}), Choice(name="openvino")),
+            False,
+        ),
         ((), False),
     ],
 )
@@ -221,7 +252,8 @@ with torch.no_grad():
         found = opened.found
         counters.clear()
         torch.testing.assert_close(compile_with(model.forward, DEFAULTS, x.device)(x), expected)
-        print(found, counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"])
+        found_in_cache = counters["inductor"]
+        print(found, found_in_cache["fxgraph_cache_hit"], found_in_cache["fxgraph_cache_miss"])
     # What was compiled before runs on, and so does the compiler.
     if first:
         torch.testing.assert_close(outside(x), other)
@@ -247,9 +279,17 @@ def graphs(path: Path) -> set[str]:
 def fresh(path: Path, temporary: Path) -> str:
     """In a process that finds nothing in its caches."""
     temporary.mkdir()
-    variables = {**os.environ, "TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(temporary / "cache")}
+    variables = {
+        **os.environ,
+        "TMPDIR": str(temporary),
+        "TORCHINDUCTOR_CACHE_DIR": str(temporary / "cache"),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", _PROCESS, str(path)], capture_output=True, text=True, env=variables, check=False
+        [sys.executable, "-c", _PROCESS, str(path)],
+        capture_output=True,
+        text=True,
+        env=variables,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -261,4 +301,6 @@ def test_warnings_are_one_line_on_the_command_line() -> None:
     assert _one_line(HalftimeWarning("made for another torch."), HalftimeWarning, "x.py", 1) == (
         "warning: made for another torch.\n"
     )
-    assert warnings.formatwarning("other", RuntimeWarning, "x.py", 1).startswith("x.py:1: RuntimeWarning")
+    assert warnings.formatwarning("other", RuntimeWarning, "x.py", 1).startswith(
+        "x.py:1: RuntimeWarning"
+    )

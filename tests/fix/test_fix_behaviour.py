@@ -20,8 +20,16 @@ def pipeline():  # type: ignore[no-untyped-def]
 
 
 def picture(pipeline, **more: object) -> np.ndarray:  # type: ignore[no-untyped-def]
-    call = {"num_inference_steps": 4, "guidance_scale": 5.0, "width": 64, "height": 64, "output_type": "np"}
-    return pipeline("a red apple", generator=torch.Generator().manual_seed(0), **(call | more)).images
+    call = {
+        "num_inference_steps": 4,
+        "guidance_scale": 5.0,
+        "width": 64,
+        "height": 64,
+        "output_type": "np",
+    }
+    return pipeline(
+        "a red apple", generator=torch.Generator().manual_seed(0), **(call | more)
+    ).images
 
 
 def evaluated(pipeline, fixes: list[str | Choice], **more: object) -> list[int]:  # type: ignore[no-untyped-def]
@@ -44,7 +52,9 @@ def test_guidance_interval_halves_the_batch_outside_of_it(pipeline) -> None:  # 
 
 def test_solver_steps_changes_steps_and_solver_and_takes_them_back(pipeline) -> None:  # type: ignore[no-untyped-def]
     before = pipeline.scheduler
-    fix = Choice(name="solver-steps", settings={"scheduler": "DPMSolverMultistepScheduler", "steps": 2})
+    fix = Choice(
+        name="solver-steps", settings={"scheduler": "DPMSolverMultistepScheduler", "steps": 2}
+    )
     assert evaluated(pipeline, [fix]) == [2, 2]
     assert pipeline.scheduler is before
 
@@ -78,7 +88,9 @@ def test_deep_cache_recomputes_for_another_batch() -> None:
 def test_an_encoders_prompt_is_encoded_once() -> None:
     calls = []
 
-    def encode(prompt: str, device: object = None, do_classifier_free_guidance: bool = True) -> torch.Tensor:
+    def encode(
+        prompt: str, device: object = None, do_classifier_free_guidance: bool = True
+    ) -> torch.Tensor:
         calls.append(prompt)
         return torch.ones(2)
 
@@ -95,7 +107,11 @@ def test_an_encoders_prompt_is_encoded_once() -> None:
 def test_a_cache_knows_when_the_weights_changed(pipeline) -> None:  # type: ignore[no-untyped-def]
     with halftime.applied(pipeline, ["prompt-cache"]):
         cache = pipeline.encode_prompt
-        arguments = {"prompt": "a", "device": torch.device("cpu"), "do_classifier_free_guidance": False}
+        arguments = {
+            "prompt": "a",
+            "device": torch.device("cpu"),
+            "do_classifier_free_guidance": False,
+        }
         before = cache(**arguments)[0]
         with torch.no_grad():
             weight = next(pipeline.text_encoder.parameters())
@@ -106,7 +122,9 @@ def test_a_cache_knows_when_the_weights_changed(pipeline) -> None:  # type: igno
     assert cache.hits == 0
 
 
-@pytest.mark.parametrize("prompts", [("a cat", "blue"), (["a cat", "a dog"], "blue"), (["a cat", "a dog"], ["x", "y"])])
+@pytest.mark.parametrize(
+    "prompts", [("a cat", "blue"), (["a cat", "a dog"], "blue"), (["a cat", "a dog"], ["x", "y"])]
+)
 def test_batched_prompts_equal_single_ones(prompts: tuple[object, object], pipeline) -> None:  # type: ignore[no-untyped-def]
     prompt, negative = prompts
     arguments = {
@@ -133,14 +151,18 @@ def test_the_taken_over_loop_gives_the_pipelines_own_picture(pipeline) -> None: 
         for guidance in (5.0, 1.0):
             expected = picture(pipeline, guidance_scale=guidance)
             with halftime.applied(pipeline, [plain]):
-                np.testing.assert_allclose(picture(pipeline, guidance_scale=guidance), expected, atol=2e-4)
+                np.testing.assert_allclose(
+                    picture(pipeline, guidance_scale=guidance), expected, atol=2e-4
+                )
     pipeline.scheduler = original
 
 
 def test_a_call_with_a_callback_keeps_its_own_loop(pipeline) -> None:  # type: ignore[no-untyped-def]
     seen: list[float] = []
 
-    def note(pipe: object, step: int, t: object, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def note(
+        pipe: object, step: int, t: object, values: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         seen.append(float(values["latents"].std()))
         return values
 

@@ -10,9 +10,13 @@ from halftime.fix.apply import reasons
 from halftime.records.recipe import Choice
 from tiny_pipelines import PIPELINES
 
-# Compilers and foreign runtimes take minutes; the others are tried wherever they say that they apply.
+# Compilers and foreign runtimes take minutes; the others are tried wherever they say that they
+# apply.
 SLOW = {"denoiser-compile", "vae-compile", "openvino", "onnxruntime", "int8-dynamic"}
-SETTINGS: dict[str, dict[str, object]] = {"loop-graph": {"backend": "eager"}, "solver-steps": {"steps": 3}}
+SETTINGS: dict[str, dict[str, object]] = {
+    "loop-graph": {"backend": "eager"},
+    "solver-steps": {"steps": 3},
+}
 
 
 def result(pipeline, arguments: dict[str, object]) -> np.ndarray:  # type: ignore[no-untyped-def]
@@ -24,7 +28,9 @@ def result(pipeline, arguments: dict[str, object]) -> np.ndarray:  # type: ignor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sd15", "sdxl_img2img", "sd15_inpaint", "sd3", "flux", "pixart_sigma", "wan", "ltx"])
+@pytest.mark.parametrize(
+    "name", ["sd15", "sdxl_img2img", "sd15_inpaint", "sd3", "flux", "pixart_sigma", "wan", "ltx"]
+)
 def test_every_fix_that_applies_works_and_is_undone(name: str) -> None:
     tiny = PIPELINES[name]
     pipeline = tiny.build()

@@ -1,4 +1,5 @@
-"""The parts that foreign runtimes share, the loop through OpenVINO, the folded doubling and the known device."""
+"""The parts that foreign runtimes share, the loop through OpenVINO, the folded doubling and the
+known device."""
 
 import numpy as np
 import pytest
@@ -49,20 +50,32 @@ def test_a_method_is_converted_once_for_each_signature() -> None:
     module = Double()
     run = Converted(module, module.forward, convert)
     for size in (2, 3, 2):
-        torch.testing.assert_close(run(torch.ones(size), {"twice": True})[0], torch.full((size,), 2.0))  # type: ignore[index]
+        torch.testing.assert_close(
+            run(torch.ones(size), {"twice": True})[0], torch.full((size,), 2.0)
+        )  # type: ignore[index]
     torch.testing.assert_close(run(torch.ones(2), {"twice": False})[0], torch.ones(2))  # type: ignore[index]
     assert converted == [(2,), (3,), (2,)]
 
 
-leaves = st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=3) | st.just(torch.zeros(2))
-trees = st.recursive(leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=3))
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=3)
+    | st.just(torch.zeros(2))
+)
+trees = st.recursive(
+    leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=3)
+)
 
 
 @given(tree=trees)
 def test_tensors_are_collected_in_pytrees_order(tree: object) -> None:
     found: list[torch.Tensor] = []
     hash(signature(tree, found))
-    expected = [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    expected = [
+        leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)
+    ]
     assert list(map(id, found)) == list(map(id, expected))
 
 
@@ -71,11 +84,16 @@ def test_tensors_are_collected_in_pytrees_order(tree: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.01), ("float32", 1e-3)])
-def test_the_loop_through_openvino_draws_the_same(precision: str, tolerance: float, pipeline) -> None:  # type: ignore[no-untyped-def]
+def test_the_loop_through_openvino_draws_the_same(
+    precision: str, tolerance: float, pipeline
+) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("openvino")
     plan = [
         Choice(name="loop-graph", settings={"backend": "openvino", "precision": precision}),
-        Choice(name="openvino", settings={"components": ["vae", "text_encoder"], "precision": precision}),
+        Choice(
+            name="openvino",
+            settings={"components": ["vae", "text_encoder"], "precision": precision},
+        ),
     ]
     expected = picture(pipeline)
     with halftime.applied(pipeline, plan):
@@ -100,18 +118,30 @@ def test_a_result_is_not_overwritten_by_the_next_call() -> None:
 def test_the_loop_in_openvino_excludes_what_changes_the_denoiser(pipeline) -> None:  # type: ignore[no-untyped-def]
     loop = Choice(name="loop-graph", settings={"backend": "openvino"})
     for name in ("denoiser-dtype", "denoiser-channels-last", "openvino"):
-        with pytest.raises(halftime.base.errors.DoesNotApply, match="exclude"), halftime.applied(pipeline, [loop, name]):
+        with (
+            pytest.raises(halftime.base.errors.DoesNotApply, match="exclude"),
+            halftime.applied(pipeline, [loop, name]),
+        ):
             pass
     with pytest.raises(halftime.base.errors.DoesNotApply, match="eagre"):
-        halftime.applied(pipeline, [Choice(name="loop-graph", settings={"backend": "eagre"})]).__enter__()
+        halftime.applied(
+            pipeline, [Choice(name="loop-graph", settings={"backend": "eagre"})]
+        ).__enter__()
 
 
 # ---- the folded doubling
 
 
 @settings(max_examples=20, deadline=None)
-@given(inner=st.integers(1, 4), outer=st.integers(1, 4), height=st.integers(1, 6), width=st.integers(1, 6))
-def test_doubling_and_convolution_fold_into_one(inner: int, outer: int, height: int, width: int) -> None:
+@given(
+    inner=st.integers(1, 4),
+    outer=st.integers(1, 4),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+)
+def test_doubling_and_convolution_fold_into_one(
+    inner: int, outer: int, height: int, width: int
+) -> None:
     torch.manual_seed(inner * 100 + outer * 10 + height)
     original = Upsample2D(inner, use_conv=True, out_channels=outer)
     folded = FoldedUpsample(original, original.conv)
@@ -142,7 +172,9 @@ def test_the_device_is_known_without_a_walk(pipeline, monkeypatch: pytest.Monkey
     original = type(pipeline)
     with halftime.applied(pipeline, ["known-device"]):
         with monkeypatch.context() as patch:
-            patch.setattr(torch.nn.Module, "modules", lambda self: pytest.fail("walked through the modules"))
+            patch.setattr(
+                torch.nn.Module, "modules", lambda self: pytest.fail("walked through the modules")
+            )
             assert pipeline._execution_device == pipeline.device == torch.device("cpu")
         assert isinstance(pipeline, original)
     assert type(pipeline) is original

@@ -13,18 +13,38 @@ from halftime.fix.schedule_table import build
 from halftime.fix.table_scheduler import tabled
 
 DETERMINISTIC = (
-    "EulerDiscreteScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
-    "UniPCMultistepScheduler", "DEISMultistepScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
-    "PNDMScheduler", "IPNDMScheduler", "LMSDiscreteScheduler", "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler", "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "CogVideoXDDIMScheduler",
-    "DDIMInverseScheduler", "DDIMParallelScheduler", "DPMSolverMultistepInverseScheduler",
+    "EulerDiscreteScheduler",
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "PNDMScheduler",
+    "IPNDMScheduler",
+    "LMSDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "EDMEulerScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "CogVideoXDDIMScheduler",
+    "DDIMInverseScheduler",
+    "DDIMParallelScheduler",
+    "DPMSolverMultistepInverseScheduler",
     "FlowMapEulerDiscreteScheduler",
-)  # fmt: skip
+)
 NOISY = (
-    "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler",
-    "TCDScheduler", "SASolverScheduler", "FlowMatchLCMScheduler", "LTXEulerAncestralRFScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DDPMScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "SASolverScheduler",
+    "FlowMatchLCMScheduler",
+    "LTXEulerAncestralRFScheduler",
     "DDPMParallelScheduler",
-)  # fmt: skip
+)
 # What a configuration may hold, where the class knows the word.
 CHOICES: dict[str, tuple[object, ...]] = {
     "timestep_spacing": ("linspace", "leading", "trailing"),
@@ -54,9 +74,15 @@ def make(name: str, **config: object):  # type: ignore[no-untyped-def]
 
 
 def loop(  # type: ignore[no-untyped-def]
-    scheduler, steps: int, begin: int = 0, dtype: torch.dtype = torch.float32, ulps: float = 0, **extra: object
+    scheduler,
+    steps: int,
+    begin: int = 0,
+    dtype: torch.dtype = torch.float32,
+    ulps: float = 0,
+    **extra: object,
 ) -> torch.Tensor:
-    """A denoising loop as diffusers writes it, with a stand-in for the model; `ulps` disturbs each step by rounding."""
+    """A denoising loop as diffusers writes it, with a stand-in for the model; `ulps` disturbs each
+    step by rounding."""
     rounding = torch.Generator().manual_seed(9)
     scheduler.set_timesteps(steps)
     rng = torch.Generator().manual_seed(3)
@@ -69,8 +95,13 @@ def loop(  # type: ignore[no-untyped-def]
         scheduler.set_begin_index(begin)
     for t in scheduler.timesteps[begin:]:
         x = x * (1 + ulps * 1.2e-7 * torch.randn(SHAPE, generator=rounding)) if ulps else x
-        model_input = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        output = torch.tanh(model_input.roll(1, -1)) * 0.9 + torch.randn(SHAPE, generator=rng).to(dtype) * 0.1
+        model_input = (
+            scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        )
+        output = (
+            torch.tanh(model_input.roll(1, -1)) * 0.9
+            + torch.randn(SHAPE, generator=rng).to(dtype) * 0.1
+        )
         x = scheduler.step(output, t, x, **extra, return_dict=False)[0]
     return x
 
@@ -92,9 +123,12 @@ def test_every_linear_scheduler_in_its_own_configuration(name: str) -> None:
 
 
 RESUMABLE = (
-    "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler", "UniPCMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DDIMScheduler",
+    "UniPCMultistepScheduler",
     "HeunDiscreteScheduler",
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("name", RESUMABLE)
@@ -103,12 +137,18 @@ def test_a_start_inside_the_schedule_as_img2img_has_it(name: str) -> None:
     agree(loop(make(name), 12, begin), loop(tabled(make(name)), 12, begin))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 @given(data=st.data())
 def test_random_configurations(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(DETERMINISTIC + NOISY))
     known = inspect.signature(getattr(diffusers, name).__init__).parameters
-    config = {key: data.draw(st.sampled_from(v), label=key) for key, v in CHOICES.items() if key in known}
+    config = {
+        key: data.draw(st.sampled_from(v), label=key) for key, v in CHOICES.items() if key in known
+    }
     steps = data.draw(st.integers(2, 25), label="steps")
     extra = {"eta": data.draw(st.sampled_from([0.0, 0.5, 1.0]))} if name == "DDIMScheduler" else {}
     try:
@@ -116,7 +156,8 @@ def test_random_configurations(data: st.DataObject) -> None:
     except Exception:  # diffusers itself refuses the configuration
         assume(False)
     assume(bool(expected.isfinite().all()) and float(expected.abs().max()) < 1e6)
-    # Some configurations magnify rounding, or cancel in the original's own fp32; those are held to its own error.
+    # Some configurations magnify rounding, or cancel in the original's own fp32; those are held to
+    # its own error.
     own = difference(expected, loop(make(name, **config), steps, ulps=1, **extra))
     if name in DETERMINISTIC and not extra.get("eta"):
         exact = loop(make(name, **config), steps, dtype=torch.float64, **extra).float()
@@ -125,10 +166,15 @@ def test_random_configurations(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"]
+    "name",
+    ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"],
 )
 def test_half_precision_gives_the_same_dtype_and_the_same_noise(name: str) -> None:
-    agree(loop(make(name), 8, dtype=torch.bfloat16), loop(tabled(make(name)), 8, dtype=torch.bfloat16), 4e-2)
+    agree(
+        loop(make(name), 8, dtype=torch.bfloat16),
+        loop(tabled(make(name)), 8, dtype=torch.bfloat16),
+        4e-2,
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +187,9 @@ def test_half_precision_gives_the_same_dtype_and_the_same_noise(name: str) -> No
         ("DiscreteDDIMScheduler", {}, "multinomial"),
     ],
 )
-def test_a_scheduler_that_is_not_linear_is_refused_by_name(name: str, config: dict[str, object], word: str) -> None:
+def test_a_scheduler_that_is_not_linear_is_refused_by_name(
+    name: str, config: dict[str, object], word: str
+) -> None:
     scheduler = make(name, **config)
     scheduler.set_timesteps(10)
     with pytest.raises(DoesNotApply, match=name) as refusal:
@@ -156,7 +204,9 @@ def test_it_is_still_the_class_that_pipelines_ask_for() -> None:
     assert type(table).__name__ == "EulerDiscreteScheduler"
     assert table.config == original.config
     for method in ("step", "set_timesteps"):
-        assert inspect.signature(getattr(table, method)) == inspect.signature(getattr(original, method))
+        assert inspect.signature(getattr(table, method)) == inspect.signature(
+            getattr(original, method)
+        )
 
 
 def test_the_denoised_estimate_and_the_output_class() -> None:
@@ -201,7 +251,9 @@ def test_a_model_output_that_is_overwritten_later_does_no_harm() -> None:
         x, static = torch.ones(SHAPE), torch.empty(SHAPE)
         for k, t in enumerate(scheduler.timesteps):
             output = torch.full(SHAPE, 0.1 * k)
-            x = scheduler.step(static.copy_(output) if reuse else output, t, x, return_dict=False)[0]
+            x = scheduler.step(static.copy_(output) if reuse else output, t, x, return_dict=False)[
+                0
+            ]
         return x
 
     for name in ("IPNDMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler"):
@@ -222,7 +274,8 @@ def test_inpainting_may_replace_the_sample_between_steps() -> None:
 
 
 class Reads(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts what would make the host wait on a device: values read back, and copies between devices or dtypes."""
+    """Counts what would make the host wait on a device: values read back, and copies between
+    devices or dtypes."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "_to_copy")
 
@@ -235,7 +288,9 @@ class Reads(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", [*RESUMABLE[:-1], "EulerAncestralDiscreteScheduler", "LCMScheduler"])
+@pytest.mark.parametrize(
+    "name", [*RESUMABLE[:-1], "EulerAncestralDiscreteScheduler", "LCMScheduler"]
+)
 def test_no_value_is_read_back_once_the_table_is_made(name: str) -> None:
     def reads(scheduler) -> int:  # type: ignore[no-untyped-def]
         with Reads() as mode:

@@ -1,4 +1,5 @@
-"""Applied and undone, a pipeline gives bit-identical pictures: every fix, and random subsets of them."""
+"""Applied and undone, a pipeline gives bit-identical pictures: every fix, and random subsets of
+them."""
 
 import numpy as np
 import pytest
@@ -34,7 +35,13 @@ def pipeline():  # type: ignore[no-untyped-def]
 
 def picture(pipeline) -> np.ndarray:  # type: ignore[no-untyped-def]
     generator = torch.Generator().manual_seed(0)
-    call = {"num_inference_steps": 3, "guidance_scale": 5.0, "width": 64, "height": 64, "output_type": "np"}
+    call = {
+        "num_inference_steps": 3,
+        "guidance_scale": 5.0,
+        "width": 64,
+        "height": 64,
+        "output_type": "np",
+    }
     return pipeline("a red apple", negative_prompt="blue", generator=generator, **call).images
 
 
@@ -67,12 +74,18 @@ def test_applied_and_undone_it_is_bit_identical(name: str, pipeline, untouched: 
     assert {key: tensor.data_ptr() for key, tensor in pipeline.unet.state_dict().items()} == weights
     difference = float(np.abs(changed - untouched).mean())
     level = halftime.FIXES[name].level
-    assert difference == 0 if level == "bit-exact" else difference < (0.03 if level == "equivalent" else 1)
+    assert (
+        difference == 0
+        if level == "bit-exact"
+        else difference < (0.03 if level == "equivalent" else 1)
+    )
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(names=st.lists(st.sampled_from(CHEAP), unique=True, min_size=2, max_size=7))
-def test_random_subsets_undone_are_bit_identical(names: list[str], pipeline, untouched: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def test_random_subsets_undone_are_bit_identical(
+    names: list[str], pipeline, untouched: np.ndarray
+) -> None:  # type: ignore[no-untyped-def]
     plan = Plan(fixes=tuple(choice(name) for name in names))
     try:
         with halftime.applied(pipeline, plan):
@@ -84,7 +97,9 @@ def test_random_subsets_undone_are_bit_identical(names: list[str], pipeline, unt
 
 def test_an_error_inside_undoes_too(pipeline, untouched: np.ndarray) -> None:  # type: ignore[no-untyped-def]
     def fail() -> None:
-        with halftime.applied(pipeline, ["denoiser-dtype", "vae-dtype", "schedule-table", "fused-qkv"]):
+        with halftime.applied(
+            pipeline, ["denoiser-dtype", "vae-dtype", "schedule-table", "fused-qkv"]
+        ):
             raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
@@ -93,7 +108,10 @@ def test_an_error_inside_undoes_too(pipeline, untouched: np.ndarray) -> None:  #
 
 
 def test_the_order_is_the_tables_not_the_plans() -> None:
-    names = [c.fix.name for c in choose(Plan(fixes=(Choice(name="schedule-table"), Choice(name="fused-qkv"))))]
+    names = [
+        c.fix.name
+        for c in choose(Plan(fixes=(Choice(name="schedule-table"), Choice(name="fused-qkv"))))
+    ]
     assert names == ["fused-qkv", "schedule-table"]
 
 

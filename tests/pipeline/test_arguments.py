@@ -12,7 +12,9 @@ from tiny_pipelines import PIPELINES
 
 def test_arguments_of_a_call() -> None:
     pipeline = PIPELINES["sd15"].build()
-    arguments = call_arguments(pipeline, Workload(prompts=("a", "b"), negative_prompt="c", images_per_prompt=2, seed=5))
+    arguments = call_arguments(
+        pipeline, Workload(prompts=("a", "b"), negative_prompt="c", images_per_prompt=2, seed=5)
+    )
     assert arguments["prompt"] == ["a", "b"]
     assert arguments["negative_prompt"] == ["c", "c"]
     assert [generator.initial_seed() for generator in arguments["generator"]] == [5, 6, 7, 8]
@@ -22,7 +24,9 @@ def test_arguments_of_a_call() -> None:
 
 def test_arguments_refused() -> None:
     pipeline = PIPELINES["sd15"].build()
-    with pytest.raises(BadWorkload, match=r"width 33 is not divisible by 2, the VAE's factor\. Nearest: 32 or 34"):
+    with pytest.raises(
+        BadWorkload, match=r"width 33 is not divisible by 2, the VAE's factor\. Nearest: 32 or 34"
+    ):
         call_arguments(pipeline, Workload(width=33))
     with pytest.raises(BadWorkload, match="FluxPipeline takes no num_frames"):
         call_arguments(PIPELINES["flux"].build(), Workload(arguments={"num_frames": 9}))
@@ -34,7 +38,9 @@ def test_a_call_that_hands_everything_on_gets_everything() -> None:
     class Wrapper:
         def __call__(self, *args: object, **kwargs: object) -> None: ...
 
-    assert {"prompt", "num_inference_steps", "generator"} <= call_arguments(Wrapper(), Workload()).keys()  # type: ignore[arg-type]
+    assert {"prompt", "num_inference_steps", "generator"} <= call_arguments(
+        Wrapper(), Workload()
+    ).keys()  # type: ignore[arg-type]
 
 
 class Closed:
@@ -62,5 +68,7 @@ def test_a_subclass_gets_what_the_call_that_it_extends_takes() -> None:
 
 
 def test_a_misspelt_argument_is_refused_though_diffusers_swallows_it() -> None:
-    with pytest.raises(BadWorkload, match=r"takes no gidance_scale\. Did you mean 'guidance_scale'\?"):
+    with pytest.raises(
+        BadWorkload, match=r"takes no gidance_scale\. Did you mean 'guidance_scale'\?"
+    ):
         call_arguments(PIPELINES["sdxl"].build(), Workload(arguments={"gidance_scale": 1}))

@@ -43,22 +43,33 @@ def test_unknown_components_have_none() -> None:
 
 def test_a_folder_that_save_pretrained_wrote(tmp_path: Path) -> None:
     PIPELINES["pixart_sigma"].build().save_pretrained(tmp_path / "model")
-    assert type(load(str(tmp_path / "model"), Workload()).pipeline).__name__ == "PixArtSigmaPipeline"
+    assert (
+        type(load(str(tmp_path / "model"), Workload()).pipeline).__name__ == "PixArtSigmaPipeline"
+    )
 
 
-def test_a_folder_with_a_component_of_the_users_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_a_component_of_the_users_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     pipeline = PIPELINES["sd15"].build()
     pipeline.save_pretrained(tmp_path)
     index = tmp_path / "model_index.json"
-    index.write_text(index.read_text().replace('"diffusers",\n    "DDIMScheduler"', '"mine",\n    "DDIMScheduler"'))
-    with pytest.raises(UnknownModel, match=r"holds a component of your own: mine is not one .* as module:function"):
+    index.write_text(
+        index.read_text().replace(
+            '"diffusers",\n    "DDIMScheduler"', '"mine",\n    "DDIMScheduler"'
+        )
+    )
+    with pytest.raises(
+        UnknownModel, match=r"holds a component of your own: mine is not one .* as module:function"
+    ):
         load(str(tmp_path), Workload())
     assert "Loading" not in capfd.readouterr().err
 
 
 def test_a_function_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mypipes.py").write_text(
-        "from tiny_pipelines import PIPELINES\nmake = PIPELINES['sd15'].build\nanswer = 42\ndef wrong(): return 42\n"
+        "from tiny_pipelines import PIPELINES\nmake = PIPELINES['sd15'].build\nanswer = "
+        "42\ndef wrong(): return 42\n"
         "def needs(size, *more, dtype=None): return 42\n"
     )
     monkeypatch.chdir(tmp_path)

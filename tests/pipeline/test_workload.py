@@ -14,9 +14,13 @@ from halftime.records import Workload
 
 def test_toml_then_options(tmp_path: Path) -> None:
     path = tmp_path / "w.toml"
-    path.write_text('prompts = ["a cat", "a dog"]\nsteps = 12\ndtype = "bf16"\n[arguments]\nnum_frames = 9\n')
+    path.write_text(
+        'prompts = ["a cat", "a dog"]\nsteps = 12\ndtype = "bf16"\n[arguments]\nnum_frames = 9\n'
+    )
     read = workload.read(path)
-    assert read == Workload(prompts=("a cat", "a dog"), steps=12, dtype="bfloat16", arguments={"num_frames": 9})
+    assert read == Workload(
+        prompts=("a cat", "a dog"), steps=12, dtype="bfloat16", arguments={"num_frames": 9}
+    )
     values: dict[str, object] = {
         "workload_file": str(path),
         "steps": 4,
@@ -54,7 +58,9 @@ def test_broken_toml(tmp_path: Path) -> None:
         workload.read(path)
 
 
-@pytest.mark.parametrize(("text", "size"), [("128", (128, 128)), ("64x32", (64, 32)), ("64 × 32", (64, 32))])
+@pytest.mark.parametrize(
+    ("text", "size"), [("128", (128, 128)), ("64x32", (64, 32)), ("64 × 32", (64, 32))]
+)
 def test_sizes(text: str, size: tuple[int, int]) -> None:
     assert parse_size(text) == size
 

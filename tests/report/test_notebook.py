@@ -1,4 +1,5 @@
-"""The notebook front, in a real kernel: records draw themselves, a bar shows progress, and importing stays light."""
+"""The notebook front, in a real kernel: records draw themselves, a bar shows progress, and
+importing stays light."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from halftime.base import progress
 from halftime.records import Finding
-from halftime.report import notebook
 from halftime.report.drawn import DRAWN_BY, named
 from halftime.report.drawn import drawn as report_of
 
@@ -20,9 +21,13 @@ ROOT = Path(__file__).parents[2]
 CELLS = (
     "import sys, halftime\nprint('torch' in sys.modules, 'jinja2' in sys.modules)",
     "from tiny_pipelines import PIPELINES\n"
-    "session = halftime.profile(PIPELINES['sdxl'].build(), halftime.Workload(steps=2, width=32, height=32), runs=1)",
+    "session = halftime.profile(PIPELINES['sdxl'].build(), halftime.Workload(steps=2, "
+    "width=32, height=32), runs=1)",
     "session",
-    "halftime.Finding(id='vae-fp32', stage='vae_decode', message='the <vae> runs in fp32', seconds=0.5, ceiling=2.0)",
+    (
+        "halftime.Finding(id='vae-fp32', stage='vae_decode', message='the <vae> runs in fp32', "
+        "seconds=0.5, ceiling=2.0)"
+    ),
     "halftime.forecast('sdxl', 'A10G')",
 )
 
@@ -50,15 +55,20 @@ def test_importing_stays_light(cells: list[nbformat.NotebookNode]) -> None:
 @pytest.mark.slow
 def test_progress_is_shown_and_gone_when_done(cells: list[nbformat.NotebookNode]) -> None:
     outputs = cells[1].outputs
-    assert [output.output_type for output in outputs if output.output_type == "display_data"] == ["display_data"]
+    assert [output.output_type for output in outputs if output.output_type == "display_data"] == [
+        "display_data"
+    ]
     assert "<progress" not in drawn(cells[1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("index", "words"), [(2, "unexplained"), (3, "the &amp;lt;vae&amp;gt; runs"), (4, "sdxl on one A10G")]
+    ("index", "words"),
+    [(2, "unexplained"), (3, "the &amp;lt;vae&amp;gt; runs"), (4, "sdxl on one A10G")],
 )
-def test_records_draw_themselves(cells: list[nbformat.NotebookNode], index: int, words: str) -> None:
+def test_records_draw_themselves(
+    cells: list[nbformat.NotebookNode], index: int, words: str
+) -> None:
     text = drawn(cells[index])
     assert text.startswith("<iframe srcdoc=")
     assert words in text
@@ -74,7 +84,10 @@ def test_every_renderer_is_for_a_type_that_exists() -> None:
 
 
 def test_without_ipython_nothing_happens() -> None:
-    code = "import halftime.report.notebook as n; print(n.register(), n.in_a_notebook())"
+    code = (
+        "from halftime.base.progress import in_a_notebook; "
+        "from halftime.report.notebook import register; print(register(), in_a_notebook())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
 
@@ -88,14 +101,16 @@ def test_a_bar_moves_with_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
         def update(self, drawn: display.HTML) -> None:
             shown.append(drawn.data)
 
-    monkeypatch.setattr(notebook, "in_a_notebook", lambda: True)
+    monkeypatch.setattr(progress, "in_a_notebook", lambda: True)
     monkeypatch.setattr(display, "display", lambda *args, **kwargs: Handle())
-    with notebook.progress() as show:
+    with progress.notebook_bar() as show:
         show("steady <run>", 1, 5)
     assert shown == ['<progress max="5" value="1"></progress> steady &lt;run&gt; (1 of 5)', ""]
 
 
 def test_a_finding_with_its_evidence() -> None:
-    found = report_of(Finding(id="x", stage="denoise", message="m", where=("a.py:1",), evidence={"calls": 3}))
+    found = report_of(
+        Finding(id="x", stage="denoise", message="m", where=("a.py:1",), evidence={"calls": 3})
+    )
     assert "a.py:1" in str(found.sections)
     assert "calls" in str(found.sections)

@@ -10,15 +10,28 @@ from halftime.report.benchmark import ABREAST, report_of, written
 from halftime.report.model import Table
 
 NAMES = st.sampled_from(["seconds", "added_seconds", "name", "share", "n", "low", "deep"])
-LEAVES = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(0, 9, allow_nan=False) | st.sampled_from("abc")
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 9)
+    | st.floats(0, 9, allow_nan=False)
+    | st.sampled_from("abc")
+)
 VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3), max_leaves=12
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=12,
 )
 
 
 def tables(result: dict[str, object]) -> list[Table]:
     report = report_of(Benchmark(benchmark="x", result=result))
-    return [block for section in report.sections[:-1] for block in section.blocks if isinstance(block, Table)]
+    return [
+        block
+        for section in report.sections[:-1]
+        for block in section.blocks
+        if isinstance(block, Table)
+    ]
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=4))
@@ -28,7 +41,9 @@ def test_any_json_is_drawn_no_wider_than_a_terminal(result: dict[str, object]) -
         assert all(len(row) == len(table.columns) for row in table.rows)
 
 
-@given(st.lists(st.dictionaries(NAMES, st.integers(1000, 9999), min_size=1), min_size=1, max_size=4))
+@given(
+    st.lists(st.dictionaries(NAMES, st.integers(1000, 9999), min_size=1), min_size=1, max_size=4)
+)
 def test_every_number_of_a_table_is_shown(rows: list[dict[str, int]]) -> None:
     shown = {str(cell) for table in tables({"rows": rows}) for row in table.rows for cell in row}
     assert {str(written(name, value)) for row in rows for name, value in row.items()} <= shown

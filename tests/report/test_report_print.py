@@ -1,4 +1,5 @@
-"""Pages on paper and on a phone: light whatever the reader's theme, nothing cut off at the right."""
+"""Pages on paper and on a phone: light whatever the reader's theme, nothing cut off at the
+right."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ A4 = {"width": 718, "height": 1000}  # CSS pixels between margins of 1 cm
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = halftime.profile(PIPELINES["sdxl"].build(), Workload(steps=3, width=32, height=32), runs=2)
+    made = halftime.profile(
+        PIPELINES["sdxl"].build(), Workload(steps=3, width=32, height=32), runs=2
+    )
     path = tmp_path_factory.mktemp("page") / "p.html"
     path.write_text(html(report_of(made), made))
     return path
@@ -34,9 +37,18 @@ def test_printing_from_a_dark_screen(chromium, page: Path) -> None:
     tab.emulate_media(media="print", color_scheme="dark")
     assert tab.evaluate("document.documentElement.scrollWidth") <= A4["width"]
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert tab.evaluate("getComputedStyle(document.querySelector('.warning')).color") == "rgb(138, 90, 0)"
-    assert tab.evaluate("getComputedStyle(document.querySelector('.timeline-tools')).display") == "none"
-    widest = "Math.max(...[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right))"
+    assert (
+        tab.evaluate("getComputedStyle(document.querySelector('.warning')).color")
+        == "rgb(138, 90, 0)"
+    )
+    assert (
+        tab.evaluate("getComputedStyle(document.querySelector('.timeline-tools')).display")
+        == "none"
+    )
+    widest = (
+        "Math.max(...[...document.querySelectorAll('table')].map(t => "
+        "t.getBoundingClientRect().right))"
+    )
     assert tab.evaluate(widest) <= A4["width"]
     tab.emulate_media(media="screen")
     assert tab.pdf(format="A4")[:4] == b"%PDF"

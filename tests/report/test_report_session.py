@@ -1,4 +1,5 @@
-"""Reports are functions of data: the same session on a console, as markdown, and as a page in a real browser."""
+"""Reports are functions of data: the same session on a console, as markdown, and as a page in a
+real browser."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ from tiny_pipelines import PIPELINES
 def session() -> Session:
     import msgspec
 
-    measured = halftime.profile(PIPELINES["sdxl"].build(), Workload(steps=6, width=32, height=32), runs=3)
+    measured = halftime.profile(
+        PIPELINES["sdxl"].build(), Workload(steps=6, width=32, height=32), runs=3
+    )
     compiled = CompileReport(
         compiled=("unet",),
         graphs=2,
@@ -43,9 +46,15 @@ def session() -> Session:
         after_warmup=1,
     )
     cold = ColdStart(
-        process_seconds=9, import_seconds=3, load_seconds=2, first_call_seconds=1, first_call=measured.ledger
+        process_seconds=9,
+        import_seconds=3,
+        load_seconds=2,
+        first_call_seconds=1,
+        first_call=measured.ledger,
     )
-    return msgspec.structs.replace(measured, compilation=compiled, cold_start=cold, notes=("a note",))
+    return msgspec.structs.replace(
+        measured, compilation=compiled, cold_start=cold, notes=("a note",)
+    )
 
 
 def console_text(report: Report, width: int = 80) -> str:
@@ -59,7 +68,15 @@ def test_the_console_fits_and_needs_no_colour(session: Session, width: int) -> N
     text = console_text(report_of(session), width)
     assert max(map(len, text.splitlines())) <= width
     assert "\x1b" not in text
-    for word in ("encode_prompt", "denoise", "vae_decode", "unexplained", "wall clock", "Cold start", "a note"):
+    for word in (
+        "encode_prompt",
+        "denoise",
+        "vae_decode",
+        "unexplained",
+        "wall clock",
+        "Cold start",
+        "a note",
+    ):
         assert word in text
 
 
@@ -96,17 +113,27 @@ def test_markup_in_data_is_text_everywhere() -> None:
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_in_a_browser(session: Session, chromium, tmp_path, scheme: str, width: int) -> None:
+def test_the_page_in_a_browser(
+    session: Session, chromium, tmp_path, scheme: str, width: int
+) -> None:
     path = tmp_path / "report.html"
     path.write_text(html(report_of(session)))
     assert path.stat().st_size < 1_000_000
-    context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
+    context = chromium.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
+    )
     page = context.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on(
-        "request", lambda request: problems.append(request.url) if request.url[:5] not in ("file:", "data:") else None
+        "console",
+        lambda message: problems.append(message.text) if message.type == "error" else None,
+    )
+    page.on(
+        "request",
+        lambda request: (
+            problems.append(request.url) if request.url[:5] not in ("file:", "data:") else None
+        ),
     )
     page.goto(f"file://{path}")
 

@@ -1,6 +1,7 @@
 """Tiny random pipelines of many diffusers classes: `PIPELINES['flux'].build()`.
 
-Each is built anew and seeded, so two builds are equal; each runs whole on the CPU in well under a few seconds.
+Each is built anew and seeded, so two builds are equal; each runs whole on the CPU in well under a
+few seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ PROMPT = "a red apple"
 
 @dataclass(frozen=True)
 class TinyPipeline:
-    """How to build one, and what its call needs beside a prompt, a number of steps and a generator."""
+    """How to build one, and what its call needs beside a prompt, a number of steps and a
+    generator."""
 
     make: Callable[[], DiffusionPipeline]
     extra: Callable[[], dict[str, object]] = field(default=dict)
@@ -83,7 +85,13 @@ def _marigold() -> dict[str, object]:
 
 
 def _kontext() -> dict[str, object]:
-    return {**_sized()(), **SHORT, "image": parts.picture(), "max_area": 32 * 32, "_auto_resize": False}
+    return {
+        **_sized()(),
+        **SHORT,
+        "image": parts.picture(),
+        "max_area": 32 * 32,
+        "_auto_resize": False,
+    }
 
 
 def _kandinsky_img2img() -> dict[str, object]:
@@ -97,7 +105,14 @@ def _animated() -> dict[str, object]:
 
 def _video_to_video() -> dict[str, object]:
     frames = [Image.new("RGB", (16, 16), (40 * index, 80, 120)) for index in range(5)]
-    return {"video": frames, "height": 16, "width": 16, "strength": 0.99, "output_type": "np", **SHORT}
+    return {
+        "video": frames,
+        "height": 16,
+        "width": 16,
+        "strength": 0.99,
+        "output_type": "np",
+        **SHORT,
+    }
 
 
 def _drawn(size: int = 16) -> Image.Image:
@@ -149,13 +164,18 @@ PIPELINES: dict[str, TinyPipeline] = {
     "kandinsky22_prior": TinyPipeline(images.kandinsky22_prior, lambda: {"output_type": "np"}),
     "kandinsky22_decoder": TinyPipeline(
         images.kandinsky22_decoder,
-        lambda: {"image_embeds": embedding(1, 32), "negative_image_embeds": embedding(1, 32), **_sized(64)()},
+        lambda: {
+            "image_embeds": embedding(1, 32),
+            "negative_image_embeds": embedding(1, 32),
+            **_sized(64)(),
+        },
         prompted=False,
     ),
     "kandinsky22": TinyPipeline(images.kandinsky22, _sized(64), steps=BOTH),
     "stable_cascade_prior": TinyPipeline(images.stable_cascade_prior, _sized(128)),
     "stable_cascade_decoder": TinyPipeline(
-        images.stable_cascade_decoder, lambda: {"image_embeddings": embedding(1, 16, 4, 4), "output_type": "np"}
+        images.stable_cascade_decoder,
+        lambda: {"image_embeddings": embedding(1, 16, 4, 4), "output_type": "np"},
     ),
     "stable_cascade": TinyPipeline(images.stable_cascade, _sized(128), steps=BOTH),
     "wan": TinyPipeline(videos.wan, _video(9)),
@@ -165,7 +185,8 @@ PIPELINES: dict[str, TinyPipeline] = {
     "audioldm2": TinyPipeline(videos.audioldm2, lambda: {"output_type": "np"}),
 }
 
-# The rest of diffusers' families, for tables that cover them all; what every room's tests run on is PIPELINES alone.
+# The rest of diffusers' families, for tables that cover them all; what every room's tests run on is
+# PIPELINES alone.
 FAMILIES: dict[str, TinyPipeline] = {
     "sd15_pag": TinyPipeline(relatives.sd15_pag, _sized()),
     "sd15_instruct_pix2pix": TinyPipeline(relatives.instruct_pix2pix, _pictured),
@@ -178,7 +199,9 @@ FAMILIES: dict[str, TinyPipeline] = {
     "sd3_img2img": TinyPipeline(relatives.sd3_img2img, _img2img),
     "sd3_inpaint": TinyPipeline(relatives.sd3_inpaint, _inpaint),
     "sd3_pag": TinyPipeline(relatives.sd3_pag, _sized(**SHORT)),
-    "flux_img2img": TinyPipeline(relatives.flux_img2img, lambda: {**_img2img(), **_sized(**SHORT)()}),
+    "flux_img2img": TinyPipeline(
+        relatives.flux_img2img, lambda: {**_img2img(), **_sized(**SHORT)()}
+    ),
     "flux_inpaint": TinyPipeline(relatives.flux_inpaint, lambda: {**_inpaint(), **SHORT}),
     "flux_kontext": TinyPipeline(relatives.flux_kontext, _kontext),
     "flux_control": TinyPipeline(
@@ -196,18 +219,30 @@ FAMILIES: dict[str, TinyPipeline] = {
     "lumina": TinyPipeline(families.lumina, _sized(**SHORT)),
     "pixart_alpha": TinyPipeline(relatives.pixart_alpha, _sized(16, **SHORT, **UNBINNED)),
     "pixart_sigma_pag": TinyPipeline(relatives.pixart_sigma_pag, _sized(16, **SHORT, **UNBINNED)),
-    "hunyuandit_pag": TinyPipeline(relatives.hunyuandit_pag, _sized(16, use_resolution_binning=False)),
-    "sana_pag": TinyPipeline(relatives.sana_pag, _sized(**SHORT, **UNBINNED, complex_human_instruction=None)),
-    "sana_sprint": TinyPipeline(relatives.sana_sprint, _sized(**SHORT, **UNBINNED, complex_human_instruction=None)),
+    "hunyuandit_pag": TinyPipeline(
+        relatives.hunyuandit_pag, _sized(16, use_resolution_binning=False)
+    ),
+    "sana_pag": TinyPipeline(
+        relatives.sana_pag, _sized(**SHORT, **UNBINNED, complex_human_instruction=None)
+    ),
+    "sana_sprint": TinyPipeline(
+        relatives.sana_sprint, _sized(**SHORT, **UNBINNED, complex_human_instruction=None)
+    ),
     "flux2_klein": TinyPipeline(
         families.flux2_klein, lambda: {**_sized(**SHORT)(), "text_encoder_out_layers": (1, 2, 3)}
     ),
-    "deepfloyd_if": TinyPipeline(families.deepfloyd_if, lambda: {**_sized(16)(), "clean_caption": False}),
+    "deepfloyd_if": TinyPipeline(
+        families.deepfloyd_if, lambda: {**_sized(16)(), "clean_caption": False}
+    ),
     "cosmos2_text_to_image": TinyPipeline(families.cosmos2_text_to_image, _sized(16, **SHORT)),
     "sana_video": TinyPipeline(more_videos.sana_video, _sana_video),
     "text_to_video_sd": TinyPipeline(more_videos.text_to_video_sd, _animated),
-    "dit": TinyPipeline(families.dit, lambda: {"class_labels": [1], "output_type": "np"}, prompted=False),
-    "kandinsky22_img2img": TinyPipeline(relatives.kandinsky22_img2img, _kandinsky_img2img, prompted=False),
+    "dit": TinyPipeline(
+        families.dit, lambda: {"class_labels": [1], "output_type": "np"}, prompted=False
+    ),
+    "kandinsky22_img2img": TinyPipeline(
+        relatives.kandinsky22_img2img, _kandinsky_img2img, prompted=False
+    ),
     "kandinsky3": TinyPipeline(families.kandinsky3, _sized(64)),
     "animatediff": TinyPipeline(relatives.animatediff, _animated),
     "animatediff_pag": TinyPipeline(relatives.animatediff_pag, _animated),
@@ -215,13 +250,17 @@ FAMILIES: dict[str, TinyPipeline] = {
     "ltx_image_to_video": TinyPipeline(
         relatives.ltx_image_to_video, lambda: {**_video(9, 32)(), "image": parts.picture()}
     ),
-    "ltx_condition": TinyPipeline(relatives.ltx_condition, lambda: {**_video(9, 32)(), "image": parts.picture()}),
+    "ltx_condition": TinyPipeline(
+        relatives.ltx_condition, lambda: {**_video(9, 32)(), "image": parts.picture()}
+    ),
     "latte": TinyPipeline(more_videos.latte, _latte),
     "allegro": TinyPipeline(more_videos.allegro, _video(8)),
     "hunyuan_video": TinyPipeline(
         more_videos.hunyuan_video, lambda: {**_video(9)(), "prompt_template": SHORT_TEMPLATE}
     ),
-    "stable_audio": TinyPipeline(more_videos.stable_audio, lambda: {"audio_end_in_s": 0.5, "output_type": "np"}),
+    "stable_audio": TinyPipeline(
+        more_videos.stable_audio, lambda: {"audio_end_in_s": 0.5, "output_type": "np"}
+    ),
     "wan_image_to_video": TinyPipeline(later.wan_image_to_video, _from_picture(9)),
     "wan_video_to_video": TinyPipeline(later.wan_video_to_video, _video_to_video),
     "wan_vace": TinyPipeline(later.wan_vace, _video(9)),
@@ -230,7 +269,9 @@ FAMILIES: dict[str, TinyPipeline] = {
     "anyflow": TinyPipeline(later.anyflow, _video(9)),
     "chronoedit": TinyPipeline(later.chronoedit, _from_picture(5)),
     "cosmos_text_to_world": TinyPipeline(later.cosmos_text_to_world, _video(9, 32)),
-    "stable_video_diffusion": TinyPipeline(later.stable_video_diffusion, _moved_picture, prompted=False),
+    "stable_video_diffusion": TinyPipeline(
+        later.stable_video_diffusion, _moved_picture, prompted=False
+    ),
     "easy_animate": TinyPipeline(
         later.easy_animate, lambda: {**_sized(16)(), "num_frames": 5, "negative_prompt": "a cat"}
     ),
@@ -242,13 +283,15 @@ FAMILIES: dict[str, TinyPipeline] = {
     "prx": TinyPipeline(later.prx, _sized(use_resolution_binning=False)),
     "hunyuan_image": TinyPipeline(later.hunyuan_image, _sized()),
     "wuerstchen": TinyPipeline(later.wuerstchen, _sized(128), steps=BOTH),
-    "flux2": TinyPipeline(later.flux2, lambda: {**_sized(**SHORT)(), "text_encoder_out_layers": (1, 2)}),
+    "flux2": TinyPipeline(
+        later.flux2, lambda: {**_sized(**SHORT)(), "text_encoder_out_layers": (1, 2)}
+    ),
 }
 
 _UNWRITTEN = "no builder written yet"
 
-# Families without a tiny pipeline here, and why. Variants of a family that is above (another ControlNet, PAG,
-# inpainting) are in neither table.
+# Families without a tiny pipeline here, and why. Variants of a family that is above (another
+# ControlNet, PAG, inpainting) are in neither table.
 NOT_BUILT: dict[str, str] = {
     "OmniGenPipeline": "its processor needs torchvision, which the project does not depend on",
     "ConsisIDPipeline": "it needs OpenCV, which the project does not depend on",

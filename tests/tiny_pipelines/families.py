@@ -46,9 +46,19 @@ def qwen_vl() -> Qwen2_5_VLForConditionalGeneration:
         "vocab_size": 8,
         "rope_scaling": {"mrope_section": [2, 2, 4], "rope_type": "default", "type": "default"},
     }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+    }
     config = Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, vision_start_token_id=5, vision_end_token_id=6, image_token_id=7
+        text_config=text,
+        vision_config=vision,
+        vision_start_token_id=5,
+        vision_end_token_id=6,
+        image_token_id=7,
     )
     return Qwen2_5_VLForConditionalGeneration(config).eval()
 
@@ -134,7 +144,11 @@ def hidream() -> DiffusionPipeline:
         llama_layers=(0, 1),
     )
     config = LlamaConfig(
-        vocab_size=8, hidden_size=WIDTH, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4
+        vocab_size=8,
+        hidden_size=WIDTH,
+        intermediate_size=37,
+        num_hidden_layers=2,
+        num_attention_heads=4,
     )
     pipeline = diffusers.HiDreamImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
@@ -205,7 +219,11 @@ def cogview4() -> DiffusionPipeline:
         vae=parts.vae(),
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(
-            base_shift=0.25, max_shift=0.75, base_image_seq_len=256, use_dynamic_shifting=True, time_shift_type="linear"
+            base_shift=0.25,
+            max_shift=0.75,
+            base_image_seq_len=256,
+            use_dynamic_shifting=True,
+            time_shift_type="linear",
         ),
     )
 
@@ -240,7 +258,9 @@ def dit() -> DiffusionPipeline:
         out_channels=8,
         num_embeds_ada_norm=1000,
     )
-    return diffusers.DiTPipeline(transformer=transformer.eval(), vae=parts.vae(), scheduler=parts.ddim())
+    return diffusers.DiTPipeline(
+        transformer=transformer.eval(), vae=parts.vae(), scheduler=parts.ddim()
+    )
 
 
 def kandinsky3() -> DiffusionPipeline:
@@ -384,7 +404,9 @@ def deepfloyd_if() -> DiffusionPipeline:
         resnet_time_scale_shift="scale_shift",
         act_fn="gelu",
     )
-    scheduler = diffusers.DDPMScheduler(variance_type="learned_range", beta_schedule="squaredcos_cap_v2")
+    scheduler = diffusers.DDPMScheduler(
+        variance_type="learned_range", beta_schedule="squaredcos_cap_v2"
+    )
     return diffusers.IFPipeline(
         tokenizer=parts.word_tokenizer(),
         text_encoder=parts.t5(),

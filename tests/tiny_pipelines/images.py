@@ -37,7 +37,9 @@ def sd15_inpaint() -> DiffusionPipeline:
 
 def sd15_controlnet() -> DiffusionPipeline:
     components = _sd_components()
-    controlnet = diffusers.ControlNetModel.from_unet(components["unet"], conditioning_embedding_out_channels=(16, 32))
+    controlnet = diffusers.ControlNetModel.from_unet(
+        components["unet"], conditioning_embedding_out_channels=(16, 32)
+    )
     return diffusers.StableDiffusionControlNetPipeline(controlnet=controlnet.eval(), **components)
 
 
@@ -76,7 +78,11 @@ def sdxl_img2img() -> DiffusionPipeline:
 
 def sdxl_refiner() -> DiffusionPipeline:
     """The refiner's shape: one text encoder, an aesthetic score among the time ids."""
-    components = _sdxl_components() | {"text_encoder": None, "tokenizer": None, "unet": _sdxl_unet(5)}
+    components = _sdxl_components() | {
+        "text_encoder": None,
+        "tokenizer": None,
+        "unet": _sdxl_unet(5),
+    }
     return diffusers.StableDiffusionXLImg2ImgPipeline(requires_aesthetics_score=True, **components)
 
 
@@ -225,7 +231,11 @@ def hunyuandit() -> DiffusionPipeline:
         activation_fn="gelu-approximate",
     )
     config = BertConfig(
-        vocab_size=8, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37
+        vocab_size=8,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=37,
     )
     return diffusers.HunyuanDiTPipeline(
         vae=parts.vae(),
@@ -287,7 +297,9 @@ def _kandinsky_decoder() -> dict[str, object]:
 
 
 def _kandinsky_prior() -> dict[str, object]:
-    prior = diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=WIDTH, num_layers=1)
+    prior = diffusers.PriorTransformer(
+        num_attention_heads=2, attention_head_dim=12, embedding_dim=WIDTH, num_layers=1
+    )
     prior.clip_std.data.fill_(1.0)
     return {
         "prior": prior.eval(),
@@ -354,7 +366,11 @@ def _cascade_decoder() -> dict[str, object]:
     from diffusers.pipelines.stable_cascade.pipeline_stable_cascade import PaellaVQModel
 
     decoder = _cascade_unet(
-        in_channels=4, out_channels=4, patch_size=2, effnet_in_channels=16, timestep_conditioning_type=("sca",)
+        in_channels=4,
+        out_channels=4,
+        patch_size=2,
+        effnet_in_channels=16,
+        timestep_conditioning_type=("sca",),
     )
     return {
         "decoder": decoder,

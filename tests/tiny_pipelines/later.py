@@ -18,20 +18,31 @@ def _wan_transformer(**changes: object) -> diffusers.WanTransformer3DModel:
     return changed(videos.wan().transformer, **changes)
 
 
-wan_image_to_video = same("WanImageToVideoPipeline", videos.wan, transformer=lambda: _wan_transformer(in_channels=36))
-wan_video_to_video = same("WanVideoToVideoPipeline", videos.wan, scheduler=lambda: diffusers.UniPCMultistepScheduler(
-    prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0))  # fmt: skip
+wan_image_to_video = same(
+    "WanImageToVideoPipeline", videos.wan, transformer=lambda: _wan_transformer(in_channels=36)
+)
+wan_video_to_video = same(
+    "WanVideoToVideoPipeline",
+    videos.wan,
+    scheduler=lambda: diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    ),
+)
 wan_vace = same(
     "WanVACEPipeline",
     videos.wan,
     transformer=lambda: diffusers.WanVACETransformer3DModel(**videos.WAN, vace_layers=[0]),
 )
-lucy_edit = same("LucyEditPipeline", videos.wan, transformer=lambda: _wan_transformer(in_channels=32))
+lucy_edit = same(
+    "LucyEditPipeline", videos.wan, transformer=lambda: _wan_transformer(in_channels=32)
+)
 skyreels_v2 = same(
     "SkyReelsV2Pipeline",
     videos.wan,
     transformer=lambda: diffusers.SkyReelsV2Transformer3DModel(**videos.WAN),
-    scheduler=lambda: diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    scheduler=lambda: diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction"
+    ),
 )
 anyflow = same(
     "AnyFlowPipeline",
@@ -82,15 +93,20 @@ def stable_video_diffusion() -> DiffusionPipeline:
         image_encoder=parts.clip_vision(224),
         unet=unet.eval(),
         scheduler=diffusers.EulerDiscreteScheduler(
-            prediction_type="v_prediction", timestep_type="continuous", sigma_min=0.002, sigma_max=700.0,
+            prediction_type="v_prediction",
+            timestep_type="continuous",
+            sigma_min=0.002,
+            sigma_max=700.0,
             use_karras_sigmas=True,
         ),
         feature_extractor=CLIPImageProcessor(),
-    )  # fmt: skip
+    )
 
 
 def stable_unclip() -> DiffusionPipeline:
-    prior = diffusers.PriorTransformer(num_attention_heads=2, attention_head_dim=12, embedding_dim=WIDTH, num_layers=1)
+    prior = diffusers.PriorTransformer(
+        num_attention_heads=2, attention_head_dim=12, embedding_dim=WIDTH, num_layers=1
+    )
     return diffusers.StableUnCLIPPipeline(
         prior_tokenizer=parts.clip_tokenizer(),
         prior_text_encoder=parts.clip_text_projected(),
@@ -100,7 +116,9 @@ def stable_unclip() -> DiffusionPipeline:
         image_noising_scheduler=diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         tokenizer=parts.clip_tokenizer(),
         text_encoder=parts.clip_text(),
-        unet=parts.unet(class_embed_type="projection", projection_class_embeddings_input_dim=2 * WIDTH),
+        unet=parts.unet(
+            class_embed_type="projection", projection_class_embeddings_input_dim=2 * WIDTH
+        ),
         scheduler=parts.ddim(),
         vae=parts.vae(),
     )
@@ -113,7 +131,12 @@ def ldm_text_to_image() -> DiffusionPipeline:
     )
 
     config = LDMBertConfig(
-        vocab_size=60, encoder_layers=1, encoder_ffn_dim=37, encoder_attention_heads=2, head_dim=8, d_model=WIDTH
+        vocab_size=60,
+        encoder_layers=1,
+        encoder_ffn_dim=37,
+        encoder_attention_heads=2,
+        head_dim=8,
+        d_model=WIDTH,
     )
     return diffusers.LDMTextToImagePipeline(
         vqvae=parts.vae(),
@@ -148,9 +171,15 @@ def longcat_image() -> DiffusionPipeline:
 
 def prx() -> DiffusionPipeline:
     transformer = diffusers.PRXTransformer2DModel(
-        in_channels=4, patch_size=2, context_in_dim=WIDTH, hidden_size=16, mlp_ratio=2.0, num_heads=2, depth=1,
+        in_channels=4,
+        patch_size=2,
+        context_in_dim=WIDTH,
+        hidden_size=16,
+        mlp_ratio=2.0,
+        num_heads=2,
+        depth=1,
         axes_dim=[4, 4],
-    )  # fmt: skip
+    )
     return diffusers.PRXPipeline(
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
@@ -289,7 +318,9 @@ def wuerstchen() -> DiffusionPipeline:
             inject_effnet=[False],
         ).eval(),
         scheduler=diffusers.DDPMWuerstchenScheduler(),
-        vqgan=PaellaVQModel(bottleneck_blocks=1, num_vq_embeddings=2, in_channels=3, out_channels=3).eval(),
+        vqgan=PaellaVQModel(
+            bottleneck_blocks=1, num_vq_embeddings=2, in_channels=3, out_channels=3
+        ).eval(),
         prior_tokenizer=parts.clip_tokenizer(),
         prior_text_encoder=parts.clip_text(),
         prior_prior=WuerstchenPrior(c_in=2, c=8, depth=2, c_cond=WIDTH, c_r=8, nhead=2).eval(),
@@ -302,14 +333,28 @@ def flux2() -> DiffusionPipeline:
 
     klein = families.flux2_klein().components
     text = {
-        "model_type": "mistral", "vocab_size": 8, "hidden_size": 16, "intermediate_size": 37,
-        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
-    }  # fmt: skip
+        "model_type": "mistral",
+        "vocab_size": 8,
+        "hidden_size": 16,
+        "intermediate_size": 37,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
     vision = {
-        "model_type": "pixtral", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "intermediate_size": 37, "image_size": 30, "patch_size": 6, "num_channels": 3,
-    }  # fmt: skip
-    config = Mistral3Config(text_config=text, vision_config=vision, spatial_merge_size=1, image_token_index=7)
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 37,
+        "image_size": 30,
+        "patch_size": 6,
+        "num_channels": 3,
+    }
+    config = Mistral3Config(
+        text_config=text, vision_config=vision, spatial_merge_size=1, image_token_index=7
+    )
     return diffusers.Flux2Pipeline(
         scheduler=klein["scheduler"],
         vae=klein["vae"],

@@ -48,7 +48,10 @@ def allegro() -> DiffusionPipeline:
         caption_channels=WIDTH,
     )
     vae = diffusers.AutoencoderKLAllegro(
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2, temporal_compression_ratio=4
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        temporal_compression_ratio=4,
     )
     vae.enable_tiling()  # it decodes in tiles only, and leaves out what is smaller than one
     vae.kernel, vae.stride = (8, 16, 16), (4, 8, 8)
@@ -83,7 +86,11 @@ def hunyuan_video() -> DiffusionPipeline:
         rope_axes_dim=(2, 4, 4),
     )
     config = LlamaConfig(
-        vocab_size=8, hidden_size=WIDTH, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4
+        vocab_size=8,
+        hidden_size=WIDTH,
+        intermediate_size=37,
+        num_hidden_layers=3,
+        num_attention_heads=4,
     )
     return diffusers.HunyuanVideoPipeline(
         text_encoder=LlamaModel(config).eval(),
@@ -162,7 +169,9 @@ def stable_audio() -> DiffusionPipeline:
         audio_channels=2,
         sampling_rate=4,
     )
-    projection = diffusers.StableAudioProjectionModel(WIDTH, conditioning_dim=4, min_value=0, max_value=32)
+    projection = diffusers.StableAudioProjectionModel(
+        WIDTH, conditioning_dim=4, min_value=0, max_value=32
+    )
     return diffusers.StableAudioPipeline(
         vae=vae.eval(),
         text_encoder=parts.t5(),

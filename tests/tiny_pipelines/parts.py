@@ -31,7 +31,12 @@ _LETTERS = [chr(code) for code in range(97, 123)]
 
 def clip_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer over single letters: start 0, end 1."""
-    words = ["<|startoftext|>", "<|endoftext|>", *_LETTERS, *(letter + "</w>" for letter in _LETTERS)]
+    words = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *_LETTERS,
+        *(letter + "</w>" for letter in _LETTERS),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         vocabulary, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         vocabulary.write_text(json.dumps({word: index for index, word in enumerate(words)}))
@@ -39,15 +44,21 @@ def clip_tokenizer() -> CLIPTokenizer:
         return CLIPTokenizer(str(vocabulary), str(merges), model_max_length=77)
 
 
-def word_tokenizer(max_length: int = 16, kind: type = PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def word_tokenizer(
+    max_length: int = 16, kind: type = PreTrainedTokenizerFast
+) -> PreTrainedTokenizerFast:
     """Words to numbers, for every other kind of text encoder: pad 0, end 1, unknown 2, start 3.
 
     `kind` is the class that it says it is, for the pipeline that asks.
     """
     words = ["<pad>", "</s>", "<unk>", "<s>", "a", "red", "apple", "cat"]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
     made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -96,7 +107,9 @@ def clip_vision(image_size: int = 32) -> CLIPVisionModelWithProjection:
 
 
 def t5(width: int = WIDTH) -> T5EncoderModel:
-    return T5EncoderModel(T5Config(vocab_size=8, d_model=width, d_kv=8, d_ff=37, num_layers=2, num_heads=4)).eval()
+    return T5EncoderModel(
+        T5Config(vocab_size=8, d_model=width, d_kv=8, d_ff=37, num_layers=2, num_heads=4)
+    ).eval()
 
 
 def umt5() -> UMT5EncoderModel:
@@ -152,7 +165,11 @@ def unet(in_channels: int = 4, **overrides: object) -> UNet2DConditionModel:
 
 def ddim() -> DDIMScheduler:
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
     )
 
 

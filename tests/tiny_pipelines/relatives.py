@@ -12,14 +12,18 @@ from torch import nn
 from tiny_pipelines import images, parts, videos
 
 
-def same(class_name: str, make: Callable[[], DiffusionPipeline], **changes: object) -> Callable[[], DiffusionPipeline]:
+def same(
+    class_name: str, make: Callable[[], DiffusionPipeline], **changes: object
+) -> Callable[[], DiffusionPipeline]:
     """A builder of `class_name` from the components of what `make` builds, some of them changed."""
 
     def build() -> DiffusionPipeline:
         made = {name: change() if callable(change) else change for name, change in changes.items()}
         kind = getattr(diffusers, class_name)
         accepted = inspect.signature(kind.__init__).parameters
-        kept = {name: component for name, component in make().components.items() if name in accepted}
+        kept = {
+            name: component for name, component in make().components.items() if name in accepted
+        }
         for component in made.values():
             if isinstance(component, nn.Module):
                 component.eval()
@@ -37,7 +41,9 @@ def changed(model: nn.Module, **changes: object) -> nn.Module:
     return type(model)(**{**config, **changes}).eval()
 
 
-def _with_adapter(class_name: str, make: Callable[[], DiffusionPipeline]) -> Callable[[], DiffusionPipeline]:
+def _with_adapter(
+    class_name: str, make: Callable[[], DiffusionPipeline]
+) -> Callable[[], DiffusionPipeline]:
     """SD 1.5 or SDXL with an untrained motion adapter."""
 
     def build() -> DiffusionPipeline:
@@ -65,7 +71,9 @@ def _lcm_unet() -> diffusers.UNet2DConditionModel:
 
 
 def _controlnet(make: Callable[[], DiffusionPipeline]) -> diffusers.ControlNetModel:
-    return diffusers.ControlNetModel.from_unet(make().unet, conditioning_embedding_out_channels=(16, 32)).eval()
+    return diffusers.ControlNetModel.from_unet(
+        make().unet, conditioning_embedding_out_channels=(16, 32)
+    ).eval()
 
 
 def _sd3_transformer() -> diffusers.SD3Transformer2DModel:
@@ -85,14 +93,21 @@ def _pixart_alpha_transformer() -> diffusers.PixArtTransformer2DModel:
     return changed(images.pixart_sigma().transformer)
 
 
-lcm = same("LatentConsistencyModelPipeline", images.sd15, unet=_lcm_unet, scheduler=diffusers.LCMScheduler)
+lcm = same(
+    "LatentConsistencyModelPipeline", images.sd15, unet=_lcm_unet, scheduler=diffusers.LCMScheduler
+)
 lcm_img2img = same(
-    "LatentConsistencyModelImg2ImgPipeline", images.sd15, unet=_lcm_unet, scheduler=diffusers.LCMScheduler
+    "LatentConsistencyModelImg2ImgPipeline",
+    images.sd15,
+    unet=_lcm_unet,
+    scheduler=diffusers.LCMScheduler,
 )
 sd15_pag = same("StableDiffusionPAGPipeline", images.sd15)
 sdxl_pag = same("StableDiffusionXLPAGPipeline", images.sdxl)
 sdxl_inpaint = same("StableDiffusionXLInpaintPipeline", images.sdxl)
-sdxl_controlnet = same("StableDiffusionXLControlNetPipeline", images.sdxl, controlnet=lambda: _controlnet(images.sdxl))
+sdxl_controlnet = same(
+    "StableDiffusionXLControlNetPipeline", images.sdxl, controlnet=lambda: _controlnet(images.sdxl)
+)
 sd3_img2img = same("StableDiffusion3Img2ImgPipeline", images.sd3)
 sd3_inpaint = same(
     "StableDiffusion3InpaintPipeline",
@@ -106,12 +121,19 @@ flux_inpaint = same("FluxInpaintPipeline", images.flux)
 flux_kontext = same("FluxKontextPipeline", images.flux)
 flux_control = same("FluxControlPipeline", images.flux, transformer=lambda: _flux_transformer(32))
 flux_fill = same("FluxFillPipeline", images.flux, transformer=lambda: _flux_transformer(48))
-pixart_alpha = same("PixArtAlphaPipeline", images.pixart_sigma, transformer=_pixart_alpha_transformer)
-pixart_sigma_pag = same("PixArtSigmaPAGPipeline", images.pixart_sigma, pag_applied_layers="blocks.1")
+pixart_alpha = same(
+    "PixArtAlphaPipeline", images.pixart_sigma, transformer=_pixart_alpha_transformer
+)
+pixart_sigma_pag = same(
+    "PixArtSigmaPAGPipeline", images.pixart_sigma, pag_applied_layers="blocks.1"
+)
 hunyuandit_pag = same("HunyuanDiTPAGPipeline", images.hunyuandit)
 sana_pag = same("SanaPAGPipeline", images.sana)
 sana_sprint = same(
-    "SanaSprintPipeline", images.sana, transformer=_sana_sprint_transformer, scheduler=diffusers.SCMScheduler
+    "SanaSprintPipeline",
+    images.sana,
+    transformer=_sana_sprint_transformer,
+    scheduler=diffusers.SCMScheduler,
 )
 kandinsky22_img2img = same("KandinskyV22Img2ImgPipeline", images.kandinsky22_decoder)
 cogvideox_video_to_video = same("CogVideoXVideoToVideoPipeline", videos.cogvideox)

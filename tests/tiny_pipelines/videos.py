@@ -23,15 +23,25 @@ from tiny_pipelines.parts import WIDTH
 
 # The sizes of Wan's transformer and of its relatives'.
 WAN: dict[str, object] = {
-    "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 16, "out_channels": 16, "text_dim": WIDTH,
-    "ffn_dim": 32, "num_layers": 2, "rope_max_seq_len": 32,
-}  # fmt: skip
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": WIDTH,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
 
 
 def wan() -> DiffusionPipeline:
     transformer = diffusers.WanTransformer3DModel(**WAN, freq_dim=256)
     vae = diffusers.AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+        base_dim=3,
+        z_dim=16,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
     )
     return diffusers.WanPipeline(
         tokenizer=parts.word_tokenizer(),
@@ -108,7 +118,8 @@ def mochi() -> DiffusionPipeline:
         time_embed_dim=4,
         max_sequence_length=16,
     )
-    transformer.pos_frequencies.data.zero_()  # made by torch.full with no value, so random memory otherwise
+    # made by torch.full with no value, so random memory otherwise
+    transformer.pos_frequencies.data.zero_()
     vae = diffusers.AutoencoderKLMochi(
         encoder_block_out_channels=(32, 32, 32, 32),
         decoder_block_out_channels=(32, 32, 32, 32),
@@ -161,7 +172,9 @@ def audioldm2() -> DiffusionPipeline:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=([None, 16, WIDTH], [None, 16, WIDTH]),
     )
-    language_model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_head=2, n_layer=2, vocab_size=8, n_positions=99)).eval()
+    language_model = GPT2LMHeadModel(
+        GPT2Config(n_embd=16, n_head=2, n_layer=2, vocab_size=8, n_positions=99)
+    ).eval()
     language_model.config.max_new_tokens = 8
     vocoder = SpeechT5HifiGan(
         SpeechT5HifiGanConfig(

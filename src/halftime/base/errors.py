@@ -1,7 +1,8 @@
 """What can go wrong, in one tree.
 
 HalftimeError                    every error that halftime raises on purpose
-├── BadInput                     a value that the user gave; the message says which values are allowed
+├── BadInput                     a value that the user gave; the message says which values are
+allowed
 │   ├── UnknownModel             no such folder, hub id or module:function
 │   ├── BadWorkload              steps, size, scheduler … that this pipeline cannot run
 │   ├── BadFile                  not a file of ours, a broken one, or one of a newer schema
@@ -30,7 +31,8 @@ class BadInput(HalftimeError):
 
 
 class UnknownModel(BadInput):
-    """The model is neither the bundled one, a diffusers folder, a cached hub id nor `module:function`."""
+    """The model is neither the bundled one, a diffusers folder, a cached hub id nor
+    `module:function`."""
 
 
 class BadWorkload(BadInput):
@@ -50,7 +52,8 @@ class DoesNotApply(HalftimeError):
 
 
 class Unrepeatable(HalftimeError):
-    """A pipeline draws other pictures from the same prompts and seeds, so that nothing can be verified against it."""
+    """A pipeline draws other pictures from the same prompts and seeds, so that nothing can be
+    verified against it."""
 
 
 class Unlike(HalftimeError):
@@ -58,7 +61,8 @@ class Unlike(HalftimeError):
 
 
 class MissingExtra(HalftimeError):
-    """An optional dependency is needed; `halftime.base.extras` makes these, with the command that installs it."""
+    """An optional dependency is needed; `halftime.base.extras` makes these, with the command that
+    installs it."""
 
     def __init__(self, package: str, purpose: str, install: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install}")
@@ -69,4 +73,5 @@ class OutOfMemory(HalftimeError):
 
 
 class HalftimeWarning(UserWarning):
-    """What a user should know and need not mend; the command line shows it on a line of standard error."""
+    """What a user should know and need not mend; the command line shows it on a line of standard
+    error."""

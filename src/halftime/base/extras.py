@@ -26,7 +26,8 @@ def install(extra: str) -> str:
 
 
 def _pip() -> str:
-    """`pip` where a shell finds this environment's own, else this Python's by its path, relative where it is below."""
+    """`pip` where a shell finds this environment's own, else this Python's by its path, relative
+    where it is below."""
     found = shutil.which("pip")
     if found is not None and Path(found).parent == Path(sys.executable).parent:
         return "pip"

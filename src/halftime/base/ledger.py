@@ -1,8 +1,9 @@
 """From recorded spans to a ledger that adds up: pure functions of data.
 
-A call is a tree of spans. Each denoising loop is one more, transparent, span that adopts what runs inside it. An opaque
-span (a component) gives its whole duration to its own stage and part; a transparent one (a method, a loop) keeps only
-what none of its children took, as glue. So every moment of the call belongs to exactly one row, or to `unexplained`.
+A call is a tree of spans. Each denoising loop is one more, transparent, span that adopts what runs
+inside it. An opaque span (a component) gives its whole duration to its own stage and part; a
+transparent one (a method, a loop) keeps only what none of its children took, as glue. So every
+moment of the call belongs to exactly one row, or to `unexplained`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,17 @@ from halftime.records.stages import Place
 
 # Rows in the order in which a call goes; stages that are not listed follow, the costliest first.
 STAGE_ORDER = (
-    "prepare", "encode_prompt", "encode_image", "vae_encode", "before the steps", "denoise", "vae_decode",
-    "postprocess", "after the steps", "offload",
-)  # fmt: skip
+    "prepare",
+    "encode_prompt",
+    "encode_image",
+    "vae_encode",
+    "before the steps",
+    "denoise",
+    "vae_decode",
+    "postprocess",
+    "after the steps",
+    "offload",
+)
 GLUE = "glue"
 LOOP = Place("denoise", "loop")
 STEP = "scheduler.step"  # the span whose end ends a denoising step
@@ -49,8 +58,8 @@ class Node:
 def with_loops(roots: list[Node], loop_starts: Sequence[float]) -> list[Node]:
     """Put the spans of each denoising loop under a span of its own.
 
-    A loop begins where its progress bar was made, or at the first denoising span where a pipeline makes none, and ends
-    with the last denoising span before the next loop begins.
+    A loop begins where its progress bar was made, or at the first denoising span where a pipeline
+    makes none, and ends with the last denoising span before the next loop begins.
     """
     denoising = [node for node in roots if node.place.stage == LOOP.stage]
     if not denoising:
@@ -84,7 +93,9 @@ def costs(nodes: Iterable[Node]) -> Costs:
         inner = costs(node.children)
         for place, seconds in inner.items():
             total[place] += seconds
-        total[Place(node.place.stage, GLUE)] += node.seconds - sum(child.seconds for child in node.children)
+        total[Place(node.place.stage, GLUE)] += node.seconds - sum(
+            child.seconds for child in node.children
+        )
     return total
 
 
@@ -136,7 +147,8 @@ def steady_wall(runs: Sequence[Measured]) -> float:
 
 
 def ledger(runs: Sequence[Measured], first: Measured | None = None) -> tuple[LedgerRow, ...]:
-    """Rows that add up to `steady_wall(runs)`, the first call beside them. Raises ValueError without runs."""
+    """Rows that add up to `steady_wall(runs)`, the first call beside them. Raises ValueError
+    without runs."""
     if not runs:
         raise ValueError("a ledger needs at least one run")
     wall = steady_wall(runs)
@@ -144,7 +156,13 @@ def ledger(runs: Sequence[Measured], first: Measured | None = None) -> tuple[Led
     places = {place for each in [*kept, *([first] if first else [])] for place in each.costs}
     mean = {place: sum(each.costs.get(place, 0.0) for each in kept) / len(kept) for place in places}
     rows = [
-        _stage_row(stage, {place.part: mean[place] for place in places if place.stage == stage}, wall, runs, first)
+        _stage_row(
+            stage,
+            {place.part: mean[place] for place in places if place.stage == stage},
+            wall,
+            runs,
+            first,
+        )
         for stage in {place.stage for place in places}
     ]
     rows.sort(key=_row_order)
@@ -157,7 +175,11 @@ def _row_order(row: LedgerRow) -> tuple[int, float]:
 
 
 def _stage_row(
-    stage: str, parts: dict[str, float], wall: float, runs: Sequence[Measured], first: Measured | None
+    stage: str,
+    parts: dict[str, float],
+    wall: float,
+    runs: Sequence[Measured],
+    first: Measured | None,
 ) -> LedgerRow:
     seconds = sum(parts.values())
     row = LedgerRow(
@@ -175,7 +197,12 @@ def _stage_row(
 
 
 def _part_row(
-    row: LedgerRow, part: str, seconds: float, wall: float, runs: Sequence[Measured], first: Measured | None
+    row: LedgerRow,
+    part: str,
+    seconds: float,
+    wall: float,
+    runs: Sequence[Measured],
+    first: Measured | None,
 ) -> LedgerRow:
     return LedgerRow(
         stage=part,
@@ -190,7 +217,11 @@ def _part_row(
 def _first(first: Measured | None, stage: str, part: str | None) -> float | None:
     if first is None:
         return None
-    return sum(value for place, value in first.costs.items() if place.stage == stage and part in (None, place.part))
+    return sum(
+        value
+        for place, value in first.costs.items()
+        if place.stage == stage and part in (None, place.part)
+    )
 
 
 def _per_step(runs: Sequence[Measured], stage: str, part: str | None) -> StepStats | None:
@@ -208,13 +239,19 @@ def _per_step(runs: Sequence[Measured], stage: str, part: str | None) -> StepSta
 
 
 def step_seconds(run_spans: Sequence[Span], stage: str, part: str | None) -> list[float]:
-    """Duration of each denoising step: of one part, or (None) from the end of one scheduler step to the next."""
+    """Duration of each denoising step: of one part, or (None) from the end of one scheduler step to
+    the next."""
     if part is not None:
         by_step: dict[tuple[int, int], float] = defaultdict(float)
         loop = -1
         for span in run_spans:
             loop += span.depth == 0
-            if span.step is not None and span.depth == 1 and span.stage == stage and span.part == part:
+            if (
+                span.step is not None
+                and span.depth == 1
+                and span.stage == stage
+                and span.part == part
+            ):
                 by_step[loop, span.step] += span.seconds
         return list(by_step.values())
     found: list[float] = []
@@ -222,7 +259,9 @@ def step_seconds(run_spans: Sequence[Span], stage: str, part: str | None) -> lis
     for span in run_spans:
         if span.depth == 0:
             begin = span.start
-        elif span.depth == 1 and span.name == STEP and span.step is not None and span.stage == stage:
+        elif (
+            span.depth == 1 and span.name == STEP and span.step is not None and span.stage == stage
+        ):
             found.append(span.start + span.seconds - begin)
             begin = span.start + span.seconds
     return found
@@ -234,5 +273,7 @@ def _unexplained(rows: Sequence[LedgerRow], wall: float, first: Measured | None)
         stage=UNEXPLAINED,
         seconds=seconds,
         share=seconds / wall,
-        first_call_seconds=None if first is None else first.run.wall_seconds - sum(first.costs.values()),
+        first_call_seconds=None
+        if first is None
+        else first.run.wall_seconds - sum(first.costs.values()),
     )

@@ -17,7 +17,8 @@ def listening(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(
-            f"cannot listen on {host} port {port}: {reason}. Choose another --port (0 takes a free one) or --host."
+            f"cannot listen on {host} port {port}: {reason}. Choose another --port (0 takes a "
+            "free one) or --host."
         ) from error
 
 

@@ -22,7 +22,8 @@ class Interval(NamedTuple):
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value; the mean of the two middle ones for an even count. Raises ValueError when empty."""
+    """The middle value; the mean of the two middle ones for an even count. Raises ValueError when
+    empty."""
     if not values:
         raise ValueError("median of no values")
     return float(np.median(np.asarray(values, dtype=float)))
@@ -36,16 +37,18 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Interquartile range over the median: 0 for equal values, 0.05 for a steady machine, above 0.2 a shaky one."""
+    """Interquartile range over the median: 0 for equal values, 0.05 for a steady machine, above 0.2
+    a shaky one."""
     middle = median(values)
     return (quantile(values, 0.75) - quantile(values, 0.25)) / middle if middle else 0.0
 
 
 def middle_half(order_by: Sequence[float]) -> list[int]:
-    """Indices of the values within the middle half by rank; all of them where there are fewer than three.
+    """Indices of the values within the middle half by rank; all of them where there are fewer than
+    three.
 
-    Averages over these are as robust as an interquartile mean, and since every row of a ledger is averaged over the
-    same runs, the rows still add up to the whole, which medians would not.
+    Averages over these are as robust as an interquartile mean, and since every row of a ledger is
+    averaged over the same runs, the rows still add up to the whole, which medians would not.
     """
     n = len(order_by)
     ranked = sorted(range(n), key=lambda i: order_by[i])
@@ -70,8 +73,8 @@ def bootstrap(
 ) -> Interval:
     """Percentile bootstrap interval (Efron 1979) of `statistic`, the median unless given.
 
-    `statistic` maps an array of shape (resamples, n) to (resamples,). Pass paired differences or ratios for a paired
-    interval. One value gives a degenerate interval, none raises ValueError.
+    `statistic` maps an array of shape (resamples, n) to (resamples,). Pass paired differences or
+    ratios for a paired interval. One value gives a degenerate interval, none raises ValueError.
     """
     data = np.asarray(values, dtype=float)
     if data.size == 0:
@@ -85,24 +88,36 @@ def bootstrap(
     return Interval(estimate, float(low), float(high))
 
 
-def paired_ratio(baseline: Sequence[float], candidate: Sequence[float], *, confidence: float = 0.95) -> Interval:
+def paired_ratio(
+    baseline: Sequence[float], candidate: Sequence[float], *, confidence: float = 0.95
+) -> Interval:
     """Speedup baseline / candidate: the median of the pairwise ratios, with its bootstrap interval.
 
-    Pairs must have been measured next to each other, so that a drifting machine cancels. Raises ValueError for
-    unequal lengths.
+    Pairs must have been measured next to each other, so that a drifting machine cancels. Raises
+    ValueError for unequal lengths.
     """
     if len(baseline) != len(candidate):
-        raise ValueError(f"{len(baseline)} baseline values cannot be paired with {len(candidate)} candidate values")
-    return bootstrap([b / c for b, c in zip(baseline, candidate, strict=True)], confidence=confidence)
+        raise ValueError(
+            f"{len(baseline)} baseline values cannot be paired with {len(candidate)} candidate "
+            "values"
+        )
+    return bootstrap(
+        [b / c for b, c in zip(baseline, candidate, strict=True)], confidence=confidence
+    )
 
 
 def unpaired_ratio(
-    baseline: Sequence[float], candidate: Sequence[float], *, confidence: float = 0.95, resamples: int = 2000
+    baseline: Sequence[float],
+    candidate: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
 ) -> Interval:
-    """Speedup as the ratio of medians, each side resampled by itself: for runs that were not made in turns.
+    """Speedup as the ratio of medians, each side resampled by itself: for runs that were not made
+    in turns.
 
-    Drift between the two sides is not in the interval; prefer `paired_ratio`. A single run has no spread to resample:
-    low and high are then the value itself.
+    Drift between the two sides is not in the interval; prefer `paired_ratio`. A single run has no
+    spread to resample: low and high are then the value itself.
     """
     value = median(baseline) / median(candidate)
     if min(len(baseline), len(candidate)) < 2:
@@ -111,7 +126,9 @@ def unpaired_ratio(
     sides = []
     for values in (baseline, candidate):
         data = np.asarray(values, dtype=float)
-        sides.append(np.median(data[rng.integers(0, data.size, size=(resamples, data.size))], axis=1))
+        sides.append(
+            np.median(data[rng.integers(0, data.size, size=(resamples, data.size))], axis=1)
+        )
     tail = (1 - confidence) / 2
     low, high = np.quantile(sides[0] / sides[1], [tail, 1 - tail])
     return Interval(value, float(low), float(high))

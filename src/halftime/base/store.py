@@ -1,4 +1,5 @@
-"""Records to files and back. Writing is atomic: a reader sees the old file or the new one, never half of one."""
+"""Records to files and back. Writing is atomic: a reader sees the old file or the new one, never
+half of one."""
 
 from __future__ import annotations
 
@@ -24,12 +25,15 @@ def check_writable(path: Path | str) -> None:
     """Raises BadFile, before the work whose result goes there, where `path` cannot be written."""
     place = Path(path).absolute()
     folder = next(parent for parent in place.parents if parent.exists())
-    if str(path) != "-" and (place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)):
+    if str(path) != "-" and (
+        place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)
+    ):
         raise BadFile(f"cannot write {path}. Name a file in a folder that you may write to.")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write to a temporary name beside `path`, then rename; `-` is standard output. Raises BadFile with the reason."""
+    """Write to a temporary name beside `path`, then rename; `-` is standard output. Raises BadFile
+    with the reason."""
     if str(path) == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -37,10 +41,13 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.name}.", suffix=".part", dir=target.parent
+        )
     except OSError as error:
         raise BadFile(
-            f"cannot write {target}: {error.strerror}. Name a file in a folder that you may write to."
+            f"cannot write {target}: {error.strerror}. Name a file in a folder that you may "
+            "write to."
         ) from error
     try:
         with os.fdopen(handle, "wb") as file:
@@ -73,7 +80,8 @@ def write_json(path: Path | str, record: Record) -> None:
 
 
 def read_json(path: Path | str, kind: type[R]) -> R:
-    """Read a record of a known kind. Raises BadFile, naming the field that is wrong and where it stands."""
+    """Read a record of a known kind. Raises BadFile, naming the field that is wrong and where it
+    stands."""
     return decoded(path, read_bytes(path), kind)
 
 
@@ -82,7 +90,9 @@ def decoded(path: Path | str, data: bytes, kind: type[R]) -> R:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
-        raise BadFile(f"{path} is no {kind.__name__.lower()} file of this halftime: {_sentence(error)}") from error
+        raise BadFile(
+            f"{path} is no {kind.__name__.lower()} file of this halftime: {_sentence(error)}"
+        ) from error
 
 
 def _sentence(error: Exception) -> str:
@@ -90,7 +100,9 @@ def _sentence(error: Exception) -> str:
     return f"{str(error).rstrip('.')}."
 
 
-_EMBEDDED = re.compile(rb'<script type="application/json" id="halftime-data">(.*?)</script>', re.DOTALL)
+_EMBEDDED = re.compile(
+    rb'<script type="application/json" id="halftime-data">(.*?)</script>', re.DOTALL
+)
 
 
 def read_report(path: Path | str, kind: type[R]) -> R:
@@ -99,13 +111,16 @@ def read_report(path: Path | str, kind: type[R]) -> R:
 
 
 def data_of(path: Path | str) -> bytes:
-    """The JSON in a file that holds nothing else, or in an HTML page that was drawn from it. Raises BadFile."""
+    """The JSON in a file that holds nothing else, or in an HTML page that was drawn from it. Raises
+    BadFile."""
     data = read_bytes(path)
     if data.lstrip()[:1] != b"<":
         return data
     found = _EMBEDDED.search(data)
     if found is None:
-        raise BadFile(f"{path} is a page without halftime's data in it. Write it again with --html.")
+        raise BadFile(
+            f"{path} is a page without halftime's data in it. Write it again with --html."
+        )
     return found[1]
 
 

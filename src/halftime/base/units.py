@@ -87,7 +87,8 @@ def count(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}"
 
 
-# One table: a column's unit decides how it is written, on the console, in markdown and in HTML alike.
+# One table: a column's unit decides how it is written, on the console, in markdown and in HTML
+# alike.
 FORMATS: dict[str, Callable[[float | None], str]] = {
     "seconds": seconds,
     "bytes": size,
@@ -100,7 +101,16 @@ FORMATS: dict[str, Callable[[float | None], str]] = {
 }
 
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>h|min|m|s|ms|us|µs)?", re.ASCII)
-_DURATION_UNITS = {"h": 3600.0, "min": 60.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, None: 1.0}
+_DURATION_UNITS = {
+    "h": 3600.0,
+    "min": 60.0,
+    "m": 60.0,
+    "s": 1.0,
+    "ms": 1e-3,
+    "us": 1e-6,
+    "µs": 1e-6,
+    None: 1.0,
+}
 
 
 def parse_seconds(text: str) -> float:
@@ -108,6 +118,7 @@ def parse_seconds(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise BadInput(
-            f"{text!r} is not a duration. Write a number with one of: h, min, m, s, ms, us; for example 2.5s."
+            f"{text!r} is not a duration. Write a number with one of: h, min, m, s, ms, us; "
+            "for example 2.5s."
         )
     return float(match["number"]) * _DURATION_UNITS[match["unit"]]

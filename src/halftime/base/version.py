@@ -15,20 +15,26 @@ _MEASURED = ("src", "benchmarks")  # where a change can change a measurement
 
 @cache
 def version() -> str:
-    """As every record names it: '0.1.0', and from a checkout '0.1.0+g1a2b3c4d5e6f', with '.dirty' where sources differ.
+    """As every record names it: '0.1.0', and from a checkout '0.1.0+g1a2b3c4d5e6f', with '.dirty'
+    where sources differ.
 
-    A local version label after PEP 440, spelt as setuptools-scm spells it. '0.1.0' too where git is missing.
+    A local version label after PEP 440, spelt as setuptools-scm spells it. '0.1.0' too where git is
+    missing.
     """
     head = _git("rev-parse", "--short=12", "HEAD") if (_ROOT / ".git").exists() else ""
     if not head:
         return __version__
-    changed = _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", *_MEASURED)
+    changed = _git(
+        "--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", *_MEASURED
+    )
     return f"{__version__}+g{head}{'.dirty' if changed else ''}"
 
 
 def _git(*words: str) -> str:
     try:
-        done = subprocess.run(["git", *words], cwd=_ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *words], cwd=_ROOT, capture_output=True, text=True, check=False
+        )
     except OSError:  # no git
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,4 +1,5 @@
-"""emoji-xl: a small text-to-image model with exactly SDXL's classes, trained for halftime and shipped with it.
+"""emoji-xl: a small text-to-image model with exactly SDXL's classes, trained for halftime and
+shipped with it.
 
 Nothing here touches the network. The model card is README.md beside this file.
 """
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from halftime.bundled.judge import Judge
 
 FOLDER = Path(__file__).parent
-MODEL = FOLDER / "model"  # a diffusers folder: StableDiffusionXLPipeline.from_pretrained takes it too
+# a diffusers folder: StableDiffusionXLPipeline.from_pretrained takes it too
+MODEL = FOLDER / "model"
 TINY_VAE = FOLDER / "tiny_vae"
 JUDGE = FOLDER / "judge"
 PROMPTS = FOLDER / "prompts.toml"
 RANDOM_WEIGHTS_SEED = 0
-GUIDANCE = 2.5  # what emoji-xl draws best with; at the pipeline's default of 5 backgrounds become mottled
+# what emoji-xl draws best with; at the pipeline's default of 5 backgrounds become mottled
+GUIDANCE = 2.5
 
 Style = Literal["render", "flat", "pixel"]
 CONTENT_CLASS: dict[Style, str] = {"render": "photo-like", "flat": "drawing", "pixel": "hard-edged"}
@@ -45,7 +48,8 @@ class Prompt(NamedTuple):
 
 
 def trained() -> bool:
-    """Whether this installation carries the weights. Without them `load()` gives the same shapes, and noise."""
+    """Whether this installation carries the weights. Without them `load()` gives the same shapes,
+    and noise."""
     return (MODEL / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
 
@@ -59,13 +63,18 @@ def load(dtype: torch.dtype | None = None) -> StableDiffusionXLPipeline:
         return _untrained(dtype)
     with _no_progress_bars():
         return StableDiffusionXLPipeline.from_pretrained(
-            MODEL, dtype=dtype, local_files_only=True, add_watermarker=False, low_cpu_mem_usage=False
+            MODEL,
+            dtype=dtype,
+            local_files_only=True,
+            add_watermarker=False,
+            low_cpu_mem_usage=False,
         )
 
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Loading takes a fraction of a second; three bars about it would only hide what the caller prints."""
+    """Loading takes a fraction of a second; three bars about it would only hide what the caller
+    prints."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -98,12 +107,19 @@ def _untrained(dtype: torch.dtype) -> StableDiffusionXLPipeline:
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         parts = {
             "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(MODEL / "text_encoder")),
-            "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(MODEL / "text_encoder_2")),
-            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(MODEL / "unet")),
+            "text_encoder_2": CLIPTextModelWithProjection(
+                CLIPTextConfig.from_pretrained(MODEL / "text_encoder_2")
+            ),
+            "unet": UNet2DConditionModel.from_config(
+                UNet2DConditionModel.load_config(MODEL / "unet")
+            ),
             "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(MODEL / "vae")),
         }
     return StableDiffusionXLPipeline(
-        **{name: (part if dtype == torch.float32 else part.to(dtype)).eval() for name, part in parts.items()},
+        **{
+            name: (part if dtype == torch.float32 else part.to(dtype)).eval()
+            for name, part in parts.items()
+        },
         tokenizer=CLIPTokenizer.from_pretrained(MODEL / "tokenizer"),
         tokenizer_2=CLIPTokenizer.from_pretrained(MODEL / "tokenizer_2"),
         scheduler=EulerDiscreteScheduler.from_pretrained(MODEL / "scheduler"),
@@ -122,7 +138,8 @@ def load_tiny_vae(dtype: torch.dtype | None = None) -> AutoencoderTiny:
 
 
 def load_judge() -> Judge:
-    """A small CLIP-style model that scores how well a picture agrees with a prompt; not part of the pipeline."""
+    """A small CLIP-style model that scores how well a picture agrees with a prompt; not part of the
+    pipeline."""
     from halftime.bundled.judge import Judge
 
     return Judge.from_folder(JUDGE)
@@ -132,7 +149,9 @@ def load_judge() -> Judge:
 def prompts() -> tuple[Prompt, ...]:
     """The 500 prompts of the test set, the three styles in turn."""
     rows = tomllib.loads(PROMPTS.read_text(encoding="utf-8"))["prompts"]
-    return tuple(Prompt(row["text"], row["style"], row["object"], row.get("colour")) for row in rows)
+    return tuple(
+        Prompt(row["text"], row["style"], row["object"], row.get("colour")) for row in rows
+    )
 
 
 def prompts_hash() -> str:

@@ -1,4 +1,5 @@
-"""A small CLIP-style judge: pictures and prompts in one space, trained contrastively on emoji-xl's own vocabulary."""
+"""A small CLIP-style judge: pictures and prompts in one space, trained contrastively on emoji-xl's
+own vocabulary."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def _halving(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
 class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.inner = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1), nn.GroupNorm(8, channels), nn.SiLU())
+        self.inner = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 1, 1), nn.GroupNorm(8, channels), nn.SiLU()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.inner(x)  # type: ignore[no-any-return]
@@ -87,11 +90,16 @@ class Judge:
     def scores(self, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
         """How well each picture agrees with its own prompt: a cosine, higher is better."""
         if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} pictures but {len(prompts)} prompts: give one prompt a picture.")
-        return [float(s) for s in (self.image_features(images) * self.text_features(prompts)).sum(-1)]
+            raise ValueError(
+                f"{len(images)} pictures but {len(prompts)} prompts: give one prompt a picture."
+            )
+        return [
+            float(s) for s in (self.image_features(images) * self.text_features(prompts)).sum(-1)
+        ]
 
     def aesthetic(self, images: Sequence[Image]) -> list[float]:
-        """A stand-in for an aesthetic score: the cosine with the nearest prompt of the test set, whichever it is.
+        """A stand-in for an aesthetic score: the cosine with the nearest prompt of the test set,
+        whichever it is.
 
         It rewards pictures that clearly are something. It knows nothing of taste.
         """

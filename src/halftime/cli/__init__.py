@@ -1,4 +1,5 @@
-"""The command line: one file a verb, each of which parses, calls one function, renders, and sets the exit code."""
+"""The command line: one file a verb, each of which parses, calls one function, renders, and sets
+the exit code."""
 
 from __future__ import annotations
 
@@ -16,11 +17,14 @@ from halftime import __version__
 from halftime.base.errors import HalftimeError, HalftimeWarning
 from halftime.base.source import in_a_sentence
 
-# verb -> what it answers; `halftime.cli.VERB` holds `command`. Listed here so that --help imports no verb.
+# verb -> what it answers; `halftime.cli.VERB` holds `command`. Listed here so that --help imports
+# no verb.
 VERBS = {
     "profile": "Where does the time of one call go?",
     "trace": "The same, from a torch.profiler trace recorded elsewhere.",
-    "audit": "Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed.",
+    "audit": (
+        "Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed."
+    ),
     "forecast": "What would each stage take on a named GPU? No GPU, no weights.",
     "verify": "Are two sets of pictures the same within noise?",
     "tune": "Which fixes reach my target with my quality?",
@@ -63,7 +67,8 @@ def halftime(debug: bool) -> None:
 
 
 def _hush_libraries() -> None:
-    """The libraries' hints about versions and backends are not what the user asked; --debug shows them."""
+    """The libraries' hints about versions and backends are not what the user asked; --debug shows
+    them."""
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
     warnings.simplefilter("ignore", category=FutureWarning)
@@ -76,7 +81,11 @@ _as_python_writes = warnings.formatwarning
 
 
 def _one_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
 ) -> str:
     """Ours without the place in the sources, which is of no use on a command line."""
     if issubclass(category, HalftimeWarning):
@@ -85,13 +94,16 @@ def _one_line(
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 a gate said no, 2 bad input or failure, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 a gate said no, 2 bad input or failure, 130
+    interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     # --debug is welcome anywhere on the line, where people add it after a failure.
     arguments = (["--debug"] if debug else []) + [word for word in arguments if word != "--debug"]
     code = _run(arguments, debug)
-    gc.freeze()  # or Python's last collection walks through all of torch and diffusers: 1.0 s of a short profile's 5.9
+    # or Python's last collection walks through all of torch and diffusers: 1.0 s of a short
+    # profile's 5.9
+    gc.freeze()
     sys.exit(code)
 
 
@@ -112,7 +124,11 @@ def _run(arguments: list[str], debug: bool) -> int:
     except HalftimeError as error:
         return _fail(str(error), debug, error.exit_code)
     except Exception as error:
-        return _fail(in_a_sentence(error) + ("" if debug else " Run again with --debug to see where."), debug, 2)
+        return _fail(
+            in_a_sentence(error) + ("" if debug else " Run again with --debug to see where."),
+            debug,
+            2,
+        )
 
 
 def _fail(message: str, debug: bool, code: int) -> int:

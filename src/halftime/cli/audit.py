@@ -29,10 +29,21 @@ WRONG_RULE = 1
     type=click.Choice(["real", "tiny"]),
     default="tiny",
     show_default=True,
-    help="real: MODEL's configurations alone, without weights, at full size; tiny: the pipeline as it is loaded.",
+    help=(
+        "real: MODEL's configurations alone, without weights, at full size; tiny: the pipeline "
+        "as it is loaded."
+    ),
 )
-@click.option("--baseline", metavar="JSON", help="Exit with 1 where the loop waits in a place that this audit has not.")
-@click.option("--check-rules", is_flag=True, help="On a CUDA device: do the rules agree with torch's own sync mode?")
+@click.option(
+    "--baseline",
+    metavar="JSON",
+    help="Exit with 1 where the loop waits in a place that this audit has not.",
+)
+@click.option(
+    "--check-rules",
+    is_flag=True,
+    help="On a CUDA device: do the rules agree with torch's own sync mode?",
+)
 @click.option("--github", is_flag=True, help="Print GitHub annotations.")
 @output_options
 def command(
@@ -46,8 +57,8 @@ def command(
 ) -> int:
     """Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed.
 
-    MODEL is a diffusers folder, module:function returning a pipeline, or nothing for the bundled model. Tiny random
-    components do: waits do not depend on weights.
+    MODEL is a diffusers folder, module:function returning a pipeline, or nothing for the bundled
+    model. Tiny random components do: waits do not depend on weights.
     """
     if check_rules:
         return _check_rules(output)
@@ -78,8 +89,8 @@ def _read(path: str) -> Audit:
 
 
 def _audit(model: str | None, geometry: str, workload_values: dict[str, object]) -> Audit:
-    # Read when torch is imported. Nothing is timed or large here, and threads that wait for each other beside other
-    # work took six times as long.
+    # Read when torch is imported. Nothing is timed or large here, and threads that wait for each
+    # other beside other work took six times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with _no_collection():
         import msgspec
@@ -88,7 +99,10 @@ def _audit(model: str | None, geometry: str, workload_values: dict[str, object])
         from halftime.verbs.audit.ghost import load_ghost
         from halftime.verbs.audit.run import STEPS, audit_loaded
 
-        given = workload_values.get("steps") is not None or workload_values.get("workload_file") is not None
+        given = (
+            workload_values.get("steps") is not None
+            or workload_values.get("workload_file") is not None
+        )
         workload = take_workload(workload_values, model)
         if not given:
             workload = msgspec.structs.replace(workload, steps=STEPS)
@@ -98,7 +112,8 @@ def _audit(model: str | None, geometry: str, workload_values: dict[str, object])
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Importing and loading leave nothing to collect, and looking for it takes 0.9 s of the few that an audit needs."""
+    """Importing and loading leave nothing to collect, and looking for it takes 0.9 s of the few
+    that an audit needs."""
     gc.disable()
     try:
         yield
@@ -112,11 +127,18 @@ def _gate(base: Audit, found: Audit) -> int:
 
     if not found.steps_seen:
         # No loop, no waits in it: that would pass for the wrong reason.
-        click.echo("no denoising loop was seen, so nothing can be said of its waits; see 'not seen'.", err=True)
+        click.echo(
+            "no denoising loop was seen, so nothing can be said of its waits; see 'not seen'.",
+            err=True,
+        )
         return NEW_SITE
     new = new_sites(base, found)
     for site in new:
         click.echo(
-            f"new wait in the loop: {site.file}:{site.line} {site.kind}, {site.count} times: {site.code}", err=True
+            (
+                f"new wait in the loop: {site.file}:{site.line} {site.kind}, {site.count} times: "
+                f"{site.code}"
+            ),
+            err=True,
         )
     return NEW_SITE if new else 0

@@ -34,34 +34,72 @@ class _Forecast(click.Group):
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def command() -> None:
-    """What would each stage take on a named GPU, and what would each fix bring? No GPU, no weights."""
+    """What would each stage take on a named GPU, and what would each fix bring? No GPU, no
+    weights."""
 
 
 @command.command(
-    "run", epilog="Also: forecast evaluate ROWS.csv, forecast calibrate SESSION.json, forecast gpus, forecast models."
+    "run",
+    epilog=(
+        "Also: forecast evaluate ROWS.csv, forecast calibrate SESSION.json, forecast gpus, "
+        "forecast models."
+    ),
 )
 @model_argument
 @click.option("--gpu", default="A10G", show_default=True, help="A GPU of `halftime forecast gpus`.")
-@click.option("--size", metavar="N|WxH", help="Pixels, for example 1024 or 1152x896.  [default: the model's own]")
+@click.option(
+    "--size",
+    metavar="N|WxH",
+    help="Pixels, for example 1024 or 1152x896.  [default: the model's own]",
+)
 @click.option("--frames", type=int, help="Frames of a video.  [default: the model's own]")
 @click.option("--steps", type=int, help="Denoising steps.  [default: the pipeline's own]")
 @click.option("--batch", type=int, default=1, show_default=True, help="Pictures of one call.")
 @click.option("--dtype", help="fp32, tf32, fp16, bf16, int8 or fp8.  [default: as published]")
-@click.option("--vae-dtype", help="The VAE's own dtype.  [default: the pipeline's: SDXL in fp16 decodes in fp32]")
 @click.option(
-    "--cfg/--no-cfg", "guidance", default=None, help="Classifier-free guidance.  [default: the pipeline's own]"
+    "--vae-dtype",
+    help="The VAE's own dtype.  [default: the pipeline's: SDXL in fp16 decodes in fp32]",
 )
-@click.option("--compile", "compiled", is_flag=True, help="torch.compile of denoiser and VAE, with CUDA graphs.")
+@click.option(
+    "--cfg/--no-cfg",
+    "guidance",
+    default=None,
+    help="Classifier-free guidance.  [default: the pipeline's own]",
+)
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="torch.compile of denoiser and VAE, with CUDA graphs.",
+)
 @click.option("--channels-last", is_flag=True, help="Denoiser and VAE in channels_last.")
 @click.option(
-    "--attention", type=click.Choice(["sdpa", "math"]), default="sdpa", show_default=True, help="Fused, or written out."
+    "--attention",
+    type=click.Choice(["sdpa", "math"]),
+    default="sdpa",
+    show_default=True,
+    help="Fused, or written out.",
 )
 @click.option("--tiled", is_flag=True, help="Tiled VAE decode.")
-@click.option("--claim", "claims", multiple=True, metavar="STAGE=TIME", help="Judge a number: --claim denoise=2700ms.")
-@click.option("--prices", metavar="TOML", help="Prices an hour: find the cheapest GPU for a picture.")
-@click.option("--target", metavar="TIME", help="Latency that a GPU of the price list must reach, for example 2s.")
 @click.option(
-    "--calibration", metavar="JSON", help="A calibration; 'none' ignores the saved one.  [default: the saved one]"
+    "--claim",
+    "claims",
+    multiple=True,
+    metavar="STAGE=TIME",
+    help="Judge a number: --claim denoise=2700ms.",
+)
+@click.option(
+    "--prices", metavar="TOML", help="Prices an hour: find the cheapest GPU for a picture."
+)
+@click.option(
+    "--target",
+    metavar="TIME",
+    help="Latency that a GPU of the price list must reach, for example 2s.",
+)
+@click.option(
+    "--calibration",
+    metavar="JSON",
+    help="A calibration; 'none' ignores the saved one.  [default: the saved one]",
 )
 @output_options
 def run(
@@ -76,16 +114,21 @@ def run(
 ) -> int:
     """What would each stage take on a named GPU, and what would each fix bring? No GPU, no weights.
 
-    MODEL is a built-in architecture (sdxl, sd15, flux-dev, …: see `forecast models`), a diffusers folder (its
-    config.json files are enough), a cached hub id, or nothing for the bundled model.
+    MODEL is a built-in architecture (sdxl, sd15, flux-dev, …: see `forecast models`), a diffusers
+    folder (its config.json files are enough), a cached hub id, or nothing for the bundled model.
     """
     from halftime.base.units import parse_seconds
     from halftime.verbs.forecast.run import forecast
 
     made = forecast(
-        model, gpu, settings=_settings(values), claims=claims, prices=prices,
-        target_seconds=parse_seconds(target) if target else None, calibration=calibration,
-    )  # fmt: skip
+        model,
+        gpu,
+        settings=_settings(values),
+        claims=claims,
+        prices=prices,
+        target_seconds=parse_seconds(target) if target else None,
+        calibration=calibration,
+    )
     emit(made, output)
     return 1 if any(claim.verdict == "impossible" for claim in made.claims) else 0
 
@@ -103,9 +146,12 @@ def _settings(values: dict[str, object]) -> Settings:
 @command.command("evaluate")
 @click.argument("rows")
 @click.option(
-    "--calibrate", type=click.Choice(["none", "one-per-gpu"]), default="none", show_default=True,
+    "--calibrate",
+    type=click.Choice(["none", "one-per-gpu"]),
+    default="none",
+    show_default=True,
     help="one-per-gpu: the first row of each GPU only calibrates.",
-)  # fmt: skip
+)
 @output_options
 def evaluate_rows(rows: str, calibrate: str, output: Output) -> None:
     """Compare forecasts with measured rows of a CSV file (see docs/forecast.md for its form)."""

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 import click
 
 from halftime.base.errors import BadInput
+from halftime.base.progress import Progress
 from halftime.base.units import parse_seconds
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit
 
 if TYPE_CHECKING:
     from halftime.records.gateway import GatewayResult, Mode
-    from halftime.verbs.gateway.run import Progress, Settings
+    from halftime.verbs.gateway.run import Settings
 
 _BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1_000_000, "kib": 1024, "mib": 1024**2}
 _ARRIVALS: dict[str, tuple[Mode, ...]] = {
-    "constant": ("constant",), "poisson": ("poisson",), "both": ("constant", "poisson"),
-}  # fmt: skip
+    "constant": ("constant",),
+    "poisson": ("poisson",),
+    "both": ("constant", "poisson"),
+}
 
 
 def parse_bytes(text: str) -> int:
@@ -30,14 +33,18 @@ def parse_bytes(text: str) -> int:
     unit = text.strip()[len(number) :].strip().lower()
     if number.isdecimal() and unit in _BYTES and int(number) > 0:
         return int(number) * _BYTES[unit]
-    raise BadInput(f"{text!r} is not a size. Write one byte or more as 65536, 64KB, 1MB, 64KiB or 1MiB.")
+    raise BadInput(
+        f"{text!r} is not a size. Write one byte or more as 65536, 64KB, 1MB, 64KiB or 1MiB."
+    )
 
 
 def parse_lasting(option: str, text: str) -> float:
     """A time that must not be none -> seconds. Raises BadInput."""
     seconds = parse_seconds(text)
     if seconds <= 0:
-        raise BadInput(f"{option} {text!r} is no time at all. Write one above zero, for example 2s.")
+        raise BadInput(
+            f"{option} {text!r} is no time at all. Write one above zero, for example 2s."
+        )
     return seconds
 
 
@@ -48,12 +55,16 @@ def parse_rates(text: str | None) -> tuple[float, ...]:
     except ValueError:
         rates = (0.0,)
     if any(not 0 < rate <= 20_000 for rate in rates):
-        raise BadInput(f"--rate {text!r} is not a list of rates. Write requests a second, for example 20,100,300.")
+        raise BadInput(
+            f"--rate {text!r} is not a list of rates. Write requests a second, for example "
+            "20,100,300."
+        )
     return rates
 
 
 def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
-    """'name: value' or 'name: $VARIABLE' -> headers, variables read from the environment. Raises BadInput."""
+    """'name: value' or 'name: $VARIABLE' -> headers, variables read from the environment. Raises
+    BadInput."""
     import os
 
     headers = {}
@@ -71,35 +82,91 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--direct", metavar="URL", help="The endpoint without the gateway, for example http://127.0.0.1:9000/v1.")
-@click.option("--through", metavar="URL", help="The same through the gateway; left out, --direct alone is measured.")
+@click.option(
+    "--direct",
+    metavar="URL",
+    help="The endpoint without the gateway, for example http://127.0.0.1:9000/v1.",
+)
+@click.option(
+    "--through",
+    metavar="URL",
+    help="The same through the gateway; left out, --direct alone is measured.",
+)
 @click.option("--rate", "rates", metavar="R[,R…]", help="Open loop at these requests a second.")
 @click.option("--arrival", type=click.Choice(list(_ARRIVALS)), default="both", show_default=True)
-@click.option("--requests", default=200, type=click.IntRange(1), show_default=True, help="Sequential pairs, at most.")
-@click.option("--sequential-time", default="60s", show_default=True, help="For a slow upstream, fewer pairs.")
 @click.option(
-    "--concurrency", default=8, type=click.IntRange(0), show_default=True, help="Closed loop; 0 leaves it out."
+    "--requests",
+    default=200,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Sequential pairs, at most.",
+)
+@click.option(
+    "--sequential-time", default="60s", show_default=True, help="For a slow upstream, fewer pairs."
+)
+@click.option(
+    "--concurrency",
+    default=8,
+    type=click.IntRange(0),
+    show_default=True,
+    help="Closed loop; 0 leaves it out.",
 )
 @click.option("--duration", default="6s", show_default=True, help="Of each arm at each level.")
 @click.option("--timeout", default="30s", show_default=True, help="Of one request.")
-@click.option("--payload", default="chat", show_default=True, metavar="chat|image-in|image-out|FILE")
-@click.option("--size", default="64KB", show_default=True, help="Of the picture sent or asked for, 64KB to 8MB.")
+@click.option(
+    "--payload", default="chat", show_default=True, metavar="chat|image-in|image-out|FILE"
+)
+@click.option(
+    "--size",
+    default="64KB",
+    show_default=True,
+    help="Of the picture sent or asked for, 64KB to 8MB.",
+)
 @click.option("--picture-url", metavar="URL", help="image-in: send this URL instead of base64.")
 @click.option("--stream", is_flag=True, help="Ask for a streamed answer.")
-@click.option("--target", default="openai", show_default=True, help="openai, kserve, replicate or fal.")
+@click.option(
+    "--target", default="openai", show_default=True, help="openai, kserve, replicate or fal."
+)
 @click.option("--model", default="mock-model", show_default=True, help="Model name in the request.")
 @click.option("--key-env", metavar="NAME", help="Environment variable that holds the key.")
 @click.option("--through-key-env", metavar="NAME", help="The gateway's own key, where it differs.")
-@click.option("--header", "headers", multiple=True, metavar="'N: V'", help="For both; V may be $VARIABLE.")
-@click.option("--through-header", "through_headers", multiple=True, metavar="'N: V'", help="For the gateway only.")
-@click.option("--overhead-header", default="x-litellm-overhead-duration-ms", show_default=True, help="In milliseconds.")
-@click.option("--ca-file", metavar="PEM", help="Trust this certificate authority.")
-@click.option("--pid", type=int, help="The gateway's process.  [default: what listens on its port here]")
 @click.option(
-    "--max-background", type=click.FloatRange(0), metavar="CORES", help="Refuse where other processes keep more busy."
+    "--header", "headers", multiple=True, metavar="'N: V'", help="For both; V may be $VARIABLE."
 )
-@click.option("--session", "session_file", metavar="JSON", help="A profile, to say what this is to one picture.")
-@click.option("--budget", metavar="TIME", help="Exit with 1 where more is added at p50, or a load saturates or fails.")
+@click.option(
+    "--through-header",
+    "through_headers",
+    multiple=True,
+    metavar="'N: V'",
+    help="For the gateway only.",
+)
+@click.option(
+    "--overhead-header",
+    default="x-litellm-overhead-duration-ms",
+    show_default=True,
+    help="In milliseconds.",
+)
+@click.option("--ca-file", metavar="PEM", help="Trust this certificate authority.")
+@click.option(
+    "--pid", type=int, help="The gateway's process.  [default: what listens on its port here]"
+)
+@click.option(
+    "--max-background",
+    type=click.FloatRange(0),
+    metavar="CORES",
+    help="Refuse where other processes keep more busy.",
+)
+@click.option(
+    "--session",
+    "session_file",
+    metavar="JSON",
+    help="A profile, to say what this is to one picture.",
+)
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Exit with 1 where more is added at p50, or a load saturates or fails.",
+)
 @output_options
 @click.pass_context
 def command(
@@ -118,7 +185,8 @@ def command(
     result = judge(_measure(_settings(values), output.quiet))
     emit(result, output)
     if result.failing and (output.quiet or "-" in output.files):
-        click.echo(f"{result.failing}.", err=True)  # a gate that says no because of failures says so in any case
+        # a gate that says no because of failures says so in any case
+        click.echo(f"{result.failing}.", err=True)
     return 1 if result.within_budget is False else 0
 
 
@@ -129,13 +197,17 @@ def _refuse_idle(values: dict[str, object]) -> None:
     """Options that could change nothing here. Raises BadInput."""
     for name in _GATEWAY_ONLY:
         if values[name] and not values["through"]:
-            option = "--" + name.removesuffix("s" if name == "through_headers" else "").replace("_", "-")
+            option = "--" + name.removesuffix("s" if name == "through_headers" else "").replace(
+                "_", "-"
+            )
             raise BadInput(
-                f"{option} needs --through URL, which is not given. Name the gateway, or leave {option} out."
+                f"{option} needs --through URL, which is not given. Name the gateway, or leave "
+                f"{option} out."
             )
     if values["picture_url"] and values["payload"] != "image-in":
         raise BadInput(
-            f"--picture-url is sent with --payload image-in alone, and the payload is {values['payload']!r}. "
+            "--picture-url is sent with --payload image-in alone, and the payload is "
+            f"{values['payload']!r}. "
             "Write --payload image-in, or leave --picture-url out."
         )
 
@@ -145,7 +217,10 @@ def _settings(values: dict[str, object]) -> Settings:
     from halftime.verbs.gateway.run import Settings
 
     if not values["direct"]:
-        raise BadInput("--direct URL is needed: the endpoint that the gateway forwards to. Try: halftime gateway mock.")
+        raise BadInput(
+            "--direct URL is needed: the endpoint that the gateway forwards to. Try: halftime "
+            "gateway mock."
+        )
     taken = {name: values[name] for name in _PASSED}
     payload = Payload(
         kind=str(values["payload"]),
@@ -169,9 +244,18 @@ def _settings(values: dict[str, object]) -> Settings:
 
 
 _PASSED = (
-    "direct", "through", "target", "requests", "concurrency", "key_env", "through_key_env", "overhead_header",
-    "ca_file", "pid", "max_background",
-)  # fmt: skip
+    "direct",
+    "through",
+    "target",
+    "requests",
+    "concurrency",
+    "key_env",
+    "through_key_env",
+    "overhead_header",
+    "ca_file",
+    "pid",
+    "max_background",
+)
 
 
 def _measure(settings: Settings, quiet: bool) -> GatewayResult:
@@ -181,8 +265,11 @@ def _measure(settings: Settings, quiet: bool) -> GatewayResult:
         return gateway(settings, progress)
 
 
-def _judge(budget: str | None, session_file: str | None) -> Callable[[GatewayResult], GatewayResult]:
-    """What adds the verdicts to a result; both options are read first, for a measurement takes minutes."""
+def _judge(
+    budget: str | None, session_file: str | None
+) -> Callable[[GatewayResult], GatewayResult]:
+    """What adds the verdicts to a result; both options are read first, for a measurement takes
+    minutes."""
     from halftime.base.store import read_json
     from halftime.records import Session
     from halftime.verbs.gateway.verdict import with_budget, with_session
@@ -213,30 +300,59 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 
 @command.command("mock")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=9000, type=click.IntRange(0, 65535), show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    default=9000,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="0 takes a free one.",
+)
 @click.option("--delay", default="20ms", show_default=True, help="To the first byte of the answer.")
 @click.option("--jitter", default="0", show_default=True, help="Standard deviation of the delay.")
-@click.option("--size", default="512", show_default=True, help="Of the text or picture in an answer.")
-@click.option("--chunks", default=8, type=click.IntRange(1), show_default=True, help="Of a streamed answer.")
+@click.option(
+    "--size", default="512", show_default=True, help="Of the text or picture in an answer."
+)
+@click.option(
+    "--chunks", default=8, type=click.IntRange(1), show_default=True, help="Of a streamed answer."
+)
 @click.option("--gap", default="10ms", show_default=True, help="Between chunks.")
 @click.option(
-    "--error-rate", default=0.0, type=click.FloatRange(0, 1), show_default=True,
+    "--error-rate",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    show_default=True,
     help="Share of requests answered with 500.",
-)  # fmt: skip
+)
 @click.option("--seed", default=0, show_default=True)
 def mock(
-    host: str, port: int, delay: str, jitter: str, size: str, chunks: int, gap: str, error_rate: float, seed: int
+    host: str,
+    port: int,
+    delay: str,
+    jitter: str,
+    size: str,
+    chunks: int,
+    gap: str,
+    error_rate: float,
+    seed: int,
 ) -> None:
     """An upstream with set delay, jitter, size, chunking and error rate; runs until interrupted."""
     from halftime.verbs.gateway.extra import need
     from halftime.verbs.gateway.mock import Behaviour, serve
 
     behaviour = Behaviour(
-        parse_seconds(delay), parse_seconds(jitter), parse_bytes(size), chunks, parse_seconds(gap),
-        error_rate, seed,
-    )  # fmt: skip
+        parse_seconds(delay),
+        parse_seconds(jitter),
+        parse_bytes(size),
+        chunks,
+        parse_seconds(gap),
+        error_rate,
+        seed,
+    )
     need("uvloop").run(serve(behaviour, host, port, lambda taken: _announce(host, taken)))
 
 
 def _announce(host: str, port: int) -> None:
-    click.echo(f"mock upstream on http://{host}:{port}/v1 (openai), also kserve, replicate and fal without /v1")
+    click.echo(
+        f"mock upstream on http://{host}:{port}/v1 (openai), also kserve, replicate and fal "
+        "without /v1"
+    )

@@ -21,52 +21,85 @@ F = TypeVar("F", bound=Callable[..., object])
 model_argument = click.argument("model", required=False)
 
 _FIRST_WORKLOAD_OPTIONS = (
-    click.option("--workload", "workload_file", metavar="TOML", help="Read the workload from a TOML file."),
+    click.option(
+        "--workload", "workload_file", metavar="TOML", help="Read the workload from a TOML file."
+    ),
     click.option("--prompt", "prompts", multiple=True, help="Prompt; may be given several times."),
     click.option("--negative-prompt", help="Negative prompt."),
 )
 _MORE_WORKLOAD_OPTIONS = (
     click.option("--guidance", type=float, help="Guidance scale.  [default: the pipeline's own]"),
     click.option(
-        "--size", metavar="N|WxH", help="Pixels, for example 1024 or 1152x896.  [default: the pipeline's own]"
+        "--size",
+        metavar="N|WxH",
+        help="Pixels, for example 1024 or 1152x896.  [default: the pipeline's own]",
     ),
-    click.option("--batch", "images_per_prompt", type=int, help="Pictures for each prompt.  [default: 1]"),
+    click.option(
+        "--batch", "images_per_prompt", type=int, help="Pictures for each prompt.  [default: 1]"
+    ),
     click.option("--seed", type=int, help="Seed of the first picture.  [default: 0]"),
-    click.option("--scheduler", help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler."),
+    click.option(
+        "--scheduler",
+        help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler.",
+    ),
     click.option("--dtype", help="float32, bfloat16 or float16.  [default: as loaded]"),
     click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu]"),
-    click.option("--set", "arguments", multiple=True, metavar="NAME=VALUE", help="Any other argument of the call."),
+    click.option(
+        "--set",
+        "arguments",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any other argument of the call.",
+    ),
 )
 
 # `--json` alone, at the end or before another option, is `--json -`.
 json_option = click.option(
-    "--json", "json_file", metavar="FILE", is_flag=False, flag_value="-",
+    "--json",
+    "json_file",
+    metavar="FILE",
+    is_flag=False,
+    flag_value="-",
     help="Write JSON; - or no FILE for standard output.",
-)  # fmt: skip
-html_option = click.option("--html", "html_file", metavar="FILE", help="Write one self-contained HTML page.")
+)
+html_option = click.option(
+    "--html", "html_file", metavar="FILE", help="Write one self-contained HTML page."
+)
 markdown_option = click.option(
     "--markdown", "markdown_file", metavar="FILE", help="Write markdown; - for standard output."
 )
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no tables; files and exit code only.")
+quiet_option = click.option(
+    "--quiet", "-q", is_flag=True, help="No progress and no tables; files and exit code only."
+)
 
 _BESIDE = ""  # --artefacts without a name
 artefacts_option = click.option(
-    "--artefacts", metavar="FILE", is_flag=False, flag_value=_BESIDE,
-    help="Take compiled code from FILE and keep it there; no FILE is the one beside the recipe. It is code that runs: "
+    "--artefacts",
+    metavar="FILE",
+    is_flag=False,
+    flag_value=_BESIDE,
+    help="Take compiled code from FILE and keep it there; no FILE is the one beside the recipe. "
+    "It is code that runs: "
     "only your own.",
-)  # fmt: skip
+)
 
 
 def take_artefacts(value: str | None, recipe: str | None, quiet: bool = False) -> str | None:
-    """The file that --artefacts means, or None. Raises BadInput where there is no recipe; says what lies unused."""
+    """The file that --artefacts means, or None. Raises BadInput where there is no recipe; says what
+    lies unused."""
     from halftime.fix.artefacts import beside
 
     if recipe is None:
         if value is not None:
-            raise BadInput("--artefacts keeps what a recipe compiles; name the recipe with --recipe.")
+            raise BadInput(
+                "--artefacts keeps what a recipe compiles; name the recipe with --recipe."
+            )
         return None
     if value is None and beside(recipe).is_file() and not quiet:
-        click.echo(f"{beside(recipe)} lies beside the recipe; --artefacts takes compiled code from it.", err=True)
+        click.echo(
+            f"{beside(recipe)} lies beside the recipe; --artefacts takes compiled code from it.",
+            err=True,
+        )
     return str(beside(recipe)) if value == _BESIDE else value
 
 
@@ -95,11 +128,18 @@ def _output(function: F, *options: Callable[[F], F]) -> F:
 
 
 def workload_options(steps: int = 30) -> Callable[[F], F]:
-    """Add the options that describe a workload; their values arrive as keyword arguments. `steps` is the default."""
+    """Add the options that describe a workload; their values arrive as keyword arguments. `steps`
+    is the default."""
 
     def added(function: F) -> F:
-        steps_option = click.option("--steps", type=int, help=f"Denoising steps.  [default: {steps}]")
-        for option in (*reversed(_MORE_WORKLOAD_OPTIONS), steps_option, *reversed(_FIRST_WORKLOAD_OPTIONS)):
+        steps_option = click.option(
+            "--steps", type=int, help=f"Denoising steps.  [default: {steps}]"
+        )
+        for option in (
+            *reversed(_MORE_WORKLOAD_OPTIONS),
+            steps_option,
+            *reversed(_FIRST_WORKLOAD_OPTIONS),
+        ):
             function = option(function)
         return function
 
@@ -107,7 +147,8 @@ def workload_options(steps: int = 30) -> Callable[[F], F]:
 
 
 def take_workload(values: dict[str, object], model: str | None) -> Workload:
-    """Take the workload's options out of `values`: the TOML file first, then what was given on the command line.
+    """Take the workload's options out of `values`: the TOML file first, then what was given on the
+    command line.
 
     The bundled model (no `model`) gets its own guidance where none is given.
     """
@@ -129,9 +170,18 @@ def take_workload(values: dict[str, object], model: str | None) -> Workload:
 
 def _names() -> tuple[str, ...]:
     return (
-        "prompts", "negative_prompt", "steps", "guidance", "size", "images_per_prompt", "seed", "scheduler", "dtype",
-        "device", "arguments",
-    )  # fmt: skip
+        "prompts",
+        "negative_prompt",
+        "steps",
+        "guidance",
+        "size",
+        "images_per_prompt",
+        "seed",
+        "scheduler",
+        "dtype",
+        "device",
+        "arguments",
+    )
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -140,7 +190,10 @@ def parse_size(text: str) -> tuple[int, int]:
     if len(words) in (1, 2) and all(word.strip().isdecimal() for word in words):
         numbers = [int(word) for word in words]
         return numbers[0], numbers[-1]
-    raise BadWorkload(f"--size {text!r} is not a size. Write pixels as 1024 or as WIDTHxHEIGHT, for example 1152x896.")
+    raise BadWorkload(
+        f"--size {text!r} is not a size. Write pixels as 1024 or as WIDTHxHEIGHT, for example "
+        "1152x896."
+    )
 
 
 def _assignment(text: str) -> tuple[str, object]:

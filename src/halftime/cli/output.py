@@ -1,4 +1,5 @@
-"""Where results go: files first, then the console, and nothing beside JSON when that has standard output."""
+"""Where results go: files first, then the console, and nothing beside JSON when that has standard
+output."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from typing import NamedTuple
 
 import click
 
+from halftime.base.progress import Progress
 from halftime.base.store import write_bytes, write_json
 from halftime.records import Record
 from halftime.report.drawn import drawn
 from halftime.report.model import Report
 
-Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, of how much."""
 
 
@@ -25,8 +26,15 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bar(
+        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
+    ) as bar:
         task = bar.add_task("starting", total=1)
 
         def show(what: str, done: int, total: int) -> None:

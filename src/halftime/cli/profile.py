@@ -29,15 +29,37 @@ if TYPE_CHECKING:
 @model_argument
 @workload_options()
 @click.option("--runs", default=5, show_default=True, help="Steady runs.")
-@click.option("--warmup", default=1, show_default=True, help="Calls between the first and the first steady one.")
-@click.option("--cold-start/--no-cold-start", default=True, show_default=True, help="Measure a fresh process too.")
 @click.option(
-    "--probes/--no-probes", default=True, show_default=True, help="Count FLOPs and memory in calls of their own."
+    "--warmup",
+    default=1,
+    show_default=True,
+    help="Calls between the first and the first steady one.",
 )
-@click.option("--trace", "trace_folder", metavar="DIR", help="Trace one more call into DIR, for Perfetto and Nsight.")
+@click.option(
+    "--cold-start/--no-cold-start",
+    default=True,
+    show_default=True,
+    help="Measure a fresh process too.",
+)
+@click.option(
+    "--probes/--no-probes",
+    default=True,
+    show_default=True,
+    help="Count FLOPs and memory in calls of their own.",
+)
+@click.option(
+    "--trace",
+    "trace_folder",
+    metavar="DIR",
+    help="Trace one more call into DIR, for Perfetto and Nsight.",
+)
 @click.option("--recipe", metavar="TOML", help="Profile with the fixes of a recipe or plan.")
 @artefacts_option
-@click.option("--against", metavar="JSON", help="Compare with an earlier session of the same workload and machine.")
+@click.option(
+    "--against",
+    metavar="JSON",
+    help="Compare with an earlier session of the same workload and machine.",
+)
 @output_options
 def command(
     model: str | None,
@@ -54,19 +76,32 @@ def command(
 ) -> None:
     """Where does the time of one call go? A ledger of stages that adds up to the wall clock.
 
-    MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the bundled model.
+    MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the
+    bundled model.
     """
     workload = take_workload(workload_values, model)
     base = _read_base(against, workload) if against else None
     artefacts = take_artefacts(artefacts, recipe, output.quiet)
     # A fresh process for the cold start would load the pipeline as it is.
     cold_start = cold_start and recipe is None
-    session = _measure(model, workload, runs, warmup, cold_start, probes, trace_folder, output.quiet, recipe, artefacts)
+    session = _measure(
+        model,
+        workload,
+        runs,
+        warmup,
+        cold_start,
+        probes,
+        trace_folder,
+        output.quiet,
+        recipe,
+        artefacts,
+    )
     emit(session, output, _comparison(base, session) if base else None)
 
 
 def _read_base(path: str, workload: Workload) -> Session:
-    """The session to compare with. Raises Unlike, before minutes of measuring, where the workload is another."""
+    """The session to compare with. Raises Unlike, before minutes of measuring, where the workload
+    is another."""
     from halftime.base.store import read_report
     from halftime.records import Session
     from halftime.verbs.profile.compare import checked_workload

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 @click.option("--model", help="Where the model is here.  [default: as in the report]")
 @click.option("--device", help="Run on another device.  [default: as in the report]")
 @click.option("--runs", type=int, help="Steady runs.  [default: as many as then]")
-@click.option("--warmup", default=1, show_default=True, help="Calls between the first and the first steady one.")
+@click.option(
+    "--warmup",
+    default=1,
+    show_default=True,
+    help="Calls between the first and the first steady one.",
+)
 @output_options
 def command(
     report: str,
@@ -36,7 +41,9 @@ def command(
     emit(found, output)
 
 
-def _replay(report: str, model: str | None, device: str | None, runs: int | None, warmup: int, quiet: bool) -> Replay:
+def _replay(
+    report: str, model: str | None, device: str | None, runs: int | None, warmup: int, quiet: bool
+) -> Replay:
     from halftime.verbs.profile.run import Settings
     from halftime.verbs.replay.run import read, replay
 

@@ -1,4 +1,5 @@
-"""`halftime serve`: parse, listen, serve until told to stop; the exit code says whether everything was answered."""
+"""`halftime serve`: parse, listen, serve until told to stop; the exit code says whether everything
+was answered."""
 
 from __future__ import annotations
 
@@ -39,14 +40,34 @@ _LOOK = 0.1  # seconds between looks at the engine's state
 
 @click.command()
 @model_argument
-@click.option("--recipe", metavar="TOML", help="Fixes to apply: a plan, or a recipe that tune wrote.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 serves the network.")
-@click.option("--port", default=8000, type=click.IntRange(0, 65535), show_default=True, help="0 takes a free one.")
-@click.option("--name", help="The model's name for clients.  [default: the folder's or hub id's; emoji-xl]")
-@click.option("--sizes", metavar="N|WxH[,…]", help="Sizes to offer; each is warmed up.  [default: the pipeline's own]")
-@click.option("--steps", default="10,20,30", show_default=True, metavar="N[,…]", help="Step counts to offer.")
 @click.option(
-    "--max-batch", default=2, type=click.IntRange(1), show_default=True, help="Pictures drawn together at most."
+    "--recipe", metavar="TOML", help="Fixes to apply: a plan, or a recipe that tune wrote."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 serves the network.")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="0 takes a free one.",
+)
+@click.option(
+    "--name", help="The model's name for clients.  [default: the folder's or hub id's; emoji-xl]"
+)
+@click.option(
+    "--sizes",
+    metavar="N|WxH[,…]",
+    help="Sizes to offer; each is warmed up.  [default: the pipeline's own]",
+)
+@click.option(
+    "--steps", default="10,20,30", show_default=True, metavar="N[,…]", help="Step counts to offer."
+)
+@click.option(
+    "--max-batch",
+    default=2,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Pictures drawn together at most.",
 )
 @click.option(
     "--queue",
@@ -55,19 +76,48 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     show_default=True,
     help="Pictures that may wait; the next one gets 429.",
 )
-@click.option("--deadline", default="60s", show_default=True, help="From a request's arrival to its picture, at most.")
-@click.option("--off-list", type=click.Choice(["snap", "refuse"]), default="snap", show_default=True,
-              help="Sizes and steps that are not offered: take the nearest, or answer 400.")  # fmt: skip
-@click.option("--scheduler", help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler.")
+@click.option(
+    "--deadline",
+    default="60s",
+    show_default=True,
+    help="From a request's arrival to its picture, at most.",
+)
+@click.option(
+    "--off-list",
+    type=click.Choice(["snap", "refuse"]),
+    default="snap",
+    show_default=True,
+    help="Sizes and steps that are not offered: take the nearest, or answer 400.",
+)
+@click.option(
+    "--scheduler",
+    help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler.",
+)
 @click.option("--dtype", help="float32, bfloat16 or float16.  [default: as loaded]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(1), help="torch's threads in the worker.  [default: all cores]")
-@click.option("--tiny-vae", metavar="DIR|ID", help="Decoder of the previews.  [default: the bundled model's own]")
-@artefacts_option
-@click.option("--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish.")
-@click.option("--ray", is_flag=True, help="As a Ray Serve deployment, on the cluster that RAY_ADDRESS names or here.")
 @click.option(
-    "--replicas", default=1, type=click.IntRange(1), show_default=True, help="With --ray: engines, each with a worker."
+    "--threads", type=click.IntRange(1), help="torch's threads in the worker.  [default: all cores]"
+)
+@click.option(
+    "--tiny-vae",
+    metavar="DIR|ID",
+    help="Decoder of the previews.  [default: the bundled model's own]",
+)
+@artefacts_option
+@click.option(
+    "--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish."
+)
+@click.option(
+    "--ray",
+    is_flag=True,
+    help="As a Ray Serve deployment, on the cluster that RAY_ADDRESS names or here.",
+)
+@click.option(
+    "--replicas",
+    default=1,
+    type=click.IntRange(1),
+    show_default=True,
+    help="With --ray: engines, each with a worker.",
 )
 @quiet_option
 def command(
@@ -84,17 +134,21 @@ def command(
 ) -> int:
     """Serve pictures over OpenAI's images API: warm before ready, preview then final, nothing lost.
 
-    MODEL is a diffusers folder, a hub id or module:function; left out, the bundled emoji-xl. The page is at /, the API
-    under /v1, the warm-up certificate at /readyz, Prometheus metrics at /metrics.
+    MODEL is a diffusers folder, a hub id or module:function; left out, the bundled emoji-xl. The
+    page is at /, the API under /v1, the warm-up certificate at /readyz, Prometheus metrics at
+    /metrics.
 
-    HALFTIME_API_KEY in the environment sets the key that /v1 asks for (several with commas between);
-    HALFTIME_PROFILE_TOKEN turns on /profile. SIGTERM drains: what runs is finished, what comes gets 503, exit code 0.
+    HALFTIME_API_KEY in the environment sets the key that /v1 asks for (several with commas
+    between); HALFTIME_PROFILE_TOKEN turns on /profile. SIGTERM drains: what runs is finished, what
+    comes gets 503, exit code 0.
     """
     from halftime.verbs.serve.run import check_installed
 
     check_installed()
     engine_settings = _engine_settings(model, deadline, engine_values)
-    settings = _http_settings(name or _name_of(model), deadline, drain, replicas * engine_settings.queue_limit)
+    settings = _http_settings(
+        name or _name_of(model), deadline, drain, replicas * engine_settings.queue_limit
+    )
     if replicas > 1 and not ray:
         raise BadInput(f"--replicas {replicas} goes with --ray; without it there is one engine.")
     if ray:
@@ -127,7 +181,9 @@ def parse_steps(text: str) -> tuple[int, ...]:
     """'10,20' -> (10, 20). Raises BadInput."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise BadInput(f"--steps {text!r} is no list of step counts. Write for example --steps 10,20,30.")
+        raise BadInput(
+            f"--steps {text!r} is no list of step counts. Write for example --steps 10,20,30."
+        )
     return tuple(int(word) for word in words)
 
 
@@ -155,7 +211,9 @@ def _name_of(model: str | None) -> str:
     return Path(model).resolve().name if Path(model).exists() else model
 
 
-def _serve(engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, quiet: bool) -> int:
+def _serve(
+    engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, quiet: bool
+) -> int:
     from rich.console import Console
 
     from halftime.base.listening import address_of
@@ -168,7 +226,10 @@ def _serve(engine_settings: EngineSettings, settings: HttpSettings, host: str, p
     click.echo(f"halftime serve on {address_of(taken)} with {settings.model}")
     console = Console(stderr=True, highlight=False, quiet=quiet)
     if host not in _LOOPBACK and not settings.api_keys:
-        console.print("Anybody who reaches this address can draw: HALFTIME_API_KEY is not set.", style="yellow")
+        console.print(
+            "Anybody who reaches this address can draw: HALFTIME_API_KEY is not set.",
+            style="yellow",
+        )
     return run(Engine(engine_settings), settings, taken, _watcher(console))
 
 
@@ -185,7 +246,9 @@ def _serve_with_ray(
 
 def _log(quiet: bool) -> None:
     """A line a request; what the watcher and the first line say already is left out."""
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s"
+    )
     for name in ("uvicorn", "halftime.verbs.serve.engine", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -210,7 +273,8 @@ def _watcher(console: Console) -> Callable[[Engine], Coroutine[None, None, None]
 
 
 async def _warmed(console: Console, engine: Engine) -> EngineStatus:
-    """The status once the engine is ready or has failed; until then one line that changes, on a terminal."""
+    """The status once the engine is ready or has failed; until then one line that changes, on a
+    terminal."""
     with console.status("starting") if console.is_terminal else nullcontext() as line:
         while (status := engine.status).state not in ("ready", "failed"):
             if line is not None:

@@ -14,8 +14,8 @@ from halftime.cli.output import Output, emit
 def command(file: str, output: Output) -> None:
     """Draw what a verb wrote, without running it again.
 
-    FILE is the JSON or the HTML page of any verb, or a result under benchmarks/results. Pictures are not in these
-    files, so contact sheets and sliders are left out.
+    FILE is the JSON or the HTML page of any verb, or a result under benchmarks/results. Pictures
+    are not in these files, so contact sheets and sliders are left out.
     """
     from halftime.report.show import read
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file")
 @click.argument("other", required=False)
-@click.option("--perfetto", metavar="OUT", help="Write the trace with stages, idle gaps and findings, for Perfetto.")
+@click.option(
+    "--perfetto",
+    metavar="OUT",
+    help="Write the trace with stages, idle gaps and findings, for Perfetto.",
+)
 @output_options
 def command(
     file: str,
@@ -29,8 +33,8 @@ def command(
 ) -> None:
     """The same, from a torch.profiler trace recorded elsewhere.
 
-    FILE is a Chrome trace as export_chrome_trace() writes it, plain or gzipped. With OTHER, a trace of the same
-    workload, the two are compared stage by stage: FILE is the baseline.
+    FILE is a Chrome trace as export_chrome_trace() writes it, plain or gzipped. With OTHER, a trace
+    of the same workload, the two are compared stage by stage: FILE is the baseline.
     """
     from halftime.verbs.trace.run import explain
 

@@ -26,17 +26,47 @@ EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
 
 @click.command()
 @model_argument
-@click.option("--target", metavar="TIME", help="Stop when one call takes no longer, for example 2s.")
+@click.option(
+    "--target", metavar="TIME", help="Stop when one call takes no longer, for example 2s."
+)
 @click.option("--speedup", type=float, metavar="N", help="Stop when a call is N times as fast.")
 @click.option("--best", is_flag=True, help="Go on until nothing more pays.  [default]")
-@click.option("--budget", default="10m", show_default=True, help="Time for everything, verification included.")
-@click.option("--allow", type=click.Choice(["approximate"]), help="Try fixes that change pictures, and other solvers.")
-@click.option("--loss", type=float, help="Mean FLIP error that approximate fixes may cost together.  [default: 0.05]")
-@click.option("--sweep", is_flag=True, help="Only solver x steps against quality; changes pictures.")
-@click.option("--prompts", "count", default=24, show_default=True, help="Pictures that are compared at the end.")
-@click.option("--recipe", "recipe_file", default="recipe.toml", show_default=True, help="Where to write the recipe.")
-@click.option("--artefacts/--no-artefacts", default=True, show_default=True,
-              help="Keep what the recipe compiles beside it, for --artefacts of profile and serve.")  # fmt: skip
+@click.option(
+    "--budget", default="10m", show_default=True, help="Time for everything, verification included."
+)
+@click.option(
+    "--allow",
+    type=click.Choice(["approximate"]),
+    help="Try fixes that change pictures, and other solvers.",
+)
+@click.option(
+    "--loss",
+    type=float,
+    help="Mean FLIP error that approximate fixes may cost together.  [default: 0.05]",
+)
+@click.option(
+    "--sweep", is_flag=True, help="Only solver x steps against quality; changes pictures."
+)
+@click.option(
+    "--prompts",
+    "count",
+    default=24,
+    show_default=True,
+    help="Pictures that are compared at the end.",
+)
+@click.option(
+    "--recipe",
+    "recipe_file",
+    default="recipe.toml",
+    show_default=True,
+    help="Where to write the recipe.",
+)
+@click.option(
+    "--artefacts/--no-artefacts",
+    default=True,
+    show_default=True,
+    help="Keep what the recipe compiles beside it, for --artefacts of profile and serve.",
+)
 @click.option("--fresh", is_flag=True, help="Forget an interrupted run.")
 @workload_options()
 @output_options
@@ -56,11 +86,13 @@ def command(
     output: Output,
     **workload_values: object,
 ) -> int:
-    """Which fixes reach my target with my quality? Measured in turns, verified, written to a recipe.
+    """Which fixes reach my target with my quality? Measured in turns, verified, written to a
+    recipe.
 
-    MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the bundled model.
-    Interrupted with Ctrl-C, the same command goes on where it was. Exit code: 0 the recipe is verified and a target is
-    reached, 1 the pictures differ or the target is not reached, 3 the verdict is inconclusive.
+    MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the
+    bundled model. Interrupted with Ctrl-C, the same command goes on where it was. Exit code: 0 the
+    recipe is verified and a target is reached, 1 the pictures differ or the target is not reached,
+    3 the verdict is inconclusive.
     """
     from halftime.base.units import parse_seconds
     from halftime.verbs.tune.quality import LOSS
@@ -71,9 +103,14 @@ def command(
     metrics.require()
     partial = partial_path(Path(recipe_file))
     options = Options(
-        goal=_goal(target, speedup, best), budget=parse_seconds(budget), approximate=allow is not None or sweep,
-        sweep_only=sweep, loss=LOSS if loss is None else loss, prompts=count, partial=partial,
-    )  # fmt: skip
+        goal=_goal(target, speedup, best),
+        budget=parse_seconds(budget),
+        approximate=allow is not None or sweep,
+        sweep_only=sweep,
+        loss=LOSS if loss is None else loss,
+        prompts=count,
+        partial=partial,
+    )
     if fresh:
         partial.unlink(missing_ok=True)
     workload = take_workload(workload_values, model)
@@ -112,7 +149,9 @@ def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) 
             return tuned(loaded, workload, options, progress=progress, say=_speaker(quiet))
         except KeyboardInterrupt:
             if options.partial is not None and options.partial.is_file() and not quiet:
-                click.echo(f"kept in {options.partial}: the same command goes on from there.", err=True)
+                click.echo(
+                    f"kept in {options.partial}: the same command goes on from there.", err=True
+                )
             raise
 
 
@@ -133,8 +172,11 @@ def _write_recipe(tuning: Tuning, recipe_file: str, partial: Path) -> None:
     partial.unlink(missing_ok=True)
 
 
-def _keep_artefacts(model: str | None, workload: Workload, recipe: Path, quiet: bool) -> Path | None:
-    """What the recipe compiles, beside it. The recipe stands without; so a failure here is said, and no more."""
+def _keep_artefacts(
+    model: str | None, workload: Workload, recipe: Path, quiet: bool
+) -> Path | None:
+    """What the recipe compiles, beside it. The recipe stands without; so a failure here is said,
+    and no more."""
     from halftime.base.errors import HalftimeError
     from halftime.verbs.tune.artefacts import save
 
@@ -152,12 +194,14 @@ def _report(outcome: Outcome) -> Report:
     from halftime.verbs.tune.slides import slides
 
     tuning = outcome.tuning
-    pairs = outcome.baseline is not None and outcome.candidate is not None and tuning.evidence is not None
-    return report_of(tuning, slides(tuning.evidence, outcome.baseline, outcome.candidate) if pairs else ())  # type: ignore[arg-type]
+    if tuning.evidence is None or outcome.baseline is None or outcome.candidate is None:
+        return report_of(tuning, ())
+    return report_of(tuning, slides(tuning.evidence, outcome.baseline, outcome.candidate))
 
 
 def exit_code(tuning: Tuning) -> int:
-    """An approximate recipe is meant to draw other pictures: its loss was held to the budget, and is stated."""
+    """An approximate recipe is meant to draw other pictures: its loss was held to the budget, and
+    is stated."""
     approximate = any(rung.kept and rung.level == "approximate" for rung in tuning.ladder)
     if tuning.reached is False:
         return 1

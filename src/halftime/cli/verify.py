@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from halftime.base.errors import BadInput
+from halftime.base.progress import Progress
 from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from halftime.records.verdict import Verdict
     from halftime.report.model import Report
     from halftime.verbs.verify.pictures import PictureSet
-    from halftime.verbs.verify.render import Progress, Prompt
+    from halftime.verbs.verify.render import Prompt
 
 EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
 BASELINE = "baseline"
@@ -27,14 +28,31 @@ BASELINE = "baseline"
 @click.command()
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--model", help="The pipeline, where A or B is a recipe.  [default: the bundled model]")
+@click.option(
+    "--model", help="The pipeline, where A or B is a recipe.  [default: the bundled model]"
+)
 @click.option("--prompts", "count", type=int, help="How many pictures to make.  [default: 50]")
-@click.option("--margin", type=float, help="Largest difference that still counts as none, in noise floors.")
+@click.option(
+    "--margin", type=float, help="Largest difference that still counts as none, in noise floors."
+)
 @click.option("--strict", is_flag=True, help="Find differences that no 8-bit picture shows.")
-@click.option("--floor", "floor_folders", multiple=True, metavar="DIR", help="A further set equal to A, for the floor.")
-@click.option("--floor-prompts", default=8, show_default=True, help="Pictures for each part of the noise floor.")
+@click.option(
+    "--floor",
+    "floor_folders",
+    multiple=True,
+    metavar="DIR",
+    help="A further set equal to A, for the floor.",
+)
+@click.option(
+    "--floor-prompts",
+    default=8,
+    show_default=True,
+    help="Pictures for each part of the noise floor.",
+)
 @click.option("--judge", help="A CLIP by folder or hub id.  [default: the bundled judge]")
-@click.option("--aesthetic-head", metavar="FILE", help="Linear aesthetic head for that CLIP (safetensors).")
+@click.option(
+    "--aesthetic-head", metavar="FILE", help="Linear aesthetic head for that CLIP (safetensors)."
+)
 @click.option("--lpips-weights", metavar="FILE", help="AlexNet's weights, for LPIPS.")
 @click.option("--sheet", metavar="PNG", help="Write the contact sheet.")
 @click.option("--keep", metavar="DIR", help="Keep the pictures that are made, in DIR/a and DIR/b.")
@@ -59,10 +77,10 @@ def command(
 ) -> int:
     """Are two sets of pictures the same within noise?
 
-    A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the pipeline as it is.
-    Exit code: 0 equivalent, 1 different, 3 inconclusive.
+    A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the
+    pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
-    from halftime.base.environment import collect
+    from halftime.pipeline.device import this_environment
     from halftime.verbs.verify import metrics
     from halftime.verbs.verify.pictures import read_folder
     from halftime.verbs.verify.run import MARGIN, Settings, judged
@@ -73,13 +91,22 @@ def command(
     workload = take_workload(workload_values, model)
     with progress_bar(output.quiet) as progress:
         baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
-        floors |= {f"folder {i + 1}": read_folder(Path(folder)) for i, folder in enumerate(floor_folders)}
+        floors |= {
+            f"folder {i + 1}": read_folder(Path(folder)) for i, folder in enumerate(floor_folders)
+        }
         progress("comparing", 0, 1)
         settings = Settings(
-            MARGIN if margin is None else margin, floors, strict, judge, _path(aesthetic_head), _path(lpips_weights)
+            MARGIN if margin is None else margin,
+            floors,
+            strict,
+            judge,
+            _path(aesthetic_head),
+            _path(lpips_weights),
         )
         made_here = not (Path(a).is_dir() and Path(b).is_dir())
-        verdict = judged(baseline, candidate, settings, collect(workload.device) if made_here else None)
+        verdict = judged(
+            baseline, candidate, settings, this_environment(workload.device) if made_here else None
+        )
     _write_pictures(verdict, baseline, candidate, sheet, keep)
     emit(verdict, output, lambda: _report(verdict, baseline, candidate))
     return EXIT_CODES[verdict.verdict]
@@ -90,7 +117,13 @@ def _path(name: str | None) -> Path | None:
 
 
 def _sets(
-    a: str, b: str, model: str | None, workload: Workload, count: int | None, floor_prompts: int, progress: Progress
+    a: str,
+    b: str,
+    model: str | None,
+    workload: Workload,
+    count: int | None,
+    floor_prompts: int,
+    progress: Progress,
 ) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
     """Both sets, and the harmless variations of A where A is made here."""
     from halftime.verbs.verify.pictures import read_folder
@@ -108,7 +141,11 @@ def _sets(
     with _configured(loaded, a):
         first = _made(loaded, a, workload, prompts, progress)
         few = prompts[: max(1, floor_prompts)]
-        floors = {} if Path(a).is_dir() else floor_sets(loaded.pipeline, workload, few, progress=progress)
+        floors = (
+            {}
+            if Path(a).is_dir()
+            else floor_sets(loaded.pipeline, workload, few, progress=progress)
+        )
     with _configured(loaded, b):
         second = _made(loaded, b, workload, prompts, progress)
     return first, second, floors
@@ -121,7 +158,10 @@ def _refuse_early(source: str) -> None:
     if source == BASELINE or Path(source).is_dir():
         return
     if not Path(source).is_file():
-        raise BadInput(f"{source!r} is neither a folder of pictures, nor a recipe's TOML file, nor '{BASELINE}'.")
+        raise BadInput(
+            f"{source!r} is neither a folder of pictures, nor a recipe's TOML file, nor "
+            f"'{BASELINE}'."
+        )
     choose(read_plan(Path(source)))
 
 
@@ -133,7 +173,9 @@ def _configured(loaded: Loaded, source: str) -> AbstractContextManager[object]:
     return applied(loaded.pipeline, Path(source))
 
 
-def _made(loaded: Loaded, source: str, workload: Workload, prompts: list[Prompt], progress: Progress) -> PictureSet:
+def _made(
+    loaded: Loaded, source: str, workload: Workload, prompts: list[Prompt], progress: Progress
+) -> PictureSet:
     from halftime.verbs.verify.pictures import read_folder
     from halftime.verbs.verify.render import render
 
@@ -143,7 +185,11 @@ def _made(loaded: Loaded, source: str, workload: Workload, prompts: list[Prompt]
 
 
 def _write_pictures(
-    verdict: Verdict, baseline: PictureSet, candidate: PictureSet, sheet: str | None, keep: str | None
+    verdict: Verdict,
+    baseline: PictureSet,
+    candidate: PictureSet,
+    sheet: str | None,
+    keep: str | None,
 ) -> None:
     from halftime.base.store import write_bytes
     from halftime.verbs.verify.pictures import write_folder

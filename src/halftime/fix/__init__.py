@@ -1,7 +1,7 @@
 """fix: reversible changes to a pipeline, one a file.
 
-`FIXES` names them, `ORDER` is the order of their application, `CONFLICTS` says which exclude each other;
-`applied(pipeline, plan)` puts them on for a while and takes them back.
+`FIXES` names them, `ORDER` is the order of their application, `CONFLICTS` says which exclude each
+other; `applied(pipeline, plan)` puts them on for a while and takes them back.
 """
 
 from __future__ import annotations

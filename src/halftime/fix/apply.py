@@ -1,4 +1,5 @@
-"""`applied`: put a plan's fixes on a pipeline for a while, in the table's order, and take them all back."""
+"""`applied`: put a plan's fixes on a pipeline for a while, in the table's order, and take them all
+back."""
 
 from __future__ import annotations
 
@@ -41,11 +42,13 @@ def applied(
 ) -> Iterator[DiffusionPipeline]:
     """The pipeline with the fixes of `plan`; on exit it is bit for bit what it was.
 
-    `plan` is a Plan, a Recipe, the path of either's TOML file, or a list of names of `halftime.FIXES`. `artefacts` is
-    a file's name: compiled code is taken from it where it is there, and what was compiled is in it afterwards. It holds
-    code that torch runs: name only files of your own. Raises BadInput for an unknown name or setting, Unlike for a
-    recipe of another architecture, DoesNotApply where a fix cannot work here or two exclude each other, BadFile for
-    artefacts that are damaged or none. Warns where recipe or artefacts were made with another torch or device.
+    `plan` is a Plan, a Recipe, the path of either's TOML file, or a list of names of
+    `halftime.FIXES`. `artefacts` is a file's name: compiled code is taken from it where it is
+    there, and what was compiled is in it afterwards. It holds code that torch runs: name only files
+    of your own. Raises BadInput for an unknown name or setting, Unlike for a recipe of another
+    architecture, DoesNotApply where a fix cannot work here or two exclude each other, BadFile for
+    artefacts that are damaged or none. Warns where recipe or artefacts were made with another torch
+    or device.
     """
     found = read_plan(plan)
     if isinstance(found, Recipe):
@@ -60,23 +63,29 @@ def applied(
         yield pipeline
 
 
-def kept_artefacts(pipeline: DiffusionPipeline, plan: Plan | Recipe, path: Path | str) -> AbstractContextManager[Kept]:
+def kept_artefacts(
+    pipeline: DiffusionPipeline, plan: Plan | Recipe, path: Path | str
+) -> AbstractContextManager[Kept]:
     """The file of this pipeline's compiled code under this plan, open. Raises BadFile."""
     return kept(Path(path), made_for(device_of(pipeline), plan, architecture(pipeline)))
 
 
 def read_plan(plan: PlanLike) -> Plan | Recipe:
-    """Whatever names fixes, as a record. A TOML file with an architecture is a recipe. Raises BadFile or BadInput."""
+    """Whatever names fixes, as a record. A TOML file with an architecture is a recipe. Raises
+    BadFile or BadInput."""
     if isinstance(plan, Plan | Recipe):
         return plan
     if isinstance(plan, str | Path):
         kind: type[Plan] | type[Recipe] = Recipe if b"[architecture]" in read_bytes(plan) else Plan
         return read_toml(plan, kind)
-    return Plan(fixes=tuple(each if isinstance(each, Choice) else Choice(name=each) for each in plan))
+    return Plan(
+        fixes=tuple(each if isinstance(each, Choice) else Choice(name=each) for each in plan)
+    )
 
 
 def choose(plan: Plan | Recipe) -> list[Chosen]:
-    """The fixes in the order of application, with complete settings. Raises BadInput or DoesNotApply (conflicts)."""
+    """The fixes in the order of application, with complete settings. Raises BadInput or
+    DoesNotApply (conflicts)."""
     names = [choice.name for choice in plan.fixes]
     for name in names:
         if name not in FIXES:
@@ -88,7 +97,9 @@ def choose(plan: Plan | Recipe) -> list[Chosen]:
     for one, other in combinations(chosen, 2):
         reason = conflict(one, other)
         if reason:
-            raise DoesNotApply(f"{one.fix.name} and {other.fix.name} exclude each other: {reason}. Leave one out.")
+            raise DoesNotApply(
+                f"{one.fix.name} and {other.fix.name} exclude each other: {reason}. Leave one out."
+            )
     return chosen
 
 
@@ -112,9 +123,11 @@ def _both_on_denoiser(one: Chosen, other: Chosen) -> bool:
 
 
 def open_findings(session: Session, plan: Plan | Recipe) -> Session:
-    """The session that was measured with a plan on, without findings whose fix is in it or cannot stand beside it.
+    """The session that was measured with a plan on, without findings whose fix is in it or cannot
+    stand beside it.
 
-    What a fix took over cannot be seen as it was: the loop in a graph is all glue, a runtime's weights are still fp32.
+    What a fix took over cannot be seen as it was: the loop in a graph is all glue, a runtime's
+    weights are still fp32.
     """
     chosen = choose(plan)
 
@@ -123,7 +136,9 @@ def open_findings(session: Session, plan: Plan | Recipe) -> Session:
         own = Chosen(fix, dict(fix.with_defaults({})))
         return any(each.fix.name == name or conflict(own, each) for each in chosen)
 
-    left = tuple(each for each in session.findings if each.fix not in FIXES or not settled(each.fix))
+    left = tuple(
+        each for each in session.findings if each.fix not in FIXES or not settled(each.fix)
+    )
     return msgspec.structs.replace(session, findings=left)
 
 
@@ -137,7 +152,8 @@ def check(pipeline: DiffusionPipeline, chosen: Sequence[Chosen]) -> None:
 
 
 def reasons(pipeline: DiffusionPipeline) -> dict[str, str | None]:
-    """Every fix with its defaults: why it does not apply to this pipeline on its device, or None where it does."""
+    """Every fix with its defaults: why it does not apply to this pipeline on its device, or None
+    where it does."""
     device = device_of(pipeline)
     return {name: fix.applies(pipeline, device, fix.settings) for name, fix in FIXES.items()}
 
@@ -168,7 +184,8 @@ def check_recipe(recipe: Recipe, pipeline: DiffusionPipeline) -> None:
         theirs, ours = recipe.architecture.get(name, "nothing"), here.get(name, "nothing")
         if theirs != ours:
             raise Unlike(
-                f"the recipe is for another architecture: {name} is {theirs} there and {ours} here. "
+                f"the recipe is for another architecture: {name} is {theirs} there and {ours} "
+                "here. "
                 "Make one for this pipeline with: halftime tune"
             )
     for difference in _differences(recipe, pipeline):
@@ -187,4 +204,6 @@ def _differences(recipe: Recipe, pipeline: DiffusionPipeline) -> list[str]:
         if package in made.versions and made.versions[package] != here.get(package)
     ]
     device = device_of(pipeline).type
-    return found + ([f"device ({made.device}, here {device})"] if made.device.split(":")[0] != device else [])
+    return found + (
+        [f"device ({made.device}, here {device})"] if made.device.split(":")[0] != device else []
+    )

@@ -1,9 +1,11 @@
-"""Compile artefacts: what torch.compile made once, in one file, for the next process of the same kind.
+"""Compile artefacts: what torch.compile made once, in one file, for the next process of the same
+kind.
 
-The file is a zip archive of Inductor's cache folder: graphs, kernels, and what was learnt about the C++ compiler.
-torch's own bundle (`torch.compiler.save_cache_artifacts`) brings the graphs but not the CPU's kernels, which is where
-the time goes. The archive holds code that torch runs, as torch's bundle does: one from somebody else is a program from
-somebody else. It is read only where it is named.
+The file is a zip archive of Inductor's cache folder: graphs, kernels, and what was learnt about the
+C++ compiler. torch's own bundle (`torch.compiler.save_cache_artifacts`) brings the graphs but not
+the CPU's kernels, which is where the time goes. The archive holds code that torch runs, as torch's
+bundle does: one from somebody else is a program from somebody else. It is read only where it is
+named.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from halftime import __version__
 from halftime.base import environment
 from halftime.base.errors import BadFile, HalftimeWarning
 from halftime.base.store import decoded, write_bytes
+from halftime.pipeline.device import this_environment
 from halftime.records.artefacts import Manifest
 from halftime.records.base import content_hash
 from halftime.records.recipe import Plan, Recipe
@@ -48,9 +51,12 @@ def beside(recipe: Path | str) -> Path:
 
 
 def compiles(plan: Plan | Recipe) -> bool:
-    """Whether a plan has anything for torch.compile to do on the CPU, so that there is something to keep."""
+    """Whether a plan has anything for torch.compile to do on the CPU, so that there is something to
+    keep."""
     elsewhere = ("openvino", "eager")
-    return any(c.name in _COMPILES and c.settings.get("backend") not in elsewhere for c in plan.fixes)
+    return any(
+        c.name in _COMPILES and c.settings.get("backend") not in elsewhere for c in plan.fixes
+    )
 
 
 def keeping() -> bool:
@@ -58,15 +64,18 @@ def keeping() -> bool:
     return bool(_open)
 
 
-def made_for(device: torch.device, plan: Plan | Recipe, architecture: Mapping[str, str]) -> dict[str, str]:
+def made_for(
+    device: torch.device, plan: Plan | Recipe, architecture: Mapping[str, str]
+) -> dict[str, str]:
     """All that compiled code depends on beyond what the compiler's own keys hold."""
-    place = environment.collect(str(device))
+    place = this_environment(str(device))
     fixes = sorted(plan.fixes, key=lambda choice: choice.name)
     return {
         **{name: place.versions[name] for name in ("torch", "cuda") if name in place.versions},
         "Python": platform.python_version(),
         "processor": place.processor,
-        # Virtual machines name different processors alike, and kernels are compiled for the one at hand.
+        # Virtual machines name different processors alike, and kernels are compiled for the one at
+        # hand.
         "set of instructions": " ".join(environment.instructions()),
         "device": place.device_name,
         "number of threads": str(place.threads),
@@ -77,7 +86,8 @@ def made_for(device: torch.device, plan: Plan | Recipe, architecture: Mapping[st
 
 @dataclass
 class Kept:
-    """An open file of artefacts. `found`: it was there and fits, so what is in it need not be compiled."""
+    """An open file of artefacts. `found`: it was there and fits, so what is in it need not be
+    compiled."""
 
     path: Path
     made_for: Mapping[str, str]
@@ -86,14 +96,17 @@ class Kept:
     known: set[str] = field(default_factory=set)  # what is in the file already
 
     def save(self) -> bool:
-        """Write the file if something was compiled that is not in it. Warns where it cannot be written."""
+        """Write the file if something was compiled that is not in it. Warns where it cannot be
+        written."""
         files = _files(self.folder)
         if files.keys() <= self.known:
             return False
         try:
             write_bytes(self.path, _packed(files, self.made_for))
         except BadFile as error:
-            warnings.warn(f"the compile artefacts are not kept: {error}", HalftimeWarning, stacklevel=2)
+            warnings.warn(
+                f"the compile artefacts are not kept: {error}", HalftimeWarning, stacklevel=2
+            )
             return False
         self.known = set(files)
         return True
@@ -107,12 +120,15 @@ class Kept:
 def kept(path: Path, kind: Mapping[str, str]) -> Iterator[Kept]:
     """What is compiled inside comes from this file where it can, and is in it afterwards.
 
-    A file that was made for something else is left alone with a warning, and replaced once something was compiled.
-    Raises BadFile for one that is none of ours or is damaged. An error inside leaves the file as it was.
+    A file that was made for something else is left alone with a warning, and replaced once
+    something was compiled. Raises BadFile for one that is none of ours or is damaged. An error
+    inside leaves the file as it was.
     """
     from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
-    with tempfile.TemporaryDirectory(prefix="halftime-artefacts-", ignore_cleanup_errors=True) as place:
+    with tempfile.TemporaryDirectory(
+        prefix="halftime-artefacts-", ignore_cleanup_errors=True
+    ) as place:
         folder = Path(place) / _INSIDE
         folder.mkdir()
         opened = Kept(path, kind, folder)
@@ -130,7 +146,11 @@ def kept(path: Path, kind: Mapping[str, str]) -> Iterator[Kept]:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Name in the archive -> file; locks are of this process only."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".lock", ".tmp"))
+    found = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".lock", ".tmp")
+    )
     return {str(path.relative_to(folder.parent).as_posix()): path for path in found}
 
 
@@ -146,19 +166,27 @@ def _packed(files: Mapping[str, Path], kind: Mapping[str, str]) -> bytes:
 
 
 def _unpack(path: Path, kind: Mapping[str, str], place: Path) -> bool:
-    """Lay the compiler's cache out below `place`; nothing, with a warning, where it was made for something else."""
+    """Lay the compiler's cache out below `place`; nothing, with a warning, where it was made for
+    something else."""
     try:
         with ZipFile(path) as archive:
             manifest = decoded(path, archive.read(_MANIFEST), Manifest)
             other = differences(manifest.made_for, kind)
             if other:
-                words = f"{path} was made for {', '.join(other)}. It is not used: everything is compiled anew."
+                words = (
+                    f"{path} was made for {', '.join(other)}. It is not used: everything is "
+                    "compiled anew."
+                )
                 warnings.warn(words, HalftimeWarning, stacklevel=6)
                 return False
             # Names that lead out of the folder are mended by zipfile; a wrong checksum raises.
-            archive.extractall(place, [name for name in archive.namelist() if name.startswith(f"{_INSIDE}/")])
+            archive.extractall(
+                place, [name for name in archive.namelist() if name.startswith(f"{_INSIDE}/")]
+            )
     except OSError as error:
-        raise BadFile(f"cannot read {path}: {error.strerror}. Name a file of compile artefacts.") from error
+        raise BadFile(
+            f"cannot read {path}: {error.strerror}. Name a file of compile artefacts."
+        ) from error
     except _DAMAGE as error:
         raise BadFile(
             f"{path} is not a file of compile artefacts, or it is damaged ({error}). "
@@ -170,7 +198,9 @@ def _unpack(path: Path, kind: Mapping[str, str], place: Path) -> bool:
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
     """What does not agree, in words."""
     return [
-        f"another {name}" if name in ("model", "recipe") else f"another {name} ({theirs}, here {ours})"
+        f"another {name}"
+        if name in ("model", "recipe")
+        else f"another {name} ({theirs}, here {ours})"
         for name in [*here, *(name for name in there if name not in here)]
         if (theirs := there.get(name, "none")) != (ours := here.get(name, "none"))
     ]

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-# torch's own kernels, for every model; other names are diffusers' backends, for models that dispatch.
+# torch's own kernels, for every model; other names are diffusers' backends, for models that
+# dispatch.
 NATIVE = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -36,11 +37,17 @@ NATIVE = {
 }
 
 
-def _fuse_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _fuse_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     models = denoisers(pipeline)
     if not all(hasattr(model, "fuse_qkv_projections") for model in models):
         return "its denoiser cannot fuse projections"
-    added = any("Added" in type(p).__name__ for m in models for p in getattr(m, "attn_processors", {}).values())
+    added = any(
+        "Added" in type(p).__name__
+        for m in models
+        for p in getattr(m, "attn_processors", {}).values()
+    )
     return first_reason(
         needs_denoiser(pipeline, device, settings),
         "models with added key and value projections cannot be fused" if added else None,
@@ -68,17 +75,27 @@ def _under(forward: Callable[..., object], backend: SDPBackend) -> Callable[...,
     return call
 
 
-def _backend_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _backend_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     name = text(settings, "backend")
     allowed = ("flash", "math") if device.type == "cpu" else tuple(NATIVE)
     if name in NATIVE:
-        missing = None if name in allowed else f"torch has no {name} attention on {device.type}; it has {allowed}"
+        missing = (
+            None
+            if name in allowed
+            else f"torch has no {name} attention on {device.type}; it has {allowed}"
+        )
         return first_reason(needs_denoiser(pipeline, device, settings), missing)
-    return first_reason(needs_denoiser(pipeline, device, settings), *(_refused(m, name) for m in denoisers(pipeline)))
+    return first_reason(
+        needs_denoiser(pipeline, device, settings),
+        *(_refused(m, name) for m in denoisers(pipeline)),
+    )
 
 
 def _refused(model: nn.Module, name: str) -> str | None:
-    """Whether diffusers takes this backend for this model: asked of diffusers itself, then taken back."""
+    """Whether diffusers takes this backend for this model: asked of diffusers itself, then taken
+    back."""
     if not hasattr(model, "set_attention_backend"):
         return "its denoiser does not dispatch attention"
     try:
@@ -99,7 +116,8 @@ def _processors_restored(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        _AttentionBackendRegistry._active_backend = active  # setting one model's also sets the whole process's
+        # setting one model's also sets the whole process's
+        _AttentionBackendRegistry._active_backend = active
         for each, attributes in kept:
             vars(each).clear()
             vars(each).update(attributes)
@@ -130,7 +148,10 @@ FUSED_QKV = Fix(
 )
 ATTENTION_BACKEND = Fix(
     name="attention-backend",
-    summary="Another attention kernel: torch's flash, efficient, cudnn or math, or one of diffusers' backends.",
+    summary=(
+        "Another attention kernel: torch's flash, efficient, cudnn or math, or one of "
+        "diffusers' backends."
+    ),
     level="equivalent",
     stage="denoise",
     applies=_backend_applies,

@@ -33,10 +33,10 @@ class Fix:
     """A reversible change of a pipeline.
 
     `applies(pipeline, device, settings)` gives the reason why it cannot be applied, or None.
-    `apply(pipeline, settings)` is a context manager: on its exit the pipeline is bit for bit what it was.
-    `ceiling(session)` is Amdahl's bound from a ledger: the whole call's speedup if all that the fix works on took no
-    time; None where the ledger does not say.
-    `proposals` are the settings that `tune` tries, besides the defaults.
+    `apply(pipeline, settings)` is a context manager: on its exit the pipeline is bit for bit what
+    it was. `ceiling(session)` is Amdahl's bound from a ledger: the whole call's speedup if all that
+    the fix works on took no time; None where the ledger does not say. `proposals` are the settings
+    that `tune` tries, besides the defaults.
     """
 
     name: str
@@ -52,14 +52,17 @@ class Fix:
     extra: str | None = None  # halftime[EXTRA] brings its package
 
     def with_defaults(self, given: Settings) -> Settings:
-        """The settings, complete. Raises BadInput for a name or a type that the fix does not know."""
+        """The settings, complete. Raises BadInput for a name or a type that the fix does not
+        know."""
         for name, value in given.items():
             if name not in self.settings:
                 known = ", ".join(self.settings) or "none"
                 raise BadInput(f"fix {self.name!r} has no setting {name!r}. It has: {known}.")
             default = self.settings[name]
             if default is not None and not _same_kind(value, default):
-                raise BadInput(f"fix {self.name!r}: {name} is {value!r}; it must be like {default!r}.")
+                raise BadInput(
+                    f"fix {self.name!r}: {name} is {value!r}; it must be like {default!r}."
+                )
         return {**self.settings, **given}
 
 
@@ -77,7 +80,9 @@ def of(*parts: str) -> Callable[[Settings], frozenset[str]]:
 def chosen_parts(settings: Settings) -> frozenset[str]:
     """A fix whose setting `components` lists the parts."""
     components = settings.get("components")
-    return frozenset(str(part) for part in components) if isinstance(components, list) else frozenset()
+    return (
+        frozenset(str(part) for part in components) if isinstance(components, list) else frozenset()
+    )
 
 
 # ---- ceilings
@@ -148,7 +153,9 @@ def needs_vae(pipeline: DiffusionPipeline, device: torch.device, settings: Setti
     return None if vae_of(pipeline) is not None else "the pipeline has no VAE with a decode method"
 
 
-def needs_denoiser(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def needs_denoiser(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     """A reason where there is no denoiser."""
     return None if denoisers(pipeline) else "the pipeline has no unet or transformer"
 

@@ -1,4 +1,5 @@
-"""vae-compile and denoiser-compile: torch.compile, whole or by repeated blocks, with frozen weights on the CPU."""
+"""vae-compile and denoiser-compile: torch.compile, whole or by repeated blocks, with frozen weights
+on the CPU."""
 
 from __future__ import annotations
 
@@ -40,16 +41,21 @@ DEFAULTS: Settings = {
 
 
 def compile_options(settings: Settings, device: torch.device) -> dict[str, object]:
-    """Keyword arguments of torch.compile. `mode` and `options` exclude each other, so a mode becomes its options."""
+    """Keyword arguments of torch.compile. `mode` and `options` exclude each other, so a mode
+    becomes its options."""
     options: dict[str, object] = {}
     if settings["mode"] != "default":
         options.update(torch._inductor.list_mode_options(text(settings, "mode")))
     if settings["freezing"] and device.type == "cpu":
         options["freezing"] = True
     if keeping() and device.type == "cpu":
-        # Precompiled headers are made even where no kernel is compiled: 5 s of each start for nothing.
+        # Precompiled headers are made even where no kernel is compiled: 5 s of each start for
+        # nothing.
         options["cpp_cache_precompile_headers"] = False
-    chosen: dict[str, object] = {"fullgraph": bool(settings["fullgraph"]), "dynamic": bool(settings["dynamic"])}
+    chosen: dict[str, object] = {
+        "fullgraph": bool(settings["fullgraph"]),
+        "dynamic": bool(settings["dynamic"]),
+    }
     return chosen | ({"options": options} if options else {})
 
 
@@ -60,7 +66,8 @@ def compile_with(function: Forward, settings: Settings, device: torch.device) ->
 
 @contextmanager
 def compiled(holder: nn.Module, entry: str, settings: Settings) -> Iterator[None]:
-    """`holder.entry` compiled; frozen, its results are copied where a CUDA graph would overwrite them."""
+    """`holder.entry` compiled; frozen, its results are copied where a CUDA graph would overwrite
+    them."""
     device = next(holder.parameters()).device
     function = compile_with(getattr(holder, entry), settings, device)
     with patched(holder, entry, function):
@@ -99,17 +106,27 @@ def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None
 def _works(settings: Settings) -> str | None:
     if torch.compiler.is_compiling() or not torch._dynamo.is_dynamo_supported():  # type: ignore[attr-defined]
         return "torch.compile does not work with this Python and torch"
-    return first_reason(one_of(settings, "mode", _MODES), one_of(settings, "region", ("whole", "blocks")))
+    return first_reason(
+        one_of(settings, "mode", _MODES), one_of(settings, "region", ("whole", "blocks"))
+    )
 
 
-def _denoiser_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _denoiser_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     reason = first_reason(needs_denoiser(pipeline, device, settings), _works(settings))
-    if reason is None and settings["region"] == "blocks" and not all(map(_blocks, denoisers(pipeline))):
+    if (
+        reason is None
+        and settings["region"] == "blocks"
+        and not all(map(_blocks, denoisers(pipeline)))
+    ):
         return "its denoiser names no repeated blocks; use region = 'whole'"
     return reason
 
 
-def _vae_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _vae_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     reason = first_reason(needs_vae(pipeline, device, settings), _works(settings))
     if reason is None and settings["region"] == "blocks":
         return "a VAE is compiled whole; leave region out"

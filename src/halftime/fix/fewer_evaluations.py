@@ -1,4 +1,5 @@
-"""guidance-interval and step-cache: evaluate the denoiser on less. Approximate: look at the pictures."""
+"""guidance-interval and step-cache: evaluate the denoiser on less. Approximate: look at the
+pictures."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Counter:
-    """Which denoiser evaluation of the current call this is, counted from 0; set back by each call of the pipeline."""
+    """Which denoiser evaluation of the current call this is, counted from 0; set back by each call
+    of the pipeline."""
 
     index: int = 0
 
@@ -44,7 +46,8 @@ class Counter:
 
 
 def guides_in_one_batch(pipeline: DiffusionPipeline) -> bool:
-    """Whether its loop evaluates unconditional and conditional inputs as two halves of one batch, in that order."""
+    """Whether its loop evaluates unconditional and conditional inputs as two halves of one batch,
+    in that order."""
     try:
         source = inspect.getsource(type(pipeline).__call__)
     except (OSError, TypeError):
@@ -66,7 +69,8 @@ def second_half(value: object, batch: int) -> object:
 
 
 def _batch(args: tuple[object, ...], kwargs: dict[str, object]) -> int:
-    """The batch of a denoiser's call: of its first argument, which is `sample` or `hidden_states`."""
+    """The batch of a denoiser's call: of its first argument, which is `sample` or
+    `hidden_states`."""
     first = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
     return int(first.shape[0]) if isinstance(first, Tensor) else 1
 
@@ -101,12 +105,18 @@ def _guided_within(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[
         yield
 
 
-def _guidance_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _guidance_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     start, stop = number(settings, "start"), number(settings, "stop")
     return first_reason(
         needs_denoiser(pipeline, device, settings),
-        None if 0 <= start < stop <= 1 else f"start {start} and stop {stop} must satisfy 0 <= start < stop <= 1",
-        None if guides_in_one_batch(pipeline) else "it does not evaluate guidance as two halves of one batch",
+        None
+        if 0 <= start < stop <= 1
+        else f"start {start} and stop {stop} must satisfy 0 <= start < stop <= 1",
+        None
+        if guides_in_one_batch(pipeline)
+        else "it does not evaluate guidance as two halves of one batch",
         None if len(denoisers(pipeline)) == 1 else "it has two denoisers",
     )
 
@@ -118,8 +128,8 @@ def _guidance_applies(pipeline: DiffusionPipeline, device: torch.device, setting
 class DeepCache:
     """Keeps a UNet's deep features between steps (the idea of DeepCache, Ma et al., CVPR 2024).
 
-    On most steps only the outermost resolution runs: all down blocks but the first, the middle, and all up blocks but
-    the last answer with what they gave on the last full step.
+    On most steps only the outermost resolution runs: all down blocks but the first, the middle, and
+    all up blocks but the last answer with what they gave on the last full step.
     """
 
     every: int
@@ -129,7 +139,8 @@ class DeepCache:
     kept: dict[int, object] = field(default_factory=dict)
 
     def decide(self, batch: int) -> None:
-        """Before each evaluation: is this a full one? A new batch size, or nothing kept yet, makes it one."""
+        """Before each evaluation: is this a full one? A new batch size, or nothing kept yet, makes
+        it one."""
         index = self.counter.next()
         if index == 0:
             self.kept.clear()
@@ -155,7 +166,9 @@ def _deep_blocks(unet: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def _unet_cached(pipeline: DiffusionPipeline, unet: nn.Module, settings: Settings) -> Iterator[None]:
+def _unet_cached(
+    pipeline: DiffusionPipeline, unet: nn.Module, settings: Settings
+) -> Iterator[None]:
     cache = DeepCache(int(number(settings, "every")))
     forward = unet.forward
 
@@ -196,7 +209,9 @@ def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         yield
 
 
-def _cache_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _cache_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     return first_reason(
         needs_denoiser(pipeline, device, settings),
         None if number(settings, "every") >= 2 else "every must be 2 or more",
@@ -213,7 +228,8 @@ def _uncachable(model: nn.Module) -> str | None:
 
 
 def _without_block_entry(model: nn.Module) -> str | None:
-    """FirstBlockCache knows blocks by class; an unknown class is refused here and not in the middle of a call."""
+    """FirstBlockCache knows blocks by class; an unknown class is refused here and not in the middle
+    of a call."""
     from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
     from diffusers.hooks._helpers import TransformerBlockRegistry
 
@@ -243,7 +259,10 @@ GUIDANCE_INTERVAL = Fix(
 )
 STEP_CACHE = Fix(
     name="step-cache",
-    summary="Reuse deep features between steps: FirstBlockCache for transformers, DeepCache's idea for UNets.",
+    summary=(
+        "Reuse deep features between steps: FirstBlockCache for transformers, DeepCache's "
+        "idea for UNets."
+    ),
     level="approximate",
     stage="denoise",
     applies=_cache_applies,

@@ -1,4 +1,5 @@
-"""vae-channels-last and denoiser-channels-last: convolution weights in the layout that the kernels prefer."""
+"""vae-channels-last and denoiser-channels-last: convolution weights in the layout that the kernels
+prefer."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def _in_channels_last(modules: list[nn.Module]) -> Iterator[None]:
 
 
 def _reason(modules: list[nn.Module]) -> str | None:
-    kernels = [m for module in modules for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+    kernels = [
+        m for module in modules for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)
+    ]
     wide = [conv for conv in kernels if conv.weight.shape[2] > 1]
     if not wide:
         return "it has no convolution wider than 1x1"
@@ -49,11 +52,15 @@ def _vaes(pipeline: DiffusionPipeline) -> list[nn.Module]:
     return [] if vae is None else [vae]
 
 
-def _vae_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _vae_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     return _reason(_vaes(pipeline))
 
 
-def _denoiser_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _denoiser_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     return _reason(denoisers(pipeline))
 
 

@@ -1,8 +1,10 @@
-"""loop-graph: the whole denoising loop at once; on CUDA one captured graph, on the CPU one compiled step function.
+"""loop-graph: the whole denoising loop at once; on CUDA one captured graph, on the CPU one compiled
+step function.
 
-The pipeline's own loop still turns, but its first evaluation of the denoiser runs all the steps (model, guidance, table
-step), and the scheduler hands out the result at the end. A call that needs to see single steps (a callback, adapters,
-guidance rescale, a partial loop) runs the pipeline's own way, and so does every call after a capture has failed.
+The pipeline's own loop still turns, but its first evaluation of the denoiser runs all the steps
+(model, guidance, table step), and the scheduler hands out the result at the end. A call that needs
+to see single steps (a callback, adapters, guidance rescale, a partial loop) runs the pipeline's own
+way, and so does every call after a capture has failed.
 """
 
 from __future__ import annotations
@@ -40,13 +42,19 @@ from halftime.fix.undo import intercepted, like, patched
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
 
-# Pipelines whose loop is: cat, scale, unet, guide, step. Others draw on the step's values in between.
+# Pipelines whose loop is: cat, scale, unet, guide, step. Others draw on the step's values in
+# between.
 KNOWN = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 # A call with any of these (other than the value beside it) wants to see or change single steps.
 _OWN_WAY: dict[str, object] = {
-    "callback_on_step_end": None, "callback": None, "cross_attention_kwargs": None, "guidance_rescale": 0.0,
-    "denoising_end": None, "ip_adapter_image": None, "ip_adapter_image_embeds": None,
-}  # fmt: skip
+    "callback_on_step_end": None,
+    "callback": None,
+    "cross_attention_kwargs": None,
+    "guidance_rescale": 0.0,
+    "denoising_end": None,
+    "ip_adapter_image": None,
+    "ip_adapter_image_embeds": None,
+}
 
 BACKENDS = ("inductor", "openvino", "eager")  # on the CPU; on CUDA the loop is captured
 
@@ -57,9 +65,10 @@ Forward = Callable[..., object]
 class Dense:
     """A table with the same shape for every step, so that one compiled step serves them all.
 
-    Step k: the next sample and what is remembered, stacked, are `weights[k]` (1 + memory, 2 + memory + noise) times the
-    stack of sample, model output, memory and noise; slots that a step does not use weigh nothing. `scales[k]` is what
-    the sample is multiplied with before the denoiser sees it.
+    Step k: the next sample and what is remembered, stacked, are `weights[k]` (1 + memory, 2 +
+    memory + noise) times the stack of sample, model output, memory and noise; slots that a step
+    does not use weigh nothing. `scales[k]` is what the sample is multiplied with before the
+    denoiser sees it.
     """
 
     scales: Tensor  # steps
@@ -84,12 +93,14 @@ def dense(table: Table, device: torch.device) -> Dense:
 
 @dataclass(frozen=True)
 class Loop:
-    """All that one denoising loop depends on: tensors in `arguments` and `timesteps`, everything else constant."""
+    """All that one denoising loop depends on: tensors in `arguments` and `timesteps`, everything
+    else constant."""
 
     dense: Dense
     timesteps: tuple[Tensor, ...]
     guidance: Tensor | None  # None: no guidance, one evaluation a picture
-    arguments: dict[str, object]  # further keyword arguments of the denoiser, the same on every step
+    # further keyword arguments of the denoiser, the same on every step
+    arguments: dict[str, object]
     dtypes: tuple[torch.dtype, ...]  # of each step's result
 
 
@@ -103,10 +114,12 @@ def guided_step(
     guidance: Tensor | None,
     arguments: dict[str, object],
 ) -> Tensor:
-    """One step: scale, denoise, guide, and the table's row. Returns the next sample and the memory, stacked, in fp32.
+    """One step: scale, denoise, guide, and the table's row. Returns the next sample and the memory,
+    stacked, in fp32.
 
-    `others`: memory …, noise …; what the table multiplies besides the sample and the model's output. Scale and guidance
-    are tensors without dimensions, so that a compiler takes them for values and not for constants.
+    `others`: memory …, noise …; what the table multiplies besides the sample and the model's
+    output. Scale and guidance are tensors without dimensions, so that a compiler takes them for
+    values and not for constants.
     """
     model_input = (sample if guidance is None else torch.cat([sample] * 2)) * scale
     output = forward(model_input, t, **arguments)[0].float()  # type: ignore[index]
@@ -118,7 +131,9 @@ def guided_step(
     return (weights.reshape(*weights.shape, *[1] * sample.ndim) * stacked).sum(dim=1)
 
 
-def run_loop(step: Callable[..., Tensor], loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
+def run_loop(
+    step: Callable[..., Tensor], loop: Loop, sample: Tensor, noise: list[list[Tensor]]
+) -> Tensor:
     """All steps, from the first latents to the last."""
     empty = torch.zeros_like(sample, dtype=torch.float32)
     memory = [empty] * loop.dense.memory
@@ -132,7 +147,8 @@ def run_loop(step: Callable[..., Tensor], loop: Loop, sample: Tensor, noise: lis
 
 @dataclass
 class Captured:
-    """A loop as a CUDA graph with static buffers. `graph` needs `replay` and `reset`, so that tests can pass a fake."""
+    """A loop as a CUDA graph with static buffers. `graph` needs `replay` and `reset`, so that tests
+    can pass a fake."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
@@ -168,7 +184,10 @@ class Takeover:
     forward: Forward  # the pipeline's own
     guided: Callable[..., Tensor]  # guided_step over the denoiser, compiled or not
     scheduler: SchedulerMixin
-    capture: Callable[[Callable[[list[Tensor]], Tensor], list[Tensor]], Callable[[list[Tensor]], Tensor]] | None
+    capture: (
+        Callable[[Callable[[list[Tensor]], Tensor], list[Tensor]], Callable[[list[Tensor]], Tensor]]
+        | None
+    )
     watch: MemoryWatch
     graphs: dict[object, Callable[[list[Tensor]], Tensor]] = field(default_factory=dict)
     tables: dict[str, object] = field(default_factory=dict)  # the last table, and its dense form
@@ -182,12 +201,16 @@ class Takeover:
     def begin_call(self, arguments: dict[str, object]) -> dict[str, object]:
         """Before each call of the pipeline: may the loop be taken over?"""
         self.step, self.result, self.doubled = 0, None, None
-        self.own_way = bool(self.broken) or any(arguments.get(k, v) != v for k, v in _OWN_WAY.items())
+        self.own_way = bool(self.broken) or any(
+            arguments.get(k, v) != v for k, v in _OWN_WAY.items()
+        )
         return arguments
 
     # What the pipeline's loop calls, in this order.
 
-    def scale_model_input(self, original: Forward, sample: Tensor, *args: object, **kwargs: object) -> object:
+    def scale_model_input(
+        self, original: Forward, sample: Tensor, *args: object, **kwargs: object
+    ) -> object:
         if self.own_way:
             return original(sample, *args, **kwargs)
         if self.step == 0:
@@ -195,17 +218,27 @@ class Takeover:
         return sample
 
     def denoise(self, sample: Tensor, timestep: Tensor, *args: object, **kwargs: object) -> object:
-        """In the denoiser's place: note the arguments, and hand out zeros until the loop has the generator."""
+        """In the denoiser's place: note the arguments, and hand out zeros until the loop has the
+        generator."""
         if self.own_way or self.result is not None:
-            return self.forward(sample, timestep, *args, **kwargs) if self.own_way else (torch.zeros_like(sample),)
+            return (
+                self.forward(sample, timestep, *args, **kwargs)
+                if self.own_way
+                else (torch.zeros_like(sample),)
+            )
         if args or kwargs.get("return_dict", True):
-            return self._give_up("its loop calls the denoiser in an unknown way", sample, timestep, *args, **kwargs)
+            return self._give_up(
+                "its loop calls the denoiser in an unknown way", sample, timestep, *args, **kwargs
+            )
         self.result = torch.zeros_like(sample)  # until `step_through` has the generator
         self.arguments = kwargs
         return (self.result,)
 
-    def step_through(self, original: Forward, output: Tensor, t: Tensor, sample: Tensor, **kwargs: object) -> object:
-        """In the scheduler's place: the first step runs the whole loop, the others hand on its end."""
+    def step_through(
+        self, original: Forward, output: Tensor, t: Tensor, sample: Tensor, **kwargs: object
+    ) -> object:
+        """In the scheduler's place: the first step runs the whole loop, the others hand on its
+        end."""
         if self.own_way:
             return original(output, t, sample, **kwargs)
         if self.step == 0:
@@ -217,7 +250,9 @@ class Takeover:
     def _give_up(self, why: str, *args: object, **kwargs: object) -> object:
         """Only before the first evaluation, when nothing has been skipped yet."""
         self.broken, self.own_way = why, True
-        warnings.warn(f"loop-graph: {why}; running the pipeline's own loop.", HalftimeWarning, stacklevel=2)
+        warnings.warn(
+            f"loop-graph: {why}; running the pipeline's own loop.", HalftimeWarning, stacklevel=2
+        )
         sample, t, *rest = args
         return self.forward(self.scheduler.scale_model_input(sample, t), t, *rest, **kwargs)
 
@@ -227,10 +262,18 @@ class Takeover:
         extra = {k: v for k, v in kwargs.items() if k not in ("generator", "return_dict")}
         table, dtypes = take_table(self.scheduler, extra, sample)
         guided = bool(self.pipeline.do_classifier_free_guidance)
-        guidance = torch.full((), self.pipeline.guidance_scale, device=sample.device) if guided else None
+        guidance = (
+            torch.full((), self.pipeline.guidance_scale, device=sample.device) if guided else None
+        )
         arguments = {**self.arguments, "return_dict": False}
         timesteps = tuple(self.scheduler.timesteps)
-        loop = Loop(self._dense(table, sample.device), timesteps, guidance, arguments, tuple(r[0] for r in dtypes))
+        loop = Loop(
+            self._dense(table, sample.device),
+            timesteps,
+            guidance,
+            arguments,
+            tuple(r[0] for r in dtypes),
+        )
         noise = [
             [
                 draw_noise(d, dtype, sample, kwargs.get("generator"))  # type: ignore[arg-type]
@@ -248,14 +291,18 @@ class Takeover:
         return found
 
     def _through_graph(self, loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
-        leaves, spec = torch.utils._pytree.tree_flatten((sample, noise, loop.guidance, loop.arguments))
+        leaves, spec = torch.utils._pytree.tree_flatten(
+            (sample, noise, loop.guidance, loop.arguments)
+        )
         values = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
         def function(tensors: list[Tensor]) -> Tensor:
             left = iter(tensors)
             filled = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             x, draws, guidance, arguments = torch.utils._pytree.tree_unflatten(filled, spec)
-            return run_loop(self.guided, replace(loop, guidance=guidance, arguments=arguments), x, draws)
+            return run_loop(
+                self.guided, replace(loop, guidance=guidance, arguments=arguments), x, draws
+            )
 
         if self.capture is None or self.broken:
             return function(values)
@@ -265,7 +312,9 @@ class Takeover:
                 self.graphs[key] = self.capture(function, values)
             result = self.graphs[key](values)
         except (RuntimeError, torch.AcceleratorError) as error:
-            self._drop(f"the loop could not be captured ({next(iter(str(error).splitlines()), '')})")
+            self._drop(
+                f"the loop could not be captured ({next(iter(str(error).splitlines()), '')})"
+            )
             return function(values)
         if self.watch.grew():
             self._drop(f"{self.watch.message()}; run 'halftime profile' again")
@@ -303,7 +352,11 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         stack.enter_context(intercepted(pipeline, state.begin_call))
         stack.callback(state.release)
         for holder, name, method in (
-            (scheduler, "scale_model_input", like(scale, functools.partial(state.scale_model_input, scale))),
+            (
+                scheduler,
+                "scale_model_input",
+                like(scale, functools.partial(state.scale_model_input, scale)),
+            ),
             (scheduler, "step", like(step, functools.partial(state.step_through, step))),
             (unet, "forward", like(unet.forward, state.denoise)),
         ):
@@ -311,7 +364,9 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         yield
 
 
-def _step_function(unet: nn.Module, device: torch.device, settings: Settings) -> Callable[..., Tensor]:
+def _step_function(
+    unet: nn.Module, device: torch.device, settings: Settings
+) -> Callable[..., Tensor]:
     """`guided_step` over the denoiser; on the CPU through the backend that the settings name."""
     guided: Callable[..., Tensor] = functools.partial(guided_step, unet.forward)
     if device.type != "cpu" or settings["backend"] == "eager":
@@ -320,7 +375,10 @@ def _step_function(unet: nn.Module, device: torch.device, settings: Settings) ->
         from halftime.fix.openvino import converter
         from halftime.fix.runtime import Converted
 
-        return cast("Callable[..., Tensor]", Converted(unet, guided, converter({"precision": settings["precision"]})))
+        return cast(
+            "Callable[..., Tensor]",
+            Converted(unet, guided, converter({"precision": settings["precision"]})),
+        )
     from halftime.fix.compilation import DEFAULTS, compile_with
 
     return cast("Callable[..., Tensor]", compile_with(guided, DEFAULTS, device))
@@ -342,7 +400,9 @@ def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settin
         _backend_reason(device, settings),
         None if known else f"it knows the loops of {' and '.join(KNOWN)} only",
         not_linear(pipeline.scheduler) if known else None,
-        "the scheduler evaluates more than once a step" if getattr(pipeline.scheduler, "order", 1) != 1 else None,
+        "the scheduler evaluates more than once a step"
+        if getattr(pipeline.scheduler, "order", 1) != 1
+        else None,
     )
 
 
@@ -351,12 +411,17 @@ def _backend_reason(device: torch.device, settings: Settings) -> str | None:
         return one_of(settings, "backend", BACKENDS)
     from halftime.fix.openvino import missing, precision_reason
 
-    where = None if device.type == "cpu" else f"backend 'openvino' runs on the CPU; this pipeline is on {device.type}"
+    where = (
+        None
+        if device.type == "cpu"
+        else f"backend 'openvino' runs on the CPU; this pipeline is on {device.type}"
+    )
     return first_reason(where, missing(), precision_reason(settings))
 
 
 def _parts(settings: Settings) -> frozenset[str]:
-    """With OpenVINO the denoiser's weights are converted too, so what changes them cannot stand beside it."""
+    """With OpenVINO the denoiser's weights are converted too, so what changes them cannot stand
+    beside it."""
     parts = frozenset({"loop", "scheduler-step", "denoiser-compile"})
     return parts | {"denoiser"} if settings["backend"] == "openvino" else parts
 

@@ -1,4 +1,5 @@
-"""A captured graph can hide a leak: watch the memory over runs, and say so when it only ever grows."""
+"""A captured graph can hide a leak: watch the memory over runs, and say so when it only ever
+grows."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class MemoryWatch:
     seen: deque[int] = field(default_factory=lambda: deque(maxlen=RUNS))
 
     def grew(self) -> bool:
-        """Note the memory after a run. True where it grew in each of the last runs, and by more than the limit."""
+        """Note the memory after a run. True where it grew in each of the last runs, and by more
+        than the limit."""
         self.seen.append(self.read())
         values = list(self.seen)
         rising = all(later > earlier for earlier, later in pairwise(values))
@@ -29,4 +31,7 @@ class MemoryWatch:
 
     def message(self) -> str:
         """What was seen, in plain words."""
-        return f"memory grew by {units.size(self.seen[-1] - self.seen[0])} over the last {len(self.seen)} runs"
+        return (
+            f"memory grew by {units.size(self.seen[-1] - self.seen[0])} over the last "
+            f"{len(self.seen)} runs"
+        )

@@ -25,16 +25,22 @@ def convert(flat: Flat, tensors: tuple[Tensor, ...]) -> Runner:
     flat(*tensors)  # so that the results' dtypes are known outside of the trace
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
+    # idle threads leave the cores alone
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory(prefix="halftime-onnx-") as folder:
         path = Path(folder) / "component.onnx"
         torch.onnx.export(flat, tensors, str(path), dynamo=True, verbose=False)
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
     names = [each.name for each in session.get_inputs()]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         arrays = [tensor.detach().contiguous().numpy() for tensor in inputs]
-        return [torch.from_numpy(array) for array in session.run(None, dict(zip(names, arrays, strict=True)))]
+        return [
+            torch.from_numpy(array)
+            for array in session.run(None, dict(zip(names, arrays, strict=True)))
+        ]
 
     return run
 

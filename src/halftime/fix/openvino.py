@@ -30,7 +30,8 @@ def converter(settings: Settings) -> Convert:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     if precision == "f32":
-        # OpenVINO 2026.4's fused kernels (snippets) crash while f32 UNets of static shapes are compiled.
+        # OpenVINO 2026.4's fused kernels (snippets) crash while f32 UNets of static shapes are
+        # compiled.
         config["SNIPPETS_MODE"] = "DISABLE"
 
     def convert(flat: Flat, tensors: tuple[Tensor, ...]) -> Runner:
@@ -41,7 +42,8 @@ def converter(settings: Settings) -> Convert:
             warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
             model = openvino.convert_model(flat, example_input=tensors, input=shapes)
         request = openvino.compile_model(model, "CPU", config).create_infer_request()
-        # Buffers that stay: handing arrays over anew on each call costs more than copying small ones.
+        # Buffers that stay: handing arrays over anew on each call costs more than copying small
+        # ones.
         buffers = [_buffer(tensor) for tensor in tensors]
         for index, buffer in enumerate(buffers):
             request.set_input_tensor(index, openvino.Tensor(buffer.numpy(), shared_memory=True))
@@ -61,7 +63,9 @@ def converter(settings: Settings) -> Convert:
 
 def _buffer(tensor: Tensor) -> Tensor:
     """Memory for one input; floats are always float32 outside."""
-    return torch.empty(tensor.shape, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype)
+    return torch.empty(
+        tensor.shape, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype
+    )
 
 
 def missing() -> str | None:
@@ -87,7 +91,9 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> AbstractContextMa
 
 OPENVINO = Fix(
     name="openvino",
-    summary="Denoiser, VAE and, if named, text encoders through OpenVINO, for machines without a GPU.",
+    summary=(
+        "Denoiser, VAE and, if named, text encoders through OpenVINO, for machines without a GPU."
+    ),
     level="equivalent",
     stage="denoise",
     applies=_applies,

@@ -1,4 +1,5 @@
-"""vae-dtype and denoiser-dtype: lower precision for one component, its neighbours left as they are."""
+"""vae-dtype and denoiser-dtype: lower precision for one component, its neighbours left as they
+are."""
 
 from __future__ import annotations
 
@@ -32,23 +33,30 @@ _ALLOWED = ("bfloat16", "float16", "float32")
 
 @contextmanager
 def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None]:
-    """The module's weights in `dtype`; the method `entry` casts what comes in, and what goes out back."""
+    """The module's weights in `dtype`; the method `entry` casts what comes in, and what goes out
+    back."""
     keep = tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
     with restored(module), _outward_dtype(module):
         replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
-        with patched(module, entry, casting(getattr(module, entry), dtype)), patched(module, "to", _to(module)):
+        with (
+            patched(module, entry, casting(getattr(module, entry), dtype)),
+            patched(module, "to", _to(module)),
+        ):
             yield
 
 
 @contextmanager
 def _outward_dtype(module: nn.Module) -> Iterator[None]:
-    """`module.dtype` goes on naming what callers should hand in: pipelines make their latents in that dtype.
+    """`module.dtype` goes on naming what callers should hand in: pipelines make their latents in
+    that dtype.
 
     It is a property of the class, so the module becomes an instance of a subclass of the same name.
     """
     original, dtype = type(module), next(module.parameters()).dtype
     names = {"dtype": property(lambda self: dtype), "__module__": original.__module__}
-    module.__class__ = type(original.__name__, (original,), {**names, "__qualname__": original.__qualname__})
+    module.__class__ = type(
+        original.__name__, (original,), {**names, "__qualname__": original.__qualname__}
+    )
     try:
         yield
     finally:
@@ -56,7 +64,8 @@ def _outward_dtype(module: nn.Module) -> Iterator[None]:
 
 
 def _to(module: nn.Module) -> Callable[..., nn.Module]:
-    """`module.to` without its dtype: pipelines that upcast their VAE around an encode would undo the fix for good."""
+    """`module.to` without its dtype: pipelines that upcast their VAE around an encode would undo
+    the fix for good."""
     original = module.to
 
     def to(*args: object, **kwargs: object) -> nn.Module:
@@ -74,11 +83,18 @@ def _applies_to(modules: list[nn.Module], settings: Settings) -> str | None:
     return None
 
 
-def _vae_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _vae_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     vae = vae_of(pipeline)
     overflow = None
-    if text(settings, "dtype") == "float16" and getattr(getattr(vae, "config", None), "force_upcast", False):
-        overflow = "this VAE overflows in float16 (its config says force_upcast, as SDXL's does); use bfloat16"
+    if text(settings, "dtype") == "float16" and getattr(
+        getattr(vae, "config", None), "force_upcast", False
+    ):
+        overflow = (
+            "this VAE overflows in float16 (its config says force_upcast, as SDXL's does); "
+            "use bfloat16"
+        )
     return first_reason(
         needs_vae(pipeline, device, settings),
         one_of(settings, "dtype", _ALLOWED),
@@ -91,13 +107,17 @@ def _vae_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Se
 def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     vae = vae_of(pipeline)
     assert vae is not None
-    with in_dtype(vae, "decode", getattr(torch, text(settings, "dtype"))), _encode_cast(vae, settings):
+    with (
+        in_dtype(vae, "decode", getattr(torch, text(settings, "dtype"))),
+        _encode_cast(vae, settings),
+    ):
         yield
 
 
 @contextmanager
 def _encode_cast(vae: nn.Module, settings: Settings) -> Iterator[None]:
-    # img2img encodes with the same weights; a latent distribution is no tensor, so its result keeps the dtype.
+    # img2img encodes with the same weights; a latent distribution is no tensor, so its result keeps
+    # the dtype.
     if not hasattr(vae, "encode"):
         yield
         return
@@ -107,7 +127,9 @@ def _encode_cast(vae: nn.Module, settings: Settings) -> Iterator[None]:
         yield
 
 
-def _denoiser_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _denoiser_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     return first_reason(
         needs_denoiser(pipeline, device, settings),
         one_of(settings, "dtype", _ALLOWED),

@@ -1,4 +1,5 @@
-"""int8-dynamic: linear layers in 8 bits, activations quantised as they come (torchao). It can lose: measure."""
+"""int8-dynamic: linear layers in 8 bits, activations quantised as they come (torchao). It can lose:
+measure."""
 
 from __future__ import annotations
 
@@ -41,19 +42,27 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     least = int(number(settings, "least_features"))
 
     def wide(module: nn.Module, path: str) -> bool:
-        return isinstance(module, nn.Linear) and min(module.in_features, module.out_features) >= least
+        return (
+            isinstance(module, nn.Linear) and min(module.in_features, module.out_features) >= least
+        )
 
     with ExitStack() as stack:
         for model in denoisers(pipeline):
             stack.enter_context(restored(model))
-            replace_tensors(model, lambda tensor: tensor.clone())  # torchao may write into what it is given
-            torchao.quantize_(model, torchao.Int8DynamicActivationInt8WeightConfig(), filter_fn=wide)
+            # torchao may write into what it is given
+            replace_tensors(model, lambda tensor: tensor.clone())
+            torchao.quantize_(
+                model, torchao.Int8DynamicActivationInt8WeightConfig(), filter_fn=wide
+            )
         yield
 
 
 INT8_DYNAMIC = Fix(
     name="int8-dynamic",
-    summary="The denoiser's linear layers in int8 with dynamic activations (torchao). Loses on many CPUs.",
+    summary=(
+        "The denoiser's linear layers in int8 with dynamic activations (torchao). Loses on "
+        "many CPUs."
+    ),
     level="approximate",
     stage="denoise",
     applies=_applies,

@@ -1,4 +1,5 @@
-"""What the foreign runtimes share: one component's method, converted on its first call for each set of input shapes."""
+"""What the foreign runtimes share: one component's method, converted on its first call for each set
+of input shapes."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from torch.utils import _pytree as pytree
 from halftime.base.extras import install
 from halftime.fix.base import (
     Settings,
+    chosen_parts,
     components,
     denoisers,
     first_reason,
@@ -33,9 +35,12 @@ PARTS = ("denoiser", "vae", "text_encoder")
 
 
 class Flat(nn.Module):
-    """A method as a module of tensors in, tensors out; everything else of the call is a constant of it."""
+    """A method as a module of tensors in, tensors out; everything else of the call is a constant of
+    it."""
 
-    def __init__(self, owner: nn.Module, function: Callable[..., object], leaves: list[object], spec: object) -> None:
+    def __init__(
+        self, owner: nn.Module, function: Callable[..., object], leaves: list[object], spec: object
+    ) -> None:
         super().__init__()
         self.owner = owner  # so that the exporters see the weights
         self.function, self.leaves, self.spec = function, leaves, spec
@@ -53,7 +58,8 @@ class Flat(nn.Module):
 
 @dataclass
 class Converted:
-    """A method that runs elsewhere. Shapes are static: each set of them is converted once, on its first call."""
+    """A method that runs elsewhere. Shapes are static: each set of them is converted once, on its
+    first call."""
 
     owner: nn.Module
     function: Callable[..., object]
@@ -74,8 +80,9 @@ class Converted:
 
 
 def signature(value: object, tensors: list[Tensor]) -> object:
-    """What a conversion depends on: shapes and dtypes of tensors, everything else by value. Collects the tensors, in
-    pytree's order; pytree itself takes ten times as long, and this is done on every step.
+    """What a conversion depends on: shapes and dtypes of tensors, everything else by value.
+    Collects the tensors, in pytree's order; pytree itself takes ten times as long, and this is done
+    on every step.
     """
     if isinstance(value, Tensor):
         tensors.append(value)
@@ -98,22 +105,35 @@ def elsewhere(pipeline: DiffusionPipeline, settings: Settings, convert: Convert)
         yield
 
 
-def _entries(pipeline: DiffusionPipeline, settings: Settings) -> list[tuple[nn.Module, nn.Module, str]]:
+def _entries(
+    pipeline: DiffusionPipeline, settings: Settings
+) -> list[tuple[nn.Module, nn.Module, str]]:
     chosen = settings["components"]
     assert isinstance(chosen, list)
-    entries = [(model, model, "forward") for model in denoisers(pipeline)] if "denoiser" in chosen else []
+    entries = (
+        [(model, model, "forward") for model in denoisers(pipeline)] if "denoiser" in chosen else []
+    )
     if "text_encoder" in chosen:
-        entries += [(encoder, encoder, "forward") for encoder in components(pipeline, "text_encoder").values()]
+        entries += [
+            (encoder, encoder, "forward")
+            for encoder in components(pipeline, "text_encoder").values()
+        ]
     vae = vae_of(pipeline)
     if "vae" in chosen and vae is not None:
         decoder = getattr(vae, "decoder", None)
-        entries.append((vae, decoder, "forward") if isinstance(decoder, nn.Module) else (vae, vae, "decode"))
+        entries.append(
+            (vae, decoder, "forward") if isinstance(decoder, nn.Module) else (vae, vae, "decode")
+        )
     return entries
 
 
 def not_installed(package: str, extra: str) -> str | None:
     """A reason where the package is missing."""
-    return None if importlib.util.find_spec(package) else f"{package} is not installed: {install(extra)}"
+    return (
+        None
+        if importlib.util.find_spec(package)
+        else f"{package} is not installed: {install(extra)}"
+    )
 
 
 def reason_against(
@@ -121,13 +141,16 @@ def reason_against(
 ) -> str | None:
     """Why this runtime cannot take the chosen components here, or None."""
     chosen = settings["components"]
-    wrong = not isinstance(chosen, list) or not chosen or not set(chosen) <= set(PARTS)
+    parts = chosen_parts(settings)
+    wrong = not parts or not parts <= set(PARTS)
     has_encoder = bool(components(pipeline, "text_encoder"))
     return first_reason(
         not_installed(package, extra),
         f"components is {chosen!r}; name some of: {', '.join(PARTS)}" if wrong else None,
-        None if device.type == "cpu" else f"it runs on the CPU, and this pipeline is on {device.type}",
-        needs_denoiser(pipeline, device, settings) if not wrong and "denoiser" in chosen else None,  # type: ignore[operator]
-        needs_vae(pipeline, device, settings) if not wrong and "vae" in chosen else None,  # type: ignore[operator]
-        None if wrong or has_encoder or "text_encoder" not in chosen else "the pipeline has no text encoder",  # type: ignore[operator]
+        None
+        if device.type == "cpu"
+        else f"it runs on the CPU, and this pipeline is on {device.type}",
+        needs_denoiser(pipeline, device, settings) if "denoiser" in parts else None,
+        needs_vae(pipeline, device, settings) if "vae" in parts else None,
+        "the pipeline has no text encoder" if "text_encoder" in parts and not has_encoder else None,
     )

@@ -1,10 +1,12 @@
-"""A scheduler as a table: exact coefficients of every step, read off by running the real scheduler on basis vectors.
+"""A scheduler as a table: exact coefficients of every step, read off by running the real scheduler
+on basis vectors.
 
-Most samplers (Euler, DDIM, DPM++, UniPC, Heun, PNDM, DEIS, flow matching, and the ancestral ones) are linear in the
-sample, the model's output, the noise that they draw, and the tensors that they remember between steps. So one run of
-the scheduler's own code, in which each of these is a unit vector of its own, gives the coefficients of each step. The
-loop then needs no scheduler code: each step is a fused multiply-add with numbers that the host already knows, so
-nothing waits for the device. A scheduler that is not linear (clip_sample, thresholding, a learned variance) disagrees
+Most samplers (Euler, DDIM, DPM++, UniPC, Heun, PNDM, DEIS, flow matching, and the ancestral ones)
+are linear in the sample, the model's output, the noise that they draw, and the tensors that they
+remember between steps. So one run of the scheduler's own code, in which each of these is a unit
+vector of its own, gives the coefficients of each step. The loop then needs no scheduler code: each
+step is a fused multiply-add with numbers that the host already knows, so nothing waits for the
+device. A scheduler that is not linear (clip_sample, thresholding, a learned variance) disagrees
 with its table on a random probe and is refused by name.
 """
 
@@ -27,14 +29,17 @@ from halftime.base.errors import DoesNotApply
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-WIDTH = 48  # unit vectors in one step: the sample, the model's output, a few draws of noise, what is remembered
+# unit vectors in one step: the sample, the model's output, a few draws of noise, what is remembered
+WIDTH = 48
 _SHAPE = (1, WIDTH, 1, 1)
-# A fp32 scheduler and its fp32 table differ by rounding; a scheduler that is not linear differs by much more.
+# A fp32 scheduler and its fp32 table differ by rounding; a scheduler that is not linear differs by
+# much more.
 TOLERANCE = 1e-4
 _PROBE_SCALES = (1.0, 20.0)  # clipping and thresholding show at one of them at least
 
 SAMPLE, OUTPUT = "sample", "model_output"
-Terms = tuple[tuple[str, float], ...]  # (source, coefficient); sources: SAMPLE, OUTPUT, 'noise:0', 'state:ets[0]'
+# (source, coefficient); sources: SAMPLE, OUTPUT, 'noise:0', 'state:ets[0]'
+Terms = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: next sample = sum of coefficient x source; likewise the denoised estimate and what is remembered."""
+    """One step: next sample = sum of coefficient x source; likewise the denoised estimate and what
+    is remembered."""
 
     scale: float  # model input = scale x sample
     out: Terms
@@ -69,11 +75,15 @@ class Table:
         return max((len(step.states) for step in self.steps), default=0)
 
 
-def build(scheduler: SchedulerMixin, begin: int = 0, arguments: Mapping[str, object] | None = None) -> Table:
-    """The table of a scheduler whose timesteps are set and live on the host, from step `begin` to the end.
+def build(
+    scheduler: SchedulerMixin, begin: int = 0, arguments: Mapping[str, object] | None = None
+) -> Table:
+    """The table of a scheduler whose timesteps are set and live on the host, from step `begin` to
+    the end.
 
-    `arguments` are further arguments of its `step`, such as DDIM's `eta`. The scheduler itself is not stepped; copies
-    are. Raises DoesNotApply, naming the scheduler and why, where it is not linear.
+    `arguments` are further arguments of its `step`, such as DDIM's `eta`. The scheduler itself is
+    not stepped; copies are. Raises DoesNotApply, naming the scheduler and why, where it is not
+    linear.
     """
     name = type(scheduler).__name__
     arguments = dict(arguments or {})
@@ -89,10 +99,16 @@ def _refusing(name: str) -> Iterator[None]:
     try:
         yield
     except DoesNotApply as error:
-        raise error if name in str(error) else DoesNotApply(f"{name} cannot be written as a table: {error}.") from error
+        raise (
+            error
+            if name in str(error)
+            else DoesNotApply(f"{name} cannot be written as a table: {error}.")
+        ) from error
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DoesNotApply(f"{name} cannot be written as a table: {type(error).__name__}: {reason[:160]}") from error
+        raise DoesNotApply(
+            f"{name} cannot be written as a table: {type(error).__name__}: {reason[:160]}"
+        ) from error
 
 
 def _fresh(scheduler: SchedulerMixin) -> SchedulerMixin:
@@ -113,15 +129,18 @@ def _schedule(scheduler: SchedulerMixin, begin: int) -> list[Tensor]:
 
 
 def unit(index: int) -> Tensor:
-    """The `index`-th unit vector, as a picture with one channel a coordinate: shape (1, WIDTH, 1, 1).
+    """The `index`-th unit vector, as a picture with one channel a coordinate: shape (1, WIDTH, 1,
+    1).
 
-    In fp64, so that a scheduler that computes in its input's dtype gives coefficients without its own rounding.
+    In fp64, so that a scheduler that computes in its input's dtype gives coefficients without its
+    own rounding.
     """
     return torch.eye(WIDTH, dtype=torch.float64)[index].view(_SHAPE)
 
 
 def _basis_step(scheduler: SchedulerMixin, t: Tensor, arguments: dict[str, object]) -> Step:
-    # What the scheduler remembers becomes fresh unit vectors: a step then refers to the memory, not to its past.
+    # What the scheduler remembers becomes fresh unit vectors: a step then refers to the memory, not
+    # to its past.
     names = [SAMPLE, OUTPUT]
     for path, _, put in list(_memory(scheduler)):
         put(unit(len(names)))
@@ -157,7 +176,11 @@ def _scale(scheduler: SchedulerMixin, t: Tensor) -> float:
 
 
 def _call_step(
-    scheduler: SchedulerMixin, output: Tensor, t: Tensor, sample: Tensor, arguments: Mapping[str, object]
+    scheduler: SchedulerMixin,
+    output: Tensor,
+    t: Tensor,
+    sample: Tensor,
+    arguments: Mapping[str, object],
 ) -> tuple[Tensor, ...]:
     extra = dict(arguments)
     if "generator" in inspect.signature(scheduler.step).parameters:
@@ -175,7 +198,8 @@ def _is_basis(value: object) -> bool:
 
 
 def _memory(scheduler: SchedulerMixin) -> Iterator[tuple[str, Tensor, Callable[[Tensor], None]]]:
-    """Where the scheduler keeps tensors of the sample's shape: (path, tensor, how to put another in its place)."""
+    """Where the scheduler keeps tensors of the sample's shape: (path, tensor, how to put another in
+    its place)."""
     for name, value in vars(scheduler).items():
         if _is_basis(value):
             yield name, value, functools.partial(vars(scheduler).__setitem__, name)
@@ -229,7 +253,9 @@ class _Noise(TorchFunctionMode):
     ) -> object:
         kwargs = kwargs or {}
         if func in (torch.randn, torch.randn_like):
-            dtype = kwargs.get("dtype") or (args[0].dtype if isinstance(args[0], Tensor) else torch.float32)
+            dtype = kwargs.get("dtype") or (
+                args[0].dtype if isinstance(args[0], Tensor) else torch.float32
+            )
             assert isinstance(dtype, torch.dtype)
             self.draws.append(Draw(kwargs.get("generator") is not None))
             self.dtypes.append(dtype)
@@ -239,20 +265,38 @@ class _Noise(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_OTHER_NOISE = (torch.rand, torch.rand_like, torch.normal, torch.bernoulli, torch.multinomial, torch.randint)
+_OTHER_NOISE = (
+    torch.rand,
+    torch.rand_like,
+    torch.normal,
+    torch.bernoulli,
+    torch.multinomial,
+    torch.randint,
+)
 
 
 def dtypes(
-    scheduler: SchedulerMixin, begin: int, arguments: Mapping[str, object], output: torch.dtype, sample: torch.dtype
+    scheduler: SchedulerMixin,
+    begin: int,
+    arguments: Mapping[str, object],
+    output: torch.dtype,
+    sample: torch.dtype,
 ) -> tuple[tuple[torch.dtype, ...], ...]:
-    """For each step, the dtype of its result and then of its draws, for a model output and a sample of these dtypes."""
+    """For each step, the dtype of its result and then of its draws, for a model output and a sample
+    of these dtypes."""
     probe, rows = _fresh(scheduler), []
     last = sample
     for t in _schedule(probe, begin):
         if hasattr(probe, "scale_model_input"):
             probe.scale_model_input(torch.zeros(_SHAPE, dtype=last), t)
         with _Noise(lambda index: torch.zeros(_SHAPE)) as noise:
-            result = _call_step(probe, torch.zeros(_SHAPE, dtype=output), t, torch.zeros(_SHAPE, dtype=last), arguments)
+            result = _call_step(
+                probe,
+                torch.zeros(_SHAPE, dtype=output),
+                t,
+                torch.zeros(_SHAPE, dtype=last),
+                arguments,
+            )
         last = result[0].dtype
         rows.append((last, *noise.dtypes))
     return tuple(rows)
@@ -277,7 +321,8 @@ def evaluate(terms: Terms, sources: Mapping[str, Tensor]) -> Tensor:
 
 
 def advance(step: Step, sources: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Next sample, and what is to be remembered. A memory that only moves is passed on without a copy."""
+    """Next sample, and what is to be remembered. A memory that only moves is passed on without a
+    copy."""
     memory = {name: _remember(terms, sources) for name, terms in step.states.items()}
     return evaluate(step.out, sources), memory
 
@@ -285,12 +330,15 @@ def advance(step: Step, sources: dict[str, Tensor]) -> tuple[Tensor, dict[str, T
 def _remember(terms: Terms, sources: Mapping[str, Tensor]) -> Tensor:
     if len(terms) == 1 and terms[0][1] == 1.0:
         source = terms[0][0]
-        # The caller may write into its own tensors later, as a replayed CUDA graph does; ours are ours.
+        # The caller may write into its own tensors later, as a replayed CUDA graph does; ours are
+        # ours.
         return sources[source] if source.startswith("state:") else sources[source].clone()
     return evaluate(terms, sources)
 
 
-def _check_linear(table: Table, scheduler: SchedulerMixin, begin: int, arguments: dict[str, object]) -> None:
+def _check_linear(
+    table: Table, scheduler: SchedulerMixin, begin: int, arguments: dict[str, object]
+) -> None:
     for scale in _PROBE_SCALES:
         worst = _probe(table, _fresh(scheduler), begin, arguments, scale)
         if not worst <= TOLERANCE:
@@ -307,21 +355,35 @@ def _suspects(scheduler: SchedulerMixin) -> str:
     return "".join(f"; {name}=True" for name in names)
 
 
-def _probe(table: Table, scheduler: SchedulerMixin, begin: int, arguments: dict[str, object], scale: float) -> float:
-    """The largest difference between the scheduler and its table on random input, relative to the range."""
+def _probe(
+    table: Table, scheduler: SchedulerMixin, begin: int, arguments: dict[str, object], scale: float
+) -> float:
+    """The largest difference between the scheduler and its table on random input, relative to the
+    range."""
     rng = torch.Generator().manual_seed(1)
     shape = (1, 4, 4, 4)
     memory: dict[str, Tensor] = {}
     worst = 0.0
     for step, t in zip(table.steps, _schedule(scheduler, begin), strict=True):
-        sample, output, *noise = torch.randn((2 + len(step.draws), *shape), generator=rng, dtype=torch.float64)
+        sample, output, *noise = torch.randn(
+            (2 + len(step.draws), *shape), generator=rng, dtype=torch.float64
+        )
         sample, output = sample * scale, output * scale
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(sample, t)
         with _Noise(noise.__getitem__):
             expected = _call_step(scheduler, output, t, sample, arguments)[0]
-        sources = {SAMPLE: sample, OUTPUT: output, **memory, **{f"noise:{i}": n for i, n in enumerate(noise)}}
+        sources = {
+            SAMPLE: sample,
+            OUTPUT: output,
+            **memory,
+            **{f"noise:{i}": n for i, n in enumerate(noise)},
+        }
         got, memory = advance(step, sources)
-        size = max(float(expected.abs().max()), scale * max((abs(c) for _, c in step.out), default=0.0), 1e-12)
+        size = max(
+            float(expected.abs().max()),
+            scale * max((abs(c) for _, c in step.out), default=0.0),
+            1e-12,
+        )
         worst = max(worst, float((got - expected).abs().max()) / size)
     return worst

@@ -1,4 +1,5 @@
-"""schedule-table, set-begin-index, solver-steps and progress-bar-off: the loop's small costs, and fewer steps."""
+"""schedule-table, set-begin-index, solver-steps and progress-bar-off: the loop's small costs, and
+fewer steps."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def scheduler_in_place(pipeline: DiffusionPipeline, scheduler: object) -> Iterator[None]:
-    """Another scheduler for a while, in the pipelines too that this one holds; the original comes back untouched."""
+    """Another scheduler for a while, in the pipelines too that this one holds; the original comes
+    back untouched."""
     original = pipeline.scheduler
     holders = [one for one in pipelines_of(pipeline) if getattr(one, "scheduler", None) is original]
     for one in holders:
@@ -36,13 +38,17 @@ def scheduler_in_place(pipeline: DiffusionPipeline, scheduler: object) -> Iterat
 
 def _needs_scheduler(pipeline: DiffusionPipeline) -> str | None:
     scheduler = getattr(pipeline, "scheduler", None)
-    return None if hasattr(scheduler, "step") else "the pipeline has no scheduler with a step method"
+    return (
+        None if hasattr(scheduler, "step") else "the pipeline has no scheduler with a step method"
+    )
 
 
 # ---- schedule-table
 
 
-def _table_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _table_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     return _needs_scheduler(pipeline) or not_linear(pipeline.scheduler)
 
 
@@ -57,17 +63,24 @@ def not_linear(scheduler: SchedulerMixin, steps: int = 8) -> str | None:
     except DoesNotApply as error:
         return str(error)
     except Exception as error:  # a custom scheduler may do anything
-        return f"{type(scheduler).__name__}.set_timesteps fails here: {type(error).__name__}: {error}"
+        return (
+            f"{type(scheduler).__name__}.set_timesteps fails here: {type(error).__name__}: {error}"
+        )
     return None
 
 
 def _shift(scheduler: SchedulerMixin) -> dict[str, float]:
     dynamic = scheduler.config.get("use_dynamic_shifting", False)
-    return {"mu": 1.0} if dynamic and "mu" in inspect.signature(scheduler.set_timesteps).parameters else {}
+    return (
+        {"mu": 1.0}
+        if dynamic and "mu" in inspect.signature(scheduler.set_timesteps).parameters
+        else {}
+    )
 
 
 def own_step(scheduler: SchedulerMixin) -> str:
-    """'Class.step (file:line)' where somebody wrote the scheduler's step themselves; '' where it is diffusers'."""
+    """'Class.step (file:line)' where somebody wrote the scheduler's step themselves; '' where it is
+    diffusers'."""
     kind = next(each for each in type(scheduler).__mro__ if "step" in vars(each))
     if kind.__module__.startswith("diffusers."):
         return ""
@@ -81,7 +94,10 @@ def _table_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[No
 
     place = own_step(pipeline.scheduler)
     if place:
-        text = f"{place} is your own: the table keeps its arithmetic, and what else it does (logs, checks) is left out."
+        text = (
+            f"{place} is your own: the table keeps its arithmetic, and what else it does "
+            "(logs, checks) is left out."
+        )
         warnings.warn(text, HalftimeWarning, stacklevel=2)
     with scheduler_in_place(pipeline, tabled(pipeline.scheduler)):
         yield
@@ -90,7 +106,9 @@ def _table_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[No
 # ---- set-begin-index
 
 
-def _begin_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _begin_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     reason = _needs_scheduler(pipeline)
     if reason:
         return reason
@@ -102,7 +120,8 @@ def _begin_applies(pipeline: DiffusionPipeline, device: torch.device, settings: 
 
 @contextmanager
 def _begin_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    """The place comes from the timestep's address in the schedule, which the host knows, not from its value."""
+    """The place comes from the timestep's address in the schedule, which the host knows, not from
+    its value."""
     from halftime.fix.table_scheduler import place_in_schedule
 
     scheduler = pipeline.scheduler
@@ -121,7 +140,9 @@ def _begin_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[No
         return scale(sample, timestep, *args, **kwargs)
 
     @functools.wraps(step)
-    def stepped(model_output: object, timestep: object, sample: object, *args: object, **kwargs: object) -> object:
+    def stepped(
+        model_output: object, timestep: object, sample: object, *args: object, **kwargs: object
+    ) -> object:
         find(timestep)
         return step(model_output, timestep, sample, *args, **kwargs)
 
@@ -144,7 +165,9 @@ SOLVERS: dict[str, dict[str, object]] = {
 }
 
 
-def _solver_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _solver_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     parameters = inspect.signature(type(pipeline).__call__).parameters
     name = text(settings, "scheduler")
     return first_reason(
@@ -162,7 +185,9 @@ def _other_family(scheduler: SchedulerMixin, name: str) -> str | None:
     if kind is None:
         return f"diffusers has no scheduler {name!r}; tried ones: {', '.join(SOLVERS)}"
     flow = "FlowMatch" in type(scheduler).__name__
-    knows_flow = "FlowMatch" in name or "use_flow_sigmas" in inspect.signature(kind.__init__).parameters
+    knows_flow = (
+        "FlowMatch" in name or "use_flow_sigmas" in inspect.signature(kind.__init__).parameters
+    )
     if flow and not knows_flow:
         return f"{name} cannot sample a flow-matching model"
     return f"{name} samples flow-matching models only" if "FlowMatch" in name and not flow else None
@@ -186,8 +211,14 @@ def _solver(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
     known = inspect.signature(kind.__init__).parameters
     wanted = dict(SOLVERS.get(name, {}))
     if "FlowMatch" in type(scheduler).__name__ and "use_flow_sigmas" in known:
-        wanted = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": scheduler.config.shift}
-    return kind.from_config(scheduler.config, **{key: value for key, value in wanted.items() if key in known})
+        wanted = {
+            "use_flow_sigmas": True,
+            "prediction_type": "flow_prediction",
+            "flow_shift": scheduler.config.shift,
+        }
+    return kind.from_config(
+        scheduler.config, **{key: value for key, value in wanted.items() if key in known}
+    )
 
 
 # ---- progress-bar-off
@@ -195,7 +226,11 @@ def _solver(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
 
 @contextmanager
 def _no_bar(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    with patched(pipeline, "_progress_bar_config", {**getattr(pipeline, "_progress_bar_config", {}), "disable": True}):
+    with patched(
+        pipeline,
+        "_progress_bar_config",
+        {**getattr(pipeline, "_progress_bar_config", {}), "disable": True},
+    ):
         yield
 
 
@@ -211,7 +246,9 @@ SCHEDULE_TABLE = Fix(
 )
 SET_BEGIN_INDEX = Fix(
     name="set-begin-index",
-    summary="Tell the scheduler where it starts, so that it does not search the schedule on the device.",
+    summary=(
+        "Tell the scheduler where it starts, so that it does not search the schedule on the device."
+    ),
     level="bit-exact",
     stage="denoise",
     applies=_begin_applies,
@@ -232,7 +269,11 @@ SOLVER_STEPS = Fix(
     proposals=tuple(
         {"scheduler": name, "steps": steps}
         for steps in (24, 20, 15, 12, 10)
-        for name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler")
+        for name in (
+            "DPMSolverMultistepScheduler",
+            "UniPCMultistepScheduler",
+            "EulerDiscreteScheduler",
+        )
     ),
 )
 PROGRESS_BAR_OFF = Fix(

@@ -1,8 +1,10 @@
-"""A drop-in scheduler that steps by a table: the original's class, configuration and timesteps, none of its arithmetic.
+"""A drop-in scheduler that steps by a table: the original's class, configuration and timesteps,
+none of its arithmetic.
 
-What diffusers' loops ask of a scheduler (`set_timesteps`, `scale_model_input`, `step`, `timesteps`, `config`, `order`,
-`add_noise`, `isinstance`) is as before; `set_timesteps` and `step` keep their signatures, which pipelines inspect. The
-step's number is counted on the host, so no value is ever read back from the device.
+What diffusers' loops ask of a scheduler (`set_timesteps`, `scale_model_input`, `step`, `timesteps`,
+`config`, `order`, `add_noise`, `isinstance`) is as before; `set_timesteps` and `step` keep their
+signatures, which pipelines inspect. The step's number is counted on the host, so no value is ever
+read back from the device.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class _Schedule:
             self.tables[key] = build(self.host, begin, arguments)
         return self.tables[key]
 
-    def dtypes_of(self, begin: int, arguments: dict[str, object], output: Tensor, sample: Tensor) -> _Dtypes:
+    def dtypes_of(
+        self, begin: int, arguments: dict[str, object], output: Tensor, sample: Tensor
+    ) -> _Dtypes:
         key = (begin, repr(sorted(arguments.items())), output.dtype, sample.dtype)
         if key not in self.dtypes:
             self.dtypes[key] = dtypes(self.host, begin, arguments, output.dtype, sample.dtype)
@@ -86,9 +90,11 @@ class _State:
 
 
 def tabled(scheduler: SchedulerMixin) -> SchedulerMixin:
-    """A scheduler of the same class that steps by a table. The original is not touched, and shares no state with it.
+    """A scheduler of the same class that steps by a table. The original is not touched, and shares
+    no state with it.
 
-    Tables are made at the first step of a schedule and kept; a scheduler that is not linear raises DoesNotApply there.
+    Tables are made at the first step of a schedule and kept; a scheduler that is not linear raises
+    DoesNotApply there.
     """
     made = object.__new__(_tabled_class(cast(Hashable, type(scheduler))))
     vars(made).update(vars(scheduler))
@@ -109,14 +115,23 @@ def _tabled_class(original: Hashable) -> type[SchedulerMixin]:
 
 def _made_class(original: type[SchedulerMixin]) -> type[SchedulerMixin]:
     # It bears the original's name, so that a pipeline saved with it can be loaded by anyone.
-    methods: dict[str, object] = {"__module__": original.__module__, "__qualname__": original.__qualname__}
-    for name, function in (("set_timesteps", _set_timesteps), ("step", _step), ("scale_model_input", _scale)):
+    methods: dict[str, object] = {
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+    }
+    for name, function in (
+        ("set_timesteps", _set_timesteps),
+        ("step", _step),
+        ("scale_model_input", _scale),
+    ):
         if hasattr(original, name):
             methods[name] = _method(function, original, getattr(original, name))
     return type(original.__name__, (original,), methods)
 
 
-def _method(function: Callable[..., object], original: type, wrapped: Callable[..., object]) -> Callable[..., object]:
+def _method(
+    function: Callable[..., object], original: type, wrapped: Callable[..., object]
+) -> Callable[..., object]:
     @functools.wraps(wrapped)
     def method(self: SchedulerMixin, *args: object, **kwargs: object) -> object:
         return function(self, original, *args, **kwargs)
@@ -130,10 +145,13 @@ def _state(self: SchedulerMixin) -> _State:
     return state
 
 
-# ---- set_timesteps: once a schedule, then from memory, so that a second call copies nothing to the device
+# ---- set_timesteps: once a schedule, then from memory, so that a second call copies nothing to the
+# device
 
 
-def _set_timesteps(self: SchedulerMixin, original: type[SchedulerMixin], *args: object, **kwargs: object) -> None:
+def _set_timesteps(
+    self: SchedulerMixin, original: type[SchedulerMixin], *args: object, **kwargs: object
+) -> None:
     state = _state(self)
     key = _key(self, args, kwargs)
     state.position = None
@@ -160,12 +178,16 @@ def _attributes(self: SchedulerMixin) -> dict[str, object]:
 
 
 def _is_its_own(name: str) -> bool:
-    """A function that hides a method is somebody's patch (a profiler's, another fix's), no state of the scheduler."""
+    """A function that hides a method is somebody's patch (a profiler's, another fix's), no state of
+    the scheduler."""
     return name != _STATE and name not in ("step", "set_timesteps", "scale_model_input")
 
 
 def _copied(attributes: dict[str, object]) -> dict[str, object]:
-    return {name: list(value) if isinstance(value, list) else value for name, value in attributes.items()}
+    return {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in attributes.items()
+    }
 
 
 def _host_copy(self: SchedulerMixin, original: type[SchedulerMixin]) -> SchedulerMixin:
@@ -176,7 +198,9 @@ def _host_copy(self: SchedulerMixin, original: type[SchedulerMixin]) -> Schedule
     return host
 
 
-def _on_host(original: type, args: tuple[object, ...], kwargs: dict[str, object]) -> dict[str, object]:
+def _on_host(
+    original: type, args: tuple[object, ...], kwargs: dict[str, object]
+) -> dict[str, object]:
     signature = inspect.signature(original.set_timesteps)  # type: ignore[attr-defined]
     bound = signature.bind(None, *args, **kwargs).arguments
     extra = bound.pop("kwargs", {})
@@ -205,11 +229,16 @@ def _begin(self: SchedulerMixin, timestep: object) -> int:
 
 
 def _index_of(self: SchedulerMixin, timestep: object) -> int:
-    """The place of a timestep in the schedule: by its address where it is a view of it, else by its value."""
+    """The place of a timestep in the schedule: by its address where it is a view of it, else by its
+    value."""
     place = place_in_schedule(self.timesteps, timestep)
     if place is not None:
         return place
-    value = float(timestep.flatten()[0]) if isinstance(timestep, Tensor) else float(cast("float", timestep))
+    value = (
+        float(timestep.flatten()[0])
+        if isinstance(timestep, Tensor)
+        else float(cast("float", timestep))
+    )
     assert _state(self).schedule is not None
     values = [float(t) for t in _state(self).schedule.host.timesteps]  # type: ignore[union-attr]
     if value not in values:
@@ -218,8 +247,13 @@ def _index_of(self: SchedulerMixin, timestep: object) -> int:
 
 
 def place_in_schedule(timesteps: Tensor, timestep: object) -> int | None:
-    """Where in `timesteps` the view `timestep` points; None where it is no view of it. Reads no value."""
-    if not isinstance(timestep, Tensor) or timestep.device != timesteps.device or timesteps.stride() != (1,):
+    """Where in `timesteps` the view `timestep` points; None where it is no view of it. Reads no
+    value."""
+    if (
+        not isinstance(timestep, Tensor)
+        or timestep.device != timesteps.device
+        or timesteps.stride() != (1,)
+    ):
         return None
     try:
         same = timestep.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr()
@@ -236,7 +270,12 @@ def _show_index(self: SchedulerMixin, position: _Position) -> None:
 
 
 def _scale(
-    self: SchedulerMixin, original: type, sample: Tensor, timestep: object = None, *args: object, **kwargs: object
+    self: SchedulerMixin,
+    original: type,
+    sample: Tensor,
+    timestep: object = None,
+    *args: object,
+    **kwargs: object,
 ) -> Tensor:
     position = _state(self).position or _start(self, timestep)
     vars(self)["is_scale_input_called"] = True
@@ -256,8 +295,15 @@ def _step(
 ) -> object:
     if args:
         names = list(inspect.signature(original.step).parameters)[4:]  # type: ignore[attr-defined]
-        return self.step(model_output, timestep, sample, return_dict=return_dict, generator=generator,
-                         **dict(zip(names, args, strict=False)), **kwargs)  # fmt: skip
+        return self.step(
+            model_output,
+            timestep,
+            sample,
+            return_dict=return_dict,
+            generator=generator,
+            **dict(zip(names, args, strict=False)),
+            **kwargs,
+        )
     position = _checked(self, timestep, kwargs)
     step = position.step
     rows = position.dtypes = position.dtypes or _rows(self, position, model_output, sample)
@@ -277,16 +323,23 @@ def _checked(self: SchedulerMixin, timestep: object, arguments: dict[str, object
     position = state.position or _start(self, timestep)
     if arguments != state.arguments:
         if position.index:
-            raise DoesNotApply(f"{type(self).__name__}.step was called with other arguments in the middle of a run.")
+            raise DoesNotApply(
+                f"{type(self).__name__}.step was called with other arguments in the middle of "
+                "a run."
+            )
         if any(isinstance(value, Tensor) for value in arguments.values()):
-            raise DoesNotApply(f"{type(self).__name__}.step was given a tensor among {sorted(arguments)}.")
+            raise DoesNotApply(
+                f"{type(self).__name__}.step was given a tensor among {sorted(arguments)}."
+            )
         state.arguments = dict(arguments)
         position = _start(self, timestep)
     place = place_in_schedule(self.timesteps, timestep)
     if place is not None and place != position.begin + position.index:
         raise DoesNotApply(
-            f"{type(self).__name__}.step was called for step {place}; {position.begin + position.index} was expected. "
-            "A table runs in order; call set_timesteps before each run, or leave out 'schedule-table'."
+            f"{type(self).__name__}.step was called for step {place}; "
+            f"{position.begin + position.index} was expected. "
+            "A table runs in order; call set_timesteps before each run, or leave out "
+            "'schedule-table'."
         )
     return position
 
@@ -308,7 +361,9 @@ def _noise(
 
     if not from_generator:
         return torch.randn_like(output, dtype=dtype)
-    return cast(Tensor, randn_tensor(output.shape, generator=generator, device=output.device, dtype=dtype))
+    return cast(
+        Tensor, randn_tensor(output.shape, generator=generator, device=output.device, dtype=dtype)
+    )
 
 
 def _move_on(self: SchedulerMixin, position: _Position) -> None:
@@ -318,7 +373,9 @@ def _move_on(self: SchedulerMixin, position: _Position) -> None:
         _state(self).position = None
 
 
-def _answer(self: SchedulerMixin, step: Step, previous: Tensor, denoised: Tensor | None, return_dict: bool) -> object:
+def _answer(
+    self: SchedulerMixin, step: Step, previous: Tensor, denoised: Tensor | None, return_dict: bool
+) -> object:
     values = (previous, denoised, *[None] * step.results)[: step.results]
     if not return_dict:
         return values
@@ -347,7 +404,8 @@ def _output_class(self: SchedulerMixin) -> type:
 def take_table(
     scheduler: SchedulerMixin, arguments: dict[str, object], sample: Tensor
 ) -> tuple[Table, tuple[tuple[torch.dtype, ...], ...]]:
-    """The table of the schedule that is set, and each step's dtypes, for latents and model outputs like `sample`."""
+    """The table of the schedule that is set, and each step's dtypes, for latents and model outputs
+    like `sample`."""
     state = _state(scheduler)
     state.arguments = dict(arguments)
     position = _start(scheduler, scheduler.timesteps[0])
@@ -356,7 +414,10 @@ def take_table(
 
 
 def draw_noise(
-    draw: Draw, dtype: torch.dtype, like: Tensor, generator: torch.Generator | list[torch.Generator] | None
+    draw: Draw,
+    dtype: torch.dtype,
+    like: Tensor,
+    generator: torch.Generator | list[torch.Generator] | None,
 ) -> Tensor:
     """One draw, from the stream that the scheduler itself would use."""
     return _noise(draw.from_generator, dtype, like, generator)

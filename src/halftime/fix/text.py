@@ -1,4 +1,5 @@
-"""text-warmup, prompt-cache and batch-prompts: the text encoders' first call, repeated calls, and double calls."""
+"""text-warmup, prompt-cache and batch-prompts: the text encoders' first call, repeated calls, and
+double calls."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def _parameters(pipeline: DiffusionPipeline) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(encode).parameters) if encode else {}
 
 
-def _needs_encode_prompt(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _needs_encode_prompt(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     return None if "prompt" in _parameters(pipeline) else "the pipeline has no encode_prompt method"
 
 
@@ -49,12 +52,15 @@ def _warm_up(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
             pipeline.encode_prompt(**warmup_arguments(pipeline))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise DoesNotApply(f"text-warmup: {type(pipeline).__name__}.encode_prompt needs more: {reason}") from error
+        raise DoesNotApply(
+            f"text-warmup: {type(pipeline).__name__}.encode_prompt needs more: {reason}"
+        ) from error
     yield
 
 
 def warmup_arguments(pipeline: DiffusionPipeline) -> dict[str, object]:
-    """The least that this pipeline's `encode_prompt` needs; what it requires beyond the common words stays unfilled."""
+    """The least that this pipeline's `encode_prompt` needs; what it requires beyond the common
+    words stays unfilled."""
     common: dict[str, object] = {
         "prompt": "warm-up",
         "device": next(iter(components(pipeline, "text_encoder").values())).device,
@@ -63,11 +69,17 @@ def warmup_arguments(pipeline: DiffusionPipeline) -> dict[str, object]:
         "negative_prompt": "",
     }
     known = _parameters(pipeline)
-    needed = {n for n, p in known.items() if n != "self" and p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    needed = {
+        n
+        for n, p in known.items()
+        if n != "self" and p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    }
     return {name: common.get(name) for name in known if name in common or name in needed}
 
 
-def _warmup_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _warmup_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     if not components(pipeline, "text_encoder"):
         return "the pipeline has no text encoder"
     return _needs_encode_prompt(pipeline, device, settings)
@@ -77,7 +89,8 @@ def _warmup_applies(pipeline: DiffusionPipeline, device: torch.device, settings:
 
 
 class PromptCache:
-    """Embeddings by exact arguments, the least recently used dropped first. `hit_rate` is measured."""
+    """Embeddings by exact arguments, the least recently used dropped first. `hit_rate` is
+    measured."""
 
     def __init__(self, encode: Encode, size: int, version: Callable[[], object]) -> None:
         self.encode, self.size, self.version = encode, size, version
@@ -109,7 +122,8 @@ class PromptCache:
         return _cloned(self.entries[key])
 
     def _key(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        """Exact: the arguments and the weights' version. None where an argument is not plain data."""
+        """Exact: the arguments and the weights' version. None where an argument is not plain
+        data."""
         values = self.signature.bind(*args, **kwargs).arguments
         if not all(map(_is_plain, values.values())):
             return None
@@ -124,7 +138,9 @@ def _is_plain(value: object) -> bool:
 
 def _cloned(value: object) -> object:
     # The caller owns what it gets; the entry stays as it was.
-    return torch.utils._pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
+    return torch.utils._pytree.tree_map(
+        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value
+    )
 
 
 def _weights_version(pipeline: DiffusionPipeline) -> object:
@@ -132,15 +148,25 @@ def _weights_version(pipeline: DiffusionPipeline) -> object:
     marks: list[object] = []
     for module in components(pipeline, "text_encoder").values():
         first = next(module.parameters(), None)
-        active = getattr(module, "active_adapters", None) if getattr(module, "_hf_peft_config_loaded", False) else None
-        marks += [id(module), id(first), None if first is None or first.is_inference() else first._version]
+        active = (
+            getattr(module, "active_adapters", None)
+            if getattr(module, "_hf_peft_config_loaded", False)
+            else None
+        )
+        marks += [
+            id(module),
+            id(first),
+            None if first is None or first.is_inference() else first._version,
+        ]
         marks.append(str(active() if callable(active) else active))
     return tuple(marks)
 
 
 @contextmanager
 def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    cache = PromptCache(pipeline.encode_prompt, int(number(settings, "size")), lambda: _weights_version(pipeline))
+    cache = PromptCache(
+        pipeline.encode_prompt, int(number(settings, "size")), lambda: _weights_version(pipeline)
+    )
     with patched(pipeline, "encode_prompt", cache):
         yield
 
@@ -150,7 +176,9 @@ def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
 
 def _pairs(result: object) -> bool:
     return (
-        isinstance(result, tuple) and len(result) % 2 == 0 and all(r is None or isinstance(r, Tensor) for r in result)
+        isinstance(result, tuple)
+        and len(result) % 2 == 0
+        and all(r is None or isinstance(r, Tensor) for r in result)
     )
 
 
@@ -164,7 +192,11 @@ def batched(encode: Encode, zeroed: Callable[[dict[str, object]], bool]) -> Enco
     @functools.wraps(encode)
     def call(*args: object, **kwargs: object) -> object:
         given = dict(signature.bind(*args, **kwargs).arguments)
-        if not given.get("do_classifier_free_guidance", True) or zeroed(given) or not _has_texts(given):
+        if (
+            not given.get("do_classifier_free_guidance", True)
+            or zeroed(given)
+            or not _has_texts(given)
+        ):
             return encode(*args, **kwargs)
         result = encode(**_doubled(given))
         if not _pairs(result) or any(r is not None for r in result[1::2]):  # type: ignore[index]
@@ -194,7 +226,9 @@ def _doubled(given: dict[str, object]) -> dict[str, object]:
     for suffix in ("_2", "_3"):
         if given.get(f"prompt{suffix}") or given.get(f"negative_prompt{suffix}"):
             first = _listed(given.get(f"prompt{suffix}") or positive, n)
-            call[f"prompt{suffix}"] = first + _listed(given.get(f"negative_prompt{suffix}") or negative, n)
+            call[f"prompt{suffix}"] = first + _listed(
+                given.get(f"negative_prompt{suffix}") or negative, n
+            )
     return call
 
 
@@ -216,9 +250,15 @@ def _in_one_forward(pipeline: DiffusionPipeline, settings: Settings) -> Iterator
         yield
 
 
-def _batch_applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
+def _batch_applies(
+    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+) -> str | None:
     known = _parameters(pipeline)
-    missing = [name for name in ("prompt", "negative_prompt", "do_classifier_free_guidance") if name not in known]
+    missing = [
+        name
+        for name in ("prompt", "negative_prompt", "do_classifier_free_guidance")
+        if name not in known
+    ]
     return f"its encode_prompt takes no {missing[0]}" if missing else None
 
 

@@ -16,44 +16,59 @@ if TYPE_CHECKING:
 
 
 def load(source: str, like: nn.Module) -> nn.Module:
-    """An AutoencoderTiny from a folder, a hub id or 'bundled', on the device and in the dtype of `like`."""
+    """An AutoencoderTiny from a folder, a hub id or 'bundled', on the device and in the dtype of
+    `like`."""
     from diffusers import AutoencoderTiny
 
     from halftime import bundled
 
-    tiny = bundled.load_tiny_vae() if source == "bundled" else AutoencoderTiny.from_pretrained(source)
+    tiny = (
+        bundled.load_tiny_vae() if source == "bundled" else AutoencoderTiny.from_pretrained(source)
+    )
     parameter = next(like.parameters())
     module: nn.Module = tiny.to(device=parameter.device, dtype=parameter.dtype).eval()
     return module
 
 
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
-    return first_reason(needs_vae(pipeline, device, settings), _unknown(pipeline, text(settings, "source")))
+    return first_reason(
+        needs_vae(pipeline, device, settings), _unknown(pipeline, text(settings, "source"))
+    )
 
 
 def _unknown(pipeline: DiffusionPipeline, source: str) -> str | None:
     from halftime import bundled
 
     if not source:
-        return "name a tiny VAE that was distilled from this one: source = a folder, a hub id, or 'bundled'"
+        return (
+            "name a tiny VAE that was distilled from this one: source = a folder, a hub id, or "
+            "'bundled'"
+        )
     if source == "bundled":
         if not (bundled.TINY_VAE / "config.json").is_file():
             return "this installation carries no bundled tiny VAE"
-        return None if _is_bundled(pipeline) else "the bundled tiny VAE reads the bundled model's latents only"
+        return (
+            None
+            if _is_bundled(pipeline)
+            else "the bundled tiny VAE reads the bundled model's latents only"
+        )
     if Path(source).exists() and not (Path(source) / "config.json").is_file():
         return f"{source} holds no config.json, so it is no diffusers model folder"
     return None
 
 
 def _is_bundled(pipeline: DiffusionPipeline) -> bool:
-    """By the VAE's shape: a copy of the bundled pipeline counts, another model of SDXL's classes does not."""
+    """By the VAE's shape: a copy of the bundled pipeline counts, another model of SDXL's classes
+    does not."""
     import json
 
     from halftime import bundled
 
     config = json.loads((bundled.MODEL / "vae" / "config.json").read_text(encoding="utf-8"))
     own = getattr(vae_of(pipeline), "config", {})
-    return all(list(own.get(key, [])) == config[key] for key in ("block_out_channels", "up_block_types"))
+    return all(
+        list(own.get(key, [])) == config[key] for key in ("block_out_channels", "up_block_types")
+    )
 
 
 @contextmanager
@@ -69,7 +84,10 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
 
 TINY_VAE = Fix(
     name="tiny-vae",
-    summary="Final pictures through a distilled VAE (TAESD and its kin). Lossy: look at the contact sheet.",
+    summary=(
+        "Final pictures through a distilled VAE (TAESD and its kin). Lossy: look at the "
+        "contact sheet."
+    ),
     level="approximate",
     stage="vae_decode",
     applies=_applies,

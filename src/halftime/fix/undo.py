@@ -1,4 +1,5 @@
-"""How a fix takes itself back: by keeping the very objects that were there, never by converting them back."""
+"""How a fix takes itself back: by keeping the very objects that were there, never by converting
+them back."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _ABSENT = object()
 
 @contextmanager
 def patched(holder: object, name: str, value: object) -> Iterator[None]:
-    """An attribute of this one object, for a while; what the instance had (or had not) comes back."""
+    """An attribute of this one object, for a while; what the instance had (or had not) comes
+    back."""
     attributes = vars(holder)
     before = attributes.get(name, _ABSENT)
     attributes[name] = value
@@ -35,7 +37,8 @@ def patched(holder: object, name: str, value: object) -> Iterator[None]:
 
 @contextmanager
 def restored(module: nn.Module) -> Iterator[None]:
-    """Whatever happens to the module inside (weights, submodules, hooks, attributes), it is itself again afterwards.
+    """Whatever happens to the module inside (weights, submodules, hooks, attributes), it is itself
+    again afterwards.
 
     The tensors and submodules are kept, not copied: change them by putting others in their place.
     """
@@ -52,11 +55,18 @@ def restored(module: nn.Module) -> Iterator[None]:
 
 
 def _tables(module: nn.Module) -> list[tuple[dict[object, object], dict[object, object]]]:
-    return [(value, dict(value)) for value in vars(module).values() if type(value) in (dict, OrderedDict)]
+    return [
+        (value, dict(value))
+        for value in vars(module).values()
+        if type(value) in (dict, OrderedDict)
+    ]
 
 
-def replace_tensors(module: nn.Module, convert: Callable[[Tensor], Tensor], keep: tuple[str, ...] = ()) -> None:
-    """Put a converted copy in the place of each floating parameter and buffer; call inside `restored`.
+def replace_tensors(
+    module: nn.Module, convert: Callable[[Tensor], Tensor], keep: tuple[str, ...] = ()
+) -> None:
+    """Put a converted copy in the place of each floating parameter and buffer; call inside
+    `restored`.
 
     Submodules whose name holds a word of `keep` stay. Tied weights stay tied.
     """
@@ -70,10 +80,14 @@ def replace_tensors(module: nn.Module, convert: Callable[[Tensor], Tensor], keep
                     table[name] = _converted(tensor, convert, done)
 
 
-def _converted(tensor: Tensor, convert: Callable[[Tensor], Tensor], done: dict[int, Tensor]) -> Tensor:
+def _converted(
+    tensor: Tensor, convert: Callable[[Tensor], Tensor], done: dict[int, Tensor]
+) -> Tensor:
     if id(tensor) not in done:
         new = convert(tensor.detach())
-        done[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+        done[id(tensor)] = (
+            nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+        )
     return done[id(tensor)]
 
 
@@ -85,18 +99,24 @@ def like(original: Callable[..., object], function: Callable[..., object]) -> Ca
 def cast(value: T, dtype: torch.dtype) -> T:
     """Every floating tensor inside (dicts, lists, tuples, model outputs) in that dtype."""
     return torch.utils._pytree.tree_map(  # type: ignore[no-any-return]
-        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, value
+        lambda leaf: (
+            leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+        ),
+        value,
     )
 
 
 def first_tensor(*values: object) -> Tensor | None:
     """The first floating tensor among the arguments of a call."""
     leaves = torch.utils._pytree.tree_leaves(values)
-    return next((leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()), None)
+    return next(
+        (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()), None
+    )
 
 
 def casting(function: Callable[..., T], dtype: torch.dtype) -> Callable[..., T]:
-    """The function in another dtype: its arguments are cast to it, and its result back to what the caller works in."""
+    """The function in another dtype: its arguments are cast to it, and its result back to what the
+    caller works in."""
 
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> T:
@@ -113,7 +133,8 @@ def intercepted(
 ) -> Iterator[None]:
     """Every call of the pipeline passes its keyword arguments through `before` first.
 
-    Python looks `__call__` up on the class, so the pipeline becomes an instance of a subclass of the same name.
+    Python looks `__call__` up on the class, so the pipeline becomes an instance of a subclass of
+    the same name.
     """
     original = type(pipeline)
 
@@ -121,7 +142,11 @@ def intercepted(
     def call(self: DiffusionPipeline, *args: object, **kwargs: object) -> object:
         return original.__call__(self, *args, **before(kwargs))
 
-    names = {"__call__": call, "__module__": original.__module__, "__qualname__": original.__qualname__}
+    names = {
+        "__call__": call,
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+    }
     pipeline.__class__ = type(original.__name__, (original,), names)
     try:
         yield

@@ -1,8 +1,10 @@
-"""vae-folded-upsample: doubling the picture and the 3x3 convolution after it as one transposed convolution.
+"""vae-folded-upsample: doubling the picture and the 3x3 convolution after it as one transposed
+convolution.
 
-Nearest-neighbour doubling copies every value four times, and the convolution then multiplies the copies again. Weights
-that meet the same value can be added beforehand: a 4x4 transposed convolution of stride 2 gives the same numbers with 4
-instead of 9 multiplications an output (the sub-pixel identity of Shi et al., 2016, with the kernel folded).
+Nearest-neighbour doubling copies every value four times, and the convolution then multiplies the
+copies again. Weights that meet the same value can be added beforehand: a 4x4 transposed convolution
+of stride 2 gives the same numbers with 4 instead of 9 multiplications an output (the sub-pixel
+identity of Shi et al., 2016, with the kernel folded).
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
 
 
 def folded(weight: Tensor) -> Tensor:
-    """A 3x3 kernel (out, in, 3, 3) after doubling as a transposed 4x4 kernel (in, out, 4, 4) of stride 2, padding 1.
+    """A 3x3 kernel (out, in, 3, 3) after doubling as a transposed 4x4 kernel (in, out, 4, 4) of
+    stride 2, padding 1.
 
-    Along one side, with taps a, b, c: even outputs are a x[i-1] + (b + c) x[i], odd ones (a + b) x[i] + c x[i+1].
-    Added in double precision, so that only the result is rounded.
+    Along one side, with taps a, b, c: even outputs are a x[i-1] + (b + c) x[i], odd ones (a + b)
+    x[i] + c x[i+1]. Added in double precision, so that only the result is rounded.
     """
-    return _along(_along(weight.detach().double(), 2), 3).transpose(0, 1).to(weight.dtype).contiguous()
+    return (
+        _along(_along(weight.detach().double(), 2), 3).transpose(0, 1).to(weight.dtype).contiguous()
+    )
 
 
 def _along(weight: Tensor, side: int) -> Tensor:
@@ -45,23 +50,34 @@ class FoldedUpsample(nn.Module):
         self.bias = conv.bias
 
     def forward(
-        self, hidden_states: Tensor, output_size: tuple[int, int] | None = None, *args: object, **kwargs: object
+        self,
+        hidden_states: Tensor,
+        output_size: tuple[int, int] | None = None,
+        *args: object,
+        **kwargs: object,
     ) -> Tensor:
         doubled = tuple(2 * side for side in hidden_states.shape[-2:])
         if output_size is not None and tuple(output_size) != doubled:
             result = self.original(hidden_states, output_size, *args, **kwargs)
             assert isinstance(result, Tensor)
             return result
-        return nn.functional.conv_transpose2d(hidden_states, self.weight, self.bias, stride=2, padding=1)
+        return nn.functional.conv_transpose2d(
+            hidden_states, self.weight, self.bias, stride=2, padding=1
+        )
 
 
 def _convolution(module: nn.Module) -> nn.Conv2d | None:
-    """The convolution of an `Upsample2D` that can be folded: doubling by copies, then 3x3, and nothing in between."""
+    """The convolution of an `Upsample2D` that can be folded: doubling by copies, then 3x3, and
+    nothing in between."""
     if type(module).__name__ != "Upsample2D" or getattr(module, "norm", None) is not None:
         return None
     conv = getattr(module, "conv", None) or getattr(module, "Conv2d_0", None)
     plain = isinstance(conv, nn.Conv2d) and getattr(module, "interpolate", True)
-    shape = (conv.kernel_size, conv.padding, conv.stride, conv.groups) if isinstance(conv, nn.Conv2d) else None
+    shape = (
+        (conv.kernel_size, conv.padding, conv.stride, conv.groups)
+        if isinstance(conv, nn.Conv2d)
+        else None
+    )
     return conv if plain and shape == ((3, 3), (1, 1), (1, 1), 1) else None
 
 
@@ -72,7 +88,9 @@ def _decoder(pipeline: DiffusionPipeline) -> nn.Module | None:
 
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
     decoder = _decoder(pipeline)
-    found = decoder is not None and any(_convolution(module) is not None for module in decoder.modules())
+    found = decoder is not None and any(
+        _convolution(module) is not None for module in decoder.modules()
+    )
     return first_reason(
         needs_vae(pipeline, device, settings),
         None if found else "its decoder has no doubling with a 3x3 convolution after it",
@@ -94,7 +112,10 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
 
 VAE_FOLDED_UPSAMPLE = Fix(
     name="vae-folded-upsample",
-    summary="The VAE's doublings and the convolutions after them as one: 4 instead of 9 multiplications.",
+    summary=(
+        "The VAE's doublings and the convolutions after them as one: 4 instead of 9 "
+        "multiplications."
+    ),
     level="equivalent",
     stage="vae_decode",
     applies=_applies,

@@ -19,7 +19,9 @@ _SWITCHES = ("use_slicing", "use_tiling")
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
     vae = vae_of(pipeline)
     on = [name for name in _SWITCHES if getattr(vae, name, False)]
-    return first_reason(needs_vae(pipeline, device, settings), None if on else "slicing and tiling are off already")
+    return first_reason(
+        needs_vae(pipeline, device, settings), None if on else "slicing and tiling are off already"
+    )
 
 
 @contextmanager

@@ -1,1 +1,2 @@
-"""One room for "a pipeline": load it, what it holds, where it runs, what its call takes, its state, how to change it."""
+"""One room for "a pipeline": load it, what it holds, where it runs, what its call takes, its state,
+how to change it."""

@@ -15,22 +15,26 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-# Passed without having been asked for, so dropped without a word where a pipeline does not take them.
+# Passed without having been asked for, so dropped without a word where a pipeline does not take
+# them.
 _DEFAULTED = {"prompt", "num_inference_steps", "generator"}
 
 
 def vae_factor(pipeline: DiffusionPipeline) -> int:
     """Pixels per latent cell, along one side; 1 where the pipeline does not say."""
-    factor = getattr(pipeline, "vae_scale_factor", None) or getattr(pipeline, "vae_scale_factor_spatial", None)
+    factor = getattr(pipeline, "vae_scale_factor", None) or getattr(
+        pipeline, "vae_scale_factor_spatial", None
+    )
     return factor if isinstance(factor, int) and factor > 0 else 1
 
 
 def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, object]:
     """The keyword arguments of one call of `pipeline` for `workload`, with generators seeded anew.
 
-    What the workload leaves open (None) is left to the pipeline. Raises BadWorkload for a field that was set and that
-    the pipeline's call does not take, and for a size that its VAE cannot hold. A call that takes **kwargs of the user's
-    own gets what was set in any case, with a HalftimeWarning where nothing names it.
+    What the workload leaves open (None) is left to the pipeline. Raises BadWorkload for a field
+    that was set and that the pipeline's call does not take, and for a size that its VAE cannot
+    hold. A call that takes **kwargs of the user's own gets what was set in any case, with a
+    HalftimeWarning where nothing names it.
     """
     wanted, taken = _wanted_arguments(pipeline, workload), _taken(type(pipeline))
     missing = set() if taken.anything else {name for name in wanted if name not in taken.names}
@@ -39,7 +43,8 @@ def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str,
         raise BadWorkload(_takes_no(type(pipeline).__name__, min(refused), taken.names))
     if taken.hands_on and (unnamed := sorted(set(workload.arguments) - set(taken.names))):
         text = (
-            f"{type(pipeline).__name__} names no argument {unnamed[0]!r}; it goes in by **kwargs, which may ignore it."
+            f"{type(pipeline).__name__} names no argument {unnamed[0]!r}; it goes in by "
+            "**kwargs, which may ignore it."
         )
         warnings.warn(text, HalftimeWarning, stacklevel=2)
     _check_size(pipeline, workload)
@@ -47,8 +52,9 @@ def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str,
 
 
 class _Taken(NamedTuple):
-    """What a call takes: the names of all calls that it extends; whether it hands **kwargs of the user's own on; and
-    whether it may hand them to anything, since no call that it extends closes the list."""
+    """What a call takes: the names of all calls that it extends; whether it hands **kwargs of the
+    user's own on; and whether it may hand them to anything, since no call that it extends closes
+    the list."""
 
     names: list[str]
     hands_on: bool
@@ -60,10 +66,13 @@ def _taken(kind: type) -> _Taken:
     signatures = [inspect.signature(call).parameters.values() for call in calls]
     # diffusers' own **kwargs only swallow names that it gave up.
     opens = [
-        any(one.kind is one.VAR_KEYWORD for one in each) and not call.__module__.startswith("diffusers.")
+        any(one.kind is one.VAR_KEYWORD for one in each)
+        and not call.__module__.startswith("diffusers.")
         for call, each in zip(calls, signatures, strict=True)
     ]
-    names = {one.name: None for each in signatures for one in list(each)[1:] if one.kind not in CATCH_ALL}
+    names = {
+        one.name: None for each in signatures for one in list(each)[1:] if one.kind not in CATCH_ALL
+    }
     return _Taken(list(names), opens[0], all(opens))
 
 
@@ -81,7 +90,9 @@ def _wanted_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[s
         "guidance_scale": workload.guidance,
         "width": workload.width,
         "height": workload.height,
-        "num_images_per_prompt": None if workload.images_per_prompt == 1 else workload.images_per_prompt,
+        "num_images_per_prompt": None
+        if workload.images_per_prompt == 1
+        else workload.images_per_prompt,
     }
     return {
         "prompt": prompts[0] if len(prompts) == 1 else prompts,
@@ -93,7 +104,8 @@ def _wanted_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[s
 
 
 def generators(workload: Workload) -> torch.Generator | list[torch.Generator]:
-    """One generator a picture, seeded seed, seed + 1, …; on the CPU, so that no picture depends on the device."""
+    """One generator a picture, seeded seed, seed + 1, …; on the CPU, so that no picture depends on
+    the device."""
     import torch
 
     pictures = len(workload.prompts) * workload.images_per_prompt
@@ -108,5 +120,6 @@ def _check_size(pipeline: DiffusionPipeline, workload: Workload) -> None:
         if value is not None and value % factor:
             below, above = value // factor * factor, -(-value // factor) * factor
             raise BadWorkload(
-                f"{name} {value} is not divisible by {factor}, the VAE's factor. Nearest: {below or above} or {above}."
+                f"{name} {value} is not divisible by {factor}, the VAE's factor. Nearest: "
+                f"{below or above} or {above}."
             )

@@ -12,4 +12,7 @@ def pipelines_of(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
     """The pipeline and those that it holds, as combined ones do."""
     from diffusers import DiffusionPipeline
 
-    return [pipeline, *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline))]
+    return [
+        pipeline,
+        *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline)),
+    ]

@@ -1,10 +1,23 @@
-"""Where a pipeline runs."""
+"""Where a pipeline runs: torch's devices, and the machine as a record."""
 
 from __future__ import annotations
 
+import os
+import platform
 from typing import TYPE_CHECKING
 
+import psutil
+
+from halftime.base.environment import (
+    SPEED_VARIABLES,
+    instructions,
+    load_average,
+    processor_name,
+    versions,
+)
 from halftime.base.errors import UnknownDevice
+from halftime.records import Environment
+from halftime.records.doctor import Device
 
 if TYPE_CHECKING:
     import torch
@@ -18,9 +31,115 @@ def checked_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UnknownDevice(f"device {name!r} is not a torch device. Here are: {', '.join(available)}.") from error
+        raise UnknownDevice(
+            f"device {name!r} is not a torch device. Here are: {', '.join(available)}."
+        ) from error
     if device.type == "cuda" and device.index is None and len(available) > 1:
         device = torch.device("cuda", 0)
     if str(device) not in available:
-        raise UnknownDevice(f"device {name!r} does not exist here. Here are: {', '.join(available)}.")
+        raise UnknownDevice(
+            f"device {name!r} does not exist here. Here are: {', '.join(available)}."
+        )
     return device
+
+
+def this_environment(device: str = "cpu") -> Environment:
+    """The environment as it is now. `device` is a torch device that exists."""
+    import torch
+
+    place = torch.device(device)
+    return Environment(
+        system=platform.platform(),
+        processor=processor_name(),
+        cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        threads=torch.get_num_threads(),
+        device=str(place),
+        device_name=_device_name(place),
+        device_memory_bytes=_device_memory(place),
+        versions=versions() | _device_versions(place),
+        settings={name: os.environ[name] for name in SPEED_VARIABLES if name in os.environ}
+        | _torch_settings(place),
+        load_average=load_average(),
+    )
+
+
+def _device_name(place: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else processor_name()
+
+
+def _device_memory(place: torch.device) -> int | None:
+    import torch
+
+    return torch.cuda.get_device_properties(place).total_memory if place.type == "cuda" else None
+
+
+def _device_versions(place: torch.device) -> dict[str, str]:
+    import torch
+
+    if place.type != "cuda":
+        return {}
+    cudnn = torch.backends.cudnn.version()
+    return {"cuda": str(torch.version.cuda or torch.version.hip), "cudnn": str(cudnn)}
+
+
+def _torch_settings(place: torch.device) -> dict[str, str]:
+    import torch
+
+    settings = {"float32_matmul_precision": torch.get_float32_matmul_precision()}
+    if place.type == "cuda":
+        settings["cudnn.benchmark"] = str(torch.backends.cudnn.benchmark)
+        settings["cudnn.allow_tf32"] = str(torch.backends.cudnn.allow_tf32)
+    return settings
+
+
+def torch_build() -> str:
+    """What torch was built for: 'CPU only', 'CUDA 12.8' or 'ROCm 6.4'."""
+    import torch
+
+    if torch.version.hip:
+        return f"ROCm {torch.version.hip}"
+    return f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+
+
+def devices() -> tuple[Device, ...]:
+    """The devices that this torch can compute on, the processor first, the GPUs after it."""
+    import torch
+
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    return (_cpu(), *(_gpu(index) for index in gpus))
+
+
+def _cpu() -> Device:
+    memory = psutil.virtual_memory()
+    found = instructions()
+    return Device(
+        name="cpu",
+        description=processor_name(),
+        capability=" ".join(found),
+        fast_dtypes=(
+            "float32",
+            *(["bfloat16"] if {"avx512_bf16", "amx_bf16", "bf16"} & {*found} else []),
+        ),
+        memory_bytes=memory.total,
+        free_bytes=memory.available,
+    )
+
+
+def _gpu(index: int) -> Device:
+    import torch
+
+    facts = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    return Device(
+        name=f"cuda:{index}",
+        description=facts.name,
+        capability=f"{facts.major}.{facts.minor}",
+        fast_dtypes=("float32", "float16", *(["bfloat16"] if facts.major >= 8 else [])),
+        memory_bytes=total,
+        free_bytes=free,
+    )

@@ -35,8 +35,9 @@ class Loaded(NamedTuple):
 def load_pipeline(model: str | None = None, workload: Workload | None = None) -> DiffusionPipeline:
     """A diffusers pipeline, ready for `workload` (device, dtype, scheduler).
 
-    `model` is a diffusers folder, a hub id that is cached or can be fetched, `module:function` returning a pipeline,
-    or None for the bundled model. Raises UnknownModel, BadWorkload or UnknownDevice.
+    `model` is a diffusers folder, a hub id that is cached or can be fetched, `module:function`
+    returning a pipeline, or None for the bundled model. Raises UnknownModel, BadWorkload or
+    UnknownDevice.
     """
     return load(model, workload or Workload()).pipeline
 
@@ -62,7 +63,8 @@ def _load(model: str | None) -> Loaded:
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         return Loaded(_load_hub(model), model, ())
     raise UnknownModel(
-        f"{model!r} is no model: no such folder, and neither a hub id (owner/name) nor module:function. "
+        f"{model!r} is no model: no such folder, and neither a hub id (owner/name) nor "
+        "module:function. "
         "Leave it out for the bundled model."
     )
 
@@ -92,10 +94,13 @@ def _load_folder(folder: Path) -> DiffusionPipeline:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if "has not been imported" in str(error):
             raise UnknownModel(
-                f"{folder} holds a component of your own: {_first_sentence(error)} Name a function instead, as "
+                f"{folder} holds a component of your own: {_first_sentence(error)} Name a "
+                "function instead, as "
                 "module:function, that imports it and returns the pipeline."
             ) from error
-        raise UnknownModel(f"{folder} cannot be loaded as a diffusers pipeline: {_first_line(error)}") from error
+        raise UnknownModel(
+            f"{folder} cannot be loaded as a diffusers pipeline: {_first_line(error)}"
+        ) from error
 
 
 def _load_hub(name: str) -> DiffusionPipeline:
@@ -118,7 +123,9 @@ def _bars_on_a_terminal_alone() -> Iterator[None]:
     import transformers.utils.logging
 
     modules = (diffusers.utils.logging, transformers.utils.logging)
-    shown = [module for module in modules if module.is_progress_bar_enabled() and not sys.stderr.isatty()]
+    shown = [
+        module for module in modules if module.is_progress_bar_enabled() and not sys.stderr.isatty()
+    ]
     for module in shown:
         module.disable_progress_bar()
     try:
@@ -134,7 +141,9 @@ def _load_function(spec: str) -> DiffusionPipeline:
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
-            raise UnknownModel(f"{spec!r}: cannot import {module_name!r} ({_first_line(error)}).") from error
+            raise UnknownModel(
+                f"{spec!r}: cannot import {module_name!r} ({_first_line(error)})."
+            ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         near = difflib.get_close_matches(function_name, vars(module), n=1)
@@ -144,7 +153,9 @@ def _load_function(spec: str) -> DiffusionPipeline:
     with _importable_from_here():
         pipeline = function()
     if not callable(pipeline) or not hasattr(pipeline, "components"):
-        raise UnknownModel(f"{spec!r} returned {type(pipeline).__name__}; a diffusers pipeline is needed.")
+        raise UnknownModel(
+            f"{spec!r} returned {type(pipeline).__name__}; a diffusers pipeline is needed."
+        )
     return pipeline
 
 
@@ -163,7 +174,8 @@ def _check_no_arguments(spec: str, function: Callable[..., object]) -> None:
 
 @contextlib.contextmanager
 def _importable_from_here() -> Iterator[None]:
-    """`module:function` means a module in the current folder too, as with `python -m`; a console script lacks that."""
+    """`module:function` means a module in the current folder too, as with `python -m`; a console
+    script lacks that."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -190,13 +202,20 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def scheduler_named(name: str, pipeline: DiffusionPipeline) -> object:
-    """A scheduler by class name, with the configuration of the pipeline's own. Raises BadWorkload."""
+    """A scheduler by class name, with the configuration of the pipeline's own. Raises
+    BadWorkload."""
     import diffusers
     from diffusers import SchedulerMixin
 
     kind = getattr(diffusers, name, None) or getattr(diffusers, f"{name}Scheduler", None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-        known = sorted(word for word in dir(diffusers) if word.endswith("Scheduler") and not word.startswith("Flax"))
-        raise BadWorkload(f"scheduler {name!r} is not in diffusers. Some that are: {', '.join(known[:40])}.")
+        known = sorted(
+            word
+            for word in dir(diffusers)
+            if word.endswith("Scheduler") and not word.startswith("Flax")
+        )
+        raise BadWorkload(
+            f"scheduler {name!r} is not in diffusers. Some that are: {', '.join(known[:40])}."
+        )
     scheduler: object = kind.from_config(pipeline.scheduler.config)  # type: ignore[attr-defined]
     return scheduler

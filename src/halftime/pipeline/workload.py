@@ -17,7 +17,8 @@ _ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "f
 
 
 def read(path: Path | None) -> Workload:
-    """The workload of a TOML file, checked; the default one for None. Raises BadFile or BadWorkload."""
+    """The workload of a TOML file, checked; the default one for None. Raises BadFile or
+    BadWorkload."""
     return Workload() if path is None else checked(read_toml(path, Workload))
 
 
@@ -36,13 +37,25 @@ def checked(workload: Workload) -> Workload:
     """The workload, with the dtype's full name. Raises BadWorkload for what no pipeline can run."""
     dtype = _ALIASES.get(workload.dtype or "", workload.dtype)
     if dtype is not None and dtype not in DTYPES:
-        raise BadWorkload(f"dtype {workload.dtype!r} is not known. Allowed are: {', '.join(DTYPES)}.")
+        raise BadWorkload(
+            f"dtype {workload.dtype!r} is not known. Allowed are: {', '.join(DTYPES)}."
+        )
     if not workload.prompts:
-        raise BadWorkload("the workload has no prompts. Give at least one, for example --prompt 'a red apple'.")
-    for name, least in (("steps", 1), ("images_per_prompt", 1), ("width", 1), ("height", 1), ("seed", 0)):
+        raise BadWorkload(
+            "the workload has no prompts. Give at least one, for example --prompt 'a red apple'."
+        )
+    for name, least in (
+        ("steps", 1),
+        ("images_per_prompt", 1),
+        ("width", 1),
+        ("height", 1),
+        ("seed", 0),
+    ):
         value = getattr(workload, name)
         if value is not None and value < least:
             raise BadWorkload(f"{name} is {value}; it must be {least} or more.")
     if workload.guidance is not None and not math.isfinite(workload.guidance):
-        raise BadWorkload(f"guidance is {workload.guidance}; it must be a finite number, for example 5.")
+        raise BadWorkload(
+            f"guidance is {workload.guidance}; it must be a finite number, for example 5."
+        )
     return msgspec.structs.replace(workload, dtype=dtype)

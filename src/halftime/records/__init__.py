@@ -1,8 +1,8 @@
 """Frozen plain data: what halftime measures, finds and decides. One file a family of records.
 
-Every record is a `msgspec.Struct`: typed, immutable, compared by value, written as JSON or TOML and read back strictly
-by `halftime.base.store`. A record that is a file of its own has a `schema` number; its history stands above the class.
-Units are seconds, bytes, FLOPs and ratios throughout.
+Every record is a `msgspec.Struct`: typed, immutable, compared by value, written as JSON or TOML and
+read back strictly by `halftime.base.store`. A record that is a file of its own has a `schema`
+number; its history stands above the class. Units are seconds, bytes, FLOPs and ratios throughout.
 """
 
 from halftime.records.base import Json, Record

@@ -15,4 +15,5 @@ class Manifest(Record, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     halftime: str = ""
     created: str = ""  # ISO 8601, UTC
-    made_for: dict[str, str]  # what must agree before any of it is used: torch, processor, device, recipe …
+    # what must agree before any of it is used: torch, processor, device, recipe …
+    made_for: dict[str, str]

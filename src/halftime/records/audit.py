@@ -14,8 +14,10 @@ Direction = Literal["d2h", "h2d"]
 class Site(Record, frozen=True, kw_only=True):
     """One line that waits, with how often it did."""
 
-    kind: str  # 'item', 'nonzero', 'mask-index', 'copy-to-host', 'copy-to-device', 'check', 'synchronize'
-    direction: Direction  # who waits: the host for the device (d2h), or for its own pageable copy to the device (h2d)
+    # 'item', 'nonzero', 'mask-index', 'copy-to-host', 'copy-to-device', 'check', 'synchronize'
+    kind: str
+    # who waits: the host for the device (d2h), or for its own pageable copy to the device (h2d)
+    direction: Direction
     file: str  # innermost frame outside torch, from the package's root
     line: int
     function: str = ""
@@ -48,7 +50,8 @@ class Audit(Record, frozen=True, kw_only=True):
     in_loop_h2d: int = 0
     capturable: bool = False
     because: tuple[str, ...] = ()  # what stands against capture
-    findings: tuple[Finding, ...] = ()  # host work repeated in every step, and what differs between steps
+    # host work repeated in every step, and what differs between steps
+    findings: tuple[Finding, ...] = ()
     not_seen: tuple[str, ...] = ()  # what the shadow device cannot look into
 
 

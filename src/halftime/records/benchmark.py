@@ -16,8 +16,9 @@ SCHEMA = 1
 class Benchmark(Record, frozen=True, kw_only=True):
     """What a script of `benchmarks/` keeps; `halftime show` draws it.
 
-    In `result`, names end with their unit (`…_seconds`, `…_bytes`, `…_share`, `speedup`, `…_ratio`); a list of objects
-    is a table. Made before results kept it: `command` and `environment` may be empty.
+    In `result`, names end with their unit (`…_seconds`, `…_bytes`, `…_share`, `speedup`,
+    `…_ratio`); a list of objects is a table. Made before results kept it: `command` and
+    `environment` may be empty.
     """
 
     schema: int = SCHEMA

@@ -1,4 +1,5 @@
-"""What `captions` learns (Router), and what it is worth (CaptionsResult). Costs in one currency, times in seconds."""
+"""What `captions` learns (Router), and what it is worth (CaptionsResult). Costs in one currency,
+times in seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ Mode = Literal["route", "cascade"]
 
 
 class Answer(Record, frozen=True, kw_only=True):
-    """One model's answer to a logged request: how good it was (0 to 1, or any unit), its price, its latency."""
+    """One model's answer to a logged request: how good it was (0 to 1, or any unit), its price, its
+    latency."""
 
     quality: float
     cost: float
@@ -29,8 +31,8 @@ class Check(Record, frozen=True, kw_only=True):
 class Logged(Record, frozen=True, kw_only=True):
     """One line of a log: a request and what both models made of it.
 
-    `image` is a path beside the log, a data URL or base64; or `features` stand for it and `group` for its near
-    duplicates. `slice` names a kind of request, for the report alone.
+    `image` is a path beside the log, a data URL or base64; or `features` stand for it and `group`
+    for its near duplicates. `slice` names a kind of request, for the report alone.
     """
 
     id: str = ""
@@ -48,11 +50,12 @@ class Logged(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Router(Record, frozen=True, kw_only=True):
-    """A calibrated router: a logistic model over cheap features and a certified threshold. Plain numbers, no code.
+    """A calibrated router: a logistic model over cheap features and a certified threshold. Plain
+    numbers, no code.
 
-    Requests whose probability of being acceptable is at least `threshold` go to the small model; None sends all to the
-    large one. `limit` bounds the mean squared standard score of the features: beyond it a request is unlike what was
-    calibrated.
+    Requests whose probability of being acceptable is at least `threshold` go to the small model;
+    None sends all to the large one. `limit` bounds the mean squared standard score of the features:
+    beyond it a request is unlike what was calibrated.
     """
 
     schema: Literal[1] = 1
@@ -75,7 +78,8 @@ class Router(Record, frozen=True, kw_only=True):
 
 
 class Step(Record, frozen=True, kw_only=True):
-    """One hypothesis of the fixed sequence: at this threshold, `errors` of `sent` were not acceptable."""
+    """One hypothesis of the fixed sequence: at this threshold, `errors` of `sent` were not
+    acceptable."""
 
     threshold: float
     sent: int
@@ -85,7 +89,8 @@ class Step(Record, frozen=True, kw_only=True):
 
 
 class Policy(Record, frozen=True, kw_only=True):
-    """A way of choosing the model, on the test split. `low` and `high` bound the savings at 95 %."""
+    """A way of choosing the model, on the test split. `low` and `high` bound the savings at 95
+    %."""
 
     name: str
     small_share: float
@@ -127,7 +132,8 @@ class Mistake(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class CaptionsResult(Record, frozen=True, kw_only=True):
-    """A calibration with what it brings. The first seven fields after the schema are the contract for scripts."""
+    """A calibration with what it brings. The first seven fields after the schema are the contract
+    for scripts."""
 
     schema: Literal[1] = 1
     threshold: float | None
@@ -144,16 +150,19 @@ class CaptionsResult(Record, frozen=True, kw_only=True):
     error_high: float | None
     certified: bool
     why: str  # a sentence: what was certified, or how many examples are missing
-    needed: dict[str, int] = {}  # error rate of the small model's share -> examples sent to it that would be needed
+    # error rate of the small model's share -> examples sent to it that would be needed
+    needed: dict[str, int] = {}
     requests: dict[str, int] = {}  # split -> requests
     acceptable_share: float  # of all test requests: what the oracle may send to the small model
     cost_ratio: float  # r: small over large, a request
     router_cost: float | None = None  # of one decision, as it was given; None: not counted
     mode: Mode
-    modes: tuple[Policy, ...] = ()  # both modes on the calibration split, by which the choice was made
+    # both modes on the calibration split, by which the choice was made
+    modes: tuple[Policy, ...] = ()
     steps: tuple[Step, ...] = ()
     policies: tuple[Policy, ...] = ()
     slices: tuple[Slice, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
-    curve: tuple[Policy, ...] = ()  # this router at other thresholds, on the test split: spend against quality
+    # this router at other thresholds, on the test split: spend against quality
+    curve: tuple[Policy, ...] = ()
     router: Router

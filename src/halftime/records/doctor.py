@@ -9,7 +9,8 @@ from halftime.records.environment import Environment
 
 
 class Device(Record, frozen=True, kw_only=True):
-    """A device that torch can compute on. `fast_dtypes` are those that the hardware itself computes in."""
+    """A device that torch can compute on. `fast_dtypes` are those that the hardware itself computes
+    in."""
 
     name: str  # 'cpu', 'cuda:0'
     description: str
@@ -20,7 +21,8 @@ class Device(Record, frozen=True, kw_only=True):
 
 
 class Extra(Record, frozen=True, kw_only=True):
-    """An extra of the package: `missing` says, requirement by requirement, what keeps it from being used."""
+    """An extra of the package: `missing` says, requirement by requirement, what keeps it from being
+    used."""
 
     name: str
     usable: bool

@@ -6,7 +6,8 @@ from halftime.records.base import Record
 
 
 class Environment(Record, frozen=True, kw_only=True):
-    """The machine and the software under a measurement; two sessions are comparable where `identity()` is equal."""
+    """The machine and the software under a measurement; two sessions are comparable where
+    `identity()` is equal."""
 
     system: str  # e.g. 'Linux-6.1-x86_64'
     processor: str
@@ -18,7 +19,8 @@ class Environment(Record, frozen=True, kw_only=True):
     device_memory_bytes: int | None = None
     versions: dict[str, str] = {}  # python, torch, diffusers, transformers, halftime, cuda, cudnn
     settings: dict[str, str] = {}  # environment variables and torch flags that change speed
-    load_average: float | None = None  # runnable processes over the last minute, before the measurement
+    # runnable processes over the last minute, before the measurement
+    load_average: float | None = None
 
     def identity(self) -> dict[str, str]:
         """What must agree before two sessions may be compared: field -> value."""
@@ -28,6 +30,10 @@ class Environment(Record, frozen=True, kw_only=True):
             "threads": str(self.threads),
             "device": self.device,
             "device_name": self.device_name,
-            **{f"versions.{name}": value for name, value in sorted(self.versions.items()) if name != "halftime"},
+            **{
+                f"versions.{name}": value
+                for name, value in sorted(self.versions.items())
+                if name != "halftime"
+            },
             **{f"settings.{name}": value for name, value in sorted(self.settings.items())},
         }

@@ -8,10 +8,11 @@ from halftime.records.base import Record
 class Finding(Record, frozen=True, kw_only=True):
     """Something that costs time, what it costs, and the fix by name.
 
-    `ceiling` is Amdahl's bound: the speedup of the whole call if this cost vanished entirely,
-    wall / (wall - seconds); None where the cost could not be measured. `predicted` is the speedup of the whole call
-    that the fix brings by its prior (`halftime.records.priors`), not a measurement. `fix` names an entry of `halftime.FIXES`,
-    or None where the remedy is not one of them; the message then says what to do.
+    `ceiling` is Amdahl's bound: the speedup of the whole call if this cost vanished entirely, wall
+    / (wall - seconds); None where the cost could not be measured. `predicted` is the speedup of the
+    whole call that the fix brings by its prior (`halftime.records.priors`), not a measurement.
+    `fix` names an entry of `halftime.FIXES`, or None where the remedy is not one of them; the
+    message then says what to do.
     """
 
     id: str  # stable, kebab-case: 'vae-fp32'
@@ -26,5 +27,6 @@ class Finding(Record, frozen=True, kw_only=True):
 
 
 def ceiling(seconds: float, wall_seconds: float) -> float | None:
-    """Amdahl (1967): the speedup if `seconds` of `wall_seconds` vanished. None where nothing would be left."""
+    """Amdahl (1967): the speedup if `seconds` of `wall_seconds` vanished. None where nothing would
+    be left."""
     return wall_seconds / (wall_seconds - seconds) if 0 <= seconds < wall_seconds else None

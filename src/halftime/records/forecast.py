@@ -1,4 +1,5 @@
-"""What `forecast` says: stages with their bands and floors, what each fix would bring, and how sure that is."""
+"""What `forecast` says: stages with their bands and floors, what each fix would bring, and how sure
+that is."""
 
 from __future__ import annotations
 
@@ -16,14 +17,17 @@ class StageForecast(Record, frozen=True, kw_only=True):
     seconds: float
     low: float
     high: float
-    floor_seconds: float  # arithmetic at the peak rate, weights read once: no software is faster at this precision
+    # arithmetic at the peak rate, weights read once: no software is faster at this precision
+    floor_seconds: float
     bound: Bound
     flops: float
     bytes: float  # read and written
     kernels: int
     device_seconds: float  # the GPU alone
-    host_seconds: float  # Python and the dispatcher alone; where larger than the device's, launches bound the stage
-    memory_bytes: float = 0.0  # peak while it runs: all weights that are loaded, and this stage's activations
+    # Python and the dispatcher alone; where larger than the device's, launches bound the stage
+    host_seconds: float
+    # peak while it runs: all weights that are loaded, and this stage's activations
+    memory_bytes: float = 0.0
 
 
 class OperationShare(Record, frozen=True, kw_only=True):
@@ -38,13 +42,15 @@ class OperationShare(Record, frozen=True, kw_only=True):
 
 
 class FixForecast(Record, frozen=True, kw_only=True):
-    """What a fix would bring to the whole call: ratio = seconds without / seconds with, with a 90 % band."""
+    """What a fix would bring to the whole call: ratio = seconds without / seconds with, with a 90 %
+    band."""
 
     fix: str
     ratio: float
     low: float
     high: float
-    stacked_ratio: float | None = None  # with every fix above it as well; None where it is no part of the stack
+    # with every fix above it as well; None where it is no part of the stack
+    stacked_ratio: float | None = None
     note: str = ""  # what was assumed
 
 
@@ -110,7 +116,8 @@ class Forecast(Record, frozen=True, kw_only=True):
 
 
 class RowResult(Record, frozen=True, kw_only=True):
-    """One measured row beside its forecast; `error` is (forecast - measured) / measured, None for a calibration row."""
+    """One measured row beside its forecast; `error` is (forecast - measured) / measured, None for a
+    calibration row."""
 
     id: str
     gpu: str
@@ -157,7 +164,8 @@ class EvaluationReport(Record, frozen=True, kw_only=True):
     by_family: tuple[ErrorSummary, ...] = ()
     ordering: float | None = None  # share of pairs of rows on one GPU that are in the right order
     ordering_pairs: int = 0
-    ordering_clear: float | None = None  # the same, of pairs that differ by more than the noise between sources
+    # the same, of pairs that differ by more than the noise between sources
+    ordering_clear: float | None = None
     floor_above_measurement: int = 0  # must be 0
     calibration_rows: tuple[str, ...] = ()
     rows: tuple[RowResult, ...] = ()
@@ -176,7 +184,8 @@ class Observation(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Calibration(Record, frozen=True, kw_only=True):
-    """What a measured session says about one machine: logarithms of its factors, with their covariance."""
+    """What a measured session says about one machine: logarithms of its factors, with their
+    covariance."""
 
     schema: Literal[1] = 1
     kind: Literal["forecast-calibration"] = "forecast-calibration"

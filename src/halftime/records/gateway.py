@@ -1,4 +1,5 @@
-"""What `gateway` measured: two arms side by side, the difference, and what it means. Seconds throughout."""
+"""What `gateway` measured: two arms side by side, the difference, and what it means. Seconds
+throughout."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Percentiles(Record, frozen=True, kw_only=True):
 
 
 class Added(Record, frozen=True, kw_only=True):
-    """Through less direct, quantile by quantile, with 95 % bootstrap intervals over pairs (low, high: of p50)."""
+    """Through less direct, quantile by quantile, with 95 % bootstrap intervals over pairs (low,
+    high: of p50)."""
 
     p50: float
     p95: float
@@ -42,8 +44,9 @@ class Split(Record, frozen=True, kw_only=True):
 
 
 class Distribution(Record, frozen=True, kw_only=True):
-    """Latencies of one arm. `values` are the quantiles at `halftime.records.gateway.GRID`; `hdr` is the whole
-    histogram in HdrHistogram's own encoding, microseconds, mergeable by any of its tools."""
+    """Latencies of one arm. `values` are the quantiles at `halftime.records.gateway.GRID`; `hdr` is
+    the whole histogram in HdrHistogram's own encoding, microseconds, mergeable by any of its
+    tools."""
 
     count: int
     values: tuple[float, ...]
@@ -54,10 +57,12 @@ GRID = (*(i / 100 for i in range(0, 100)), 0.995, 0.999, 1.0)
 
 
 class Truth(Record, frozen=True, kw_only=True):
-    """What the mock upstream's log says, same clock, per request: (client receive - send) - (mock send - receive).
+    """What the mock upstream's log says, same clock, per request: (client receive - send) - (mock
+    send - receive).
 
-    `added` is through less direct. The request path ends when the mock holds the whole request, the response path
-    begins with its last byte, the first-chunk path with its first; all three are medians, less the direct arm's.
+    `added` is through less direct. The request path ends when the mock holds the whole request, the
+    response path begins with its last byte, the first-chunk path with its first; all three are
+    medians, less the direct arm's.
     """
 
     matched: int  # requests found in the log, both arms
@@ -68,7 +73,8 @@ class Truth(Record, frozen=True, kw_only=True):
     response_path: float
     first_chunk_path: float
     last_chunk_path: float
-    first_chunk_low: float  # 5th percentile of the through arm's first-chunk path: a constant wait shows here
+    # 5th percentile of the through arm's first-chunk path: a constant wait shows here
+    first_chunk_low: float
     connections: int  # that the mock saw from the gateway
     requests: int  # over them
 
@@ -96,8 +102,10 @@ class Load(Record, frozen=True, kw_only=True):
     error_kinds: dict[str, int] = {}  # 'through: 429' -> count
     saturated: bool = False
     direct_saturated: bool = False
-    failing: bool = False  # more requests failed than may, and than the direct arm's failures explain
-    throughput: float | None = None  # completed requests a second, through (the only arm where there is one)
+    # more requests failed than may, and than the direct arm's failures explain
+    failing: bool = False
+    # completed requests a second, through (the only arm where there is one)
+    throughput: float | None = None
     send_lag: Percentiles | None = None  # intended to begun, open loop only
     header_reported: float | None = None  # median of the gateway's own overhead header
     truth: Truth | None = None
@@ -150,10 +158,12 @@ class GatewayResult(Record, frozen=True, kw_only=True):
     rates: tuple[Load, ...]
     generator: Generator
     findings: tuple[Finding, ...] = ()
-    failing: str | None = None  # 'through: 90 % of 600 requests failed (502)', over the loads that are failing
+    # 'through: 90 % of 600 requests failed (502)', over the loads that are failing
+    failing: str | None = None
     held_rate: float | None = None  # highest open-loop rate that was held
     capacity: float | None = None  # requests a second that a saturated gateway completed
-    first_request: float | None = None  # first request through, its latency over the direct arm's first
+    # first request through, its latency over the direct arm's first
+    first_request: float | None = None
     session: Share | None = None
     budget: float | None = None
     within_budget: bool | None = None

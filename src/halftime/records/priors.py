@@ -1,8 +1,9 @@
-"""What is known of a fix before it is tried: how much faster its part becomes, and what trying costs.
+"""What is known of a fix before it is tried: how much faster its part becomes, and what trying
+costs.
 
-A prior decides only the order of what `profile` names and `tune` tries, and which rivals are worth their time; what is
-kept is decided by measurement. The numbers are from this project's runs on CPUs (benchmarks/results) and, for CUDA,
-from published ones; 1.0 means: nothing is expected.
+A prior decides only the order of what `profile` names and `tune` tries, and which rivals are worth
+their time; what is kept is decided by measurement. The numbers are from this project's runs on CPUs
+(benchmarks/results) and, for CUDA, from published ones; 1.0 means: nothing is expected.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from halftime.records.session import UNEXPLAINED
 
 
 class Prior(NamedTuple):
-    """Speedup of a part of the call on the CPU and on CUDA, and how much longer a first call takes, in seconds."""
+    """Speedup of a part of the call on the CPU and on CUDA, and how much longer a first call takes,
+    in seconds."""
 
     cpu: float
     cuda: float
@@ -26,7 +28,11 @@ class Prior(NamedTuple):
 
 
 Where = tuple[str, str]  # stage and part of the ledger; part '' is the whole stage
-DENOISER, SCHEDULER, BAR = ("denoise", "denoiser"), ("denoise", "scheduler"), ("denoise", "progress_bar")
+DENOISER, SCHEDULER, BAR = (
+    ("denoise", "denoiser"),
+    ("denoise", "scheduler"),
+    ("denoise", "progress_bar"),
+)
 GLUE, VAE, TEXT = ("denoise", "glue"), ("vae_decode", ""), ("encode_prompt", "")
 # fix -> what it works on, and the prior there.
 PRIORS: dict[str, dict[Where, Prior]] = {
@@ -43,7 +49,11 @@ PRIORS: dict[str, dict[Where, Prior]] = {
     "attention-backend": {DENOISER: Prior(1.01, 1.1)},
     "denoiser-compile": {DENOISER: Prior(1.5, 1.3, 90.0)},
     "vae-compile": {VAE: Prior(1.6, 1.4, 40.0)},
-    "loop-graph": {DENOISER: Prior(1.5, 1.1, 90.0), SCHEDULER: Prior(5.0, 5.0), GLUE: Prior(2.0, 5.0)},
+    "loop-graph": {
+        DENOISER: Prior(1.5, 1.1, 90.0),
+        SCHEDULER: Prior(5.0, 5.0),
+        GLUE: Prior(2.0, 5.0),
+    },
     "schedule-table": {SCHEDULER: Prior(3.0, 5.0)},
     "set-begin-index": {SCHEDULER: Prior(1.3, 1.5)},
     "batch-prompts": {TEXT: Prior(1.3, 1.5)},
@@ -92,9 +102,11 @@ def setup_seconds(choice: Choice) -> float:
 
 
 def predicted(session: Session, plan: tuple[Choice, ...], steps: int | None = None) -> float:
-    """Speedup of the whole call that the ledger and the priors foretell for a plan: Amdahl's sum over its parts.
+    """Speedup of the whole call that the ledger and the priors foretell for a plan: Amdahl's sum
+    over its parts.
 
-    Each row's seconds are divided by the speedups of the fixes that work on it; a row can at most vanish.
+    Each row's seconds are divided by the speedups of the fixes that work on it; a row can at most
+    vanish.
     """
     cuda = session.environment.device.startswith("cuda")
     speeds: dict[Where, float] = {}
@@ -102,17 +114,26 @@ def predicted(session: Session, plan: tuple[Choice, ...], steps: int | None = No
         for where, prior in effects(choice).items():
             speeds[where] = speeds.get(where, 1.0) * (prior.cuda if cuda else prior.cpu)
     fewer = _step_share(plan, steps or session.workload.steps)
-    left = sum(_row_left(row, speeds) * (fewer if row.stage == "denoise" else 1.0) for row in session.ledger)
+    left = sum(
+        _row_left(row, speeds) * (fewer if row.stage == "denoise" else 1.0)
+        for row in session.ledger
+    )
     return session.wall_seconds / max(left, 1e-9)
 
 
 def with_predictions(session: Session) -> Session:
     """The session with the predicted gain of each finding's fix, the most promising first.
 
-    What no prior is known of, and what has another ceiling than the steady call's, follows in its order.
+    What no prior is known of, and what has another ceiling than the steady call's, follows in its
+    order.
     """
-    found = [msgspec.structs.replace(each, predicted=_predicted(session, each)) for each in session.findings]
-    return msgspec.structs.replace(session, findings=tuple(sorted(found, key=lambda each: -(each.predicted or 0.0))))
+    found = [
+        msgspec.structs.replace(each, predicted=_predicted(session, each))
+        for each in session.findings
+    ]
+    return msgspec.structs.replace(
+        session, findings=tuple(sorted(found, key=lambda each: -(each.predicted or 0.0)))
+    )
 
 
 def _predicted(session: Session, finding: Finding) -> float | None:
@@ -125,10 +146,16 @@ def _row_left(row: LedgerRow, speeds: Mapping[Where, float]) -> float:
     if row.stage == UNEXPLAINED:
         return max(row.seconds, 0.0)
     if not row.parts:
-        own = [speed for (stage, part), speed in speeds.items() if stage == row.stage and part in ("", "denoiser")]
+        own = [
+            speed
+            for (stage, part), speed in speeds.items()
+            if stage == row.stage and part in ("", "denoiser")
+        ]
         return row.seconds / (own[0] if own else 1.0)
     whole = speeds.get((row.stage, ""), 1.0)
-    return sum(part.seconds / (whole * speeds.get((row.stage, part.stage), 1.0)) for part in row.parts)
+    return sum(
+        part.seconds / (whole * speeds.get((row.stage, part.stage), 1.0)) for part in row.parts
+    )
 
 
 def _step_share(plan: tuple[Choice, ...], steps: int) -> float:

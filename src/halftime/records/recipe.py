@@ -1,4 +1,5 @@
-"""What to change about a pipeline (Plan), and a plan with its evidence (Recipe). Reading one executes nothing."""
+"""What to change about a pipeline (Plan), and a plan with its evidence (Recipe). Reading one
+executes nothing."""
 
 from __future__ import annotations
 
@@ -27,9 +28,11 @@ class Plan(Record, frozen=True, kw_only=True):
 
 
 class Rung(Record, frozen=True, kw_only=True):
-    """One step of the ablation ladder: what a fix was predicted to bring on top of the others, and what it brought.
+    """One step of the ablation ladder: what a fix was predicted to bring on top of the others, and
+    what it brought.
 
-    Both are speedups of the whole call, stacked on the rungs before; `observed` None: it was not tried, `why` says so.
+    Both are speedups of the whole call, stacked on the rungs before; `observed` None: it was not
+    tried, `why` says so.
     """
 
     fix: str
@@ -53,7 +56,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     created: str = ""  # ISO 8601, UTC
     model: str = ""
     pipeline: str = ""  # class name
-    architecture: dict[str, str] = {}  # component -> class and hash of its parameters' names and shapes
+    # component -> class and hash of its parameters' names and shapes
+    architecture: dict[str, str] = {}
     fixes: tuple[Choice, ...] = ()
     environment: Environment | None = None
     workload_hash: str = ""

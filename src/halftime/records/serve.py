@@ -1,4 +1,5 @@
-"""What the server's engine says of itself: its warm-up certificate, its state, and what went wrong since."""
+"""What the server's engine says of itself: its warm-up certificate, its state, and what went wrong
+since."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ State = Literal["starting", "warming", "ready", "draining", "stopped", "failed"]
 class WarmEntry(Record, frozen=True, kw_only=True):
     """One kind of call that ran during warm-up, and what it took each time, in seconds.
 
-    `first_seconds` holds whatever was compiled, captured or allocated; `second_seconds` is the same call again.
+    `first_seconds` holds whatever was compiled, captured or allocated; `second_seconds` is the same
+    call again.
     """
 
     width: int
@@ -47,7 +49,8 @@ class RecompileAfterReady(Record, frozen=True, kw_only=True):
 
 
 class ColdStartTimes(Record, frozen=True, kw_only=True):
-    """From the start of the worker's process, in seconds. `artefacts`: where saved compile artefacts came from."""
+    """From the start of the worker's process, in seconds. `artefacts`: where saved compile
+    artefacts came from."""
 
     loaded_seconds: float
     ready_seconds: float
@@ -59,8 +62,8 @@ class ColdStartTimes(Record, frozen=True, kw_only=True):
 class Certificate(Record, frozen=True, kw_only=True):
     """What is offered, and the proof that all of it ran before the first request.
 
-    `graphs_before` to `graphs_first` is what the first pass compiled; `graphs_second` equals `graphs_first`, or there
-    is no certificate.
+    `graphs_before` to `graphs_first` is what the first pass compiled; `graphs_second` equals
+    `graphs_first`, or there is no certificate.
     """
 
     schema: Literal[1] = 1
@@ -71,7 +74,8 @@ class Certificate(Record, frozen=True, kw_only=True):
     sizes: tuple[tuple[int, int], ...]  # (width, height), pixels
     steps: tuple[int, ...]
     schedulers: tuple[str, ...] = ()  # class names
-    prompt_tokens: tuple[int, ...] = ()  # buckets; empty where the length of a prompt changes no shape
+    # buckets; empty where the length of a prompt changes no shape
+    prompt_tokens: tuple[int, ...] = ()
     most_prompt_tokens: int | None = None  # longer prompts are cut by the tokenizer
     guidance: tuple[Branch, ...] = ()
     default_guidance: float | None = None
@@ -92,7 +96,8 @@ class Certificate(Record, frozen=True, kw_only=True):
 
 
 class EngineStatus(Record, frozen=True, kw_only=True):
-    """The engine now. Counts are totals since it was made; bytes are those of the worker process."""
+    """The engine now. Counts are totals since it was made; bytes are those of the worker
+    process."""
 
     state: State
     why: str = ""  # what it is doing, or what is wrong, as a sentence

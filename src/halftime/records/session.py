@@ -15,8 +15,8 @@ UNEXPLAINED = "unexplained"
 class Span(Record, frozen=True, kw_only=True):
     """One timed interval of a call. Spans nest; `depth` 0 is directly under the call.
 
-    `start` and `seconds` are on the clock that the ledger adds up on: the host's on a CPU, the device's (events on the
-    stream) on CUDA. `host_seconds` is how long the host was inside.
+    `start` and `seconds` are on the clock that the ledger adds up on: the host's on a CPU, the
+    device's (events on the stream) on CUDA. `host_seconds` is how long the host was inside.
     """
 
     stage: str  # 'encode_prompt', 'denoise', 'vae_decode', …
@@ -30,7 +30,8 @@ class Span(Record, frozen=True, kw_only=True):
 
 
 class Run(Record, frozen=True, kw_only=True):
-    """One call of the pipeline, timed from just before to just after (on CUDA: after a synchronise)."""
+    """One call of the pipeline, timed from just before to just after (on CUDA: after a
+    synchronise)."""
 
     wall_seconds: float
     spans: tuple[Span, ...] = ()
@@ -49,7 +50,8 @@ class StepStats(Record, frozen=True, kw_only=True):
 class LedgerRow(Record, frozen=True, kw_only=True):
     """One stage of the call. Top-level rows add up to the wall clock; `parts` add up to their row.
 
-    Seconds are means over the middle half of the steady runs (by wall clock): robust, and still additive.
+    Seconds are means over the middle half of the steady runs (by wall clock): robust, and still
+    additive.
     """
 
     stage: str
@@ -83,7 +85,8 @@ class MemoryReport(Record, frozen=True, kw_only=True):
 
 
 class Recompile(Record, frozen=True, kw_only=True):
-    """A graph that torch.compile built again, or a place where it broke the graph; `reason` in plain words."""
+    """A graph that torch.compile built again, or a place where it broke the graph; `reason` in
+    plain words."""
 
     where: str
     reason: str
@@ -116,7 +119,8 @@ class DeviceTotals(Record, frozen=True, kw_only=True):
 
     busy_seconds: float
     idle_seconds: float
-    idle_by_cause: dict[str, float] = {}  # 'host', 'sync', 'other' -> seconds; they add up to idle_seconds
+    # 'host', 'sync', 'other' -> seconds; they add up to idle_seconds
+    idle_by_cause: dict[str, float] = {}
     kernels: int = 0
     memcpy_bytes: dict[str, int] = {}  # 'HtoD', 'DtoH', 'DtoD' -> bytes
 
@@ -139,7 +143,8 @@ class StageOnDevice(Record, frozen=True, kw_only=True):
     bound: str = "unknown"  # 'launch-bound', 'compute-bound', 'memory-bound' or 'unknown'
     kernels: int = 0
     kernels_per_step: float | None = None
-    launch_latency_seconds: float | None = None  # median, from the end of the launching call to the kernel's start
+    # median, from the end of the launching call to the kernel's start
+    launch_latency_seconds: float | None = None
     queue_depth: float | None = None  # median number of operations queued when one was launched
     graph_replays: int = 0
     memory_growth_bytes: int | None = None  # allocated at its end less at its start
@@ -160,7 +165,8 @@ class SyncWait(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Session(Record, frozen=True, kw_only=True):
-    """A measured call, whole: what ran, where, the ledger, the runs under it, and what was found."""
+    """A measured call, whole: what ran, where, the ledger, the runs under it, and what was
+    found."""
 
     schema: Literal[1] = 1
     kind: Literal["profile", "trace"] = "profile"

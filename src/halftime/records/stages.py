@@ -1,4 +1,5 @@
-"""The stages of a call, and which component of a pipeline belongs to which: data that the ledger and every verb share."""
+"""The stages of a call, and which component of a pipeline belongs to which: data that the ledger
+and every verb share."""
 
 from __future__ import annotations
 
@@ -13,22 +14,27 @@ class Place(NamedTuple):
     part: str
 
 
-# Component name (diffusers' own; in combined pipelines with a prefix, in pairs with a number) -> stage and part.
+# Component name (diffusers' own; in combined pipelines with a prefix, in pairs with a number) ->
+# stage and part.
 _COMPONENTS: tuple[tuple[str, Place], ...] = (
     ("tokenizer text_processor", Place("encode_prompt", "tokenizer")),
     ("text_encoder language_model prompt_encoder mllm llm", Place("encode_prompt", "text_encoder")),
     ("projection_model text_proj connectors", Place("encode_prompt", "text_encoder")),
     ("image_encoder feature_extractor vision_encoder", Place("encode_image", "image_encoder")),
-    ("unet transformer dit controlnet adapter motion_adapter prior decoder", Place("denoise", "denoiser")),
+    (
+        "unet transformer dit controlnet adapter motion_adapter prior decoder",
+        Place("denoise", "denoiser"),
+    ),
     ("scheduler", Place("denoise", "scheduler")),
     ("vae vqgan movq vqvae image_vae video_vae audio_vae", Place("vae_decode", "vae")),
     ("processor", Place("postprocess", "image_processor")),
     ("vocoder", Place("postprocess", "vocoder")),
     ("safety_checker watermark", Place("postprocess", "safety_checker")),
-)  # fmt: skip
+)
 # The first that matches counts.
 STAGES: tuple[tuple[re.Pattern[str], Place], ...] = tuple(
-    (re.compile(rf"(?:.*_)?(?:{names.replace(' ', '|')})(?:_\d+)?"), place) for names, place in _COMPONENTS
+    (re.compile(rf"(?:.*_)?(?:{names.replace(' ', '|')})(?:_\d+)?"), place)
+    for names, place in _COMPONENTS
 )
 
 

@@ -14,8 +14,9 @@ EVERYTHING = "all"  # the class that holds every pair
 class Comparison(Record, frozen=True, kw_only=True):
     """One metric in one content class.
 
-    `value` is the mean over the pairs: of the distance, or of candidate minus baseline for a signed metric; `low` and
-    `high` bound it at 90 % (the two one-sided 5 % tests of TOST). `floors` is |value| in units of the noise floor.
+    `value` is the mean over the pairs: of the distance, or of candidate minus baseline for a signed
+    metric; `low` and `high` bound it at 90 % (the two one-sided 5 % tests of TOST). `floors` is
+    |value| in units of the noise floor.
     """
 
     metric: str
@@ -59,7 +60,8 @@ class Trip(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Verdict(Record, frozen=True, kw_only=True):
-    """`equivalent` within `margin` noise floors, `different` beyond it, or not decided with so few prompts."""
+    """`equivalent` within `margin` noise floors, `different` beyond it, or not decided with so few
+    prompts."""
 
     schema: Literal[1] = 1
     verdict: Decision
@@ -70,7 +72,8 @@ class Verdict(Record, frozen=True, kw_only=True):
     candidate: str = ""
     pairs: int
     margin: float  # in noise floors
-    noise_floor: dict[str, float]  # metric -> what counts as one floor, the largest of the entries below
+    # metric -> what counts as one floor, the largest of the entries below
+    noise_floor: dict[str, float]
     floor_entries: tuple[FloorEntry, ...] = ()
     per_class: tuple[Comparison, ...]
     worst_pairs: tuple[Pair, ...]

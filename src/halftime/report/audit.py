@@ -34,17 +34,28 @@ _LONGEST_PATH = 36
 def report_of(audit: Audit) -> Report:
     """The verdict first, then the sites inside and outside the loop."""
     return Report(
-        title=f"{audit.pipeline}, {audit.scheduler}: {units.count(audit.in_loop_total)} waits in the denoising loop",
+        title=(
+            f"{audit.pipeline}, {audit.scheduler}: {units.count(audit.in_loop_total)} waits in "
+            "the denoising loop"
+        ),
         summary=_summary(audit),
         sections=tuple(_sections(audit)),
     )
 
 
 def _summary(audit: Audit) -> str:
-    counts = f"{audit.in_loop_d2h} where the host waits for the device, {audit.in_loop_h2d} for its own copy to it"
+    counts = (
+        f"{audit.in_loop_d2h} where the host waits for the device, {audit.in_loop_h2d} for "
+        "its own copy to it"
+    )
     if audit.capturable:
-        return f"The loop of {audit.steps_seen} steps never waits: it can be captured in a CUDA graph."
-    return f"In {audit.steps_seen} steps: {counts}. The loop cannot be captured in a CUDA graph as it is."
+        return (
+            f"The loop of {audit.steps_seen} steps never waits: it can be captured in a CUDA graph."
+        )
+    return (
+        f"In {audit.steps_seen} steps: {counts}. The loop cannot be captured in a CUDA graph "
+        "as it is."
+    )
 
 
 def _sections(audit: Audit) -> Iterator[Section]:
@@ -61,7 +72,9 @@ def _sections(audit: Audit) -> Iterator[Section]:
             console=False,
         )
     if audit.findings:
-        entries = tuple(Entry(f.id, ", ".join(f.where) or f.stage, f.message) for f in audit.findings)
+        entries = tuple(
+            Entry(f.id, ", ".join(f.where) or f.stage, f.message) for f in audit.findings
+        )
         yield Section("What every step repeats, and what differs", (Entries(entries),))
     yield Section("Not seen", (Bullets(tuple(Text(what) for what in audit.not_seen)),))
 
@@ -82,7 +95,8 @@ def _table(sites: list[Site]) -> Table:
 
 
 def _near(file: str) -> str:
-    """A path that does not break a table: a long one by its file alone. Pages and JSON have them whole."""
+    """A path that does not break a table: a long one by its file alone. Pages and JSON have them
+    whole."""
     return file if len(file) <= _LONGEST_PATH else f"…/{file.rpartition('/')[2]}"
 
 
@@ -103,17 +117,37 @@ def rules_report_of(check: RulesCheck) -> Report:
     cases = sorted(check.cases, key=lambda case: (case.agrees, not case.torchs))
     rows = rows_of(
         *(
-            ("yes" if case.agrees else "NO", case.name, _waits(case.rule), _waits(case.device),
-             "torch's own test" if case.torchs else "")
+            (
+                "yes" if case.agrees else "NO",
+                case.name,
+                _waits(case.rule),
+                _waits(case.device),
+                "torch's own test" if case.torchs else "",
+            )
             for case in cases
         )
-    )  # fmt: skip
-    columns = (Column("agree"), Column("case"), Column("rule"), Column("device"), Column("from", wide=True))
+    )
+    columns = (
+        Column("agree"),
+        Column("case"),
+        Column("rule"),
+        Column("device"),
+        Column("from", wide=True),
+    )
     return Report(
-        title=f"The audit's rules on {check.device}: {len(cases) - len(wrong)} of {len(cases)} cases agree",
+        title=(
+            f"The audit's rules on {check.device}: {len(cases) - len(wrong)} of {len(cases)} "
+            "cases agree"
+        ),
         summary=f"torch {check.torch}, under torch.cuda.set_sync_debug_mode. "
-        + ("No rule is wrong here." if not wrong else f"Wrong: {', '.join(case.name for case in wrong)}."),
-        sections=(Section("Cases", (Table(columns, rows, emphasis=frozenset(range(len(wrong)))),)),),
+        + (
+            "No rule is wrong here."
+            if not wrong
+            else f"Wrong: {', '.join(case.name for case in wrong)}."
+        ),
+        sections=(
+            Section("Cases", (Table(columns, rows, emphasis=frozenset(range(len(wrong)))),)),
+        ),
     )
 
 

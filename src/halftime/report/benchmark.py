@@ -11,7 +11,13 @@ from halftime.records.environment import Environment
 from halftime.report.model import Block, Cell, Column, Report, Section, Table, Text, rows_of
 
 # The last word of a name that says what its number is.
-UNITS = {"seconds": "seconds", "bytes": "bytes", "share": "share", "speedup": "ratio", "ratio": "ratio"}
+UNITS = {
+    "seconds": "seconds",
+    "bytes": "bytes",
+    "share": "share",
+    "speedup": "ratio",
+    "ratio": "ratio",
+}
 LONGEST = 6  # numbers of a list that are written out
 ABREAST = 6  # columns beside the first that fit on a terminal
 
@@ -24,7 +30,10 @@ def report_of(benchmark: Benchmark) -> Report:
         title=f"Benchmark {benchmark.benchmark}",
         summary=benchmark.asks or "What it asks is in the script's first lines.",
         sections=(
-            *(Section(title or "Figures", tuple(blocks)) for title, blocks in _parts("", benchmark.result)),
+            *(
+                Section(title or "Figures", tuple(blocks))
+                for title, blocks in _parts("", benchmark.result)
+            ),
             Section("Where it was made, and how", (_place(benchmark),)),
         ),
     )
@@ -33,14 +42,25 @@ def report_of(benchmark: Benchmark) -> Report:
 def _parts(title: str, value: Row) -> Iterator[tuple[str, list[Block]]]:
     """Titles with what stands under them: first the leaves of `value`, then everything deeper."""
     deeper = {name: each for name, each in value.items() if _is_row(each) or _is_rows(each)}
-    if leaves := [(_words(name), written(name, each)) for name, each in value.items() if name not in deeper]:
+    if leaves := [
+        (_words(name), written(name, each)) for name, each in value.items() if name not in deeper
+    ]:
         yield title, [Table((Column("figure"), Column("value")), rows_of(*leaves))]
     for name, each in deeper.items():
         below = f"{title}, {_words(name)}" if title else _words(name).capitalize()
         if _is_rows(each):
             yield below, list(_tables(each))
-        elif _is_row(each) and len(each) > 1 and all(_is_row(inner) and not _deep(inner) for inner in each.values()):
-            yield below, list(_tables([{"": key, **inner} for key, inner in each.items() if _is_row(inner)]))
+        elif (
+            _is_row(each)
+            and len(each) > 1
+            and all(_is_row(inner) and not _deep(inner) for inner in each.values())
+        ):
+            yield (
+                below,
+                list(
+                    _tables([{"": key, **inner} for key, inner in each.items() if _is_row(inner)])
+                ),
+            )
         elif _is_row(each):
             yield from _parts(below, each)
 
@@ -58,14 +78,17 @@ def _deep(row: Row) -> bool:
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """As many columns in a table as fit abreast, each table with the rows' names; what lies deeper in tables below."""
+    """As many columns in a table as fit abreast, each table with the rows' names; what lies deeper
+    in tables below."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     deep = [name for name in names if any(_is_row(row.get(name)) for row in rows)]
     flat = [name for name in names if name not in deep]
     if not flat:
         yield from _tables([{"": number, **row} for number, row in enumerate(rows, 1)])
         return
-    label = next((name for name in flat if any(isinstance(row.get(name), str) for row in rows)), flat[0])
+    label = next(
+        (name for name in flat if any(isinstance(row.get(name), str) for row in rows)), flat[0]
+    )
     flat.remove(label)
     for start in range(0, len(flat) or 1, ABREAST):
         yield _table(rows, label, flat[start : start + ABREAST])
@@ -85,17 +108,28 @@ def _words(name: str) -> str:
 
 
 def written(name: str, value: object) -> Cell:
-    """A leaf as a person reads it; the last known word of its name says its unit: `added_seconds` are seconds."""
+    """A leaf as a person reads it; the last known word of its name says its unit: `added_seconds`
+    are seconds."""
     if value is None:
         return None
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
         known = [UNITS[word] for word in name.split("_") if word in UNITS]
-        return units.FORMATS[known[-1]](value) if known else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        return (
+            units.FORMATS[known[-1]](value)
+            if known
+            else f"{value:,}"
+            if isinstance(value, int)
+            else f"{value:.4g}"
+        )
     if isinstance(value, Sequence) and not isinstance(value, str):
         short = len(value) <= LONGEST
-        return ", ".join(str(written(name, each)) for each in value) if short else f"{len(value)} values"
+        return (
+            ", ".join(str(written(name, each)) for each in value)
+            if short
+            else f"{len(value)} values"
+        )
     return str(value)
 
 
@@ -107,7 +141,11 @@ def _place(benchmark: Benchmark) -> Table | Text:
         **(_machine(benchmark.environment) if benchmark.environment else {}),
     }
     kept = {name: fact for name, fact in facts.items() if fact}
-    return Table((Column(""), Column("")), rows_of(*kept.items())) if kept else Text("Not recorded.", "warning")
+    return (
+        Table((Column(""), Column("")), rows_of(*kept.items()))
+        if kept
+        else Text("Not recorded.", "warning")
+    )
 
 
 def _machine(place: Environment) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""A CaptionsResult as a Report: the sentence, what was certified, spend against quality, where it errs."""
+"""A CaptionsResult as a Report: the sentence, what was certified, spend against quality, where it
+errs."""
 
 from __future__ import annotations
 
@@ -21,17 +22,27 @@ def report_of(result: CaptionsResult) -> Report:
         Section("How the threshold was found", tuple(_steps(result))),
     ]
     return Report(
-        title="Captions: which requests need the large model?", summary=_summary(result), sections=tuple(sections)
+        title="Captions: which requests need the large model?",
+        summary=_summary(result),
+        sections=tuple(sections),
     )
 
 
 def _summary(result: CaptionsResult) -> str:
     if not result.certified:
-        return f"Not certified: all requests go to the large model. {result.why[:1].upper() + result.why[1:]}."
-    oracle = f", {units.share(result.share_of_oracle)} of what an oracle would save" if result.share_of_oracle else ""
+        return (
+            "Not certified: all requests go to the large model. "
+            f"{result.why[:1].upper() + result.why[1:]}."
+        )
+    oracle = (
+        f", {units.share(result.share_of_oracle)} of what an oracle would save"
+        if result.share_of_oracle
+        else ""
+    )
     return (
         f"Sending {units.share(result.small_share)} of the requests to the small model saves "
-        f"{units.share(result.savings)} of the spend (95 % interval {units.share(result.savings_low)} to "
+        f"{units.share(result.savings)} of the spend (95 % interval "
+        f"{units.share(result.savings_low)} to "
         f"{units.share(result.savings_high)}){oracle}; {_change(result.quality_loss)}."
     )
 
@@ -46,8 +57,10 @@ def _certificate(result: CaptionsResult) -> Iterator[Block]:
     yield Text(result.why[:1].upper() + result.why[1:] + ".", "good" if result.certified else "bad")
     if result.error is not None:
         yield Text(
-            f"On {result.requests['test']:,} requests that chose nothing: {units.share(result.error)} of the small "
-            f"model's answers were unacceptable (at most {units.share(result.error_high)} with 95 % confidence)."
+            f"On {result.requests['test']:,} requests that chose nothing: "
+            f"{units.share(result.error)} of the small "
+            f"model's answers were unacceptable (at most {units.share(result.error_high)} with "
+            "95 % confidence)."
         )
     yield Text(_arithmetic(result))
     if result.needed:
@@ -58,23 +71,34 @@ def _certificate(result: CaptionsResult) -> Iterator[Block]:
 
 def _arithmetic(result: CaptionsResult) -> str:
     share, ratio, cascade = result.small_share, result.cost_ratio, result.mode == "cascade"
-    product = f"The arithmetic: savings = f (1 - r) = {share:.3f} x (1 - {ratio:.3f}) = {share * (1 - ratio):.3f}"
+    product = (
+        f"The arithmetic: savings = f (1 - r) = {share:.3f} x (1 - {ratio:.3f}) = "
+        f"{share * (1 - ratio):.3f}"
+    )
     if not result.certified:
         return f"{product}; where nothing is looked at, nothing is paid for looking."
     if result.router_cost is not None:
-        less = "less what the router and the judge cost" if cascade else "less what the router costs"
+        less = (
+            "less what the router and the judge cost" if cascade else "less what the router costs"
+        )
         return f"{product}, {less}: {result.savings:.3f}."
     less = "less what the judge costs" if cascade else "request by request"
     return (
-        f"{product}, {less}: {result.savings:.3f}. The router's own cost was not given and is not counted; "
+        f"{product}, {less}: {result.savings:.3f}. The router's own cost was not given and is "
+        "not counted; "
         "--router-cost takes it, for one decision."
     )
 
 
 _COLUMNS = (
-    Column("way of choosing"), Column("small", "share"), Column("savings", "share"), Column("95 % interval", wide=True),
-    Column("quality"), Column("unacceptable", "share"), Column("a request takes", "seconds", wide=True),
-)  # fmt: skip
+    Column("way of choosing"),
+    Column("small", "share"),
+    Column("savings", "share"),
+    Column("95 % interval", wide=True),
+    Column("quality"),
+    Column("unacceptable", "share"),
+    Column("a request takes", "seconds", wide=True),
+)
 
 
 def _policies(result: CaptionsResult) -> Iterator[Block]:
@@ -83,15 +107,23 @@ def _policies(result: CaptionsResult) -> Iterator[Block]:
     if len(result.modes) > 1:
         words = ", ".join(f"{mode.name} {units.share(mode.savings)}" for mode in result.modes)
         yield Text(f"The mode was chosen on the calibration split by its savings: {words}.")
-    yield Html(_curve(result), caption="Spend against quality on the test split; every dot is one way of choosing.")
+    yield Html(
+        _curve(result),
+        caption="Spend against quality on the test split; every dot is one way of choosing.",
+    )
 
 
 def _row(policy: Policy) -> tuple[Cell, ...]:
     interval = f"{units.share(policy.low)} to {units.share(policy.high)}".replace(" ", "\xa0")
     return (
-        policy.name, policy.small_share, policy.savings, interval, f"{policy.quality:.4f}", policy.error,
+        policy.name,
+        policy.small_share,
+        policy.savings,
+        interval,
+        f"{policy.quality:.4f}",
+        policy.error,
         policy.seconds,
-    )  # fmt: skip
+    )
 
 
 def _curve(result: CaptionsResult) -> str:
@@ -99,16 +131,39 @@ def _curve(result: CaptionsResult) -> str:
     small = next(policy for policy in result.policies if policy.name == "always small")
     with figure(6.4, 3.2) as drawn:
         axes = drawn.add_subplot()
-        axes.plot([p.cost / large.cost for p in (small, large)], [p.quality for p in (small, large)],
-                  color=FAINT, linestyle="--", label="mixing at random")  # fmt: skip
+        axes.plot(
+            [p.cost / large.cost for p in (small, large)],
+            [p.quality for p in (small, large)],
+            color=FAINT,
+            linestyle="--",
+            label="mixing at random",
+        )
         ranked = sorted(result.curve, key=lambda policy: policy.cost)
-        axes.plot([p.cost / large.cost for p in ranked], [p.quality for p in ranked], color=SERIES[0],
-                  label="this router, other thresholds")  # fmt: skip
+        axes.plot(
+            [p.cost / large.cost for p in ranked],
+            [p.quality for p in ranked],
+            color=SERIES[0],
+            label="this router, other thresholds",
+        )
         for index, policy in enumerate(result.policies):
             x, y = policy.cost / large.cost, policy.quality
-            axes.errorbar(x, y, yerr=[[y - policy.quality_low], [policy.quality_high - y]], fmt="o", markersize=4,
-                          color=SERIES[0] if index == 0 else SERIES[index % len(SERIES)], linewidth=0.8)  # fmt: skip
-            axes.annotate(policy.name, (x, y), textcoords="offset points", xytext=(6, 5), color=INK, fontsize=8)
+            axes.errorbar(
+                x,
+                y,
+                yerr=[[y - policy.quality_low], [policy.quality_high - y]],
+                fmt="o",
+                markersize=4,
+                color=SERIES[0] if index == 0 else SERIES[index % len(SERIES)],
+                linewidth=0.8,
+            )
+            axes.annotate(
+                policy.name,
+                (x, y),
+                textcoords="offset points",
+                xytext=(6, 5),
+                color=INK,
+                fontsize=8,
+            )
         axes.set_xlim(left=0, right=1.25)
         axes.set_xlabel("spend, always large = 1")
         axes.set_ylabel("mean quality")
@@ -119,15 +174,26 @@ def _curve(result: CaptionsResult) -> str:
 
 def _slices(result: CaptionsResult) -> Table:
     columns = (
-        Column("kind"), Column("requests", "count"), Column("small", "share"), Column("unacceptable", "share"),
-        Column("at most", "share", wide=True), Column("quality"), Column("always large"),
-    )  # fmt: skip
+        Column("kind"),
+        Column("requests", "count"),
+        Column("small", "share"),
+        Column("unacceptable", "share"),
+        Column("at most", "share", wide=True),
+        Column("quality"),
+        Column("always large"),
+    )
     rows = tuple(
         (
-            s.name, s.requests, s.small_share, s.error, s.error_high, f"{s.quality:.4f}", f"{s.quality_large:.4f}",
+            s.name,
+            s.requests,
+            s.small_share,
+            s.error,
+            s.error_high,
+            f"{s.quality:.4f}",
+            f"{s.quality_large:.4f}",
         )
         for s in result.slices
-    )  # fmt: skip
+    )
     return Table(columns, rows)
 
 
@@ -145,8 +211,10 @@ def _mistakes(result: CaptionsResult) -> Iterator[Section]:
 def _figure(mistake: Mistake) -> str:
     said = f"{mistake.id}: small said “{mistake.small}”, large “{mistake.large}”"
     return (
-        f'<figure style="display:inline-block;margin:0 .6rem .6rem 0"><img src="{mistake.image}" width="96" '
-        f'alt="{escape(mistake.id)}"><figcaption style="max-width:9rem">{escape(said)}</figcaption></figure>'
+        '<figure style="display:inline-block;margin:0 .6rem .6rem 0"><img '
+        f'src="{mistake.image}" width="96" '
+        f'alt="{escape(mistake.id)}"><figcaption '
+        f'style="max-width:9rem">{escape(said)}</figcaption></figure>'
     )
 
 
@@ -154,14 +222,22 @@ def _steps(result: CaptionsResult) -> Iterator[Block]:
     words = ", ".join(f"{name} {count:,}" for name, count in result.requests.items())
     yield Text(f"Requests by split, near duplicates kept together: {words}.")
     if not result.steps:
-        yield Text("No threshold promised the wanted error on the calibration split, so none was tested.")
+        yield Text(
+            "No threshold promised the wanted error on the calibration split, so none was tested."
+        )
         return
     columns = (
-        Column("threshold"), Column("sent", "count"), Column("unacceptable", "count"), Column("bound", "share"),
+        Column("threshold"),
+        Column("sent", "count"),
+        Column("unacceptable", "count"),
+        Column("bound", "share"),
         Column("verdict"),
-    )  # fmt: skip
+    )
     tested = (result.steps[0], *result.steps[-3:]) if len(result.steps) > 4 else result.steps
     rows = tuple(
-        (f"{s.threshold:.4f}", s.sent, s.errors, s.bound, "passed" if s.passed else "failed, stop") for s in tested
+        (f"{s.threshold:.4f}", s.sent, s.errors, s.bound, "passed" if s.passed else "failed, stop")
+        for s in tested
     )
-    yield Table(columns, rows, title=f"Tested in order, the strictest first ({len(result.steps)} in all)")
+    yield Table(
+        columns, rows, title=f"Tested in order, the strictest first ({len(result.steps)} in all)"
+    )

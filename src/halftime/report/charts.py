@@ -1,4 +1,5 @@
-"""Figures as inline SVG: drawn by matplotlib, coloured by the page, so that they follow its light or dark theme."""
+"""Figures as inline SVG: drawn by matplotlib, coloured by the page, so that they follow its light
+or dark theme."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ _STYLE = {
 
 @contextmanager
 def figure(width: float = 7.2, height: float = 3.2) -> Iterator[Figure]:
-    """A figure in the page's style, in inches; draw with SERIES, INK, FAINT and PAPER as colours."""
+    """A figure in the page's style, in inches; draw with SERIES, INK, FAINT and PAPER as
+    colours."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -50,7 +52,8 @@ def figure(width: float = 7.2, height: float = 3.2) -> Iterator[Figure]:
 
 
 def svg(drawn: Figure, label: str) -> str:
-    """The figure as an inline SVG element that scales with the page; `label` is read out by screen readers.
+    """The figure as an inline SVG element that scales with the page; `label` is read out by screen
+    readers.
 
     Call inside `figure()`, whose style also governs writing.
     """

@@ -14,7 +14,8 @@ _STYLES = {"plain": "", "good": "green", "warning": "yellow", "bad": "red"}
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
-    """Print to standard output; rich honours NO_COLOR and drops colour where the output is no terminal."""
+    """Print to standard output; rich honours NO_COLOR and drops colour where the output is no
+    terminal."""
     console = console or Console(highlight=False)
     console.print(f"[bold]{escape(report.title)}[/bold]")
     console.print(escape(report.summary))
@@ -36,7 +37,9 @@ def _print_block(block: Block, console: Console) -> None:
             _print_indented("•", RichText(item.text, style=_STYLES[item.tone]), console)
     elif isinstance(block, Entries):
         for entry in block.items:
-            title = RichText.assemble((entry.title, f"bold {_STYLES[entry.tone]}"), "  ", entry.facts)
+            title = RichText.assemble(
+                (entry.title, f"bold {_STYLES[entry.tone]}"), "  ", entry.facts
+            )
             console.print(title)
             _print_indented(" ", RichText(entry.text), console)
     elif block.fallback:
@@ -50,12 +53,20 @@ def _print_indented(mark: str, text: RichText, console: Console) -> None:
 
 
 def _rich_table(table: Table, width: int) -> RichTable:
-    drawn = RichTable(title=table.title or None, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    drawn = RichTable(
+        title=table.title or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
     shown = [i for i, column in enumerate(table.columns) if width >= WIDE or not column.wide]
     for index in shown:
         column = table.columns[index]
         text = column.unit == "text"
-        drawn.add_column(column.title, justify="left" if text else "right", no_wrap=not text, overflow="fold")
+        drawn.add_column(
+            column.title, justify="left" if text else "right", no_wrap=not text, overflow="fold"
+        )
     for index, texts in enumerate(table.texts()):
         texts[0] = f"  {texts[0]}" if index in table.indent else texts[0]
         style = "bold" if index in table.emphasis else "dim" if index in table.indent else ""

@@ -36,15 +36,21 @@ def _summary(doctor: Doctor) -> str:
     usable = [extra.name for extra in doctor.extras if extra.usable]
     places = ", ".join(device.name for device in doctor.devices) or "nothing"
     return (
-        f"torch ({doctor.torch_build or 'broken'}) computes on {places}; extras in use: {', '.join(usable) or 'none'}."
+        f"torch ({doctor.torch_build or 'broken'}) computes on {places}; extras in use: "
+        f"{', '.join(usable) or 'none'}."
     )
 
 
 def _sections(doctor: Doctor) -> Iterator[Section]:
     if doctor.problems:
-        yield Section("Problems", (Bullets(tuple(Text(problem, "bad") for problem in doctor.problems)),))
+        yield Section(
+            "Problems", (Bullets(tuple(Text(problem, "bad") for problem in doctor.problems)),)
+        )
     entries = tuple(Entry(advice.command, "", advice.why) for advice in doctor.advice)
-    yield Section("What would be faster", (Entries(entries) if entries else Text("Nothing to mend was seen.", "good"),))
+    yield Section(
+        "What would be faster",
+        (Entries(entries) if entries else Text("Nothing to mend was seen.", "good"),),
+    )
     if doctor.devices:
         yield Section("Devices", (_devices(doctor.devices),))
     if doctor.environment:
@@ -54,17 +60,31 @@ def _sections(doctor: Doctor) -> Iterator[Section]:
 
 def _devices(devices: tuple[Device, ...]) -> Table:
     columns = (
-        Column("device"), Column("what"), Column("fast in"), Column("memory", "bytes"), Column("free", "bytes"),
+        Column("device"),
+        Column("what"),
+        Column("fast in"),
+        Column("memory", "bytes"),
+        Column("free", "bytes"),
         Column("capability", wide=True),
-    )  # fmt: skip
+    )
     cells = [
-        (d.name, d.description, ", ".join(d.fast_dtypes), d.memory_bytes, d.free_bytes, d.capability) for d in devices
+        (
+            d.name,
+            d.description,
+            ", ".join(d.fast_dtypes),
+            d.memory_bytes,
+            d.free_bytes,
+            d.capability,
+        )
+        for d in devices
     ]
     return Table(columns, rows_of(*cells))
 
 
 def _software(doctor: Doctor, place: Environment) -> Table:
-    settings = {name: value for name, value in place.settings.items() if name != "float32_matmul_precision"}
+    settings = {
+        name: value for name, value in place.settings.items() if name != "float32_matmul_precision"
+    }
     rows: list[tuple[Cell, ...]] = [
         ("versions", ", ".join(f"{name} {version}" for name, version in place.versions.items())),
         ("torch", f"{doctor.torch_build}, {place.threads} threads on {place.cores} cores"),
@@ -72,11 +92,20 @@ def _software(doctor: Doctor, place: Environment) -> Table:
         ("settings", ", ".join(f"{name}={value}" for name, value in settings.items()) or "none"),
         ("C++ compiler", doctor.compiler or "none, so no torch.compile on the processor"),
         ("free memory", units.size(doctor.free_bytes)),
-        ("load average", f"{place.load_average:.1f}" if place.load_average is not None else units.NOTHING),
+        (
+            "load average",
+            f"{place.load_average:.1f}" if place.load_average is not None else units.NOTHING,
+        ),
     ]
     return Table((Column(""), Column("")), tuple(rows))
 
 
 def _extras(extras: tuple[Extra, ...]) -> Table:
-    rows = [(e.name, "yes" if e.usable else f"no: {'; '.join(e.missing)}", e.purpose, e.install) for e in extras]
-    return Table((Column("extra"), Column("usable"), Column("for"), Column("install", wide=True)), rows_of(*rows))
+    rows = [
+        (e.name, "yes" if e.usable else f"no: {'; '.join(e.missing)}", e.purpose, e.install)
+        for e in extras
+    ]
+    return Table(
+        (Column("extra"), Column("usable"), Column("for"), Column("install", wide=True)),
+        rows_of(*rows),
+    )

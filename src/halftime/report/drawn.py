@@ -1,4 +1,5 @@
-"""Which function draws which record: the one table for the verbs, `halftime show` and the notebook."""
+"""Which function draws which record: the one table for the verbs, `halftime show` and the
+notebook."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import cast
 from halftime.records import Record
 from halftime.report.model import Report
 
-# Record -> the function that makes it a Report, both as module:name, so that looking at the table imports neither.
+# Record -> the function that makes it a Report, both as module:name, so that looking at the table
+# imports neither.
 DRAWN_BY = {
     "halftime.records.audit:Audit": "halftime.report.audit:report_of",
     "halftime.records.audit:RulesCheck": "halftime.report.audit:rules_report_of",

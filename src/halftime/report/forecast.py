@@ -1,4 +1,5 @@
-"""A forecast as a Report: stages with bands and floors, the roofline, what each fix brings, and what it rests on."""
+"""A forecast as a Report: stages with bands and floors, the roofline, what each fix brings, and
+what it rests on."""
 
 from __future__ import annotations
 
@@ -57,14 +58,18 @@ def report_of(forecast: Forecast) -> Report:
 
 def _summary(f: Forecast) -> str:
     longest = max(f.stages, key=lambda stage: stage.seconds)
-    how = f"{f.width}x{f.height}, {f.steps} steps, {f.dtype}, {'compiled' if f.compiled else 'eager'}"
+    how = (
+        f"{f.width}x{f.height}, {f.steps} steps, {f.dtype}, {'compiled' if f.compiled else 'eager'}"
+    )
     pictures = f", {f.batch} pictures" if f.batch > 1 else ""
     cfg = ", guidance" if f.guidance else ""
     return (
-        f"{units.seconds(f.total.seconds)} ({_band(f.total.low, f.total.high)}) for one warm call: {how}{cfg}"
+        f"{units.seconds(f.total.seconds)} ({_band(f.total.low, f.total.high)}) for one warm "
+        f"call: {how}{cfg}"
         f"{pictures}. "
         f"{longest.stage} takes {units.share(longest.seconds / f.total.seconds)} of it, "
-        f"bound by {_BOUNDS[longest.bound]}; no software can be faster than {units.seconds(f.total.floor_seconds)}."
+        f"bound by {_BOUNDS[longest.bound]}; no software can be faster than "
+        f"{units.seconds(f.total.floor_seconds)}."
     )
 
 
@@ -75,7 +80,9 @@ def _claims(f: Forecast) -> tuple[Block, ...]:
         Bullets(
             tuple(
                 Text(
-                    f"{c.stage} in {units.seconds(c.claimed_seconds)}: {c.verdict}. {c.arithmetic}.", _TONES[c.verdict]
+                    f"{c.stage} in {units.seconds(c.claimed_seconds)}: {c.verdict}. "
+                    f"{c.arithmetic}.",
+                    _TONES[c.verdict],
                 )
                 for c in f.claims
             )
@@ -89,33 +96,58 @@ def _band(low: float, high: float) -> str:
 
 def _stages(f: Forecast) -> Table:
     columns = (
-        Column("stage"), Column("seconds", "seconds"), Column("90 % band"), Column("share", "share"),
-        Column("floor", "seconds"), Column("bound by"), Column("FLOPs", "flops", wide=True),
-        Column("kernels", "count", wide=True), Column("peak memory", "bytes", wide=True),
-    )  # fmt: skip
+        Column("stage"),
+        Column("seconds", "seconds"),
+        Column("90 % band"),
+        Column("share", "share"),
+        Column("floor", "seconds"),
+        Column("bound by"),
+        Column("FLOPs", "flops", wide=True),
+        Column("kernels", "count", wide=True),
+        Column("peak memory", "bytes", wide=True),
+    )
 
     def cells(s: StageForecast) -> tuple[Cell, ...]:
         return (
-            s.stage, s.seconds, _band(s.low, s.high), s.seconds / f.total.seconds, s.floor_seconds or None,
-            _BOUNDS[s.bound], s.flops or None, s.kernels or None, s.memory_bytes or None,
-        )  # fmt: skip
+            s.stage,
+            s.seconds,
+            _band(s.low, s.high),
+            s.seconds / f.total.seconds,
+            s.floor_seconds or None,
+            _BOUNDS[s.bound],
+            s.flops or None,
+            s.kernels or None,
+            s.memory_bytes or None,
+        )
 
-    return Table(columns, rows_of(*map(cells, (*f.stages, f.total))), emphasis=frozenset({len(f.stages)}))
+    return Table(
+        columns, rows_of(*map(cells, (*f.stages, f.total))), emphasis=frozenset({len(f.stages)})
+    )
 
 
 def _fixes(f: Forecast) -> tuple[Block, ...]:
     if not f.fixes:
         return ()
     columns = (
-        Column("fix"), Column("alone", "ratio"), Column("90 % band", wide=True), Column("stacked", "ratio"),
+        Column("fix"),
+        Column("alone", "ratio"),
+        Column("90 % band", wide=True),
+        Column("stacked", "ratio"),
         Column("assumed"),
-    )  # fmt: skip
+    )
     rows = [
-        (fix.fix, fix.ratio, f"{units.ratio(fix.low)} to {units.ratio(fix.high)}", fix.stacked_ratio, fix.note)
+        (
+            fix.fix,
+            fix.ratio,
+            f"{units.ratio(fix.low)} to {units.ratio(fix.high)}",
+            fix.stacked_ratio,
+            fix.note,
+        )
         for fix in f.fixes
     ]
     explained = (
-        "Ratio of the whole call's time without and with the fix. Stacked: with every fix above it; lossy ones and "
+        "Ratio of the whole call's time without and with the fix. Stacked: with every fix "
+        "above it; lossy ones and "
         "those that do fewer steps are left out of the stack."
     )
     return (Text(explained), Table(columns, rows_of(*rows)))
@@ -125,24 +157,40 @@ def _prices(f: Forecast) -> tuple[Block, ...]:
     if not f.prices:
         return ()
     columns = (
-        Column("GPU"), Column("a picture takes", "seconds"), Column("90 % band", wide=True), Column("an hour costs"),
-        Column("1,000 pictures cost"), Column("remark"),
-    )  # fmt: skip
+        Column("GPU"),
+        Column("a picture takes", "seconds"),
+        Column("90 % band", wide=True),
+        Column("an hour costs"),
+        Column("1,000 pictures cost"),
+        Column("remark"),
+    )
     rows = [
-        (p.gpu, p.seconds, _band(p.low, p.high), f"{p.per_hour:.2f}", f"{1000 * p.per_picture:.2f}",
-         "does not fit" if not p.fits else "" if p.meets_target else "misses the target")
+        (
+            p.gpu,
+            p.seconds,
+            _band(p.low, p.high),
+            f"{p.per_hour:.2f}",
+            f"{1000 * p.per_picture:.2f}",
+            "does not fit" if not p.fits else "" if p.meets_target else "misses the target",
+        )
         for p in f.prices
-    ]  # fmt: skip
+    ]
     best = f.prices[0]
     good = best.fits and best.meets_target
-    words = f"Cheapest: {best.gpu}." if good else "No GPU of the list fits the call and meets the target."
+    words = (
+        f"Cheapest: {best.gpu}."
+        if good
+        else "No GPU of the list fits the call and meets the target."
+    )
     return (Text(words, "good" if good else "warning"), Table(columns, rows_of(*rows)))
 
 
 def _roofline(f: Forecast) -> tuple[Block, ...]:
     caption = (
-        "Each mark is all operations of one kind in one stage; its area is the time they take. Left of the ridge "
-        "memory is the limit, right of it arithmetic; the distance to the roof is what kernels, tiles and power leave."
+        "Each mark is all operations of one kind in one stage; its area is the time they take. "
+        "Left of the ridge "
+        "memory is the limit, right of it arithmetic; the distance to the roof is what "
+        "kernels, tiles and power leave."
     )
     return (Html(roofline(f), caption=caption),)
 
@@ -159,17 +207,27 @@ def _trust(f: Forecast) -> Bullets:
         "plain" if f.fits else "bad",
     )
     basis = Text(
-        f"Rests on {f.calibrated_on}. One measured session narrows it: halftime forecast calibrate SESSION.json."
+        f"Rests on {f.calibrated_on}. One measured session narrows it: halftime forecast "
+        "calibrate SESSION.json."
     )
-    return Bullets((fits, basis, *(Text(note[0].upper() + note[1:] + ".", "warning") for note in f.notes)))
+    return Bullets(
+        (fits, basis, *(Text(note[0].upper() + note[1:] + ".", "warning") for note in f.notes))
+    )
 
 
 def _errors_table(title: str, groups: Sequence[ErrorSummary]) -> Table:
     columns = (
-        Column(title), Column("rows", "count"), Column("median error", "share"), Column("90th percentile", "share"),
-        Column("bias", "share"), Column("inside the band", "share"),
-    )  # fmt: skip
-    return Table(columns, rows_of(*((g.group, g.rows, g.median, g.p90, g.bias, g.within_band) for g in groups)))
+        Column(title),
+        Column("rows", "count"),
+        Column("median error", "share"),
+        Column("90th percentile", "share"),
+        Column("bias", "share"),
+        Column("inside the band", "share"),
+    )
+    return Table(
+        columns,
+        rows_of(*((g.group, g.rows, g.median, g.p90, g.bias, g.within_band) for g in groups)),
+    )
 
 
 def evaluation_report_of(report: EvaluationReport) -> Report:
@@ -182,7 +240,12 @@ def evaluation_report_of(report: EvaluationReport) -> Report:
         else "No row could be evaluated."
     )
     ordering = (
-        [Text(f"{units.share(report.ordering)} of {report.ordering_pairs:,} pairs on one GPU are in the right order.")]
+        [
+            Text(
+                f"{units.share(report.ordering)} of {report.ordering_pairs:,} pairs on one GPU "
+                "are in the right order."
+            )
+        ]
         if report.ordering is not None
         else []
     )
@@ -191,12 +254,16 @@ def evaluation_report_of(report: EvaluationReport) -> Report:
         "bad" if report.floor_above_measurement else "plain",
     )
     reasons = tuple(Text(f"{row.id} ({row.gpu}): {row.reason}") for row in report.not_evaluated)
-    sections = [
-        Section("By kind", (_errors_table("kind", report.by_kind),)),
-        Section("By GPU", (_errors_table("GPU", report.by_gpu),)),
-        Section("By family", (_errors_table("family", report.by_family),)),
-        Section("Order and floor", (Bullets((*ordering, floor)),)),
-    ] if overall else []  # fmt: skip
+    sections = (
+        [
+            Section("By kind", (_errors_table("kind", report.by_kind),)),
+            Section("By GPU", (_errors_table("GPU", report.by_gpu),)),
+            Section("By family", (_errors_table("family", report.by_family),)),
+            Section("Order and floor", (Bullets((*ordering, floor)),)),
+        ]
+        if overall
+        else []
+    )
     if reasons:
         sections.append(Section(f"Not evaluated: {len(reasons)}", (Bullets(reasons),)))
     return Report(
@@ -209,14 +276,21 @@ def evaluation_report_of(report: EvaluationReport) -> Report:
 def calibration_report_of(calibration: Calibration, path: str) -> Report:
     """What a session taught."""
     columns = (
-        Column("stage"), Column("measured", "seconds"), Column("before", "seconds"), Column("after", "seconds"),
-    )  # fmt: skip
+        Column("stage"),
+        Column("measured", "seconds"),
+        Column("before", "seconds"),
+        Column("after", "seconds"),
+    )
     rows = rows_of(
-        *((o.stage, o.measured_seconds, o.before_seconds, o.after_seconds) for o in calibration.observations)
+        *(
+            (o.stage, o.measured_seconds, o.before_seconds, o.after_seconds)
+            for o in calibration.observations
+        )
     )
     return Report(
         title=f"{calibration.gpu}, calibrated",
-        summary=f"From {calibration.source}. Forecasts for the {calibration.gpu} use it from {path}.",
+        summary=f"From {calibration.source}. Forecasts for the {calibration.gpu} use it from "
+        f"{path}.",
         sections=(Section("Stages", (Table(columns, rows),)),),
     )
 
@@ -224,41 +298,75 @@ def calibration_report_of(calibration: Calibration, path: str) -> Report:
 def gpus_report_of(listed: GpuList) -> Report:
     """The table of GPUs."""
     columns = (
-        Column("GPU"), Column("generation"), Column("memory", "bytes"), Column("fp16", "flops_per_second"),
-        Column("fp32", "flops_per_second"), Column("bandwidth", "bytes_per_second"), Column("watts", "count"),
+        Column("GPU"),
+        Column("generation"),
+        Column("memory", "bytes"),
+        Column("fp16", "flops_per_second"),
+        Column("fp32", "flops_per_second"),
+        Column("bandwidth", "bytes_per_second"),
+        Column("watts", "count"),
         Column("rows fitted", "count"),
-    )  # fmt: skip
+    )
     gpus = listed.gpus
     rows = [
-        (g.name, g.architecture, g.memory_bytes, g.peak.get("fp16"), g.peak.get("fp32"), g.bandwidth, g.watts,
-         g.measurements or None)
+        (
+            g.name,
+            g.architecture,
+            g.memory_bytes,
+            g.peak.get("fp16"),
+            g.peak.get("fp32"),
+            g.bandwidth,
+            g.watts,
+            g.measurements or None,
+        )
         for g in gpus
-    ]  # fmt: skip
+    ]
     sources = Bullets(tuple(Text(f"{g.name}: {g.source}") for g in gpus))
     return Report(
         title="GPUs",
-        summary=f"{len(gpus)} GPUs, dense rates, fp32 accumulation. To add one, add a line to forecast/data/gpus.csv.",
-        sections=(Section("Values", (Table(columns, rows_of(*rows)),)), Section("Sources", (sources,))),
+        summary=f"{len(gpus)} GPUs, dense rates, fp32 accumulation. To add one, add a line to "
+        "forecast/data/gpus.csv.",
+        sections=(
+            Section("Values", (Table(columns, rows_of(*rows)),)),
+            Section("Sources", (sources,)),
+        ),
     )
 
 
 def models_report_of(listed: ModelList) -> Report:
     """The built-in names."""
     first = Table(
-        (Column("pipeline"), Column("denoiser"), Column("size"), Column("steps", "count"), Column("dtype")),
-        rows_of(*((p.name, p.denoiser, f"{p.width}x{p.height}", p.steps, p.dtype) for p in listed.pipelines)),
+        (
+            Column("pipeline"),
+            Column("denoiser"),
+            Column("size"),
+            Column("steps", "count"),
+            Column("dtype"),
+        ),
+        rows_of(
+            *(
+                (p.name, p.denoiser, f"{p.width}x{p.height}", p.steps, p.dtype)
+                for p in listed.pipelines
+            )
+        ),
     )
     second = Table(
         (Column("network"), Column("role"), Column("class"), Column("published parameters")),
         rows_of(
             *(
-                (n.name, n.role, n.class_name, f"{n.parameters / 1e6:,.1f} M" if n.parameters else None)
+                (
+                    n.name,
+                    n.role,
+                    n.class_name,
+                    f"{n.parameters / 1e6:,.1f} M" if n.parameters else None,
+                )
                 for n in listed.networks
             )
         ),
     )
     return Report(
         title="Built-in models",
-        summary="Any of these names stands for MODEL; so do folders with config.json files and cached hub ids.",
+        summary="Any of these names stands for MODEL; so do folders with config.json files and "
+        "cached hub ids.",
         sections=(Section("Pipelines", (first,)), Section("Networks", (second,))),
     )

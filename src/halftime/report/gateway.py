@@ -33,7 +33,11 @@ def report_of(result: GatewayResult) -> Report:
         *_split(result),
         Section("The instrument", tuple(_instrument(result))),
     ]
-    title = f"{result.through} in front of {result.direct}" if result.through else f"{result.direct} by itself"
+    title = (
+        f"{result.through} in front of {result.direct}"
+        if result.through
+        else f"{result.direct} by itself"
+    )
     return Report(title=f"Gateway: {title}", summary=_summary(result), sections=tuple(sections))
 
 
@@ -51,11 +55,16 @@ def _times(result: GatewayResult) -> str:
         return "What the gateway adds is not known: no request was answered both ways."
     if load.added is None:
         direct = load.direct
-        return f"One request takes {units.seconds(direct.p50 if direct else None)} (p50); no gateway was measured."
+        return (
+            f"One request takes {units.seconds(direct.p50 if direct else None)} (p50); no "
+            "gateway was measured."
+        )
     what = "The gateway adds" if load.added.low > 0 else "Not told from noise: the gateway adds"
     words = (
-        f"{what} {units.seconds(load.added.p50)} at p50 (95 % interval {units.seconds(load.added.low)} to "
-        f"{units.seconds(load.added.high)}), {units.seconds(load.added.p95)} at p95, one request at a time."
+        f"{what} {units.seconds(load.added.p50)} at p50 (95 % interval "
+        f"{units.seconds(load.added.low)} to "
+        f"{units.seconds(load.added.high)}), {units.seconds(load.added.p95)} at p95, one "
+        "request at a time."
     )
     if result.payload.stream and load.ttft_added is not None:
         words += f" The first chunk comes {units.seconds(load.ttft_added)} later."
@@ -69,15 +78,25 @@ def _verdict(result: GatewayResult) -> Iterator[Block]:
     broken = [load for load in result.rates if load.saturated]
     if broken and result.capacity:
         at = ", ".join(f"{load.rate:g}/s {load.mode}" for load in broken)
-        yield Text(f"Saturated at {at}: it completes {result.capacity:.0f} requests/s, whatever is offered.", "bad")
+        yield Text(
+            f"Saturated at {at}: it completes {result.capacity:.0f} requests/s, whatever is "
+            "offered.",
+            "bad",
+        )
     if result.held_rate:
-        yield Text(f"Holds {result.held_rate:g} requests/s, the highest rate asked for that it held.", "good")
+        yield Text(
+            f"Holds {result.held_rate:g} requests/s, the highest rate asked for that it held.",
+            "good",
+        )
     elif any(load.rate for load in result.rates):
         yield Text("Holds none of the rates asked for.", "bad")
     if result.budget is not None:
         kept = f"Budget of {units.seconds(result.budget)}: {_kept(result)}."
         yield Text(kept, "good" if result.within_budget else "bad")
-    yield Text(f"Sent: {_payload(result)}." + (f" Overhead known from {_how(result)}." if result.through else ""))
+    yield Text(
+        f"Sent: {_payload(result)}."
+        + (f" Overhead known from {_how(result)}." if result.through else "")
+    )
 
 
 def _kept(result: GatewayResult) -> str:
@@ -88,7 +107,11 @@ def _kept(result: GatewayResult) -> str:
 
 def _how(result: GatewayResult) -> str:
     exact = result.method == "mock log"
-    return "the mock's log, per request and exact" if exact else "paired differences, since the upstream is not a mock"
+    return (
+        "the mock's log, per request and exact"
+        if exact
+        else "paired differences, since the upstream is not a mock"
+    )
 
 
 def _payload(result: GatewayResult) -> str:
@@ -124,7 +147,9 @@ _COLUMNS = (
 def _loads(result: GatewayResult) -> Table:
     rows = tuple(_row(load, result.payload.stream) for load in result.rates)
     kept = [i for i in range(len(_COLUMNS)) if any(row[i] not in (None, "") for row in rows)]
-    return Table(tuple(_COLUMNS[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+    return Table(
+        tuple(_COLUMNS[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows)
+    )
 
 
 def _row(load: Load, stream: bool) -> tuple[Cell, ...]:
@@ -145,19 +170,27 @@ def _row(load: Load, stream: bool) -> tuple[Cell, ...]:
 
 
 def _state(load: Load) -> str:
-    broken = [word for word, true in (("saturated", load.saturated), ("failing", load.failing)) if true]
+    broken = [
+        word for word, true in (("saturated", load.saturated), ("failing", load.failing)) if true
+    ]
     return ", ".join(broken) or ("held" if load.rate else "")
 
 
 def _interval(added: Added | None) -> str | None:
     # Not broken over lines: it is one thing.
-    return f"{units.seconds(added.low)} to {units.seconds(added.high)}".replace(" ", "\xa0") if added else None
+    return (
+        f"{units.seconds(added.low)} to {units.seconds(added.high)}".replace(" ", "\xa0")
+        if added
+        else None
+    )
 
 
 def _figures(result: GatewayResult) -> Iterator[Block]:
     for load in result.rates:
         if load.curve_direct:
-            yield Html(_curves(load), caption=f"Share of requests answered within a time: {_name(load)}.")
+            yield Html(
+                _curves(load), caption=f"Share of requests answered within a time: {_name(load)}."
+            )
 
 
 def _curves(load: Load) -> str:
@@ -165,13 +198,19 @@ def _curves(load: Load) -> str:
 
     with figure(5.6, 2.4) as drawn:
         axes = drawn.add_subplot()
-        arms = (("direct", load.curve_direct, SERIES[0]), ("through", load.curve_through, SERIES[1]))
+        arms = (
+            ("direct", load.curve_direct, SERIES[0]),
+            ("through", load.curve_through, SERIES[1]),
+        )
         for name, curve, colour in arms:
             if curve:
                 axes.step(_milliseconds(curve), GRID, color=colour, where="post")
                 axes.plot([], [], color=colour, label=f"{name} ({curve.count:,} requests)")
-        drawn_values = [value for _, curve, _ in arms if curve for value in (curve.values[0], curve.values[-1])]
-        if max(drawn_values) > 3 * min(drawn_values):  # else a logarithmic axis would have hardly a label
+        drawn_values = [
+            value for _, curve, _ in arms if curve for value in (curve.values[0], curve.values[-1])
+        ]
+        # else a logarithmic axis would have hardly a label
+        if max(drawn_values) > 3 * min(drawn_values):
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
             axes.xaxis.set_minor_locator(NullLocator())
@@ -205,23 +244,37 @@ def _truth(result: GatewayResult) -> Iterator[Section]:
     if not known:
         return
     columns = (
-        Column("load"), Column("added p50", "seconds"), Column("request path", "seconds"),
-        Column("response path", "seconds"), Column("first chunk", "seconds"), Column("direct floor", "seconds"),
+        Column("load"),
+        Column("added p50", "seconds"),
+        Column("request path", "seconds"),
+        Column("response path", "seconds"),
+        Column("first chunk", "seconds"),
+        Column("direct floor", "seconds"),
         Column("header says", "seconds"),
-    )  # fmt: skip
+    )
     rows = tuple(_truth_row(load, truth) for load, truth in known)
     kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
-    table = Table(tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
-    note = Text("Per request, from the mock's log: (client receive - send) - (mock send - receive), less direct's.")
+    table = Table(
+        tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows)
+    )
+    note = Text(
+        "Per request, from the mock's log: (client receive - send) - (mock send - receive), "
+        "less direct's."
+    )
     yield Section("Where it is added", (table, note))
 
 
 def _truth_row(load: Load, truth: Truth) -> tuple[Cell, ...]:
     first = truth.first_chunk_path if load.gap_direct else None
     return (
-        _name(load), truth.added.p50, truth.request_path, truth.response_path, first, truth.floor.p50,
+        _name(load),
+        truth.added.p50,
+        truth.request_path,
+        truth.response_path,
+        first,
+        truth.floor.p50,
         load.header_reported,
-    )  # fmt: skip
+    )
 
 
 def _split(result: GatewayResult) -> Iterator[Section]:
@@ -233,20 +286,36 @@ def _split(result: GatewayResult) -> Iterator[Section]:
         ):
             if parts:
                 between = gap.p50 if gap and result.payload.stream else None
-                rows.append((f"{_name(load)}, {arm}", parts.connect, parts.tls, parts.wait, parts.transfer, between))
+                rows.append(
+                    (
+                        f"{_name(load)}, {arm}",
+                        parts.connect,
+                        parts.tls,
+                        parts.wait,
+                        parts.transfer,
+                        between,
+                    )
+                )
     columns = (
-        Column("request"), Column("connect", "seconds"), Column("TLS", "seconds"), Column("wait", "seconds"),
-        Column("transfer", "seconds"), Column("between chunks", "seconds"),
-    )  # fmt: skip
+        Column("request"),
+        Column("connect", "seconds"),
+        Column("TLS", "seconds"),
+        Column("wait", "seconds"),
+        Column("transfer", "seconds"),
+        Column("between chunks", "seconds"),
+    )
     kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
-    table = Table(tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows))
+    table = Table(
+        tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows)
+    )
     yield Section("Parts of one request (medians)", (table,), console=False)
 
 
 def _instrument(result: GatewayResult) -> Iterator[Block]:
     made = result.generator
     words = [
-        f"floor {units.seconds(made.floor.p50)} p50 and {units.seconds(made.floor.p99)} p99 against its own mock",
+        f"floor {units.seconds(made.floor.p50)} p50 and {units.seconds(made.floor.p99)} p99 "
+        "against its own mock",
         f"at most {made.max_rate:,.0f} requests/s",
     ]
     if made.headroom is not None:

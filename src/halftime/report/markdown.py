@@ -28,7 +28,9 @@ def _block(block: Block) -> str:
     if isinstance(block, Bullets):
         return "\n".join(f"- {_MARKS[item.tone]}{item.text}" for item in block.items)
     if isinstance(block, Entries):
-        return "\n".join(f"- {_MARKS[e.tone]}**{e.title}** ({e.facts}): {e.text}" for e in block.items)
+        return "\n".join(
+            f"- {_MARKS[e.tone]}**{e.title}** ({e.facts}): {e.text}" for e in block.items
+        )
     return block.fallback
 
 

@@ -13,7 +13,8 @@ Cell = float | int | str | None
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `unit` is 'text' or a key of `units.FORMATS`; `wide` ones are left out on a narrow terminal."""
+    """A column: `unit` is 'text' or a key of `units.FORMATS`; `wide` ones are left out on a narrow
+    terminal."""
 
     title: str
     unit: str = "text"
@@ -28,7 +29,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells. `emphasis` names rows to set in bold, `indent` those that are parts of the row above."""
+    """Rows of cells. `emphasis` names rows to set in bold, `indent` those that are parts of the row
+    above."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -38,12 +40,16 @@ class Table:
 
     def texts(self) -> list[list[str]]:
         """All cells formatted."""
-        return [[column.text(cell) for column, cell in zip(self.columns, row, strict=True)] for row in self.rows]
+        return [
+            [column.text(cell) for column, cell in zip(self.columns, row, strict=True)]
+            for row in self.rows
+        ]
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; `tone` colours it where colours exist and is named in words where they do not."""
+    """A paragraph; `tone` colours it where colours exist and is named in words where they do
+    not."""
 
     text: str
     tone: Literal["plain", "good", "warning", "bad"] = "plain"
@@ -75,7 +81,8 @@ class Entries:
 
 @dataclass(frozen=True)
 class Html:
-    """Ready markup (an SVG, a picture, a widget) for the page; elsewhere `fallback` stands for it, if not empty."""
+    """Ready markup (an SVG, a picture, a widget) for the page; elsewhere `fallback` stands for it,
+    if not empty."""
 
     markup: str
     fallback: str = ""
@@ -96,7 +103,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report. `summary` is the one sentence that must be read; `scripts` are inlined at the page's end."""
+    """A whole report. `summary` is the one sentence that must be read; `scripts` are inlined at the
+    page's end."""
 
     title: str
     summary: str

@@ -15,13 +15,15 @@ _KINDS = {Table: "table", Text: "text", Bullets: "bullets", Entries: "entries", 
 
 
 def html(report: Report, record: Record | None = None) -> str:
-    """The page as text; `record`, what it was drawn from, is embedded, so that the page can be read back."""
+    """The page as text; `record`, what it was drawn from, is embedded, so that the page can be read
+    back."""
     data = embedded(record) if record is not None else None
     return _template().render(report=report, css=asset("page.css"), kind=_kind, data=data)
 
 
 def embedded(record: Record) -> str:
-    """The record's JSON as it may stand in a script element: no `<`, so nothing can end it or open a comment."""
+    """The record's JSON as it may stand in a script element: no `<`, so nothing can end it or open
+    a comment."""
     return msgspec.json.encode(record).decode().replace("<", "\\u003c")
 
 

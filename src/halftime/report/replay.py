@@ -1,4 +1,5 @@
-"""A Replay as a Report: how far apart, what differs, and which stages moved otherwise than the whole."""
+"""A Replay as a Report: how far apart, what differs, and which stages moved otherwise than the
+whole."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from halftime.report.model import Block, Bullets, Column, Report, Section, Table
 
 APART = 1.25  # a stage whose ratio is this far from the whole call's has a cause of its own
 WORTH_SAYING = 0.02  # of the call
-_TOGETHER = f"None that takes {WORTH_SAYING:.0%} of the call or more is {APART:g} times as far off as the whole."
+_TOGETHER = (
+    f"None that takes {WORTH_SAYING:.0%} of the call or more is {APART:g} times as far "
+    "off as the whole."
+)
 
 
 def report_of(replay: Replay) -> Report:
@@ -35,7 +39,10 @@ def report_of(replay: Replay) -> Report:
 def _summary(replay: Replay) -> str:
     sentence = verdict(Interval(replay.speedup, replay.low, replay.high))
     if not replay.differences:
-        return f"{sentence} Workload, machine and software are the same, so what remains is noise, heat or other load."
+        return (
+            f"{sentence} Workload, machine and software are the same, so what remains is "
+            "noise, heat or other load."
+        )
     return f"{sentence} The weightiest difference: {replay.differences[0].meaning}."
 
 
@@ -58,7 +65,8 @@ def _stages(replay: Replay) -> Block:
             word = "gained more" if apart > 1 else "lost more"
             items.append(
                 Text(
-                    f"{stage}: {units.ratio(ratio)}, where the whole call is {units.ratio(replay.speedup)}; it {word}."
+                    f"{stage}: {units.ratio(ratio)}, where the whole call is "
+                    f"{units.ratio(replay.speedup)}; it {word}."
                 )
             )
     return Bullets(tuple(items)) if items else Text(_TOGETHER)

@@ -19,31 +19,43 @@ _SMALLEST_SHARE = 0.002
 
 
 def roofline(forecast: Forecast) -> str:
-    """An inline SVG: FLOP/s over FLOP per byte, logarithmic, one mark a stage and kind of operation."""
+    """An inline SVG: FLOP/s over FLOP per byte, logarithmic, one mark a stage and kind of
+    operation."""
     whole = sum(share.seconds for share in forecast.operations) or 1.0
     shown = [share for share in forecast.operations if share.seconds / whole >= _SMALLEST_SHARE]
     with figure(7.2, 3.9) as drawn:
         axes = drawn.subplots()
         peak, bandwidth = forecast.ceiling.compute, forecast.ceiling.bandwidth
         ridge = peak / bandwidth
-        left, right = _LEAST_INTENSITY / 2, max(ridge * 20, 4 * max((_intensity(s) for s in shown), default=1.0))
-        axes.plot([left, ridge, right], [left * bandwidth, peak, peak], color=INK, linewidth=1.4, zorder=1)
-        axes.annotate(f"{peak / 1e12:,.0f} TFLOP/s {forecast.dtype}", (right, peak), xytext=(0, 4),
-                      textcoords="offset points", ha="right", color=INK, fontsize=8)  # fmt: skip
-        axes.annotate(f"{bandwidth / 1e9:,.0f} GB/s", (ridge / 6, peak / 6), xytext=(-4, 4), textcoords="offset points",
-                      ha="right", color=INK, fontsize=8)  # fmt: skip
+        left, right = (
+            _LEAST_INTENSITY / 2,
+            max(ridge * 20, 4 * max((_intensity(s) for s in shown), default=1.0)),
+        )
+        roof = [left * bandwidth, peak, peak]
+        axes.plot([left, ridge, right], roof, color=INK, linewidth=1.4, zorder=1)
+        note = {"textcoords": "offset points", "ha": "right", "color": INK, "fontsize": 8}
+        compute = f"{peak / 1e12:,.0f} TFLOP/s {forecast.dtype}"
+        axes.annotate(compute, (right, peak), xytext=(0, 4), **note)
+        axes.annotate(f"{bandwidth / 1e9:,.0f} GB/s", (ridge / 6, peak / 6), xytext=(-4, 4), **note)
         stages = [stage.stage for stage in forecast.stages]
         for share in reversed(shown):
             colour = SERIES[stages.index(share.stage) % len(SERIES)]
             axes.scatter(
-                _intensity(share), _rate(share), s=_size(share, whole), color=colour,
-                marker=_MARKS.get(share.stage, "o"), edgecolors=PAPER, linewidths=0.8, alpha=0.85, zorder=2,
-            )  # fmt: skip
-        for stage in dict.fromkeys(share.stage for share in shown):
-            axes.scatter(
-                [], [], color=SERIES[stages.index(stage) % len(SERIES)], marker=_MARKS.get(stage, "o"), label=stage
+                _intensity(share),
+                _rate(share),
+                s=_size(share, whole),
+                color=colour,
+                marker=_MARKS.get(share.stage, "o"),
+                edgecolors=PAPER,
+                linewidths=0.8,
+                alpha=0.85,
+                zorder=2,
             )
-        axes.set(xscale="log", yscale="log", xlim=(left, right), xlabel="FLOP per byte moved", ylabel="FLOP/s")
+        for stage in dict.fromkeys(share.stage for share in shown):
+            colour = SERIES[stages.index(stage) % len(SERIES)]
+            axes.scatter([], [], color=colour, marker=_MARKS.get(stage, "o"), label=stage)
+        axes.set(xscale="log", yscale="log", xlim=(left, right))
+        axes.set(xlabel="FLOP per byte moved", ylabel="FLOP/s")
         axes.set_ylim(min(map(_rate, shown), default=left * bandwidth) / 4, peak * 2.5)
         axes.grid(color=FAINT, linewidth=0.3, alpha=0.5)
         axes.legend(loc="lower right", fontsize=8)
@@ -58,9 +70,13 @@ def _size(share: OperationShare, whole: float) -> float:
 
 
 def _label(axes: Axes, shown: list[OperationShare], whole: float) -> None:
-    """Name the largest marks, each on the first side where its name covers no mark and no other name."""
+    """Name the largest marks, each on the first side where its name covers no mark and no other
+    name."""
     points_a_pixel = 72 / axes.figure.dpi
-    marks = [axes.transData.transform((_intensity(share), _rate(share))) * points_a_pixel for share in shown]
+    marks = [
+        axes.transData.transform((_intensity(share), _rate(share))) * points_a_pixel
+        for share in shown
+    ]
     taken = [
         (x - r, y - r, x + r, y + r)
         for (x, y), s in zip(marks, shown, strict=True)
@@ -69,14 +85,23 @@ def _label(axes: Axes, shown: list[OperationShare], whole: float) -> None:
     for (x, y), share in zip(marks, shown, strict=True):
         if share.seconds < _LEAST_LABELLED * whole:
             continue
-        text, radius = f"{share.kind} {share.seconds / whole:.0%}", _size(share, whole) ** 0.5 / 2 + 2
+        text, radius = (
+            f"{share.kind} {share.seconds / whole:.0%}",
+            _size(share, whole) ** 0.5 / 2 + 2,
+        )
         width, height = 4.1 * len(text), 8.0
         sides = (
-            (radius, -3.0), (-radius - width, -3.0), (-width / 2, -radius - height), (-width / 2, radius),
-            (radius, -3.0 - height), (radius, -3.0 - 2 * height),
-        )  # fmt: skip
+            (radius, -3.0),
+            (-radius - width, -3.0),
+            (-width / 2, -radius - height),
+            (-width / 2, radius),
+            (radius, -3.0 - height),
+            (radius, -3.0 - 2 * height),
+        )
         boxes = [(x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in sides]
-        best = min(range(len(sides)), key=lambda i: sum(_overlap(boxes[i], other) for other in taken))
+        best = min(
+            range(len(sides)), key=lambda i: sum(_overlap(boxes[i], other) for other in taken)
+        )
         taken.append(boxes[best])
         axes.annotate(
             text,

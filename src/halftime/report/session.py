@@ -53,10 +53,13 @@ def _summary(session: Session) -> str:
     best = next((each for each in session.findings if not each.id.endswith("first-call")), None)
     if best and best.predicted:
         words.append(
-            f"the most promising fix is {best.fix}, predicted {units.ratio(best.predicted)} for the whole call"
+            f"the most promising fix is {best.fix}, predicted {units.ratio(best.predicted)} "
+            "for the whole call"
         )
     elif best and best.ceiling:
-        words.append(f"the costliest finding is {best.id}, worth at most {units.ratio(best.ceiling)}")
+        words.append(
+            f"the costliest finding is {best.id}, worth at most {units.ratio(best.ceiling)}"
+        )
     notes = "".join(f" Note: {note}." for note in session.notes)
     return "; ".join(words) + "." + notes
 
@@ -67,7 +70,8 @@ def _wall(session: Session) -> str:
         return units.seconds(session.wall_seconds)
     interval = bootstrap(walls)
     return (
-        f"{units.seconds(session.wall_seconds)} (median of {len(walls)} runs {units.seconds(interval.value)}, "
+        f"{units.seconds(session.wall_seconds)} (median of {len(walls)} runs "
+        f"{units.seconds(interval.value)}, "
         f"95 % interval {units.seconds(interval.low)} to {units.seconds(interval.high)})"
     )
 
@@ -127,7 +131,19 @@ def _total(session: Session) -> tuple[Cell, ...]:
     rate = flops / session.wall_seconds if flops and session.wall_seconds else None
     wall = session.wall_seconds
     total = sum(row.share for row in session.ledger)
-    return ("wall clock", wall, total, session.first_call_seconds, None, None, None, None, None, flops, rate)
+    return (
+        "wall clock",
+        wall,
+        total,
+        session.first_call_seconds,
+        None,
+        None,
+        None,
+        None,
+        None,
+        flops,
+        rate,
+    )
 
 
 def _ledger_blocks(session: Session) -> Iterator[Block]:
@@ -137,7 +153,8 @@ def _ledger_blocks(session: Session) -> Iterator[Block]:
         named = cold.import_seconds + cold.load_seconds + cold.first_call_seconds
         yield Text(
             f"Cold start in a fresh process: {units.seconds(cold.process_seconds)} "
-            f"(imports {units.seconds(cold.import_seconds)}, load {units.seconds(cold.load_seconds)}, "
+            f"(imports {units.seconds(cold.import_seconds)}, load "
+            f"{units.seconds(cold.load_seconds)}, "
             f"first call {units.seconds(cold.first_call_seconds)}, Python and the process itself "
             f"{units.seconds(cold.process_seconds - named)})."
         )
@@ -152,7 +169,8 @@ def _findings(session: Session) -> Block:
 
 
 def entry_of(finding: Finding) -> Entry:
-    """A finding with its cost and its fix beside the name: what that mostly brings, and what it can bring at most."""
+    """A finding with its cost and its fix beside the name: what that mostly brings, and what it can
+    bring at most."""
     places = f" ({', '.join(finding.where[:3])})" if finding.where else ""
     facts = [
         f"costs {units.seconds(finding.seconds)}" if finding.seconds is not None else "",
@@ -160,7 +178,9 @@ def entry_of(finding: Finding) -> Entry:
         f"predicted {units.ratio(finding.predicted)}" if finding.predicted else "",
         f"at most {units.ratio(finding.ceiling)}" if finding.ceiling else "",
     ]
-    return Entry(finding.id, ", ".join(filter(None, facts)) or finding.stage, finding.message + places)
+    return Entry(
+        finding.id, ", ".join(filter(None, facts)) or finding.stage, finding.message + places
+    )
 
 
 def _doubts(session: Session) -> Iterator[Section]:
@@ -172,13 +192,23 @@ def _doubts(session: Session) -> Iterator[Section]:
 def _first_call(session: Session) -> Iterator[Section]:
     cold = session.cold_start
     rows = [
-        [row.stage, row.first_call_seconds, row.seconds, _ratio(row.first_call_seconds, row.seconds)]
+        [
+            row.stage,
+            row.first_call_seconds,
+            row.seconds,
+            _ratio(row.first_call_seconds, row.seconds),
+        ]
         for row in session.ledger
         if row.first_call_seconds is not None
     ]
     if not rows:
         return
-    columns = (Column("stage"), Column("first call", "seconds"), Column("steady", "seconds"), Column("ratio", "ratio"))
+    columns = (
+        Column("stage"),
+        Column("first call", "seconds"),
+        Column("steady", "seconds"),
+        Column("ratio", "ratio"),
+    )
     table = Table(columns, rows_of(*rows))
     blocks: list[Block] = [table]
     if cold:
@@ -207,7 +237,10 @@ def _compilation(session: Session) -> Iterator[Section]:
         f"Compiled: {', '.join(report.compiled) or 'nothing any more'}; {report.graphs} graphs in "
         f"{units.seconds(report.compile_seconds)}, {report.after_warmup} of them after the warm-up."
     )
-    items = [Text(f"recompiled {r.count}x at {r.where}: {r.reason}", "warning") for r in report.recompiles]
+    items = [
+        Text(f"recompiled {r.count}x at {r.where}: {r.reason}", "warning")
+        for r in report.recompiles
+    ]
     items += [Text(f"graph break, {b.count}x: {b.reason}", "warning") for b in report.graph_breaks]
     yield Section("torch.compile", (Text(summary), *([Bullets(tuple(items))] if items else [])))
 
@@ -215,17 +248,26 @@ def _compilation(session: Session) -> Iterator[Section]:
 def _memory(session: Session) -> Iterator[Section]:
     if session.memory is None:
         return
-    columns = (Column("stage"), Column("peak", "bytes"), Column("at its end", "bytes"), Column("reserved", "bytes"))
+    columns = (
+        Column("stage"),
+        Column("peak", "bytes"),
+        Column("at its end", "bytes"),
+        Column("reserved", "bytes"),
+    )
     cells = [[s.stage, s.peak_bytes, s.end_bytes, s.reserved_bytes] for s in session.memory.stages]
     kept = [i for i in range(4) if any(row[i] is not None for row in cells)]
-    table = Table(tuple(columns[i] for i in kept), rows_of(*([row[i] for i in kept] for row in cells)))
+    table = Table(
+        tuple(columns[i] for i in kept), rows_of(*([row[i] for i in kept] for row in cells))
+    )
     yield Section("Memory", (Text(f"Measured: {session.memory.measure}."), table), console=False)
 
 
 def _machine(place: Environment) -> str:
     if not place.cores:
         return place.system  # a trace does not say
-    return f"{place.processor}, {place.cores} cores, {units.size(place.memory_bytes)}, {place.system}"
+    return (
+        f"{place.processor}, {place.cores} cores, {units.size(place.memory_bytes)}, {place.system}"
+    )
 
 
 def _environment(session: Session) -> tuple[Block, ...]:
@@ -243,9 +285,15 @@ def _environment(session: Session) -> tuple[Block, ...]:
         ("device", f"{place.device}: {place.device_name}"),
         ("machine", _machine(place)),
         ("torch threads", str(place.threads)),
-        ("load before", f"{place.load_average:.2f}" if place.load_average is not None else units.NOTHING),
+        (
+            "load before",
+            f"{place.load_average:.2f}" if place.load_average is not None else units.NOTHING,
+        ),
         ("versions", ", ".join(f"{name} {version}" for name, version in place.versions.items())),
-        ("settings", ", ".join(f"{name}={value}" for name, value in place.settings.items()) or "none"),
+        (
+            "settings",
+            ", ".join(f"{name}={value}" for name, value in place.settings.items()) or "none",
+        ),
         ("halftime", f"{session.halftime}, {session.created}"),
     ]
     return (Table((Column(""), Column("")), tuple(facts)),)

@@ -1,4 +1,5 @@
-"""A call as a time line to zoom: bars by stage above, the components inside below; drawn in the page by d3."""
+"""A call as a time line to zoom: bars by stage above, the components inside below; drawn in the
+page by d3."""
 
 from __future__ import annotations
 
@@ -9,14 +10,22 @@ from halftime.report.model import Html
 from halftime.report.page import asset
 
 # Stage -> the page's series colour; other stages take the last.
-COLOURS = {"encode_prompt": 1, "denoise": 2, "vae_decode": 3, "vae_encode": 3, "postprocess": 4, "prepare": 5}
+COLOURS = {
+    "encode_prompt": 1,
+    "denoise": 2,
+    "vae_decode": 3,
+    "vae_encode": 3,
+    "postprocess": 4,
+    "prepare": 5,
+}
 OTHER = 6
 
 _MARKUP = """<div class="timeline" data-calls="{data}">
 <div class="screen-only timeline-tools" role="group" aria-label="which call">{buttons}
 <span class="timeline-help">drag to move, ctrl + wheel or pinch to zoom, double-click to reset;
 + and - on the keyboard</span></div>
-<svg class="chart timeline-chart" tabindex="0" role="img" aria-label="Time line of one call, stage by stage"></svg>
+<svg class="chart timeline-chart" tabindex="0" role="img"
+ aria-label="Time line of one call, stage by stage"></svg>
 <p class="timeline-legend">{legend}</p></div>"""
 
 
@@ -26,17 +35,26 @@ def timeline(session: Session) -> tuple[Html | None, tuple[str, ...]]:
     drawn = {name: _call(run) for name, run in calls.items() if run is not None and run.spans}
     if not drawn:
         return None, ()
-    data = json.dumps(drawn, separators=(",", ":")).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    data = (
+        json.dumps(drawn, separators=(",", ":"))
+        .replace("&", "&amp;")
+        .replace('"', "&quot;")
+        .replace("<", "&lt;")
+    )
     buttons = "".join(
         f'<button type="button" aria-pressed="{"true" if i == 0 else "false"}">{name}</button>'
         for i, name in enumerate(drawn)
     )
     stages = dict.fromkeys(span.stage for run in calls.values() if run for span in run.spans)
     legend = " ".join(
-        f'<span><i style="background:var(--series-{_colour(stage)})"></i>{stage}</span>' for stage in stages
+        f'<span><i style="background:var(--series-{_colour(stage)})"></i>{stage}</span>'
+        for stage in stages
     )
     markup = _MARKUP.format(data=data, buttons=buttons, legend=legend)
-    return Html(markup, caption="The run whose wall clock is the median."), (asset("d3.min.js"), asset("timeline.js"))
+    return Html(markup, caption="The run whose wall clock is the median."), (
+        asset("d3.min.js"),
+        asset("timeline.js"),
+    )
 
 
 def _median_run(session: Session) -> Run | None:
@@ -49,7 +67,8 @@ def _colour(stage: str) -> int:
 
 
 def _call(run: Run) -> dict[str, object]:
-    """[start, seconds, depth, label, colour] for each span; microseconds, which keep the page small."""
+    """[start, seconds, depth, label, colour] for each span; microseconds, which keep the page
+    small."""
     return {
         "wall": round(run.wall_seconds * 1e6),
         "spans": [

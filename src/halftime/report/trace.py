@@ -22,12 +22,17 @@ def _device(session: Session) -> Iterator[Section]:
     if session.device is None:
         return
     device = session.device
-    causes = ", ".join(f"{cause} {units.seconds(value)}" for cause, value in device.idle_by_cause.items())
+    causes = ", ".join(
+        f"{cause} {units.seconds(value)}" for cause, value in device.idle_by_cause.items()
+    )
     blocks: list[Block] = [
         Text(
-            f"Busy {units.seconds(device.busy_seconds)}, idle {units.seconds(device.idle_seconds)} ({causes}); "
+            f"Busy {units.seconds(device.busy_seconds)}, idle "
+            f"{units.seconds(device.idle_seconds)} ({causes}); "
             f"{units.count(device.kernels)} operations"
-            + "".join(f"; {name} {units.size(volume)}" for name, volume in device.memcpy_bytes.items())
+            + "".join(
+                f"; {name} {units.size(volume)}" for name, volume in device.memcpy_bytes.items()
+            )
             + "."
         ),
         _stages(session),
@@ -36,7 +41,12 @@ def _device(session: Session) -> Iterator[Section]:
     rows: list[list[Cell]] = [
         [s.stage, k.name[:90], k.count, k.seconds] for s in session.on_device for k in s.top_kernels
     ]
-    columns = (Column("stage"), Column("kernel"), Column("count", "count"), Column("time", "seconds"))
+    columns = (
+        Column("stage"),
+        Column("kernel"),
+        Column("count", "count"),
+        Column("time", "seconds"),
+    )
     yield Section("Top kernels by stage", (Table(columns, rows_of(*rows)),), console=False)
 
 
@@ -87,6 +97,7 @@ def _syncs(session: Session) -> Iterator[Section]:
         Column("where", wide=True),
     )
     rows: list[list[Cell]] = [
-        [w.name, w.stage, w.count, w.host_seconds, w.wall_seconds, " < ".join(w.where[:2])] for w in session.syncs
+        [w.name, w.stage, w.count, w.host_seconds, w.wall_seconds, " < ".join(w.where[:2])]
+        for w in session.syncs
     ]
     yield Section("Where the host waited for the device", (Table(columns, rows_of(*rows)),))

@@ -1,4 +1,5 @@
-"""A Tuning as a Report: what was reached, the ladder, the ledger before and after, the verdict, the pictures."""
+"""A Tuning as a Report: what was reached, the ladder, the ledger before and after, the verdict, the
+pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
     ]
     scripts = (asset("slider.js"),) if slides else ()
     title = (
-        f"{tuning.recipe.pipeline}: {units.seconds(tuning.baseline_seconds)} to {units.seconds(tuning.tuned_seconds)}"
+        f"{tuning.recipe.pipeline}: {units.seconds(tuning.baseline_seconds)} to "
+        f"{units.seconds(tuning.tuned_seconds)}"
     )
     return Report(title, _summary(tuning), tuple(sections), scripts)
 
@@ -37,13 +39,22 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
 def _summary(tuning: Tuning) -> str:
     kept = [choice.name for choice in tuning.recipe.fixes]
     if not kept and all(rung.observed is None for rung in tuning.ladder):
-        return f"Nothing was tried, because {tuning.stopped}: {units.seconds(tuning.baseline_seconds)} a call as it is."
+        return (
+            f"Nothing was tried, because {tuning.stopped}: "
+            f"{units.seconds(tuning.baseline_seconds)} a call as it is."
+        )
     if not kept:
-        return f"Nothing paid: the pipeline stays as it is, at {units.seconds(tuning.baseline_seconds)} a call."
-    interval = f"95 % interval {units.ratio(tuning.speedup_low)} to {units.ratio(tuning.speedup_high)}"
+        return (
+            "Nothing paid: the pipeline stays as it is, at "
+            f"{units.seconds(tuning.baseline_seconds)} a call."
+        )
+    interval = (
+        f"95 % interval {units.ratio(tuning.speedup_low)} to {units.ratio(tuning.speedup_high)}"
+    )
     return (
         f"{units.ratio(tuning.speedup)} ({interval}): {units.seconds(tuning.baseline_seconds)} to "
-        f"{units.seconds(tuning.tuned_seconds)} a call with {', '.join(kept)}. The pictures: {tuning.verdict}."
+        f"{units.seconds(tuning.tuned_seconds)} a call with {', '.join(kept)}. The pictures: "
+        f"{tuning.verdict}."
     )
 
 
@@ -61,7 +72,9 @@ def _result(tuning: Tuning) -> Iterator[Block]:
         yield Text(f"Pictures: {verify_report.summary_of(tuning.evidence)}", tone)  # type: ignore[arg-type]
     if any(rung.kept and rung.level == "approximate" for rung in tuning.ladder):
         yield Text(
-            "The recipe holds approximate fixes, so its pictures are not meant to be equal: look at them.", "warning"
+            "The recipe holds approximate fixes, so its pictures are not meant to be equal: "
+            "look at them.",
+            "warning",
         )
     spent, budget = units.seconds(tuning.spent_seconds), units.seconds(tuning.budget_seconds)
     again = " The run was interrupted and went on from what it had kept." if tuning.resumed else ""
@@ -71,9 +84,14 @@ def _result(tuning: Tuning) -> Iterator[Block]:
 
 
 _LADDER = (
-    Column("fix"), Column("level"), Column("predicted", "ratio"),
-    Column("observed", "ratio"), Column("95 % interval", wide=True), Column("kept"), Column("why"),
-)  # fmt: skip
+    Column("fix"),
+    Column("level"),
+    Column("predicted", "ratio"),
+    Column("observed", "ratio"),
+    Column("95 % interval", wide=True),
+    Column("kept"),
+    Column("why"),
+)
 
 
 def _ladder(tuning: Tuning) -> Iterator[Block]:
@@ -83,34 +101,52 @@ def _ladder(tuning: Tuning) -> Iterator[Block]:
     if rows:
         yield Table(_LADDER, rows, emphasis=kept)
         yield Text(
-            "Speedups of the whole call over the baseline, stacked on what was kept above; each trial is timed in "
-            "turns with the baseline and what stood. Compare within a row, not down the column: the machine moves "
-            "between trials, and what decides is 'why', against what stood in the same turns. 'predicted' is Amdahl's "
+            "Speedups of the whole call over the baseline, stacked on what was kept above; "
+            "each trial is timed in "
+            "turns with the baseline and what stood. Compare within a row, not down the "
+            "column: the machine moves "
+            "between trials, and what decides is 'why', against what stood in the same turns. "
+            "'predicted' is Amdahl's "
             "sum over the ledger, with a prior a fix."
         )
         yield Html(
             _chart(tried),
-            caption="Each trial, from the first at the top: the whole call's speedup, predicted and observed.",
+            caption="Each trial, from the first at the top: the whole call's speedup, predicted "
+            "and observed.",
         )
     left: dict[str, list[str]] = {}
     for rung in tuning.ladder:
         if rung.observed is None:
             left.setdefault(rung.why.partition(" (")[0], []).append(_label(rung))
     if left:
-        yield Bullets(tuple(Text(f"Not tried: {', '.join(names)} ({why})") for why, names in left.items()))
+        yield Bullets(
+            tuple(Text(f"Not tried: {', '.join(names)} ({why})") for why, names in left.items())
+        )
 
 
 def _rung(rung: Rung) -> tuple[Cell, ...]:
     interval = None
     if rung.observed_low is not None and rung.observed_high is not None:
-        interval = f"{units.ratio(rung.observed_low)} to {units.ratio(rung.observed_high)}".replace(" ", "\xa0")
+        interval = f"{units.ratio(rung.observed_low)} to {units.ratio(rung.observed_high)}".replace(
+            " ", "\xa0"
+        )
     return (
-        _label(rung), rung.level, rung.predicted, rung.observed, interval, "yes" if rung.kept else "no", rung.why,
-    )  # fmt: skip
+        _label(rung),
+        rung.level,
+        rung.predicted,
+        rung.observed,
+        interval,
+        "yes" if rung.kept else "no",
+        rung.why,
+    )
 
 
 def _short(value: object) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value).removesuffix("Scheduler")
+    return (
+        "+".join(map(str, value))
+        if isinstance(value, list)
+        else str(value).removesuffix("Scheduler")
+    )
 
 
 def _chart(tried: list[Rung]) -> str:
@@ -120,13 +156,17 @@ def _chart(tried: list[Rung]) -> str:
         for place, (rung, seen) in enumerate(reversed(shown)):
             colour = SERIES[0] if rung.kept else FAINT
             low, high = rung.observed_low or seen, rung.observed_high or seen
-            axes.plot([low, high], [place, place], color=colour, linewidth=3, solid_capstyle="round")
+            axes.plot(
+                [low, high], [place, place], color=colour, linewidth=3, solid_capstyle="round"
+            )
             axes.plot(seen, place, "o", color=colour, markersize=6)
             if rung.predicted is not None:
                 axes.plot(rung.predicted, place, "|", color=INK, markersize=11, markeredgewidth=1.6)
         axes.axvline(1.0, color=FAINT, linewidth=1)
         axes.set_yticks(range(len(shown)), [_label(rung) for rung, _ in reversed(shown)])
-        axes.set_xlabel("speedup over the baseline (dot: observed, bar: 95 %, tick: predicted; blue: kept)")
+        axes.set_xlabel(
+            "speedup over the baseline (dot: observed, bar: 95 %, tick: predicted; blue: kept)"
+        )
         axes.grid(axis="x", color=FAINT, alpha=0.5)
         return svg(drawn, "Predicted and observed speedup of every trial")
 
@@ -140,7 +180,8 @@ def _ledgers(tuning: Tuning) -> Iterator[Block]:
     if tuning.before is not None and tuning.after is not None:
         yield _two_ledgers(tuning)
         yield Text(
-            "Medians of five profiled calls each, in turns. The headline is timed apart, so the totals differ from it "
+            "Medians of five profiled calls each, in turns. The headline is timed apart, so "
+            "the totals differ from it "
             "by what the machine did meanwhile."
         )
 
@@ -148,26 +189,42 @@ def _ledgers(tuning: Tuning) -> Iterator[Block]:
 def _parts(tuning: Tuning) -> Iterator[Section]:
     for name, session in (("before", tuning.before), ("after", tuning.after)):
         if session is not None:
-            yield Section(f"The ledger {name}, with its parts", (ledger_table(session),), console=False)
+            yield Section(
+                f"The ledger {name}, with its parts", (ledger_table(session),), console=False
+            )
 
 
 def _two_ledgers(tuning: Tuning) -> Table:
     assert tuning.before is not None
     assert tuning.after is not None
     after = {row.stage: row for row in tuning.after.ledger}
-    stages = [row.stage for row in tuning.before.ledger] + [s for s in after if tuning.before.row(s) is None]
+    stages = [row.stage for row in tuning.before.ledger] + [
+        s for s in after if tuning.before.row(s) is None
+    ]
     rows: list[tuple[Cell, ...]] = []
     for stage in stages:
         one, other = tuning.before.row(stage), after.get(stage)
         ratio = one.seconds / other.seconds if one and other and other.seconds > 1e-6 else None
-        rows.append((stage, one.seconds if one else None, one.share if one else None, other.seconds if other else None,
-                     other.share if other else None, ratio))  # fmt: skip
+        rows.append(
+            (
+                stage,
+                one.seconds if one else None,
+                one.share if one else None,
+                other.seconds if other else None,
+                other.share if other else None,
+                ratio,
+            )
+        )
     ratio = tuning.before.wall_seconds / tuning.after.wall_seconds
     rows.append(("total", tuning.before.wall_seconds, 1.0, tuning.after.wall_seconds, 1.0, ratio))
     columns = (
-        Column("stage"), Column("before", "seconds"), Column("share", "share"), Column("after", "seconds"),
-        Column("share", "share"), Column("speedup", "ratio"),
-    )  # fmt: skip
+        Column("stage"),
+        Column("before", "seconds"),
+        Column("share", "share"),
+        Column("after", "seconds"),
+        Column("share", "share"),
+        Column("speedup", "ratio"),
+    )
     return Table(columns, tuple(rows), emphasis=frozenset({len(rows) - 1}))
 
 
@@ -175,41 +232,77 @@ def _sweep(tuning: Tuning) -> Iterator[Section]:
     if not tuning.sweep:
         return
     columns = (
-        Column("solver"), Column("steps", "count"), Column("a picture", "seconds"), Column("FLIP"), Column("agreement"),
-        Column("within the loss"), Column("front", wide=True), Column("chosen"),
-    )  # fmt: skip
+        Column("solver"),
+        Column("steps", "count"),
+        Column("a picture", "seconds"),
+        Column("FLIP"),
+        Column("agreement"),
+        Column("within the loss"),
+        Column("front", wide=True),
+        Column("chosen"),
+    )
     rows = tuple(_point(point) for point in sorted(tuning.sweep, key=lambda p: p.seconds))
     note = Text(
-        f"FLIP is the mean distance from the baseline's pictures of {tuning.workload.steps} steps; agreement is the "
-        "judge's with the prompt, less the baseline's. The chosen setting is the fastest within the loss allowed."
+        f"FLIP is the mean distance from the baseline's pictures of {tuning.workload.steps} "
+        "steps; agreement is the "
+        "judge's with the prompt, less the baseline's. The chosen setting is the fastest "
+        "within the loss allowed."
     )
-    chart = Html(_pareto(tuning), caption="Solver and steps: time against distance from the reference.")
+    chart = Html(
+        _pareto(tuning), caption="Solver and steps: time against distance from the reference."
+    )
     yield Section("Solver and steps", (Table(columns, rows), note, chart))
 
 
 def _point(point: SweepPoint) -> tuple[Cell, ...]:
     agreement = None if point.agreement is None else f"{point.agreement:+.4f}"
     return (
-        _short(point.scheduler), point.steps, point.seconds, f"{point.flip:.4f}", agreement,
-        "yes" if point.within_budget else "no", "yes" if point.pareto else "", "yes" if point.chosen else "",
-    )  # fmt: skip
+        _short(point.scheduler),
+        point.steps,
+        point.seconds,
+        f"{point.flip:.4f}",
+        agreement,
+        "yes" if point.within_budget else "no",
+        "yes" if point.pareto else "",
+        "yes" if point.chosen else "",
+    )
 
 
 def _pareto(tuning: Tuning) -> str:
     with figure(7.2, 3.4) as drawn:
         axes = drawn.add_subplot()
         for index, solver in enumerate(dict.fromkeys(point.scheduler for point in tuning.sweep)):
-            mine = sorted((p for p in tuning.sweep if p.scheduler == solver), key=lambda p: p.seconds)
+            mine = sorted(
+                (p for p in tuning.sweep if p.scheduler == solver), key=lambda p: p.seconds
+            )
             colour = SERIES[index % len(SERIES)]
-            axes.plot([p.seconds for p in mine], [p.flip for p in mine], color=colour, linewidth=1, marker="o",
-                      markersize=4, label=_short(solver))  # fmt: skip
+            axes.plot(
+                [p.seconds for p in mine],
+                [p.flip for p in mine],
+                color=colour,
+                linewidth=1,
+                marker="o",
+                markersize=4,
+                label=_short(solver),
+            )
         front = sorted((p for p in tuning.sweep if p.pareto), key=lambda p: p.seconds)
         axes.plot(
-            [p.seconds for p in front], [p.flip for p in front], color=INK, linewidth=0.8, linestyle="--", label="front"
+            [p.seconds for p in front],
+            [p.flip for p in front],
+            color=INK,
+            linewidth=0.8,
+            linestyle="--",
+            label="front",
         )
         for point in front:
-            axes.annotate(str(point.steps), (point.seconds, point.flip), textcoords="offset points", xytext=(4, 4),
-                          color=INK, fontsize=8)  # fmt: skip
+            axes.annotate(
+                str(point.steps),
+                (point.seconds, point.flip),
+                textcoords="offset points",
+                xytext=(4, 4),
+                color=INK,
+                fontsize=8,
+            )
         axes.set_xlabel("seconds a picture")
         axes.set_ylabel("FLIP from the reference")
         axes.grid(color=FAINT, alpha=0.5)
@@ -220,15 +313,22 @@ def _pareto(tuning: Tuning) -> str:
 def _pictures(slides: Sequence[Slide]) -> Iterator[Section]:
     if slides:
         figures = "".join(_slide(slide) for slide in slides)
-        text = Text("The pairs that are farthest apart first. Drag, or focus one and use the arrow keys.")
-        yield Section("Look at the pictures", (text, Html(f'<div class="slides">{figures}</div>')), console=False)
+        text = Text(
+            "The pairs that are farthest apart first. Drag, or focus one and use the arrow keys."
+        )
+        yield Section(
+            "Look at the pictures",
+            (text, Html(f'<div class="slides">{figures}</div>')),
+            console=False,
+        )
 
 
 def _slide(slide: Slide) -> str:
     prompt = escape(slide.prompt)
     return (
         f'<figure class="slide"><div class="slide-frame" style="--cut:50%">'
-        f'<img src="{slide.baseline}" alt="baseline: {prompt}"><img class="slide-over" src="{slide.candidate}" '
+        f'<img src="{slide.baseline}" alt="baseline: {prompt}"><img class="slide-over" '
+        f'src="{slide.candidate}" '
         f'alt="with the recipe: {prompt}"><input type="range" min="0" max="100" value="50" '
         f'aria-label="how much of the picture is the baseline&#39;s: {prompt}"></div>'
         f"<figcaption>{escape(slide.content_class)}: {prompt}</figcaption></figure>"
@@ -243,9 +343,16 @@ def _verdict(tuning: Tuning) -> Iterator[Section]:
 
 def _where(tuning: Tuning) -> Iterator[Block]:
     place = tuning.recipe.environment
-    rows: list[tuple[Cell, ...]] = [("model", tuning.recipe.model), ("prompts' hash", tuning.prompts_hash),
-                                    ("workload's hash", tuning.recipe.workload_hash)]  # fmt: skip
+    rows: list[tuple[Cell, ...]] = [
+        ("model", tuning.recipe.model),
+        ("prompts' hash", tuning.prompts_hash),
+        ("workload's hash", tuning.recipe.workload_hash),
+    ]
     if place is not None:
-        rows += [("processor", place.processor), ("threads", str(place.threads)), ("device", place.device_name)]
+        rows += [
+            ("processor", place.processor),
+            ("threads", str(place.threads)),
+            ("device", place.device_name),
+        ]
         rows += sorted(place.versions.items()) + sorted(place.settings.items())
     yield Table((Column("what"), Column("value")), tuple(rows))

@@ -34,11 +34,19 @@ def summary_of(verdict: Verdict) -> str:
     """The verdict in a sentence."""
     margin = f"{verdict.margin:g} noise floors"
     if verdict.verdict == "equivalent":
-        return f"Equivalent: over {verdict.pairs} pairs every metric that decides stays within {margin}."
+        return (
+            f"Equivalent: over {verdict.pairs} pairs every metric that decides stays within "
+            f"{margin}."
+        )
     if verdict.verdict == "different":
-        return f"Different: {verdict.reasons[0] if verdict.reasons else 'no pair could be compared'}."
+        return (
+            f"Different: {verdict.reasons[0] if verdict.reasons else 'no pair could be compared'}."
+        )
     need = f"about {verdict.prompts_needed:,} prompts" if verdict.prompts_needed else "more prompts"
-    return f"Inconclusive with {verdict.pairs} pairs: {need} would settle it against a margin of {margin}."
+    return (
+        f"Inconclusive with {verdict.pairs} pairs: {need} would settle it against a margin of "
+        f"{margin}."
+    )
 
 
 def _reasons(verdict: Verdict) -> Bullets:
@@ -55,11 +63,20 @@ def _number(value: float) -> str:
 
 def _table(verdict: Verdict) -> Table:
     columns = (
-        Column("class"), Column("metric"), Column("pairs", "count"), Column("mean"), Column("90 % interval", wide=True),
-        Column("floors"), Column("decision"),
-    )  # fmt: skip
+        Column("class"),
+        Column("metric"),
+        Column("pairs", "count"),
+        Column("mean"),
+        Column("90 % interval", wide=True),
+        Column("floors"),
+        Column("decision"),
+    )
     rows: list[tuple[Cell, ...]] = [_cells(each) for each in verdict.per_class]
-    bold = {i for i, each in enumerate(verdict.per_class) if each.content_class == EVERYTHING and each.decides}
+    bold = {
+        i
+        for i, each in enumerate(verdict.per_class)
+        if each.content_class == EVERYTHING and each.decides
+    }
     return Table(columns, tuple(rows), emphasis=frozenset(bold))
 
 
@@ -68,9 +85,14 @@ def _cells(each: Comparison) -> tuple[Cell, ...]:
     needed = f", {each.prompts_needed:,} prompts" if each.prompts_needed and each.decides else ""
     interval = f"{_number(each.low)} to {_number(each.high)}".replace(" ", "\N{NO-BREAK SPACE}")
     return (
-        each.content_class, each.metric, each.pairs, _number(each.value), interval, _number(each.floors),
+        each.content_class,
+        each.metric,
+        each.pairs,
+        _number(each.value),
+        interval,
+        _number(each.floors),
         decision + needed,
-    )  # fmt: skip
+    )
 
 
 def _chart(verdict: Verdict) -> tuple[Block, ...]:
@@ -83,16 +105,28 @@ def _chart(verdict: Verdict) -> tuple[Block, ...]:
         for place, each in enumerate(reversed(deciding)):
             floor = verdict.noise_floor[each.metric]
             low, high = each.low / floor, each.high / floor
-            colour = charts.SERIES[{"equivalent": 2, "different": 1, "inconclusive": 4}[each.decision]]
-            axes.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round")
+            colour = charts.SERIES[
+                {"equivalent": 2, "different": 1, "inconclusive": 4}[each.decision]
+            ]
+            axes.plot(
+                [low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round"
+            )
             axes.plot([each.value / floor], [place], "o", color=colour, markersize=4)
         axes.axvline(verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")
         if min(each.low for each in deciding) < 0:
             axes.axvline(-verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")
-        axes.set_yticks(range(len(deciding)), [f"{e.content_class}  {e.metric}" for e in reversed(deciding)])
+        axes.set_yticks(
+            range(len(deciding)), [f"{e.content_class}  {e.metric}" for e in reversed(deciding)]
+        )
         axes.set_xlabel(f"noise floors (dashed: the margin of {verdict.margin:g})")
         axes.grid(axis="x")
-        return (Html(charts.svg(figure, "Distance of each class and metric in noise floors, with 90 % intervals")),)
+        return (
+            Html(
+                charts.svg(
+                    figure, "Distance of each class and metric in noise floors, with 90 % intervals"
+                )
+            ),
+        )
 
 
 def _floor(verdict: Verdict) -> Table:
@@ -100,7 +134,11 @@ def _floor(verdict: Verdict) -> Table:
     columns = (Column("metric"), *(Column(source) for source in sources), Column("one floor"))
     known = {(entry.metric, entry.source): entry.value for entry in verdict.floor_entries}
     rows: list[tuple[Cell, ...]] = [
-        (metric, *(_number(known[metric, s]) if (metric, s) in known else None for s in sources), _number(value))
+        (
+            metric,
+            *(_number(known[metric, s]) if (metric, s) in known else None for s in sources),
+            _number(value),
+        )
         for metric, value in verdict.noise_floor.items()
     ]
     return Table(columns, tuple(rows))
@@ -111,9 +149,11 @@ def _worst(verdict: Verdict, sheet_png: bytes | None) -> tuple[Block, ...]:
         return ()
     metrics = list(verdict.worst_pairs[0].metrics)
     columns = (
-        Column("picture"), Column("class"), *(Column(m, wide=i > 2) for i, m in enumerate(metrics)),
+        Column("picture"),
+        Column("class"),
+        *(Column(m, wide=i > 2) for i, m in enumerate(metrics)),
         Column("prompt", wide=True),
-    )  # fmt: skip
+    )
     rows: list[tuple[Cell, ...]] = [
         (pair.name, pair.content_class, *(_number(pair.metrics[m]) for m in metrics), pair.prompt)
         for pair in verdict.worst_pairs
@@ -122,13 +162,17 @@ def _worst(verdict: Verdict, sheet_png: bytes | None) -> tuple[Block, ...]:
     if sheet_png is not None:
         data = base64.b64encode(sheet_png).decode()
         picture = (
-            f'<img alt="Contact sheet: baseline, candidate and amplified difference of the worst pairs" '
-            f'style="max-width:100%;height:auto;border:1px solid var(--line)" src="data:image/png;base64,{data}">'
+            '<img alt="Contact sheet: baseline, candidate and amplified difference of the '
+            'worst pairs" '
+            'style="max-width:100%;height:auto;border:1px solid var(--line)" '
+            f'src="data:image/png;base64,{data}">'
         )
         blocks.append(Html(picture, caption="Worst pairs first, by class."))
     return (*blocks, Table(columns, tuple(rows)))
 
 
 def _notes(verdict: Verdict) -> Bullets:
-    skipped = [Text(f"{metric} was not computed: {reason}.") for metric, reason in verdict.skipped.items()]
+    skipped = [
+        Text(f"{metric} was not computed: {reason}.") for metric, reason in verdict.skipped.items()
+    ]
     return Bullets((*(Text(note) for note in verdict.notes), *skipped))

@@ -1,4 +1,5 @@
-"""Real geometry without weights: a folder of configurations is enough, and the golden count holds."""
+"""Real geometry without weights: a folder of configurations is enough, and the golden count
+holds."""
 
 from __future__ import annotations
 
@@ -23,7 +24,13 @@ def cogvideox_2b(tmp_path: Path) -> Path:
         diffusers.CogVideoXTransformer3DModel().save_config(tmp_path / "transformer")
         diffusers.AutoencoderKLCogVideoX().save_config(tmp_path / "vae")
     transformers.T5Config(
-        vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
+        vocab_size=32128,
+        d_model=4096,
+        d_kv=64,
+        d_ff=10240,
+        num_layers=24,
+        num_heads=64,
+        feed_forward_proj="gated-gelu",
     ).save_pretrained(tmp_path / "text_encoder")
     diffusers.CogVideoXDDIMScheduler().save_config(tmp_path / "scheduler")
     index = {
@@ -59,13 +66,20 @@ def test_sdxl_is_audited_from_configurations_alone(tmp_path: Path) -> None:
     tiny = PIPELINES["sdxl"].build()
     for name in ("text_encoder", "text_encoder_2", "vae", "unet"):
         component = getattr(tiny, name)
-        save = component.save_config if hasattr(component, "save_config") else component.config.save_pretrained
+        save = (
+            component.save_config
+            if hasattr(component, "save_config")
+            else component.config.save_pretrained
+        )
         save(tmp_path / name)
     tiny.scheduler.save_config(tmp_path / "scheduler")
     index = {
         "_class_name": "StableDiffusionXLPipeline",
         "force_zeros_for_empty_prompt": True,
-        **{name: ["diffusers", kind] for name, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"))},
+        **{
+            name: ["diffusers", kind]
+            for name, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"))
+        },
         "scheduler": ["diffusers", "EulerDiscreteScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],

@@ -1,4 +1,5 @@
-"""The rules, case by case: what torch warns of under set_sync_debug_mode on a GPU, here without one."""
+"""The rules, case by case: what torch warns of under set_sync_debug_mode on a GPU, here without
+one."""
 
 from __future__ import annotations
 
@@ -56,8 +57,11 @@ def test_a_rule_that_a_device_contradicts_is_named(
 
     found = check_rules(answers)
     assert [case.name for case in found.wrong] == ["unique"]
-    assert rules_report_of(found).title.endswith(f"{len(found.cases) - 1} of {len(found.cases)} cases agree")
-    assert "synchronize" not in {case.name for case in found.cases}  # torch's mode does not watch it
+    assert rules_report_of(found).title.endswith(
+        f"{len(found.cases) - 1} of {len(found.cases)} cases agree"
+    )
+    # torch's mode does not watch it
+    assert "synchronize" not in {case.name for case in found.cases}
 
     monkeypatch.setattr("halftime.verbs.audit.check.check_rules", lambda: found)
     assert _run(["audit", "--check-rules", "--json", str(tmp_path / "r.json")], debug=False) == 1
@@ -69,9 +73,15 @@ def test_a_rule_that_a_device_contradicts_is_named(
 
 
 def test_what_a_device_would_refuse_is_refused() -> None:
-    with ShadowDevice(), pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+    with (
+        ShadowDevice(),
+        pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"),
+    ):
         _ = on_gpu(4) + torch.ones(4)
-    with ShadowDevice(), pytest.raises(RuntimeError, match="'cuda' device type for generator but found 'cpu'"):
+    with (
+        ShadowDevice(),
+        pytest.raises(RuntimeError, match="'cuda' device type for generator but found 'cpu'"),
+    ):
         torch.randn(4, device="cuda", generator=torch.Generator("cpu"))
     with ShadowDevice(), pytest.raises(TypeError, match="can't convert cuda:0"):
         on_gpu(4).numpy()

@@ -37,7 +37,11 @@ def audited(name: str, steps: int = 3, **more: object) -> Audit:
 def test_cogvideox_waits_exactly_where_it_was_published_to() -> None:
     found = audited("cogvideox", steps=20, use_dynamic_cfg=True)
     assert (found.in_loop_total, found.in_loop_d2h, found.in_loop_h2d) == (79, 79, 0)
-    assert [(site.file.rpartition("/")[2], site.line, site.count) for site in found.sites if site.in_loop] == [
+    assert [
+        (site.file.rpartition("/")[2], site.line, site.count)
+        for site in found.sites
+        if site.in_loop
+    ] == [
         ("scheduling_ddim_cogvideox.py", 392, 39),
         ("pipeline_cogvideox.py", 744, 20),
         ("scheduling_ddim_cogvideox.py", 391, 20),
@@ -67,8 +71,17 @@ def test_the_wider_families_are_audited_unmodified(name: str) -> None:
 
 
 def torch_state() -> dict[str, int]:
-    owners = {"cuda": torch.cuda, "accelerator": torch.accelerator, "torch": torch, "Tensor": torch.Tensor}
-    return {f"{owner}.{name}": id(value) for owner, thing in owners.items() for name, value in vars(thing).items()}
+    owners = {
+        "cuda": torch.cuda,
+        "accelerator": torch.accelerator,
+        "torch": torch,
+        "Tensor": torch.Tensor,
+    }
+    return {
+        f"{owner}.{name}": id(value)
+        for owner, thing in owners.items()
+        for name, value in vars(thing).items()
+    }
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -123,12 +136,18 @@ def table():
         "accelerator": outcome(torch.accelerator.current_accelerator),
         "modes": outcome(torch.utils._python_dispatch._get_current_dispatch_mode_stack),
         "function modes": outcome(torch.overrides._get_current_function_mode_stack),
-        "kernel": outcome(lambda: torch._C._dispatch_has_kernel_for_dispatch_key("aten::_local_scalar_dense", "CUDA")),
+        "kernel": outcome(
+            lambda: torch._C._dispatch_has_kernel_for_dispatch_key(
+                "aten::_local_scalar_dense", "CUDA"
+            )
+        ),
         "lift": outcome(torch._C._only_lift_cpu_tensors),
         "overwrite": outcome(torch.__future__.get_overwrite_module_params_on_conversion),
         "gradient": outcome(gradient),
         "compiled": outcome(lambda: torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))),
-        "fake": outcome(lambda: torch._subclasses.FakeTensorMode().__enter__().__exit__(None, None, None)),
+        "fake": outcome(
+            lambda: torch._subclasses.FakeTensorMode().__enter__().__exit__(None, None, None)
+        ),
         "random": outcome(lambda: torch.manual_seed(0) and torch.randn(2)),
     }
 
@@ -139,7 +158,8 @@ tiny = PIPELINES["sdxl"]
 tables, ends = [table()], []
 for change in ({}, {"guidance_scale": "high"}):
     pipeline, arguments = tiny.build(), {**tiny.arguments(), **change}
-    ends.append(outcome(lambda: halftime.audit(pipeline, Workload(steps=2), **arguments).steps_seen))
+    workload = Workload(steps=2)
+    ends.append(outcome(lambda: halftime.audit(pipeline, workload, **arguments).steps_seen))
     tables.append(table())
 print(json.dumps([tables, ends]))
 """
@@ -147,12 +167,16 @@ print(json.dumps([tables, ends]))
 
 @pytest.mark.slow
 def test_nothing_that_torch_does_tells_that_there_was_an_audit() -> None:
-    """After one that ends and one that fails; in a process of its own, since an earlier audit would hide much."""
+    """After one that ends and one that fails; in a process of its own, since an earlier audit would
+    hide much."""
     tests = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", PROBE],
+        capture_output=True,
+        text=True,
+        check=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "src")])},
-    )  # fmt: skip
+    )
     (before, after, after_failure), (ended, failed) = json.loads(done.stdout.splitlines()[-1])
     assert ended == "2"
     assert failed.startswith("TypeError")
@@ -161,7 +185,9 @@ def test_nothing_that_torch_does_tells_that_there_was_an_audit() -> None:
 
 
 # Their schedulers or models keep tensors on the device between calls.
-@pytest.mark.parametrize("name", ["sd15_img2img", "z_image", "lcm_img2img", "kandinsky22_img2img", "stable_audio"])
+@pytest.mark.parametrize(
+    "name", ["sd15_img2img", "z_image", "lcm_img2img", "kandinsky22_img2img", "stable_audio"]
+)
 def test_a_pipeline_draws_the_same_after_an_audit(name: str) -> None:
     tiny = {**PIPELINES, **FAMILIES}[name]
     pipeline = tiny.build()
@@ -217,9 +243,14 @@ def test_a_planted_wait_is_new_against_the_baseline() -> None:
 
 def test_the_pytest_plugins_check() -> None:
     tiny = PIPELINES["cogvideox"]
-    with pytest.raises(AssertionError, match=r"waits in the denoising loop, 0 allowed:\n.*scheduling_ddim_cogvideox"):
+    with pytest.raises(
+        AssertionError,
+        match=r"waits in the denoising loop, 0 allowed:\n.*scheduling_ddim_cogvideox",
+    ):
         assert_no_syncs_in_loop(tiny.build(), **tiny.arguments(4))
-    assert assert_no_syncs_in_loop(tiny.build(), allowed=1000, **tiny.arguments(4)).in_loop_total > 0
+    assert (
+        assert_no_syncs_in_loop(tiny.build(), allowed=1000, **tiny.arguments(4)).in_loop_total > 0
+    )
 
 
 @pytest.mark.parametrize("name", ["cogvideox", "sd15", "sd3", "pixart_sigma"])
@@ -251,17 +282,25 @@ def test_a_users_own_scheduler_is_helped_by_a_table_and_what_is_lost_is_said() -
     pipeline = tiny.build()
     pipeline.scheduler = Watchful.from_config(pipeline.scheduler.config)
     found = halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4))
-    [own] = [site for site in found.sites if site.function == "step" and site.file.endswith("test_audit_run.py")]
+    [own] = [
+        site
+        for site in found.sites
+        if site.function == "step" and site.file.endswith("test_audit_run.py")
+    ]
     assert (own.count, own.fix) == (4, "schedule-table")
     with (
-        pytest.warns(HalftimeWarning, match=r"Watchful\.step \(tests/verbs/audit/test_audit_run\.py:\d+\) is your own"),
+        pytest.warns(
+            HalftimeWarning,
+            match=r"Watchful\.step \(tests/verbs/audit/test_audit_run\.py:\d+\) is your own",
+        ),
         halftime.applied(pipeline, ["schedule-table"]),
     ):
         assert halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4)).in_loop_total == 0
 
 
 def test_a_table_reaches_the_pipelines_that_a_pipeline_holds() -> None:
-    """Kandinsky 2.2 decodes in a pipeline of its own; its prior's scheduler clips, and so has no table."""
+    """Kandinsky 2.2 decodes in a pipeline of its own; its prior's scheduler clips, and so has no
+    table."""
     tiny = PIPELINES["kandinsky22"]
     pipeline = tiny.build()
     before, decoder = pipeline.scheduler, pipeline.decoder_pipe
@@ -271,7 +310,8 @@ def test_a_table_reaches_the_pipelines_that_a_pipeline_holds() -> None:
         found = halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4))
     assert decoder.scheduler is pipeline.scheduler is before
     waits = {site.file.rpartition("/")[2] for site in found.sites if site.in_loop}
-    assert waits == {"scheduling_unclip.py", "torch_utils.py"}  # the noise that it draws on the host
+    # the noise that it draws on the host
+    assert waits == {"scheduling_unclip.py", "torch_utils.py"}
 
 
 def test_host_work_that_every_step_repeats() -> None:
@@ -286,7 +326,10 @@ def test_host_work_that_every_step_repeats() -> None:
         return {**values, "latents": latents}
 
     assert audited("flux", steps=6).findings == audited("flux", steps=6).findings
-    found = {finding.id: finding for finding in audited("flux", steps=6, callback_on_step_end=rebuild).findings}
+    found = {
+        finding.id: finding
+        for finding in audited("flux", steps=6, callback_on_step_end=rebuild).findings
+    }
     assert found["tensors-rebuilt"].evidence["per_step"] >= 5
     assert found["dtype-ping-pong"].evidence["per_step"] >= 10
     assert "test_audit_run.py" in found["dtype-ping-pong"].where[0]
@@ -299,7 +342,10 @@ def test_a_walk_through_a_models_modules_in_every_step_is_found() -> None:
         return values
 
     plain = {finding.id: finding for finding in audited("flux", steps=6).findings}
-    found = {finding.id: finding for finding in audited("flux", steps=6, callback_on_step_end=walk).findings}
+    found = {
+        finding.id: finding
+        for finding in audited("flux", steps=6, callback_on_step_end=walk).findings
+    }
     before = plain["module-walks"].evidence["per_step"] if "module-walks" in plain else 0
     assert found["module-walks"].evidence["per_step"] == int(before) + 1
     assert any("test_audit_run.py" in place for place in found["module-walks"].where)

@@ -1,4 +1,5 @@
-"""The pass-through between the official openai client and two upstreams, all over real sockets on 127.0.0.1."""
+"""The pass-through between the official openai client and two upstreams, all over real sockets on
+127.0.0.1."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ WIDTH = len(features.NAMES)
 
 @dataclass
 class Model:
-    """An OpenAI-shaped upstream that says its name; streams with odd bytes; may fail, or never end."""
+    """An OpenAI-shaped upstream that says its name; streams with odd bytes; may fail, or never
+    end."""
 
     name: str
     status: int = 200
@@ -73,14 +75,26 @@ class Model:
     def whole(self) -> bytes:
         message = {"role": "assistant", "content": self.answer or f"{self.name} says a red apple"}
         usage = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
-        body = {"id": "c1", "object": "chat.completion", "created": 0, "model": self.name, "usage": usage,
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}  # fmt: skip
+        body = {
+            "id": "c1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": self.name,
+            "usage": usage,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        }
         return json.dumps(body, separators=(", ", " : ")).encode()
 
 
 def chunk(word: str) -> bytes:
     choice = {"index": 0, "delta": {"content": word}, "finish_reason": None}
-    body = {"id": "c1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+    body = {
+        "id": "c1",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+    }
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
@@ -117,7 +131,9 @@ class Setting:
 
     def metric(self, name: str) -> float:
         text = httpx2.get(self.url.removesuffix("/v1") + "/metrics").text
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name)
+        )
 
 
 @contextmanager
@@ -141,14 +157,25 @@ def test_the_openai_client_reaches_the_right_model() -> None:
         small = s.client.chat.completions.with_raw_response.create(**chat(jpeg()))
         large = s.client.chat.completions.with_raw_response.create(**chat(None))
         assert small.parse().choices[0].message.content == "small-model says a red apple"
-        assert (small.headers["x-halftime-route"], small.headers["x-halftime-reason"]) == ("small", "acceptable")
+        assert (small.headers["x-halftime-route"], small.headers["x-halftime-reason"]) == (
+            "small",
+            "acceptable",
+        )
         assert large.headers["x-halftime-reason"] == "no picture"
-        assert (s.small.seen[0]["model"], s.large.seen[0]["model"]) == ("small-model", "large-model")
+        assert (s.small.seen[0]["model"], s.large.seen[0]["model"]) == (
+            "small-model",
+            "large-model",
+        )
         assert s.small.seen[0]["messages"] == chat(jpeg())["messages"]
         # The small one's own key, and the client's where the large one has none.
-        assert (s.small.authorization, s.large.authorization) == (["Bearer small-key"], ["Bearer client-key"])
+        assert (s.small.authorization, s.large.authorization) == (
+            ["Bearer small-key"],
+            ["Bearer client-key"],
+        )
         assert s.metric('halftime_captions_spend_total{model="small-model"}') == pytest.approx(0.1)
-        assert s.metric('halftime_captions_spend_total{model="large-model"}') == pytest.approx(1.0 + 1.0)
+        assert s.metric('halftime_captions_spend_total{model="large-model"}') == pytest.approx(
+            1.0 + 1.0
+        )
         assert s.metric("halftime_captions_decisions_total{") == 2
         assert {m.id for m in s.client.models.list()} == {"captions", "small-model", "large-model"}
 
@@ -156,7 +183,8 @@ def test_the_openai_client_reaches_the_right_model() -> None:
 def test_streams_pass_untouched() -> None:
     with setting() as s:
         pieces = [
-            chunk.choices[0].delta.content for chunk in s.client.chat.completions.create(**chat(jpeg(), stream=True))
+            chunk.choices[0].delta.content
+            for chunk in s.client.chat.completions.create(**chat(jpeg(), stream=True))
         ]
         assert pieces == ["a ", "red ", "äpple"]
         raw = httpx2.post(f"{s.url}/chat/completions", json=chat(jpeg(), stream=True))
@@ -188,7 +216,9 @@ def test_a_small_model_that_fails_is_replaced_by_the_large_one() -> None:
 
 def test_a_large_model_that_is_gone_gives_an_error_in_openais_shape() -> None:
     with setting() as s:
-        object.__setattr__(s.shell.settings, "large", Upstream("large-model", "http://127.0.0.1:9/v1"))
+        object.__setattr__(
+            s.shell.settings, "large", Upstream("large-model", "http://127.0.0.1:9/v1")
+        )
         with pytest.raises(openai.InternalServerError, match="cannot be reached"):
             s.client.chat.completions.create(**chat(None))
 
@@ -201,7 +231,8 @@ CUT = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
 
 @dataclass
 class Rude:
-    """An upstream of raw sockets: `plans[n]` are the answers on the nth connection, after which it is reset."""
+    """An upstream of raw sockets: `plans[n]` are the answers on the nth connection, after which it
+    is reset."""
 
     plans: list[list[bytes]]
     close_at_once: bool = False  # or only when the next request on it has been read
@@ -230,7 +261,10 @@ class Rude:
         while b"\r\n\r\n" not in data:
             data += taken.recv(65536)
         head, _, body = data.partition(b"\r\n\r\n")
-        length = next((int(x[15:]) for x in head.split(b"\r\n") if x.lower().startswith(b"content-length:")), 0)
+        length = next(
+            (int(x[15:]) for x in head.split(b"\r\n") if x.lower().startswith(b"content-length:")),
+            0,
+        )
         while len(body) < length:
             body += taken.recv(65536)
         return body
@@ -248,7 +282,9 @@ def asks(s: Setting, kind: str) -> httpx2.Response:
     """A request that goes to the large model: routed, streamed, or passed through."""
     if kind == "passed":
         return httpx2.post(f"{s.url}/embeddings", content=b'{"input": "x"}', timeout=20)
-    return httpx2.post(f"{s.url}/chat/completions", json=chat(None, stream=kind == "streamed"), timeout=20)
+    return httpx2.post(
+        f"{s.url}/chat/completions", json=chat(None, stream=kind == "streamed"), timeout=20
+    )
 
 
 @pytest.mark.parametrize("kind", ["routed", "streamed", "passed"])
@@ -287,12 +323,20 @@ def test_a_request_is_sent_once_more_and_not_for_ever() -> None:
 def test_an_answer_that_breaks_off_is_cut_and_not_mixed_with_another(
     picture: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with setting() as s, rude([CUT], [], close_at_once=True) as (_, url), caplog.at_level(logging.WARNING):
+    with (
+        setting() as s,
+        rude([CUT], [], close_at_once=True) as (_, url),
+        caplog.at_level(logging.WARNING),
+    ):
         name = "small" if picture else "large"
         object.__setattr__(s.shell.settings, name, Upstream(f"{name}-model", url))
-        with httpx2.stream("POST", f"{s.url}/chat/completions", json=chat(picture), timeout=20) as answer:  # noqa: SIM117
-            with pytest.raises(httpx2.RemoteProtocolError):  # what came does not look whole
-                answer.read()
+        with (
+            httpx2.stream(
+                "POST", f"{s.url}/chat/completions", json=chat(picture), timeout=20
+            ) as answer,
+            pytest.raises(httpx2.RemoteProtocolError),
+        ):  # what came does not look whole
+            answer.read()
         assert f"{name}-model stopped in the middle" in caplog.text
         assert "Traceback" not in caplog.text
         assert s.large.seen == []
@@ -310,23 +354,35 @@ def test_errors_of_the_small_model_that_are_the_requests_own_pass_through() -> N
 def test_a_cascade_answers_small_or_asks_again() -> None:
     names = (*features.NAMES, "check")
     cascade = certified(
-        mode="cascade", features=names, mean=(0.0,) * len(names), scale=(10.0,) * WIDTH + (1.0,),
-        weights=(0.0,) * WIDTH + (10.0,), intercept=-5.0,
-    )  # fmt: skip
+        mode="cascade",
+        features=names,
+        mean=(0.0,) * len(names),
+        scale=(10.0,) * WIDTH + (1.0,),
+        weights=(0.0,) * WIDTH + (10.0,),
+        intercept=-5.0,
+    )
     with setting(cascade, judge=lambda picture, prompt, answer: float("apple" in answer)) as s:
         kept = s.client.chat.completions.with_raw_response.create(**chat(jpeg()))
         assert (kept.parse().model, kept.headers["x-halftime-route"]) == ("small-model", "small")
         s.small.answer = "no idea"
         escalated = s.client.chat.completions.with_raw_response.create(**chat(jpeg()))
-        assert (escalated.parse().model, escalated.headers["x-halftime-reason"]) == ("large-model", "check")
+        assert (escalated.parse().model, escalated.headers["x-halftime-reason"]) == (
+            "large-model",
+            "check",
+        )
         assert s.metric('halftime_captions_spend_total{model="small-model"}') == pytest.approx(0.2)
-        assert [c.choices[0].delta.content for c in s.client.chat.completions.create(**chat(jpeg(), stream=True))]
+        assert [
+            c.choices[0].delta.content
+            for c in s.client.chat.completions.create(**chat(jpeg(), stream=True))
+        ]
 
 
 def test_an_answer_that_nobody_waits_for_is_given_up() -> None:
     with setting() as s:
         s.small.endless = True
-        with httpx2.stream("POST", f"{s.url}/chat/completions", json=chat(jpeg(), stream=True)) as answer:
+        with httpx2.stream(
+            "POST", f"{s.url}/chat/completions", json=chat(jpeg(), stream=True)
+        ) as answer:
             next(answer.iter_bytes())
         assert s.small.left.wait(10)
 
@@ -335,7 +391,8 @@ def test_shadowed_answers_are_compared_and_drift_is_seen() -> None:
     with setting(shadow=1.0) as s:
         client = s.client
         for _ in range(30):
-            client.chat.completions.create(**chat(jpeg()))  # 'small-model says' is not 'large-model says'
+            # 'small-model says' is not 'large-model says'
+            client.chat.completions.create(**chat(jpeg()))
         s.small.answer = "something quite different"
         for _ in range(30):
             client.chat.completions.create(**chat(jpeg()))

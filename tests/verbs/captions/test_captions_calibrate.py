@@ -110,7 +110,11 @@ def test_near_fingerprints_share_a_group() -> None:
 
 
 def line(**changes: object) -> dict:
-    return {"prompt": "what?", "small": {"quality": 1, "cost": 0.1}, "large": {"quality": 1, "cost": 1}} | changes
+    return {
+        "prompt": "what?",
+        "small": {"quality": 1, "cost": 0.1},
+        "large": {"quality": 1, "cost": 1},
+    } | changes
 
 
 def test_logs_hold_pictures_by_path_by_url_and_features(tmp_path) -> None:
@@ -125,7 +129,13 @@ def test_logs_hold_pictures_by_path_by_url_and_features(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("", "no request"), ("{}", "line 1"), ('{"small": 3}', "line 1"), ("\x1f\x8bx", "gzip|line 1")]
+    ("text", "word"),
+    [
+        ("", "no request"),
+        ("{}", "line 1"),
+        ('{"small": 3}', "line 1"),
+        ("\x1f\x8bx", "gzip|line 1"),
+    ],
 )
 def test_logs_that_cannot_be_read(tmp_path, text: str, word: str) -> None:
     path = tmp_path / "log.jsonl"
@@ -147,7 +157,9 @@ def test_the_report_draws_certified_and_uncertified(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("check", [False, True])
 def test_the_report_counts_no_cost_that_was_not_given(check: bool) -> None:
     log = synthetic(4000, hard=0.0, slip=0.3, check=True) if check else synthetic(4000)
-    unpaid, paid = (html(report_of(calibrate(log, Settings(router_cost=cost)))) for cost in (0.0, 0.001))
+    unpaid, paid = (
+        html(report_of(calibrate(log, Settings(router_cost=cost)))) for cost in (0.0, 0.001)
+    )
     assert "own cost was not given" in unpaid
     assert "less what the router" not in unpaid
     assert ("less what the judge costs" in unpaid) == check
@@ -156,7 +168,9 @@ def test_the_report_counts_no_cost_that_was_not_given(check: bool) -> None:
     assert "where nothing is looked at" in html(report_of(calibrate(synthetic(300), Settings())))
 
 
-def test_mistakes_show_pictures_that_stand_beside_the_log(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_show_pictures_that_stand_beside_the_log(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever it is called from."""
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     log = synthetic(4000, slip=0.02)

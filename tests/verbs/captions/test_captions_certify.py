@@ -31,7 +31,13 @@ def test_the_nearer_the_error_the_more_examples() -> None:
 @given(st.integers(0, 60), st.integers(1, 60), st.floats(0.001, 0.5))
 def test_the_bounds_lie_around_the_share(errors: int, sent: int, delta: float) -> None:
     errors = min(errors, sent)
-    assert 0 <= lower_bound(errors, sent, delta) <= errors / sent <= upper_bound(errors, sent, delta) <= 1
+    assert (
+        0
+        <= lower_bound(errors, sent, delta)
+        <= errors / sent
+        <= upper_bound(errors, sent, delta)
+        <= 1
+    )
 
 
 @pytest.mark.parametrize("truth", [0.01, 0.05, 0.3])
@@ -39,13 +45,18 @@ def test_the_upper_bound_holds_as_often_as_it_says(truth: float) -> None:
     rng = np.random.default_rng(0)
     draws = rng.binomial(200, truth, size=2000)
     missed = np.mean(
-        [upper_bound(int(k), 200, 0.05) < truth for k in np.unique(draws) for _ in range((draws == k).sum())]
+        [
+            upper_bound(int(k), 200, 0.05) < truth
+            for k in np.unique(draws)
+            for _ in range((draws == k).sum())
+        ]
     )
     assert missed <= 0.05
 
 
 def test_a_certified_threshold_errs_too_often_in_at_most_delta_of_the_draws() -> None:
-    """Scores are true probabilities, so every threshold's error is known; alpha lies where certificates are close."""
+    """Scores are true probabilities, so every threshold's error is known; alpha lies where
+    certificates are close."""
     rng, alpha, wrong, found = np.random.default_rng(1), 0.05, 0, 0
     for _ in range(200):
         chance = rng.beta(8, 0.8, size=1600)

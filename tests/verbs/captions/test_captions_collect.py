@@ -1,4 +1,5 @@
-"""`halftime captions collect` between models and judges that fail: nothing that was paid for is lost."""
+"""`halftime captions collect` between models and judges that fail: nothing that was paid for is
+lost."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from halftime.verbs.captions.log import lines_there, read_log
 
 @dataclass
 class Moody:
-    """A model that answers `statuses` first, one a request, and 200 from then on; or always `always`."""
+    """A model that answers `statuses` first, one a request, and 200 from then on; or always
+    `always`."""
 
     statuses: list[int] = field(default_factory=list)
     always: int = 200
@@ -42,7 +44,12 @@ class Moody:
         headers = [(b"content-type", b"application/json")]
         headers += [(b"retry-after", self.retry_after)] if self.retry_after else []
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": Model("m").whole() if status == 200 else b"no such luck"})
+        await send(
+            {
+                "type": "http.response.body",
+                "body": Model("m").whole() if status == 200 else b"no such luck",
+            }
+        )
 
 
 def run(arguments: list[str]) -> int:
@@ -75,8 +82,28 @@ class Desk:
 
     def collect(self, requests: Path, judge: str = "fine", out: Path | str | None = None) -> int:
         small, large = self.urls
-        models = ["--small", small, "--small-model", "s", "--large", large, "--large-model", "l", *self.prices]
-        return run(["collect", str(requests), *models, "--judge", f"{__name__}:{judge}", "--out", str(out or self.log)])
+        models = [
+            "--small",
+            small,
+            "--small-model",
+            "s",
+            "--large",
+            large,
+            "--large-model",
+            "l",
+            *self.prices,
+        ]
+        return run(
+            [
+                "collect",
+                str(requests),
+                *models,
+                "--judge",
+                f"{__name__}:{judge}",
+                "--out",
+                str(out or self.log),
+            ]
+        )
 
     def images(self) -> list[str]:
         return [json.loads(line)["image"] for line in self.log.read_text().splitlines()]
@@ -130,23 +157,37 @@ def test_what_may_pass_is_tried_again(desk: Desk, status: int) -> None:
     assert (desk.small.asked, desk.large.asked) == (2, 4)
 
 
-def test_a_request_that_fails_costs_that_request_alone(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_request_that_fails_costs_that_request_alone(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     desk.large.statuses = [200, 500, 500, 500, 200, 400]
     assert desk.collect(desk.requests(5, {"image": "none.jpg"})) == 0
     assert desk.images() == ["0.jpg", "2.jpg", "4.jpg"]
     said = capsys.readouterr()
     assert "3 of 6 requests" in said.out
-    for words in ("left out 3: ", "1 x l answered 500 (1.jpg: no such luck)", "1 x l answered 400", "1 x the picture"):
+    for words in (
+        "left out 3: ",
+        "1 x l answered 500 (1.jpg: no such luck)",
+        "1 x l answered 400",
+        "1 x the picture",
+    ):
         assert words in said.err
 
 
-def test_a_judge_that_raises_costs_one_request(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_that_raises_costs_one_request(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert desk.collect(desk.requests(3), "fails_once") == 0
     assert desk.images() == ["0.jpg", "2.jpg"]
-    assert f"--judge {__name__}:fails_once raised RuntimeError (1.jpg: a hiccup)" in capsys.readouterr().err
+    assert (
+        f"--judge {__name__}:fails_once raised RuntimeError (1.jpg: a hiccup)"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_second_run_takes_up_what_is_there(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_takes_up_what_is_there(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     requests = desk.requests(4)
     desk.large.statuses = [200, 400]
     assert desk.collect(requests) == 0
@@ -170,7 +211,9 @@ def test_ctrl_c_keeps_what_was_paid_for(desk: Desk, capsys: pytest.CaptureFixtur
     assert desk.images() == ["0.jpg", "1.jpg", "2.jpg"]
 
 
-def test_a_model_that_is_down_stops_the_run_and_not_the_wallet(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_down_stops_the_run_and_not_the_wallet(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     desk.large.statuses, desk.large.always = [200], 503
     assert desk.collect(desk.requests(30)) == 2
     assert desk.images() == ["0.jpg"]
@@ -183,7 +226,10 @@ def test_a_model_that_is_down_stops_the_run_and_not_the_wallet(desk: Desk, capsy
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ('{"image": "none.jpg"}\n', "1 x the picture cannot be used (none.jpg: the picture is neither a file here"),
+        (
+            '{"image": "none.jpg"}\n',
+            "1 x the picture cannot be used (none.jpg: the picture is neither a file here",
+        ),
         ("", "has no request. Write one a line"),
         ("\n\n", "has no request"),
     ],
@@ -204,7 +250,11 @@ def test_paths_are_beside_the_log_so_that_it_can_be_calibrated(desk: Desk, tmp_p
     requests = desk.requests(2, {"image": str(tmp_path / "0.jpg"), "prompt": "why?"})
     out = tmp_path / "sub" / "log.jsonl"
     assert desk.collect(requests, out=out) == 0
-    assert [row.image for row in lines_there(out)] == ["../0.jpg", "../1.jpg", str(tmp_path / "0.jpg")]
+    assert [row.image for row in lines_there(out)] == [
+        "../0.jpg",
+        "../1.jpg",
+        str(tmp_path / "0.jpg"),
+    ]
     assert len(read_log(out).rows) == 3
     assert desk.collect(requests, out=out) == 0
     assert desk.small.asked == 3
@@ -217,13 +267,17 @@ def test_a_log_behind_a_link_names_its_pictures_too(desk: Desk, tmp_path: Path) 
     assert len(read_log(tmp_path / "sub" / "log.jsonl").rows) == 1
 
 
-def test_calibrate_reads_what_collect_wrote_elsewhere(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_reads_what_collect_wrote_elsewhere(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = desk.folder / "sub" / "log.jsonl"
     assert desk.collect(desk.requests(60), out=out) == 0
     assert run(["calibrate", str(out)]) != 2, capsys.readouterr().err
 
 
-def test_a_log_without_prices_cannot_be_calibrated(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_without_prices_cannot_be_calibrated(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     desk.prices = ()
     assert desk.collect(desk.requests(40)) == 0
     assert run(["calibrate", str(desk.log)]) == 2
@@ -248,7 +302,9 @@ def test_a_judge_that_gives_no_number_is_refused_at_once_by_name(
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_model_that_is_not_there_is_one_sentence(desk: Desk, which: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_not_there_is_one_sentence(
+    desk: Desk, which: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     desk.urls[which] = "http://127.0.0.1:9/v1"
     assert desk.collect(desk.requests(2)) == 2
     said = capsys.readouterr().err
@@ -277,12 +333,18 @@ def test_a_file_that_is_no_log_is_left_as_it_is(tmp_path: Path, text: str) -> No
 
 def test_retry_after_in_seconds_as_a_date_and_as_nonsense() -> None:
     assert _seconds("7") == 7.0
-    assert 8 < (_seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)) or 0) <= 10
+    assert (
+        8
+        < (_seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)) or 0)
+        <= 10
+    )
     assert _seconds(format_datetime(datetime.now(UTC) - timedelta(seconds=10), usegmt=True)) == 0.0
     assert _seconds("soon") is _seconds(None) is None
 
 
-def test_retry_after_is_honoured_up_to_a_minute(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_after_is_honoured_up_to_a_minute(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:

@@ -40,11 +40,16 @@ def test_a_jpeg_is_never_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes == [(128, 128)]
 
 
-@pytest.mark.parametrize(("picture", "word"), [
-    (jpeg(size=512, form="PNG"), "in part"), (b"nothing of the kind", "decoded"), (jpeg()[:40], "decoded"),
-    (b"", "decoded"),
-    (b"\xff" * (features.MOST_BYTES + 1), "bytes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("picture", "word"),
+    [
+        (jpeg(size=512, form="PNG"), "in part"),
+        (b"nothing of the kind", "decoded"),
+        (jpeg()[:40], "decoded"),
+        (b"", "decoded"),
+        (b"\xff" * (features.MOST_BYTES + 1), "bytes"),
+    ],
+)
 def test_what_cannot_be_looked_at_cheaply(picture: bytes, word: str) -> None:
     with pytest.raises(features.NotSeen, match=word):
         features.thumbnail(picture)

@@ -18,7 +18,8 @@ from halftime.verbs.captions import features, request
 from halftime.verbs.captions.drift import RECENT, Drift
 from halftime.verbs.captions.router import decide
 
-# One decision may take 50 ms, which a busy machine does not always give; the test of the limit brings its own clock.
+# One decision may take 50 ms, which a busy machine does not always give; the test of the limit
+# brings its own clock.
 choose = partial(request.choose, most_seconds=5.0)
 WIDTH = len(features.NAMES)
 
@@ -34,15 +35,18 @@ def saying(*images: object) -> dict:
     return {"messages": [{"role": "user", "content": parts}]}
 
 
-@pytest.mark.parametrize(("data", "reason"), [
-    (chat(None), "no picture"),
-    (chat(b"no picture at all"), "not seen"),
-    (chat(jpeg(size=600, form="PNG")), "not seen"),
-    (saying({"url": "https://a/b.png"}), "picture by url"),
-    (saying("data:,%%"), "not seen"),
-    (saying("data:,a", "data:,b"), "many pictures"),
-    ({}, "no picture"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (chat(None), "no picture"),
+        (chat(b"no picture at all"), "not seen"),
+        (chat(jpeg(size=600, form="PNG")), "not seen"),
+        (saying({"url": "https://a/b.png"}), "picture by url"),
+        (saying("data:,%%"), "not seen"),
+        (saying("data:,a", "data:,b"), "many pictures"),
+        ({}, "no picture"),
+    ],
+)
 def test_what_goes_to_the_large_model(data: dict, reason: str) -> None:
     decision = choose(certified(), data)
     assert (decision.small, decision.reason) == (False, reason)
@@ -64,14 +68,21 @@ def test_requests_unlike_the_calibrated_ones() -> None:
 
 def test_a_decision_that_takes_too_long() -> None:
     ticks = count()
-    assert request.choose(certified(), chat(jpeg()), clock=lambda: next(ticks) * 0.06).reason == "timeout"
+    assert (
+        request.choose(certified(), chat(jpeg()), clock=lambda: next(ticks) * 0.06).reason
+        == "timeout"
+    )
 
 
 WORDS = st.sampled_from(["role", "content", "type", "text", "image_url", "url", "user"])
 LEAVES = st.none() | st.booleans() | st.integers() | st.text() | WORDS
 
 
-@given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner), max_leaves=20))
+@given(
+    st.recursive(
+        LEAVES, lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner), max_leaves=20
+    )
+)
 def test_no_request_breaks_the_decision(messages: object) -> None:
     assert choose(certified(), {"messages": messages}).small is False
 
@@ -113,7 +124,9 @@ def test_the_hook_of_litellm(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = litellm_hook.from_environment()
 
     def routed(data: dict) -> dict:
-        return asyncio.run(hook.async_pre_call_hook(None, None, json.loads(json.dumps(data)), "completion"))
+        return asyncio.run(
+            hook.async_pre_call_hook(None, None, json.loads(json.dumps(data)), "completion")
+        )
 
     assert routed(chat(jpeg()))["model"] == "tiny"
     assert routed(chat(None))["model"] == "huge"

@@ -36,7 +36,11 @@ def write(folder: Path, *lines: str) -> Path:
 def test_a_part_in_full() -> None:
     part = parse_part("wan:batch=2:px=832x480:frames=81:dtype=bf16:compile:math:x50")
     assert part.component == "wan21_1_3b"
-    assert (part.traced.geometry.width, part.traced.geometry.height, part.traced.geometry.frames) == (832, 480, 81)
+    assert (
+        part.traced.geometry.width,
+        part.traced.geometry.height,
+        part.traced.geometry.frames,
+    ) == (832, 480, 81)
     assert part.compiled
     assert part.times == 50
     assert part.traced.attention == "math"
@@ -74,7 +78,15 @@ def test_odd_rows_are_told_and_never_fatal(tmp_path: Path) -> None:
         )
     )
     assert [row.id for row in report.rows] == ["good"]
-    assert {row.id for row in report.not_evaluated} == {"gpu", "component", "kind", "time", "text", "empty", "size"}
+    assert {row.id for row in report.not_evaluated} == {
+        "gpu",
+        "component",
+        "kind",
+        "time",
+        "text",
+        "empty",
+        "size",
+    }
     assert all(row.reason for row in report.not_evaluated)
 
 
@@ -88,7 +100,12 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
 
 
 def test_only_the_first_row_of_a_gpu_calibrates(tmp_path: Path) -> None:
-    path = write(tmp_path, f"a,T4,h,step,1,{UNET},150,s", f"b,T4,h,step,1,{UNET},150,s", f"c,L4,h,step,1,{UNET},60,s")
+    path = write(
+        tmp_path,
+        f"a,T4,h,step,1,{UNET},150,s",
+        f"b,T4,h,step,1,{UNET},150,s",
+        f"c,L4,h,step,1,{UNET},60,s",
+    )
     report = evaluate(path, "one-per-gpu")
     assert report.calibration_rows == ("a", "c")
     assert report.overall is not None
@@ -97,7 +114,8 @@ def test_only_the_first_row_of_a_gpu_calibrates(tmp_path: Path) -> None:
 
 
 def test_the_published_rows_are_within_the_bars() -> None:
-    """These rows were fitted on: a guard against breaking the model, not a measure of it (see docs/forecast.md)."""
+    """These rows were fitted on: a guard against breaking the model, not a measure of it (see
+    docs/forecast.md)."""
     report = evaluate(DATA / "forecast_published_latency.csv")
     assert report.overall is not None
     assert report.overall.median < 0.08
@@ -118,12 +136,15 @@ def test_calibration_finds_a_machine_that_is_slower_by_a_known_factor() -> None:
         return total_seconds(works[index], machine.gpu, machine.constants, truth)
 
     observations = [
-        ((lambda e, w=w: total_seconds(w, machine.gpu, machine.constants, e)), seconds(i)) for i, w in enumerate(works)
+        ((lambda e, w=w: total_seconds(w, machine.gpu, machine.constants, e)), seconds(i))
+        for i, w in enumerate(works)
     ]
     after = calibrated(machine, observations, "a test")
     for i, work in enumerate(works):
         before = abs(total_seconds(work, machine.gpu, machine.constants) / seconds(i) - 1)
-        now = abs(total_seconds(work, machine.gpu, machine.constants, after.effects) / seconds(i) - 1)
+        now = abs(
+            total_seconds(work, machine.gpu, machine.constants, after.effects) / seconds(i) - 1
+        )
         assert now < before / 3
     assert (after.covariance.diagonal() <= machine.covariance.diagonal() + 1e-12).all()
 

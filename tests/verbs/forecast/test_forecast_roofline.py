@@ -24,16 +24,32 @@ A100, T4, A10G = gpu_named("A100"), gpu_named("T4"), gpu_named("A10G")
 
 def pointwise(number: int, *sources: int, size: int = 100) -> Op:
     return Op(
-        name="add", kind="pointwise", element=2, read=size * len(sources), written=size, inputs=sources,
-        input_bytes=(size,) * len(sources), outputs=(number,),
-    )  # fmt: skip
+        name="add",
+        kind="pointwise",
+        element=2,
+        read=size * len(sources),
+        written=size,
+        inputs=sources,
+        input_bytes=(size,) * len(sources),
+        outputs=(number,),
+    )
 
 
 def product(number: int, source: int) -> Op:
     return Op(
-        name="mm", kind="gemm", element=2, flops=10, read=200, written=100, m=1, n=1, k=5, inputs=(source,),
-        input_bytes=(100,), outputs=(number,),
-    )  # fmt: skip
+        name="mm",
+        kind="gemm",
+        element=2,
+        flops=10,
+        read=200,
+        written=100,
+        m=1,
+        n=1,
+        k=5,
+        inputs=(source,),
+        input_bytes=(100,),
+        outputs=(number,),
+    )
 
 
 def test_a_chain_of_pointwise_operations_is_one_kernel() -> None:
@@ -66,9 +82,18 @@ def test_fusion_never_adds_bytes_nor_kernels(steps: list[tuple[int, bool]]) -> N
 
 def seconds(m: int, n: int, k: int, gpu_name: str = "A100", kind: str = "gemm") -> float:
     group = OpGroup(
-        kind=kind, count=1, kernels=1, element=2, flops=2 * m * n * k, read=2 * (m * k + k * n), written=2 * m * n,
-        m=m, n=n, k=k, products=1,
-    )  # type: ignore[arg-type]  # fmt: skip
+        kind=kind,
+        count=1,
+        kernels=1,
+        element=2,
+        flops=2 * m * n * k,
+        read=2 * (m * k + k * n),
+        written=2 * m * n,
+        m=m,
+        n=n,
+        k=k,
+        products=1,
+    )  # type: ignore[arg-type]
     machine = machine_of(gpu_named(gpu_name), "fp16", prior())
     return float(op_seconds(table_of([group], compiled=False), machine, prior().values).total[0])
 
@@ -82,7 +107,8 @@ def test_more_work_takes_longer_and_never_beats_the_peak(m: int, n: int, k: int)
 
 
 def test_large_products_reach_what_was_measured() -> None:
-    """Measured matrix products (data/matmul.csv), of which a fit on pictures was told nothing but the B200's energy."""
+    """Measured matrix products (data/matmul.csv), of which a fit on pictures was told nothing but
+    the B200's energy."""
     import csv
     from importlib import resources
 
@@ -92,9 +118,18 @@ def test_large_products_reach_what_was_measured() -> None:
     for row in csv.DictReader(text.splitlines()):
         measured = float(row["fp16_tflops"] or row["bf16_tflops"]) * 1e12
         group = OpGroup(
-            kind="gemm", count=1, kernels=1, element=2, flops=2 * 8192**3, read=4 * 8192**2, written=2 * 8192**2,
-            m=8192, n=8192, k=8192, products=1,
-        )  # fmt: skip
+            kind="gemm",
+            count=1,
+            kernels=1,
+            element=2,
+            flops=2 * 8192**3,
+            read=4 * 8192**2,
+            written=2 * 8192**2,
+            m=8192,
+            n=8192,
+            k=8192,
+            products=1,
+        )
         machine = machine_of(gpu_named(row["gpu"]), "fp16", constants)
         took = op_seconds(table_of([group], compiled=False), machine, constants.values).total[0]
         ratios.append(group.flops / took / measured)
@@ -107,18 +142,29 @@ def test_no_forecast_is_below_its_floor(gpu: str) -> None:
     for name in ("sd15", "sdxl", "flux-dev", "pixart-sigma"):
         for compiled in (False, True):
             works = scenario_of(resolve(name), Settings(compiled=compiled)).works
-            assert floor_seconds(works, gpu_named(gpu)) < total_seconds(works, gpu_named(gpu), shipped())
+            assert floor_seconds(works, gpu_named(gpu)) < total_seconds(
+                works, gpu_named(gpu), shipped()
+            )
 
 
 def test_every_preset_can_be_forecast() -> None:
     for name in PRESETS:
         works = scenario_of(resolve(name), Settings()).works
-        assert [work.stage for work in works] == ["encode_prompt", "denoise", "vae_decode", "postprocess", OUTSIDE]
+        assert [work.stage for work in works] == [
+            "encode_prompt",
+            "denoise",
+            "vae_decode",
+            "postprocess",
+            OUTSIDE,
+        ]
         assert np.isfinite(total_seconds(works, A100, shipped()))
 
 
 def test_a_slow_host_slows_small_batches_only() -> None:
-    small, large = (scenario_of(resolve("sd15"), Settings(batch=batch, guidance=True)).works[1] for batch in (1, 1))
+    small, large = (
+        scenario_of(resolve("sd15"), Settings(batch=batch, guidance=True)).works[1]
+        for batch in (1, 1)
+    )
     run = small.runs[0]
     slow = Effects(host=1.0)
     assert forward(run, A100, shipped(), slow).seconds > 1.5 * forward(run, A100, shipped()).seconds
@@ -128,11 +174,18 @@ def test_a_slow_host_slows_small_batches_only() -> None:
 
 def test_gpu_names_as_people_write_them() -> None:
     for name, expected in {
-        "A100-40": "A100-40GB", "A100-80": "A100-80GB", "RTX4090": "RTX 4090", "T4": "T4", "L40S": "L40S",
-        "NVIDIA GeForce RTX 4090": "RTX 4090", "Tesla V100-SXM2-16GB": "V100-SXM2",
+        "A100-40": "A100-40GB",
+        "A100-80": "A100-80GB",
+        "RTX4090": "RTX 4090",
+        "T4": "T4",
+        "L40S": "L40S",
+        "NVIDIA GeForce RTX 4090": "RTX 4090",
+        "Tesla V100-SXM2-16GB": "V100-SXM2",
         "A100 80GB PCIe": "A100-PCIe-80GB",
-        "h100 pcie": "H100-PCIe", "A100-SXM4-40GB": "A100-40GB", "H100-80GB-HBM3": "H100-SXM",
-    }.items():  # fmt: skip
+        "h100 pcie": "H100-PCIe",
+        "A100-SXM4-40GB": "A100-40GB",
+        "H100-80GB-HBM3": "H100-SXM",
+    }.items():
         assert gpu_named(name).name == expected
     assert find_gpu("GPU of my dreams") is None
     with pytest.raises(UnknownDevice, match="Nearest: RTX 4090"):
@@ -145,8 +198,25 @@ def test_every_gpu_says_where_its_values_come_from() -> None:
         assert gpu.peak["fp16"] >= gpu.peak["fp32"] * 0.9
         assert gpu.memory_bytes >= 8 * 2**30
     listed = {gpu.name for gpu in all_gpus()}
-    assert {"T4", "V100-SXM2", "A10", "A10G", "A100-40GB", "A100-80GB", "L4", "L20", "L40S", "H100-SXM", "H100-PCIe",
-            "H200", "B200", "RTX 3090", "RTX 4080", "RTX 4090", "RTX 5090"} <= listed  # fmt: skip
+    assert {
+        "T4",
+        "V100-SXM2",
+        "A10",
+        "A10G",
+        "A100-40GB",
+        "A100-80GB",
+        "L4",
+        "L20",
+        "L40S",
+        "H100-SXM",
+        "H100-PCIe",
+        "H200",
+        "B200",
+        "RTX 3090",
+        "RTX 4080",
+        "RTX 4090",
+        "RTX 5090",
+    } <= listed
 
 
 def test_formats_fall_back_where_a_gpu_lacks_them() -> None:

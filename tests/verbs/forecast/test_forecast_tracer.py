@@ -1,4 +1,5 @@
-"""Traces: parameters against published counts, FLOPs against torch's own counter, bytes and memory by hand."""
+"""Traces: parameters against published counts, FLOPs against torch's own counter, bytes and memory
+by hand."""
 
 from __future__ import annotations
 
@@ -33,11 +34,16 @@ def test_parameters_are_those_published(name: str) -> None:
     count = sum(parameter.numel() for parameter in built(name).parameters())
     # One unit in the last published digit: some authors cut, others round.
     unit = 10 ** (math.floor(math.log10(made.published_parameters)) - made.digits + 1)
-    assert abs(count - made.published_parameters) <= unit, (count, made.published_parameters, made.source)
+    assert abs(count - made.published_parameters) <= unit, (
+        count,
+        made.published_parameters,
+        made.source,
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["sd15_unet", "sd_vae", "clip_l", "sd3_medium", "pixart_sigma", "sana_1600m", "wan21_1_3b"]
+    "name",
+    ["sd15_unet", "sd_vae", "clip_l", "sd3_medium", "pixart_sigma", "sana_1600m", "wan21_1_3b"],
 )
 def test_flops_are_those_of_torchs_counter(name: str) -> None:
     made, module = ARCHITECTURES[name], built(name)
@@ -47,7 +53,8 @@ def test_flops_are_those_of_torchs_counter(name: str) -> None:
     with torch.no_grad(), counter:
         run(module)
     traced, _ = trace(module, run)
-    # torch's counter does not know a 1x1 convolution from another, nor does it count attention otherwise.
+    # torch's counter does not know a 1x1 convolution from another, nor does it count attention
+    # otherwise.
     assert traced.flops == pytest.approx(counter.get_total_flops(), rel=1e-9)
 
 
@@ -75,7 +82,8 @@ def test_a_small_network_by_hand() -> None:
     assert first.read == 4 * (4 * 16 + 32 * 16 + 32)
     assert first.written == 4 * 4 * 32
     assert traced.parameters == 16 * 32 + 32 + 32 * 8 + 8
-    # x, first's output and relu's output live together; relu's and second's as well, but those are smaller.
+    # x, first's output and relu's output live together; relu's and second's as well, but those are
+    # smaller.
     assert traced.peak_activation_bytes == 4 * (4 * 16 + 4 * 32 + 4 * 32)
     assert traced.modules == 3
 
@@ -90,7 +98,9 @@ def test_flops_grow_with_the_batch_and_weights_do_not(rows: int) -> None:
 
 def test_written_out_attention_has_the_same_flops_and_more_bytes() -> None:
     made, module = ARCHITECTURES["sd15_unet"], built("sd15_unet")
-    run = forward_of(made.class_name, made.role, Geometry(batch=2, width=512, height=512), torch.float16)
+    run = forward_of(
+        made.class_name, made.role, Geometry(batch=2, width=512, height=512), torch.float16
+    )
     fused, written = trace(module, run)[0], trace(module, run, attention="math")[0]
     assert fused.flops == written.flops
     assert sum(g.count * (g.read + g.written) for g in written.eager) > 1.5 * sum(

@@ -1,4 +1,5 @@
-"""The verb as a user meets it: models, fixes, claims, prices, calibration, files, the command line."""
+"""The verb as a user meets it: models, fixes, claims, prices, calibration, files, the command
+line."""
 
 from __future__ import annotations
 
@@ -25,11 +26,28 @@ from halftime.verbs.forecast.scenario import Settings
 from halftime.verbs.forecast.session import calibrate
 
 NAMES = {
-    "vae-dtype", "vae-channels-last", "vae-compile", "tiny-vae", "text-warmup", "prompt-cache", "batch-prompts",
-    "denoiser-dtype", "denoiser-channels-last", "denoiser-compile", "fused-qkv", "attention-backend", "int8-dynamic",
-    "guidance-interval", "step-cache", "openvino", "onnxruntime", "schedule-table", "set-begin-index", "loop-graph",
+    "vae-dtype",
+    "vae-channels-last",
+    "vae-compile",
+    "tiny-vae",
+    "text-warmup",
+    "prompt-cache",
+    "batch-prompts",
+    "denoiser-dtype",
+    "denoiser-channels-last",
+    "denoiser-compile",
+    "fused-qkv",
+    "attention-backend",
+    "int8-dynamic",
+    "guidance-interval",
+    "step-cache",
+    "openvino",
+    "onnxruntime",
+    "schedule-table",
+    "set-begin-index",
+    "loop-graph",
     "solver-steps",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +57,12 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_founding_claim_is_impossible() -> None:
-    made = forecast("sdxl", "A10G", settings=Settings(steps=30), claims=["denoise=2700ms", "total=1h", "denoise=7s"])
+    made = forecast(
+        "sdxl",
+        "A10G",
+        settings=Settings(steps=30),
+        claims=["denoise=2700ms", "total=1h", "denoise=7s"],
+    )
     assert [claim.verdict for claim in made.claims] == ["impossible", "possible", "implausible"]
     denoise = made.stages[1]
     assert denoise.flops / 30 == pytest.approx(13.5e12, rel=0.01)
@@ -61,7 +84,9 @@ def test_stages_add_up_and_bands_hold_them() -> None:
 
 
 def test_the_fixes_have_the_names_of_the_fixes() -> None:
-    made = forecast("sdxl", "A100", settings=Settings(dtype="fp32", vae_dtype="fp32", attention="math"))
+    made = forecast(
+        "sdxl", "A100", settings=Settings(dtype="fp32", vae_dtype="fp32", attention="math")
+    )
     names = [fix.fix for fix in made.fixes]
     assert set(names) == NAMES - {"openvino", "onnxruntime", "int8-dynamic"}
     ratios = {fix.fix: fix.ratio for fix in made.fixes}
@@ -88,7 +113,9 @@ def test_what_cannot_change_is_not_listed() -> None:
 def test_options_do_what_they_say() -> None:
     plain = forecast("sdxl", "A100").total
     assert forecast("sdxl", "A100", settings=Settings(compiled=True)).total.seconds < plain.seconds
-    assert forecast("sdxl", "A100", settings=Settings(guidance=False)).total.flops < 0.6 * plain.flops
+    assert (
+        forecast("sdxl", "A100", settings=Settings(guidance=False)).total.flops < 0.6 * plain.flops
+    )
     assert forecast("sdxl", "A100", settings=Settings(batch=4)).total.seconds > 3 * plain.seconds
     tiled = forecast("sdxl", "A100", settings=Settings(tiled=True, width=2048))
     whole = forecast("sdxl", "A100", settings=Settings(width=2048))
@@ -142,7 +169,11 @@ def test_the_cheapest_gpu(tmp_path: Path) -> None:
     prices.write_text("[per_hour]\nT4 = 0.4\nA10G = 1.0\nH100 = 4.0\n")
     made = forecast("flux-dev", "H100", prices=prices, target_seconds=10)
     assert made.prices[0].gpu == "H100-SXM"
-    assert {price.gpu: price.fits for price in made.prices} == {"H100-SXM": True, "A10G": False, "T4": False}
+    assert {price.gpu: price.fits for price in made.prices} == {
+        "H100-SXM": True,
+        "A10G": False,
+        "T4": False,
+    }
     assert made.prices[0].per_picture == pytest.approx(4 / 3600 * made.prices[0].seconds)
     for text in ("per_hour = 3", "[per_hour]\nT4 = -1", "[per_hour]\nT4 = 'cheap'", "not toml ["):
         prices.write_text(text)
@@ -152,7 +183,9 @@ def test_the_cheapest_gpu(tmp_path: Path) -> None:
 
 def session_on(device: str, slower: float) -> Session:
     stages = forecast("sdxl", "A10G", settings=Settings(steps=30), calibration="none").stages
-    rows = tuple(LedgerRow(stage=s.stage, seconds=s.seconds * slower, share=s.seconds / 20) for s in stages)
+    rows = tuple(
+        LedgerRow(stage=s.stage, seconds=s.seconds * slower, share=s.seconds / 20) for s in stages
+    )
     environment = Environment(
         system="Linux",
         processor="some CPU",
@@ -163,12 +196,18 @@ def session_on(device: str, slower: float) -> Session:
         device_name=device,
     )
     return Session(
-        wall_seconds=20.0, ledger=rows, environment=environment, workload=Workload(steps=30), model="sdxl",
+        wall_seconds=20.0,
+        ledger=rows,
+        environment=environment,
+        workload=Workload(steps=30),
+        model="sdxl",
         created="2026-11-23T00:00:00Z",
-    )  # fmt: skip
+    )
 
 
-def test_a_session_calibrates_later_forecasts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_session_calibrates_later_forecasts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "session.json"
     write_json(path, session_on("NVIDIA A10G", 1.3))
     before = forecast("sd15", "A10G")
@@ -193,15 +232,33 @@ def test_a_session_of_a_cpu_calibrates_no_gpu(tmp_path: Path) -> None:
 def test_the_contract_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["forecast", "sdxl", "--gpu", "A10G", "--json"], debug=False) == 0
     read = json.loads(capsys.readouterr().out)
-    keys = {"stage", "seconds", "low", "high", "floor_seconds", "bound", "flops", "bytes", "kernels"}
+    keys = {
+        "stage",
+        "seconds",
+        "low",
+        "high",
+        "floor_seconds",
+        "bound",
+        "flops",
+        "bytes",
+        "kernels",
+    }
     assert all(keys <= set(stage) for stage in (*read["stages"], read["total"]))
     assert all({"fix", "ratio", "low", "high"} <= set(fix) for fix in read["fixes"])
 
 
 @pytest.mark.parametrize("calibrate_with", ["none", "one-per-gpu"])
-def test_evaluate_on_the_command_line(calibrate_with: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_on_the_command_line(
+    calibrate_with: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = Path(__file__).parents[3] / "benchmarks" / "data" / "forecast_published_latency.csv"
-    assert _run(["forecast", "evaluate", str(rows), "--calibrate", calibrate_with, "--json"], debug=False) == 0
+    assert (
+        _run(
+            ["forecast", "evaluate", str(rows), "--calibrate", calibrate_with, "--json"],
+            debug=False,
+        )
+        == 0
+    )
     read = json.loads(capsys.readouterr().out)
     assert read["overall"]["median"] < 0.2
     assert len(read["rows"]) == 45

@@ -1,4 +1,5 @@
-"""The statistics on synthetic samples: quantile differences, saturation, the mock's truth, limits."""
+"""The statistics on synthetic samples: quantile differences, saturation, the mock's truth,
+limits."""
 
 from __future__ import annotations
 
@@ -15,8 +16,12 @@ from halftime.verbs.gateway.mock import Entry
 from halftime.verbs.gateway.summary import beyond_capacity, limits
 
 
-def sample(intended: float, latency: float, *, arm: str = "through", number: str = "", **fields: object) -> Sample:
-    made = Sample(number, arm, intended, intended, intended, intended + latency / 2, intended + latency / 2)
+def sample(
+    intended: float, latency: float, *, arm: str = "through", number: str = "", **fields: object
+) -> Sample:
+    made = Sample(
+        number, arm, intended, intended, intended, intended + latency / 2, intended + latency / 2
+    )
     made.end, made.status = intended + latency, 200
     for name, value in fields.items():
         setattr(made, name, value)
@@ -24,7 +29,8 @@ def sample(intended: float, latency: float, *, arm: str = "through", number: str
 
 
 def queue(rate: float, capacity: float, seconds: float, seed: int = 0) -> list[Sample]:
-    """A single server with fixed service time, offered at a constant rate: Lindley's recursion, with some noise."""
+    """A single server with fixed service time, offered at a constant rate: Lindley's recursion,
+    with some noise."""
     dice, free, samples = random.Random(seed), 0.0, []
     for index in range(int(rate * seconds)):
         intended = index / rate
@@ -34,7 +40,8 @@ def queue(rate: float, capacity: float, seconds: float, seed: int = 0) -> list[S
 
 
 def shared(rate: float, capacity: float, seconds: float) -> list[Sample]:
-    """A server that works on all requests at once and finishes them all together: an event loop that is hogged."""
+    """A server that works on all requests at once and finishes them all together: an event loop
+    that is hogged."""
     count = int(rate * seconds)
     done = max(seconds, count / capacity) + 0.02
     return [sample(i / rate, max(0.02, done + 1e-3 * i / count - i / rate)) for i in range(count)]
@@ -67,9 +74,12 @@ def test_no_pairs_no_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "capacity", "expected"), [(50, 62, False), (60, 62, False), (70, 62, True), (200, 62, True)]
+    ("rate", "capacity", "expected"),
+    [(50, 62, False), (60, 62, False), (70, 62, True), (200, 62, True)],
 )
-def test_saturation_is_offered_beyond_capacity(rate: float, capacity: float, expected: bool) -> None:
+def test_saturation_is_offered_beyond_capacity(
+    rate: float, capacity: float, expected: bool
+) -> None:
     block = queue(rate, capacity, 3)
     assert analysis.saturated(block, 0.036) is expected
     if expected:
@@ -85,7 +95,9 @@ def test_a_hogged_event_loop_is_saturated_though_waiting_falls() -> None:
 
 @given(st.floats(5, 400), st.floats(0.001, 0.2))
 def test_constant_waiting_is_never_saturation(rate: float, latency: float) -> None:
-    assert not analysis.saturated([sample(i / rate, latency) for i in range(int(rate * 2))], latency)
+    assert not analysis.saturated(
+        [sample(i / rate, latency) for i in range(int(rate * 2))], latency
+    )
 
 
 def test_one_stall_is_not_saturation() -> None:
@@ -117,7 +129,9 @@ def test_the_mocks_log_gives_each_path() -> None:
 
 
 def test_error_kinds_name_arm_and_cause() -> None:
-    kinds = analysis.error_kinds([sample(0, 1, status=429), sample(0, 1), sample(0, 1, error="timeout")])
+    kinds = analysis.error_kinds(
+        [sample(0, 1, status=429), sample(0, 1), sample(0, 1, error="timeout")]
+    )
     assert kinds == {"through: 429": 1, "through: timeout": 1}
 
 
@@ -136,9 +150,15 @@ def test_histogram_keeps_every_value() -> None:
 def level(rate: float, saturated: bool, throughput: float) -> Load:
     p = Percentiles(p50=0.02, p95=0.02, p99=0.02)
     return Load(
-        mode="poisson", rate=rate, direct=p, through=p, added=None, requests=10, saturated=saturated,
+        mode="poisson",
+        rate=rate,
+        direct=p,
+        through=p,
+        added=None,
+        requests=10,
+        saturated=saturated,
         throughput=throughput,
-    )  # fmt: skip
+    )
 
 
 def test_limits_are_the_highest_held_below_the_lowest_broken() -> None:

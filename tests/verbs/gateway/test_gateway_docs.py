@@ -20,8 +20,16 @@ def test_every_finding_is_explained() -> None:
 
 
 def test_every_option_in_the_guide_exists() -> None:
-    known = {word for option in [*command.params, *command.commands["mock"].params] for word in option.opts}
-    lines = [line for line in GUIDE.splitlines() if line.startswith("halftime gateway") or line.startswith("    --")]
+    known = {
+        word
+        for option in [*command.params, *command.commands["mock"].params]
+        for word in option.opts
+    }
+    lines = [
+        line
+        for line in GUIDE.splitlines()
+        if line.startswith("halftime gateway") or line.startswith("    --")
+    ]
     used = {word for line in lines for word in re.findall(r"--[a-z-]+", line)}
     assert len(used) > 10
     assert used <= known

@@ -15,7 +15,9 @@ from halftime.cli.gateway import parse_bytes, parse_headers, parse_rates
 from halftime.verbs.gateway.endpoint import TARGETS, Payload, endpoint, picture, shown
 
 
-def request(url: str, payload: Payload, target: str = "openai", **options: object) -> tuple[str, dict, dict]:
+def request(
+    url: str, payload: Payload, target: str = "openai", **options: object
+) -> tuple[str, dict, dict]:
     message = b"".join(endpoint(url, payload, target, **options).parts("0000002a"))
     head, _, body = message.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
@@ -59,14 +61,20 @@ def test_base64_or_url() -> None:
     content = request("http://h:1", Payload("image-in", 5000))[2]["messages"][0]["content"]
     data = content[1]["image_url"]["url"].removeprefix("data:image/png;base64,")
     assert len(base64.b64decode(data)) == 5000
-    content = request("http://h:1", Payload("image-in", url="http://x/y.png"))[2]["messages"][0]["content"]
+    content = request("http://h:1", Payload("image-in", url="http://x/y.png"))[2]["messages"][0][
+        "content"
+    ]
     assert content[1]["image_url"]["url"] == "http://x/y.png"
 
 
-def test_keys_come_from_the_environment_in_the_targets_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_come_from_the_environment_in_the_targets_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("A_KEY", "secret")
     assert request("http://h:1", Payload(), key_env="A_KEY")[1]["Authorization"] == "Bearer secret"
-    assert request("http://h:1", Payload(), "fal", key_env="A_KEY")[1]["Authorization"] == "Key secret"
+    assert (
+        request("http://h:1", Payload(), "fal", key_env="A_KEY")[1]["Authorization"] == "Key secret"
+    )
     assert parse_headers(("x-a: b", "x-k: $A_KEY")) == {"x-a": "b", "x-k": "secret"}
     with pytest.raises(BadInput, match="NO_SUCH"):
         endpoint("http://h:1", Payload(), key_env="NO_SUCH")
@@ -96,7 +104,12 @@ def test_bad_urls(url: str) -> None:
 def test_bad_target_size_and_rate() -> None:
     with pytest.raises(BadInput, match="kserve"):
         endpoint("http://h:1", Payload(), "soap")
-    assert [parse_bytes(text) for text in ("512", "64KB", "1MiB", "8 MB")] == [512, 64_000, 1024**2, 8_000_000]
+    assert [parse_bytes(text) for text in ("512", "64KB", "1MiB", "8 MB")] == [
+        512,
+        64_000,
+        1024**2,
+        8_000_000,
+    ]
     assert parse_rates("20, 100") == (20.0, 100.0)
     for text in ("x", "-1KB", "1.5MB"):
         with pytest.raises(BadInput):

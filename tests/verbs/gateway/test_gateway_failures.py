@@ -1,4 +1,5 @@
-"""A gateway that fails its requests holds no load and keeps no budget; one whose upstream fails is not blamed."""
+"""A gateway that fails its requests holds no load and keeps no budget; one whose upstream fails is
+not blamed."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from halftime.verbs.gateway.verdict import with_budget
 
 
 def counted(direct: int = 0, through: int = 0, each: int = 600, **fields: object) -> Load:
-    kinds = {f"{arm}: 502": count for arm, count in (("direct", direct), ("through", through)) if count}
+    kinds = {
+        f"{arm}: 502": count for arm, count in (("direct", direct), ("through", through)) if count
+    }
     return load(error_kinds=kinds, requests=2 * each, through_requests=each, **fields)
 
 
@@ -62,7 +65,9 @@ def test_the_share_is_told_with_its_denominator_and_causes() -> None:
 
 
 def test_a_failing_rate_is_not_held_nor_is_one_above_it() -> None:
-    low, middle, high = (load(mode="constant", rate=rate, throughput=rate) for rate in (20.0, 100.0, 300.0))
+    low, middle, high = (
+        load(mode="constant", rate=rate, throughput=rate) for rate in (20.0, 100.0, 300.0)
+    )
     broken = msgspec.structs.replace(middle, failing=True)
     assert limits([low, middle, high]) == (300, None)
     assert limits([low, broken, high]) == (20, None)  # and what failing completes is no capacity
@@ -72,25 +77,43 @@ def test_a_failing_rate_is_not_held_nor_is_one_above_it() -> None:
 def test_no_budget_is_kept_where_requests_fail() -> None:
     made = with_budget(result(load(0.001), load(0.001, mode="closed", failing=True)), 0.02)
     assert made.within_budget is False
-    text = markdown(report_of(msgspec.structs.replace(made, failing="through: 90 % of 600 requests failed (502)")))
+    text = markdown(
+        report_of(
+            msgspec.structs.replace(made, failing="through: 90 % of 600 requests failed (502)")
+        )
+    )
     assert "not kept, since requests failed" in text
     assert text.index("through: 90 % of 600") < text.index("The gateway adds")  # before any time
 
 
 @pytest.fixture
 def invoked() -> Callable[..., tuple[int, str, str]]:
-    """The command against a mock and a proxy that answers 502 to nine of ten: exit code, output, error output."""
+    """The command against a mock and a proxy that answers 502 to nine of ten: exit code, output,
+    error output."""
 
     def run(*words: str) -> tuple[int, str, str]:
         with served(Behaviour(delay=0.0), Faults(fail=0.9)) as (direct, through):
-            ends = ["--direct", direct, "--through", through, "--requests", "40", "--concurrency", "0"]
-            ran = CliRunner().invoke(command, [*ends, "--budget", "10s", *words], standalone_mode=False)
+            ends = [
+                "--direct",
+                direct,
+                "--through",
+                through,
+                "--requests",
+                "40",
+                "--concurrency",
+                "0",
+            ]
+            ran = CliRunner().invoke(
+                command, [*ends, "--budget", "10s", *words], standalone_mode=False
+            )
         return ran.return_value, ran.stdout, ran.stderr
 
     return run
 
 
-def test_the_command_refuses_a_gateway_that_fails_nine_of_ten(invoked: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_command_refuses_a_gateway_that_fails_nine_of_ten(
+    invoked: Callable[..., tuple[int, str, str]],
+) -> None:
     code, out, _ = invoked("--rate", "30", "--duration", "1s", "--arrival", "constant")
     assert code == 1
     out = " ".join(out.split())
@@ -111,5 +134,8 @@ def test_failures_of_the_upstream_are_a_doubt_not_the_gateways_fault() -> None:
         made = gateway(Settings(direct, through, requests=100, concurrency=0))
     assert made.rates[0].errors > 40
     assert made.failing is None
-    assert any(doubt.startswith("direct: ") and "of 100 requests failed (500)" in doubt for doubt in made.doubts)
+    assert any(
+        doubt.startswith("direct: ") and "of 100 requests failed (500)" in doubt
+        for doubt in made.doubts
+    )
     assert with_budget(made, 10.0).within_budget

@@ -33,18 +33,31 @@ def plus(value: float) -> Added:
 
 def truth(request: float = 0.002, response: float = 0.001, **fields: object) -> Truth:
     made = Truth(
-        matched=200, floor=level(2e-4), overhead=level(request + response + 2e-4), added=plus(request + response),
-        request_path=request, response_path=response, first_chunk_path=response, last_chunk_path=response,
-        first_chunk_low=response, connections=1, requests=100,
-    )  # fmt: skip
+        matched=200,
+        floor=level(2e-4),
+        overhead=level(request + response + 2e-4),
+        added=plus(request + response),
+        request_path=request,
+        response_path=response,
+        first_chunk_path=response,
+        last_chunk_path=response,
+        first_chunk_low=response,
+        connections=1,
+        requests=100,
+    )
     return msgspec.structs.replace(made, **fields)
 
 
 def load(added: float = 0.003, **fields: object) -> Load:
     made = Load(
-        mode="sequential", direct=level(0.02), through=level(0.02 + added), added=plus(added), requests=200,
-        ttft_added=added, truth=truth(),
-    )  # fmt: skip
+        mode="sequential",
+        direct=level(0.02),
+        through=level(0.02 + added),
+        added=plus(added),
+        requests=200,
+        ttft_added=added,
+        truth=truth(),
+    )
     return msgspec.structs.replace(made, **fields)
 
 
@@ -58,7 +71,10 @@ def test_a_decent_gateway_gets_no_finding() -> None:
 
 def test_a_new_client_per_request_is_named_with_its_ca_bundle() -> None:
     words = found(load(0.03, truth=truth(0.0285, 0.0015, connections=100)), ca_bundle=0.028)
-    assert "a new HTTP client per request (28.0 ms of CA bundle loading" in words["new-client-per-request"]
+    assert (
+        "a new HTTP client per request (28.0 ms of CA bundle loading"
+        in words["new-client-per-request"]
+    )
     assert "95 % of the overhead" in words["new-client-per-request"]
 
 
@@ -85,12 +101,19 @@ def test_a_constant_wait_of_the_first_chunk() -> None:
 
 
 def streamed(first: float, last: float, gap: float, **fields: object) -> Load:
-    """A stream of 8 chunks, 10 ms apart at the mock, whose first and last chunk come later by so much through."""
+    """A stream of 8 chunks, 10 ms apart at the mock, whose first and last chunk come later by so
+    much through."""
     made = load(
-        last, direct=level(0.09), through=level(0.09 + last), ttft_added=first,
-        ttft_direct=level(0.02), ttft_through=level(0.02 + first), gap_direct=level(0.01), gap_through=level(gap),
+        last,
+        direct=level(0.09),
+        through=level(0.09 + last),
+        ttft_added=first,
+        ttft_direct=level(0.02),
+        ttft_through=level(0.02 + first),
+        gap_direct=level(0.01),
+        gap_through=level(gap),
         truth=truth(0.0, last, first_chunk_path=first, last_chunk_path=last, first_chunk_low=first),
-    )  # fmt: skip
+    )
     return msgspec.structs.replace(made, **fields)
 
 
@@ -108,7 +131,8 @@ def test_a_buffered_stream_is_that_and_nothing_else(last: float) -> None:
 
 @pytest.mark.parametrize("wait", [0.005, 0.04, 0.06])
 def test_a_first_chunk_that_waits_is_no_buffering(wait: float) -> None:
-    for words in both_ways(streamed(wait, 0.0002, gap=0.0)):  # most gaps vanish, the stream still takes its time
+    # most gaps vanish, the stream still takes its time
+    for words in both_ways(streamed(wait, 0.0002, gap=0.0)):
         assert set(words) == {"first-chunk-waits"}
 
 
@@ -122,10 +146,14 @@ def test_held_chunks_are_named_with_what_every_request_pays() -> None:
     for words in both_ways(streamed(0.03, 0.207, gap=0.03)):
         assert set(words) == {"chunks-held"}
         said = words["chunks-held"]
-        assert "they leave 10.0 ms apart and come 30.0 ms apart, so that the last one is 207 ms late" in said
+        assert (
+            "they leave 10.0 ms apart and come 30.0 ms apart, so that the last one is 207 ms late"
+            in said
+        )
     one = found(streamed(0.0, 0.1, gap=0.01), stream=True)["chunks-held"]
     assert one.startswith("some chunks are held: first to last takes 170 ms, and 70.0 ms direct")
-    assert "chunks-held" not in found(streamed(0.012, 0.016, gap=0.01), stream=True)  # LiteLLM, as measured
+    # LiteLLM, as measured
+    assert "chunks-held" not in found(streamed(0.012, 0.016, gap=0.01), stream=True)
     assert found(streamed(0.03, 0.207, gap=0.03), stream=False) == {}
 
 
@@ -146,11 +174,16 @@ def test_a_header_that_hides_half() -> None:
 
 def test_saturation_first_request_and_errors() -> None:
     errors = {"through: 500": 3, "direct: timeout": 1}
-    broken = load(0.5, mode="constant", rate=100.0, saturated=True, error_kinds=errors, through_requests=100)
+    broken = load(
+        0.5, mode="constant", rate=100.0, saturated=True, error_kinds=errors, through_requests=100
+    )
     words = found(load(through_requests=100), broken, capacity=62.4, first_request=1.004)
     assert words["saturated"].startswith("saturated at 62 requests/s")
     assert words["first-request"].startswith("the first request paid 981 ms")
-    told = "through: 1.5 % of 200 requests failed (500); direct: 0.5 % of 200 requests failed (timeout)."
+    told = (
+        "through: 1.5 % of 200 requests failed (500); direct: 0.5 % of 200 requests failed "
+        "(timeout)."
+    )
     assert words["errors"] == told
 
 
@@ -161,36 +194,61 @@ def test_a_saturated_upstream_is_not_the_gateways_fault() -> None:
 
 def result(*loads: Load, through: str | None = "http://127.0.0.1:2/v1") -> GatewayResult:
     return GatewayResult(
-        direct="http://127.0.0.1:1/v1", through=through, method="mock log", rates=loads,
-        payload=PayloadFacts(kind="chat", request_bytes=300), generator=Generator(floor=level(5e-5), max_rate=2e4),
-    )  # fmt: skip
+        direct="http://127.0.0.1:1/v1",
+        through=through,
+        method="mock log",
+        rates=loads,
+        payload=PayloadFacts(kind="chat", request_bytes=300),
+        generator=Generator(floor=level(5e-5), max_rate=2e4),
+    )
 
 
 def test_the_budget_is_kept_or_not() -> None:
     assert with_budget(result(load(0.019)), 0.02).within_budget
     assert with_budget(result(load(0.021)), 0.02).within_budget is False
-    assert with_budget(result(load(0.001), load(0.001, saturated=True)), 0.02).within_budget is False
+    assert (
+        with_budget(result(load(0.001), load(0.001, saturated=True)), 0.02).within_budget is False
+    )
     with pytest.raises(BadInput, match="--through"):
         with_budget(result(load(), through=None), 0.02)
 
 
 def test_the_sentence_about_a_picture() -> None:
     place = Environment(
-        system="", processor="", cores=1, memory_bytes=1, threads=1, device="cpu", device_name="", versions={},
+        system="",
+        processor="",
+        cores=1,
+        memory_bytes=1,
+        threads=1,
+        device="cpu",
+        device_name="",
+        versions={},
         settings={},
-    )  # fmt: skip
+    )
     row = LedgerRow(stage="encode_prompt", seconds=0.012, share=0.005)
     session = Session(wall_seconds=2.4, ledger=(row,), environment=place, workload=Workload())
     made = share(load(0.036), session)
-    assert made.sentence == "this gateway adds 36.0 ms, 1.5 % of your 2.40 s picture, 3.00x your text encoder's 12.0 ms"
+    assert made.sentence == (
+        "this gateway adds 36.0 ms, 1.5 % of your 2.40 s picture, 3.00x your text encoder's 12.0 ms"
+    )
     assert made.of_call == pytest.approx(0.015)
     unclear = msgspec.structs.replace(plus(0.036), low=-0.001)
-    assert "told from noise" in share(msgspec.structs.replace(load(), added=unclear), session).sentence
+    assert (
+        "told from noise" in share(msgspec.structs.replace(load(), added=unclear), session).sentence
+    )
 
 
 def test_the_report_says_what_the_record_holds() -> None:
     broken = load(0.5, mode="constant", rate=100.0, saturated=True)
-    made = msgspec.structs.replace(result(load(0.0031), broken), capacity=62.0, doubts=("too noisy",))
+    made = msgspec.structs.replace(
+        result(load(0.0031), broken), capacity=62.0, doubts=("too noisy",)
+    )
     text = markdown(report_of(made))
-    for words in ("3.10 ms", "Saturated at 100/s constant", "62 requests/s", "Doubt: too noisy", "one at a time"):
+    for words in (
+        "3.10 ms",
+        "Saturated at 100/s constant",
+        "62 requests/s",
+        "Doubt: too noisy",
+        "one at a time",
+    ):
         assert words in text

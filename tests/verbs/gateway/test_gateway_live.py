@@ -39,7 +39,9 @@ def served(behaviour: Behaviour, faults: Faults | None = None) -> Iterator[tuple
         urls.append(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
         ready.set()
 
-    thread = Thread(target=lambda: (loop.run_until_complete(listen()), loop.run_forever()), daemon=True)
+    thread = Thread(
+        target=lambda: (loop.run_until_complete(listen()), loop.run_forever()), daemon=True
+    )
     thread.start()
     assert ready.wait(10)
     try:
@@ -49,7 +51,9 @@ def served(behaviour: Behaviour, faults: Faults | None = None) -> Iterator[tuple
         thread.join(5)
 
 
-def sent(url: str, payload: Payload, work: Callable[[Pool], Awaitable[list[Sample]]], timeout: float = 5) -> list:
+def sent(
+    url: str, payload: Payload, work: Callable[[Pool], Awaitable[list[Sample]]], timeout: float = 5
+) -> list:
     async def go() -> list[Sample]:
         pool = Pool(endpoint(url, payload), "direct", timeout)
         try:
@@ -84,7 +88,10 @@ def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
 
 
 def test_the_planted_bugs_are_named() -> None:
-    with served(Behaviour(delay=0.0, gap=0.02, chunks=4), Faults(hold_first=0.03)) as (direct, through):
+    with served(Behaviour(delay=0.0, gap=0.02, chunks=4), Faults(hold_first=0.03)) as (
+        direct,
+        through,
+    ):
         held = gateway(Settings(direct, through, Payload(stream=True), requests=20, concurrency=0))
     assert "first-chunk-waits" in [finding.id for finding in held.findings]
     with served(Behaviour(delay=0.0), Faults(new_client=True)) as (direct, through):
@@ -116,7 +123,9 @@ def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
     for sample in samples:
         assert sample.ok
         assert 2 <= len(sample.chunks) <= 4  # a stalled reader finds several at once
-        assert sample.sent < sample.first_chunk == sample.chunks[0] < sample.chunks[-1] == sample.end
+        assert (
+            sample.sent < sample.first_chunk == sample.chunks[0] < sample.chunks[-1] == sample.end
+        )
         assert sample.end - sample.sent >= 0.15
         assert log[sample.id].sent - log[sample.id].first >= 0.15
 
@@ -133,7 +142,11 @@ def test_the_mock_answers_with_the_size_asked_for(size: int) -> None:
 def test_the_mock_speaks_each_target(target: str) -> None:
     with served(Behaviour(delay=0.0)) as (direct, _):
         base = direct.removesuffix("/v1")
-        result = gateway(Settings(base, target=target, payload=Payload("image-in", 2000), requests=5, concurrency=0))
+        result = gateway(
+            Settings(
+                base, target=target, payload=Payload("image-in", 2000), requests=5, concurrency=0
+            )
+        )
     assert result.through is None
     assert result.rates[0].added is None
     assert result.rates[0].errors == 0
@@ -184,7 +197,9 @@ def test_timers_never_ring_early_and_keep_their_order() -> None:
     async def go() -> list[tuple[float, float]]:
         timer, rung, start_at = Timer(asyncio.get_running_loop()), [], now()
         for offset in (0.02, 0.005, 0.01, -1.0):
-            timer.call_at(start_at + offset, lambda due=start_at + offset: rung.append((due, now())))
+            timer.call_at(
+                start_at + offset, lambda due=start_at + offset: rung.append((due, now()))
+            )
         await timer.sleep_until(start_at + 0.03)
         timer.close()
         return rung
@@ -195,13 +210,17 @@ def test_timers_never_ring_early_and_keep_their_order() -> None:
     assert all(at >= due for due, at in rung)
 
 
-def test_the_command_writes_json_and_gates_on_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_json_and_gates_on_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("A_KEY", "sk-very-secret")
     words = ["--requests", "5", "--concurrency", "0", "--key-env", "A_KEY", "-q"]
     with served(Behaviour(delay=0.0), Faults(hold=0.02)) as (direct, through):
         words += ["--direct", direct, "--through", through]
         files = ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
-        kept = CliRunner().invoke(command, [*words, *files, "--budget", "10s"], standalone_mode=False)
+        kept = CliRunner().invoke(
+            command, [*words, *files, "--budget", "10s"], standalone_mode=False
+        )
         broken = CliRunner().invoke(command, [*words, "--budget", "5ms"], standalone_mode=False)
     assert (kept.return_value, broken.return_value) == (0, 1)
     page, data = (tmp_path / "a.html").read_text(), (tmp_path / "a.json").read_text()
@@ -221,7 +240,10 @@ def test_nothing_there_is_said_so() -> None:
 
 
 def test_a_noisy_machine_is_refused() -> None:
-    with served(Behaviour(delay=0.0)) as (direct, through), pytest.raises(HalftimeError, match="refused"):
+    with (
+        served(Behaviour(delay=0.0)) as (direct, through),
+        pytest.raises(HalftimeError, match="refused"),
+    ):
         gateway(Settings(direct, through, requests=5, concurrency=0, max_background=-1.0))
 
 
@@ -236,7 +258,10 @@ def certificate(tmp_path: Path) -> Path:
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
     key, made = tmp_path / "key.pem", tmp_path / "made.pem"
-    words = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {key} -out {made}"
+    words = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "
+        f"{key} -out {made}"
+    )
     subprocess.run(
         [*words.split(), "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
         check=True,

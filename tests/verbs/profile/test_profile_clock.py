@@ -11,7 +11,8 @@ from halftime.verbs.profile.clock import CudaClock, HostClock, clock_for
 
 
 class PlayedDevice:
-    """A stream: the host queues work, which starts when the device is free and the host has sent it."""
+    """A stream: the host queues work, which starts when the device is free and the host has sent
+    it."""
 
     def __init__(self) -> None:
         self.host, self.device = 100.0, 0.0
@@ -36,7 +37,9 @@ class PlayedDevice:
         def synchronize(device: object) -> None:
             played.host = max(played.host, played.device)
 
-        return SimpleNamespace(Event=Event, synchronize=synchronize, current_stream=lambda device: None)
+        return SimpleNamespace(
+            Event=Event, synchronize=synchronize, current_stream=lambda device: None
+        )
 
 
 @pytest.fixture
@@ -59,7 +62,8 @@ def test_time_is_when_the_device_gets_there_not_when_the_host_has_queued(played)
     assert unet == pytest.approx(2.001)
     assert wall == pytest.approx(3.001)
     assert end.host - origin.host == pytest.approx(wall)
-    assert after_unet.host - origin.host == pytest.approx(0.001)  # what a timer that does not wait would have said
+    # what a timer that does not wait would have said
+    assert after_unet.host - origin.host == pytest.approx(0.001)
 
 
 def test_a_starving_device_shows_the_hosts_pace(played) -> None:

@@ -1,4 +1,5 @@
-"""Findings and doubts: each rule speaks when it should, with Amdahl's ceiling, and is silent otherwise."""
+"""Findings and doubts: each rule speaks when it should, with Amdahl's ceiling, and is silent
+otherwise."""
 
 from __future__ import annotations
 
@@ -17,14 +18,37 @@ from halftime.verbs.profile.facts import Facts, Module
 from halftime.verbs.profile.findings import Evidence, findings
 
 
-def row(stage: str, seconds: float, first: float | None = None, parts: tuple[LedgerRow, ...] = (), **more) -> LedgerRow:
-    return LedgerRow(stage=stage, seconds=seconds, share=seconds / 4.2, first_call_seconds=first, parts=parts, **more)
+def row(
+    stage: str,
+    seconds: float,
+    first: float | None = None,
+    parts: tuple[LedgerRow, ...] = (),
+    **more,
+) -> LedgerRow:
+    return LedgerRow(
+        stage=stage,
+        seconds=seconds,
+        share=seconds / 4.2,
+        first_call_seconds=first,
+        parts=parts,
+        **more,
+    )
 
 
 GOOD = {"dtype": "bfloat16", "convolutional": True, "channels_last": True, "compiled": True}
-MODULES = (Module("unet", "denoiser", **GOOD), Module("vae", "vae", **GOOD), Module("te", "text_encoder", **GOOD))
+MODULES = (
+    Module("unet", "denoiser", **GOOD),
+    Module("vae", "vae", **GOOD),
+    Module("te", "text_encoder", **GOOD),
+)
 FACTS = Facts(
-    "P", "cpu", "EulerDiscreteScheduler", MODULES, fast_bfloat16=True, slow_float16=True, wait_policy="PASSIVE"
+    "P",
+    "cpu",
+    "EulerDiscreteScheduler",
+    MODULES,
+    fast_bfloat16=True,
+    slow_float16=True,
+    wait_policy="PASSIVE",
 )
 # The founding story's shares, with nothing to complain of.
 LEDGER = (
@@ -32,7 +56,12 @@ LEDGER = (
     row(
         "denoise",
         3.2,
-        parts=(row("denoiser", 3.15), row("scheduler", 0.03), row("progress_bar", 0.01), row("glue", 0.01)),
+        parts=(
+            row("denoiser", 3.15),
+            row("scheduler", 0.03),
+            row("progress_bar", 0.01),
+            row("glue", 0.01),
+        ),
     ),
     row("vae_decode", 0.89),
     row("postprocess", 0.02),
@@ -63,7 +92,9 @@ def test_nothing_to_say_about_a_good_call() -> None:
         ({"dtype": "float32", "channels_last": False, "compiled": False}, "vae-fp32", "vae-dtype"),
     ],
 )
-def test_a_heavy_component_names_its_next_fix(change: dict[str, object], expected: str, fix: str) -> None:
+def test_a_heavy_component_names_its_next_fix(
+    change: dict[str, object], expected: str, fix: str
+) -> None:
     vae = Module("vae", "vae", **{**GOOD, **change})
     evidence = replace(CALM, facts=replace(FACTS, modules=(MODULES[0], vae)))
     [finding] = findings(evidence)
@@ -83,7 +114,9 @@ def test_a_cheap_component_is_not_worth_a_word() -> None:
 
 
 def test_the_text_encoders_first_call() -> None:
-    evidence = replace(with_row("encode_prompt", row("encode_prompt", 0.012, 0.34)), first_call_seconds=4.53)
+    evidence = replace(
+        with_row("encode_prompt", row("encode_prompt", 0.012, 0.34)), first_call_seconds=4.53
+    )
     [finding] = findings(evidence)
     assert (finding.id, finding.fix) == ("text-first-call", "text-warmup")
     assert "28x" in finding.message
@@ -91,15 +124,25 @@ def test_the_text_encoders_first_call() -> None:
 
 
 def test_glue_scheduler_prompt_and_postprocess() -> None:
-    parts = (row("denoiser", 2.0), row("scheduler", 0.2), row("progress_bar", 0.3), row("glue", 0.1))
-    assert ids(with_row("denoise", row("denoise", 2.6, parts=parts))) == ["loop-glue", "scheduler-step"]
+    parts = (
+        row("denoiser", 2.0),
+        row("scheduler", 0.2),
+        row("progress_bar", 0.3),
+        row("glue", 0.1),
+    )
+    assert ids(with_row("denoise", row("denoise", 2.6, parts=parts))) == [
+        "loop-glue",
+        "scheduler-step",
+    ]
     [finding] = findings(with_row("encode_prompt", row("encode_prompt", 0.5)))
     assert (finding.id, finding.fix) == ("prompt-encoding", "prompt-cache")
     assert ids(with_row("postprocess", row("postprocess", 0.5))) == ["postprocess"]
 
 
 def test_what_only_a_gpu_shows() -> None:
-    found = findings(with_row("denoise", row("denoise", 3.2, host_blocked_seconds=0.27, launch_gap_seconds=1.0)))
+    found = findings(
+        with_row("denoise", row("denoise", 3.2, host_blocked_seconds=0.27, launch_gap_seconds=1.0))
+    )
     assert [(finding.id, finding.fix) for finding in found] == [
         ("launch-bound", "loop-graph"),
         ("host-waits", "schedule-table"),
@@ -120,7 +163,10 @@ def test_compilation_and_a_busy_machine() -> None:
 def test_costliest_first() -> None:
     slow = {**GOOD, "dtype": "float32"}
     modules = (Module("vae", "vae", **slow), Module("unet", "denoiser", **slow))
-    assert ids(replace(CALM, facts=replace(FACTS, modules=modules))) == ["denoiser-fp32", "vae-fp32"]
+    assert ids(replace(CALM, facts=replace(FACTS, modules=modules))) == [
+        "denoiser-fp32",
+        "vae-fp32",
+    ]
 
 
 def test_amdahls_ceiling() -> None:
@@ -149,8 +195,17 @@ def test_doubts(walls: list[float], load: float, share: float, expected: str | N
 
 
 def place(load: float, **settings: str) -> Environment:
-    return Environment(system="s", processor="p", cores=2, memory_bytes=1, threads=2, device="cpu", device_name="p",
-                       load_average=load, settings=settings)  # fmt: skip
+    return Environment(
+        system="s",
+        processor="p",
+        cores=2,
+        memory_bytes=1,
+        threads=2,
+        device="cpu",
+        device_name="p",
+        load_average=load,
+        settings=settings,
+    )
 
 
 def test_nobody_is_told_to_set_what_is_set() -> None:
@@ -168,7 +223,9 @@ def test_float16_is_no_fault_where_the_processor_computes_in_it() -> None:
 def test_findings_come_with_what_their_fix_should_bring_the_most_promising_first() -> None:
     modules = (replace(MODULES[0], compiled=False), replace(MODULES[1], dtype="float32"))
     found = findings(replace(CALM, facts=replace(FACTS, modules=modules)))
-    session = Session(wall_seconds=4.2, ledger=LEDGER, findings=found, environment=place(0.1), workload=Workload())
+    session = Session(
+        wall_seconds=4.2, ledger=LEDGER, findings=found, environment=place(0.1), workload=Workload()
+    )
     first, second = with_predictions(session).findings
     whole = sum(each.seconds for each in LEDGER)
     assert (first.fix, second.fix) == ("denoiser-compile", "vae-dtype")
@@ -184,8 +241,14 @@ def test_findings_come_with_what_their_fix_should_bring_the_most_promising_first
             "0/0: tensor 'x' size mismatch at index 2. expected 16, actual 24",
             "the size of x changed from 16 to 24",
         ),
-        ("- 1/0: tensor 'L['h']' dtype mismatch. expected Float, actual BFloat16", "the dtype of h changed from Float"),
-        ("0/1: L['steps'] == 30                 # for i in range(steps)", "the value of steps is no longer 30"),
+        (
+            "- 1/0: tensor 'L['h']' dtype mismatch. expected Float, actual BFloat16",
+            "the dtype of h changed from Float",
+        ),
+        (
+            "0/1: L['steps'] == 30                 # for i in range(steps)",
+            "the value of steps is no longer 30",
+        ),
         ("0/4: GLOBAL_STATE changed: grad_mode ", "the grad mode changed"),
         ("something new", "something new"),
         ("", "no reason given"),

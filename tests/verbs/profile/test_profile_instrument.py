@@ -17,11 +17,18 @@ from halftime.verbs.profile.recorder import Recorder
 
 def state_of(pipeline: FakePipeline) -> dict[str, object]:
     """Everything that instrumenting touches, by identity."""
-    things = {"pipeline": pipeline, **pipeline.components, "image_processor": pipeline.image_processor}
+    things = {
+        "pipeline": pipeline,
+        **pipeline.components,
+        "image_processor": pipeline.image_processor,
+    }
     return {
         f"{name}.{key}": value
         for name, thing in things.items()
-        for key, value in {"__class__": type(thing), **{k: id(v) for k, v in vars(thing).items()}}.items()
+        for key, value in {
+            "__class__": type(thing),
+            **{k: id(v) for k, v in vars(thing).items()},
+        }.items()
     }
 
 

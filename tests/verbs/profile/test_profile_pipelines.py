@@ -1,4 +1,5 @@
-"""`profile` on every class it promises: the ledger adds up, stages are recognised, nothing is left behind."""
+"""`profile` on every class it promises: the ledger adds up, stages are recognised, nothing is left
+behind."""
 
 from __future__ import annotations
 
@@ -14,16 +15,23 @@ from halftime.verbs.profile.instrument import UNRECOGNISED
 from tiny_pipelines import PIPELINES
 
 STEPS = 3
-# Pipelines that give embeddings, waveforms or their decoder's own output have no VAE decode of their own.
+# Pipelines that give embeddings, waveforms or their decoder's own output have no VAE decode of
+# their own.
 WITHOUT_DECODE = {"kandinsky22_prior", "stable_cascade_prior"}
 WITHOUT_PROMPT = {"kandinsky22_decoder"}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_ledger_adds_up_and_the_pipeline_is_unchanged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ledger_adds_up_and_the_pipeline_is_unchanged(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = PIPELINES[name]
     pipeline = tiny.build()
-    monkeypatch.setattr(halftime.verbs.profile.call, "call_arguments", lambda pipeline, workload: tiny.arguments(STEPS))
+    monkeypatch.setattr(
+        halftime.verbs.profile.call,
+        "call_arguments",
+        lambda pipeline, workload: tiny.arguments(STEPS),
+    )
     before = np.asarray(pipeline(**tiny.arguments(STEPS))[0])
     classes = {name: type(component) for name, component in pipeline.components.items()}
 

@@ -31,10 +31,15 @@ def test_the_contract_for_scripts(session: Session) -> None:
     data = json.loads(to_json(session))
     assert data["schema"] == 1
     assert {"wall_seconds", "ledger", "findings", "environment", "workload"} <= set(data)
-    assert all({"stage", "seconds", "share", "first_call_seconds"} <= set(row) for row in data["ledger"])
+    assert all(
+        {"stage", "seconds", "share", "first_call_seconds"} <= set(row) for row in data["ledger"]
+    )
     assert "unexplained" in [row["stage"] for row in data["ledger"]]
     assert sum(row["seconds"] for row in data["ledger"]) == pytest.approx(data["wall_seconds"])
-    assert all({"id", "stage", "seconds", "ceiling", "fix", "message"} <= set(finding) for finding in data["findings"])
+    assert all(
+        {"id", "stage", "seconds", "ceiling", "fix", "message"} <= set(finding)
+        for finding in data["findings"]
+    )
 
 
 def test_what_a_session_holds(session: Session) -> None:
@@ -80,7 +85,8 @@ def test_flops_are_those_of_torchs_own_counter(session: Session) -> None:
     row = session.row("vae_decode")
     assert row is not None
     assert row.flops is not None
-    # torch's registry lacks the CPU's fused attention, which ours counts: 4 * tokens^2 * channels in the mid block.
+    # torch's registry lacks the CPU's fused attention, which ours counts: 4 * tokens^2 * channels
+    # in the mid block.
     assert row.flops - counter.get_total_flops() == 4 * 256**2 * 64
     assert row.flops_per_second == pytest.approx(row.flops / row.seconds)
 
@@ -100,7 +106,9 @@ def test_runs_and_warmup_are_checked() -> None:
         Settings(warmup=-1)
 
 
-def test_the_pipelines_own_progress_bar_is_silent_and_restored(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_pipelines_own_progress_bar_is_silent_and_restored(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     pipeline = PIPELINES["sdxl"].build()
     pipeline.set_progress_bar_config(desc="noise")
     with quiet_progress_bars(pipeline):
@@ -127,7 +135,9 @@ def test_a_cold_start_that_fails_says_why() -> None:
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 1 bytes"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: 1 bytes"
+        ),
         MemoryError(),
     ],
 )
@@ -150,7 +160,9 @@ def test_like_sessions_compare_and_unlike_ones_name_the_field(session: Session) 
     with pytest.raises(Unlike, match=r"workload\.steps is 3 in one and 4 in the other"):
         checked_alike(session, other)
     place = msgspec.structs.replace(session.environment, threads=64, load_average=9.0)
-    assert list(differences(session, msgspec.structs.replace(session, environment=place))) == ["environment.threads"]
+    assert list(differences(session, msgspec.structs.replace(session, environment=place))) == [
+        "environment.threads"
+    ]
 
 
 @pytest.mark.gpu

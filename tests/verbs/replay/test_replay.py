@@ -1,4 +1,5 @@
-"""`replay`: a page holds its session, and a repetition elsewhere is explained field by field, stage by stage."""
+"""`replay`: a page holds its session, and a repetition elsewhere is explained field by field, stage
+by stage."""
 
 from __future__ import annotations
 
@@ -36,11 +37,15 @@ def session(clock: FakeClock, **costs: float) -> Session:
 
 
 def elsewhere(base: Session, **changes: object) -> Session:
-    return msgspec.structs.replace(base, environment=msgspec.structs.replace(base.environment, **changes))
+    return msgspec.structs.replace(
+        base, environment=msgspec.structs.replace(base.environment, **changes)
+    )
 
 
 def test_a_page_gives_back_the_session_it_was_drawn_from(clock: FakeClock, tmp_path: Path) -> None:
-    made = msgspec.structs.replace(session(clock), notes=("</script><script>alert(1)</script><!--",))
+    made = msgspec.structs.replace(
+        session(clock), notes=("</script><script>alert(1)</script><!--",)
+    )
     page = tmp_path / "p.html"
     page.write_text(html(session_report_of(made), made))
     assert replaying.read(page) == made
@@ -70,7 +75,9 @@ def test_the_same_again_differs_in_nothing(clock: FakeClock) -> None:
 
 
 def test_one_slow_stage_is_named_and_no_other(clock: FakeClock) -> None:
-    made = replaying.compared(session(clock), session(clock, **{"vae.decode": 4 * STORY["vae.decode"]}))
+    made = replaying.compared(
+        session(clock), session(clock, **{"vae.decode": 4 * STORY["vae.decode"]})
+    )
     assert made.stages["vae_decode"] == pytest.approx(1 / 4)
     text = markdown(report_of(made))
     section = text.partition("Which stages moved otherwise")[2].partition("###")[0]
@@ -89,12 +96,19 @@ def test_a_machine_that_is_slower_throughout_names_no_stage(clock: FakeClock) ->
 
 def test_differences_are_explained_the_weightiest_first(clock: FakeClock) -> None:
     base = session(clock)
-    other = elsewhere(base, threads=64, settings={"OMP_WAIT_POLICY": "ACTIVE"}, device_name="another", versions={
-        **base.environment.versions, "torch": "9.9"})  # fmt: skip
+    other = elsewhere(
+        base,
+        threads=64,
+        settings={"OMP_WAIT_POLICY": "ACTIVE"},
+        device_name="another",
+        versions={**base.environment.versions, "torch": "9.9"},
+    )
     found = replaying.compared(base, other).differences
     assert [each.field for each in found if "settings" not in each.field] == [
-        "environment.device_name", "environment.threads", "environment.versions.torch",
-    ]  # fmt: skip
+        "environment.device_name",
+        "environment.threads",
+        "environment.versions.torch",
+    ]
     assert all(each.meaning for each in found)
     assert found[1].now == "64"
 
@@ -106,10 +120,28 @@ def test_a_session_from_python_asks_for_its_model(clock: FakeClock) -> None:
     assert replaying.model_of(msgspec.structs.replace(made, model="bundled emoji-xl")) == "bundled"
 
 
-def test_the_command_runs_the_workload_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_runs_the_workload_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     page, again = tmp_path / "p.html", tmp_path / "again.json"
-    words = ["profile", "tiny_pipelines.images:sdxl", "--steps", "3", "--size", "32", "--runs", "2", "--warmup", "0"]
-    assert _run([*words, "--no-cold-start", "--no-probes", "--quiet", "--html", str(page)], debug=False) == 0
+    words = [
+        "profile",
+        "tiny_pipelines.images:sdxl",
+        "--steps",
+        "3",
+        "--size",
+        "32",
+        "--runs",
+        "2",
+        "--warmup",
+        "0",
+    ]
+    assert (
+        _run(
+            [*words, "--no-cold-start", "--no-probes", "--quiet", "--html", str(page)], debug=False
+        )
+        == 0
+    )
     assert _run(["replay", str(page), "--warmup", "0", "--json", str(again)], debug=False) == 0
     assert "Speedup" in capfd.readouterr().out
     from halftime.records.replay import Replay

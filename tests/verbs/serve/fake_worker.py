@@ -1,9 +1,9 @@
 """A worker without torch that speaks the real protocol; a job's prompt says what happens to it.
 
-'crash' kills the process in the middle, 'crash once FILE' only where FILE does not exist yet, 'hang' never ends,
-'slow' takes a quarter of a second, 'broken' answers nothing at all, 'recompile' reports a recompile.
-A model named 'broken' cannot be served; 'breaks' can once; one named 'dies' dies while it loads; 'mute' never becomes
-ready.
+'crash' kills the process in the middle, 'crash once FILE' only where FILE does not exist yet,
+'hang' never ends, 'slow' takes a quarter of a second, 'broken' answers nothing at all, 'recompile'
+reports a recompile. A model named 'broken' cannot be served; 'breaks' can once; one named 'dies'
+dies while it loads; 'mute' never becomes ready.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def batch(channel: Channel, draw: Draw) -> None:
     for step in range(1, 3):
         for job in draw.jobs:
             if job.previews >= step:
-                channel.send(Preview(id=job.id, index=step - 1, step=step, width=1, height=1, pixels=b"abc"))
+                channel.send(
+                    Preview(id=job.id, index=step - 1, step=step, width=1, height=1, pixels=b"abc")
+                )
     for job, waited in zip(draw.jobs, draw.waited, strict=True):
         if job.prompt != "broken" and not channel.cancelled(job):
             channel.send(final(job, waited, len(draw.jobs)))
@@ -72,7 +74,9 @@ def misbehave(channel: Channel, job: Job) -> None:
             marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     elif word == "recompile":
-        channel.send(Recompiled(found=(RecompileAfterReady(guard="the size of x changed", when="now"),)))
+        channel.send(
+            Recompiled(found=(RecompileAfterReady(guard="the size of x changed", when="now"),))
+        )
     elif word == "slow":
         end = time.monotonic() + 0.25
         while time.monotonic() < end and not channel.cancelled(job):

@@ -1,4 +1,5 @@
-"""What the serve tests share: jobs, a certificate, an engine with a worker that has no torch, and the end of it all."""
+"""What the serve tests share: jobs, a certificate, an engine with a worker that has no torch, and
+the end of it all."""
 
 from __future__ import annotations
 
@@ -17,12 +18,28 @@ FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
 
 def job(name: str = "a", **changes: object) -> Job:
-    values = {"id": name, "prompt": "a red apple", "width": 64, "height": 64, "steps": 10, "seed": 1, **changes}
+    values = {
+        "id": name,
+        "prompt": "a red apple",
+        "width": 64,
+        "height": 64,
+        "steps": 10,
+        "seed": 1,
+        **changes,
+    }
     return Job(**values)  # type: ignore[arg-type]
 
 
 def certificate(**changes: object) -> Certificate:
-    entry = WarmEntry(width=64, height=64, batch=1, steps=10, guidance="guided", first_seconds=2.0, second_seconds=1.0)
+    entry = WarmEntry(
+        width=64,
+        height=64,
+        batch=1,
+        steps=10,
+        guidance="guided",
+        first_seconds=2.0,
+        second_seconds=1.0,
+    )
     values: dict[str, object] = {
         "sizes": ((64, 64), (96, 64)),
         "steps": (10, 20),
@@ -35,7 +52,9 @@ def certificate(**changes: object) -> Certificate:
 
 
 @asynccontextmanager
-async def running(settings: EngineSettings, command: tuple[str, ...] = FAKE) -> AsyncIterator[Engine]:
+async def running(
+    settings: EngineSettings, command: tuple[str, ...] = FAKE
+) -> AsyncIterator[Engine]:
     """A ready engine; whatever happens, its worker is ended."""
     engine = Engine(settings, command=command)
     await engine.start()

@@ -28,7 +28,8 @@ def wan() -> DiffusionPipeline:
 
 
 def compiled() -> DiffusionPipeline:
-    """One block runs through dynamo, whose `eager` backend compiles nothing: real guards, in milliseconds."""
+    """One block runs through dynamo, whose `eager` backend compiles nothing: real guards, in
+    milliseconds."""
     pipeline = sdxl()
     pipeline.unet.down_blocks[0].resnets[0].compile(backend="eager", dynamic=False)
     return pipeline

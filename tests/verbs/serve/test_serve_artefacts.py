@@ -26,13 +26,23 @@ def test_the_second_start_compiles_nothing(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[2]))))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[2])))
+    )
     recipe, file = tmp_path / "plan.toml", tmp_path / "kept" / "plan.artefacts"
     recipe.write_text('[[fixes]]\nname = "vae-compile"\n')
     settings = EngineSettings(
-        model="serve_models:sdxl", recipe=str(recipe), artefacts=str(file), steps=(2,),
-        sizes=((32, 32),), max_batch=1, img2img=False, tiny_vae=None, threads=1, guidance=1.0,
-    )  # fmt: skip
+        model="serve_models:sdxl",
+        recipe=str(recipe),
+        artefacts=str(file),
+        steps=(2,),
+        sizes=((32, 32),),
+        max_batch=1,
+        img2img=False,
+        tiny_vae=None,
+        threads=1,
+        guidance=1.0,
+    )
     first = asyncio.run(certified(settings))
     assert first.cold_start is not None
     assert first.cold_start.artefacts is None

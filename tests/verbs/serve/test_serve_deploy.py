@@ -39,7 +39,9 @@ def test_probes_ask_for_what_is_served() -> None:
 
 def options() -> dict[str, object]:
     """The command line that the container runs, parsed as the real one."""
-    entry = re.search(r"^ENTRYPOINT \[(.*)\]$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE)
+    entry = re.search(
+        r"^ENTRYPOINT \[(.*)\]$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE
+    )
     words = shlex.split(entry[1].replace(",", " "))
     context = click.Context(group, info_name=words[0])
     name, command, rest = context.command.resolve_command(context, words[1:] + CONTAINER["args"])
@@ -50,6 +52,9 @@ def test_kubernetes_waits_longer_than_the_server_drains() -> None:
     spec = MANIFESTS[0]["spec"]["template"]["spec"]
     drain, deadline = (parse_seconds(options()[name]) for name in ("drain", "deadline"))
     assert deadline < drain
-    assert drain + CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"] < spec["terminationGracePeriodSeconds"]
+    assert (
+        drain + CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
+        < spec["terminationGracePeriodSeconds"]
+    )
     assert options()["host"] == "0.0.0.0"
     assert options()["port"] == CONTAINER["ports"][0]["containerPort"]

@@ -84,7 +84,11 @@ def test_alike_are_drawn_together_and_others_apart() -> None:
             await until(lambda: engine.status.running == 1)
             wanted = [job("a"), job("other", steps=20), job("b"), job("c")]
             later = await asyncio.gather(first, *(events_of(engine, each) for each in wanted))
-            sizes = {events[-1].id: events[-1].batch_size for events in later if isinstance(events[-1], Final)}
+            sizes = {
+                events[-1].id: events[-1].batch_size
+                for events in later
+                if isinstance(events[-1], Final)
+            }
             assert sizes == {"first": 1, "a": 2, "b": 2, "c": 1, "other": 1}
 
     asyncio.run(check())
@@ -97,7 +101,10 @@ def test_the_window_waits_for_company() -> None:
             await asyncio.sleep(0.05)
             assert engine.status.running == 0
             both = await asyncio.gather(first, events_of(engine, job("b")))
-            assert [events[-1].batch_size for events in both if isinstance(events[-1], Final)] == [2, 2]
+            assert [events[-1].batch_size for events in both if isinstance(events[-1], Final)] == [
+                2,
+                2,
+            ]
 
     asyncio.run(check())
 
@@ -148,7 +155,9 @@ def test_kill_minus_nine_again_and_again_leaves_nobody_unanswered() -> None:
         async with running(settings(queue_limit=64, deadline_seconds=None)) as engine:
             for round_ in range(4):
                 asked = [
-                    asyncio.ensure_future(events_of(engine, job(f"{round_}-{index}", prompt="slow")))
+                    asyncio.ensure_future(
+                        events_of(engine, job(f"{round_}-{index}", prompt="slow"))
+                    )
                     for index in range(5)
                 ]
                 await until(lambda: engine.status.running > 0)
@@ -201,7 +210,10 @@ def test_a_model_that_cannot_be_served_is_said() -> None:
 def test_closing_cancels_in_the_queue_and_in_the_worker() -> None:
     async def check() -> None:
         async with running(SETTINGS) as engine:
-            drawn, waiting = engine.submit(job("drawn", prompt="hang")), engine.submit(job("waiting", steps=20))
+            drawn, waiting = (
+                engine.submit(job("drawn", prompt="hang")),
+                engine.submit(job("waiting", steps=20)),
+            )
             async for event in drawn:
                 assert isinstance(event, Started)
                 break
@@ -221,7 +233,9 @@ def test_deadlines_end_a_job_in_the_queue_and_in_a_worker_that_hangs() -> None:
     async def check() -> None:
         async with running(SETTINGS) as engine:
             engine.queue.times.rates.clear()
-            hung = asyncio.ensure_future(events_of(engine, job("hung", prompt="hang", deadline=time.time() + 0.3)))
+            hung = asyncio.ensure_future(
+                events_of(engine, job("hung", prompt="hang", deadline=time.time() + 0.3))
+            )
             await until(lambda: engine.status.running == 1)
             queued = await events_of(engine, job("queued", deadline=time.time() + 0.2))
             assert isinstance(queued[-1], Failed)
@@ -263,7 +277,10 @@ def test_a_drain_finishes_what_was_accepted_and_cuts_off_at_its_timeout() -> Non
         engine = Engine(SETTINGS, command=FAKE)
         await engine.start()
         await until(lambda: engine.status.state == "ready")
-        asked = [asyncio.ensure_future(events_of(engine, job(f"j{index}", prompt="slow"))) for index in range(3)]
+        asked = [
+            asyncio.ensure_future(events_of(engine, job(f"j{index}", prompt="slow")))
+            for index in range(3)
+        ]
         await until(lambda: engine.status.running > 0)
         pid = engine.status.worker_pid
         assert pid is not None
@@ -312,7 +329,9 @@ def test_a_worker_whose_engine_is_gone_ends_itself() -> None:
         "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parent)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parent
+    )
     assert parent.stdout is not None
     try:
         pid = int(parent.stdout.readline())

@@ -1,4 +1,5 @@
-"""The denoised estimate: with a model that is always right, it is the picture itself, at every step."""
+"""The denoised estimate: with a model that is always right, it is the picture itself, at every
+step."""
 
 from __future__ import annotations
 
@@ -9,11 +10,22 @@ import torch
 from halftime.verbs.serve.estimate import denoised, noise_level
 
 SCHEDULERS = (
-    "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", "TCDScheduler", "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
     "SASolverScheduler",
-)  # fmt: skip
+)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -23,18 +35,29 @@ def generator(seed: int) -> torch.Generator:
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_an_oracle_is_seen_through(name: str, prediction: str) -> None:
-    """The noisy sample is the scheduler's own `add_noise`; the oracle answers by the textbook's definition."""
+    """The noisy sample is the scheduler's own `add_noise`; the oracle answers by the textbook's
+    definition."""
     scheduler = getattr(diffusers, name)(prediction_type=prediction)
     scheduler.set_timesteps(8)
-    x0, e = torch.randn(1, 4, 4, 4, generator=generator(0)), torch.randn(1, 4, 4, 4, generator=generator(1))
+    x0, e = (
+        torch.randn(1, 4, 4, 4, generator=generator(0)),
+        torch.randn(1, 4, 4, 4, generator=generator(1)),
+    )
     for index, t in enumerate(scheduler.timesteps):
         sample = scheduler.add_noise(x0, e, t.reshape(1))
-        # signal : noise from the sample itself, so that the test does not lean on the code under test
+        # signal : noise from the sample itself, so that the test does not lean on the code under
+        # test
         basis = torch.stack([x0.flatten(), e.flatten()], 1)
-        signal, noise = torch.linalg.lstsq(basis, sample.flatten()[:, None]).solution.flatten().tolist()
+        signal, noise = (
+            torch.linalg.lstsq(basis, sample.flatten()[:, None]).solution.flatten().tolist()
+        )
         norm = (signal**2 + noise**2) ** 0.5
-        oracle = {"epsilon": e, "v_prediction": (signal * e - noise * x0) / norm, "sample": x0}[prediction]
-        found = denoised(scheduler, oracle, t, sample, index if hasattr(scheduler, "step_index") else None)
+        oracle = {"epsilon": e, "v_prediction": (signal * e - noise * x0) / norm, "sample": x0}[
+            prediction
+        ]
+        found = denoised(
+            scheduler, oracle, t, sample, index if hasattr(scheduler, "step_index") else None
+        )
         assert found is not None
         torch.testing.assert_close(found, x0, atol=2e-4, rtol=1e-3)
 
@@ -42,7 +65,10 @@ def test_an_oracle_is_seen_through(name: str, prediction: str) -> None:
 def test_a_flow_is_seen_through() -> None:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(8)
-    x0, e = torch.randn(1, 4, 4, 4, generator=generator(0)), torch.randn(1, 4, 4, 4, generator=generator(1))
+    x0, e = (
+        torch.randn(1, 4, 4, 4, generator=generator(0)),
+        torch.randn(1, 4, 4, 4, generator=generator(1)),
+    )
     for index, t in enumerate(scheduler.timesteps):
         sample = scheduler.scale_noise(x0, t.reshape(1), e)
         found = denoised(scheduler, e - x0, t, sample, index)
@@ -51,7 +77,8 @@ def test_a_flow_is_seen_through() -> None:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(
-    "name", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler", "DDPMScheduler"]
+    "name",
+    ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler", "DDPMScheduler"],
 )
 def test_it_is_what_the_scheduler_itself_says(name: str, prediction: str) -> None:
     """diffusers' `pred_original_sample`, where a scheduler gives one."""
@@ -62,7 +89,9 @@ def test_it_is_what_the_scheduler_itself_says(name: str, prediction: str) -> Non
     for t in scheduler.timesteps:
         output = torch.randn(2, 4, 4, 4, generator=generator(int(t)))
         result = scheduler.step(output, t, sample)
-        index = scheduler.step_index - 1 if getattr(scheduler, "step_index", None) is not None else None
+        index = (
+            scheduler.step_index - 1 if getattr(scheduler, "step_index", None) is not None else None
+        )
         found = denoised(scheduler, output, t, sample, index)
         torch.testing.assert_close(found, result.pred_original_sample, atol=1e-3, rtol=1e-3)
         sample = result.prev_sample

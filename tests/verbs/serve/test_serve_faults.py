@@ -1,4 +1,5 @@
-"""What clients do wrong, by accident or on purpose: each gets an answer in OpenAI's shape, and nobody else notices."""
+"""What clients do wrong, by accident or on purpose: each gets an answer in OpenAI's shape, and
+nobody else notices."""
 
 from __future__ import annotations
 
@@ -54,16 +55,32 @@ def png(width: int = 8, height: int = 8) -> bytes:
 
 
 JSON_BODIES = [
-    b"", b"{", b"null", b"[]", b'"text"', b"{}", b"\xff", b'{"prompt": "\\ud800"}', b'{"prompt": NaN}', b"[" * 99_999,
-    b'{"prompt": 1}', b'{"prompt": "p", "n": "2"}', b'{"prompt": "p", "seed": 99999999999999999999}',
-    b'{"prompt": "p", "steps": 1e400}', b'{"prompt": "p", "guidance": -1}', b'{"prompt": "p"} trailing',
-    b'{"prompt": "p", "size": "0x64"}', '{"prompt": "p", "size": "٣x٣"}'.encode(),
-]  # fmt: skip
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"{}",
+    b"\xff",
+    b'{"prompt": "\\ud800"}',
+    b'{"prompt": NaN}',
+    b"[" * 99_999,
+    b'{"prompt": 1}',
+    b'{"prompt": "p", "n": "2"}',
+    b'{"prompt": "p", "seed": 99999999999999999999}',
+    b'{"prompt": "p", "steps": 1e400}',
+    b'{"prompt": "p", "guidance": -1}',
+    b'{"prompt": "p"} trailing',
+    b'{"prompt": "p", "size": "0x64"}',
+    '{"prompt": "p", "size": "٣x٣"}'.encode(),
+]
 
 
 @pytest.mark.parametrize("body", JSON_BODIES, ids=lambda body: repr(body[:40]))
 def test_json_that_does_not_fit(running: Running, body: bytes) -> None:
-    answer = httpx2.post(running.address + DRAW, content=body, headers={"content-type": "application/json"})
+    answer = httpx2.post(
+        running.address + DRAW, content=body, headers={"content-type": "application/json"}
+    )
     assert answer.status_code == 400
     assert error_of(answer)["type"] == "invalid_request_error"
 
@@ -85,7 +102,7 @@ END = b"--b--\r\n"
 MULTIPART_BODIES = {
     "empty": b"",
     "no boundary in it": b"hello",
-    "cut in a header": b'--b\r\nContent-Disposition: form-da',
+    "cut in a header": b"--b\r\nContent-Disposition: form-da",
     "cut in a part": part("prompt", b"p")[:-4],
     "no end": part("prompt", b"p") + part("image", png(), FILE),
     "no prompt": part("image", png(), FILE) + END,
@@ -99,9 +116,12 @@ MULTIPART_BODIES = {
     "no name": b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n" + END,
     "no disposition": b"--b\r\n\r\nx\r\n" + END,
     "many fields": b"".join(part(f"f{index}", b"x") for index in range(60)) + END,
-    "strength is no number": part("prompt", b"p") + part("strength", b"nan") + part("image", png(), FILE) + END,
+    "strength is no number": part("prompt", b"p")
+    + part("strength", b"nan")
+    + part("image", png(), FILE)
+    + END,
     "a long field": part("prompt", b"p" * 5000) + part("image", png(), FILE) + END,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MULTIPART_BODIES)
@@ -114,11 +134,17 @@ def test_multipart_that_does_not_fit(running: Running, name: str) -> None:
 
 @pytest.mark.parametrize(
     "content_type",
-    ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; charset=klingon; boundary=b"],
+    [
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; charset=klingon; boundary=b",
+    ],
 )
 def test_multipart_types_that_cannot_be_read(running: Running, content_type: str) -> None:
     body = part("prompt", b"p") + part("image", b"hello", FILE) + END
-    answer = httpx2.post(running.address + EDIT, content=body, headers={"content-type": content_type})
+    answer = httpx2.post(
+        running.address + EDIT, content=body, headers={"content-type": content_type}
+    )
     assert answer.status_code == 400
     error_of(answer)
 
@@ -129,16 +155,24 @@ def test_a_picture_that_unpacks_to_gigabytes_is_refused_by_its_header(running: R
     import zlib
 
     bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
-    answer = httpx2.post(running.address + EDIT, data={"prompt": "p"}, files={"image": ("a.png", bytes(bomb))})
+    answer = httpx2.post(
+        running.address + EDIT, data={"prompt": "p"}, files={"image": ("a.png", bytes(bomb))}
+    )
     assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_image")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("path", [DRAW, EDIT])
 def test_a_body_above_the_limit_is_413(running: Running, path: str, chunked: bool) -> None:
-    body = b"x" * 2**21 if path == DRAW else part("prompt", b"p") + part("image", b"x" * 2**21, FILE) + END
+    body = (
+        b"x" * 2**21
+        if path == DRAW
+        else part("prompt", b"p") + part("image", b"x" * 2**21, FILE) + END
+    )
     pieces = (body[at : at + 65536] for at in range(0, len(body), 65536)) if chunked else body
-    headers = {"content-type": "application/json" if path == DRAW else "multipart/form-data; boundary=b"}
+    headers = {
+        "content-type": "application/json" if path == DRAW else "multipart/form-data; boundary=b"
+    }
     answer = httpx2.post(running.address + path, content=pieces, headers=headers)
     assert (answer.status_code, error_of(answer)["code"]) == (413, "body_too_large")
     assert draws(running)
@@ -150,7 +184,12 @@ def test_ten_megabytes_are_taken_by_default() -> None:
     picture.save(file, "PNG", compress_level=0)
     assert file.tell() > 10_000_000
     with serving() as running:
-        answer = httpx2.post(running.address + EDIT, data={"prompt": "p"}, files={"image": file.getvalue()}, timeout=30)
+        answer = httpx2.post(
+            running.address + EDIT,
+            data={"prompt": "p"},
+            files={"image": file.getvalue()},
+            timeout=30,
+        )
         assert answer.status_code == 200
 
 
@@ -159,7 +198,10 @@ def test_a_body_that_does_not_come_is_408() -> None:
         line.sendall(
             b"POST "
             + DRAW.encode()
-            + b" HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+            + (
+                b" HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
+                b"99\r\n\r\n{"
+            )
         )
         assert line.recv(4096).startswith(b"HTTP/1.1 408 ")
 
@@ -167,22 +209,32 @@ def test_a_body_that_does_not_come_is_408() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [
-        ("GET", "/nothing", {}, 404), ("GET", DRAW, {}, 405), ("DELETE", "/v1/models", {}, 405),
-        ("POST", DRAW, {"content-type": "text/plain"}, 415), ("POST", EDIT, {"content-type": "application/json"}, 415),
-        ("GET", "/pictures/guess", {}, 404), ("GET", "/page/..%2fserver.py", {}, 404),
+        ("GET", "/nothing", {}, 404),
+        ("GET", DRAW, {}, 405),
+        ("DELETE", "/v1/models", {}, 405),
+        ("POST", DRAW, {"content-type": "text/plain"}, 415),
+        ("POST", EDIT, {"content-type": "application/json"}, 415),
+        ("GET", "/pictures/guess", {}, 404),
+        ("GET", "/page/..%2fserver.py", {}, 404),
         ("GET", "/page/server.py", {}, 404),
-        ("POST", DRAW, {"origin": "https://elsewhere.example"}, 403), ("POST", EDIT, {"origin": "null"}, 403),
-        ("GET", "/profile", {}, 404), ("POST", "/profile/start", {}, 404),
+        ("POST", DRAW, {"origin": "https://elsewhere.example"}, 403),
+        ("POST", EDIT, {"origin": "null"}, 403),
+        ("GET", "/profile", {}, 404),
+        ("POST", "/profile/start", {}, 404),
     ],
-)  # fmt: skip
-def test_refusals_have_openais_shape(running: Running, method: str, path: str, headers: dict, status: int) -> None:
+)
+def test_refusals_have_openais_shape(
+    running: Running, method: str, path: str, headers: dict, status: int
+) -> None:
     answer = httpx2.request(method, running.address + path, content=b"{}", headers=headers)
     assert answer.status_code == status
     error_of(answer)
 
 
 def test_the_own_page_may_post(running: Running) -> None:
-    answer = httpx2.post(running.address + DRAW, json={"prompt": "p"}, headers={"origin": running.address})
+    answer = httpx2.post(
+        running.address + DRAW, json={"prompt": "p"}, headers={"origin": running.address}
+    )
     assert answer.status_code == 200
     assert "access-control-allow-origin" not in answer.headers
 
@@ -204,7 +256,8 @@ class connection:
 def ask(line: socket.socket, **body: object) -> None:
     content = json.dumps({"prompt": "p", **body}).encode()
     head = (
-        f"POST {DRAW} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+        f"POST {DRAW} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
+        f"{len(content)}\r\n\r\n"
     )
     line.sendall(head.encode() + content)
 
@@ -224,7 +277,10 @@ def test_a_client_that_leaves_cancels_its_picture_and_no_other(stream: bool) -> 
         assert engine.status.queue_depth == 0
         assert engine.steps_done < 60  # 16 of those who stayed; the others would have been 360
         wait_until(lambda: running.service.active == 0)
-        assert b"halftime_requests_cancelled_total 30.0" in httpx2.get(running.address + "/metrics").content
+        assert (
+            b"halftime_requests_cancelled_total 30.0"
+            in httpx2.get(running.address + "/metrics").content
+        )
 
 
 def taken(line: socket.socket) -> int:
@@ -248,7 +304,9 @@ def test_a_reader_that_does_not_read_is_let_go_and_blocks_nobody() -> None:
 
 def test_a_stream_that_waits_says_so() -> None:
     with serving(FakeEngine(step_seconds=0.3), keep_alive_seconds=0.05) as running:
-        answer = httpx2.post(running.address + DRAW, json={"prompt": "p", "stream": True, "steps": 1})
+        answer = httpx2.post(
+            running.address + DRAW, json={"prompt": "p", "stream": True, "steps": 1}
+        )
         assert answer.text.count(": keep-alive") >= 3
         assert answer.text.startswith(": started")
         assert "image_generation.completed" in answer.text
@@ -260,7 +318,10 @@ def test_profiling_is_for_the_token_and_counts_pictures() -> None:
         assert client.get("/profile", headers={"authorization": "Bearer secreT"}).status_code == 401
         client.headers["authorization"] = "Bearer secret"
         assert client.post("/profile/start", json={"pictures": 17}).status_code == 400
-        assert client.post("/profile/start", json={"pictures": 2}).json() == {"waiting": 2, "sessions": []}
+        assert client.post("/profile/start", json={"pictures": 2}).json() == {
+            "waiting": 2,
+            "sessions": [],
+        }
         client.post(DRAW, json={"prompt": "refuse"})
         for _ in range(3):
             client.post(DRAW, json={"prompt": "p"})
@@ -290,7 +351,9 @@ def test_a_fault_of_ours_is_500_and_its_log_tells_where_but_not_what(
     monkeypatch.setattr(FakeEngine, "submit", submit)
     with serving() as running, caplog.at_level(logging.DEBUG):
         answer = httpx2.post(running.address + DRAW, json={"prompt": WISH})
-        assert b'http_response_status_code="500"' in httpx2.get(running.address + "/metrics").content
+        assert (
+            b'http_response_status_code="500"' in httpx2.get(running.address + "/metrics").content
+        )
     assert (answer.status_code, error_of(answer)["code"]) == (500, "internal")
     assert answer.headers["x-request-id"] in caplog.text
     assert "in submit" in caplog.text
@@ -306,7 +369,8 @@ from halftime.verbs.serve.server import listening, run
 from halftime.verbs.serve.service import HttpSettings
 taken = listening("127.0.0.1", 0)
 print(address_of(taken), flush=True)
-sys.exit(run(FakeEngine(step_seconds=0.1), HttpSettings(model="fake", drain_seconds={drain}), taken))
+settings = HttpSettings(model="fake", drain_seconds={drain})
+sys.exit(run(FakeEngine(step_seconds=0.1), settings, taken))
 """
 
 
@@ -330,7 +394,9 @@ def test_sigterm_finishes_what_runs_refuses_what_comes_and_exits_with_0(process:
     with ThreadPoolExecutor(2) as pool:
         plain = pool.submit(httpx2.post, address + DRAW, json={"prompt": "p"})
         stream = pool.submit(httpx2.post, address + DRAW, json={"prompt": "p", "stream": True})
-        wait_until(lambda: b"http_server_active_requests 3.0" in httpx2.get(address + "/metrics").content)
+        wait_until(
+            lambda: b"http_server_active_requests 3.0" in httpx2.get(address + "/metrics").content
+        )
         child.send_signal(signal.SIGTERM)
         wait_until(lambda: httpx2.get(address + "/readyz").json()["state"] == "draining")
         refused = httpx2.post(address + DRAW, json={"prompt": "p"})
@@ -347,7 +413,9 @@ def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(process: tuple) 
     answers: list[httpx2.Response] = []
     thread = threading.Thread(target=lambda: _ask_for_long(address, answers), daemon=True)
     thread.start()
-    wait_until(lambda: b"http_server_active_requests 2.0" in httpx2.get(address + "/metrics").content)
+    wait_until(
+        lambda: b"http_server_active_requests 2.0" in httpx2.get(address + "/metrics").content
+    )
     child.send_signal(signal.SIGTERM)
     assert child.wait(10) == 1
     thread.join(10)

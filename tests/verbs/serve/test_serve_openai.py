@@ -52,11 +52,15 @@ def test_n_pictures_count_seeds_up_and_each_is_the_one_drawn_alone(client: OpenA
 
 def test_a_seed_not_given_is_told_and_draws_the_same_again(client: OpenAI) -> None:
     first = client.images.generate(model="fake", prompt="p").data[0]
-    again = client.images.generate(model="fake", prompt="p", extra_body={"seed": first.seed}).data[0]
+    again = client.images.generate(model="fake", prompt="p", extra_body={"seed": first.seed}).data[
+        0
+    ]
     assert first.b64_json == again.b64_json
 
 
-@pytest.mark.parametrize(("output_format", "compression"), [("png", None), ("jpeg", 80), ("webp", 50)])
+@pytest.mark.parametrize(
+    ("output_format", "compression"), [("png", None), ("jpeg", 80), ("webp", 50)]
+)
 def test_formats(client: OpenAI, output_format: str, compression: int | None) -> None:
     extra = {} if compression is None else {"output_compression": compression}
     answer = client.images.generate(model="fake", prompt="p", output_format=output_format, **extra)
@@ -68,12 +72,20 @@ def test_what_was_asked_for_reaches_the_engine(running: Running, client: OpenAI)
     extra = {"seed": 1, "steps": 12, "guidance": 3.5, "negative_prompt": "blur"}
     client.images.generate(model="fake", prompt="the prompt", extra_body=extra)
     job = running.engine.jobs[-1]
-    assert (job.prompt, job.seed, job.steps, job.guidance, job.negative_prompt) == ("the prompt", 1, 12, 3.5, "blur")
+    assert (job.prompt, job.seed, job.steps, job.guidance, job.negative_prompt) == (
+        "the prompt",
+        1,
+        12,
+        3.5,
+        "blur",
+    )
     assert job.previews == 0
     assert 0 < job.deadline - time.time() <= running.service.settings.deadline
 
 
-@pytest.mark.parametrize(("quality", "steps"), [("low", 4), ("medium", 8), ("auto", 8), ("high", 12), ("hd", 12)])
+@pytest.mark.parametrize(
+    ("quality", "steps"), [("low", 4), ("medium", 8), ("auto", 8), ("high", 12), ("hd", 12)]
+)
 def test_quality_is_steps(running: Running, client: OpenAI, quality: str, steps: int) -> None:
     client.images.generate(model="fake", prompt="p", quality=quality)
     assert running.engine.jobs[-1].steps == steps
@@ -81,7 +93,9 @@ def test_quality_is_steps(running: Running, client: OpenAI, quality: str, steps:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_a_stream_previews_and_completes(client: OpenAI, count: int) -> None:
-    events = list(client.images.generate(model="fake", prompt="p", stream=True, partial_images=count))
+    events = list(
+        client.images.generate(model="fake", prompt="p", stream=True, partial_images=count)
+    )
     assert [event.type for event in events] == ["image_generation.partial_image"] * count + [
         "image_generation.completed"
     ]
@@ -91,8 +105,12 @@ def test_a_stream_previews_and_completes(client: OpenAI, count: int) -> None:
 
 
 def test_the_streamed_final_is_the_picture_of_the_plain_request(client: OpenAI) -> None:
-    plain = client.images.generate(model="fake", prompt="p", extra_body={"seed": 5}).data[0].b64_json
-    stream = client.images.generate(model="fake", prompt="p", stream=True, partial_images=2, extra_body={"seed": 5})
+    plain = (
+        client.images.generate(model="fake", prompt="p", extra_body={"seed": 5}).data[0].b64_json
+    )
+    stream = client.images.generate(
+        model="fake", prompt="p", stream=True, partial_images=2, extra_body={"seed": 5}
+    )
     assert list(stream)[-1].b64_json == plain
 
 
@@ -111,7 +129,11 @@ def test_edit_starts_from_the_clients_picture(running: Running, client: OpenAI) 
     file = io.BytesIO()
     Image.new("RGBA", (10, 20), "red").save(file, "WEBP", lossless=True)
     answer = client.images.edit(
-        image=("in.webp", file.getvalue()), prompt="p", model="fake", n=2, extra_body={"strength": 0.4, "seed": 3}
+        image=("in.webp", file.getvalue()),
+        prompt="p",
+        model="fake",
+        n=2,
+        extra_body={"strength": 0.4, "seed": 3},
     )
     job = running.engine.jobs[-1]
     assert (len(answer.data), job.strength, job.seed) == (2, 0.4, 4)
@@ -122,12 +144,20 @@ def test_edit_starts_from_the_clients_picture(running: Running, client: OpenAI) 
 
 def test_edit_streams_under_its_own_names(client: OpenAI) -> None:
     image = base64.b64decode(client.images.generate(model="fake", prompt="p").data[0].b64_json)
-    events = list(client.images.edit(image=[image], prompt="p", model="fake", stream=True, partial_images=1))
+    events = list(
+        client.images.edit(image=[image], prompt="p", model="fake", stream=True, partial_images=1)
+    )
     assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
 
 
 def test_a_url_is_fetched_without_a_key_until_it_expires(running: Running, client: OpenAI) -> None:
-    url = client.images.generate(model="fake", prompt="p", response_format="url", output_format="jpeg").data[0].url
+    url = (
+        client.images.generate(
+            model="fake", prompt="p", response_format="url", output_format="jpeg"
+        )
+        .data[0]
+        .url
+    )
     answer = httpx2.get(url)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
@@ -148,12 +178,22 @@ REFUSED = [
     ({"size": "big"}, openai.BadRequestError, "invalid_value", "size"),
     ({"prompt": ""}, openai.BadRequestError, "invalid_value", "prompt"),
     ({"prompt": "x" * 5000}, openai.BadRequestError, "invalid_value", "prompt"),
-    ({"extra_body": {"guidance_scale": 3}}, openai.BadRequestError, "unknown_parameter", "guidance_scale"),
+    (
+        {"extra_body": {"guidance_scale": 3}},
+        openai.BadRequestError,
+        "unknown_parameter",
+        "guidance_scale",
+    ),
     ({"extra_body": {"seed": -1}}, openai.BadRequestError, "invalid_value", "seed"),
     ({"background": "transparent"}, openai.BadRequestError, "invalid_value", "background"),
     ({"output_compression": 50}, openai.BadRequestError, "unsupported_value", "output_compression"),
     ({"stream": True, "n": 2}, openai.BadRequestError, "unsupported_value", "n"),
-    ({"stream": True, "response_format": "url"}, openai.BadRequestError, "unsupported_value", "response_format"),
+    (
+        {"stream": True, "response_format": "url"},
+        openai.BadRequestError,
+        "unsupported_value",
+        "response_format",
+    ),
     ({"prompt": "refuse"}, openai.BadRequestError, "refused", None),
     ({"prompt": "bad"}, openai.BadRequestError, "refused", None),
     ({"prompt": "crash"}, openai.InternalServerError, "crashed", None),
@@ -162,12 +202,18 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "error", "code", "param"), REFUSED, ids=lambda value: str(value)[:40])
-def test_errors_are_those_of_the_client(client: OpenAI, asked: dict, error: type, code: str, param: str | None) -> None:
+@pytest.mark.parametrize(
+    ("asked", "error", "code", "param"), REFUSED, ids=lambda value: str(value)[:40]
+)
+def test_errors_are_those_of_the_client(
+    client: OpenAI, asked: dict, error: type, code: str, param: str | None
+) -> None:
     with pytest.raises(error) as caught:
         client.images.generate(**{"model": "fake", "prompt": "p", **asked})
     assert (caught.value.code, caught.value.param) == (code, param)
-    assert caught.value.type == ("server_error" if caught.value.status_code >= 500 else "invalid_request_error")
+    assert caught.value.type == (
+        "server_error" if caught.value.status_code >= 500 else "invalid_request_error"
+    )
     assert caught.value.request_id
 
 
@@ -191,7 +237,9 @@ def test_more_pictures_than_may_wait_are_no_matter_of_trying_again() -> None:
             client_of(running).images.generate(model="fake", prompt="p", n=4)
         assert (caught.value.code, caught.value.param) == ("unsupported_value", "n")
         assert "at most" in str(caught.value)
-        assert len(client_of(running).images.generate(model="fake", prompt="p", n=3).data or ()) == 3
+        assert (
+            len(client_of(running).images.generate(model="fake", prompt="p", n=3).data or ()) == 3
+        )
 
 
 def test_what_is_refused_is_counted_by_its_code() -> None:

@@ -1,4 +1,5 @@
-"""The OpenAPI document says what is served; schemathesis tries to find a request for which that is not so."""
+"""The OpenAPI document says what is served; schemathesis tries to find a request for which that is
+not so."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ TOKEN = "token"
 
 def test_every_route_is_documented_and_nothing_else() -> None:
     served = {
-        (method, plain(route)) for route in ROUTES for method in route.methods - {"HEAD"} if plain(route) not in PAGE
+        (method, plain(route))
+        for route in ROUTES
+        for method in route.methods - {"HEAD"}
+        if plain(route) not in PAGE
     }
     assert served == set(documented())
 
@@ -36,7 +40,10 @@ def plain(route: Route) -> str:
 
 def test_the_document_is_whole_and_served() -> None:
     made = json.loads(document())
-    references = [text.split('"')[0] for text in document().decode().split('"$ref":"#/components/schemas/')[1:]]
+    references = [
+        text.split('"')[0]
+        for text in document().decode().split('"$ref":"#/components/schemas/')[1:]
+    ]
     assert set(references) <= set(made["components"]["schemas"])
     with serving() as running:
         assert httpx2.get(f"{running.address}/openapi.json").json() == made
@@ -48,7 +55,8 @@ def running() -> Iterator[Running]:
         yield server
 
 
-# What the schema cannot say (no stream of several pictures, no compression for PNG) is refused with 400 and a reason.
+# What the schema cannot say (no stream of several pictures, no compression for PNG) is refused with
+# 400 and a reason.
 EXCLUDED = ["positive_data_acceptance"]
 api = schemathesis.openapi.from_dict(json.loads(document()))
 
@@ -69,16 +77,20 @@ class Token:
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_schemathesis_finds_nothing(case: schemathesis.Case, running: Running) -> None:
     try:
-        case.call_and_validate(base_url=running.address, excluded_checks=CHECKS.get_by_names(EXCLUDED), timeout=10)
+        case.call_and_validate(
+            base_url=running.address, excluded_checks=CHECKS.get_by_names(EXCLUDED), timeout=10
+        )
     except FailureGroup as found:
         if not all(is_a_breach_that_a_form_cannot_carry(case, each) for each in found.exceptions):
             raise
 
 
 def is_a_breach_that_a_form_cannot_carry(case: schemathesis.Case, failure: Exception) -> bool:
-    """A form knows words alone: null is sent as four letters, ["high"] as high, an empty list not at all.
+    """A form knows words alone: null is sent as four letters, ["high"] as high, an empty list not
+    at all.
 
-    So what schemathesis made wrong may arrive right; what a form can say wrong has a test of its own.
+    So what schemathesis made wrong may arrive right; what a form can say wrong has a test of its
+    own.
     """
     return case.media_type == "multipart/form-data" and isinstance(failure, AcceptedNegativeData)
 
@@ -86,12 +98,24 @@ def is_a_breach_that_a_form_cannot_carry(case: schemathesis.Case, failure: Excep
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"prompt": None}, {"image": None}, {"prompt": ""}, {"n": "0"}, {"n": "one"}, {"size": "large"}, {"steps": "0"},
-        {"output_format": "gif"}, {"input_fidelity": "medium"}, {"strength": "2"}, {"seed": "-1"}, {"stream": "maybe"},
+        {"prompt": None},
+        {"image": None},
+        {"prompt": ""},
+        {"n": "0"},
+        {"n": "one"},
+        {"size": "large"},
+        {"steps": "0"},
+        {"output_format": "gif"},
+        {"input_fidelity": "medium"},
+        {"strength": "2"},
+        {"seed": "-1"},
+        {"stream": "maybe"},
     ],
     ids=str,
-)  # fmt: skip
-def test_a_form_that_breaks_the_schema_is_refused(wrong: dict[str, str | None], running: Running) -> None:
+)
+def test_a_form_that_breaks_the_schema_is_refused(
+    wrong: dict[str, str | None], running: Running
+) -> None:
     file = BytesIO()
     Image.new("RGB", (64, 64)).save(file, "PNG")
     fields = {"prompt": "a cat", **wrong}

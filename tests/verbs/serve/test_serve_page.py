@@ -1,4 +1,5 @@
-"""The page in a real Chromium: drawing, previews, timings, gallery, keyboard, phone, and what goes wrong."""
+"""The page in a real Chromium: drawing, previews, timings, gallery, keyboard, phone, and what goes
+wrong."""
 
 from __future__ import annotations
 
@@ -30,8 +31,13 @@ def opened(chromium, running: Running, **settings: object) -> Iterator:
     made = context.new_page()
     faults: list[str] = []
     made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
-    made.on("request", lambda asked: faults.append(asked.url) if not asked.url.startswith(own) else None)
+    made.on(
+        "console",
+        lambda message: faults.append(message.text) if "Content Security" in message.text else None,
+    )
+    made.on(
+        "request", lambda asked: faults.append(asked.url) if not asked.url.startswith(own) else None
+    )
     own = (running.address, "data:", "blob:")
     made.goto(running.address)
     made.wait_for_selector("#state[data-state=ready]")
@@ -57,17 +63,33 @@ def test_a_picture_refines_from_previews_and_its_times_add_up(page, running: Run
     assert re.search(r"Preview at step \d+ of 12", page.inner_text("#caption"))
     drawn(page)
     job = running.engine.jobs[-1]
-    assert (job.prompt, job.width, job.height, job.steps, job.seed, job.previews) == ("a green kite", 96, 64, 12, 41, 3)
+    assert (job.prompt, job.width, job.height, job.steps, job.seed, job.previews) == (
+        "a green kite",
+        96,
+        64,
+        12,
+        41,
+        3,
+    )
     assert page.inner_text("#caption") == "96 × 64, 12 steps, seed 41"
     assert page.get_attribute("#picture", "alt") == "a green kite"
     assert page.evaluate("document.getElementById('picture').naturalWidth") == 96
     told = page.inner_text("#legend")
     assert all(
-        stage in told for stage in ("in the queue", "text encoders", "denoising", "VAE decode", "writing the file")
+        stage in told
+        for stage in (
+            "in the queue",
+            "text encoders",
+            "denoising",
+            "VAE decode",
+            "writing the file",
+        )
     )
     shares = [float(text) for text in re.findall(r"([\d.]+) %", told)]
     assert sum(shares) == pytest.approx(100, abs=1.5)
-    widths = page.evaluate("[...document.querySelectorAll('#bar i')].map((each) => each.offsetWidth)")
+    widths = page.evaluate(
+        "[...document.querySelectorAll('#bar i')].map((each) => each.offsetWidth)"
+    )
     assert len(widths) == len(shares)
     assert widths[2] / sum(widths) == pytest.approx(shares[2] / 100, abs=0.03)
 
@@ -130,7 +152,9 @@ def test_the_certificate_is_a_click_away(page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling_and_has_room_for_fingers(chromium, running: Running, scheme: str) -> None:
+def test_a_phone_needs_no_sideways_scrolling_and_has_room_for_fingers(
+    chromium, running: Running, scheme: str
+) -> None:
     for page in opened(chromium, running, viewport=PHONE, color_scheme=scheme, has_touch=True):
         page.tap("#draw")
         drawn(page)

@@ -46,7 +46,9 @@ def test_a_clients_picture_loses_its_alpha_and_what_else_it_carries() -> None:
     assert Image.open(io.BytesIO(checked)).mode == "RGB"
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"RIFF\0\0\0\0WEBP"])
+@pytest.mark.parametrize(
+    "data", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"RIFF\0\0\0\0WEBP"]
+)
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
     with pytest.raises(ApiError, match="cannot be read"):
         checked_picture(data)
@@ -77,15 +79,24 @@ def test_the_store_never_holds_more_than_it_may(sizes: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("given_key", "keys", "fits"),
-    [("a", ("a",), True), ("b", ("a", "b"), True), ("", ("a",), False), ("A", ("a",), False), ("aa", ("a",), False),
-     ("\udcff", ("a",), False), ("ü", ("ü",), True), ("a", (), False)],
-)  # fmt: skip
+    [
+        ("a", ("a",), True),
+        ("b", ("a", "b"), True),
+        ("", ("a",), False),
+        ("A", ("a",), False),
+        ("aa", ("a",), False),
+        ("\udcff", ("a",), False),
+        ("ü", ("ü",), True),
+        ("a", (), False),
+    ],
+)
 def test_keys(given_key: str, keys: tuple[str, ...], fits: bool) -> None:
     assert matches(given_key, keys) is fits
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(400, "invalid_request_error"), (429, "rate_limit_error"), (503, "server_error")]
+    ("status", "kind"),
+    [(400, "invalid_request_error"), (429, "rate_limit_error"), (503, "server_error")],
 )
 def test_errors_in_openais_words(status: int, kind: str) -> None:
     error = ApiError(status, "Said.", code="c", param="p", retry_after=0.2)
@@ -97,9 +108,19 @@ def test_errors_in_openais_words(status: int, kind: str) -> None:
 def test_quality_and_size_come_from_the_certificate() -> None:
     assert [steps_for((30, 4, 10), quality) for quality in ("low", "medium", "high")] == [4, 10, 30]
     assert [steps_for((7,), quality) for quality in ("low", "medium", "high")] == [7, 7, 7]
-    assert [quality_of((30, 4, 10), steps) for steps in (1, 4, 11, 25, 99)] == ["low", "low", "medium", "high", "high"]
+    assert [quality_of((30, 4, 10), steps) for steps in (1, 4, 11, 25, 99)] == [
+        "low",
+        "low",
+        "medium",
+        "high",
+        "high",
+    ]
     assert quality_of((7,), 7) == "medium"
-    assert [size_for(CERTIFICATE, size) for size in (None, "auto", "8x9")] == [(64, 64), (64, 64), (8, 9)]
+    assert [size_for(CERTIFICATE, size) for size in (None, "auto", "8x9")] == [
+        (64, 64),
+        (64, 64),
+        (8, 9),
+    ]
 
 
 def test_profiling_takes_as_many_as_asked_for_and_keeps_the_newest() -> None:

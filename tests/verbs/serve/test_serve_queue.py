@@ -1,4 +1,5 @@
-"""The queue, batches, snapping and the steps of previews: pure logic, on a clock that moves when told to."""
+"""The queue, batches, snapping and the steps of previews: pure logic, on a clock that moves when
+told to."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def queue(limit: int = 4, seconds: float | None = None) -> tuple[Queue, FakeCloc
 
 
 @given(st.lists(st.integers(0, 3), max_size=12), SIZES)
-def test_a_batch_is_of_the_firsts_kind_in_order_and_of_a_warm_size(of_kinds: list[int], sizes: tuple[int, ...]) -> None:
+def test_a_batch_is_of_the_firsts_kind_in_order_and_of_a_warm_size(
+    of_kinds: list[int], sizes: tuple[int, ...]
+) -> None:
     chosen = batch_of(of_kinds, sizes)
     assert chosen == sorted(set(chosen))
     if of_kinds:
@@ -58,7 +61,9 @@ def test_what_shapes_the_call_keeps_jobs_apart() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=30), st.integers(1, 5), SIZES)
-def test_a_queue_loses_and_doubles_nothing(arrivals: list[bool], limit: int, sizes: tuple[int, ...]) -> None:
+def test_a_queue_loses_and_doubles_nothing(
+    arrivals: list[bool], limit: int, sizes: tuple[int, ...]
+) -> None:
     line, _ = queue(limit)
     accepted, taken = [], []
     for number, arrives in enumerate(arrivals):
@@ -89,7 +94,8 @@ def test_what_could_not_be_done_in_time_is_not_let_in() -> None:
 
 
 def test_an_empty_queue_takes_a_job_whatever_was_measured() -> None:
-    """The measured time may be of a bad moment: without anybody ahead, trying costs nothing but the try."""
+    """The measured time may be of a bad moment: without anybody ahead, trying costs nothing but the
+    try."""
     line, _ = queue(seconds=100.0)
     line.add(job(deadline=1.0))
     assert len(line) == 1
@@ -148,7 +154,9 @@ def test_previews_are_spread_and_never_the_last_step(total: int, wanted: int) ->
     assert len(marks) <= wanted
     assert all(0 < mark < total for mark in marks)
     if wanted and total > wanted + 1:
-        gaps = [later - earlier for earlier, later in zip((0, *marks), (*marks, total), strict=True)]
+        gaps = [
+            later - earlier for earlier, later in zip((0, *marks), (*marks, total), strict=True)
+        ]
         assert len(marks) == wanted
         assert max(gaps) - min(gaps) <= 2  # two roundings
 
@@ -161,19 +169,33 @@ def test_snapping_keeps_what_is_listed_and_prefers_the_shape(size: tuple[int, in
     assert nearest_size(chosen, sizes) == chosen
     if size[0] == size[1]:
         assert chosen[0] == chosen[1]
-    assert nearest_size((size[1], size[0]), tuple((h, w) for w, h in sizes)) == (chosen[1], chosen[0])
+    assert nearest_size((size[1], size[0]), tuple((h, w) for w, h in sizes)) == (
+        chosen[1],
+        chosen[0],
+    )
 
 
 def test_steps_snap_to_the_nearest_and_guidance_to_what_ran() -> None:
-    assert [nearest_steps(steps, (10, 20, 30)) for steps in (1, 14, 15, 16, 99)] == [10, 10, 20, 20, 30]
+    assert [nearest_steps(steps, (10, 20, 30)) for steps in (1, 14, 15, 16, 99)] == [
+        10,
+        10,
+        20,
+        20,
+        30,
+    ]
     assert listed(job(guidance=3.0), certificate(guidance=("unguided",)), "snap").guidance is None
     with pytest.raises(Refused, match="strength"):
         listed(job(strength=0.5), certificate(), "snap")
     with pytest.raises(Refused, match="strength is 0"):
         listed(job(image=b"x", strength=0.0), certificate(img2img=True), "snap")
-    with pytest.raises(Refused, match=r"of 10 steps that leaves none to draw\. It must be 0\.1 or more"):
+    with pytest.raises(
+        Refused, match=r"of 10 steps that leaves none to draw\. It must be 0\.1 or more"
+    ):
         listed(job(image=b"x", strength=0.09, steps=10), certificate(img2img=True), "snap")
-    assert listed(job(image=b"x", strength=0.1, steps=10), certificate(img2img=True), "snap").strength == 0.1
+    assert (
+        listed(job(image=b"x", strength=0.1, steps=10), certificate(img2img=True), "snap").strength
+        == 0.1
+    )
 
 
 def test_the_certificate_covers_every_combination_once() -> None:

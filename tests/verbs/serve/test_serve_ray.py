@@ -1,4 +1,5 @@
-"""Under Ray: another drawer where one dies. Ray itself is not needed; benchmarks/serve_ray.py runs the real thing."""
+"""Under Ray: another drawer where one dies. Ray itself is not needed; benchmarks/serve_ray.py runs
+the real thing."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def ray_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Handle:
-    """Ray's handle of a deployment, by what is asked of it. `scripts`: what each drawer says before it dies or ends."""
+    """Ray's handle of a deployment, by what is asked of it. `scripts`: what each drawer says before
+    it dies or ends."""
 
     def __init__(self, *scripts: list[object]) -> None:
         self.scripts, self.asked, self.cancelled = list(scripts), 0, 0
@@ -56,7 +58,9 @@ class Handle:
         return Stream(self, self.scripts.pop(0), msgspec.msgpack.decode(data[0], type=Job))
 
     async def _status(self) -> bytes:
-        return msgspec.json.encode(EngineStatus(state="ready", certificate=certificate(), seconds_per_picture=2.0))
+        return msgspec.json.encode(
+            EngineStatus(state="ready", certificate=certificate(), seconds_per_picture=2.0)
+        )
 
 
 class Stream:
@@ -86,12 +90,21 @@ def preview(wanted: Job) -> Event:
 
 def final(wanted: Job) -> Event:
     return Final(
-        id=wanted.id, width=wanted.width, height=wanted.height, steps=wanted.steps, pixels=b"", stages={},
-        queue_seconds=0.0, compute_seconds=1.0, batch_size=1,
-    )  # fmt: skip
+        id=wanted.id,
+        width=wanted.width,
+        height=wanted.height,
+        steps=wanted.steps,
+        pixels=b"",
+        stages={},
+        queue_seconds=0.0,
+        compute_seconds=1.0,
+        batch_size=1,
+    )
 
 
-def with_drawers(handle: Handle, check: Callable[[Drawers], AsyncIterator[None]], **changes: object) -> None:
+def with_drawers(
+    handle: Handle, check: Callable[[Drawers], AsyncIterator[None]], **changes: object
+) -> None:
     async def run() -> None:
         drawers = Drawers(handle, EngineSettings(**changes), 2)  # type: ignore[arg-type]
         with pytest.raises(NotReady):

@@ -1,4 +1,5 @@
-"""The pipeline as the worker has it: what a batch, a preview, an abort and a neighbour may not change."""
+"""The pipeline as the worker has it: what a batch, a preview, an abort and a neighbour may not
+change."""
 
 from __future__ import annotations
 
@@ -46,8 +47,11 @@ def picture(size: int = 48) -> bytes:
 def tiny_for(place: Studio) -> diffusers.AutoencoderTiny:
     channels = place.pipeline.vae.config.latent_channels
     torch.manual_seed(0)
-    return diffusers.AutoencoderTiny(latent_channels=channels, encoder_block_out_channels=(8, 8, 8, 8),
-                                     decoder_block_out_channels=(8, 8, 8, 8)).eval()  # fmt: skip
+    return diffusers.AutoencoderTiny(
+        latent_channels=channels,
+        encoder_block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+    ).eval()
 
 
 def previews_into(found: list[Preview], place: Studio) -> Previews:
@@ -67,7 +71,9 @@ class Latents:
             self.seen.append(latents.clone())
             return decode(latents, *args, **kwargs)
 
-        self.undo: Callable[[], None] = lambda: vars(place.pipeline.vae).__setitem__("decode", decode)
+        self.undo: Callable[[], None] = lambda: vars(place.pipeline.vae).__setitem__(
+            "decode", decode
+        )
         vars(place.pipeline.vae)["decode"] = catching
 
 
@@ -76,7 +82,11 @@ def test_a_picture_is_what_the_bare_pipeline_draws() -> None:
 
     bare = serve_models.sdxl()
     wanted = bare(
-        "a red apple", width=32, height=32, num_inference_steps=4, generator=torch.Generator().manual_seed(7)
+        "a red apple",
+        width=32,
+        height=32,
+        num_inference_steps=4,
+        generator=torch.Generator().manual_seed(7),
     ).images[0]
     drawing = draw(studio(), [small(seed=7)])
     np.testing.assert_array_equal(drawing.pictures[0], np.asarray(wanted))
@@ -111,7 +121,10 @@ def test_final_latents_are_the_same_bit_for_bit_with_and_without_previews(model:
 def test_a_picture_in_a_batch_is_the_picture_alone() -> None:
     """Same noise by its own seed; kernels for two are not those for one, so to one grey level."""
     place = studio()
-    jobs = [small("a", seed=3, prompt="a red apple"), small("b", seed=4, prompt="a blue car and a tree")]
+    jobs = [
+        small("a", seed=3, prompt="a red apple"),
+        small("b", seed=4, prompt="a blue car and a tree"),
+    ]
     together = draw(place, jobs).pictures.astype(int)
     alone = [draw(place, [each]).pictures[0].astype(int) for each in jobs]
     for position in range(2):
@@ -119,8 +132,16 @@ def test_a_picture_in_a_batch_is_the_picture_alone() -> None:
     assert np.abs(alone[0] - alone[1]).max() > 1
 
 
-SCHEDULERS = ("DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler",
-              "UniPCMultistepScheduler", "HeunDiscreteScheduler", "DEISMultistepScheduler", "LCMScheduler")  # fmt: skip
+SCHEDULERS = (
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "EulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "HeunDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "LCMScheduler",
+)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -181,7 +202,9 @@ def test_what_the_pipeline_cannot_take_is_said() -> None:
 
 
 class _Bare:
-    def __call__(self, prompt: object, num_inference_steps: int, generator: object, output_type: str) -> None: ...
+    def __call__(
+        self, prompt: object, num_inference_steps: int, generator: object, output_type: str
+    ) -> None: ...
 
 
 def open_without_negative() -> Studio:

@@ -34,8 +34,11 @@ def test_what_is_listed_ran_and_dynamo_stood_still(compiled: Studio) -> None:
     assert certificate.graphs_first.unique_graphs > certificate.graphs_before.unique_graphs
     assert certificate.graphs_second == certificate.graphs_first
     assert {(entry.width, entry.height, entry.batch) for entry in certificate.entries} == {
-        (32, 32, 1), (32, 32, 2), (64, 32, 1), (64, 32, 2),
-    }  # fmt: skip
+        (32, 32, 1),
+        (32, 32, 2),
+        (64, 32, 1),
+        (64, 32, 2),
+    }
     assert {entry.mode for entry in certificate.entries} == {"text2img", "img2img"}
     assert {entry.guidance for entry in certificate.entries} == {"guided", "unguided"}
     assert certificate.steps == (2, 4)
@@ -55,8 +58,11 @@ def test_what_is_listed_ran_and_dynamo_stood_still(compiled: Studio) -> None:
 
 
 @pytest.mark.slow
-def test_no_certificate_where_dynamo_never_stands_still(compiled: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recipe that compiles in every call: here, because something forgets all graphs each time."""
+def test_no_certificate_where_dynamo_never_stands_still(
+    compiled: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe that compiles in every call: here, because something forgets all graphs each
+    time."""
     original = Studio.draw
 
     def forgetful(self: Studio, *args: object) -> object:
@@ -76,7 +82,8 @@ def test_only_pipelines_that_do_not_pad_get_prompt_buckets() -> None:
 
 
 class _Unpadded:
-    """A pipeline by what is asked of it: one embedding row a word, as Qwen-Image and Z-Image make."""
+    """A pipeline by what is asked of it: one embedding row a word, as Qwen-Image and Z-Image
+    make."""
 
     _execution_device = "cpu"
     tokenizer = type("Tokenizer", (), {"model_max_length": 32})()

@@ -36,7 +36,8 @@ def test_from_warm_up_to_picture() -> None:
             assert certificate.cold_start.loaded_seconds < certificate.cold_start.ready_seconds
 
             events = await events_of(engine, wanted("first", seed=5, steps=40, previews=2))
-            # A preview is dropped, by design, where the machine is too busy for it; two of two on a quiet one.
+            # A preview is dropped, by design, where the machine is too busy for it; two of two on a
+            # quiet one.
             assert names(events) in (["Started", *["Preview"] * shown, "Final"] for shown in (1, 2))
             final = events[-1]
             assert isinstance(final, Final)
@@ -48,7 +49,8 @@ def test_from_warm_up_to_picture() -> None:
 
             whole = engine.queue.times.of(wanted("x", steps=40))
             assert whole is not None
-            # It did not draw the forty steps to their end; thrice, since something else may run for a second.
+            # It did not draw the forty steps to their end; thrice, since something else may run for
+            # a second.
             assert any([await until_the_next(engine, attempt) < whole for attempt in "abc"])
 
             asked = asyncio.ensure_future(events_of(engine, wanted("killed", steps=40)))
@@ -65,7 +67,8 @@ def test_from_warm_up_to_picture() -> None:
 
 
 async def until_the_next(engine: Engine, name: str) -> float:
-    """Seconds from when somebody leaves a picture of forty steps until the next one has its picture of four."""
+    """Seconds from when somebody leaves a picture of forty steps until the next one has its picture
+    of four."""
     ticket = engine.submit(wanted(f"left-{name}", steps=40))
     async for event in ticket:
         assert isinstance(event, Started)

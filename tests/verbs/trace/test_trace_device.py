@@ -23,11 +23,17 @@ def test_planted_stalls_are_explained_to_the_microsecond(tmp_path: Path) -> None
     assert session.device.busy_seconds == pytest.approx(truth.busy * MICRO, abs=1e-9)
     for cause, idle in truth.idle.items():
         assert session.device.idle_by_cause[cause] == pytest.approx(idle * MICRO, abs=1e-9), cause
-    # By hand: after each of five waits the host takes 1 us to come back, works 100 us and launches in 4 us.
+    # By hand: after each of five waits the host takes 1 us to come back, works 100 us and launches
+    # in 4 us.
     assert session.device.idle_by_cause["sync"] == pytest.approx(5 * 105 * MICRO, abs=1e-9)
     assert session.device.idle_seconds == pytest.approx(sum(session.device.idle_by_cause.values()))
     assert sum(row.seconds for row in session.ledger) == pytest.approx(session.wall_seconds)
-    assert [row.stage for row in session.ledger] == ["encode_prompt", "denoise", "vae_decode", "unexplained"]
+    assert [row.stage for row in session.ledger] == [
+        "encode_prompt",
+        "denoise",
+        "vae_decode",
+        "unexplained",
+    ]
 
 
 def test_each_wait_has_its_true_cost(tmp_path: Path) -> None:
@@ -47,7 +53,9 @@ def test_findings_have_true_ceilings(tmp_path: Path) -> None:
     session = halftime.trace(diffusion(Synthetic(), kernel=20.0).write(tmp_path / "t.json"))
     waits = next(finding for finding in session.findings if finding.id == "host-waits")
     assert waits.fix == "schedule-table"
-    assert waits.ceiling == pytest.approx(session.wall_seconds / (session.wall_seconds - 525 * MICRO))
+    assert waits.ceiling == pytest.approx(
+        session.wall_seconds / (session.wall_seconds - 525 * MICRO)
+    )
 
 
 def test_a_slow_host_is_launch_bound_and_a_fast_one_is_not(tmp_path: Path) -> None:
@@ -99,7 +107,9 @@ def test_steps_are_found_with_and_without_ranges(tmp_path: Path, ranged: bool) -
     assert denoise.per_step is not None
     assert denoise.per_step.count == 8
     # A step: 20 kernels, the scheduler's, the copy, and the stall after it.
-    assert denoise.per_step.median_seconds == pytest.approx((20 * 50 + 3 + 1 + 105 + 2) * MICRO, rel=0.01)
+    assert denoise.per_step.median_seconds == pytest.approx(
+        (20 * 50 + 3 + 1 + 105 + 2) * MICRO, rel=0.01
+    )
     if not ranged:
         assert [row.stage for row in session.ledger if row.stage != "unexplained"] == [
             "before the steps",
@@ -130,13 +140,18 @@ def test_the_python_stack_of_a_wait_names_the_culprit(tmp_path: Path) -> None:
 
 
 PROGRAM = st.lists(
-    st.tuples(st.sampled_from(["launch", "work", "copy", "sync"]), st.integers(1, 200)), min_size=1, max_size=60
+    st.tuples(st.sampled_from(["launch", "work", "copy", "sync"]), st.integers(1, 200)),
+    min_size=1,
+    max_size=60,
 )
 
 
 @given(PROGRAM, st.integers(1, 60), st.integers(0, 20))
 def test_any_program_adds_up(
-    tmp_path_factory: pytest.TempPathFactory, program: list[tuple[str, int]], overhead: int, latency: int
+    tmp_path_factory: pytest.TempPathFactory,
+    program: list[tuple[str, int]],
+    overhead: int,
+    latency: int,
 ) -> None:
     truth = Synthetic(overhead=float(overhead), latency=float(latency))
     truth.launch("first", 1.0)
@@ -155,5 +170,9 @@ def test_any_program_adds_up(
     assert device.busy_seconds == pytest.approx(truth.busy * MICRO, abs=1e-8)
     for cause, idle in truth.idle.items():
         assert device.idle_by_cause[cause] == pytest.approx(idle * MICRO, abs=1e-8)
-    assert sum(wait.wall_seconds for wait in read.session.syncs) == pytest.approx(truth.idle["sync"] * MICRO, abs=1e-8)
-    assert sum(row.seconds for row in read.session.ledger) == pytest.approx(read.session.wall_seconds)
+    assert sum(wait.wall_seconds for wait in read.session.syncs) == pytest.approx(
+        truth.idle["sync"] * MICRO, abs=1e-8
+    )
+    assert sum(row.seconds for row in read.session.ledger) == pytest.approx(
+        read.session.wall_seconds
+    )

@@ -1,4 +1,5 @@
-"""Reading traces of any origin: damaged, foreign and odd ones give a sentence or an honest part, never a traceback."""
+"""Reading traces of any origin: damaged, foreign and odd ones give a sentence or an honest part,
+never a traceback."""
 
 from __future__ import annotations
 
@@ -74,12 +75,16 @@ def test_random_bytes_never_surprise(tmp_path_factory: pytest.TempPathFactory, d
 EVENT = st.fixed_dictionaries(
     {"ph": st.sampled_from(["X", "i", "M", "s"]), "name": st.text(max_size=8)},
     optional={
-        "cat": st.sampled_from(["kernel", "cuda_runtime", "cpu_op", "user_annotation", "gpu_memcpy", "x"]),
+        "cat": st.sampled_from(
+            ["kernel", "cuda_runtime", "cpu_op", "user_annotation", "gpu_memcpy", "x"]
+        ),
         "ts": st.integers(0, 10**6) | st.floats(0, 1e6) | st.just("12.5"),
         "dur": st.integers(0, 1000),
         "pid": st.integers(0, 3) | st.text(max_size=3),
         "tid": st.integers(0, 3) | st.text(max_size=3),
-        "args": st.fixed_dictionaries({}, optional={"correlation": st.integers(-2, 5), "stream": st.integers(0, 2)}),
+        "args": st.fixed_dictionaries(
+            {}, optional={"correlation": st.integers(-2, 5), "stream": st.integers(0, 2)}
+        ),
     },
 )
 
@@ -95,7 +100,9 @@ def test_any_well_formed_events_give_a_session_or_a_sentence(
     except BadFile:
         return
     if session.ledger:
-        assert sum(row.seconds for row in session.ledger) == pytest.approx(session.wall_seconds, abs=1e-9)
+        assert sum(row.seconds for row in session.ledger) == pytest.approx(
+            session.wall_seconds, abs=1e-9
+        )
 
 
 def test_rocm_nanoseconds_the_array_form_and_ranks(tmp_path: Path) -> None:
@@ -133,7 +140,9 @@ def test_a_real_trace_of_a_real_pipeline_on_the_cpu(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_real_trace_without_our_ranges_is_read_by_diffusers_names(tmp_path: Path) -> None:
     pipeline = PIPELINES["sdxl"].build()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_stack=True) as profiler:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], with_stack=True
+    ) as profiler:
         pipeline(**PIPELINES["sdxl"].arguments(3))
     profiler.export_chrome_trace(str(tmp_path / "t.json"))
     rows = {row.stage: row for row in halftime.trace(tmp_path / "t.json").ledger}

@@ -24,11 +24,16 @@ from halftime.verbs.tune.decide import (
 from halftime.verbs.tune.sweep import choice_of, marked
 
 
-def trial(incumbent: list[float], candidate: list[float], baseline: list[float] | None = None) -> Trial:
+def trial(
+    incumbent: list[float], candidate: list[float], baseline: list[float] | None = None
+) -> Trial:
     return Trial(
-        incumbent_plan=(), candidate_plan=(), baseline=tuple(baseline or incumbent), incumbent=tuple(incumbent),
+        incumbent_plan=(),
+        candidate_plan=(),
+        baseline=tuple(baseline or incumbent),
+        incumbent=tuple(incumbent),
         candidate=tuple(candidate),
-    )  # fmt: skip
+    )
 
 
 def test_drift_cancels_in_pairs() -> None:
@@ -94,21 +99,31 @@ def test_goals() -> None:
     assert not Goal(seconds=2.0).reached(2.1, 9.0)
     assert Goal(speedup=2.0).reached(9.0, 2.0)
     assert not Goal().reached(0.001, 100.0)
-    assert [str(Goal()), str(Goal(seconds=2.0)), str(Goal(speedup=2.0))] == ["best", "2.00 s", "2.00x"]
+    assert [str(Goal()), str(Goal(seconds=2.0)), str(Goal(speedup=2.0))] == [
+        "best",
+        "2.00 s",
+        "2.00x",
+    ]
 
 
-@pytest.mark.parametrize("values", [{"seconds": 0.0}, {"speedup": -1.0}, {"seconds": 1.0, "speedup": 2.0}])
+@pytest.mark.parametrize(
+    "values", [{"seconds": 0.0}, {"speedup": -1.0}, {"seconds": 1.0, "speedup": 2.0}]
+)
 def test_impossible_goals_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(BadInput):
         Goal(**values)
 
 
 def point(seconds: float, flip: float, steps: int = 10, agreement: float = 0.0) -> SweepPoint:
-    return SweepPoint(scheduler="Euler", steps=steps, seconds=seconds, flip=flip, agreement=agreement)
+    return SweepPoint(
+        scheduler="Euler", steps=steps, seconds=seconds, flip=flip, agreement=agreement
+    )
 
 
 def test_the_front_and_the_cheapest_point_inside_the_loss() -> None:
-    points = marked([point(1.0, 0.01), point(0.5, 0.04), point(0.6, 0.05), point(0.2, 0.2)], loss=0.045)
+    points = marked(
+        [point(1.0, 0.01), point(0.5, 0.04), point(0.6, 0.05), point(0.2, 0.2)], loss=0.045
+    )
     assert [p.pareto for p in points] == [True, True, False, True]
     assert [p.chosen for p in points] == [False, True, False, False]
     assert cheapest(points) is points[1]

@@ -1,4 +1,5 @@
-"""`tune` on a tiny pipeline, for real: a recipe that applies, an interrupt that loses nothing, a planted bad fix."""
+"""`tune` on a tiny pipeline, for real: a recipe that applies, an interrupt that loses nothing, a
+planted bad fix."""
 
 from __future__ import annotations
 
@@ -46,14 +47,20 @@ def few_fixes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_recipe_with_its_evidence(few_fixes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_with_its_evidence(
+    few_fixes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    words = "tune --steps 2 --size 64 --budget 5m --prompts 6 --json tune.json --html tune.html --quiet"
+    words = (
+        "tune --steps 2 --size 64 --budget 5m --prompts 6 --json tune.json --html tune.html --quiet"
+    )
     code = _run(words.split(), debug=False)
     tuning = read_json(tmp_path / "tune.json", Tuning)
     assert code == {"equivalent": 0, "different": 1, "inconclusive": 3}[tuning.verdict or ""]
     assert {rung.fix for rung in tuning.ladder if rung.observed is not None} == set(FEW)
-    assert {choice.name for choice in tuning.recipe.fixes} == {rung.fix for rung in tuning.ladder if rung.kept}
+    assert {choice.name for choice in tuning.recipe.fixes} == {
+        rung.fix for rung in tuning.ladder if rung.kept
+    }
     assert tuning.baseline_seconds > 0
     assert tuning.before is not None
     assert tuning.after is not None
@@ -69,9 +76,22 @@ def test_a_recipe_with_its_evidence(few_fixes: None, tmp_path: Path, monkeypatch
 
 @contextmanager
 def tuning_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    words = [sys.executable, "-m", "halftime", "tune", "--steps", "2", "--size", "64", "--budget", "10m"]
+    words = [
+        sys.executable,
+        "-m",
+        "halftime",
+        "tune",
+        "--steps",
+        "2",
+        "--size",
+        "64",
+        "--budget",
+        "10m",
+    ]
     variables = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen(words, cwd=folder, text=True, stderr=subprocess.PIPE, env=variables) as process:
+    with subprocess.Popen(
+        words, cwd=folder, text=True, stderr=subprocess.PIPE, env=variables
+    ) as process:
         try:
             yield process
         finally:
@@ -101,7 +121,11 @@ def test_ctrl_c_keeps_what_was_measured_and_the_next_run_takes_it_up(tmp_path: P
     assert kept.trials[: len(before.trials)] == before.trials
     with tuning_process(tmp_path) as process:
         assert process.stderr is not None
-        said = next(line for line in process.stderr if "continued:" in line or "observed" in line or "kept" in line)
+        said = next(
+            line
+            for line in process.stderr
+            if "continued:" in line or "observed" in line or "kept" in line
+        )
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
     assert f"continued: {len(kept.trials)} trials" in said
@@ -124,13 +148,18 @@ def _spoilt(pipeline, settings):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.slow
-def test_a_planted_bad_fix_is_found_and_dropped(few_fixes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_bad_fix_is_found_and_dropped(
+    few_fixes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad = replace(FIXES["vae-channels-last"], apply=_spoilt, applies=lambda *_: None)
     monkeypatch.setitem(FIXES, "vae-channels-last", bad)
-    monkeypatch.setattr("halftime.verbs.tune.search.pays", lambda trial: not trial.failure)  # whatever the clock says
+    # whatever the clock says
+    monkeypatch.setattr("halftime.verbs.tune.search.pays", lambda trial: not trial.failure)
     said: list[str] = []
     options = Options(budget=120.0, prompts=6)
-    found = tuned(Loaded(halftime.bundled.load(), "bundled", ()), WORKLOAD, options, say=said.append).tuning
+    found = tuned(
+        Loaded(halftime.bundled.load(), "bundled", ()), WORKLOAD, options, say=said.append
+    ).tuning
     dropped = next(rung for rung in found.ladder if rung.fix == "vae-channels-last")
     assert not dropped.kept
     assert "verification" in dropped.why
@@ -144,7 +173,9 @@ def test_a_twin_shares_weights_and_nothing_else() -> None:
     pipeline = PIPELINES["sdxl"].build()
     other = twin(pipeline)
     assert other.unet is not pipeline.unet
-    assert all(a is b for a, b in zip(pipeline.unet.parameters(), other.unet.parameters(), strict=True))
+    assert all(
+        a is b for a, b in zip(pipeline.unet.parameters(), other.unet.parameters(), strict=True)
+    )
     assert other.scheduler is not pipeline.scheduler
 
 
@@ -163,5 +194,7 @@ def test_a_pipeline_that_does_not_repeat_itself_is_refused_before_anything_is_tr
 
 def test_a_budget_in_which_nothing_fits_is_refused_with_one_that_would_do() -> None:
     loaded = Loaded(halftime.bundled.load(), "bundled", ())
-    with pytest.raises(BadInput, match=r"budget is 2\.00 s; a call takes .* Give more, for example --budget \d+m"):
+    with pytest.raises(
+        BadInput, match=r"budget is 2\.00 s; a call takes .* Give more, for example --budget \d+m"
+    ):
         tuned(loaded, WORKLOAD, Options(budget=2.0))

@@ -14,11 +14,14 @@ ROOMS = ("profile", "trace", "audit", "gateway")
 
 
 def strings(node: ast.AST) -> Iterator[str]:
-    """Whatever text an expression can come to; of an f-string its pieces, '*' for what is filled in."""
+    """Whatever text an expression can come to; of an f-string its pieces, '*' for what is filled
+    in."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.JoinedStr):
-        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
+        yield "".join(
+            str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values
+        )
     elif isinstance(node, ast.IfExp):
         yield from strings(node.body)
         yield from strings(node.orelse)
@@ -28,7 +31,8 @@ def strings(node: ast.AST) -> Iterator[str]:
 
 
 def named_fixes(path: Path) -> Iterator[tuple[str, str]]:
-    """Texts in the places of a room where fixes are named: `fix=`, the fix of `finding(…)`, tables called *FIX*."""
+    """Texts in the places of a room where fixes are named: `fix=`, the fix of `finding(…)`, tables
+    called *FIX*."""
     for node in ast.walk(ast.parse(path.read_text())):
         found: list[ast.AST] = []
         if isinstance(node, ast.Call):
@@ -41,16 +45,27 @@ def named_fixes(path: Path) -> Iterator[tuple[str, str]]:
             if re.search(r"(^|_)FIX(ES)?\b", getattr(target, "id", "")) and node.value is not None:
                 found.append(node.value)
         if isinstance(node, ast.FunctionDef) and node.name == "fix_for":
-            found += [part.value for part in ast.walk(node) if isinstance(part, ast.Return) and part.value is not None]
+            found += [
+                part.value
+                for part in ast.walk(node)
+                if isinstance(part, ast.Return) and part.value is not None
+            ]
         for each in found:
             yield from ((text, f"{path.name}:{node.lineno}") for text in strings(each))  # type: ignore[attr-defined]
 
 
-NAMED = [pair for room in ROOMS for path in sorted((SOURCE / room).glob("*.py")) for pair in named_fixes(path)]
+NAMED = [
+    pair
+    for room in ROOMS
+    for path in sorted((SOURCE / room).glob("*.py"))
+    for pair in named_fixes(path)
+]
 
 
 def test_fixes_are_found_in_the_sources() -> None:
-    assert {"schedule-table", "text-warmup", "prompt-cache", "loop-graph"} <= {name for name, _ in NAMED}
+    assert {"schedule-table", "text-warmup", "prompt-cache", "loop-graph"} <= {
+        name for name, _ in NAMED
+    }
 
 
 def test_every_fix_that_a_finding_names_exists() -> None:

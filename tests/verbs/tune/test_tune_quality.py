@@ -19,15 +19,21 @@ from halftime.verbs.verify.render import Prompt
 def test_a_plan_asked_for_again_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 
-    def render(pipeline: object, workload: object, prompts: list[Prompt], *words: str, **more: object) -> PictureSet:
+    def render(
+        pipeline: object, workload: object, prompts: list[Prompt], *words: str, **more: object
+    ) -> PictureSet:
         drawn.append(len(prompts))
-        return PictureSet("made", tuple(Picture(p.name, np.zeros((8, 8, 3), np.uint8)) for p in prompts))
+        return PictureSet(
+            "made", tuple(Picture(p.name, np.zeros((8, 8, 3), np.uint8)) for p in prompts)
+        )
 
     monkeypatch.setattr(quality, "render", render)
     monkeypatch.setattr(quality, "judged", lambda *_: object())
     prompts = [Prompt("a cat", "drawing", f"{i}") for i in range(4)]
     bench = cast(Bench, SimpleNamespace(at=lambda plan: SimpleNamespace(pipeline=None)))
-    pictures = quality.Pictures(bench, Workload(), prompts, lambda *_: None, baseline=render(None, None, prompts))
+    pictures = quality.Pictures(
+        bench, Workload(), prompts, lambda *_: None, baseline=render(None, None, prompts)
+    )
     one, other = (Choice(name="vae-dtype"),), (Choice(name="openvino"),)
     drawn.clear()
     first = pictures.verdict(one)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halftime.base.environment import collect
 from halftime.fix.table import FIXES
+from halftime.pipeline.device import this_environment
 from halftime.records import LedgerRow, Session, Workload
 from halftime.records.priors import predicted
 from halftime.records.recipe import Choice
@@ -22,21 +22,35 @@ SESSION = Session(
     wall_seconds=1.0,
     ledger=(
         LedgerRow(stage="encode_prompt", seconds=0.05, share=0.05),
-        LedgerRow(stage="denoise", seconds=0.7, share=0.7, parts=(
-            LedgerRow(stage="denoiser", seconds=0.6, share=0.6),
-            LedgerRow(stage="scheduler", seconds=0.06, share=0.06),
-            LedgerRow(stage="glue", seconds=0.04, share=0.04),
-        )),
+        LedgerRow(
+            stage="denoise",
+            seconds=0.7,
+            share=0.7,
+            parts=(
+                LedgerRow(stage="denoiser", seconds=0.6, share=0.6),
+                LedgerRow(stage="scheduler", seconds=0.06, share=0.06),
+                LedgerRow(stage="glue", seconds=0.04, share=0.04),
+            ),
+        ),
         LedgerRow(stage="vae_decode", seconds=0.25, share=0.25),
     ),
-    environment=collect(),
+    environment=this_environment(),
     workload=Workload(),
-)  # fmt: skip
+)
 OPENVINO = Choice(name="openvino", settings={"components": ["denoiser"]})
 OPENVINO_VAE = Choice(name="openvino", settings={"components": ["vae"]})
 LOOP = Choice(name="loop-graph", settings={"backend": "openvino"})
-COMPILE, VAE_DTYPE, TABLE = Choice(name="denoiser-compile"), Choice(name="vae-dtype"), Choice(name="schedule-table")
-EVERY = [Choice(name=name, settings=s) for name in FIXES if name != "solver-steps" for s in variants(name)]
+COMPILE, VAE_DTYPE, TABLE = (
+    Choice(name="denoiser-compile"),
+    Choice(name="vae-dtype"),
+    Choice(name="schedule-table"),
+)
+EVERY = [
+    Choice(name=name, settings=s)
+    for name in FIXES
+    if name != "solver-steps"
+    for s in variants(name)
+]
 
 Choices = tuple[Choice, ...]
 
@@ -46,9 +60,12 @@ def name_of(choice: Choice) -> str:
 
 
 class Played:
-    """Timings by plan: each fix multiplies the seconds of a call; a trial costs `seconds` on the clock."""
+    """Timings by plan: each fix multiplies the seconds of a call; a trial costs `seconds` on the
+    clock."""
 
-    def __init__(self, speeds: Mapping[str, float], seconds: float = 10.0, budget: float = 1e6) -> None:
+    def __init__(
+        self, speeds: Mapping[str, float], seconds: float = 10.0, budget: float = 1e6
+    ) -> None:
         self.clock, self.speeds, self.cost = FakeClock(), speeds, seconds
         self.budget = Budget(budget, lambda: self.clock.now)
         self.tried: list[Choices] = []
@@ -63,8 +80,10 @@ class Played:
         self.clock.advance(self.cost)
         self.tried.append(candidate)
         drift = [1.0, 1.2, 0.9, 1.4, 1.1, 1.0, 1.3]
-        rows = {name: tuple(self.seconds(plan) * d for d in drift)
-                for name, plan in (("baseline", ()), ("incumbent", incumbent), ("candidate", candidate))}  # fmt: skip
+        rows = {
+            name: tuple(self.seconds(plan) * d for d in drift)
+            for name, plan in (("baseline", ()), ("incumbent", incumbent), ("candidate", candidate))
+        }
         return Trial(incumbent_plan=incumbent, candidate_plan=candidate, **rows)
 
     def tools(self, goal: Goal | None = None) -> Tools:

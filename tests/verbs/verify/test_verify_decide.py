@@ -59,7 +59,9 @@ def test_a_single_class_is_not_compared_twice() -> None:
     assert len(compare(rows([0.1] * 8), ["photo-like"] * 8, FLOOR, 3.0)) == 1
 
 
-@given(st.lists(st.floats(0, 0.2), min_size=FEWEST, max_size=40), st.floats(0.5, 10), st.floats(1.0, 5))
+@given(
+    st.lists(st.floats(0, 0.2), min_size=FEWEST, max_size=40), st.floats(0.5, 10), st.floats(1.0, 5)
+)
 def test_a_wider_margin_never_makes_equivalent_pictures_unequal(
     values: list[float], margin: float, factor: float
 ) -> None:
@@ -77,20 +79,25 @@ def test_the_number_of_prompts_that_it_asks_for_settles_it() -> None:
     limit = 0.03
     needed = prompts_needed(around(0.024, 0.02, 5000, seed=1), limit)
     decided = [verdict(around(0.024, 0.02, needed, seed)) == "equivalent" for seed in range(60)]
-    fewer = [verdict(around(0.024, 0.02, max(FEWEST, needed // 4), seed)) == "equivalent" for seed in range(60)]
+    fewer = [
+        verdict(around(0.024, 0.02, max(FEWEST, needed // 4), seed)) == "equivalent"
+        for seed in range(60)
+    ]
     assert np.mean(decided) > 0.6
     assert np.mean(fewer) < np.mean(decided)
 
 
 def test_false_alarms_are_rarer_than_five_percent_on_the_margin() -> None:
-    """Mean exactly on the margin: 'equivalent' would be wrong, and may be said in about 5 % of sets."""
+    """Mean exactly on the margin: 'equivalent' would be wrong, and may be said in about 5 % of
+    sets."""
     said = [verdict(around(0.03, 0.01, 60, seed)) for seed in range(200)]
     assert said.count("equivalent") / 200 < 0.1
     assert said.count("different") / 200 < 0.1
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"), [(-1, 1, "equivalent"), (4, 5, "different"), (2, 4, "inconclusive")]
+    ("low", "high", "expected"),
+    [(-1, 1, "equivalent"), (4, 5, "different"), (2, 4, "inconclusive")],
 )
 def test_decide(low: float, high: float, expected: str) -> None:
     interval = Interval((low + high) / 2, low, high)

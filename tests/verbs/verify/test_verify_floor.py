@@ -16,21 +16,33 @@ from halftime.verbs.verify.run import check_repeats, verify
 def drawn(seed: int, count: int = 8) -> PictureSet:
     """Smooth pictures that have nothing in common."""
     rng = np.random.default_rng(seed)
-    made = [rng.integers(0, 256, (4, 4, 3)).astype(np.uint8).repeat(24, 0).repeat(24, 1) for _ in range(count)]
-    return PictureSet(f"seed {seed}", tuple(Picture(str(i), pixels) for i, pixels in enumerate(made)))
+    made = [
+        rng.integers(0, 256, (4, 4, 3)).astype(np.uint8).repeat(24, 0).repeat(24, 1)
+        for _ in range(count)
+    ]
+    return PictureSet(
+        f"seed {seed}", tuple(Picture(str(i), pixels) for i, pixels in enumerate(made))
+    )
 
 
 def nudged(one: PictureSet, grey: int) -> PictureSet:
     """The same, some grey levels brighter."""
-    pictures = [replace(p, pixels=np.clip(p.pixels.astype(int) + grey, 0, 255).astype(np.uint8)) for p in one.pictures]
+    pictures = [
+        replace(p, pixels=np.clip(p.pixels.astype(int) + grey, 0, 255).astype(np.uint8))
+        for p in one.pictures
+    ]
     return PictureSet(one.label, tuple(pictures))
 
 
 def test_a_baseline_that_does_not_repeat_itself_is_refused() -> None:
     """Against such a floor anything would be equivalent."""
-    for function in (lambda: verify(drawn(0), drawn(1), floors={"rerun": drawn(2)}),
-                     lambda: check_repeats(drawn(0), drawn(2))):  # fmt: skip
-        with pytest.raises(Unrepeatable, match="does not repeat itself: by flip, the same prompts and seeds, drawn"):
+    for function in (
+        lambda: verify(drawn(0), drawn(1), floors={"rerun": drawn(2)}),
+        lambda: check_repeats(drawn(0), drawn(2)),
+    ):
+        with pytest.raises(
+            Unrepeatable, match="does not repeat itself: by flip, the same prompts and seeds, drawn"
+        ):
             function()
     check_repeats(drawn(0), drawn(0))
     check_repeats(drawn(0), nudged(drawn(0), 2))
@@ -42,11 +54,14 @@ def test_a_folder_that_is_not_the_baseline_again_is_named() -> None:
 
 
 def test_a_variation_that_is_not_harmless_is_left_out_and_said() -> None:
-    """A pipeline may draw its noise by batch: then its pictures in batches are others, and no measure of noise."""
+    """A pipeline may draw its noise by batch: then its pictures in batches are others, and no
+    measure of noise."""
     floors = {"rerun": drawn(0), "batch": drawn(4)}
     found = verify(drawn(0), drawn(1), floors=floors)
     assert found.verdict == "different"
-    assert "A batch of two draws other pictures here, so it is left out of the floor." in found.notes
+    assert (
+        "A batch of two draws other pictures here, so it is left out of the floor." in found.notes
+    )
     assert {entry.source for entry in found.floor_entries} == {EIGHT_BIT, "rerun", "batch"}
     assert found.noise_floor == verify(drawn(0), drawn(1), floors={"rerun": drawn(0)}).noise_floor
 
@@ -57,10 +72,13 @@ def test_a_baseline_of_one_picture_again_and_again_is_said() -> None:
 
 
 @pytest.mark.parametrize("package", ["flip_evaluator", "pytorch_msssim"])
-def test_no_verdict_without_the_metrics_that_see_it(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_verdict_without_the_metrics_that_see_it(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        MissingExtra, match=r"A verdict on pictures .* needs the package .* install 'halftime\[verify\]'"
+        MissingExtra,
+        match=r"A verdict on pictures .* needs the package .* install 'halftime\[verify\]'",
     ):
         verify(drawn(0), drawn(0))
     assert _run(["verify", "baseline", "baseline"], debug=False) == 2

@@ -36,7 +36,9 @@ def drawing(seed: int, side: int = 96) -> np.ndarray:
 
 def shelf(change=lambda pixels: pixels, count: int = 12, label: str = "a") -> PictureSet:  # type: ignore[no-untyped-def]
     classes = ("photo-like", "hard-edged")
-    made = [Picture(f"{i:02d}", change(drawing(i)), classes[i % 2], f"prompt {i}") for i in range(count)]
+    made = [
+        Picture(f"{i:02d}", change(drawing(i)), classes[i % 2], f"prompt {i}") for i in range(count)
+    ]
     return PictureSet(label, tuple(made))
 
 
@@ -51,13 +53,18 @@ def test_a_set_survives_its_folder(tmp_path: Path) -> None:
     assert [(p.name, p.content_class, p.prompt) for p in again.pictures] == [
         (p.name, p.content_class, p.prompt) for p in shelf().pictures
     ]
-    assert all(np.array_equal(p.pixels, q.pixels) for p, q in zip(again.pictures, shelf().pictures, strict=True))
+    assert all(
+        np.array_equal(p.pixels, q.pixels)
+        for p, q in zip(again.pictures, shelf().pictures, strict=True)
+    )
 
 
 def test_subfolders_are_classes(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     Image.fromarray(drawing(0)).save(tmp_path / "photos" / "one.png")
-    assert [(p.name, p.content_class) for p in read_folder(tmp_path).pictures] == [("photos/one", "photos")]
+    assert [(p.name, p.content_class) for p in read_folder(tmp_path).pictures] == [
+        ("photos/one", "photos")
+    ]
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
@@ -103,7 +110,10 @@ def test_a_distance_is_zero_for_equal_pictures_and_grows(metric) -> None:  # typ
 
 
 def test_rmse_of_one_grey_level() -> None:
-    one, other = Picture("x", np.full((8, 8, 3), 100, np.uint8)), Picture("x", np.full((8, 8, 3), 101, np.uint8))
+    one, other = (
+        Picture("x", np.full((8, 8, 3), 100, np.uint8)),
+        Picture("x", np.full((8, 8, 3), 101, np.uint8)),
+    )
     assert rmse(one, other) == pytest.approx(1.0)
     assert psnr(1.0) == pytest.approx(48.13, abs=0.01)
 
@@ -137,7 +147,9 @@ class Words:
 def test_a_judge_scores_candidate_minus_baseline() -> None:
     tools = kit(list(shelf().pictures), Words(), "no weights")
     one = shelf().pictures[0]
-    brighter = Picture(one.name, (one.pixels // 2 + 128).astype(np.uint8), one.content_class, one.prompt)
+    brighter = Picture(
+        one.name, (one.pixels // 2 + 128).astype(np.uint8), one.content_class, one.prompt
+    )
     assert tools.measure(one, brighter)["agreement"] > 0
     assert "aesthetic" in tools.skipped
     assert set(tools.functions) <= set(METRICS)
@@ -153,7 +165,9 @@ def test_identical_sets_are_equivalent_and_blurred_ones_different() -> None:
 
 def test_one_black_picture_is_different_whatever_the_metrics_say() -> None:
     pictures = list(shelf().pictures)
-    pictures[3] = Picture(pictures[3].name, np.zeros_like(pictures[3].pixels), pictures[3].content_class)
+    pictures[3] = Picture(
+        pictures[3].name, np.zeros_like(pictures[3].pixels), pictures[3].content_class
+    )
     found = halftime.verify(shelf(), PictureSet("b", tuple(pictures)))
     assert found.verdict == "different"
     assert found.reasons[0] == "picture 03: it is black"
@@ -173,7 +187,10 @@ def test_strict_finds_what_no_picture_shows() -> None:
 
     floors = {"rerun": shelf()}
     assert judged(shelf(), shelf(one_value), Settings(floors=floors)).verdict == "equivalent"
-    assert judged(shelf(), shelf(one_value), Settings(floors=floors, strict=True)).verdict == "different"
+    assert (
+        judged(shelf(), shelf(one_value), Settings(floors=floors, strict=True)).verdict
+        == "different"
+    )
     with pytest.raises(BadInput, match="second time"):
         Settings(strict=True)
 
@@ -214,15 +231,35 @@ def test_the_commands_exit_codes_and_its_contract(
 
 
 @pytest.mark.slow
-def test_baseline_against_a_plan_and_two_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baseline_against_a_plan_and_two_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name, fix in (("exact", "progress-bar-off"), ("guided", "guidance-interval")):
         text = f'schema = 1\n[[fixes]]\nname = "{fix}"\n'
         settings = "settings = { start = 0.0, stop = 0.1 }\n" if fix == "guidance-interval" else ""
         (tmp_path / f"{name}.toml").write_text(text + settings, encoding="utf-8")
-    small = ("--prompts", "6", "--steps", "4", "--size", "64", "--guidance", "9", "--floor-prompts", "2", "--quiet")
+    small = (
+        "--prompts",
+        "6",
+        "--steps",
+        "4",
+        "--size",
+        "64",
+        "--guidance",
+        "9",
+        "--floor-prompts",
+        "2",
+        "--quiet",
+    )
     assert run("baseline", "exact.toml", *small, "--json", "v.json") == 0
     verdict = read_json(tmp_path / "v.json", Verdict)
-    assert {entry.source for entry in verdict.floor_entries} == {"8-bit", "rerun", "batch", "threads", "kernels"}
+    assert {entry.source for entry in verdict.floor_entries} == {
+        "8-bit",
+        "rerun",
+        "batch",
+        "threads",
+        "kernels",
+    }
     assert verdict.environment is not None
     assert run("exact.toml", "guided.toml", *small, "--strict") == 1

@@ -1,4 +1,5 @@
-"""Pictures from a pipeline: seeds, batches, latents, the harmless variations, and a planted difference."""
+"""Pictures from a pipeline: seeds, batches, latents, the harmless variations, and a planted
+difference."""
 
 import numpy as np
 import pytest
@@ -46,11 +47,18 @@ def test_a_fix_is_seen_in_the_pictures(pipeline) -> None:  # type: ignore[no-unt
     base = render(pipeline, WORKLOAD, PROMPTS, "base")
     with halftime.applied(pipeline, ["denoiser-dtype"]):
         changed = render(pipeline, WORKLOAD, PROMPTS, "bf16")
-    assert any(not np.array_equal(a.pixels, b.pixels) for a, b in zip(base.pictures, changed.pictures, strict=True))
+    assert any(
+        not np.array_equal(a.pixels, b.pixels)
+        for a, b in zip(base.pictures, changed.pictures, strict=True)
+    )
 
 
 def test_prompts_come_from_the_workload_or_the_bundled_set() -> None:
-    assert {p.content_class for p in prompt_set(Workload(), 6)} == {"photo-like", "drawing", "hard-edged"}
+    assert {p.content_class for p in prompt_set(Workload(), 6)} == {
+        "photo-like",
+        "drawing",
+        "hard-edged",
+    }
     own = prompt_set(Workload(prompts=("a", "b")), 3)
     assert [p.text for p in own] == ["a", "b", "a"]
     assert len({p.name for p in own}) == 3

@@ -1,7 +1,9 @@
-"""The rules, case by case: what torch warns of under torch.cuda.set_sync_debug_mode, and what it does not.
+"""The rules, case by case: what torch warns of under torch.cuda.set_sync_debug_mode, and what it
+does not.
 
-The first eighteen are those of torch's own test of that mode (`test_sync_warning` in test/test_torch.py, in a copy of
-unknown version); the others are ours, read off the same sources as the rules.
+The first eighteen are those of torch's own test of that mode (`test_sync_warning` in
+test/test_torch.py, in a copy of unknown version); the others are ours, read off the same sources as
+the rules.
 """
 
 from __future__ import annotations
@@ -110,7 +112,9 @@ WAITS: dict[str, Run] = {
     "assign a host scalar by index": lambda g: _put(g.x, g.places, torch.tensor(5.0)),
     "equal": lambda g: torch.equal(g.x, g.x + 0),
     "tolist": lambda g: g.x.tolist(),
-    "linspace between device scalars": lambda g: torch.linspace(g.scalar, g.scalar, 3, device="cuda"),
+    "linspace between device scalars": lambda g: torch.linspace(
+        g.scalar, g.scalar, 3, device="cuda"
+    ),
     "masked_fill by a device scalar": lambda g: g.x.masked_fill(g.mask, g.scalar),
     "tensor of device scalars": lambda g: torch.tensor([g.scalar, g.scalar]),
     "format": lambda g: f"{g.scalar:.2f}",
@@ -132,7 +136,7 @@ WAITS: dict[str, Run] = {
     "pinv": lambda g: torch.linalg.pinv(g.square),
     "lstsq": lambda g: torch.linalg.lstsq(g.square, g.square),
     "matrix_exp": lambda g: torch.linalg.matrix_exp(g.square),
-}  # fmt: skip
+}
 UNWATCHED: dict[str, Run] = {
     "synchronize": lambda _: torch.cuda.synchronize(0),
     "event": lambda _: torch.cuda.Event().synchronize(),
@@ -147,7 +151,9 @@ FREE: dict[str, Run] = {
     "masked_fill by a number": lambda g: g.x.masked_fill(g.mask, 1.0),
     "pinned, non-blocking": lambda _: torch.ones(4).pin_memory().to("cuda", non_blocking=True),
     "to the host, non-blocking": lambda g: g.x.to("cpu", non_blocking=True),
-    "repeat_interleave with its size": lambda g: torch.repeat_interleave(g.x, g.counts, output_size=4),
+    "repeat_interleave with its size": lambda g: torch.repeat_interleave(
+        g.x, g.counts, output_size=4
+    ),
     "random numbers": lambda _: torch.randn(4, device="cuda", generator=torch.Generator("cuda")),
     "sort": lambda g: torch.sort(g.x),
     "empty copy": lambda _: torch.zeros(0, device="cuda").cpu(),

@@ -1,4 +1,5 @@
-"""Do the rules hold on a real device? Each case on the shadow device, and under torch's own mode on a GPU."""
+"""Do the rules hold on a real device? Each case on the shadow device, and under torch's own mode on
+a GPU."""
 
 from __future__ import annotations
 
@@ -15,19 +16,23 @@ from halftime.verbs.audit.mode import ShadowDevice
 
 
 def check_rules(device_waits: Callable[[Case], bool] | None = None) -> RulesCheck:
-    """What the rules say of every case beside what the device says. `device_waits` asks the real one by default.
+    """What the rules say of every case beside what the device says. `device_waits` asks the real
+    one by default.
 
     Raises UnknownDevice where torch sees no CUDA device.
     """
     if device_waits is None:
         if not torch.cuda.is_available():
             raise UnknownDevice(
-                "--check-rules compares with torch.cuda.set_sync_debug_mode on a device, and torch sees none here. "
+                "--check-rules compares with torch.cuda.set_sync_debug_mode on a device, and "
+                "torch sees none here. "
                 "Run it on a machine with an NVIDIA GPU; everything else of `audit` needs none."
             )
         device_waits = device_answer
     found = [
-        RuleCase(name=case.name, torchs=case.torchs, rule=shadow_answer(case), device=device_waits(case))
+        RuleCase(
+            name=case.name, torchs=case.torchs, rule=shadow_answer(case), device=device_waits(case)
+        )
         for case in CASES
         if case.watched
     ]

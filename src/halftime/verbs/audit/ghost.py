@@ -1,7 +1,9 @@
-"""Real geometry without weights: what is large lives on the meta device, and only what is small has values.
+"""Real geometry without weights: what is large lives on the meta device, and only what is small has
+values.
 
-Control flow in pipelines hangs on timesteps, sigmas, lengths and flags, all small. Weights and activations only need
-their shapes. Where a value is read that nobody computed, a plausible one is made up: True, 1 or 1.0.
+Control flow in pipelines hangs on timesteps, sigmas, lengths and flags, all small. Weights and
+activations only need their shapes. Where a value is read that nobody computed, a plausible one is
+made up: True, 1 or 1.0.
 """
 
 from __future__ import annotations
@@ -28,19 +30,32 @@ META = torch.device("meta")
 
 
 def compute(
-    func: torch._ops.OpOverload, name: str, args: tuple[object, ...], kwargs: dict[str, object], to_host: bool
+    func: torch._ops.OpOverload,
+    name: str,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    to_host: bool,
 ) -> object:
-    """Run an operation on unwrapped tensors: for real where all have values and the result is small, else by shape."""
-    tensors = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+    """Run an operation on unwrapped tensors: for real where all have values and the result is
+    small, else by shape."""
+    tensors = [
+        value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)
+    ]
     ghosts = [tensor for tensor in tensors if tensor.device == META]
     if not ghosts:
-        large = not tensors and _elements(args) > LARGEST_WITH_VALUES and kwargs.get("device") is not None
+        large = (
+            not tensors
+            and _elements(args) > LARGEST_WITH_VALUES
+            and kwargs.get("device") is not None
+        )
         return _by_shape(func, name, args, kwargs) if large else func(*args, **kwargs)
     if name in ("aten::_local_scalar_dense", "aten::equal", "aten::allclose", "aten::is_nonzero"):
         return _made_up(ghosts[0].dtype) if name == "aten::_local_scalar_dense" else True
     if name == "aten::_to_copy" and to_host:
         dtype = kwargs.get("dtype")
-        return torch.zeros(ghosts[0].shape, dtype=dtype if isinstance(dtype, torch.dtype) else ghosts[0].dtype)
+        return torch.zeros(
+            ghosts[0].shape, dtype=dtype if isinstance(dtype, torch.dtype) else ghosts[0].dtype
+        )
     if name == "aten::copy_" and isinstance(args[0], torch.Tensor) and args[0].device != META:
         return args[0]
     if name == "aten::nonzero":
@@ -58,9 +73,15 @@ def _made_up(dtype: torch.dtype) -> bool | int | float:
     return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
 
 
-def _by_shape(func: torch._ops.OpOverload, name: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+def _by_shape(
+    func: torch._ops.OpOverload, name: str, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> object:
     def as_ghost(value: object) -> object:
-        if isinstance(value, torch.Tensor) and value.device != META and (value.dim() or name in INDEXING):
+        if (
+            isinstance(value, torch.Tensor)
+            and value.device != META
+            and (value.dim() or name in INDEXING)
+        ):
             return value.to(META)
         return value
 
@@ -82,20 +103,27 @@ def is_ghost(pipeline: DiffusionPipeline) -> bool:
 
 
 def load_ghost(model: str | None, workload: Workload) -> Loaded:
-    """The real geometry of a folder, or of the bundled model, ready for `workload`. Raises UnknownModel."""
+    """The real geometry of a folder, or of the bundled model, ready for `workload`. Raises
+    UnknownModel."""
     from halftime import bundled
 
     folder = bundled.MODEL if model is None else Path(model)
     pipeline = ghost_pipeline(folder)
     if workload.scheduler:
         pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)
-    return Loaded(pipeline, f"{folder.name} (geometry only)", ("weights and large activations have shapes, no values",))
+    return Loaded(
+        pipeline,
+        f"{folder.name} (geometry only)",
+        ("weights and large activations have shapes, no values",),
+    )
 
 
 def ghost_pipeline(folder: Path) -> DiffusionPipeline:
-    """A pipeline of a diffusers folder's real geometry, from its configurations alone. Raises UnknownModel.
+    """A pipeline of a diffusers folder's real geometry, from its configurations alone. Raises
+    UnknownModel.
 
-    Models are built on the meta device; schedulers and processors for real; a tokenizer without files gets a stand-in.
+    Models are built on the meta device; schedulers and processors for real; a tokenizer without
+    files gets a stand-in.
     """
     import diffusers
 
@@ -108,8 +136,14 @@ def ghost_pipeline(folder: Path) -> DiffusionPipeline:
         for name, entry in entries.items()
         if isinstance(entry, list) and len(entry) == 2
     }
-    settings = {name: value for name, value in entries.items() if not name.startswith("_") and name not in components}
-    pipeline: DiffusionPipeline = getattr(diffusers, entries["_class_name"])(**components, **settings)
+    settings = {
+        name: value
+        for name, value in entries.items()
+        if not name.startswith("_") and name not in components
+    }
+    pipeline: DiffusionPipeline = getattr(diffusers, entries["_class_name"])(
+        **components, **settings
+    )
     return pipeline
 
 
@@ -128,7 +162,9 @@ def _component(folder: Path, library: str | None, class_name: str | None) -> obj
     if issubclass(cls, transformers.PreTrainedModel):
         with META:
             return cls(cls.config_class.from_pretrained(folder)).eval()
-    if "Tokenizer" in class_name and not list(folder.glob("*vocab*")) + list(folder.glob("tokenizer.json")):
+    if "Tokenizer" in class_name and not list(folder.glob("*vocab*")) + list(
+        folder.glob("tokenizer.json")
+    ):
         return StandInTokenizer()
     return cls.from_pretrained(folder)
 

@@ -1,13 +1,14 @@
 """A CUDA device guard where there is no CUDA, for as long as an audit runs.
 
-c10 refuses tensors that say they are on cuda:0 unless a guard is registered for CUDA. torch has one for its own fake
-tensors, `_ensureCUDADeviceGuardSet`, but it only swaps an existing CUDA guard that counts no devices. A CPU build has
-none, so a stand-in, all of whose virtual methods return 0, is registered for the moment of the swap. On a CUDA build
-without a GPU the plain call suffices (tried with 2.13.0+cu130). On leaving, the registry holds
-what it held, and torch's C++ code will ask Python again whether CUDA can be initialised, as it would have before.
+c10 refuses tensors that say they are on cuda:0 unless a guard is registered for CUDA. torch has one
+for its own fake tensors, `_ensureCUDADeviceGuardSet`, but it only swaps an existing CUDA guard that
+counts no devices. A CPU build has none, so a stand-in, all of whose virtual methods return 0, is
+registered for the moment of the swap. On a CUDA build without a GPU the plain call suffices (tried
+with 2.13.0+cu130). On leaving, the registry holds what it held, and torch's C++ code will ask
+Python again whether CUDA can be initialised, as it would have before.
 
-Sources: c10/core/impl/DeviceGuardImplInterface.h (`device_guard_impl_registry`, `ensureCUDADeviceGuardSet`),
-torch/csrc/utils/device_lazy_init.cpp (`set_requires_device_init`).
+Sources: c10/core/impl/DeviceGuardImplInterface.h (`device_guard_impl_registry`,
+`ensureCUDADeviceGuardSet`), torch/csrc/utils/device_lazy_init.cpp (`set_requires_device_init`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-# Mangled, Itanium ABI: c10::impl::device_guard_impl_registry, an array of pointers by DeviceType, and
-# torch::utils::set_requires_device_init(c10::DeviceType, bool). CUDA is device type 1.
+# Mangled, Itanium ABI: c10::impl::device_guard_impl_registry, an array of pointers by DeviceType,
+# and torch::utils::set_requires_device_init(c10::DeviceType, bool). CUDA is device type 1.
 _REGISTRY = "_ZN3c104impl26device_guard_impl_registryE"
 _REQUIRES_INIT = "_ZN5torch5utils24set_requires_device_initEN3c1010DeviceTypeEb"
 _CUDA = 1
@@ -54,7 +55,8 @@ def _stand_in() -> int:
 
 
 def _forget_initialisation() -> None:
-    """torch remembers that its first cuda tensor initialised CUDA; the audit's was no such thing."""
+    """torch remembers that its first cuda tensor initialised CUDA; the audit's was no such
+    thing."""
     requires = getattr(_library("libtorch_python.so"), _REQUIRES_INIT)
     requires.argtypes, requires.restype = [ctypes.c_int8, ctypes.c_bool], None
     requires(_CUDA, True)

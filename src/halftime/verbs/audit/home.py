@@ -1,4 +1,5 @@
-"""Bring back to the CPU what a call left on the shadow device: schedules, caches, tables made on first use."""
+"""Bring back to the CPU what a call left on the shadow device: schedules, caches, tables made on
+first use."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ _NOT_WALKED = (str, bytes, int, float, type, FunctionType, MethodType, ModuleTyp
 
 
 def bring_home(*roots: object) -> None:
-    """Replace every shadow tensor that can be reached from `roots` by attributes and containers with its CPU tensor."""
+    """Replace every shadow tensor that can be reached from `roots` by attributes and containers
+    with its CPU tensor."""
     seen: set[int] = set()
     waiting = list(roots)
     while waiting:
@@ -20,7 +22,9 @@ def bring_home(*roots: object) -> None:
             continue
         seen.add(id(holder))
         waiting.extend(
-            _in_container(holder) if isinstance(holder, list | tuple | MutableMapping) else _in_object(holder)
+            _in_container(holder)
+            if isinstance(holder, list | tuple | MutableMapping)
+            else _in_object(holder)
         )
 
 
@@ -38,11 +42,16 @@ def _in_container(holder: object) -> list[object]:
 
 def _in_object(holder: object) -> list[object]:
     attributes = getattr(holder, "__dict__", None)
-    return [attributes] if isinstance(attributes, dict) and not isinstance(holder, ShadowTensor) else []
+    return (
+        [attributes]
+        if isinstance(attributes, dict) and not isinstance(holder, ShadowTensor)
+        else []
+    )
 
 
 def _home(value: object) -> object:
-    """The value without shadow tensors; a tuple is made anew where it holds one, since it cannot be changed."""
+    """The value without shadow tensors; a tuple is made anew where it holds one, since it cannot be
+    changed."""
     if isinstance(value, ShadowTensor):
         return value.on_host
     if type(value) is tuple and any(isinstance(part, ShadowTensor) for part in value):

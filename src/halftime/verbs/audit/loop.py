@@ -1,4 +1,5 @@
-"""Where the denoising loop is: by the pipeline's progress bar, or by its scheduler's steps where it makes none."""
+"""Where the denoising loop is: by the pipeline's progress bar, or by its scheduler's steps where it
+makes none."""
 
 from __future__ import annotations
 
@@ -20,12 +21,15 @@ Function = Callable[..., object]
 
 @contextmanager
 def loop_watched(pipeline: DiffusionPipeline, device: ShadowDevice) -> Iterator[None]:
-    """Tell the device's sites when a denoising loop begins and ends and when a step is done, and count module walks."""
+    """Tell the device's sites when a denoising loop begins and ends and when a step is done, and
+    count module walks."""
     with ExitStack() as undo:
         for part in pipelines_of(pipeline):
             cls = type(part)
             bar = _watched_bar(device.sites)
-            part.__class__ = type(cls.__name__, (cls,), {"progress_bar": bar, "__module__": cls.__module__})
+            part.__class__ = type(
+                cls.__name__, (cls,), {"progress_bar": bar, "__module__": cls.__module__}
+            )
             undo.callback(setattr, part, "__class__", cls)
         for scheduler in _schedulers(pipeline):
             step = scheduler.step  # type: ignore[attr-defined]
@@ -44,8 +48,17 @@ def _restore(scheduler: object, held: object) -> None:
 
 
 def _schedulers(pipeline: DiffusionPipeline) -> list[object]:
-    found = [value for part in pipelines_of(pipeline) for value in part.components.values() if hasattr(value, "step")]
-    unique = {id(value): value for value in found if hasattr(value, "timesteps") or hasattr(value, "set_timesteps")}
+    found = [
+        value
+        for part in pipelines_of(pipeline)
+        for value in part.components.values()
+        if hasattr(value, "step")
+    ]
+    unique = {
+        id(value): value
+        for value in found
+        if hasattr(value, "timesteps") or hasattr(value, "set_timesteps")
+    }
     return list(unique.values())
 
 
@@ -72,7 +85,9 @@ def _watched_step(step: Function, scheduler: object, sites: Sites) -> Function:
 
 
 def _watched_bar(sites: Sites) -> Function:
-    def progress_bar(self: object, iterable: object = None, total: int | None = None, **kwargs: object) -> object:
+    def progress_bar(
+        self: object, iterable: object = None, total: int | None = None, **kwargs: object
+    ) -> object:
         return _Bar(iterable, total, sites)
 
     return progress_bar

@@ -1,4 +1,5 @@
-"""The shadow device: makes tensors that say cuda:0, runs their operations on the CPU, and records what would wait."""
+"""The shadow device: makes tensors that say cuda:0, runs their operations on the CPU, and records
+what would wait."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ _SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 class ShadowDevice(TorchDispatchMode):
     """Within the block there is a CUDA device with index 0; afterwards torch is as it was.
 
-    Raises RuntimeError on entering a second one: torch's global state is changed only once at a time.
+    Raises RuntimeError on entering a second one: torch's global state is changed only once at a
+    time.
     """
 
     def __init__(self, without_values: bool = False) -> None:
@@ -39,7 +41,9 @@ class ShadowDevice(TorchDispatchMode):
 
     def __enter__(self) -> ShadowDevice:
         if not patches.ONE_AT_A_TIME.acquire(blocking=False):
-            raise RuntimeError("an audit is already running in this process; wait for it, or use another process.")
+            raise RuntimeError(
+                "an audit is already running in this process; wait for it, or use another process."
+            )
         with ExitStack() as undo:
             undo.callback(patches.ONE_AT_A_TIME.release)
             undo.enter_context(guard.installed())
@@ -52,7 +56,10 @@ class ShadowDevice(TorchDispatchMode):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         with self._undo:
             super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
@@ -66,7 +73,9 @@ class ShadowDevice(TorchDispatchMode):
     ) -> object:
         return self.run(func, args, kwargs or {})
 
-    def run(self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+    def run(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> object:
         """Run one operation on the CPU tensors inside, having recorded whether it would wait."""
         flat, spec = pytree.tree_flatten((args, dict(kwargs)))
         shadows = [value for value in flat if isinstance(value, ShadowTensor)]
@@ -86,7 +95,9 @@ class ShadowDevice(TorchDispatchMode):
         if inner_kwargs.get("pin_memory"):
             inner_kwargs["pin_memory"] = False
         if self._ghost:
-            out = ghost.compute(func, name, inner_args, inner_kwargs, to is not None and to.type == "cpu")
+            out = ghost.compute(
+                func, name, inner_args, inner_kwargs, to is not None and to.type == "cpu"
+            )
         else:
             out = func(*inner_args, **inner_kwargs)
         if torch.Tag.inplace_view in func.tags and shadows:
@@ -99,13 +110,19 @@ def _check_one_device(name: str, flat: Sequence[object], shadows: Sequence[Shado
     """What a real device would refuse must not look fine here."""
     if name in MIXED or not shadows:
         return
-    if any(isinstance(value, torch.Tensor) and not isinstance(value, ShadowTensor) and value.dim() for value in flat):
+    if any(
+        isinstance(value, torch.Tensor) and not isinstance(value, ShadowTensor) and value.dim()
+        for value in flat
+    ):
         raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({name})"
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"cuda:0 and cpu! ({name})"
         )
 
 
-def _change_outer_view(func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+def _change_outer_view(
+    func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> None:
     """In-place views change the wrapper's own sizes too: run them on its metadata alone."""
     with no_dispatch():
         before = torch._C._meta_in_tls_dispatch_include()
@@ -116,10 +133,16 @@ def _change_outer_view(func: torch._ops.OpOverload, args: tuple[object, ...], kw
             torch._C._set_meta_in_tls_dispatch_include(before)
 
 
-def _wrapped(out: object, flat: Sequence[object], shadows: Sequence[ShadowTensor], on_device: bool) -> object:
+def _wrapped(
+    out: object, flat: Sequence[object], shadows: Sequence[ShadowTensor], on_device: bool
+) -> object:
     """Results as shadow tensors; what was changed in place stays the very tensor that went in."""
     outer = {id(shadow.on_host): shadow for shadow in shadows}
-    host = {id(value) for value in flat if isinstance(value, torch.Tensor) and not isinstance(value, ShadowTensor)}
+    host = {
+        id(value)
+        for value in flat
+        if isinstance(value, torch.Tensor) and not isinstance(value, ShadowTensor)
+    }
 
     def wrap(value: object) -> object:
         if not isinstance(value, torch.Tensor) or id(value) in host:
@@ -132,7 +155,8 @@ def _wrapped(out: object, flat: Sequence[object], shadows: Sequence[ShadowTensor
 
 
 class _Functions(TorchFunctionMode):
-    """What the dispatcher does not see: pinning, `x.data = y`, streams, generators of another device."""
+    """What the dispatcher does not see: pinning, `x.data = y`, streams, generators of another
+    device."""
 
     def __init__(self, device: ShadowDevice) -> None:
         super().__init__()
@@ -160,7 +184,9 @@ class _Functions(TorchFunctionMode):
 
     def _pin(self, tensor: object) -> torch.Tensor:
         if isinstance(tensor, ShadowTensor):
-            raise RuntimeError(f"cannot pin 'torch.cuda.{tensor.type()}' only dense CPU tensors can be pinned")
+            raise RuntimeError(
+                f"cannot pin 'torch.cuda.{tensor.type()}' only dense CPU tensors can be pinned"
+            )
         assert isinstance(tensor, torch.Tensor)
         copy = tensor.clone()
         self._device.pinned.add(id(copy))
@@ -174,14 +200,19 @@ def _check_generator(kwargs: Mapping[str, object]) -> None:
         return
     has = getattr(generator, "device", CPU).type
     if {has, torch.device(wanted).type} == {"cpu", "cuda"}:
-        raise RuntimeError(f"Expected a '{torch.device(wanted).type}' device type for generator but found '{has}'")
+        raise RuntimeError(
+            f"Expected a '{torch.device(wanted).type}' device type for generator but found '{has}'"
+        )
 
 
 def _set_data(func: Callable[..., object], target: object, source: object) -> None:
     """`x.data = y` copies y's implementation into x, and would lose the tensor inside."""
     assert isinstance(target, torch.Tensor)
     if not isinstance(source, ShadowTensor):
-        raise RuntimeError("a CPU tensor is assigned to .data of one on the shadow device; offloading is not audited")
+        raise RuntimeError(
+            "a CPU tensor is assigned to .data of one on the shadow device; offloading is not "
+            "audited"
+        )
     with torch._C.DisableTorchFunctionSubclass():
         func(target, source)  # keeps the target's identity, and so what ties and hooks hang on it
     if not isinstance(target, ShadowTensor):

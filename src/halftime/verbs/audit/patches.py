@@ -1,4 +1,5 @@
-"""What else must believe in the device: torch.cuda, generators, streams. Every change is undone on leaving."""
+"""What else must believe in the device: torch.cuda, generators, streams. Every change is undone on
+leaving."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
-import torch._dynamo  # tabulates torch's functions when first imported, so before any of them is replaced
+
+# tabulates torch's functions when first imported, so before any of them is replaced
+import torch._dynamo
 
 from halftime.verbs.audit.sites import Sites
 from halftime.verbs.audit.tensor import CUDA, ShadowTensor
@@ -42,7 +45,8 @@ def _patch(owner: object, name: str, value: object, undo: ExitStack) -> None:
 
 
 def _read_behind_the_dispatcher(sites: Sites, undo: ExitStack) -> None:
-    """torch.tensor([device scalars]) reads with the Python key excluded, and ends at the CUDA backend's own kernel.
+    """torch.tensor([device scalars]) reads with the Python key excluded, and ends at the CUDA
+    backend's own kernel.
 
     A CUDA build has one, which needs a driver; it is put back with the library's end.
     """
@@ -97,7 +101,8 @@ def _cuda_functions(sites: Sites) -> dict[str, object]:
 
 
 class ShadowStream:
-    """Stands for a stream or an event: everything is done already, and a wait of the host is recorded."""
+    """Stands for a stream or an event: everything is done already, and a wait of the host is
+    recorded."""
 
     device = CUDA
 

@@ -1,13 +1,15 @@
-"""Which operations make the host wait on a real CUDA device: a table, read off torch's CUDA sources.
+"""Which operations make the host wait on a real CUDA device: a table, read off torch's CUDA
+sources.
 
-Sources, as excerpts whose version is not known (`lstsq`, `pinv`, `matrix_exp` and `eig` partly from memory):
-aten/src/ATen/native/cuda/{Indexing,Nonzero,Unique,SummaryOps,Repeat}.cu, native/cuda/Copy.cpp
-(`copy_requires_temporaries`, `non_blocking`), native/TensorAdvancedIndexing.cpp (masks and CPU indices),
-native/IndexingUtils.h (`expandTensors`), native/Distributions.cpp (checks; `multinomial`),
-native/BatchLinearAlgebra.cpp (`_linalg_check_errors` reads `infos.any()`), native/TensorCompare.cpp (`isin`: the
-sorting way calls `_unique`; 2.13's CUDA library still takes it, a later source does not), c10/cuda/CUDAFunctions
-(warn_or_error_on_sync).
-The same operations warn under torch.cuda.set_sync_debug_mode: `halftime audit --check-rules` compares on a real GPU.
+Sources, as excerpts whose version is not known (`lstsq`, `pinv`, `matrix_exp` and `eig` partly from
+memory): aten/src/ATen/native/cuda/{Indexing,Nonzero,Unique,SummaryOps,Repeat}.cu,
+native/cuda/Copy.cpp (`copy_requires_temporaries`, `non_blocking`),
+native/TensorAdvancedIndexing.cpp (masks and CPU indices), native/IndexingUtils.h (`expandTensors`),
+native/Distributions.cpp (checks; `multinomial`), native/BatchLinearAlgebra.cpp
+(`_linalg_check_errors` reads `infos.any()`), native/TensorCompare.cpp (`isin`: the sorting way
+calls `_unique`; 2.13's CUDA library still takes it, a later source does not),
+c10/cuda/CUDAFunctions (warn_or_error_on_sync). The same operations warn under
+torch.cuda.set_sync_debug_mode: `halftime audit --check-rules` compares on a real GPU.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ READS_BACK: dict[str, str] = {
     "aten::normal.Tensor_Tensor": "check",
     "aten::normal.float_Tensor": "check",
 }
-# Operations that check `info` on the host only if asked to: position of that argument, called check_errors.
+# Operations that check `info` on the host only if asked to: position of that argument, called
+# check_errors.
 CHECKS_IF_ASKED: dict[str, int] = {
     "aten::linalg_inv_ex": 1,
     "aten::linalg_cholesky_ex": 2,
@@ -51,15 +54,25 @@ CHECKS_IF_ASKED: dict[str, int] = {
     "aten::_linalg_solve_ex": 3,
 }
 INDEXING = {
-    "aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_",
+    "aten::index",
+    "aten::_unsafe_index",
+    "aten::index_put",
+    "aten::index_put_",
+    "aten::_index_put_impl_",
     "aten::_unsafe_index_put",
-}  # fmt: skip
+}
 # Operations that take CPU and CUDA tensors side by side.
 MIXED = INDEXING | {
-    "aten::copy_", "aten::_to_copy", "aten::copy", "aten::set_", "aten::_copy_from", "aten::lift_fresh",
+    "aten::copy_",
+    "aten::_to_copy",
+    "aten::copy",
+    "aten::set_",
+    "aten::_copy_from",
+    "aten::lift_fresh",
     "aten::_local_scalar_dense",
-}  # fmt: skip
-# A scalar that arrives as a device tensor is read: position of that argument, by operation and overload.
+}
+# A scalar that arrives as a device tensor is read: position of that argument, by operation and
+# overload.
 SCALAR_READ: dict[tuple[str, str], int] = {
     ("aten::masked_fill", "Tensor"): 2,
     ("aten::masked_fill_", "Tensor"): 2,

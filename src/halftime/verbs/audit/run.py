@@ -28,23 +28,32 @@ STEPS = 20
 
 
 def audit(
-    pipeline: DiffusionPipeline | str | None = None, workload: Workload | None = None, **arguments: object
+    pipeline: DiffusionPipeline | str | None = None,
+    workload: Workload | None = None,
+    **arguments: object,
 ) -> Audit:
-    """Every place where CPU and GPU would wait for each other in one call of `pipeline`, found without a GPU.
+    """Every place where CPU and GPU would wait for each other in one call of `pipeline`, found
+    without a GPU.
 
-    `pipeline` is a diffusers pipeline on the CPU, or what `halftime.load_pipeline` takes; it is moved to the shadow
-    device and back. `arguments` go to its call as they are. Weights and sizes hardly matter, since waits do not depend
-    on them: tiny random components do. Raises HalftimeError, and what the pipeline's call raises; RuntimeError where
-    another audit is running.
+    `pipeline` is a diffusers pipeline on the CPU, or what `halftime.load_pipeline` takes; it is
+    moved to the shadow device and back. `arguments` go to its call as they are. Weights and sizes
+    hardly matter, since waits do not depend on them: tiny random components do. Raises
+    HalftimeError, and what the pipeline's call raises; RuntimeError where another audit is running.
     """
     chosen = workload or Workload(steps=STEPS)
     loaded = (
-        pipeline if isinstance(pipeline, str) or pipeline is None else Loaded(pipeline, type(pipeline).__name__, ())
+        pipeline
+        if isinstance(pipeline, str) or pipeline is None
+        else Loaded(pipeline, type(pipeline).__name__, ())
     )
-    return audit_loaded(loaded if isinstance(loaded, Loaded) else load(loaded, chosen), chosen, arguments)
+    return audit_loaded(
+        loaded if isinstance(loaded, Loaded) else load(loaded, chosen), chosen, arguments
+    )
 
 
-def audit_loaded(loaded: Loaded, workload: Workload, extra: dict[str, object] | None = None) -> Audit:
+def audit_loaded(
+    loaded: Loaded, workload: Workload, extra: dict[str, object] | None = None
+) -> Audit:
     """As `audit`, for a loaded pipeline."""
     pipeline = loaded.pipeline
     arguments = {**call_arguments(pipeline, workload), **(extra or {})}
@@ -90,7 +99,10 @@ def _against_capture(in_loop: list[Site], sites: Sites, compiled: list[str]) -> 
     if not sites.steps_seen:
         yield "no denoising loop was seen"
     for name in compiled:
-        yield f"{name} is compiled, and whether it waits was not seen; audit the pipeline before it is compiled"
+        yield (
+            f"{name} is compiled, and whether it waits was not seen; audit the pipeline before "
+            "it is compiled"
+        )
 
 
 def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
@@ -98,32 +110,45 @@ def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
     for name in compiled:
         yield f"{name} is compiled: what happens inside of compiled regions"
     if not torch.__version__.startswith(TESTED_TORCH):
-        yield f"the rules were read off torch {', '.join(TESTED_TORCH)}, and this is {torch.__version__}"
+        yield (
+            f"the rules were read off torch {', '.join(TESTED_TORCH)}, and this is "
+            f"{torch.__version__}"
+        )
     if not sites.steps_seen:
-        yield "the denoising loop: it is known by progress_bar() or by scheduler.step, and this pipeline used neither"
+        yield (
+            "the denoising loop: it is known by progress_bar() or by scheduler.step, and this "
+            "pipeline used neither"
+        )
     elif sites.barless:
-        yield "what the first step does before scheduler.step: without a progress_bar() the loop is known from there on"
+        yield (
+            "what the first step does before scheduler.step: without a progress_bar() the loop "
+            "is known from there on"
+        )
 
 
 def _is_compiled(component: object) -> bool:
     if not isinstance(component, torch.nn.Module):
         return False
     return any(
-        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+        type(module).__name__ == "OptimizedModule"
+        or getattr(module, "_compiled_call_impl", None) is not None
         for module in component.modules()
     )
 
 
 def _placed(name: str, value: object) -> object:
-    """Ready embeddings belong on the device, where the encoder or the prior that made them would have left them."""
+    """Ready embeddings belong on the device, where the encoder or the prior that made them would
+    have left them."""
     return value.to("cuda") if isinstance(value, torch.Tensor) and "embed" in name else value
 
 
 @contextmanager
 def on_device(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """The pipeline's modules on the shadow device; afterwards they hold the very tensors that they held before.
+    """The pipeline's modules on the shadow device; afterwards they hold the very tensors that they
+    held before.
 
-    What else the call left there (a scheduler's tables, caches that a model fills) comes back to the CPU.
+    What else the call left there (a scheduler's tables, caches that a model fills) comes back to
+    the CPU.
     """
     modules = [
         module
@@ -133,7 +158,8 @@ def on_device(pipeline: DiffusionPipeline) -> Iterator[None]:
     ]
     before = [(module, dict(module._parameters), dict(module._buffers)) for module in modules]
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
-    torch.__future__.set_overwrite_module_params_on_conversion(True)  # new parameters instead of changed ones
+    # new parameters instead of changed ones
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         pipeline.to("cuda")
         yield

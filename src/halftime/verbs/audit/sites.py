@@ -22,10 +22,16 @@ _PROFILE = str(Path(__file__).parent.parent / "profile")
 
 # The frame that names a stage: file prefix or function name, innermost first.
 _STAGES_BY_FILE = (
-    ("scheduling_", "denoise"), ("autoencoder", "vae_decode"), ("vae", "vae_decode"), ("vq_model", "vae_decode"),
-    ("transformer_", "denoise"), ("unet_", "denoise"), ("controlnet", "denoise"), ("image_processor", "postprocess"),
+    ("scheduling_", "denoise"),
+    ("autoencoder", "vae_decode"),
+    ("vae", "vae_decode"),
+    ("vq_model", "vae_decode"),
+    ("transformer_", "denoise"),
+    ("unet_", "denoise"),
+    ("controlnet", "denoise"),
+    ("image_processor", "postprocess"),
     ("video_processor", "postprocess"),
-)  # fmt: skip
+)
 _STAGES_BY_FUNCTION = {
     "encode_prompt": "encode_prompt",
     "_encode_prompt": "encode_prompt",
@@ -73,7 +79,9 @@ class Sites:
     barless: bool = False  # a loop was known by scheduler.step alone
     in_scheduler: bool = False  # inside of scheduler.step
     recording: bool = True
-    found: dict[Key, dict[int | None, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
+    found: dict[Key, dict[int | None, int]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(int))
+    )
 
     def record(self, kind: str, operation: str) -> None:
         """A wait happens here and now."""
@@ -81,11 +89,15 @@ class Sites:
             return
         frames = _frames(sys._getframe(1))
         inner = frames[0] if frames else Frame("?", 0, "?")
-        pipeline = next((frame for frame in frames if Path(frame.file).name.startswith("pipeline_")), None)
+        pipeline = next(
+            (frame for frame in frames if Path(frame.file).name.startswith("pipeline_")), None
+        )
         where = f"{pipeline.short}:{pipeline.line}" if pipeline else ""
         in_loop = self.step is not None
         stage = "denoise" if in_loop else _stage(frames)
-        key = Key(kind, inner, where, in_loop, self.in_scheduler or _of_scheduler(inner), stage, operation)
+        key = Key(
+            kind, inner, where, in_loop, self.in_scheduler or _of_scheduler(inner), stage, operation
+        )
         self.found[key][self.step] += 1
 
     def begin_loop(self, barless: bool = False) -> None:
@@ -103,16 +115,30 @@ class Sites:
         self.step = None
 
     def as_records(self) -> tuple[Site, ...]:
-        """All sites: those of the loop first, then what is not in an installed package, then the most frequent.
+        """All sites: those of the loop first, then what is not in an installed package, then the
+        most frequent.
 
         Same lines by other operations are one site.
         """
-        merged: dict[tuple[str, Frame, bool], list[tuple[Key, dict[int | None, int]]]] = defaultdict(list)
+        merged: dict[tuple[str, Frame, bool], list[tuple[Key, dict[int | None, int]]]] = (
+            defaultdict(list)
+        )
         for key, by_step in self.found.items():
             merged[key.kind, key.frame, key.in_loop].append((key, by_step))
         installed = {frame.file: source.is_installed(frame.file) for _, frame, _ in merged}
-        sites = [(installed[frame.file], self._site(entries)) for (_, frame, _), entries in merged.items()]
-        sites.sort(key=lambda each: (not each[1].in_loop, each[0], -each[1].count, each[1].file, each[1].line))
+        sites = [
+            (installed[frame.file], self._site(entries))
+            for (_, frame, _), entries in merged.items()
+        ]
+        sites.sort(
+            key=lambda each: (
+                not each[1].in_loop,
+                each[0],
+                -each[1].count,
+                each[1].file,
+                each[1].line,
+            )
+        )
         return tuple(site for _, site in sites)
 
     def _site(self, entries: list[tuple[Key, dict[int | None, int]]]) -> Site:
@@ -142,7 +168,8 @@ def fix_for(key: Key) -> str | None:
         begins = key.frame.function == "index_for_timestep"
         return "schedule-table" if key.in_loop else "set-begin-index" if begins else None
     if key.in_loop:
-        return None  # a wait of the pipeline's own line prevents capture; only its author can take it out
+        # a wait of the pipeline's own line prevents capture; only its author can take it out
+        return None
     return "prompt-cache" if key.stage == "encode_prompt" else None
 
 
@@ -174,7 +201,9 @@ def _stage(frames: list[Frame]) -> str:
         if by_function:
             return by_function
         name = Path(frame.file).name
-        by_file = next((stage for prefix, stage in _STAGES_BY_FILE if name.startswith(prefix)), None)
+        by_file = next(
+            (stage for prefix, stage in _STAGES_BY_FILE if name.startswith(prefix)), None
+        )
         if by_file:
             return by_file
     return "pipeline"

@@ -1,4 +1,5 @@
-"""What every denoising step repeats on the host, and what differs between steps: both break capture and compile."""
+"""What every denoising step repeats on the host, and what differs between steps: both break capture
+and compile."""
 
 from __future__ import annotations
 
@@ -15,8 +16,14 @@ from halftime.verbs.audit.sites import Frame, Sites, innermost
 from halftime.verbs.audit.tensor import ShadowTensor
 
 FACTORIES = {
-    "aten::arange", "aten::zeros", "aten::ones", "aten::full", "aten::linspace", "aten::scalar_tensor", "aten::eye",
-}  # fmt: skip
+    "aten::arange",
+    "aten::zeros",
+    "aten::ones",
+    "aten::full",
+    "aten::linspace",
+    "aten::scalar_tensor",
+    "aten::eye",
+}
 WORTH_SAYING = 4  # in a step
 PLACES = 3
 
@@ -25,14 +32,16 @@ PLACES = 3
 class Steps:
     """What each step of the loop did, as far as it matters here."""
 
-    sequences: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # step -> hash of operations and shapes
+    # step -> hash of operations and shapes
+    sequences: dict[int, int] = field(default_factory=lambda: defaultdict(int))
     rebuilt: dict[Frame, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     converted: dict[Frame, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     walked: dict[Frame, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
 
     @contextmanager
     def walks_counted(self, sites: Sites) -> Iterator[None]:
-        """Count calls in the loop that go through all modules of a model, as `.to()`, `.parameters()` and `.dtype` do.
+        """Count calls in the loop that go through all modules of a model, as `.to()`,
+        `.parameters()` and `.dtype` do.
 
         Every such walk goes through `named_modules`, a generator; a call within a call counts once.
         """
@@ -40,7 +49,9 @@ class Steps:
         depth = 0
 
         @wraps(original)
-        def named_modules(module: torch.nn.Module, *args: object, **kwargs: object) -> Iterator[object]:
+        def named_modules(
+            module: torch.nn.Module, *args: object, **kwargs: object
+        ) -> Iterator[object]:
             nonlocal depth
             if sites.step is not None and sites.recording and depth == 0:
                 self.walked[innermost()][sites.step] += 1
@@ -57,7 +68,9 @@ class Steps:
         finally:
             torch.nn.Module.named_modules = original  # type: ignore[method-assign]
 
-    def observe(self, step: int, name: str, flat: Sequence[object], kwargs: dict[str, object]) -> None:
+    def observe(
+        self, step: int, name: str, flat: Sequence[object], kwargs: dict[str, object]
+    ) -> None:
         """One operation on the device within a step."""
         shapes = tuple(tuple(value.shape) for value in flat if isinstance(value, torch.Tensor))
         self.sequences[step] = hash((self.sequences[step], name, shapes))
@@ -71,26 +84,39 @@ class Steps:
         return tuple(self._findings())
 
     def _findings(self) -> Iterator[Finding]:
-        # The first step fills caches and the last one ends the schedule: what is between them is the rule.
+        # The first step fills caches and the last one ends the schedule: what is between them is
+        # the rule.
         between = [sequence for step, sequence in sorted(self.sequences.items())][1:-1]
         kinds = len(set(between))
         if kinds > 1:
             yield Finding(
                 id="steps-differ",
                 stage="denoise",
-                message=f"operations or shapes differ between steps: {kinds} kinds among {len(between)} steps "
+                message=f"operations or shapes differ between steps: {kinds} kinds among "
+                f"{len(between)} steps "
                 "between the first and the last; each kind is compiled and captured anew",
             )
         for name, words, found, least in (
             ("tensors-rebuilt", "tensors are made anew", self.rebuilt, WORTH_SAYING),
             ("dtype-ping-pong", "tensors change their precision", self.converted, WORTH_SAYING),
-            ("module-walks", "walks through all modules of a model are made on the host", self.walked, 1),
+            (
+                "module-walks",
+                "walks through all modules of a model are made on the host",
+                self.walked,
+                1,
+            ),
         ):
             yield from self._repeated(name, words, found, least)
 
-    def _repeated(self, name: str, words: str, found: dict[Frame, Counter[int]], least: int) -> Iterator[Finding]:
+    def _repeated(
+        self, name: str, words: str, found: dict[Frame, Counter[int]], least: int
+    ) -> Iterator[Finding]:
         steps = len(self.sequences)
-        every = {frame: min(counts.values()) for frame, counts in found.items() if len(counts) >= max(2, steps - 1)}
+        every = {
+            frame: min(counts.values())
+            for frame, counts in found.items()
+            if len(counts) >= max(2, steps - 1)
+        }
         total = sum(every.values())
         if total >= least:
             places = sorted(every, key=lambda frame: -every[frame])[:PLACES]

@@ -1,4 +1,5 @@
-"""A tensor that says it is on cuda:0 and holds a real one on the CPU: control flow stays real, since values are."""
+"""A tensor that says it is on cuda:0 and holds a real one on the CPU: control flow stays real,
+since values are."""
 
 from __future__ import annotations
 
@@ -18,18 +19,23 @@ class Device(Protocol):
 
     sites: Sites
 
-    def run(self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object: ...
+    def run(
+        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> object: ...
 
 
 class ShadowTensor(torch.Tensor):
-    """`on_host` is the CPU tensor with the values; every operation goes through the active ShadowDevice."""
+    """`on_host` is the CPU tensor with the values; every operation goes through the active
+    ShadowDevice."""
 
     on_host: torch.Tensor
-    device_mode: ClassVar[Device | None] = None  # the one that is active, set and cleared by the mode itself
+    # the one that is active, set and cleared by the mode itself
+    device_mode: ClassVar[Device | None] = None
 
     @staticmethod
     def __new__(cls, value: torch.Tensor, **kwargs: object) -> ShadowTensor:
-        # accelerate calls type(parameter)(value, requires_grad=...): hence the keywords, which an audit does not need
+        # accelerate calls type(parameter)(value, requires_grad=...): hence the keywords, which an
+        # audit does not need
         inner = value.on_host if isinstance(value, ShadowTensor) else value
         made: ShadowTensor = torch.Tensor._make_wrapper_subclass(
             cls,
@@ -58,7 +64,9 @@ class ShadowTensor(torch.Tensor):
     ) -> object:
         # Reached only where modes are switched off, as in repr.
         if cls.device_mode is None:
-            raise RuntimeError(f"{func}: a tensor of the shadow device is used after the audit has ended")
+            raise RuntimeError(
+                f"{func}: a tensor of the shadow device is used after the audit has ended"
+            )
         return cls.device_mode.run(func, args, kwargs or {})
 
     # Methods that torch refuses to subclasses, or that read values behind the dispatcher.
@@ -66,7 +74,8 @@ class ShadowTensor(torch.Tensor):
         return self.cpu().tolist() if self.dim() else self.item()
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        """Of the tensor inside, so that two views of one tensor are known as such, as on a device."""
+        """Of the tensor inside, so that two views of one tensor are known as such, as on a
+        device."""
         return self.on_host.untyped_storage()
 
     def numpy(self, *, force: bool = False) -> object:  # type: ignore[override]
@@ -74,7 +83,8 @@ class ShadowTensor(torch.Tensor):
             return self.detach().cpu().numpy()
         frame = innermost()
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory "
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the "
+            "tensor to host memory "
             f"first. ({frame.short}:{frame.line}; on a CUDA device this call fails just so.)"
         )
 

@@ -28,7 +28,8 @@ def waits(
     to: torch.device | None,
     pinned: set[int],
 ) -> Iterator[Wait]:
-    """The waits of one call: `name` and `overload` of the operation, `to` the device that it asks for, if any."""
+    """The waits of one call: `name` and `overload` of the operation, `to` the device that it asks
+    for, if any."""
     if name == "aten::_to_copy":
         yield from _to_copy(args[0], kwargs, to)
     elif name in ("aten::copy_", "aten::copy"):
@@ -64,7 +65,9 @@ def _argument(
 
 def _histc(args: Sequence[object], kwargs: Mapping[str, object]) -> Iterator[Wait]:
     """Without a range it is read off the data."""
-    low, high = (_argument(args, kwargs, position, name, 0) for position, name in ((2, "min"), (3, "max")))
+    low, high = (
+        _argument(args, kwargs, position, name, 0) for position, name in ((2, "min"), (3, "max"))
+    )
     if low == high and _numel(args[0]):
         yield Wait("check")
 
@@ -72,7 +75,9 @@ def _histc(args: Sequence[object], kwargs: Mapping[str, object]) -> Iterator[Wai
 def _isin(args: Sequence[object], kwargs: Mapping[str, object]) -> Iterator[Wait]:
     """Among many, both sides are sorted, and made unique unless they are said to be."""
     elements, among = _numel(args[0]), _numel(args[1])
-    sorts = elements > 0 and among >= int(10 * elements**0.145) and isinstance(args[1], torch.Tensor)
+    sorts = (
+        elements > 0 and among >= int(10 * elements**0.145) and isinstance(args[1], torch.Tensor)
+    )
     if sorts and not _argument(args, kwargs, 2, "assume_unique", False):
         yield Wait("nonzero")
 
@@ -89,11 +94,22 @@ def _numel(value: object) -> int:
 
 
 Rule = Callable[[Sequence[object], Mapping[str, object]], Iterator[Wait]]
-BY_ARGUMENTS: dict[str, Rule] = {"aten::histc": _histc, "aten::isin": _isin, "aten::multinomial": _multinomial}
+BY_ARGUMENTS: dict[str, Rule] = {
+    "aten::histc": _histc,
+    "aten::isin": _isin,
+    "aten::multinomial": _multinomial,
+}
 
 
-def _to_copy(source: object, kwargs: Mapping[str, object], to: torch.device | None) -> Iterator[Wait]:
-    if to is None or kwargs.get("non_blocking") or not isinstance(source, torch.Tensor) or not source.numel():
+def _to_copy(
+    source: object, kwargs: Mapping[str, object], to: torch.device | None
+) -> Iterator[Wait]:
+    if (
+        to is None
+        or kwargs.get("non_blocking")
+        or not isinstance(source, torch.Tensor)
+        or not source.numel()
+    ):
         return  # a copy to the host that does not block allocates pinned memory itself
     if isinstance(source, ShadowTensor) and to.type == "cpu":
         yield Wait(COPY_TO_HOST)
@@ -110,7 +126,8 @@ def _copy(args: Sequence[object], kwargs: Mapping[str, object], pinned: set[int]
     if not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
         yield Wait(COPY_TO_DEVICE if isinstance(target, ShadowTensor) else COPY_TO_HOST)
     elif isinstance(source, ShadowTensor) and id(target) not in pinned:
-        yield Wait(COPY_TO_HOST, warns=False)  # into pageable memory the driver waits, whatever was asked for
+        # into pageable memory the driver waits, whatever was asked for
+        yield Wait(COPY_TO_HOST, warns=False)
 
 
 def _indexing(name: str, args: Sequence[object]) -> Iterator[Wait]:
@@ -125,15 +142,25 @@ def _indexing(name: str, args: Sequence[object]) -> Iterator[Wait]:
         return
     for index in given:
         if index.dtype in _MASKS:
-            # A mask on the host is counted there, and copied from pinned memory without waiting (expandTensors).
+            # A mask on the host is counted there, and copied from pinned memory without waiting
+            # (expandTensors).
             if isinstance(index, ShadowTensor):
                 yield Wait("mask-index")
         elif not isinstance(index, ShadowTensor):
             yield Wait(COPY_TO_DEVICE)
-    if isinstance(values, torch.Tensor) and not isinstance(values, ShadowTensor) and values.dim() == 0:
+    if (
+        isinstance(values, torch.Tensor)
+        and not isinstance(values, ShadowTensor)
+        and values.dim() == 0
+    ):
         yield Wait(COPY_TO_DEVICE)
 
 
 def _becomes_masked_fill(given: Sequence[torch.Tensor], values: torch.Tensor) -> bool:
     """x[mask] = number: one mask and one value on the host (canDispatchToMaskedFill)."""
-    return len(given) == 1 and given[0].dtype in _MASKS and not isinstance(values, ShadowTensor) and values.numel() == 1
+    return (
+        len(given) == 1
+        and given[0].dtype in _MASKS
+        and not isinstance(values, ShadowTensor)
+        and values.numel() == 1
+    )

@@ -1,7 +1,8 @@
-"""An OpenAI-compatible pass-through as a raw ASGI application: one decision a request, bytes untouched.
+"""An OpenAI-compatible pass-through as a raw ASGI application: one decision a request, bytes
+untouched.
 
-Requests for the model named `name` are routed; all others go through as they came. Nothing is stored between requests
-but counts, so any process manager may run as many as it likes.
+Requests for the model named `name` are routed; all others go through as they came. Nothing is
+stored between requests but counts, so any process manager may run as many as it likes.
 """
 
 from __future__ import annotations
@@ -39,14 +40,23 @@ MOST_BODY = 64 * 2**20  # bytes
 TAIL = 8192  # bytes at an answer's end that hold its token counts
 # Of one connection, not of a message (RFC 9110, 7.6.1); lengths are written anew.
 HOP = {
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
-    "upgrade", "host", "content-length",
-}  # fmt: skip
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "host",
+    "content-length",
+}
 
 
 @dataclass(frozen=True)
 class ShellSettings:
-    """`shadow` is the share of the small model's requests that the large one answers too, unseen by the client."""
+    """`shadow` is the share of the small model's requests that the large one answers too, unseen by
+    the client."""
 
     router: Router
     small: Upstream
@@ -86,7 +96,8 @@ class Shell:
         self.metrics = Metrics(self.drift)
         self._json = optional("orjson", "captions", "halftime captions serve")
         self._http = optional("aiohttp", "captions", "halftime captions serve")
-        self._failures = (self._http.ClientError, TimeoutError, OSError)  # an upstream's, of any kind
+        # an upstream's, of any kind
+        self._failures = (self._http.ClientError, TimeoutError, OSError)
         self._session: aiohttp.ClientSession | None = None
         self._shadows: set[asyncio.Task[None]] = set()
         self._random = random.Random()
@@ -119,16 +130,23 @@ class Shell:
     def session(self) -> aiohttp.ClientSession:
         """One client for all requests: a new one for each costs tens of milliseconds."""
         if self._session is None:
-            limits = self._http.ClientTimeout(total=None, sock_connect=10, sock_read=self.settings.timeout)
+            limits = self._http.ClientTimeout(
+                total=None, sock_connect=10, sock_read=self.settings.timeout
+            )
             trace = self._http.TraceConfig(trace_config_ctx_factory=_context)
             trace.on_connection_reuseconn.append(_note_reuse)
             self._session = self._http.ClientSession(
-                timeout=limits, auto_decompress=False, connector=self._http.TCPConnector(limit=0), trace_configs=[trace]
+                timeout=limits,
+                auto_decompress=False,
+                connector=self._http.TCPConnector(limit=0),
+                trace_configs=[trace],
             )
         return self._session
 
     async def _http_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        own = {"/healthz": self._health, "/metrics": self._metrics, "/v1/models": self._models}.get(scope["path"])
+        own = {"/healthz": self._health, "/metrics": self._metrics, "/v1/models": self._models}.get(
+            scope["path"]
+        )
         if own and scope["method"] == "GET":
             return await own(send)
         try:
@@ -146,8 +164,8 @@ class Shell:
                 task.cancel()
         (problem,) = await asyncio.gather(work, return_exceptions=True)
         if isinstance(problem, _Broken):
-            # The answer's start is out. Left unfinished, the server closes the connection: the client sees a cut, and
-            # does not take half an answer for a whole one.
+            # The answer's start is out. Left unfinished, the server closes the connection: the
+            # client sees a cut, and does not take half an answer for a whole one.
             self.metrics.errors.labels(problem.model).inc()
             logger.warning("%s", problem)
         elif isinstance(problem, Exception):
@@ -178,12 +196,16 @@ class Shell:
         ours = isinstance(data, dict) and data.get("model") == self.settings.name
         return data if ours else None
 
-    async def _forward(self, scope: Scope, data: dict[str, object], decision: Decision, send: Send) -> None:
+    async def _forward(
+        self, scope: Scope, data: dict[str, object], decision: Decision, send: Send
+    ) -> None:
         self._count(decision)
         upstream = self.settings.small if decision.small else self.settings.large
         if decision.small:
             try:
-                text = await self._through(scope, self._named(data, upstream), upstream, send, _told(decision), True)
+                text = await self._through(
+                    scope, self._named(data, upstream), upstream, send, _told(decision), True
+                )
             except self._failures:
                 self.metrics.errors.labels(upstream.model).inc()
                 decision, upstream = Decision(False, "failed"), self.settings.large
@@ -202,12 +224,19 @@ class Shell:
         return bytes(self._json.dumps(data | {"model": upstream.model}))
 
     async def _through(
-        self, scope: Scope, body: bytes, upstream: Upstream, send: Send, told: dict[str, str], may_fail: bool = False
+        self,
+        scope: Scope,
+        body: bytes,
+        upstream: Upstream,
+        send: Send,
+        told: dict[str, str],
+        may_fail: bool = False,
     ) -> bytes:
-        """Pass a request on and its answer back, piece by piece as it comes; gives the answer's bytes, at most 1 MiB.
+        """Pass a request on and its answer back, piece by piece as it comes; gives the answer's
+        bytes, at most 1 MiB.
 
-        Where `may_fail`, an upstream that cannot be reached or answers 5xx raises before anything is sent. Raises
-        _Broken where an upstream stops after the start of its answer was sent.
+        Where `may_fail`, an upstream that cannot be reached or answers 5xx raises before anything
+        is sent. Raises _Broken where an upstream stops after the start of its answer was sent.
         """
         try:
             opened = await self._opened(scope, body, upstream)
@@ -221,7 +250,13 @@ class Shell:
         async with opened as answer:
             if may_fail and answer.status >= 500:
                 raise self._http.ClientPayloadError(f"{upstream.model} answered {answer.status}")
-            await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer, told)})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": answer.status,
+                    "headers": _headers(answer, told),
+                }
+            )
             async for piece in self._pieces(answer, upstream):
                 kept += piece[: max(0, 2**20 - len(kept))]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -229,19 +264,23 @@ class Shell:
         self.metrics.spend.labels(upstream.model).inc(upstream.spend(bytes(kept[-TAIL:])))
         return bytes(kept)
 
-    async def _pieces(self, answer: aiohttp.ClientResponse, upstream: Upstream) -> AsyncIterator[bytes]:
+    async def _pieces(
+        self, answer: aiohttp.ClientResponse, upstream: Upstream
+    ) -> AsyncIterator[bytes]:
         try:
             async for piece in answer.content.iter_any():
                 yield piece
         except self._failures as error:
             raise _Broken(upstream.model, error) from error
 
-    async def _opened(self, scope: Scope, body: bytes, upstream: Upstream) -> aiohttp.ClientResponse:
+    async def _opened(
+        self, scope: Scope, body: bytes, upstream: Upstream
+    ) -> aiohttp.ClientResponse:
         """The start of an upstream's answer.
 
-        A kept connection may have been closed by the upstream just before the request went out; aiohttp sends only
-        idempotent methods again, so that a POST is sent once more here. On a new connection the upstream has read the
-        request and may have worked on it.
+        A kept connection may have been closed by the upstream just before the request went out;
+        aiohttp sends only idempotent methods again, so that a POST is sent once more here. On a new
+        connection the upstream has read the request and may have worked on it.
         """
         connection = _Connection()
         try:
@@ -254,17 +293,24 @@ class Shell:
     async def _asked(
         self, scope: Scope, body: bytes, upstream: Upstream, connection: _Connection
     ) -> aiohttp.ClientResponse:
-        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        given = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
         given = {name: value for name, value in given.items() if name.lower() not in HOP}
         path = scope["path"].removeprefix("/v1")
         query = "?" + scope["query_string"].decode() if scope.get("query_string") else ""
         return await self.session.request(
-            scope["method"], upstream.url + path + query, data=body or None, headers=upstream.headers(given),
-            allow_redirects=False, trace_request_ctx=connection,
-        )  # fmt: skip
+            scope["method"],
+            upstream.url + path + query,
+            data=body or None,
+            headers=upstream.headers(given),
+            allow_redirects=False,
+            trace_request_ctx=connection,
+        )
 
     async def _cascade(self, scope: Scope, data: dict[str, object], send: Send) -> None:
-        """Ask the small model, check its answer against the picture, and ask the large one where that is not enough."""
+        """Ask the small model, check its answer against the picture, and ask the large one where
+        that is not enough."""
         request, small = asked(data), self.settings.small
         if request.picture is None or self.settings.judge is None:
             reason = "uncertified" if self.settings.judge is None else request.reason
@@ -272,15 +318,21 @@ class Shell:
         held = _Held()
         try:
             answer = await self._through(scope, self._named(data, small), small, held, {}, True)
-            score = await asyncio.to_thread(self.settings.judge, request.picture, request.prompt, text_of(answer))
-            decision = choose(self.settings.router, data, check=score, most_seconds=self.settings.most_seconds)
+            score = await asyncio.to_thread(
+                self.settings.judge, request.picture, request.prompt, text_of(answer)
+            )
+            decision = choose(
+                self.settings.router, data, check=score, most_seconds=self.settings.most_seconds
+            )
         except (*self._failures, _Broken, ValueError):
             self.metrics.errors.labels(small.model).inc()
             decision = Decision(False, "failed")
         if decision.small and held.status < 400:
             self._count(decision)
             return await held.release(send, _told(decision))
-        return await self._forward(scope, data, Decision(False, "check", decision.probability), send)
+        return await self._forward(
+            scope, data, Decision(False, "check", decision.probability), send
+        )
 
     def _maybe_shadow(self, scope: Scope, data: dict[str, object], small_answer: bytes) -> None:
         if self._random.random() < self.settings.shadow:
@@ -303,7 +355,11 @@ class Shell:
 
     async def _health(self, send: Send) -> None:
         router = self.settings.router
-        certified = {"certified": router.threshold is not None, "mode": router.mode, "alarms": self.drift.alarms}
+        certified = {
+            "certified": router.threshold is not None,
+            "mode": router.mode,
+            "alarms": self.drift.alarms,
+        }
         await _json(send, 200, {"status": "ok", **certified})
 
     async def _metrics(self, send: Send) -> None:
@@ -311,7 +367,9 @@ class Shell:
 
     async def _models(self, send: Send) -> None:
         names = (self.settings.name, self.settings.small.model, self.settings.large.model)
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "halftime"} for name in names]
+        data = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "halftime"} for name in names
+        ]
         await _json(send, 200, {"object": "list", "data": data})
 
 
@@ -330,7 +388,10 @@ class _Held:
 
     async def release(self, send: Send, told: dict[str, str]) -> None:
         first, *rest = self.messages
-        headers = [*first["headers"], *((name.encode(), value.encode()) for name, value in told.items())]
+        headers = [
+            *first["headers"],
+            *((name.encode(), value.encode()) for name, value in told.items()),
+        ]
         for message in ({**first, "headers": headers}, *rest):
             await send(message)
 
@@ -339,23 +400,42 @@ def _context(trace_request_ctx: _Connection) -> _Connection:
     return trace_request_ctx
 
 
-async def _note_reuse(session: aiohttp.ClientSession, connection: _Connection, parameters: object) -> None:
+async def _note_reuse(
+    session: aiohttp.ClientSession, connection: _Connection, parameters: object
+) -> None:
     connection.reused = True
 
 
 def _unanswered(error: Exception) -> bool:
-    """Whether not a byte of an answer came. A timeout is no closed connection; half a head comes as `message`."""
+    """Whether not a byte of an answer came. A timeout is no closed connection; half a head comes as
+    `message`."""
     return not isinstance(error, TimeoutError) and isinstance(getattr(error, "message", ""), str)
 
 
 def _told(decision: Decision) -> dict[str, str]:
-    chance = {} if decision.probability is None else {"x-halftime-probability": f"{decision.probability:.4f}"}
-    return {"x-halftime-route": "small" if decision.small else "large", "x-halftime-reason": decision.reason, **chance}
+    chance = (
+        {}
+        if decision.probability is None
+        else {"x-halftime-probability": f"{decision.probability:.4f}"}
+    )
+    return {
+        "x-halftime-route": "small" if decision.small else "large",
+        "x-halftime-reason": decision.reason,
+        **chance,
+    }
 
 
 def _headers(answer: aiohttp.ClientResponse, told: dict[str, str]) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in answer.raw_headers if name.decode("latin-1").lower() not in HOP]
-    length = [(b"content-length", str(answer.content_length).encode())] if answer.content_length is not None else []
+    kept = [
+        (name, value)
+        for name, value in answer.raw_headers
+        if name.decode("latin-1").lower() not in HOP
+    ]
+    length = (
+        [(b"content-length", str(answer.content_length).encode())]
+        if answer.content_length is not None
+        else []
+    )
     return [*kept, *length, *((name.encode(), value.encode()) for name, value in told.items())]
 
 
@@ -369,7 +449,9 @@ async def _body(receive: Receive) -> bytes:
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
         if size > MOST_BODY:
-            raise ValueError(f"The body is larger than {MOST_BODY:,} bytes. Send a smaller picture, or its URL.")
+            raise ValueError(
+                f"The body is larger than {MOST_BODY:,} bytes. Send a smaller picture, or its URL."
+            )
         if not message.get("more_body"):
             return b"".join(pieces)
 
@@ -381,7 +463,9 @@ async def _left(receive: Receive) -> None:
 
 async def _error(send: Send, status: int, message: str) -> None:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    await _json(send, status, {"error": {"message": message, "type": kind, "param": None, "code": None}})
+    await _json(
+        send, status, {"error": {"message": message, "type": kind, "param": None, "code": None}}
+    )
 
 
 async def _json(send: Send, status: int, data: dict[str, object]) -> None:

@@ -1,4 +1,5 @@
-"""From a log to a certified router: learn, choose a mode, certify a threshold, and report on requests never used."""
+"""From a log to a certified router: learn, choose a mode, certify a threshold, and report on
+requests never used."""
 
 from __future__ import annotations
 
@@ -34,10 +35,11 @@ FEWEST = 40  # requests; with fewer no split holds anything
 
 @dataclass(frozen=True)
 class Settings:
-    """`alpha`: most of the small model's answers that may be unacceptable; `delta`: the chance that this fails.
+    """`alpha`: most of the small model's answers that may be unacceptable; `delta`: the chance that
+    this fails.
 
-    An answer is acceptable where its quality is at most `tolerance` below the large model's. `router_cost` and
-    `router_seconds` are what one decision costs.
+    An answer is acceptable where its quality is at most `tolerance` below the large model's.
+    `router_cost` and `router_seconds` are what one decision costs.
     """
 
     alpha: float = 0.02
@@ -51,16 +53,24 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("alpha", "delta"):
             if not 0 < getattr(self, name) < 1:
-                raise BadInput(f"{name} is {getattr(self, name)}; it must lie between 0 and 1, for example 0.02.")
+                raise BadInput(
+                    f"{name} is {getattr(self, name)}; it must lie between 0 and 1, for "
+                    "example 0.02."
+                )
         for name, units in _UNITS.items():
             if not 0 <= getattr(self, name) < float("inf"):
-                raise BadInput(f"{name} is {getattr(self, name)}; it must be 0 or more, in {units}.")
+                raise BadInput(
+                    f"{name} is {getattr(self, name)}; it must be 0 or more, in {units}."
+                )
         if self.seed < 0:
-            raise BadInput(f"seed is {self.seed}; it must be 0 or a larger whole number, for example 1.")
+            raise BadInput(
+                f"seed is {self.seed}; it must be 0 or a larger whole number, for example 1."
+            )
 
 
 class _Candidate(NamedTuple):
-    """One mode, learned, with the thresholds that will be tested and what it promises on the calibration split."""
+    """One mode, learned, with the thresholds that will be tested and what it promises on the
+    calibration split."""
 
     router: Router
     values: Array
@@ -69,13 +79,19 @@ class _Candidate(NamedTuple):
 
 
 def calibrate(log: Log, settings: Settings) -> CaptionsResult:
-    """The whole calibration. Raises BadInput for a log that is too small to split, or has no checks for a cascade."""
+    """The whole calibration. Raises BadInput for a log that is too small to split, or has no checks
+    for a cascade."""
     if len(log.rows) < FEWEST:
-        raise BadInput(f"the log has {len(log.rows)} usable requests; at least {FEWEST} are needed, and better 2,000.")
+        raise BadInput(
+            f"the log has {len(log.rows)} usable requests; at least {FEWEST} are needed, and "
+            "better 2,000."
+        )
     if not sum(row.large.cost for row in log.rows) > 0:
         raise BadInput(
-            "the large model's answers cost nothing in this log, so that nothing can be saved; a 'cost' must be above "
-            "0. `halftime captions collect` writes it from --small-price, --large-price and the like."
+            "the large model's answers cost nothing in this log, so that nothing can be saved; "
+            "a 'cost' must be above "
+            "0. `halftime captions collect` writes it from --small-price, --large-price and "
+            "the like."
         )
     parts = split(log.groups, SHARES, settings.seed)
     prices = price.prices_of(log, settings.tolerance, settings.router_cost, settings.router_seconds)
@@ -90,23 +106,35 @@ def calibrate(log: Log, settings: Settings) -> CaptionsResult:
         delta=settings.delta,
     )
     router = _finished(best, steps)
-    sizes = {name: len(part) for name, part in zip(SPLITS, parts, strict=True)} | {"threshold": len(proof)}
+    sizes = {name: len(part) for name, part in zip(SPLITS, parts, strict=True)} | {
+        "threshold": len(proof)
+    }
     return _result(log, prices, router, best.values, parts[3], steps, settings, sizes, candidates)
 
 
 def _modes(log: Log, settings: Settings) -> list[Mode]:
     checked = all(row.check is not None for row in log.rows)
     if settings.mode == "cascade" and not checked:
-        raise BadInput("a cascade needs a 'check' (the judge's score of the small answer) in every line of the log.")
+        raise BadInput(
+            "a cascade needs a 'check' (the judge's score of the small answer) in every line "
+            "of the log."
+        )
     if settings.mode == "auto":
         return ["route", "cascade"] if checked else ["route"]
     return [settings.mode]
 
 
-def _candidate(mode: Mode, log: Log, prices: price.Prices, parts: list[Indices], settings: Settings) -> _Candidate:
+def _candidate(
+    mode: Mode, log: Log, prices: price.Prices, parts: list[Indices], settings: Settings
+) -> _Candidate:
     values, names = values_of(mode, log)
     learning, calibration = parts[0], parts[1]
-    fitted = learned(values[learning], prices.acceptable[learning], values[calibration], prices.acceptable[calibration])
+    fitted = learned(
+        values[learning],
+        prices.acceptable[learning],
+        values[calibration],
+        prices.acceptable[calibration],
+    )
     router = Router(
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -120,16 +148,27 @@ def _candidate(mode: Mode, log: Log, prices: price.Prices, parts: list[Indices],
     )
     scores = scores_of(router, values[calibration])
     accepted = prices.acceptable[calibration]
-    thresholds = certify.sequence(scores, accepted, alpha=settings.alpha, delta=settings.delta, fresh=len(parts[2]))
+    thresholds = certify.sequence(
+        scores, accepted, alpha=settings.alpha, delta=settings.delta, fresh=len(parts[2])
+    )
     hoped = _hoped(thresholds, scores, accepted, settings.alpha)
     small = (scores >= hoped).astype(float) if hoped is not None else np.zeros(len(scores))
-    return _Candidate(router, values, thresholds, price.policy(mode, prices.of(calibration), small, mode, resamples=0))
+    return _Candidate(
+        router,
+        values,
+        thresholds,
+        price.policy(mode, prices.of(calibration), small, mode, resamples=0),
+    )
 
 
 def values_of(mode: Mode, log: Log) -> tuple[Array, tuple[str, ...]]:
     """Requests x features as a mode sees them, and their names."""
     width = log.values.shape[1]
-    names = features.NAMES if width == len(features.NAMES) else tuple(f"feature {i + 1}" for i in range(width))
+    names = (
+        features.NAMES
+        if width == len(features.NAMES)
+        else tuple(f"feature {i + 1}" for i in range(width))
+    )
     if mode == "route":
         return log.values, names
     scores = np.asarray([[row.check.score if row.check else 0.0] for row in log.rows])
@@ -142,7 +181,8 @@ def scores_of(router: Router, values: Array) -> Array:
 
 
 def _hoped(thresholds: list[float], scores: Array, accepted: Array, alpha: float) -> float | None:
-    """The loosest threshold whose error on the calibration split is within alpha; None where there is none."""
+    """The loosest threshold whose error on the calibration split is within alpha; None where there
+    is none."""
     fitting = [t for t in thresholds if (1 - accepted[scores >= t]).mean() <= alpha]
     return fitting[-1] if fitting else None
 
@@ -151,7 +191,9 @@ def _finished(best: _Candidate, steps: list[Step]) -> Router:
     threshold = certify.threshold_of(steps)
     passed = [step for step in steps if step.passed]
     share = (
-        float((scores_of(best.router, best.values) >= threshold).mean()) if threshold is not None and passed else 0.0
+        float((scores_of(best.router, best.values) >= threshold).mean())
+        if threshold is not None and passed
+        else 0.0
     )
     return msgspec.structs.replace(best.router, threshold=threshold, small_share=share)
 
@@ -225,22 +267,29 @@ def _others(log: Log, held: price.Prices, test: Indices, ours: Policy) -> list[P
     ]
 
 
-def _why(router: Router, steps: list[Step], settings: Settings, candidates: list[_Candidate]) -> str:
+def _why(
+    router: Router, steps: list[Step], settings: Settings, candidates: list[_Candidate]
+) -> str:
     if router.threshold is not None:
         last = [step for step in steps if step.passed][-1]
         return (
             f"at most {settings.alpha:.1%} of what goes to the small model is unacceptable, with "
-            f"{1 - settings.delta:.0%} confidence: {last.errors} of {last.sent} requests were, bound {last.bound:.2%}"
+            f"{1 - settings.delta:.0%} confidence: {last.errors} of {last.sent} requests were, "
+            f"bound {last.bound:.2%}"
         )
     least = certify.needed(settings.alpha, settings.delta, 0.0)
     if steps:
         first = steps[0]
-        reason = f"{first.errors} of {first.sent} requests were unacceptable, bound {first.bound:.2%}"
+        reason = (
+            f"{first.errors} of {first.sent} requests were unacceptable, bound {first.bound:.2%}"
+        )
     else:
         reason = "no threshold promised it on the calibration split"
     return (
-        f"not certified at {settings.alpha:.1%}: {reason}. Everything goes to the large model. At least {least:,} "
-        "requests that go to the small model must be seen without an error; log more requests, or allow a larger alpha"
+        f"not certified at {settings.alpha:.1%}: {reason}. Everything goes to the large model. "
+        f"At least {least:,} "
+        "requests that go to the small model must be seen without an error; log more requests, "
+        "or allow a larger alpha"
     )
 
 
@@ -310,5 +359,6 @@ def _shown(image: str | None, folder: Path) -> str | None:
 def _curve(held: price.Prices, scores: Array, mode: Mode, points: int = 24) -> list[Policy]:
     thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, points)))
     return [
-        price.policy(f"threshold {t:.3f}", held, (scores >= t).astype(float), mode, resamples=0) for t in thresholds
+        price.policy(f"threshold {t:.3f}", held, (scores >= t).astype(float), mode, resamples=0)
+        for t in thresholds
     ]

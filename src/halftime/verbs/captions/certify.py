@@ -1,7 +1,8 @@
 """Thresholds with a guarantee: fixed-sequence testing over Clopper-Pearson bounds.
 
-With probability at least 1 - delta over the requests it was calibrated on, at most a share alpha of what a certified
-threshold sends to the small model is not acceptable (Angelopoulos et al. 2021, 'Learn then Test', section 4).
+With probability at least 1 - delta over the requests it was calibrated on, at most a share alpha of
+what a certified threshold sends to the small model is not acceptable (Angelopoulos et al. 2021,
+'Learn then Test', section 4).
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ def upper_bound(errors: int, sent: int, delta: float) -> float:
 def upper_bounds(errors: Array, sent: Array, delta: float) -> Array:
     """The same for arrays."""
     beta = optional("scipy.stats", "captions", "halftime captions").beta
-    return np.where(errors >= sent, 1.0, beta.ppf(1 - delta, errors + 1, np.maximum(sent - errors, 1)))
+    return np.where(
+        errors >= sent, 1.0, beta.ppf(1 - delta, errors + 1, np.maximum(sent - errors, 1))
+    )
 
 
 def lower_bound(errors: int, sent: int, delta: float) -> float:
@@ -38,7 +41,8 @@ def lower_bound(errors: int, sent: int, delta: float) -> float:
 
 
 def needed(alpha: float, delta: float, rate: float) -> int | None:
-    """How many requests must go to the small model for a certificate, if a share `rate` of them is not acceptable.
+    """How many requests must go to the small model for a certificate, if a share `rate` of them is
+    not acceptable.
 
     None where `rate` is not below alpha, or where a million would not be enough.
     """
@@ -57,11 +61,12 @@ def needed(alpha: float, delta: float, rate: float) -> int | None:
 def sequence(
     scores: Array, acceptable: Array, *, alpha: float, delta: float, fresh: int, most: int = 40
 ) -> list[float]:
-    """Thresholds to test on `fresh` further requests, the strictest first, chosen on data that the test does not see.
+    """Thresholds to test on `fresh` further requests, the strictest first, chosen on data that the
+    test does not see.
 
-    The first is the strictest that would pass there even if its error were as large as it may be with 80 % confidence,
-    or else the one whose bound is lowest here. Looser ones follow, down to where the error here is twice what is
-    allowed. Empty where no threshold has a chance.
+    The first is the strictest that would pass there even if its error were as large as it may be
+    with 80 % confidence, or else the one whose bound is lowest here. Looser ones follow, down to
+    where the error here is twice what is allowed. Empty where no threshold has a chance.
     """
     order = np.argsort(-scores, kind="stable")
     errors = np.cumsum(1 - acceptable[order])
@@ -89,17 +94,21 @@ def _start(errors: Array, sent: Array, alpha: float, delta: float, ratio: float)
 def certified(
     thresholds: Sequence[float], scores: Array, acceptable: Array, *, alpha: float, delta: float
 ) -> list[Step]:
-    """Test the thresholds in order and stop at the first that fails; the last that passed is certified.
+    """Test the thresholds in order and stop at the first that fails; the last that passed is
+    certified.
 
-    Every test is at level delta, and no correction is needed, since each is only reached if those before it passed
-    (fixed-sequence testing). `scores` and `acceptable` must be of requests that chose nothing before.
+    Every test is at level delta, and no correction is needed, since each is only reached if those
+    before it passed (fixed-sequence testing). `scores` and `acceptable` must be of requests that
+    chose nothing before.
     """
     steps: list[Step] = []
     for threshold in thresholds:
         chosen = scores >= threshold
         sent, errors = int(chosen.sum()), int((1 - acceptable[chosen]).sum())
         bound = upper_bound(errors, sent, delta) if sent else 1.0
-        steps.append(Step(threshold=threshold, sent=sent, errors=errors, bound=bound, passed=bound <= alpha))
+        steps.append(
+            Step(threshold=threshold, sent=sent, errors=errors, bound=bound, passed=bound <= alpha)
+        )
         if bound > alpha:
             break
     return steps

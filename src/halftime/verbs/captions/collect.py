@@ -1,6 +1,7 @@
 """Make a log: send requests to both models, and let a judge say how good each answer is.
 
-One failure costs one request: it is left out, with its reason, and every line that was paid for stays.
+One failure costs one request: it is left out, with its reason, and every line that was paid for
+stays.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,6 +24,7 @@ import msgspec
 
 from halftime.base.errors import BadFile, BadInput, HalftimeError
 from halftime.base.extras import optional
+from halftime.base.progress import Progress
 from halftime.base.store import read_bytes
 from halftime.records.base import Record
 from halftime.records.captions import Answer, Check, Logged
@@ -35,10 +37,10 @@ from halftime.verbs.captions.upstream import Upstream
 if TYPE_CHECKING:
     import aiohttp
 
-Progress = Callable[[str, int, int], None]
 PAUSES = (1.0, 2.0, 4.0)  # seconds before a request that failed is sent again
 LONGEST_PAUSE = 60.0  # seconds, whatever Retry-After says
-MOST_IN_A_ROW = 10  # requests that a model or the judge may fail before the run stops: each costs money and minutes
+# requests that a model or the judge may fail before the run stops: each costs money and minutes
+MOST_IN_A_ROW = 10
 _PASSING = {408, 425, 429}  # and 5xx: the same request may be answered later
 _NOT_THE_REQUEST = {401, 403, 404}  # the key, the address or the model's name
 
@@ -62,7 +64,8 @@ class Asked(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A request without a line in the log: `kind` is what its like have in common, `why` its own reason."""
+    """A request without a line in the log: `kind` is what its like have in common, `why` its own
+    reason."""
 
     kind: str
     why: str
@@ -70,7 +73,8 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """Whom to ask and who judges. Pictures named by path stand in `folder`; the log will stand in `log_folder`."""
+    """Whom to ask and who judges. Pictures named by path stand in `folder`; the log will stand in
+    `log_folder`."""
 
     small: Upstream
     large: Upstream
@@ -83,12 +87,18 @@ class Work:
 class _Failed(Exception):
     """One request cannot be logged.
 
-    `general`: the next one may well fail for the same reason; `passing`: the same one may be answered later, `wait`
-    seconds from now where the model says so.
+    `general`: the next one may well fail for the same reason; `passing`: the same one may be
+    answered later, `wait` seconds from now where the model says so.
     """
 
     def __init__(
-        self, kind: str, why: str, *, general: bool = False, passing: bool = False, wait: float | None = None
+        self,
+        kind: str,
+        why: str,
+        *,
+        general: bool = False,
+        passing: bool = False,
+        wait: float | None = None,
     ) -> None:
         super().__init__(why)
         self.kind, self.general, self.passing, self.wait = kind, general, passing, wait
@@ -102,15 +112,20 @@ def read_requests(path: Path) -> list[Request]:
             try:
                 found.append(msgspec.json.decode(line, type=Request))
             except msgspec.DecodeError as error:
-                raise BadFile(f"{path}, line {number}: {error}. A line needs 'image' and may have 'prompt'.") from error
+                raise BadFile(
+                    f"{path}, line {number}: {error}. A line needs 'image' and may have 'prompt'."
+                ) from error
     if not found:
         raise BadFile(
-            f'{path} has no request. Write one a line, such as {{"image": "a.jpg", "prompt": "What is it?"}}.'
+            f'{path} has no request. Write one a line, such as {{"image": "a.jpg", "prompt": '
+            f'"What is it?"}}.'
         )
     return found
 
 
-def still_to_ask(requests: Sequence[Request], logged: Sequence[Logged], work: Work) -> list[Request]:
+def still_to_ask(
+    requests: Sequence[Request], logged: Sequence[Logged], work: Work
+) -> list[Request]:
     """Requests without a line in the log; one that stands twice in the requests needs two lines."""
     there = Counter((row.id, row.image, row.prompt) for row in logged)
     left = []
@@ -122,11 +137,14 @@ def still_to_ask(requests: Sequence[Request], logged: Sequence[Logged], work: Wo
     return left
 
 
-def collect(requests: Sequence[Request], work: Work, progress: Progress) -> Iterator[Logged | LeftOut]:
-    """Ask both models one request after the other, in turns; give a line or the reason for none as each is done.
+def collect(
+    requests: Sequence[Request], work: Work, progress: Progress
+) -> Iterator[Logged | LeftOut]:
+    """Ask both models one request after the other, in turns; give a line or the reason for none as
+    each is done.
 
-    Raises BadInput where a model cannot be reached or the judge's first answer is no number, HalftimeError after
-    MOST_IN_A_ROW failures in a row.
+    Raises BadInput where a model cannot be reached or the judge's first answer is no number,
+    HalftimeError after MOST_IN_A_ROW failures in a row.
     """
     with asyncio.Runner() as runner:
         run = _Run(runner, runner.run(_session()), work)
@@ -175,7 +193,8 @@ class _Run:
             features.thumbnail(picture)
         except features.NotSeen as error:
             raise _Failed("the picture cannot be used", str(error)) from error
-        # Judged before the large model is paid: a judge that cannot be used shows at the first answer.
+        # Judged before the large model is paid: a judge that cannot be used shows at the first
+        # answer.
         small = self._runner.run(self._ask(work.small, request, picture))
         begun = time.perf_counter()
         score = self._score(picture, request.prompt, small.text)
@@ -197,12 +216,15 @@ class _Run:
         try:
             score: object = self.work.judge(picture, prompt, text)
         except Exception as error:  # it is the user's own code
-            raise _Failed(f"--judge {name} raised {type(error).__name__}", str(error), general=True) from error
+            raise _Failed(
+                f"--judge {name} raised {type(error).__name__}", str(error), general=True
+            ) from error
         if isinstance(score, Real) and math.isfinite(score):
             self._judged = True
             return float(score)
         words = (
-            f"--judge {name!r} returned {score!r:.60}, and a judge returns a finite number, such as 0.93: how good the "
+            f"--judge {name!r} returned {score!r:.60}, and a judge returns a finite number, "
+            "such as 0.93: how good the "
             "answer is."
         )
         if not self._judged:
@@ -210,7 +232,8 @@ class _Run:
         raise _Failed(f"--judge {name} returned no number", words, general=True)
 
     async def _ask(self, upstream: Upstream, request: Request, picture: bytes) -> Asked:
-        """One model's answer; what may pass is tried again. Raises _Failed, or BadInput where nobody is there."""
+        """One model's answer; what may pass is tried again. Raises _Failed, or BadInput where
+        nobody is there."""
         for pause in PAUSES:
             try:
                 return await self._once(upstream, request, picture)
@@ -226,31 +249,42 @@ class _Run:
             status, data, wait = await self._sent(upstream, request, picture)
         except (self._http.ClientError, TimeoutError, OSError) as error:
             self._check_there(upstream, error)
-            raise _Failed(f"{upstream.model} gave no answer", _words(error), general=True, passing=True) from error
+            raise _Failed(
+                f"{upstream.model} gave no answer", _words(error), general=True, passing=True
+            ) from error
         self._heard.add(upstream.url)
         if status == 200:
             return Asked(text_of(data), upstream.spend(data[-TAIL:]), time.perf_counter() - begun)
         passing = status >= 500 or status in _PASSING
         why = data[:200].decode(errors="replace").strip() or "it said nothing"
         general = passing or status in _NOT_THE_REQUEST
-        raise _Failed(f"{upstream.model} answered {status}", why, general=general, passing=passing, wait=wait)
+        raise _Failed(
+            f"{upstream.model} answered {status}", why, general=general, passing=passing, wait=wait
+        )
 
-    async def _sent(self, upstream: Upstream, request: Request, picture: bytes) -> tuple[int, bytes, float | None]:
+    async def _sent(
+        self, upstream: Upstream, request: Request, picture: bytes
+    ) -> tuple[int, bytes, float | None]:
         """Status, body, and the seconds that Retry-After asks for."""
         url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
-        content = [{"type": "text", "text": request.prompt}, {"type": "image_url", "image_url": {"url": url}}]
+        content = [
+            {"type": "text", "text": request.prompt},
+            {"type": "image_url", "image_url": {"url": url}},
+        ]
         body = {"model": upstream.model, "messages": [{"role": "user", "content": content}]}
         address, headers = f"{upstream.url}/chat/completions", upstream.headers({})
         async with self.client.post(address, json=body, headers=headers) as answer:
             return answer.status, await answer.read(), _seconds(answer.headers.get("retry-after"))
 
     def _check_there(self, upstream: Upstream, error: Exception) -> None:
-        """Raises BadInput where nobody has ever answered there: waiting does not mend an address."""
+        """Raises BadInput where nobody has ever answered there: waiting does not mend an
+        address."""
         nowhere = isinstance(error, self._http.ClientConnectorError | self._http.InvalidURL)
         if nowhere and upstream.url not in self._heard:
             which = "--small" if upstream is self.work.small else "--large"
             raise BadInput(
-                f"the model {upstream.model} cannot be reached at {upstream.url}: {_words(error)}. Check {which} and "
+                f"the model {upstream.model} cannot be reached at {upstream.url}: "
+                f"{_words(error)}. Check {which} and "
                 "whether it runs."
             ) from error
 
@@ -263,7 +297,8 @@ def _words(error: Exception) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Retry-After (RFC 9110, 10.2.3), seconds or a date, as seconds from now; None where it says nothing."""
+    """Retry-After (RFC 9110, 10.2.3), seconds or a date, as seconds from now; None where it says
+    nothing."""
     if retry_after is None:
         return None
     if retry_after.strip().isdecimal():
@@ -281,9 +316,18 @@ def _answer(asked: Asked, quality: float) -> Answer:
 
 
 def _image_beside(image: str, work: Work) -> str:
-    """A picture as the log names it: paths are beside the log, which may stand elsewhere than the requests."""
-    if image.startswith("data:") or len(image) >= 1024 or os.path.isabs(image) or not (work.folder / image).is_file():
+    """A picture as the log names it: paths are beside the log, which may stand elsewhere than the
+    requests."""
+    if (
+        image.startswith("data:")
+        or len(image) >= 1024
+        or os.path.isabs(image)
+        or not (work.folder / image).is_file()
+    ):
         return image
-    # Folders are resolved, since '..' after a symbolic link leads elsewhere; the picture's own name stays.
+    # Folders are resolved, since '..' after a symbolic link leads elsewhere; the picture's own name
+    # stays.
     folder = os.path.realpath((work.folder / image).parent)
-    return os.path.relpath(os.path.join(folder, Path(image).name), os.path.realpath(work.log_folder))
+    return os.path.relpath(
+        os.path.join(folder, Path(image).name), os.path.realpath(work.log_folder)
+    )

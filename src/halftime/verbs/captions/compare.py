@@ -1,4 +1,5 @@
-"""Two answers to one request, compared without a judge: the share of words that they have in common."""
+"""Two answers to one request, compared without a judge: the share of words that they have in
+common."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ ENOUGH = 0.8
 
 
 def common_words(one: str, other: str) -> float:
-    """F1 over words (Rajpurkar et al. 2016): 1 for the same words in any order, 0 for none in common."""
+    """F1 over words (Rajpurkar et al. 2016): 1 for the same words in any order, 0 for none in
+    common."""
     words, others = (Counter(re.findall(r"\w+", text.lower())) for text in (one, other))
     shared = sum((words & others).values())
     total = sum(words.values()) + sum(others.values())
@@ -28,7 +30,9 @@ def text_of(body: bytes) -> str:
     if body.lstrip()[:1] == b"{":
         return "".join(_contents(body, "message"))
     events = (line[5:].strip() for line in body.splitlines() if line.startswith(b"data:"))
-    return "".join(piece for event in events if event != b"[DONE]" for piece in _contents(event, "delta"))
+    return "".join(
+        piece for event in events if event != b"[DONE]" for piece in _contents(event, "delta")
+    )
 
 
 def _contents(data: bytes, name: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""What a router may look at in the few milliseconds it has: a thumbnail's statistics and the prompt's wishes.
+"""What a router may look at in the few milliseconds it has: a thumbnail's statistics and the
+prompt's wishes.
 
-A JPEG is read at an eighth of its size (libjpeg's scaled DCT, Pillow's draft mode). Other formats cannot be read in
-part, so they are looked at only where they are small.
+A JPEG is read at an eighth of its size (libjpeg's scaled DCT, Pillow's draft mode). Other formats
+cannot be read in part, so they are looked at only where they are small.
 """
 
 from __future__ import annotations
@@ -32,15 +33,20 @@ class NotSeen(HalftimeError):
 
 
 def thumbnail(picture: bytes) -> tuple[Array, tuple[int, int]]:
-    """A 64 x 64 x 3 thumbnail in 0..1 and the picture's own width and height, in pixels. Raises NotSeen."""
+    """A 64 x 64 x 3 thumbnail in 0..1 and the picture's own width and height, in pixels. Raises
+    NotSeen."""
     if len(picture) > MOST_BYTES:
-        raise NotSeen(f"a picture of {len(picture):,} bytes is not looked at; the most is {MOST_BYTES:,}.")
+        raise NotSeen(
+            f"a picture of {len(picture):,} bytes is not looked at; the most is {MOST_BYTES:,}."
+        )
     try:
         image = Image.open(io.BytesIO(picture))
         size = image.size
         image.draft("RGB", (THUMBNAIL, THUMBNAIL))
         if image.width * image.height > MOST_PIXELS:
-            raise NotSeen(f"a {image.format} of {size[0]} x {size[1]} pixels cannot be read in part.")
+            raise NotSeen(
+                f"a {image.format} of {size[0]} x {size[1]} pixels cannot be read in part."
+            )
         small = image.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise NotSeen(f"the picture cannot be decoded: {error}.") from error
@@ -58,13 +64,15 @@ def _colours(small: Array) -> float:
 
 
 def _edges(grey: Array) -> tuple[float, float]:
-    """Share of strong steps, and the median step: flat art has few and no noise, noise has a median."""
+    """Share of strong steps, and the median step: flat art has few and no noise, noise has a
+    median."""
     steps = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
     return float((steps > 0.15).mean()), float(np.median(steps))
 
 
 def _extent(small: Array) -> tuple[float, float]:
-    """Share of background (like the corners' median) and the side of the box that holds the rest."""
+    """Share of background (like the corners' median) and the side of the box that holds the
+    rest."""
     corners = np.median(small[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)
     away = np.abs(small - corners).max(axis=-1) > 0.12
     rows, columns = np.flatnonzero(away.any(1)), np.flatnonzero(away.any(0))
@@ -91,10 +99,24 @@ _PATTERNS: tuple[Callable[[str], object], ...] = tuple(
     re.compile(rf"\b(?:{words})\b", re.IGNORECASE).search for words in _WISHES.values()
 )
 PICTURE_NAMES: tuple[str, ...] = (
-    "log pixels", "log aspect", "bytes a pixel", "log colours", "edge share", "median step", "brightness", "contrast",
-    "saturation", "background", "object's side",
-    *(f"grid {row}{column}{channel}" for row in range(4) for column in range(4) for channel in "rgb"),
-)  # fmt: skip
+    "log pixels",
+    "log aspect",
+    "bytes a pixel",
+    "log colours",
+    "edge share",
+    "median step",
+    "brightness",
+    "contrast",
+    "saturation",
+    "background",
+    "object's side",
+    *(
+        f"grid {row}{column}{channel}"
+        for row in range(4)
+        for column in range(4)
+        for channel in "rgb"
+    ),
+)
 PROMPT_NAMES: tuple[str, ...] = ("log prompt length", *_WISHES)
 NAMES: tuple[str, ...] = PICTURE_NAMES + PROMPT_NAMES
 
@@ -127,7 +149,8 @@ def of_prompt(prompt: str) -> list[float]:
 
 
 def fingerprint(picture: bytes) -> int:
-    """A difference hash of 64 bits (Krawetz 2013): pictures few bits apart are near duplicates. Raises NotSeen."""
+    """A difference hash of 64 bits (Krawetz 2013): pictures few bits apart are near duplicates.
+    Raises NotSeen."""
     small = _grey(thumbnail(picture)[0])
     cells = small[:, : THUMBNAIL - THUMBNAIL % 9].reshape(8, 8, 9, 7).mean(axis=(1, 3))
     bits = (np.diff(cells, axis=1) > FLAT).ravel()

@@ -1,4 +1,5 @@
-"""Learning how likely the small model's answer is acceptable: logistic regression, recalibrated, as plain numbers."""
+"""Learning how likely the small model's answer is acceptable: logistic regression, recalibrated, as
+plain numbers."""
 
 from __future__ import annotations
 
@@ -26,24 +27,31 @@ class Learned(NamedTuple):
     limit: float
 
 
-def learned(values: Array, acceptable: Array, fresh_values: Array, fresh_acceptable: Array) -> Learned:
+def learned(
+    values: Array, acceptable: Array, fresh_values: Array, fresh_acceptable: Array
+) -> Learned:
     """Fit on the first pair, choose the penalty and recalibrate (Platt 1999) on the second.
 
-    Where all requests of a pair agree there is nothing to learn: the model then gives their share to everyone.
+    Where all requests of a pair agree there is nothing to learn: the model then gives their share
+    to everyone.
     """
     mean, scale = values.mean(0), values.std(0) + 1e-6
     scaled, fresh = (values - mean) / scale, (fresh_values - mean) / scale
     limit = FAR * float(max(np.square(scaled).mean(1).max(), np.square(fresh).mean(1).max()))
     weights, intercept = _weights(scaled, acceptable, fresh, fresh_acceptable)
     slope, offset = _platt(fresh @ weights + intercept, fresh_acceptable)
-    return Learned(_numbers(mean), _numbers(scale), _numbers(weights), intercept, slope, offset, limit)
+    return Learned(
+        _numbers(mean), _numbers(scale), _numbers(weights), intercept, slope, offset, limit
+    )
 
 
 def _numbers(values: Array) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _weights(scaled: Array, acceptable: Array, fresh: Array, fresh_acceptable: Array) -> tuple[Array, float]:
+def _weights(
+    scaled: Array, acceptable: Array, fresh: Array, fresh_acceptable: Array
+) -> tuple[Array, float]:
     if acceptable.min() == acceptable.max():
         return np.zeros(scaled.shape[1]), 0.0
     linear = optional("sklearn.linear_model", "captions", "halftime captions calibrate")
@@ -63,7 +71,8 @@ def _log_loss(logits: Array, acceptable: Array) -> float:
 
 
 def _platt(logits: Array, acceptable: Array) -> tuple[float, float]:
-    """Slope and offset of a logistic curve through the held-out logits; a share of one kind only is smoothed."""
+    """Slope and offset of a logistic curve through the held-out logits; a share of one kind only is
+    smoothed."""
     if acceptable.min() == acceptable.max() or np.ptp(logits) == 0:
         share = (acceptable.sum() + 1) / (len(acceptable) + 2)
         return 1.0, float(np.log(share / (1 - share)) - (logits[0] if len(logits) else 0.0))

@@ -1,13 +1,14 @@
-"""The same decision inside a LiteLLM proxy: a callback that rewrites `model` before LiteLLM routes the request.
+"""The same decision inside a LiteLLM proxy: a callback that rewrites `model` before LiteLLM routes
+the request.
 
 In the proxy's configuration (names of its own model_list):
 
     litellm_settings:
       callbacks: halftime.verbs.captions.litellm_hook.router
 
-and in its environment HALFTIME_CAPTIONS_ROUTER (the calibration's file), HALFTIME_CAPTIONS_SMALL and
-HALFTIME_CAPTIONS_LARGE (model names), and HALFTIME_CAPTIONS_NAME where it is not 'captions'. A pre-call hook may change
-`model`; LiteLLM's custom routing strategies are for its SDK alone.
+and in its environment HALFTIME_CAPTIONS_ROUTER (the calibration's file), HALFTIME_CAPTIONS_SMALL
+and HALFTIME_CAPTIONS_LARGE (model names), and HALFTIME_CAPTIONS_NAME where it is not 'captions'. A
+pre-call hook may change `model`; LiteLLM's custom routing strategies are for its SDK alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 else:
     try:
         from litellm.integrations.custom_logger import CustomLogger
-    except ImportError:  # the rest of the project has no LiteLLM; the hook is then an ordinary object
+    # the rest of the project has no LiteLLM; the hook is then an ordinary object
+    except ImportError:
         CustomLogger = object
 
 
@@ -44,7 +46,8 @@ class CaptionsRouter(CustomLogger):
     async def async_pre_call_hook(
         self, user_api_key_dict: object, cache: object, data: dict[str, object], call_type: str
     ) -> dict[str, object]:
-        """LiteLLM's hook: called with the request before it is routed; what it returns is what is routed."""
+        """LiteLLM's hook: called with the request before it is routed; what it returns is what is
+        routed."""
         if data.get("model") != self.name:
             return data
         decision = self.decided(data)
@@ -56,7 +59,8 @@ class CaptionsRouter(CustomLogger):
         }
 
     def decided(self, data: dict[str, object]) -> Decision:
-        """A cascade has no small answer to look at here, so its router sends everything to the large model."""
+        """A cascade has no small answer to look at here, so its router sends everything to the
+        large model."""
         if self.router.mode == "cascade":
             return Decision(False, "check")
         return choose(self.router, data)
@@ -67,13 +71,19 @@ def from_environment() -> CaptionsRouter:
     wanted = ("HALFTIME_CAPTIONS_ROUTER", "HALFTIME_CAPTIONS_SMALL", "HALFTIME_CAPTIONS_LARGE")
     for name in wanted:
         if not os.environ.get(name):
-            raise BadInput(f"the environment variable {name} is not set; docs/captions.md says what it should hold.")
+            raise BadInput(
+                f"the environment variable {name} is not set; docs/captions.md says what it "
+                "should hold."
+            )
     file, small, large = (os.environ[name] for name in wanted)
-    return CaptionsRouter(read_json(file, Router), small, large, os.environ.get("HALFTIME_CAPTIONS_NAME", "captions"))
+    return CaptionsRouter(
+        read_json(file, Router), small, large, os.environ.get("HALFTIME_CAPTIONS_NAME", "captions")
+    )
 
 
 def __getattr__(name: str) -> CaptionsRouter:
-    # LiteLLM takes an instance by its dotted name; it is made when asked for, since it needs the environment.
+    # LiteLLM takes an instance by its dotted name; it is made when asked for, since it needs the
+    # environment.
     if name != "router":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     made = from_environment()

@@ -1,4 +1,5 @@
-"""Logs of requests that both models answered: JSON lines, gzipped or not, with pictures beside them or inside."""
+"""Logs of requests that both models answered: JSON lines, gzipped or not, with pictures beside them
+or inside."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ NEAR = 3  # bits of 64 in which near duplicates may differ
 
 @dataclass(frozen=True)
 class Log:
-    """Requests with their features, requests x features, and the group of near duplicates that each is in."""
+    """Requests with their features, requests x features, and the group of near duplicates that each
+    is in."""
 
     rows: tuple[Logged, ...]
     values: features.Array
@@ -47,13 +49,20 @@ def read_log(path: str | Path) -> Log:
             left_out.append(f"line {number}: {error}")
             continue
         if values and len(value) != len(values[0]):
-            raise BadFile(f"{path}, line {number}: {len(value)} features; the lines before have {len(values[0])}.")
+            raise BadFile(
+                f"{path}, line {number}: {len(value)} features; the lines before have "
+                f"{len(values[0])}."
+            )
         kept.append(row)
         values.append(value)
         marks.append(mark)
     if not kept:
-        raise BadFile(f"{path} has no request that can be used. {left_out[0] if left_out else 'It is empty.'}")
-    return Log(tuple(kept), np.asarray(values), tuple(grouped(marks)), Path(path).parent, tuple(left_out))
+        raise BadFile(
+            f"{path} has no request that can be used. {left_out[0] if left_out else 'It is empty.'}"
+        )
+    return Log(
+        tuple(kept), np.asarray(values), tuple(grouped(marks)), Path(path).parent, tuple(left_out)
+    )
 
 
 def _rows(path: Path) -> list[Logged]:
@@ -72,12 +81,15 @@ def _decoded(data: bytes, path: str | Path) -> list[Logged]:
             try:
                 rows.append(decoder.decode(line))
             except msgspec.DecodeError as error:
-                raise BadFile(f"{path}, line {number}: {error}. A line's fields are in docs/captions.md.") from error
+                raise BadFile(
+                    f"{path}, line {number}: {error}. A line's fields are in docs/captions.md."
+                ) from error
     return rows
 
 
 def lines_there(path: str | Path) -> list[Logged]:
-    """What a log that is being collected already holds; half a last line, of a run that was killed, is cut off.
+    """What a log that is being collected already holds; half a last line, of a run that was killed,
+    is cut off.
 
     Raises BadFile where the file is no such log, and leaves it as it is.
     """
@@ -90,14 +102,17 @@ def lines_there(path: str | Path) -> list[Logged]:
         whole = _without_half_a_line(data)
         rows = _decoded(whole, path)
     except BadFile as error:
-        raise BadFile(f"cannot go on with the log that is there: {error} Name another --out.") from error
+        raise BadFile(
+            f"cannot go on with the log that is there: {error} Name another --out."
+        ) from error
     if whole != data:
         write_bytes(path, whole)
     return rows
 
 
 def _without_half_a_line(data: bytes) -> bytes:
-    """Whole lines, each with its end. Only the start of a line that `add_line` writes is taken for half a line."""
+    """Whole lines, each with its end. Only the start of a line that `add_line` writes is taken for
+    half a line."""
     lines, end, last = data.rpartition(b"\n")
     try:
         _decoded(last, "")
@@ -137,13 +152,18 @@ def picture_of(image: str, folder: Path) -> bytes:
     if not image.startswith("data:") and len(image) < 1024 and (folder / image).is_file():
         return (folder / image).read_bytes()
     try:
-        return base64.b64decode(image.partition(",")[2] if image.startswith("data:") else image, validate=True)
+        return base64.b64decode(
+            image.partition(",")[2] if image.startswith("data:") else image, validate=True
+        )
     except (binascii.Error, ValueError) as error:
-        raise features.NotSeen(f"the picture is neither a file here nor base64: {image[:40]!r}.") from error
+        raise features.NotSeen(
+            f"the picture is neither a file here nor base64: {image[:40]!r}."
+        ) from error
 
 
 def grouped(marks: Sequence[int | str]) -> list[int]:
-    """A group's number for each mark; fingerprints within NEAR bits of a group's first one join that group."""
+    """A group's number for each mark; fingerprints within NEAR bits of a group's first one join
+    that group."""
     words: dict[str, int] = {}
     prints: list[tuple[int, int]] = []
     found: list[int] = []
@@ -152,7 +172,9 @@ def grouped(marks: Sequence[int | str]) -> list[int]:
         if isinstance(mark, str):
             found.append(words.setdefault(mark, new))
             continue
-        near = next((number for first, number in prints if (first ^ mark).bit_count() <= NEAR), None)
+        near = next(
+            (number for first, number in prints if (first ^ mark).bit_count() <= NEAR), None
+        )
         if near is None:
             prints.append((mark, new))
         found.append(new if near is None else near)

@@ -1,4 +1,5 @@
-"""What a way of choosing costs and how good it is; router, judge and a small call in vain are all paid."""
+"""What a way of choosing costs and how good it is; router, judge and a small call in vain are all
+paid."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Prices:
-    """Per request, arrays of equal length: quality, cost and seconds of both models and of the judge's check."""
+    """Per request, arrays of equal length: quality, cost and seconds of both models and of the
+    judge's check."""
 
     small_quality: Array
     large_quality: Array
@@ -32,7 +34,9 @@ class Prices:
     def of(self, chosen: Indices) -> Prices:
         """Some of the requests."""
         arrays = {
-            name: value[chosen] for name, value in vars(self).items() if name not in ("router_cost", "router_seconds")
+            name: value[chosen]
+            for name, value in vars(self).items()
+            if name not in ("router_cost", "router_seconds")
         }
         return Prices(**arrays, router_cost=self.router_cost, router_seconds=self.router_seconds)
 
@@ -58,7 +62,8 @@ def prices_of(log: Log, tolerance: float, router_cost: float, router_seconds: fl
 
 
 def paid(prices: Prices, small: Array, mode: Mode | None) -> tuple[Array, Array]:
-    """Cost and seconds of each request, where `small` (0 to 1) is the chance that the small answer is given.
+    """Cost and seconds of each request, where `small` (0 to 1) is the chance that the small answer
+    is given.
 
     `mode` None: chosen without a router (always, at random, an oracle).
     """
@@ -74,7 +79,9 @@ def paid(prices: Prices, small: Array, mode: Mode | None) -> tuple[Array, Array]
     return cost + prices.router_cost, seconds + prices.router_seconds
 
 
-def policy(name: str, prices: Prices, small: Array, mode: Mode | None, *, resamples: int = RESAMPLES) -> Policy:
+def policy(
+    name: str, prices: Prices, small: Array, mode: Mode | None, *, resamples: int = RESAMPLES
+) -> Policy:
     """A way of choosing, with bootstrap intervals over requests."""
     cost, seconds = paid(prices, small, mode)
     quality = small * prices.small_quality + (1 - small) * prices.large_quality
@@ -110,7 +117,8 @@ def _intervals(
 
 
 def mixed_at(prices: Prices, cost: float) -> Array:
-    """Random mixing that costs `cost` a request: the same chance of the small model for everyone."""
+    """Random mixing that costs `cost` a request: the same chance of the small model for
+    everyone."""
     small, large = prices.small_cost.mean(), prices.large_cost.mean()
     chance = float(np.clip((large - cost) / (large - small), 0, 1)) if large != small else 0.0
     return np.full(len(prices.small_cost), chance)

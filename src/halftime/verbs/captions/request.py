@@ -1,4 +1,5 @@
-"""An OpenAI-shaped chat request, read for routing: its prompt, its one picture, and the decision, with a time limit."""
+"""An OpenAI-shaped chat request, read for routing: its prompt, its one picture, and the decision,
+with a time limit."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ MOST_SECONDS = 0.05  # that one decision may take; later it is the large model's
 
 
 class Asked(NamedTuple):
-    """What a request asks: the words of its last user message and its picture, or why there is none to look at."""
+    """What a request asks: the words of its last user message and its picture, or why there is none
+    to look at."""
 
     prompt: str
     picture: bytes | None
@@ -48,7 +50,9 @@ def asked(data: Mapping[str, object]) -> Asked:
 
 
 def _parts(data: Mapping[str, object]) -> list[Mapping[str, object]]:
-    users = [message for message in _mappings(data.get("messages")) if message.get("role") == "user"]
+    users = [
+        message for message in _mappings(data.get("messages")) if message.get("role") == "user"
+    ]
     content = users[-1].get("content") if users else None
     return [{"type": "text", "text": content}] if isinstance(content, str) else _mappings(content)
 
@@ -63,17 +67,23 @@ def _decoded(text: str) -> bytes:
 
 
 def warm_up() -> None:
-    """Import and initialise what a decision needs, so that the first request does not pay for it."""
+    """Import and initialise what a decision needs, so that the first request does not pay for
+    it."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "JPEG")
     features.of_picture(_decoded(base64.b64encode(buffer.getvalue()).decode()))
 
 
 def choose(
-    router: Router, data: Mapping[str, object], *, check: float | None = None,
-    clock: Callable[[], float] = time.perf_counter, most_seconds: float = MOST_SECONDS,
-) -> Decision:  # fmt: skip
-    """The decision for one request; never raises. `check` is the judge's score where the router is a cascade's.
+    router: Router,
+    data: Mapping[str, object],
+    *,
+    check: float | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    most_seconds: float = MOST_SECONDS,
+) -> Decision:
+    """The decision for one request; never raises. `check` is the judge's score where the router is
+    a cascade's.
 
     Whatever cannot be read, seen or decided in time goes to the large model.
     """

@@ -1,4 +1,5 @@
-"""The decision itself: a pure function of a calibrated router and a request's features. No clock, no network."""
+"""The decision itself: a pure function of a calibrated router and a request's features. No clock,
+no network."""
 
 from __future__ import annotations
 
@@ -12,13 +13,24 @@ from halftime.records.captions import Router
 from halftime.verbs.captions.features import Array
 
 Reason = Literal[
-    "acceptable", "threshold", "uncertified", "unlike", "no picture", "many pictures", "picture by url", "not seen",
-    "not understood", "timeout", "check", "failed",
-]  # fmt: skip
+    "acceptable",
+    "threshold",
+    "uncertified",
+    "unlike",
+    "no picture",
+    "many pictures",
+    "picture by url",
+    "not seen",
+    "not understood",
+    "timeout",
+    "check",
+    "failed",
+]
 
 
 class Decision(NamedTuple):
-    """Which model, why, and the probability that the small one's answer is acceptable, where it was computed."""
+    """Which model, why, and the probability that the small one's answer is acceptable, where it was
+    computed."""
 
     small: bool
     reason: Reason
@@ -42,7 +54,8 @@ def strangeness(router: Router, values: Array) -> Array:
 
 
 def decide(router: Router, features: Sequence[float]) -> Decision:
-    """Small only where a certificate exists, the request is like the calibrated ones, and the threshold is met."""
+    """Small only where a certificate exists, the request is like the calibrated ones, and the
+    threshold is met."""
     if router.threshold is None:
         return Decision(False, "uncertified")
     if len(features) != len(router.features):

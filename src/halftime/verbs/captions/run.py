@@ -12,7 +12,7 @@ from halftime.verbs.captions.log import read_log
 def captions(log: str | Path, settings: Settings | None = None) -> CaptionsResult:
     """Calibrate a router from a log of requests that both models answered.
 
-    Raises BadFile for a log that cannot be read, BadInput for one that is too small, MissingExtra without
-    `halftime[captions]`.
+    Raises BadFile for a log that cannot be read, BadInput for one that is too small, MissingExtra
+    without `halftime[captions]`.
     """
     return calibrate(read_log(log), settings or Settings())

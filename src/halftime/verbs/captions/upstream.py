@@ -13,7 +13,8 @@ _COUNTS = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
 
 @dataclass(frozen=True)
 class Upstream:
-    """`url` ends with /v1; `key` is never shown. Prices in one currency: a request, a million tokens in and out."""
+    """`url` ends with /v1; `key` is never shown. Prices in one currency: a request, a million
+    tokens in and out."""
 
     model: str
     url: str
@@ -30,7 +31,8 @@ class Upstream:
         return given | ({"authorization": f"Bearer {self.key}"} if self.key else {})
 
     def spend(self, tail: bytes) -> float:
-        """What an answer cost, from the token counts near its end; the price of a request where it says none."""
+        """What an answer cost, from the token counts near its end; the price of a request where it
+        says none."""
         counts = {name: int(number) for name, number in _COUNTS.findall(tail)}
         return self.price + 1e-6 * (
             self.price_in * counts.get(b"prompt", 0) + self.price_out * counts.get(b"completion", 0)

@@ -1,4 +1,5 @@
-"""`halftime doctor`: what is installed, which extras and devices can be used, and what would be faster."""
+"""`halftime doctor`: what is installed, which extras and devices can be used, and what would be
+faster."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from typing import NamedTuple
 import psutil
 from packaging.requirements import Requirement
 
-from halftime.base import environment
 from halftime.base.extras import install
 from halftime.base.version import version
+from halftime.pipeline.device import devices, this_environment, torch_build
 from halftime.records import Environment
 from halftime.records.doctor import Advice, Device, Doctor, Extra
 
@@ -30,7 +31,9 @@ PURPOSES = {
     "captions": "halftime captions",
     "verify": "FLIP where it has no wheel: Linux on Arm",
     "judge": "LPIPS, for halftime verify --lpips-weights",
-    "openvino": "the fix openvino: fastest on Intel and AMD processors where measured (docs/fix.md)",
+    "openvino": (
+        "the fix openvino: fastest on Intel and AMD processors where measured (docs/fix.md)"
+    ),
     "onnx": "the fix onnxruntime",
     "torchao": "the fix int8-dynamic by torchao",
     "ray": "halftime serve --ray",
@@ -40,7 +43,8 @@ PURPOSES = {
 
 
 def examine() -> Doctor:
-    """Look at this machine and this environment. Imports torch and the extras' packages, which takes seconds."""
+    """Look at this machine and this environment. Imports torch and the extras' packages, which
+    takes seconds."""
     problems = list(base_problems())
     place, devices, build = _torch_side(problems)
     extras = tuple(extra(name) for name in extra_names())
@@ -61,10 +65,11 @@ def examine() -> Doctor:
 
 
 def _torch_side(problems: list[str]) -> tuple[Environment | None, tuple[Device, ...], str]:
-    """What only torch can say; a torch that does not import is a problem to report, not to fail with."""
+    """What only torch can say; a torch that does not import is a problem to report, not to fail
+    with."""
     try:
-        devices = environment.devices()
-        return environment.collect(devices[-1].name), devices, environment.torch_build()
+        found = devices()
+        return this_environment(found[-1].name), found, torch_build()
     except Exception as error:  # a broken wheel raises anything: OSError, ImportError, RuntimeError
         problems.append(f"torch does not work: {type(error).__name__}: {error}")
         return None, (), ""
@@ -86,7 +91,9 @@ def extra_names() -> list[str]:
 
 def extra(name: str) -> Extra:
     """Whether an extra can be used: every requirement installed, new enough, and importable."""
-    missing = tuple(lack for requirement in _of_extra(name) if (lack := _lack(requirement, try_import=True)))
+    missing = tuple(
+        lack for requirement in _of_extra(name) if (lack := _lack(requirement, try_import=True))
+    )
     return Extra(
         name=name,
         usable=not missing,
@@ -127,12 +134,16 @@ def _import_error(distribution: str) -> str:
         if module:
             import_module(module)
     except Exception as error:  # a package for another torch raises anything
-        return f"{distribution} is installed and does not import: {type(error).__name__}: {str(error)[:200]}"
+        return (
+            f"{distribution} is installed and does not import: {type(error).__name__}: "
+            f"{str(error)[:200]}"
+        )
     return ""
 
 
 def module_of(distribution: str) -> str | None:
-    """The module to import for a distribution: its own name, else the first that it brings; None for tools."""
+    """The module to import for a distribution: its own name, else the first that it brings; None
+    for tools."""
     plain = re.sub(r"[-.]+", "_", distribution).lower()
     brings = [
         name
@@ -151,7 +162,9 @@ def _owners() -> Mapping[str, list[str]]:
 
 def _compiler() -> str | None:
     wanted = os.environ.get("CXX")
-    return next((path for name in (wanted, "g++", "clang++") if name and (path := shutil.which(name))), None)
+    return next(
+        (path for name in (wanted, "g++", "clang++") if name and (path := shutil.which(name))), None
+    )
 
 
 class _Seen(NamedTuple):
@@ -188,7 +201,8 @@ def _gpu_unused(seen: _Seen) -> Iterator[Advice]:
     if seen.on_cpu and (Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi")):
         yield Advice(
             id="gpu-unused",
-            why=f"this machine has an NVIDIA GPU, and torch cannot use it (its build: {seen.build or 'broken'})",
+            why="this machine has an NVIDIA GPU, and torch cannot use it (its build: "
+            f"{seen.build or 'broken'})",
             command="pip install --force-reinstall torch",
         )
 
@@ -196,10 +210,15 @@ def _gpu_unused(seen: _Seen) -> Iterator[Advice]:
 def _blocking_settings(seen: _Seen) -> Iterator[Advice]:
     for name, why in (
         ("CUDA_LAUNCH_BLOCKING", "every kernel launch waits for the device"),
-        ("TORCH_COMPILE_DISABLE", "torch.compile does nothing, so the fixes that compile bring nothing"),
+        (
+            "TORCH_COMPILE_DISABLE",
+            "torch.compile does nothing, so the fixes that compile bring nothing",
+        ),
     ):
         if seen.setting(name) not in ("", "0"):
-            yield Advice(id="blocking-setting", why=f"{name} is set: {why}", command=f"unset {name}")
+            yield Advice(
+                id="blocking-setting", why=f"{name} is set: {why}", command=f"unset {name}"
+            )
 
 
 def _openmp(seen: _Seen) -> Iterator[Advice]:
@@ -209,14 +228,16 @@ def _openmp(seen: _Seen) -> Iterator[Advice]:
     if seen.busy and not passive:
         yield Advice(
             id="openmp-spins",
-            why="other work is running and idle OpenMP threads spin: beside it a call was 2 to 30 times slower where "
+            why="other work is running and idle OpenMP threads spin: beside it a call was 2 to 30 "
+            "times slower where "
             "measured (fewer threads than cores, by OMP_NUM_THREADS, help more)",
             command="export OMP_WAIT_POLICY=PASSIVE",
         )
     if not seen.busy and passive and seen.place.threads > 1:
         yield Advice(
             id="openmp-sleeps",
-            why="OpenMP threads sleep while they wait: on a quiet machine waking them made a call of small operations "
+            why="OpenMP threads sleep while they wait: on a quiet machine waking them made a call "
+            "of small operations "
             "2.2 times slower where measured; unset it only where nothing else will run",
             command="unset OMP_WAIT_POLICY",
         )
@@ -233,7 +254,8 @@ def _bfloat16(seen: _Seen) -> Iterator[Advice]:
         name = seen.devices[-1].name
         yield Advice(
             id="bfloat16",
-            why=f"{name} computes in bfloat16 by itself; pixel art and hard edges may still need fp32, so verify after",
+            why=f"{name} computes in bfloat16 by itself; pixel art and hard edges may still need "
+            "fp32, so verify after",
             command=f"halftime profile --dtype bfloat16 --device {name}",
         )
 
@@ -242,7 +264,8 @@ def _openvino(seen: _Seen) -> Iterator[Advice]:
     if seen.on_cpu and seen.lacks("openvino"):
         yield Advice(
             id="openvino",
-            why="on a processor OpenVINO was the fastest way to run denoiser and VAE where measured (docs/fix.md)",
+            why="on a processor OpenVINO was the fastest way to run denoiser and VAE where "
+            "measured (docs/fix.md)",
             command=install("openvino"),
         )
 
@@ -251,7 +274,8 @@ def _no_compiler(seen: _Seen) -> Iterator[Advice]:
     if seen.on_cpu and seen.compiler is None:
         yield Advice(
             id="no-compiler",
-            why="torch.compile needs a C++ compiler on a processor: denoiser-compile and vae-compile cannot work",
+            why="torch.compile needs a C++ compiler on a processor: denoiser-compile and "
+            "vae-compile cannot work",
             command="apt-get install g++",
         )
 
@@ -260,7 +284,8 @@ def _busy(seen: _Seen) -> Iterator[Advice]:
     if seen.place and seen.busy:
         yield Advice(
             id="busy",
-            why=f"other work is running (load average {seen.place.load_average or 0.0:.1f} on {seen.place.cores} "
+            why=f"other work is running (load average {seen.place.load_average or 0.0:.1f} on "
+            f"{seen.place.cores} "
             "cores): timings taken now are shaky",
             command="uptime",
         )
@@ -270,7 +295,8 @@ def _little_memory(seen: _Seen) -> Iterator[Advice]:
     if seen.free_bytes < LEAST_FREE:
         yield Advice(
             id="little-memory",
-            why=f"only {seen.free_bytes / GIB:.1f} GiB of memory can be had; a large pipeline will not load",
+            why=f"only {seen.free_bytes / GIB:.1f} GiB of memory can be had; a large pipeline "
+            "will not load",
             command="ps aux --sort=-rss",
         )
 

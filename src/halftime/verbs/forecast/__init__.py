@@ -1,1 +1,2 @@
-"""`forecast`: what would each stage take on a named GPU, without the GPU and without the weights?"""
+"""`forecast`: what would each stage take on a named GPU, without the GPU and without the
+weights?"""

@@ -1,7 +1,9 @@
-"""Traces, kept: shipped for the common cases, otherwise in the user's cache folder. Reading one needs no torch.
+"""Traces, kept: shipped for the common cases, otherwise in the user's cache folder. Reading one
+needs no torch.
 
-A trace depends on the network, the shapes, the element size and the attention, and on the versions of torch, diffusers
-and transformers. The folder is `$XDG_CACHE_HOME/halftime/traces` (`~/.cache` where unset) and safe to delete.
+A trace depends on the network, the shapes, the element size and the attention, and on the versions
+of torch, diffusers and transformers. The folder is `$XDG_CACHE_HOME/halftime/traces` (`~/.cache`
+where unset) and safe to delete.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def folder() -> Path:
 def versions() -> tuple[str, ...]:
     """What a trace depends on beside its subject."""
     # What stands after '+' is the build (cpu, cu130), which makes no other operations.
-    installed = (metadata.version(name).partition("+")[0] for name in ("torch", "diffusers", "transformers"))
+    installed = (
+        metadata.version(name).partition("+")[0] for name in ("torch", "diffusers", "transformers")
+    )
     return (str(TRACER_VERSION), *installed)
 
 
@@ -65,7 +69,8 @@ def _read(key: str) -> StageTrace | None:
 
 @cache
 def shipped() -> dict[str, msgspec.Raw]:
-    """The traces that come with halftime (`benchmarks/forecast_traces.py`), of the versions that it was tested with."""
+    """The traces that come with halftime (`benchmarks/forecast_traces.py`), of the versions that it
+    was tested with."""
     path = resources.files("halftime.verbs.forecast").joinpath("data", "traces.json.gz")
     try:
         return msgspec.json.decode(gzip.decompress(path.read_bytes()), type=dict[str, msgspec.Raw])
@@ -86,7 +91,9 @@ def trace_of(subject: Traced) -> StageTrace:
     if found is None:
         found = _made(subject)
         with contextlib.suppress(BadFile):  # a read-only home only costs time
-            write_bytes(folder() / f"{key}.json.gz", gzip.compress(msgspec.json.encode(found), 6, mtime=0))
+            write_bytes(
+                folder() / f"{key}.json.gz", gzip.compress(msgspec.json.encode(found), 6, mtime=0)
+            )
         _read.cache_clear()
     return found
 

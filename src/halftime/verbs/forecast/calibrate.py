@@ -18,7 +18,9 @@ ITERATIONS = 5
 def calibrated_by(machine: Machine, rows: Sequence[MeasuredRow]) -> Machine:
     """The machine after some measured rows of it, all from one host."""
     observations = [(_seconds_of(row, machine), row.seconds) for row in rows]
-    return calibrated(machine, observations, f"{len(rows)} measured row{'s' * (len(rows) > 1)}: {rows[0].id}")
+    return calibrated(
+        machine, observations, f"{len(rows)} measured row{'s' * (len(rows) > 1)}: {rows[0].id}"
+    )
 
 
 def _seconds_of(row: MeasuredRow, machine: Machine) -> Seconds:
@@ -26,10 +28,14 @@ def _seconds_of(row: MeasuredRow, machine: Machine) -> Seconds:
     return lambda effects: total_seconds(works, machine.gpu, machine.constants, effects)
 
 
-def calibrated(machine: Machine, observations: Sequence[tuple[Seconds, float]], source: str) -> Machine:
-    """The machine after observations: pairs of a forecast as a function of the effects, and the seconds measured.
+def calibrated(
+    machine: Machine, observations: Sequence[tuple[Seconds, float]], source: str
+) -> Machine:
+    """The machine after observations: pairs of a forecast as a function of the effects, and the
+    seconds measured.
 
-    Gauss-Newton on the logarithms: prior from `machine`, noise from the spread between sources and model families.
+    Gauss-Newton on the logarithms: prior from `machine`, noise from the spread between sources and
+    model families.
     """
     noise = machine.constants.source**2 + machine.constants.family**2
     prior, at = machine.covariance, Effects()
@@ -38,7 +44,11 @@ def calibrated(machine: Machine, observations: Sequence[tuple[Seconds, float]], 
     for _ in range(ITERATIONS):
         forecast = np.array([math.log(function(at)) for function, _ in observations])
         slopes = np.array([gradient(function, at) for function, _ in observations]).reshape(-1, 3)
-        gain = prior @ slopes.T @ np.linalg.inv(slopes @ prior @ slopes.T + noise * np.eye(len(observations)))
+        gain = (
+            prior
+            @ slopes.T
+            @ np.linalg.inv(slopes @ prior @ slopes.T + noise * np.eye(len(observations)))
+        )
         at = Effects(*map(float, gain @ (measured - forecast + slopes @ np.array(at))))
     covariance = prior - gain @ slopes @ prior
     return machine._replace(effects=at, covariance=covariance, calibrated_on=source)

@@ -34,12 +34,19 @@ def model_list() -> ModelList:
     return ModelList(
         pipelines=tuple(
             PipelineLine(
-                name=name, denoiser=p.denoiser, width=p.size[0], height=p.size[1], steps=p.steps, dtype=p.dtype
+                name=name,
+                denoiser=p.denoiser,
+                width=p.size[0],
+                height=p.size[1],
+                steps=p.steps,
+                dtype=p.dtype,
             )
             for name, p in PRESETS.items()
         ),
         networks=tuple(
-            NetworkLine(name=name, role=a.role, class_name=a.class_name, parameters=a.published_parameters)
+            NetworkLine(
+                name=name, role=a.role, class_name=a.class_name, parameters=a.published_parameters
+            )
             for name, a in ARCHITECTURES.items()
         ),
     )

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 Inputs = Callable[["nn.Module", Geometry, "torch.dtype"], object]
 
 
-def build(library: str, class_name: str, config: Mapping[str, Json], dtype: torch.dtype) -> nn.Module:
-    """The module on the meta device: shapes only, no weights. Raises BadInput for a class that cannot be built."""
+def build(
+    library: str, class_name: str, config: Mapping[str, Json], dtype: torch.dtype
+) -> nn.Module:
+    """The module on the meta device: shapes only, no weights. Raises BadInput for a class that
+    cannot be built."""
     import importlib
 
     import torch
@@ -25,7 +28,9 @@ def build(library: str, class_name: str, config: Mapping[str, Json], dtype: torc
     try:
         kind = getattr(importlib.import_module(library), class_name)
     except (ImportError, AttributeError) as error:
-        raise BadInput(f"{library} has no class {class_name!r}. Update {library}, or name another model.") from error
+        raise BadInput(
+            f"{library} has no class {class_name!r}. Update {library}, or name another model."
+        ) from error
     with torch.device("meta"):
         if library == "diffusers":
             module = kind.from_config(dict(config)) if config else kind()
@@ -50,11 +55,17 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module
 
 
-def forward_of(class_name: str, role: str, geometry: Geometry, dtype: torch.dtype) -> Callable[[nn.Module], object]:
-    """A function that runs one forward of the module. Raises BadInput for a class without an entry in the table."""
+def forward_of(
+    class_name: str, role: str, geometry: Geometry, dtype: torch.dtype
+) -> Callable[[nn.Module], object]:
+    """A function that runs one forward of the module. Raises BadInput for a class without an entry
+    in the table."""
     table = {"vae": DECODERS, "vae_encoder": ENCODERS}.get(role, FORWARDS)
     if class_name not in table:
-        raise BadInput(f"halftime forecast does not know the inputs of {class_name}. It knows: {', '.join(table)}.")
+        raise BadInput(
+            f"halftime forecast does not know the inputs of {class_name}. It knows: "
+            f"{', '.join(table)}."
+        )
     return lambda module: table[class_name](module, geometry, dtype)
 
 
@@ -150,8 +161,12 @@ def _flux(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 def _sd3(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
     config = _Numbers(module)
     return module(
-        hidden_states=_empty(at.batch, config.in_channels, at.height // 8, at.width // 8, dtype=dtype),
-        encoder_hidden_states=_empty(at.batch, at.tokens or 333, config.joint_attention_dim, dtype=dtype),
+        hidden_states=_empty(
+            at.batch, config.in_channels, at.height // 8, at.width // 8, dtype=dtype
+        ),
+        encoder_hidden_states=_empty(
+            at.batch, at.tokens or 333, config.joint_attention_dim, dtype=dtype
+        ),
         pooled_projections=_empty(at.batch, config.pooled_projection_dim, dtype=dtype),
         timestep=_indices(at.batch),
         return_dict=False,
@@ -167,7 +182,9 @@ def _pixart(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
     }
     return module(
         _empty(at.batch, config.in_channels, at.height // 8, at.width // 8, dtype=dtype),
-        encoder_hidden_states=_empty(at.batch, at.tokens or 300, config.caption_channels, dtype=dtype),
+        encoder_hidden_states=_empty(
+            at.batch, at.tokens or 300, config.caption_channels, dtype=dtype
+        ),
         timestep=_indices(at.batch),
         added_cond_kwargs=conditions,
         return_dict=False,
@@ -178,7 +195,9 @@ def _sana(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
     config = _Numbers(module)
     return module(
         _empty(at.batch, config.in_channels, at.height // 32, at.width // 32, dtype=dtype),
-        encoder_hidden_states=_empty(at.batch, at.tokens or 300, config.caption_channels, dtype=dtype),
+        encoder_hidden_states=_empty(
+            at.batch, at.tokens or 300, config.caption_channels, dtype=dtype
+        ),
         timestep=_indices(at.batch),
         return_dict=False,
     )
@@ -204,7 +223,9 @@ def _cogvideox(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
         rotary = (_empty(length, config.attention_head_dim, dtype=dtype),) * 2
     return module(
         _empty(at.batch, frames, config.in_channels, at.height // 8, at.width // 8, dtype=dtype),
-        encoder_hidden_states=_empty(at.batch, at.tokens or 226, config.text_embed_dim, dtype=dtype),
+        encoder_hidden_states=_empty(
+            at.batch, at.tokens or 226, config.text_embed_dim, dtype=dtype
+        ),
         timestep=_indices(at.batch),
         image_rotary_emb=rotary,
         return_dict=False,
@@ -235,7 +256,11 @@ def _decode(fixed: int | None) -> Inputs:
     def run(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
         factor = fixed or 2 ** (_Numbers(module).length("block_out_channels") - 1)
         latent = _empty(
-            at.batch, _Numbers(module).latent_channels, at.height // factor, at.width // factor, dtype=dtype
+            at.batch,
+            _Numbers(module).latent_channels,
+            at.height // factor,
+            at.width // factor,
+            dtype=dtype,
         )
         return _method(module, "decode")(latent, return_dict=False)
 
@@ -245,14 +270,22 @@ def _decode(fixed: int | None) -> Inputs:
 def _decode_video(spatial: int, temporal: int, channels: str) -> Inputs:
     def run(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
         frames = (at.frames - 1) // temporal + 1
-        shape = (at.batch, getattr(_Numbers(module), channels), frames, at.height // spatial, at.width // spatial)
+        shape = (
+            at.batch,
+            getattr(_Numbers(module), channels),
+            frames,
+            at.height // spatial,
+            at.width // spatial,
+        )
         return _method(module, "decode")(_empty(*shape, dtype=dtype), return_dict=False)
 
     return run
 
 
 def _encode(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    return _method(module, "encode")(_empty(at.batch, 3, at.height, at.width, dtype=dtype), return_dict=False)
+    return _method(module, "encode")(
+        _empty(at.batch, 3, at.height, at.width, dtype=dtype), return_dict=False
+    )
 
 
 FORWARDS: dict[str, Inputs] = {
@@ -279,4 +312,8 @@ DECODERS: dict[str, Inputs] = {
     "AutoencoderKLCogVideoX": _decode_video(8, 4, "latent_channels"),
     "AutoencoderKLLTXVideo": _decode_video(32, 8, "latent_channels"),
 }
-ENCODERS: dict[str, Inputs] = {"AutoencoderKL": _encode, "AutoencoderTiny": _encode, "AutoencoderDC": _encode}
+ENCODERS: dict[str, Inputs] = {
+    "AutoencoderKL": _encode,
+    "AutoencoderTiny": _encode,
+    "AutoencoderDC": _encode,
+}

@@ -1,4 +1,5 @@
-"""The constants of the roofline: few, each with a meaning. Fitted by `benchmarks/forecast_fit.py`, kept as JSON."""
+"""The constants of the roofline: few, each with a meaning. Fitted by `benchmarks/forecast_fit.py`,
+kept as JSON."""
 
 from __future__ import annotations
 
@@ -10,47 +11,64 @@ import msgspec
 
 from halftime.records import Record
 
-# What a lognormal prior says before any data: median, and standard deviation of the logarithm. The physics:
-# efficiencies against the dense peak of a library kernel on large shapes; host costs in seconds; energies in joules
-# for one fp16 FLOP on tensor cores, whole board.
+# What a lognormal prior says before any data: median, and standard deviation of the logarithm. The
+# physics: efficiencies against the dense peak of a library kernel on large shapes; host costs in
+# seconds; energies in joules for one fp16 FLOP on tensor cores, whole board.
 PRIORS: dict[str, tuple[float, float]] = {
-    "conv": (0.90, 0.15),  # share of the peak that convolutions reach when tiles fill the GPU and power allows
+    # share of the peak that convolutions reach when tiles fill the GPU and power allows
+    "conv": (0.90, 0.15),
     "gemm": (0.92, 0.1),
     "bmm": (0.60, 0.3),
     "attention": (0.70, 0.2),
-    "feed_conv": (1000.0, 0.5),  # FLOPs a cycle and multiprocessor for which operands can be brought
+    # FLOPs a cycle and multiprocessor for which operands can be brought
+    "feed_conv": (1000.0, 0.5),
     "feed_gemm": (8000.0, 0.5),
     "feed_attention": (2000.0, 0.5),
     "attention_before_ampere": (0.5, 0.4),  # of that, where there is no flash attention kernel
-    "score_operations": (16.0, 0.5),  # fp32 operations for each attention score (exponential, maximum, scaling)
+    # fp32 operations for each attention score (exponential, maximum, scaling)
+    "score_operations": (16.0, 0.5),
     "conv_tf32": (0.80, 0.2),
     "simt": (0.75, 0.2),  # share of the fp32 peak without tensor cores
-    "conv_simt": (1.2, 0.3),  # convolutions likewise; above 1 since Winograd's transform saves multiplications
-    "attention_tf32": (0.2, 0.5),  # share of the TF32 peak that attention in fp32 reaches: three products for one
+    # convolutions likewise; above 1 since Winograd's transform saves multiplications
+    "conv_simt": (1.2, 0.3),
+    # share of the TF32 peak that attention in fp32 reaches: three products for one
+    "attention_tf32": (0.2, 0.5),
     "attention_fp32": (0.5, 0.4),  # share of the fp32 peak, where there is no TF32
     "pointwise": (0.75, 0.2),  # share of the bandwidth
     "norm": (0.55, 0.3),
     "fused": (0.70, 0.2),  # kernels that the compiler generated
-    "layout": (0.5, 0.7),  # of the bytes of an eager fp16 convolution, moved again to change layouts
+    # of the bytes of an eager fp16 convolution, moved again to change layouts
+    "layout": (0.5, 0.7),
     "cached": (1.0, 0.5),  # extra bandwidth, in bandwidths, for working sets well inside the L2
-    "boost": (1.10, 0.05),  # clock of consumer cards over the datasheet's (measured products: 1.0 to 1.13)
-    "tiles": (0.5, 0.5),  # 128 x 128 tiles a multiprocessor at which a contraction reaches half its rate
+    # clock of consumer cards over the datasheet's (measured products: 1.0 to 1.13)
+    "boost": (1.10, 0.05),
+    # 128 x 128 tiles a multiprocessor at which a contraction reaches half its rate
+    "tiles": (0.5, 0.5),
     "kernel": (2.5e-6, 0.3),  # seconds a kernel takes at least
     "energy": (1.4e-12, 0.3),  # joules a FLOP, fp16 on tensor cores
     "static": (25.0, 0.3),  # watts that memory and board take before any arithmetic
     "energy_simt": (3.0, 0.4),  # times that, fp32 without tensor cores
     "dispatch": (15e-6, 0.4),  # seconds of the host for one operation
-    "desktop": (0.8, 0.2),  # host costs beside a consumer card, against those of a server's slower cores
-    "step": (1.0e-3, 0.5),  # seconds of the host for a step beside the network: scheduler, guidance, progress
+    # host costs beside a consumer card, against those of a server's slower cores
+    "desktop": (0.8, 0.2),
+    # seconds of the host for a step beside the network: scheduler, guidance, progress
+    "step": (1.0e-3, 0.5),
     "call": (30e-3, 0.7),  # seconds of a call beside its stages
     "pixel": (20e-9, 0.8),  # seconds for a pixel from the tensor to a picture
     "engine": (0.85, 0.2),  # time of an engine (TensorRT) over that of the compiled module
 }
-# Energy of a FLOP by generation, relative to the A100's 7 nm: what the process alone would suggest; of Blackwell, of
-# which there are no rows, what a B200's measured products (data/matmul.csv) need within its power.
+# Energy of a FLOP by generation, relative to the A100's 7 nm: what the process alone would suggest;
+# of Blackwell, of which there are no rows, what a B200's measured products (data/matmul.csv) need
+# within its power.
 GENERATIONS = {
-    "volta": 2.0, "turing": 2.0, "ampere-datacentre": 1.0, "ampere": 1.3, "ada": 0.6, "hopper": 0.6, "blackwell": 0.4,
-}  # fmt: skip
+    "volta": 2.0,
+    "turing": 2.0,
+    "ampere-datacentre": 1.0,
+    "ampere": 1.3,
+    "ada": 0.6,
+    "hopper": 0.6,
+    "blackwell": 0.4,
+}
 GENERATION_SPREAD = 0.3  # standard deviation of the logarithm
 
 
@@ -59,12 +77,14 @@ class GpuEffect(Record, frozen=True, kw_only=True):
 
     compute: float
     memory: float
-    covariance: tuple[float, float, float]  # of (compute, compute), (compute, memory), (memory, memory)
+    # of (compute, compute), (compute, memory), (memory, memory)
+    covariance: tuple[float, float, float]
     rows: int  # measurements behind it
 
 
 class Constants(Record, frozen=True, kw_only=True):
-    """All constants by name, and the spreads that the bands are made of (standard deviations of logarithms)."""
+    """All constants by name, and the spreads that the bands are made of (standard deviations of
+    logarithms)."""
 
     schema: Literal[1] = 1
     values: dict[str, float]

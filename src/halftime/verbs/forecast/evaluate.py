@@ -1,4 +1,5 @@
-"""Forecasts against measurements: errors by row, kind, GPU and family, the ordering of pairs, and the floor."""
+"""Forecasts against measurements: errors by row, kind, GPU and family, the ordering of pairs, and
+the floor."""
 
 from __future__ import annotations
 
@@ -43,35 +44,52 @@ def banded(works: Sequence[Work], machine: Machine) -> tuple[float, float, float
     return value, value / factor, value * factor
 
 
-def evaluate(path: Path | str, calibrate: Calibrate = "none", constants: Constants | None = None) -> EvaluationReport:
-    """Evaluate a file of measured rows. With 'one-per-gpu' the first row of each GPU only calibrates."""
+def evaluate(
+    path: Path | str, calibrate: Calibrate = "none", constants: Constants | None = None
+) -> EvaluationReport:
+    """Evaluate a file of measured rows. With 'one-per-gpu' the first row of each GPU only
+    calibrates."""
     rows, unreadable = read_rows(path)
     return evaluated(rows, unreadable, calibrate, constants or shipped())
 
 
 def evaluated(
-    rows: Sequence[MeasuredRow], unreadable: Sequence[Unreadable], calibrate: Calibrate, constants: Constants
+    rows: Sequence[MeasuredRow],
+    unreadable: Sequence[Unreadable],
+    calibrate: Calibrate,
+    constants: Constants,
 ) -> EvaluationReport:
     """As `evaluate`, of rows that were read."""
     machines: dict[str, Machine] = {}
     first: dict[str, MeasuredRow] = {}
     results: list[RowResult] = []
-    refused = [RowRefused(id=row.id, gpu=row.gpu, kind=row.kind, reason=row.reason) for row in unreadable]
+    refused = [
+        RowRefused(id=row.id, gpu=row.gpu, kind=row.kind, reason=row.reason) for row in unreadable
+    ]
     for row in rows:
         gpu = find_gpu(row.gpu)
         if gpu is None:
-            refused.append(RowRefused(id=row.id, gpu=row.gpu, kind=row.kind, reason=f"GPU {row.gpu!r} is not known"))
+            refused.append(
+                RowRefused(
+                    id=row.id, gpu=row.gpu, kind=row.kind, reason=f"GPU {row.gpu!r} is not known"
+                )
+            )
             continue
         try:
             fresh = gpu.name not in machines
             if fresh:
                 known = uncalibrated(gpu, constants)
-                machines[gpu.name] = calibrated_by(known, [row]) if calibrate == "one-per-gpu" else known
+                machines[gpu.name] = (
+                    calibrated_by(known, [row]) if calibrate == "one-per-gpu" else known
+                )
                 first[gpu.name] = row
             machine = _beside(machines[gpu.name], first[gpu.name], row, calibrate, constants)
-            results.append(_result(row, machine, only_calibrates=fresh and calibrate == "one-per-gpu"))
+            results.append(
+                _result(row, machine, only_calibrates=fresh and calibrate == "one-per-gpu")
+            )
         except (BadInput, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            # A component that cannot be traced at this size, or on this diffusers: told, never fatal.
+            # A component that cannot be traced at this size, or on this diffusers: told, never
+            # fatal.
             machines.pop(gpu.name, None) if fresh else None
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             refused.append(RowRefused(id=row.id, gpu=row.gpu, kind=row.kind, reason=reason))
@@ -79,9 +97,17 @@ def evaluated(
 
 
 def _beside(
-    machine: Machine, first: MeasuredRow, row: MeasuredRow, calibrate: Calibrate, constants: Constants
+    machine: Machine,
+    first: MeasuredRow,
+    row: MeasuredRow,
+    calibrate: Calibrate,
+    constants: Constants,
 ) -> Machine:
-    return forget_host(machine, constants) if calibrate == "one-per-gpu" and row.host != first.host else machine
+    return (
+        forget_host(machine, constants)
+        if calibrate == "one-per-gpu" and row.host != first.host
+        else machine
+    )
 
 
 def _result(row: MeasuredRow, machine: Machine, *, only_calibrates: bool) -> RowResult:
@@ -136,17 +162,25 @@ def _summary(group: str, rows: Sequence[RowResult]) -> ErrorSummary:
     sizes = [abs(error) for error in errors]
     inside = sum(row.low <= row.measured_seconds <= row.high for row in rows)
     return ErrorSummary(
-        group=group, rows=len(rows), median=median(sizes), p90=quantile(sizes, 0.9), bias=median(errors),
+        group=group,
+        rows=len(rows),
+        median=median(sizes),
+        p90=quantile(sizes, 0.9),
+        bias=median(errors),
         within_band=inside / len(rows),
-    )  # fmt: skip
+    )
 
 
 def _ordering(rows: Sequence[RowResult], apart: float) -> tuple[int, int]:
     """Pairs of rows on one GPU that the forecast puts in the measured order, and all such pairs."""
     right = pairs = 0
     for a, b in combinations(rows, 2):
-        ratio = max(a.measured_seconds, b.measured_seconds) / min(a.measured_seconds, b.measured_seconds)
+        ratio = max(a.measured_seconds, b.measured_seconds) / min(
+            a.measured_seconds, b.measured_seconds
+        )
         if a.gpu == b.gpu and ratio > 1 + apart:
             pairs += 1
-            right += (a.measured_seconds < b.measured_seconds) == (a.forecast_seconds < b.forecast_seconds)
+            right += (a.measured_seconds < b.measured_seconds) == (
+                a.forecast_seconds < b.forecast_seconds
+            )
     return right, pairs

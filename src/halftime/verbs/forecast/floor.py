@@ -8,23 +8,28 @@ from halftime.verbs.forecast.gpus import Gpu
 from halftime.verbs.forecast.predict import Run, Work, operations_of
 from halftime.verbs.forecast.roofline import CONSUMER, formats
 
-# Consumer cards run above the clock of their datasheet: at most by this, from measured products and public overclocks.
+# Consumer cards run above the clock of their datasheet: at most by this, from measured products and
+# public overclocks.
 HIGHEST_CLOCK = 1.2
-# fp16 on consumer cards may accumulate in fp16 at twice the rate; torch does not, other software can.
+# fp16 on consumer cards may accumulate in fp16 at twice the rate; torch does not, other software
+# can.
 FP16_ACCUMULATION = 2.0
 # Winograd's F(4x4, 3x3) does a 3x3 convolution with a quarter of the multiplications, on any rate.
 WINOGRAD = 4.0
 
 
 def floor_seconds(works: Sequence[Work], gpu: Gpu) -> float:
-    """Seconds below which the work cannot be done: arithmetic at the peak rate, or every weight read once."""
+    """Seconds below which the work cannot be done: arithmetic at the peak rate, or every weight
+    read once."""
     return sum(run.times * _forward(run, gpu) for work in works for run in work.runs)
 
 
 def _forward(run: Run, gpu: Gpu) -> float:
     trace, _ = operations_of(run)
     # What runs in fp32 may be allowed TF32 without touching the model.
-    conv_format, gemm_format, attention_format = formats(gpu, "tf32" if run.dtype == "fp32" else run.dtype)
+    conv_format, gemm_format, attention_format = formats(
+        gpu, "tf32" if run.dtype == "fp32" else run.dtype
+    )
     clock = HIGHEST_CLOCK if gpu.name.startswith(CONSUMER) else 1.0
     seconds = 0.0
     for group in trace.eager:

@@ -9,11 +9,13 @@ from halftime.verbs.forecast.ops import CONTRACTIONS, Op
 
 
 def fuse(ops: Sequence[Op]) -> list[Op]:
-    """The kernels after fusion: contractions as they are, and each fused group as one pointwise kernel.
+    """The kernels after fusion: contractions as they are, and each fused group as one pointwise
+    kernel.
 
-    Two memory-bound operations fuse where data flows from one to the other and no contraction lies between (they have
-    the same depth in contractions). A fused kernel reads what its group reads from outside and writes what is read
-    outside it; a group norm within adds the pass for its moments. After Inductor's own rules, simplified.
+    Two memory-bound operations fuse where data flows from one to the other and no contraction lies
+    between (they have the same depth in contractions). A fused kernel reads what its group reads
+    from outside and writes what is read outside it; a group norm within adds the pass for its
+    moments. After Inductor's own rules, simplified.
     """
     producers, consumers = _flow(ops)
     depth = _depths(ops, producers)
@@ -46,7 +48,9 @@ def _depths(ops: Sequence[Op], producers: Sequence[Sequence[int]]) -> list[int]:
     return depth
 
 
-def _groups(ops: Sequence[Op], producers: Sequence[Sequence[int]], depth: Sequence[int]) -> list[list[int]]:
+def _groups(
+    ops: Sequence[Op], producers: Sequence[Sequence[int]], depth: Sequence[int]
+) -> list[list[int]]:
     parent = list(range(len(ops)))
 
     def root(index: int) -> int:
@@ -76,7 +80,9 @@ def _kernel(group: Sequence[Op], members: set[int], consumers: dict[int, list[in
             if number not in inside:
                 read[number] = max(read.get(number, 0), min(size, op.read))
         inside |= dict.fromkeys(op.outputs, op)
-    written = sum(op.written for number, op in inside.items() if _leaves(number, members, consumers))
+    written = sum(
+        op.written for number, op in inside.items() if _leaves(number, members, consumers)
+    )
     moments = [op for op in group if op.name == "native_group_norm"]
     return Op(
         name=f"fused {len(group)}",

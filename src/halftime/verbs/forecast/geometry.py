@@ -6,7 +6,8 @@ from halftime.records import Record
 
 
 class Geometry(Record, frozen=True, kw_only=True):
-    """What a component sees: `batch` rows (2 for guidance at batch 1), the picture in pixels, frames, text tokens."""
+    """What a component sees: `batch` rows (2 for guidance at batch 1), the picture in pixels,
+    frames, text tokens."""
 
     batch: int = 1
     width: int = 1024  # pixels

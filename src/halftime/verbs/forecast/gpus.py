@@ -1,6 +1,8 @@
-"""GPUs as data: peak rates, bandwidth, memory and power, each row with its source; anyone can add one.
+"""GPUs as data: peak rates, bandwidth, memory and power, each row with its source; anyone can add
+one.
 
-`data/gpus.csv` is the table. Rates are dense, with fp32 accumulation; decimal units, as on datasheets.
+`data/gpus.csv` is the table. Rates are dense, with fp32 accumulation; decimal units, as on
+datasheets.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ RATES: tuple[Rate, ...] = ("fp16", "bf16", "tf32", "fp32", "int8", "fp8")
 
 
 class Gpu(Record, frozen=True, kw_only=True):
-    """One GPU. `peak` holds FLOP/s by number format; a format that it cannot run on tensor cores is absent."""
+    """One GPU. `peak` holds FLOP/s by number format; a format that it cannot run on tensor cores is
+    absent."""
 
     name: str
     architecture: str
@@ -34,12 +37,18 @@ class Gpu(Record, frozen=True, kw_only=True):
 
 
 def gpu_named(name: str) -> Gpu:
-    """The GPU of that name or alias, however it is punctuated. Raises UnknownDevice, naming the nearest."""
+    """The GPU of that name or alias, however it is punctuated. Raises UnknownDevice, naming the
+    nearest."""
     found = find_gpu(name)
     if found is None:
         near = difflib.get_close_matches(plain(name), list(_names()), n=3, cutoff=0.5)
-        hint = ", ".join(dict.fromkeys(_names()[word].name for word in near)) or ", ".join(g.name for g in all_gpus())
-        raise UnknownDevice(f"GPU {name!r} is not in the table. Nearest: {hint}. `halftime forecast gpus` lists all.")
+        hint = ", ".join(dict.fromkeys(_names()[word].name for word in near)) or ", ".join(
+            g.name for g in all_gpus()
+        )
+        raise UnknownDevice(
+            f"GPU {name!r} is not in the table. Nearest: {hint}. `halftime forecast gpus` "
+            "lists all."
+        )
     return found
 
 
@@ -55,20 +64,35 @@ def find_gpu(name: str) -> Gpu | None:
 @cache
 def all_gpus() -> tuple[Gpu, ...]:
     """Every GPU of the table, in its order."""
-    text = resources.files("halftime.verbs.forecast").joinpath("data", "gpus.csv").read_text(encoding="utf-8")
+    text = (
+        resources.files("halftime.verbs.forecast")
+        .joinpath("data", "gpus.csv")
+        .read_text(encoding="utf-8")
+    )
     return tuple(_gpu(row) for row in csv.DictReader(text.splitlines()))
 
 
 @cache
 def _names() -> dict[str, Gpu]:
-    text = resources.files("halftime.verbs.forecast").joinpath("data", "gpus.csv").read_text(encoding="utf-8")
+    text = (
+        resources.files("halftime.verbs.forecast")
+        .joinpath("data", "gpus.csv")
+        .read_text(encoding="utf-8")
+    )
     rows = list(csv.DictReader(text.splitlines()))
     known = {gpu.name: gpu for gpu in all_gpus()}
-    return {plain(name): known[row["gpu"]] for row in rows for name in (row["gpu"], *row["aliases"].split(";")) if name}
+    return {
+        plain(name): known[row["gpu"]]
+        for row in rows
+        for name in (row["gpu"], *row["aliases"].split(";"))
+        if name
+    }
 
 
 def _gpu(row: dict[str, str]) -> Gpu:
-    peak: dict[str, float] = {str(rate): float(row[column]) * 1e12 for rate in RATES if row[column := _column(rate)]}
+    peak: dict[str, float] = {
+        str(rate): float(row[column]) * 1e12 for rate in RATES if row[column := _column(rate)]
+    }
     return Gpu(
         name=row["gpu"],
         architecture=row["architecture"],

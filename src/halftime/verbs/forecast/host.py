@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from halftime.verbs.forecast.ops import StageTrace
 
-# Against one dispatched operation that launches a kernel: one that only makes a view, and one Python module's call.
+# Against one dispatched operation that launches a kernel: one that only makes a view, and one
+# Python module's call.
 VIEW, MODULE = 0.3, 0.4
-# A compiled module replays a captured graph; a kernel of it costs the host this share of an eager operation.
+# A compiled module replays a captured graph; a kernel of it costs the host this share of an eager
+# operation.
 REPLAYED = 0.02
 # Of a step's own work: the scheduler's arithmetic, and looking up where in the schedule it stands.
 SCHEDULER_SHARE, INDEX_SHARE = 0.5, 0.1

@@ -1,4 +1,5 @@
-"""From MODEL to the components of a pipeline: a built-in name, the bundled model, a folder, or a cached hub id.
+"""From MODEL to the components of a pipeline: a built-in name, the bundled model, a folder, or a
+cached hub id.
 
 Only configurations are read, never weights.
 """
@@ -73,34 +74,48 @@ def resolve(name: str | None) -> Model:
         return _folder(cached, name)
     if ":" in name:
         raise UnknownModel(
-            f"{name!r} is a function, and forecast reads configurations without running anything. Write them once with "
+            f"{name!r} is a function, and forecast reads configurations without running "
+            "anything. Write them once with "
             "pipeline.save_pretrained(FOLDER), and forecast FOLDER."
         )
     near = difflib.get_close_matches(name.lower(), [*PRESETS, *ARCHITECTURES], n=4, cutoff=0.4)
     raise UnknownModel(
-        f"{name!r} is no built-in architecture, no folder with a model_index.json, and no hub id in the cache. "
+        f"{name!r} is no built-in architecture, no folder with a model_index.json, and no hub "
+        "id in the cache. "
         f"Nearest: {', '.join(near or PRESETS)}. `halftime forecast models` lists all."
     )
 
 
 def _preset(name: str) -> Model:
     preset = PRESETS[name]
-    text = [_built_in(arch, f"text_encoder_{i}" if i > 1 else "text_encoder", tokens)
-            for i, (arch, tokens) in enumerate(preset.text, 1)]  # fmt: skip
+    text = [
+        _built_in(arch, f"text_encoder_{i}" if i > 1 else "text_encoder", tokens)
+        for i, (arch, tokens) in enumerate(preset.text, 1)
+    ]
     return Model(
         name=name,
         components=(*text, _built_in(preset.denoiser, "denoiser"), _built_in(preset.vae, "vae")),
-        width=preset.size[0], height=preset.size[1], steps=preset.steps, guidance=preset.guidance,
-        dtype=preset.dtype, vae_dtype=preset.vae_dtype, frames=preset.frames, denoiser_tokens=preset.denoiser_tokens,
-    )  # fmt: skip
+        width=preset.size[0],
+        height=preset.size[1],
+        steps=preset.steps,
+        guidance=preset.guidance,
+        dtype=preset.dtype,
+        vae_dtype=preset.vae_dtype,
+        frames=preset.frames,
+        denoiser_tokens=preset.denoiser_tokens,
+    )
 
 
 def _built_in(name: str, component: str, tokens: int = 0) -> Component:
     made = ARCHITECTURES[name]
     return Component(
-        name=component, role=made.role, library=made.library, class_name=made.class_name, config=made.config,
+        name=component,
+        role=made.role,
+        library=made.library,
+        class_name=made.class_name,
+        config=made.config,
         tokens=tokens,
-    )  # fmt: skip
+    )
 
 
 def _single(name: str) -> Model:
@@ -109,11 +124,16 @@ def _single(name: str) -> Model:
     made = ARCHITECTURES[name]
     width, height = home.size if home else (1024, 1024)
     return Model(
-        name=name, components=(_built_in(name, name, 77 if made.role == "text_encoder" else 0),), width=width,
-        height=height, steps=home.steps if home else 1, guidance=home.guidance if home else False,
-        dtype=home.dtype if home else "fp16", frames=home.frames if home else 1,
+        name=name,
+        components=(_built_in(name, name, 77 if made.role == "text_encoder" else 0),),
+        width=width,
+        height=height,
+        steps=home.steps if home else 1,
+        guidance=home.guidance if home else False,
+        dtype=home.dtype if home else "fp16",
+        frames=home.frames if home else 1,
         denoiser_tokens=home.denoiser_tokens if home else 0,
-    )  # fmt: skip
+    )
 
 
 def _bundled() -> Model:
@@ -136,32 +156,55 @@ def _cached(name: str) -> Path | None:
 def _folder(folder: Path, name: str) -> Model:
     index = folder / "model_index.json"
     if not index.is_file():
-        raise UnknownModel(f"{folder} has no model_index.json; name a folder that pipeline.save_pretrained() wrote.")
+        raise UnknownModel(
+            f"{folder} has no model_index.json; name a folder that pipeline.save_pretrained() "
+            "wrote."
+        )
     entries = _json(index)
     components = [
-        component for key, value in entries.items()
-        if isinstance(value, list) and len(value) == 2 and (component := _component(folder, key, value))
-    ]  # fmt: skip
+        component
+        for key, value in entries.items()
+        if isinstance(value, list)
+        and len(value) == 2
+        and (component := _component(folder, key, value))
+    ]
     notes = tuple(
         f"{component.name} ({component.class_name}) is not known to the forecast and is left out"
-        for component in components if not knows(component.class_name, component.role)
-    )  # fmt: skip
-    known = tuple(component for component in components if knows(component.class_name, component.role))
+        for component in components
+        if not knows(component.class_name, component.role)
+    )
+    known = tuple(
+        component for component in components if knows(component.class_name, component.role)
+    )
     denoiser = next((component for component in known if component.role == "denoiser"), None)
     if denoiser is None:
         raise UnknownModel(f"{folder} has no denoiser that the forecast knows. {' '.join(notes)}")
     size = _size(denoiser, known)
-    like = next((p for p in PRESETS.values() if ARCHITECTURES[p.denoiser].class_name == denoiser.class_name), None)
+    like = next(
+        (
+            p
+            for p in PRESETS.values()
+            if ARCHITECTURES[p.denoiser].class_name == denoiser.class_name
+        ),
+        None,
+    )
     video = denoiser.class_name in (
         "WanTransformer3DModel",
         "CogVideoXTransformer3DModel",
         "LTXVideoTransformer3DModel",
     )
     return Model(
-        name=name, components=known, width=size, height=size, steps=30,
-        guidance=denoiser.class_name not in _UNGUIDED, dtype="fp16",
-        frames=like.frames if video and like else 1, denoiser_tokens=_denoiser_tokens(denoiser, known), notes=notes,
-    )  # fmt: skip
+        name=name,
+        components=known,
+        width=size,
+        height=size,
+        steps=30,
+        guidance=denoiser.class_name not in _UNGUIDED,
+        dtype="fp16",
+        frames=like.frames if video and like else 1,
+        denoiser_tokens=_denoiser_tokens(denoiser, known),
+        notes=notes,
+    )
 
 
 def _component(folder: Path, key: str, value: Sequence[Json]) -> Component | None:
@@ -176,27 +219,39 @@ def _component(folder: Path, key: str, value: Sequence[Json]) -> Component | Non
     library = "transformers" if library == "transformers" else "diffusers"
     config = {name: item for name, item in _json(path).items() if not name.startswith("_")}
     return Component(
-        name=key, role=role, library=library, class_name=class_name, config=config,
+        name=key,
+        role=role,
+        library=library,
+        class_name=class_name,
+        config=config,
         tokens=_tokens(class_name, config) if role == "text_encoder" else 0,
-    )  # fmt: skip
+    )
 
 
 def _tokens(class_name: str, config: Mapping[str, Json]) -> int:
     positions = config.get("max_position_embeddings")
-    return positions if isinstance(positions, int) and class_name.startswith("CLIP") else _TOKENS.get(class_name, 77)
+    return (
+        positions
+        if isinstance(positions, int) and class_name.startswith("CLIP")
+        else _TOKENS.get(class_name, 77)
+    )
 
 
 def _denoiser_tokens(denoiser: Component, components: tuple[Component, ...]) -> int:
     if denoiser.class_name != "UNet2DConditionModel":
         return 0
-    return next((component.tokens for component in components if component.role == "text_encoder"), 0)
+    return next(
+        (component.tokens for component in components if component.role == "text_encoder"), 0
+    )
 
 
 def _size(denoiser: Component, components: tuple[Component, ...]) -> int:
     cells = denoiser.config.get("sample_size")
     vae = next((component for component in components if component.role == "vae"), None)
     blocks = vae.config.get("block_out_channels") if vae else None
-    factor = _FACTOR.get(denoiser.class_name, 2 ** (len(blocks) - 1) if isinstance(blocks, list) else 8)
+    factor = _FACTOR.get(
+        denoiser.class_name, 2 ** (len(blocks) - 1) if isinstance(blocks, list) else 8
+    )
     return cells * factor if isinstance(cells, int) and cells > 4 else 1024
 
 

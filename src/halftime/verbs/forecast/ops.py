@@ -1,4 +1,5 @@
-"""What a traced forward is made of: operations, and the compact groups that a forecast is computed from."""
+"""What a traced forward is made of: operations, and the compact groups that a forecast is computed
+from."""
 
 from __future__ import annotations
 
@@ -10,15 +11,16 @@ from typing import Literal
 
 from halftime.records import Record
 
-# gemm: one matrix product; bmm: a batch of them (attention written out); conv; attention: a fused attention kernel;
-# norm, pointwise, copy, reduce, gather: bound by memory.
+# gemm: one matrix product; bmm: a batch of them (attention written out); conv; attention: a fused
+# attention kernel; norm, pointwise, copy, reduce, gather: bound by memory.
 Kind = Literal["gemm", "bmm", "conv", "attention", "norm", "pointwise", "copy", "reduce", "gather"]
 CONTRACTIONS: frozenset[Kind] = frozenset({"gemm", "bmm", "conv", "attention"})
 
 
 @dataclass(slots=True)
 class Op:
-    """One operation of a trace, with the storages it reads and writes (`inputs`, `outputs` are storage numbers)."""
+    """One operation of a trace, with the storages it reads and writes (`inputs`, `outputs` are
+    storage numbers)."""
 
     name: str
     kind: Kind
@@ -53,7 +55,8 @@ class OpGroup(Record, frozen=True, kw_only=True, array_like=True):
 
 
 class StageTrace(Record, frozen=True, kw_only=True):
-    """One forward of one component, ready for the roofline; `compiled` is the same after kernel fusion."""
+    """One forward of one component, ready for the roofline; `compiled` is the same after kernel
+    fusion."""
 
     parameters: int
     parameter_bytes: int
@@ -73,16 +76,52 @@ class StageTrace(Record, frozen=True, kw_only=True):
 def grouped(ops: Iterable[Op]) -> tuple[OpGroup, ...]:
     """Equal operations together, largest first."""
     counts = Counter(
-        (op.kind, op.kernels, op.element, op.flops, op.read, op.written, op.m, op.n, op.k, op.products) for op in ops
+        (
+            op.kind,
+            op.kernels,
+            op.element,
+            op.flops,
+            op.read,
+            op.written,
+            op.m,
+            op.n,
+            op.k,
+            op.products,
+        )
+        for op in ops
     )
     groups = [
         OpGroup(
-            kind=kind, count=count, kernels=kernels, element=element, flops=flops, read=read, written=written,
-            m=m, n=n, k=k, products=products,
+            kind=kind,
+            count=count,
+            kernels=kernels,
+            element=element,
+            flops=flops,
+            read=read,
+            written=written,
+            m=m,
+            n=n,
+            k=k,
+            products=products,
         )
-        for (kind, kernels, element, flops, read, written, m, n, k, products), count in counts.items()
-    ]  # fmt: skip
-    return tuple(sorted(groups, key=lambda group: -(group.count * max(group.flops, group.read + group.written))))
+        for (
+            kind,
+            kernels,
+            element,
+            flops,
+            read,
+            written,
+            m,
+            n,
+            k,
+            products,
+        ), count in counts.items()
+    ]
+    return tuple(
+        sorted(
+            groups, key=lambda group: -(group.count * max(group.flops, group.read + group.written))
+        )
+    )
 
 
 def product(shape: Iterable[int]) -> int:

@@ -1,4 +1,5 @@
-"""Seconds of a piece of work on a GPU, with the band: the roofline of its operations against its host."""
+"""Seconds of a piece of work on a GPU, with the band: the roofline of its operations against its
+host."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ Z90 = 1.645
 
 
 class Run(Record, frozen=True, kw_only=True):
-    """One component, run `times` in one call. `step_work` is the host's work of a step beside it, as a share."""
+    """One component, run `times` in one call. `step_work` is the host's work of a step beside it,
+    as a share."""
 
     traced: Traced
     dtype: str
@@ -77,7 +79,9 @@ class Forward(NamedTuple):
 @lru_cache(maxsize=4096)
 def _table(traced_key: bytes, compiled: bool, channels_last: bool) -> OpTable:
     trace = _traces[traced_key]
-    return table_of(trace.compiled if compiled else trace.eager, compiled=compiled, channels_last=channels_last)
+    return table_of(
+        trace.compiled if compiled else trace.eager, compiled=compiled, channels_last=channels_last
+    )
 
 
 _traces: dict[bytes, StageTrace] = {}
@@ -91,7 +95,9 @@ def operations_of(run: Run) -> tuple[StageTrace, OpTable]:
     return _traces[key], _table(key, run.compiled or run.engine, run.channels_last)
 
 
-def op_times(run: Run, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS) -> tuple[OpTable, OpSeconds]:
+def op_times(
+    run: Run, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
+) -> tuple[OpTable, OpSeconds]:
     """The operations of one forward and the seconds of each."""
     _, table = operations_of(run)
     machine = machine_of(gpu, run.dtype, constants)
@@ -108,7 +114,8 @@ def host_factor(gpu: Gpu, constants: Constants, effects: Effects) -> float:
     return math.exp(effects.host) * (constants["desktop"] if gpu.name.startswith(CONSUMER) else 1.0)
 
 
-# A what-if table asks for the same forwards again and again. Holding the constants keeps their id their own.
+# A what-if table asks for the same forwards again and again. Holding the constants keeps their id
+# their own.
 _forwards: dict[tuple[bytes, str, int, Effects], tuple[Constants, Forward]] = {}
 _MOST_FORWARDS = 20_000
 
@@ -127,28 +134,37 @@ def forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFE
 def _forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects) -> Forward:
     table, seconds = op_times(run, gpu, constants, effects)
     trace, _ = operations_of(run)
-    device = float(np.sum(table.count * seconds.total)) * (constants["engine"] if run.engine else 1.0)
+    device = float(np.sum(table.count * seconds.total)) * (
+        constants["engine"] if run.engine else 1.0
+    )
     device -= run.saved_operations * constants["kernel"]
-    work = host.operations(trace, compiled=run.compiled or run.engine) - run.saved_operations * (not run.compiled)
+    work = host.operations(trace, compiled=run.compiled or run.engine) - run.saved_operations * (
+        not run.compiled
+    )
     issued = constants["dispatch"] * work + constants["step"] * run.step_work
     busy = 0.0 if run.captured else host_factor(gpu, constants, effects) * issued
     return Forward(device, busy, float(softmax(np.array(device), np.array(busy))))
 
 
-def work_seconds(work: Work, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS) -> float:
+def work_seconds(
+    work: Work, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
+) -> float:
     """Seconds of a stage."""
     own = constants["call"] * work.calls + constants["pixel"] * work.pixels
     runs = sum(run.times * forward(run, gpu, constants, effects).seconds for run in work.runs)
     return runs + own * host_factor(gpu, constants, effects)
 
 
-def total_seconds(works: Sequence[Work], gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS) -> float:
+def total_seconds(
+    works: Sequence[Work], gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
+) -> float:
     """Seconds of a whole call."""
     return sum(work_seconds(work, gpu, constants, effects) for work in works)
 
 
 class Machine(NamedTuple):
-    """A GPU with what is known of it: the constants, the centre of its effects, and how sure that is."""
+    """A GPU with what is known of it: the constants, the centre of its effects, and how sure that
+    is."""
 
     gpu: Gpu
     constants: Constants
@@ -176,11 +192,15 @@ def gradient(seconds: Callable[[Effects], float], at: Effects) -> NDArray[np.flo
     """d log(seconds) / d effects, by differences."""
     delta = 1e-3
     here = math.log(seconds(at))
-    there = [math.log(seconds(at._replace(**{name: getattr(at, name) + delta}))) for name in Effects._fields]
+    there = [
+        math.log(seconds(at._replace(**{name: getattr(at, name) + delta})))
+        for name in Effects._fields
+    ]
     return np.array([(value - here) / delta for value in there])
 
 
 def spread(slope: NDArray[np.float64], machine: Machine) -> float:
-    """Standard deviation of log(seconds): the machine's own, the model family's, and that between sources."""
+    """Standard deviation of log(seconds): the machine's own, the model family's, and that between
+    sources."""
     variance = float(slope @ machine.covariance @ slope)
     return math.sqrt(variance + machine.constants.family**2 + machine.constants.source**2)

@@ -24,16 +24,27 @@ def read_prices(path: Path | str) -> dict[str, float]:
         raise BadFile(f"{path} is not TOML: {error}.") from error
     if not isinstance(table, dict) or not table:
         raise BadFile(f"{path} needs a table [per_hour] of GPU = price, for example A10G = 1.01.")
-    bad = [name for name, price in table.items() if isinstance(price, bool) or not isinstance(price, int | float)]
+    bad = [
+        name
+        for name, price in table.items()
+        if isinstance(price, bool) or not isinstance(price, int | float)
+    ]
     if bad or min(table.values()) <= 0:
-        raise BadFile(f"{path}: prices must be positive numbers; look at {', '.join(bad) or 'the smallest'}.")
+        raise BadFile(
+            f"{path}: prices must be positive numbers; look at {', '.join(bad) or 'the smallest'}."
+        )
     return {str(name): float(price) for name, price in table.items()}
 
 
 def priced(
-    scenario: Scenario, path: Path | str, target_seconds: float | None, constants: Constants, cost: Cost
+    scenario: Scenario,
+    path: Path | str,
+    target_seconds: float | None,
+    constants: Constants,
+    cost: Cost,
 ) -> tuple[Price, ...]:
-    """Every GPU of the list: those that fit and meet the target first, then by price of a picture."""
+    """Every GPU of the list: those that fit and meet the target first, then by price of a
+    picture."""
     out = []
     for name, per_hour in read_prices(path).items():
         gpu = gpu_named(name)
@@ -51,4 +62,6 @@ def priced(
                 fits=call.memory_bytes <= gpu.memory_bytes,
             )
         )
-    return tuple(sorted(out, key=lambda price: (not (price.fits and price.meets_target), price.per_picture)))
+    return tuple(
+        sorted(out, key=lambda price: (not (price.fits and price.meets_target), price.per_picture))
+    )

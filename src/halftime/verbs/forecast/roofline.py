@@ -1,6 +1,8 @@
-"""Seconds of every operation on a GPU: the larger of compute, power and memory, and what a kernel takes at least.
+"""Seconds of every operation on a GPU: the larger of compute, power and memory, and what a kernel
+takes at least.
 
-One set of formulas, on arrays: a forecast evaluates them for one GPU, a fit for all measurements at once.
+One set of formulas, on arrays: a forecast evaluates them for one GPU, a fit for all measurements at
+once.
 """
 
 from __future__ import annotations
@@ -17,7 +19,17 @@ from halftime.verbs.forecast.gpus import Gpu, Rate
 from halftime.verbs.forecast.ops import Kind, OpGroup
 
 Array = NDArray[np.float64]
-KINDS: tuple[Kind, ...] = ("conv", "gemm", "bmm", "attention", "norm", "pointwise", "copy", "reduce", "gather")
+KINDS: tuple[Kind, ...] = (
+    "conv",
+    "gemm",
+    "bmm",
+    "attention",
+    "norm",
+    "pointwise",
+    "copy",
+    "reduce",
+    "gather",
+)
 _CONV, _GEMM, _BMM, _ATTENTION, _NORM = range(5)
 TILE = 128
 # fp32 lanes of a multiprocessor, by generation; 128 otherwise.
@@ -30,14 +42,23 @@ WIDEST_FUSED_HEAD = 256
 SCORE_PASSES = 4  # reads and writes of the score matrix where it is written out
 
 DTYPES: dict[str, str] = {
-    "fp16": "fp16", "float16": "fp16", "half": "fp16", "bf16": "bf16", "bfloat16": "bf16", "fp32": "fp32",
-    "float32": "fp32", "tf32": "tf32", "int8": "int8", "fp8": "fp8",
-}  # fmt: skip
+    "fp16": "fp16",
+    "float16": "fp16",
+    "half": "fp16",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp32": "fp32",
+    "float32": "fp32",
+    "tf32": "tf32",
+    "int8": "int8",
+    "fp8": "fp8",
+}
 # dtype -> format of convolutions, of matrix products, of attention; the first that the GPU has.
 _FORMATS: dict[str, tuple[tuple[Rate, ...], tuple[Rate, ...], tuple[Rate, ...]]] = {
     "fp16": (("fp16",), ("fp16",), ("fp16",)),
     "bf16": (("bf16", "fp32"), ("bf16", "fp32"), ("bf16", "fp32")),
-    # torch's default: TF32 in convolutions; memory-efficient attention emulates fp32 by three TF32 products
+    # torch's default: TF32 in convolutions; memory-efficient attention emulates fp32 by three TF32
+    # products
     "fp32": (("tf32", "fp32"), ("fp32",), ("tf32", "fp32")),
     "tf32": (("tf32", "fp32"), ("tf32", "fp32"), ("tf32", "fp32")),
     "int8": (("bf16", "fp16"), ("int8", "fp16"), ("bf16", "fp16")),
@@ -81,13 +102,15 @@ class Machine:
     watts: Array
     energy: Array  # factor of the generation
     legacy: Array  # 1 before Ampere
-    boosted: Array  # 1 for consumer cards, which clock above their datasheet while power and heat allow
+    # 1 for consumer cards, which clock above their datasheet while power and heat allow
+    boosted: Array
     compute: Array  # this GPU's own factors on rates
     memory: Array
 
 
 def table_of(groups: Iterable[OpGroup], *, compiled: bool, channels_last: bool = False) -> OpTable:
-    """Columns of the groups. A compiled module has chosen its layouts, as one in channels_last has."""
+    """Columns of the groups. A compiled module has chosen its layouts, as one in channels_last
+    has."""
     rows = list(groups)
 
     def column(name: str) -> Array:
@@ -110,9 +133,12 @@ def table_of(groups: Iterable[OpGroup], *, compiled: bool, channels_last: bool =
 
 
 def formats(gpu: Gpu, dtype: str) -> tuple[Rate, Rate, Rate]:
-    """The number formats of convolutions, matrix products and attention. Raises BadInput for an unknown dtype."""
+    """The number formats of convolutions, matrix products and attention. Raises BadInput for an
+    unknown dtype."""
     if dtype not in _FORMATS:
-        raise BadInput(f"dtype {dtype!r} is not known to the forecast. Allowed are: {', '.join(_FORMATS)}.")
+        raise BadInput(
+            f"dtype {dtype!r} is not known to the forecast. Allowed are: {', '.join(_FORMATS)}."
+        )
     conv, gemm, attention = _FORMATS[dtype]
     return _first(conv, gpu), _first(gemm, gpu), _first(attention, gpu)
 
@@ -172,7 +198,8 @@ def op_seconds(ops: OpTable, machine: Machine, c: Constants | Mapping[str, float
     """Seconds of one operation of each group."""
     scores = np.where(ops.kind == _ATTENTION, ops.m * ops.n * ops.products, 0.0)
     memory = _memory(ops, machine, scores, c)
-    # cuDNN's fp16 kernels want channels last: an eager convolution in torch's default layout is transposed both ways.
+    # cuDNN's fp16 kernels want channels last: an eager convolution in torch's default layout is
+    # transposed both ways.
     transposed = (ops.kind == _CONV) & (ops.transposed > 0) & _halved(ops)
     return OpSeconds(
         compute=_compute(ops, machine, scores, c),
@@ -182,16 +209,24 @@ def op_seconds(ops: OpTable, machine: Machine, c: Constants | Mapping[str, float
     )
 
 
-def _compute(ops: OpTable, machine: Machine, scores: Array, c: Constants | Mapping[str, float]) -> Array:
+def _compute(
+    ops: OpTable, machine: Machine, scores: Array, c: Constants | Mapping[str, float]
+) -> Array:
     contraction = ops.kind <= _ATTENTION
     peak, simt = _rates(ops.kind, machine)
     tiles = np.ceil(ops.m / TILE) * np.ceil(ops.n / TILE) * ops.products
     filled = np.where(contraction, tiles / (tiles + c["tiles"] * machine.sms), 1.0)
     work = ops.flops * _padding(ops) / filled
     clock = np.where(machine.boosted > 0, c["boost"], 1.0)
-    busy = work / (peak * _efficiency(ops, machine, simt, c)) + work / (_feed(ops.kind, c) * machine.cycles)
+    busy = work / (peak * _efficiency(ops, machine, simt, c)) + work / (
+        _feed(ops.kind, c) * machine.cycles
+    )
     at_peak = busy / clock
-    joules = c["energy"] * machine.energy * np.where(simt > 0, c["energy_simt"], np.where(_halved(ops), 1.0, 2.0))
+    joules = (
+        c["energy"]
+        * machine.energy
+        * np.where(simt > 0, c["energy_simt"], np.where(_halved(ops), 1.0, 2.0))
+    )
     at_power = ops.flops * joules / (machine.watts - c["static"])
     busy = softmax(at_peak, at_power) + scores * c["score_operations"] / (machine.fp32 * clock)
     return np.where(contraction, busy / machine.compute, 0.0)
@@ -208,14 +243,20 @@ def _halved(ops: OpTable) -> NDArray[np.bool_]:
 
 
 def _rates(kind: NDArray[np.int64], machine: Machine) -> tuple[Array, Array]:
-    peak = np.select([kind == _CONV, kind == _ATTENTION], [machine.conv, machine.attention], machine.gemm)
+    peak = np.select(
+        [kind == _CONV, kind == _ATTENTION], [machine.conv, machine.attention], machine.gemm
+    )
     simt = np.select(
-        [kind == _CONV, kind == _ATTENTION], [machine.simt_conv, machine.simt_attention], machine.simt_gemm
+        [kind == _CONV, kind == _ATTENTION],
+        [machine.simt_conv, machine.simt_attention],
+        machine.simt_gemm,
     )
     return peak, simt
 
 
-def _efficiency(ops: OpTable, machine: Machine, simt: Array, c: Constants | Mapping[str, float]) -> Array:
+def _efficiency(
+    ops: OpTable, machine: Machine, simt: Array, c: Constants | Mapping[str, float]
+) -> Array:
     attention = c["attention"] * np.where(machine.legacy > 0, c["attention_before_ampere"], 1.0)
     tensor = np.select(
         [ops.kind == _CONV, ops.kind == _GEMM, ops.kind == _BMM, ops.kind == _ATTENTION],
@@ -227,19 +268,27 @@ def _efficiency(ops: OpTable, machine: Machine, simt: Array, c: Constants | Mapp
         ],
         1.0,
     )
-    plain = np.select([ops.kind == _ATTENTION, ops.kind == _CONV], [c["attention_fp32"], c["conv_simt"]], c["simt"])
+    plain = np.select(
+        [ops.kind == _ATTENTION, ops.kind == _CONV],
+        [c["attention_fp32"], c["conv_simt"]],
+        c["simt"],
+    )
     return np.where(simt > 0, plain, tensor)
 
 
 def _feed(kind: NDArray[np.int64], c: Constants | Mapping[str, float]) -> Array:
-    """FLOPs a cycle for which a multiprocessor can bring the operands, however fast its tensor cores are."""
+    """FLOPs a cycle for which a multiprocessor can bring the operands, however fast its tensor
+    cores are."""
     return np.select(
-        [kind == _CONV, kind == _ATTENTION], [np.array(c["feed_conv"]), np.array(c["feed_attention"])], c["feed_gemm"]
+        [kind == _CONV, kind == _ATTENTION],
+        [np.array(c["feed_conv"]), np.array(c["feed_attention"])],
+        c["feed_gemm"],
     )
 
 
 def _padding(ops: OpTable) -> Array:
-    """Tensor cores work on whole tiles: narrow products, and head dimensions such as 40, waste a part."""
+    """Tensor cores work on whole tiles: narrow products, and head dimensions such as 40, waste a
+    part."""
     fused = (ops.kind == _ATTENTION) & (ops.k <= WIDEST_FUSED_HEAD)
     heads = np.where(fused, np.ceil(ops.k / 32) * 32 / np.maximum(ops.k, 1), 1.0)
     product = (ops.kind <= _BMM) & (ops.m > 0)
@@ -248,11 +297,16 @@ def _padding(ops: OpTable) -> Array:
     return heads * columns * depth
 
 
-def _memory(ops: OpTable, machine: Machine, scores: Array, c: Constants | Mapping[str, float]) -> Array:
+def _memory(
+    ops: OpTable, machine: Machine, scores: Array, c: Constants | Mapping[str, float]
+) -> Array:
     share = np.where(
-        ops.kind <= _ATTENTION, c["pointwise"],
-        np.where(ops.compiled > 0, c["fused"], np.where(ops.kind == _NORM, c["norm"], c["pointwise"])),
-    )  # fmt: skip
+        ops.kind <= _ATTENTION,
+        c["pointwise"],
+        np.where(
+            ops.compiled > 0, c["fused"], np.where(ops.kind == _NORM, c["norm"], c["pointwise"])
+        ),
+    )
     written_out = (ops.kind == _ATTENTION) & (ops.k > WIDEST_FUSED_HEAD)
     moved = ops.bytes + np.where(written_out, SCORE_PASSES * scores * ops.element, 0.0)
     near = 1 + c["cached"] * np.exp(-moved / machine.l2)

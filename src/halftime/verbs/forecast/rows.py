@@ -1,4 +1,5 @@
-"""Measurements as rows of a CSV file: `component:batch=B:px=P:dtype=D:MODE:ATTENTION:xN` joined by `;`."""
+"""Measurements as rows of a CSV file: `component:batch=B:px=P:dtype=D:MODE:ATTENTION:xN` joined by
+`;`."""
 
 from __future__ import annotations
 
@@ -18,9 +19,15 @@ from halftime.verbs.forecast.roofline import DTYPES
 
 # Denoisers of one family under several names; otherwise the name up to its first underscore.
 FAMILIES = {
-    "sd15_inpaint_unet": "sd15", "sd15_controlnet": "sd15", "ssd1b_unet": "sdxl", "vega_unet": "sdxl",
-    "sd35_medium": "sd3", "sd35_large": "sd3", "bk_sdm_base_unet": "sd15", "bk_sdm_small_unet": "sd15",
-}  # fmt: skip
+    "sd15_inpaint_unet": "sd15",
+    "sd15_controlnet": "sd15",
+    "ssd1b_unet": "sdxl",
+    "vega_unet": "sdxl",
+    "sd35_medium": "sd3",
+    "sd35_large": "sd3",
+    "bk_sdm_base_unet": "sd15",
+    "bk_sdm_small_unet": "sd15",
+}
 COLUMNS = ("id", "gpu", "kind", "parts", "milliseconds")
 
 
@@ -57,7 +64,8 @@ class Unreadable(Record, frozen=True, kw_only=True):
 
 
 def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Unreadable]]:
-    """The rows of a file, in order; a row that cannot be understood becomes Unreadable. Raises BadFile."""
+    """The rows of a file, in order; a row that cannot be understood becomes Unreadable. Raises
+    BadFile."""
     try:
         reader = csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig")))
         given = list(reader)
@@ -65,7 +73,9 @@ def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Unreadable]]:
         raise BadFile(f"{path} is not a CSV file: {error}.") from error
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
-        raise BadFile(f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}.")
+        raise BadFile(
+            f"{path} lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}."
+        )
     rows: list[MeasuredRow] = []
     refused: list[Unreadable] = []
     for index, row in enumerate(given, 1):
@@ -74,7 +84,9 @@ def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Unreadable]]:
             rows.append(_row(text, index))
         except (BadInput, ValueError) as error:
             name = text["id"] or f"row {index}"
-            refused.append(Unreadable(id=name, gpu=text["gpu"], kind=text["kind"], reason=str(error)))
+            refused.append(
+                Unreadable(id=name, gpu=text["gpu"], kind=text["kind"], reason=str(error))
+            )
     return rows, refused
 
 
@@ -142,9 +154,14 @@ def _traced(component: str, options: dict[str, str], dtype: str, *, written_out:
         tokens=tokens,
     )
     return Traced(
-        library=made.library, class_name=made.class_name, config=made.config, role=made.role, geometry=geometry,
-        element=4 if dtype in ("fp32", "tf32") else 2, attention="math" if written_out else "sdpa",
-    )  # fmt: skip
+        library=made.library,
+        class_name=made.class_name,
+        config=made.config,
+        role=made.role,
+        geometry=geometry,
+        element=4 if dtype in ("fp32", "tf32") else 2,
+        attention="math" if written_out else "sdpa",
+    )
 
 
 def _frames(component: str) -> int:
@@ -153,7 +170,8 @@ def _frames(component: str) -> int:
 
 
 def works_of(row: MeasuredRow) -> tuple[Work, ...]:
-    """What a row measured, as work: a step brings the scheduler along, a whole call the pipeline's own overhead."""
+    """What a row measured, as work: a step brings the scheduler along, a whole call the pipeline's
+    own overhead."""
     engine = row.kind.endswith("-trt")
     stepping = not row.kind.startswith("stage")
     runs = []

@@ -61,27 +61,43 @@ def forecast(
 ) -> Forecast:
     """Forecast one warm call of `model` on `gpu`.
 
-    `model` is a built-in name, a folder or cached hub id (configurations are enough), or None for the bundled model.
-    `calibration` is a record or file of `calibrate`; None looks for the one saved for this GPU. Raises UnknownModel,
-    UnknownDevice or BadInput.
+    `model` is a built-in name, a folder or cached hub id (configurations are enough), or None for
+    the bundled model. `calibration` is a record or file of `calibrate`; None looks for the one
+    saved for this GPU. Raises UnknownModel, UnknownDevice or BadInput.
     """
-    machine = machine_after(uncalibrated(gpu_named(gpu), constants or shipped()), calibration_of(calibration, gpu))
+    machine = machine_after(
+        uncalibrated(gpu_named(gpu), constants or shipped()), calibration_of(calibration, gpu)
+    )
     scenario = scenario_of(resolve(model), settings or Settings())
     wanted = [parse_claim(text) for text in claims]
     stages = stages_of(scenario, machine)
     total = total_of(scenario, machine, stages)
     s = scenario.chosen
     return Forecast(
-        halftime=version(), model=scenario.model.name, gpu=machine.gpu.name, width=s.width, height=s.height,
-        steps=s.steps, batch=s.batch, guidance=s.guidance, dtype=s.dtype, compiled=s.compiled, stages=stages,
-        total=total, fixes=fixes_of(scenario, machine),
+        halftime=version(),
+        model=scenario.model.name,
+        gpu=machine.gpu.name,
+        width=s.width,
+        height=s.height,
+        steps=s.steps,
+        batch=s.batch,
+        guidance=s.guidance,
+        dtype=s.dtype,
+        compiled=s.compiled,
+        stages=stages,
+        total=total,
+        fixes=fixes_of(scenario, machine),
         claims=tuple(judge(claim, (*stages, total), machine.gpu, s.dtype) for claim in wanted),
         prices=priced(scenario, prices, target_seconds, machine.constants, cost) if prices else (),
-        operations=operations(scenario, machine), ceiling=_ceiling(machine.gpu, s.dtype),
-        parameters=parameters(scenario), memory_bytes=total.memory_bytes,
-        gpu_memory_bytes=machine.gpu.memory_bytes, fits=total.memory_bytes <= machine.gpu.memory_bytes,
-        calibrated_on=machine.calibrated_on, notes=notes(scenario, machine, total),
-    )  # fmt: skip
+        operations=operations(scenario, machine),
+        ceiling=_ceiling(machine.gpu, s.dtype),
+        parameters=parameters(scenario),
+        memory_bytes=total.memory_bytes,
+        gpu_memory_bytes=machine.gpu.memory_bytes,
+        fits=total.memory_bytes <= machine.gpu.memory_bytes,
+        calibrated_on=machine.calibrated_on,
+        notes=notes(scenario, machine, total),
+    )
 
 
 def cost(scenario: Scenario, gpu: Gpu, constants: Constants) -> StageForecast:
@@ -96,7 +112,9 @@ def stages_of(scenario: Scenario, machine: Machine) -> tuple[StageForecast, ...]
     return tuple(_stage(work.stage, (work,), machine, weights) for work in scenario.works)
 
 
-def total_of(scenario: Scenario, machine: Machine, stages: Sequence[StageForecast]) -> StageForecast:
+def total_of(
+    scenario: Scenario, machine: Machine, stages: Sequence[StageForecast]
+) -> StageForecast:
     """The whole call; its memory is that of the hungriest stage."""
     made = _stage("total", scenario.works, machine, weight_bytes(scenario))
     memory = max(stage.memory_bytes for stage in stages)
@@ -110,21 +128,31 @@ def _stage(name: str, works: Sequence[Work], machine: Machine, weights: float) -
     value = seconds(machine.effects)
     factor = math.exp(Z90 * spread(gradient(seconds, machine.effects), machine))
     runs = [run for work in works for run in work.runs]
-    forwards = [(run, forward(run, machine.gpu, machine.constants, machine.effects)) for run in runs]
+    forwards = [
+        (run, forward(run, machine.gpu, machine.constants, machine.effects)) for run in runs
+    ]
     device = sum(run.times * one.device for run, one in forwards)
     host = sum(run.times * one.host for run, one in forwards)
     tables = [(run, operations_of(run)[1]) for run in runs]
-    own = value - total_seconds([_only_runs(work) for work in works], machine.gpu, machine.constants, machine.effects)
+    own = value - total_seconds(
+        [_only_runs(work) for work in works], machine.gpu, machine.constants, machine.effects
+    )
     return StageForecast(
-        stage=name, seconds=value, low=value / factor, high=value * factor,
+        stage=name,
+        seconds=value,
+        low=value / factor,
+        high=value * factor,
         floor_seconds=floor_seconds(works, machine.gpu),
         bound="launch" if host + own >= device else _device_bound(runs, machine),
         flops=sum(run.times * float(np.sum(t.count * t.flops)) for run, t in tables),
         bytes=sum(run.times * float(np.sum(t.count * t.bytes)) for run, t in tables),
         kernels=round(sum(run.times * float(np.sum(t.count * t.kernels)) for run, t in tables)),
-        device_seconds=device, host_seconds=host + own,
-        memory_bytes=weights + CONTEXT_BYTES + max((_activations(run) for run in runs), default=0.0),
-    )  # fmt: skip
+        device_seconds=device,
+        host_seconds=host + own,
+        memory_bytes=weights
+        + CONTEXT_BYTES
+        + max((_activations(run) for run in runs), default=0.0),
+    )
 
 
 def _only_runs(work: Work) -> Work:
@@ -165,7 +193,12 @@ def operations(scenario: Scenario, machine: Machine) -> tuple[OperationShare, ..
             if seconds:
                 bound: Bound = "compute" if compute >= memory else "memory"
                 share = OperationShare(
-                    stage=work.stage, kind=kind, seconds=seconds, flops=flops, bytes=moved, bound=bound
+                    stage=work.stage,
+                    kind=kind,
+                    seconds=seconds,
+                    flops=flops,
+                    bytes=moved,
+                    bound=bound,
                 )
                 out.append(share)
     return tuple(sorted(out, key=lambda share: -share.seconds))
@@ -173,20 +206,31 @@ def operations(scenario: Scenario, machine: Machine) -> tuple[OperationShare, ..
 
 def weight_bytes(scenario: Scenario) -> float:
     """Bytes of all weights, loaded together."""
-    unique = {(run.traced.class_name, repr(run.traced.config)): run for work in scenario.works for run in work.runs}
-    return float(sum(operations_of(run)[0].parameters * _WEIGHT_BYTES.get(run.dtype, 2) for run in unique.values()))
+    unique = {
+        (run.traced.class_name, repr(run.traced.config)): run
+        for work in scenario.works
+        for run in work.runs
+    }
+    return float(
+        sum(
+            operations_of(run)[0].parameters * _WEIGHT_BYTES.get(run.dtype, 2)
+            for run in unique.values()
+        )
+    )
 
 
 def parameters(scenario: Scenario) -> dict[str, float]:
     """Component -> number of parameters."""
     by_config = {
         (run.traced.class_name, repr(run.traced.config)): operations_of(run)[0].parameters
-        for work in scenario.works for run in work.runs
-    }  # fmt: skip
+        for work in scenario.works
+        for run in work.runs
+    }
     return {
         c.name: float(by_config[c.class_name, repr(c.config)])
-        for c in scenario.model.components if (c.class_name, repr(c.config)) in by_config
-    }  # fmt: skip
+        for c in scenario.model.components
+        if (c.class_name, repr(c.config)) in by_config
+    }
 
 
 def _ceiling(gpu: Gpu, dtype: str) -> Ceiling:
@@ -199,13 +243,23 @@ def notes(scenario: Scenario, machine: Machine, total: StageForecast) -> tuple[s
     out = list(scenario.model.notes)
     used = formats(machine.gpu, scenario.chosen.dtype)
     if "fp32" in used and scenario.chosen.dtype in ("bf16", "fp16"):
-        out.append(f"the {machine.gpu.name} has no {scenario.chosen.dtype} tensor cores; forecast at its fp32 rate")
+        out.append(
+            f"the {machine.gpu.name} has no {scenario.chosen.dtype} tensor cores; forecast at "
+            "its fp32 rate"
+        )
     if total.memory_bytes > machine.gpu.memory_bytes:
-        out.append("the call does not fit the card; offloading, which this forecast does not model, would be slower")
+        out.append(
+            "the call does not fit the card; offloading, which this forecast does not model, "
+            "would be slower"
+        )
     if any(work.stage == OUTSIDE for work in scenario.works):
         out.append(
-            f"'{OUTSIDE}' is what published timings of whole calls hold beside them: fitted, and your own may be less"
+            f"'{OUTSIDE}' is what published timings of whole calls hold beside them: fitted, "
+            "and your own may be less"
         )
     if "from memory" in machine.gpu.source:
-        out.append(f"some datasheet values of the {machine.gpu.name} are unverified; see `halftime forecast gpus`")
+        out.append(
+            f"some datasheet values of the {machine.gpu.name} are unverified; see `halftime "
+            "forecast gpus`"
+        )
     return tuple(out)

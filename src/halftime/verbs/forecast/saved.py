@@ -1,4 +1,5 @@
-"""Calibrations that were kept: one a GPU, in the user's data folder, used by later forecasts for that GPU."""
+"""Calibrations that were kept: one a GPU, in the user's data folder, used by later forecasts for
+that GPU."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def calibration_of(given: Calibration | Path | str | None, gpu: str) -> Calibrat
         return None
     if found.gpu != name:
         raise BadInput(
-            f"the calibration is of the {found.gpu}; the forecast is for the {name}. Give --gpu {found.gpu}."
+            f"the calibration is of the {found.gpu}; the forecast is for the {name}. Give "
+            f"--gpu {found.gpu}."
         )
     return found
 

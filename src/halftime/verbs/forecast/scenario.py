@@ -1,4 +1,5 @@
-"""One call of a pipeline as work: which component runs how often, on what shapes, in which dtype."""
+"""One call of a pipeline as work: which component runs how often, on what shapes, in which
+dtype."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ from halftime.verbs.forecast.models import Component, Model
 from halftime.verbs.forecast.predict import Run, Work
 from halftime.verbs.forecast.roofline import DTYPES
 
-# Largest side that a tile of a tiled decode has, in pixels, and how much neighbouring tiles overlap (diffusers' own).
+# Largest side that a tile of a tiled decode has, in pixels, and how much neighbouring tiles overlap
+# (diffusers' own).
 TILE_PIXELS, TILE_OVERLAP = 512, 0.25
 
-# What published timings of whole calls hold beside these stages; fitted, since nobody reports it apart.
+# What published timings of whole calls hold beside these stages; fitted, since nobody reports it
+# apart.
 OUTSIDE = "outside the stages"
 
 
@@ -67,8 +70,12 @@ def scenario_of(model: Model, settings: Settings) -> Scenario:
     """The call of `model` under `settings`. Raises BadInput for what cannot be run."""
     full = _filled(model, settings)
     stages = {
-        "encode_prompt": tuple(_text(c, full) for c in model.components if c.role == "text_encoder"),
-        "denoise": tuple(_denoise(model, c, full) for c in model.components if c.role == "denoiser"),
+        "encode_prompt": tuple(
+            _text(c, full) for c in model.components if c.role == "text_encoder"
+        ),
+        "denoise": tuple(
+            _denoise(model, c, full) for c in model.components if c.role == "denoiser"
+        ),
         "vae_decode": tuple(_decode(c, full) for c in model.components if c.role == "vae"),
     }
     works = [Work(stage=stage, runs=_first_steps(runs)) for stage, runs in stages.items() if runs]
@@ -80,20 +87,34 @@ def scenario_of(model: Model, settings: Settings) -> Scenario:
 def _filled(model: Model, given: Settings) -> Chosen:
     dtype = _dtype(given.dtype or model.dtype)
     changed = given.dtype is not None and _dtype(given.dtype) != model.dtype
-    vae = given.vae_dtype or (None if changed and dtype in ("bf16", "fp32", "tf32") else model.vae_dtype) or dtype
+    vae = (
+        given.vae_dtype
+        or (None if changed and dtype in ("bf16", "fp32", "tf32") else model.vae_dtype)
+        or dtype
+    )
     width = _or(given.width, model.width)
     made = Chosen(
-        width=width, height=_or(given.height, model.height if given.width is None else width),
-        frames=_or(given.frames, model.frames), steps=_or(given.steps, model.steps), batch=given.batch, dtype=dtype,
+        width=width,
+        height=_or(given.height, model.height if given.width is None else width),
+        frames=_or(given.frames, model.frames),
+        steps=_or(given.steps, model.steps),
+        batch=given.batch,
+        dtype=dtype,
         vae_dtype=_dtype({"int8": "bf16", "fp8": "bf16"}.get(vae, vae)),
         guidance=model.guidance if given.guidance is None else given.guidance,
-        compiled=given.compiled, channels_last=given.channels_last, attention=given.attention, tiled=given.tiled,
-    )  # fmt: skip
+        compiled=given.compiled,
+        channels_last=given.channels_last,
+        attention=given.attention,
+        tiled=given.tiled,
+    )
     for name in ("width", "height", "steps", "batch", "frames"):
         if getattr(made, name) < 1:
             raise BadInput(f"{name} is {getattr(made, name)}; it must be 1 or more.")
     if made.attention not in ("sdpa", "math"):
-        raise BadInput(f"attention {made.attention!r} is not known. Allowed are: sdpa (fused), math (written out).")
+        raise BadInput(
+            f"attention {made.attention!r} is not known. Allowed are: sdpa (fused), math "
+            "(written out)."
+        )
     return made
 
 
@@ -104,32 +125,48 @@ def _or(given: int | None, own: int) -> int:
 
 def _dtype(name: str) -> str:
     if name.lower() not in DTYPES:
-        raise BadInput(f"dtype {name!r} is not known to the forecast. Allowed are: {', '.join(DTYPES)}.")
+        raise BadInput(
+            f"dtype {name!r} is not known to the forecast. Allowed are: {', '.join(DTYPES)}."
+        )
     return DTYPES[name.lower()]
 
 
 def _traced(component: Component, geometry: Geometry, dtype: str, attention: str) -> Traced:
     return Traced(
-        library=component.library, class_name=component.class_name, config=component.config, role=component.role,
-        geometry=geometry, element=4 if dtype in ("fp32", "tf32") else 2,
+        library=component.library,
+        class_name=component.class_name,
+        config=component.config,
+        role=component.role,
+        geometry=geometry,
+        element=4 if dtype in ("fp32", "tf32") else 2,
         attention="math" if attention == "math" else "sdpa",
-    )  # fmt: skip
+    )
 
 
 def _text(component: Component, at: Chosen) -> Run:
     dtype = {"int8": "bf16", "fp8": "bf16"}.get(at.dtype, at.dtype)
     geometry = Geometry(batch=1, width=512, height=512, tokens=component.tokens)
     # diffusers encodes the prompt and the negative prompt one after the other.
-    return Run(traced=_traced(component, geometry, dtype, "sdpa"), dtype=dtype, times=2 if at.guidance else 1)
+    return Run(
+        traced=_traced(component, geometry, dtype, "sdpa"),
+        dtype=dtype,
+        times=2 if at.guidance else 1,
+    )
 
 
 def _denoise(model: Model, component: Component, at: Chosen) -> Run:
     rows = at.batch * (2 if at.guidance else 1)
-    geometry = Geometry(batch=rows, width=at.width, height=at.height, frames=at.frames, tokens=model.denoiser_tokens)
+    geometry = Geometry(
+        batch=rows, width=at.width, height=at.height, frames=at.frames, tokens=model.denoiser_tokens
+    )
     return Run(
-        traced=_traced(component, geometry, at.dtype, at.attention), dtype=at.dtype, compiled=at.compiled,
-        times=at.steps, channels_last=at.channels_last, step_work=1.0,
-    )  # fmt: skip
+        traced=_traced(component, geometry, at.dtype, at.attention),
+        dtype=at.dtype,
+        compiled=at.compiled,
+        times=at.steps,
+        channels_last=at.channels_last,
+        step_work=1.0,
+    )
 
 
 def _decode(component: Component, at: Chosen) -> Run:
@@ -140,14 +177,20 @@ def _decode(component: Component, at: Chosen) -> Run:
         width, height = min(width, TILE_PIXELS), min(height, TILE_PIXELS)
     geometry = Geometry(batch=at.batch, width=width, height=height, frames=at.frames)
     return Run(
-        traced=_traced(component, geometry, at.vae_dtype, at.attention), dtype=at.vae_dtype, compiled=at.compiled,
-        times=times, channels_last=at.channels_last,
-    )  # fmt: skip
+        traced=_traced(component, geometry, at.vae_dtype, at.attention),
+        dtype=at.vae_dtype,
+        compiled=at.compiled,
+        times=times,
+        channels_last=at.channels_last,
+    )
 
 
 def _first_steps(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Of several denoisers that run in one step (a UNet and its ControlNet), one brings the step's own work."""
-    return tuple(run if i == 0 else msgspec.structs.replace(run, step_work=0.0) for i, run in enumerate(runs))
+    """Of several denoisers that run in one step (a UNet and its ControlNet), one brings the step's
+    own work."""
+    return tuple(
+        run if i == 0 else msgspec.structs.replace(run, step_work=0.0) for i, run in enumerate(runs)
+    )
 
 
 def _pixels(at: Chosen) -> float:

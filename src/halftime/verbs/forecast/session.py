@@ -31,18 +31,27 @@ def calibrate(
 ) -> Calibration:
     """Factors of the machine that `session` was measured on: its rates, its bandwidth, its host.
 
-    `model`, `gpu` and `dtype` stand in where the session does not say. Raises UnknownDevice where it ran on no GPU of
-    the table, BadInput where it has no stage that the forecast knows.
+    `model`, `gpu` and `dtype` stand in where the session does not say. Raises UnknownDevice where
+    it ran on no GPU of the table, BadInput where it has no stage that the forecast knows.
     """
     measured = session if isinstance(session, Session) else read_json(session, Session)
     machine = uncalibrated(_gpu(measured, gpu), constants or shipped())
     scenario = scenario_of(resolve(model or measured.model or None), _settings(measured, dtype))
     works = {work.stage: work for work in scenario.works if work.stage in STAGES}
-    found = [(row.stage, row.seconds) for row in measured.ledger if row.stage in works and row.seconds > 0]
+    found = [
+        (row.stage, row.seconds)
+        for row in measured.ledger
+        if row.stage in works and row.seconds > 0
+    ]
     if not found:
-        raise BadInput(f"the session has none of the stages {', '.join(STAGES)} that {scenario.model.name} has.")
+        raise BadInput(
+            f"the session has none of the stages {', '.join(STAGES)} that "
+            f"{scenario.model.name} has."
+        )
     after = calibrated(
-        machine, [(_seconds(works[stage], machine), seconds) for stage, seconds in found], _source(measured, scenario)
+        machine,
+        [(_seconds(works[stage], machine), seconds) for stage, seconds in found],
+        _source(measured, scenario),
     )
     return Calibration(
         gpu=machine.gpu.name,
@@ -51,7 +60,9 @@ def calibrate(
         host=after.effects.host,
         covariance=tuple((float(a), float(b), float(c)) for a, b, c in after.covariance),
         source=after.calibrated_on,
-        observations=tuple(_observation(stage, seconds, works[stage], machine, after) for stage, seconds in found),
+        observations=tuple(
+            _observation(stage, seconds, works[stage], machine, after) for stage, seconds in found
+        ),
     )
 
 
@@ -62,7 +73,8 @@ def _gpu(session: Session, given: str | None) -> Gpu:
     found = find_gpu(name) or find_gpu(re.sub(r"-\d+GB.*$", "", name))
     if found is None:
         raise UnknownDevice(
-            f"the session was measured on {session.environment.device_name!r}, which is no GPU of the table. Calibrate "
+            f"the session was measured on {session.environment.device_name!r}, which is no GPU "
+            "of the table. Calibrate "
             "with a session of a GPU, or name it with --gpu."
         )
     return found
@@ -73,23 +85,32 @@ def _settings(session: Session, dtype: str | None) -> Settings:
     compiled = session.compilation.compiled if session.compilation else ()
     named = dtype or (_DTYPES.get(work.dtype, work.dtype) if work.dtype else None)
     return Settings(
-        width=work.width, height=work.height, steps=work.steps, batch=len(work.prompts) * work.images_per_prompt,
-        dtype=named, guidance=None if work.guidance is None else work.guidance > 1,
+        width=work.width,
+        height=work.height,
+        steps=work.steps,
+        batch=len(work.prompts) * work.images_per_prompt,
+        dtype=named,
+        guidance=None if work.guidance is None else work.guidance > 1,
         compiled=any(name in ("unet", "transformer") for name in compiled),
-    )  # fmt: skip
+    )
 
 
 def _source(session: Session, scenario: Scenario) -> str:
     s = scenario.chosen
     when = f", {session.created[:10]}" if session.created else ""
-    return f"a session of {scenario.model.name}, {s.width}x{s.height}, {s.steps} steps, {s.dtype}{when}"
+    return (
+        f"a session of {scenario.model.name}, {s.width}x{s.height}, {s.steps} steps, "
+        f"{s.dtype}{when}"
+    )
 
 
 def _seconds(work: Work, machine: Machine) -> Callable[[Effects], float]:
     return lambda effects: total_seconds((work,), machine.gpu, machine.constants, effects)
 
 
-def _observation(stage: str, seconds: float, work: Work, before: Machine, after: Machine) -> Observation:
+def _observation(
+    stage: str, seconds: float, work: Work, before: Machine, after: Machine
+) -> Observation:
     return Observation(
         stage=stage,
         measured_seconds=seconds,

@@ -1,4 +1,5 @@
-"""Trace a forward on the meta device: every operation with its FLOPs and bytes, without weights and without a GPU."""
+"""Trace a forward on the meta device: every operation with its FLOPs and bytes, without weights and
+without a GPU."""
 
 from __future__ import annotations
 
@@ -23,30 +24,87 @@ if TYPE_CHECKING:
 Attention = Literal["sdpa", "math"]
 
 # Operations that move no data.
-_VIEWS = frozenset({
-    "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice",
-    "select", "split", "split_with_sizes", "chunk", "unbind", "as_strided", "detach", "alias", "_reshape_alias",
-    "unflatten", "diagonal", "lift_fresh", "movedim", "narrow", "view_as_real", "view_as_complex", "empty",
-    "empty_strided", "empty_like", "new_empty", "new_empty_strided",
-})  # fmt: skip
-# name -> kind and CUDA kernels, for what is not a contraction; anything else is one pointwise kernel.
+_VIEWS = frozenset(
+    {
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "t",
+        "transpose",
+        "permute",
+        "expand",
+        "unsqueeze",
+        "squeeze",
+        "slice",
+        "select",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "as_strided",
+        "detach",
+        "alias",
+        "_reshape_alias",
+        "unflatten",
+        "diagonal",
+        "lift_fresh",
+        "movedim",
+        "narrow",
+        "view_as_real",
+        "view_as_complex",
+        "empty",
+        "empty_strided",
+        "empty_like",
+        "new_empty",
+        "new_empty_strided",
+    }
+)
+# name -> kind and CUDA kernels, for what is not a contraction; anything else is one pointwise
+# kernel.
 _SIMPLE: dict[str, tuple[Kind, int]] = {
     "native_layer_norm": ("norm", 1),
     "native_group_norm": ("norm", 3),  # moments, per-channel scale and shift, apply
     "_softmax": ("norm", 1),
     "_fused_rms_norm": ("norm", 1),
-    **dict.fromkeys(["clone", "_to_copy", "copy_", "contiguous", "cat", "stack", "constant_pad_nd"], ("copy", 1)),
     **dict.fromkeys(
-        ["mean", "sum", "argmax", "amax", "any", "all", "var", "max", "min", "cumsum", "linalg_vector_norm"],
+        ["clone", "_to_copy", "copy_", "contiguous", "cat", "stack", "constant_pad_nd"], ("copy", 1)
+    ),
+    **dict.fromkeys(
+        [
+            "mean",
+            "sum",
+            "argmax",
+            "amax",
+            "any",
+            "all",
+            "var",
+            "max",
+            "min",
+            "cumsum",
+            "linalg_vector_norm",
+        ],
         ("reduce", 1),
     ),
     **dict.fromkeys(["embedding", "index_select", "gather", "index"], ("gather", 1)),
 }
 # Read nothing but a scalar.
-_FILLS = frozenset({
-    "arange", "full", "zeros", "ones", "scalar_tensor", "fill_", "zero_", "rand", "randn", "zeros_like", "ones_like",
-    "full_like", "new_zeros",
-})  # fmt: skip
+_FILLS = frozenset(
+    {
+        "arange",
+        "full",
+        "zeros",
+        "ones",
+        "scalar_tensor",
+        "fill_",
+        "zero_",
+        "rand",
+        "randn",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "new_zeros",
+    }
+)
 
 
 def trace(
@@ -54,7 +112,8 @@ def trace(
 ) -> tuple[StageTrace, list[Op]]:
     """Run `forward(module)` on meta tensors and return its trace, and the operations one by one.
 
-    `attention` 'math' writes attention out as two products and a softmax, as diffusers' AttnProcessor does.
+    `attention` 'math' writes attention out as two products and a softmax, as diffusers'
+    AttnProcessor does.
     """
     recorder = _Recorder()
     for tensor in (*module.parameters(), *module.buffers()):
@@ -88,7 +147,8 @@ def _modules_counted(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Records every dispatched operation; storages are numbered, and their bytes tracked while they live."""
+    """Records every dispatched operation; storages are numbered, and their bytes tracked while they
+    live."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -114,7 +174,8 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def number(self, tensor: Tensor, *, weight: bool = False) -> int:
-        """A number for the tensor's storage, unique over the trace even where memory is used again."""
+        """A number for the tensor's storage, unique over the trace even where memory is used
+        again."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._numbers:
@@ -133,10 +194,15 @@ class _Recorder(TorchDispatchMode):
     def _op(self, name: str, args: Sequence[object], given: list[Tensor], out: Tensor) -> Op:
         sizes = tuple(_touched_bytes(tensor) for tensor in given)
         op = Op(
-            name=name, kind="pointwise", element=out.element_size(), read=sum(sizes),
-            written=out.numel() * out.element_size(), inputs=tuple(map(self.number, given)), input_bytes=sizes,
+            name=name,
+            kind="pointwise",
+            element=out.element_size(),
+            read=sum(sizes),
+            written=out.numel() * out.element_size(),
+            inputs=tuple(map(self.number, given)),
+            input_bytes=sizes,
             outputs=(self.number(out),),
-        )  # fmt: skip
+        )
         if name in _CONTRACTIONS:
             _CONTRACTIONS[name](op, args, out)
         elif name.startswith("upsample"):
@@ -152,7 +218,8 @@ class _Recorder(TorchDispatchMode):
         return op
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Record one fused attention, (B, H, S, D) each, and return its output in the layout that kernels give."""
+        """Record one fused attention, (B, H, S, D) each, and return its output in the layout that
+        kernels give."""
         batch, (queries, width) = product(query.shape[:-2]), query.shape[-2:]
         shape = (*query.shape[:-1], value.shape[-1])
         out = torch.empty(shape, dtype=query.dtype, device=query.device)
@@ -203,7 +270,8 @@ def _convolution(op: Op, args: Sequence[object], out: Tensor) -> None:
     source = args[0]
     assert isinstance(weight, torch.Tensor)
     assert isinstance(source, torch.Tensor)
-    # A transposed convolution does its multiplications once an input position, a plain one once an output position.
+    # A transposed convolution does its multiplications once an input position, a plain one once an
+    # output position.
     over = source if transposed else out
     op.m = over.shape[0] * product(over.shape[2:])
     op.n = weight.shape[0]
@@ -235,17 +303,28 @@ class _Fused(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _sdpa(  # type: ignore[no-untyped-def]
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: object, **__: object
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        *_: object,
+        **__: object,
     ):
         if self._attention == "sdpa":
             return self._recorder.attention(query, key, value, attn_mask)
         batch = product(query.shape[:-2])
-        scores = torch.bmm(query.reshape(batch, *query.shape[-2:]), key.reshape(batch, *key.shape[-2:]).transpose(1, 2))
+        scores = torch.bmm(
+            query.reshape(batch, *query.shape[-2:]),
+            key.reshape(batch, *key.shape[-2:]).transpose(1, 2),
+        )
         weights = torch.softmax(scores, -1)
         out = torch.bmm(weights, value.reshape(batch, *value.shape[-2:]))
         return out.reshape(*query.shape[:-1], value.shape[-1])
 
-    def _rms_norm(self, source: Tensor, shape: object, weight: Tensor | None = None, eps: object = None) -> Tensor:
+    def _rms_norm(
+        self, source: Tensor, shape: object, weight: Tensor | None = None, eps: object = None
+    ) -> Tensor:
         out = torch.empty_like(source)
         given = [source] + ([weight] if weight is not None else [])
         sizes = tuple(_touched_bytes(tensor) for tensor in given)

@@ -28,10 +28,12 @@ Works = tuple[Work, ...]
 
 
 class Fix(NamedTuple):
-    """A fix: what it makes of the work (None where it has nothing to change), and how sure its model is.
+    """A fix: what it makes of the work (None where it has nothing to change), and how sure its
+    model is.
 
-    `doubt` is how uncertain its effect is, as a share of the logarithm of the ratio, beside the machine's own.
-    `stacks` is False where it changes the picture more than a precision does, or what the user asked for.
+    `doubt` is how uncertain its effect is, as a share of the logarithm of the ratio, beside the
+    machine's own. `stacks` is False where it changes the picture more than a precision does, or
+    what the user asked for.
     """
 
     name: str
@@ -43,7 +45,8 @@ class Fix(NamedTuple):
 
 def _runs(works: Works, stage: str, change: Callable[[Run], Run]) -> Works | None:
     changed = tuple(
-        replace(work, runs=tuple(change(run) for run in work.runs)) if work.stage == stage else work for work in works
+        replace(work, runs=tuple(change(run) for run in work.runs)) if work.stage == stage else work
+        for work in works
     )
     return None if changed == works else changed
 
@@ -63,12 +66,20 @@ def _half_for(scenario: Scenario) -> str:
 
 
 def _vae_dtype(scenario: Scenario, works: Works) -> Works | None:
-    return _runs(works, "vae_decode", lambda run: replace(_halved(run), dtype=_half_for(scenario))
-                 if run.dtype in ("fp32", "tf32") else run)  # fmt: skip
+    return _runs(
+        works,
+        "vae_decode",
+        lambda run: (
+            replace(_halved(run), dtype=_half_for(scenario))
+            if run.dtype in ("fp32", "tf32")
+            else run
+        ),
+    )
 
 
 def _channels_last(run: Run) -> Run:
-    # A compiled module has chosen its layouts, and a network without convolutions has none to choose.
+    # A compiled module has chosen its layouts, and a network without convolutions has none to
+    # choose.
     convolves = any(group.kind == "conv" for group in operations_of(run)[0].eager)
     return replace(run, channels_last=True) if convolves and not run.compiled else run
 
@@ -84,7 +95,9 @@ def _tiny(scenario: Scenario, works: Works) -> Works | None:
     if vae is None or vae.class_name != "AutoencoderKL" or name is None:
         return None
     made = ARCHITECTURES[name]
-    tiny = Component(name="vae", role="vae", library="diffusers", class_name=made.class_name, config=made.config)
+    tiny = Component(
+        name="vae", role="vae", library="diffusers", class_name=made.class_name, config=made.config
+    )
 
     def change(run: Run) -> Run:
         traced = replace(run.traced, class_name=tiny.class_name, config=tiny.config, element=2)
@@ -94,7 +107,9 @@ def _tiny(scenario: Scenario, works: Works) -> Works | None:
 
 
 def _prompt_cache(_: Scenario, works: Works) -> Works | None:
-    return tuple(work for work in works if work.stage != "encode_prompt") if len(works) > 1 else None
+    return (
+        tuple(work for work in works if work.stage != "encode_prompt") if len(works) > 1 else None
+    )
 
 
 def _batch_prompts(run: Run) -> Run:
@@ -133,7 +148,10 @@ def _guidance_interval(scenario: Scenario, works: Works) -> Works | None:
             return work
         runs: list[Run] = []
         for run in work.runs:
-            alone = replace(run.traced, geometry=replace(run.traced.geometry, batch=run.traced.geometry.batch // 2))
+            alone = replace(
+                run.traced,
+                geometry=replace(run.traced.geometry, batch=run.traced.geometry.batch // 2),
+            )
             runs += [
                 replace(run, times=run.times * GUIDED_SHARE),
                 replace(run, times=run.times * (1 - GUIDED_SHARE), traced=alone),
@@ -161,32 +179,74 @@ def _nothing(_: Scenario, works: Works) -> Works | None:
 
 # In the order in which they stack.
 FIXES: tuple[Fix, ...] = (
-    Fix("text-warmup", _nothing, 0.0, True, "shortens the first call only; this forecast is of a warm one"),
+    Fix(
+        "text-warmup",
+        _nothing,
+        0.0,
+        True,
+        "shortens the first call only; this forecast is of a warm one",
+    ),
     Fix("denoiser-dtype", _on("denoise", _halved), 0.3, True, "fp32 to bf16"),
     Fix("denoiser-channels-last", _on("denoise", _channels_last), 0.5, True, ""),
-    Fix("attention-backend", _on("denoise", _fused_attention), 0.3, True, "written-out attention to a fused kernel"),
+    Fix(
+        "attention-backend",
+        _on("denoise", _fused_attention),
+        0.3,
+        True,
+        "written-out attention to a fused kernel",
+    ),
     Fix("fused-qkv", _on("denoise", _fused_qkv), 0.5, True, "three projections in one kernel"),
     Fix("denoiser-compile", _on("denoise", _compile), 0.35, True, "kernel fusion and CUDA graphs"),
     Fix("vae-dtype", _vae_dtype, 0.3, True, "fp32 to 16 bit"),
     Fix("vae-channels-last", _on("vae_decode", _channels_last), 0.5, True, ""),
     Fix("vae-compile", _on("vae_decode", _compile), 0.4, True, "kernel fusion and CUDA graphs"),
-    Fix("batch-prompts", _on("encode_prompt", _batch_prompts), 0.3, True, "prompt and negative prompt in one batch"),
     Fix(
-        "set-begin-index", _on("denoise", _step_work(1 - INDEX_SHARE)), 0.5, True,
+        "batch-prompts",
+        _on("encode_prompt", _batch_prompts),
+        0.3,
+        True,
+        "prompt and negative prompt in one batch",
+    ),
+    Fix(
+        "set-begin-index",
+        _on("denoise", _step_work(1 - INDEX_SHARE)),
+        0.5,
+        True,
         "no search, no sync at the start; part of schedule-table",
     ),
-    Fix("schedule-table", _on("denoise", _step_work(1 - SCHEDULER_SHARE)), 0.5, True, "the scheduler as one table"),
+    Fix(
+        "schedule-table",
+        _on("denoise", _step_work(1 - SCHEDULER_SHARE)),
+        0.5,
+        True,
+        "the scheduler as one table",
+    ),
     Fix("loop-graph", _on("denoise", _captured), 0.3, True, "the whole loop as one CUDA graph"),
     Fix("prompt-cache", _prompt_cache, 0.0, False, "for a prompt seen before"),
     Fix("tiny-vae", _tiny, 0.15, False, "lossy: for previews"),
     Fix("int8-dynamic", _on("denoise", _int8), 0.8, False, "matrix products in int8"),
     Fix(
-        "guidance-interval", _guidance_interval, 0.1, False,
+        "guidance-interval",
+        _guidance_interval,
+        0.1,
+        False,
         f"guidance in {GUIDED_SHARE:.0%} of the steps",
     ),
-    Fix("step-cache", _on("denoise", _fewer(1 - REUSED_SHARE)), 0.15, False, f"{REUSED_SHARE:.0%} of the steps reused"),
-    Fix("solver-steps", _on("denoise", _fewer(FEWER_STEPS)), 0.05, False, f"{FEWER_STEPS:.0%} of the steps"),
-)  # fmt: skip
+    Fix(
+        "step-cache",
+        _on("denoise", _fewer(1 - REUSED_SHARE)),
+        0.15,
+        False,
+        f"{REUSED_SHARE:.0%} of the steps reused",
+    ),
+    Fix(
+        "solver-steps",
+        _on("denoise", _fewer(FEWER_STEPS)),
+        0.05,
+        False,
+        f"{FEWER_STEPS:.0%} of the steps",
+    ),
+)
 
 
 def fixes_of(scenario: Scenario, machine: Machine) -> tuple[FixForecast, ...]:
@@ -202,7 +262,11 @@ def fixes_of(scenario: Scenario, machine: Machine) -> tuple[FixForecast, ...]:
         if fix.stacks:
             stacked = fix.apply(scenario, stacked) or stacked
             together = _total(scenario.works, machine) / _total(stacked, machine)
-        out.append(FixForecast(fix=fix.name, ratio=ratio, low=low, high=high, stacked_ratio=together, note=fix.note))
+        out.append(
+            FixForecast(
+                fix=fix.name, ratio=ratio, low=low, high=high, stacked_ratio=together, note=fix.note
+            )
+        )
     return tuple(out)
 
 
@@ -210,14 +274,19 @@ def _total(works: Works, machine: Machine, effects: Effects | None = None) -> fl
     return total_seconds(works, machine.gpu, machine.constants, effects or machine.effects)
 
 
-def _ratio(before: Works, after: Works, machine: Machine, doubt: float) -> tuple[float, float, float]:
-    """Seconds before / seconds after. The machine's own uncertainty mostly cancels; the fix's own does not."""
+def _ratio(
+    before: Works, after: Works, machine: Machine, doubt: float
+) -> tuple[float, float, float]:
+    """Seconds before / seconds after. The machine's own uncertainty mostly cancels; the fix's own
+    does not."""
 
     def ratio_at(effects: Effects) -> float:
         return _total(before, machine, effects) / _total(after, machine, effects)
 
     ratio = ratio_at(machine.effects)
     slope = gradient(ratio_at, machine.effects)
-    deviation = math.sqrt(float(slope @ machine.covariance @ slope) + (doubt * math.log(ratio)) ** 2)
+    deviation = math.sqrt(
+        float(slope @ machine.covariance @ slope) + (doubt * math.log(ratio)) ** 2
+    )
     factor = math.exp(Z90 * deviation)
     return ratio, ratio / factor, ratio * factor

@@ -1,4 +1,5 @@
-"""A fast HTTP/1.1 client that times one request at a time on each connection: asyncio.Protocol and httptools."""
+"""A fast HTTP/1.1 client that times one request at a time on each connection: asyncio.Protocol and
+httptools."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def send(self, parts: Sequence[bytes], sample: Sample) -> asyncio.Future[None]:
-        """Write a request; the future is done when the answer is complete or the connection broke."""
+        """Write a request; the future is done when the answer is complete or the connection
+        broke."""
         assert self._transport is not None
         self._sample, self._waiter = sample, self._loop.create_future()
         sample.sent = now()
@@ -144,14 +146,17 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
         self._address: tuple[int, tuple[object, ...]] | None = None
-        self._context = ssl.create_default_context(cafile=endpoint.ca_file) if endpoint.tls else None
+        self._context = (
+            ssl.create_default_context(cafile=endpoint.ca_file) if endpoint.tls else None
+        )
 
     async def send(self, number: str, intended: float) -> Sample:
         """One request, timed; never raises for what the other side does."""
         sample = Sample(number, self.arm, intended, begun=now())
         fresh = await self._attempt(sample)
         if not fresh and sample.error == "connection lost" and not sample.first_byte:
-            # A server may close an idle connection at any moment: that is no error of the request's.
+            # A server may close an idle connection at any moment: that is no error of the
+            # request's.
             sample.error = ""
             await self._attempt(sample)
         return sample
@@ -183,7 +188,8 @@ class Pool:
         return None
 
     async def open(self) -> tuple[Connection, float, float]:
-        """A fresh connection, with the seconds of TCP connect and of the TLS handshake (0 without TLS)."""
+        """A fresh connection, with the seconds of TCP connect and of the TLS handshake (0 without
+        TLS)."""
         family, address = await self._resolved()
         plain = socket.socket(cast("socket.AddressFamily", family), socket.SOCK_STREAM)
         plain.setblocking(False)
@@ -198,14 +204,19 @@ class Pool:
         name = self.endpoint.host if self._context else None
         header = self.endpoint.overhead_header.lower().encode()
         _, connection = await self._loop.create_connection(
-            lambda: Connection(self._loop, header), sock=plain, ssl=self._context, server_hostname=name
+            lambda: Connection(self._loop, header),
+            sock=plain,
+            ssl=self._context,
+            server_hostname=name,
         )
         return connection, connected - start, (now() - connected) if self._context else 0.0
 
     async def _resolved(self) -> tuple[int, tuple[object, ...]]:
         # Once, so that name resolution is in no request's time.
         if self._address is None:
-            found = await self._loop.getaddrinfo(self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM)
+            found = await self._loop.getaddrinfo(
+                self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM
+            )
             self._address = (found[0][0], cast("tuple[object, ...]", found[0][4]))
         return self._address
 

@@ -1,4 +1,5 @@
-"""What is sent and where: named targets, payloads as image services send them, and the bytes of one request."""
+"""What is sent and where: named targets, payloads as image services send them, and the bytes of one
+request."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from urllib.parse import urlsplit
 
 from halftime.base.errors import BadFile, BadInput
 
-MARK = "halftime-"  # stands in every prompt, followed by the request's id: it survives whatever rewrites headers
+# stands in every prompt, followed by the request's id: it survives whatever rewrites headers
+MARK = "halftime-"
 _ID = "0" * 8
 PAYLOADS = ("chat", "image-in", "image-out")
 Body = dict[str, object]
@@ -32,7 +34,8 @@ class Payload:
 
 @dataclass(frozen=True)
 class Target:
-    """A family of endpoints: its path by payload kind ({model} is filled in), its body, and its key's header."""
+    """A family of endpoints: its path by payload kind ({model} is filled in), its body, and its
+    key's header."""
 
     paths: Mapping[str, str]
     body: Callable[[Payload], Body]
@@ -41,7 +44,8 @@ class Target:
 
 
 def picture(size: int) -> bytes:
-    """A PNG of noise, `size` bytes exactly (bytes after its end are ignored by decoders); the same for each size."""
+    """A PNG of noise, `size` bytes exactly (bytes after its end are ignored by decoders); the same
+    for each size."""
     import numpy as np
     from PIL import Image
 
@@ -53,19 +57,30 @@ def picture(size: int) -> bytes:
 
 
 def _picture_url(payload: Payload) -> str:
-    return payload.url or "data:image/png;base64," + base64.b64encode(picture(payload.picture)).decode()
+    return (
+        payload.url
+        or "data:image/png;base64," + base64.b64encode(picture(payload.picture)).decode()
+    )
 
 
 def _prompt(payload: Payload) -> str:
-    # The mock reads the wanted size of the answer from here, since no field of the request carries it.
+    # The mock reads the wanted size of the answer from here, since no field of the request carries
+    # it.
     wanted = f"-{payload.picture}" if payload.kind == "image-out" else ""
-    what = "A red apple on a table" if payload.kind == "image-out" else "Describe this in one sentence"
+    what = (
+        "A red apple on a table" if payload.kind == "image-out" else "Describe this in one sentence"
+    )
     return f"{what} ({MARK}{_ID}{wanted})"
 
 
 def _openai(payload: Payload) -> Body:
     if payload.kind == "image-out":
-        return {"model": payload.model, "prompt": _prompt(payload), "n": 1, "size": "1024x1024"} | _streamed(payload)
+        return {
+            "model": payload.model,
+            "prompt": _prompt(payload),
+            "n": 1,
+            "size": "1024x1024",
+        } | _streamed(payload)
     text = _prompt(payload)
     content: object = text
     if payload.kind == "image-in":
@@ -102,13 +117,20 @@ def _fal(payload: Payload) -> Body:
     return body | ({"image_url": _picture_url(payload)} if payload.kind == "image-in" else {})
 
 
-# OpenAI: platform.openai.com/docs/api-reference; KServe v2: kserve.github.io, Open Inference Protocol (Triton speaks
-# it); Replicate: replicate.com/docs/reference/http (Prefer: wait answers when done); fal: fal.ai/docs, synchronous.
-_CHAT = {"chat": "/chat/completions", "image-in": "/chat/completions", "image-out": "/images/generations"}
+# OpenAI: platform.openai.com/docs/api-reference; KServe v2: kserve.github.io, Open Inference
+# Protocol (Triton speaks it); Replicate: replicate.com/docs/reference/http (Prefer: wait answers
+# when done); fal: fal.ai/docs, synchronous.
+_CHAT = {
+    "chat": "/chat/completions",
+    "image-in": "/chat/completions",
+    "image-out": "/images/generations",
+}
 TARGETS = {
     "openai": Target(_CHAT, _openai),
     "kserve": Target(dict.fromkeys(PAYLOADS, "/v2/models/{model}/infer"), _kserve),
-    "replicate": Target(dict.fromkeys(PAYLOADS, "/v1/predictions"), _replicate, headers=(("Prefer", "wait"),)),
+    "replicate": Target(
+        dict.fromkeys(PAYLOADS, "/v1/predictions"), _replicate, headers=(("Prefer", "wait"),)
+    ),
     "fal": Target(dict.fromkeys(PAYLOADS, "/{model}"), _fal, key="Key"),
 }
 
@@ -146,7 +168,8 @@ def endpoint(
     overhead_header: str = "x-litellm-overhead-duration-ms",
     ca_file: str | None = None,
 ) -> Endpoint:
-    """Where to send and what. Raises BadInput for a URL, target, payload or variable that does not exist."""
+    """Where to send and what. Raises BadInput for a URL, target, payload or variable that does not
+    exist."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadInput(f"{url!r} is not a URL. Write it as http://HOST:PORT/v1 or https://HOST/v1.")
@@ -154,14 +177,25 @@ def endpoint(
         raise BadInput(f"--target {target!r} is not known. It is one of: {', '.join(TARGETS)}.")
     shape = TARGETS[target]
     body, path = _body_and_path(payload, shape, parts.path)
-    head = _head(parts.netloc.rpartition("@")[2], path + (f"?{parts.query}" if parts.query else ""), len(body))
+    head = _head(
+        parts.netloc.rpartition("@")[2],
+        path + (f"?{parts.query}" if parts.query else ""),
+        len(body),
+    )
     lines = dict(shape.headers) | _key(key_env, shape.key) | dict(headers or {})
-    message = head + b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items()) + b"\r\n" + body
+    message = (
+        head
+        + b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items())
+        + b"\r\n"
+        + body
+    )
     prefix, mark, suffix = message.partition((MARK + _ID).encode())
     port = parts.port or (443 if parts.scheme == "https" else 80)
     start = prefix + MARK.encode() if mark else prefix
     secure = parts.scheme == "https"
-    return Endpoint(parts.hostname, port, secure, start, suffix, bool(mark), overhead_header, ca_file)
+    return Endpoint(
+        parts.hostname, port, secure, start, suffix, bool(mark), overhead_header, ca_file
+    )
 
 
 def _head(host: str, path: str, length: int) -> bytes:
@@ -185,7 +219,9 @@ def _file(name: str) -> bytes:
         return Path(name).read_bytes().replace(b"{id}", (MARK + _ID).encode())
     except OSError as error:
         kinds = ", ".join(PAYLOADS)
-        raise BadFile(f"--payload {name!r} is neither one of {kinds} nor a file that can be read.") from error
+        raise BadFile(
+            f"--payload {name!r} is neither one of {kinds} nor a file that can be read."
+        ) from error
 
 
 def _key(variable: str | None, scheme: str) -> dict[str, str]:
@@ -193,7 +229,10 @@ def _key(variable: str | None, scheme: str) -> dict[str, str]:
         return {}
     value = os.environ.get(variable)
     if not value:
-        raise BadInput(f"the environment variable {variable} is not set. Set it to the key, or leave --key-env out.")
+        raise BadInput(
+            f"the environment variable {variable} is not set. Set it to the key, or leave "
+            "--key-env out."
+        )
     return {"Authorization": f"{scheme} {value}"}
 
 

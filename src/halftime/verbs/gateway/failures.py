@@ -38,7 +38,10 @@ class Failures(NamedTuple):
         causes = list(self.causes)
         if len(causes) > 1:
             causes = [f"{units.count(count)} x {cause}" for cause, count in self.causes.items()]
-        return f"{self.arm}: {share} of {units.count(self.requests)} requests failed ({', '.join(causes)})"
+        return (
+            f"{self.arm}: {share} of {units.count(self.requests)} requests failed "
+            f"({', '.join(causes)})"
+        )
 
 
 def failures(loads: Sequence[Load], arm: str) -> Failures:
@@ -48,12 +51,16 @@ def failures(loads: Sequence[Load], arm: str) -> Failures:
         for kind, count in load.error_kinds.items():
             of, _, cause = kind.partition(": ")
             causes[cause] += count if of == arm else 0
-    requests = sum(load.through_requests if arm == THROUGH else load.requests - load.through_requests for load in loads)
+    requests = sum(
+        load.through_requests if arm == THROUGH else load.requests - load.through_requests
+        for load in loads
+    )
     return Failures(arm, dict((+causes).most_common()), requests)
 
 
 def fails(load: Load, through: bool) -> bool:
-    """The arm that is judged, through or else direct, fails more of this load's requests than it may."""
+    """The arm that is judged, through or else direct, fails more of this load's requests than it
+    may."""
     direct = failures([load], DIRECT)
     if not through:
         return direct.share > FAILING_SHARE
@@ -62,7 +69,8 @@ def fails(load: Load, through: bool) -> bool:
 
 
 def _explained(direct: Failures, requests: int) -> float:
-    """The share that may fail because the upstream itself fails: the direct arm's, and what chance adds to it."""
+    """The share that may fail because the upstream itself fails: the direct arm's, and what chance
+    adds to it."""
     if not direct.failed or not requests:
         return 0.0
     share = direct.share

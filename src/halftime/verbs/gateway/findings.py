@@ -37,40 +37,61 @@ def find(evidence: Evidence) -> tuple[Finding, ...]:
 
 
 def quietest(loads: Sequence[Load]) -> Load | None:
-    """The load whose numbers are least disturbed by queueing: sequential, or else the first unsaturated one."""
+    """The load whose numbers are least disturbed by queueing: sequential, or else the first
+    unsaturated one."""
     usable = [load for load in loads if load.added is not None and not load.saturated]
-    return next((load for load in usable if load.mode == "sequential"), usable[0] if usable else None)
+    return next(
+        (load for load in usable if load.mode == "sequential"), usable[0] if usable else None
+    )
 
 
 def _new_client(evidence: Evidence) -> Finding | None:
     load = quietest(evidence.loads)
     truth = load.truth if load else None
-    if load is None or truth is None or truth.requests < 8 or truth.connections < 0.9 * truth.requests:
+    if (
+        load is None
+        or truth is None
+        or truth.requests < 8
+        or truth.connections < 0.9 * truth.requests
+    ):
         return None
     share = truth.request_path / truth.added.p50 if truth.added.p50 > 0 else 0.0
     facts: dict[str, float | int | str] = {
-        "connections": truth.connections, "requests": truth.requests, "request_path": truth.request_path,
+        "connections": truth.connections,
+        "requests": truth.requests,
+        "request_path": truth.request_path,
         "request_path_share": share,
-    }  # fmt: skip
+    }
     if evidence.ca_bundle is not None:
         facts["ca_bundle_load_here"] = evidence.ca_bundle
     if load.cpu_per_request is not None:
         facts["cpu_per_request"] = load.cpu_per_request
     if truth.request_path < NEW_CLIENT_FLOOR:
-        message = f"a new connection per request ({truth.connections} for {truth.requests} requests)"
-        return _finding("new-connection-per-request", message + "; keep them alive.", truth.request_path, facts)
+        message = (
+            f"a new connection per request ({truth.connections} for {truth.requests} requests)"
+        )
+        return _finding(
+            "new-connection-per-request", message + "; keep them alive.", truth.request_path, facts
+        )
     bundle = _bundle(evidence.ca_bundle, truth.request_path)
     message = (
-        f"a new HTTP client per request ({bundle}{units.seconds(truth.request_path)} on the request path, "
-        f"{100 * min(share, 1.0):.0f} % of the overhead; {truth.connections} connections for {truth.requests} "
+        f"a new HTTP client per request ({bundle}{units.seconds(truth.request_path)} on the "
+        "request path, "
+        f"{100 * min(share, 1.0):.0f} % of the overhead; {truth.connections} connections for "
+        f"{truth.requests} "
         "requests). Create the client once, at start-up."
     )
     return _finding("new-client-per-request", message, truth.request_path, facts)
 
 
 def _bundle(seconds: float | None, path: float) -> str:
-    """Loading the CA bundle is named where its time here fits within what the request path takes."""
-    return f"{units.seconds(seconds)} of CA bundle loading, " if seconds and 0.2 * path <= seconds <= 1.3 * path else ""
+    """Loading the CA bundle is named where its time here fits within what the request path
+    takes."""
+    return (
+        f"{units.seconds(seconds)} of CA bundle loading, "
+        if seconds and 0.2 * path <= seconds <= 1.3 * path
+        else ""
+    )
 
 
 def _first_chunk(evidence: Evidence) -> Finding | None:
@@ -80,11 +101,15 @@ def _first_chunk(evidence: Evidence) -> Finding | None:
     wait, low = _chunk_wait(load, load.truth)
     if wait is None or wait < CONSTANT_WAIT or (low is not None and low < 0.75 * wait):
         return None
-    facts: dict[str, float | int | str] = {"first_chunk_wait": wait, "ttft_added": load.ttft_added or 0.0}
+    facts: dict[str, float | int | str] = {
+        "first_chunk_wait": wait,
+        "ttft_added": load.ttft_added or 0.0,
+    }
     if low is not None:
         facts["fifth_percentile"] = low
     message = (
-        f"the first chunk waits a constant {units.seconds(wait)}: a timer, not work. Later chunks do not wait for it; "
+        f"the first chunk waits a constant {units.seconds(wait)}: a timer, not work. Later "
+        "chunks do not wait for it; "
         "look for a delay before the first write of a stream."
     )
     return _finding("first-chunk-waits", message, wait, facts)
@@ -93,7 +118,10 @@ def _first_chunk(evidence: Evidence) -> Finding | None:
 def _chunk_wait(load: Load, truth: Truth | None) -> tuple[float | None, float | None]:
     """How much later than the last chunk the first one comes, and the fifth percentile of that."""
     if truth is not None:
-        return truth.first_chunk_path - truth.last_chunk_path, truth.first_chunk_low - truth.last_chunk_path
+        return (
+            truth.first_chunk_path - truth.last_chunk_path,
+            truth.first_chunk_low - truth.last_chunk_path,
+        )
     if load.ttft_added is None or load.added is None:
         return None, None
     return load.ttft_added - load.added.p50, None
@@ -105,8 +133,9 @@ def _span(total: Percentiles | None, first: Percentiles | None) -> float | None:
 
 
 def _spans(load: Load) -> tuple[float, float] | None:
-    """From the first chunk to the last one, direct and through. Not the median gap: a gateway that holds the first
-    chunk alone lets most gaps vanish too, while the stream that follows still takes its time."""
+    """From the first chunk to the last one, direct and through. Not the median gap: a gateway that
+    holds the first chunk alone lets most gaps vanish too, while the stream that follows still takes
+    its time."""
     direct, through = _span(load.direct, load.ttft_direct), _span(load.through, load.ttft_through)
     return None if direct is None or through is None else (direct, through)
 
@@ -122,11 +151,21 @@ def _gap(gaps: Percentiles | None) -> float:
 
 def _buffered(evidence: Evidence) -> Finding | None:
     load = quietest(evidence.loads)
-    if load is None or not evidence.stream or load.ttft_added is None or not _arrives_together(load):
+    if (
+        load is None
+        or not evidence.stream
+        or load.ttft_added is None
+        or not _arrives_together(load)
+    ):
         return None
     apart, late = _gap(load.gap_direct), load.truth.last_chunk_path if load.truth else 0.0
-    facts: dict[str, float | int | str] = {"gap_direct": apart, "gap_through": _gap(load.gap_through)}
-    message = f"the stream is buffered: chunks leave {units.seconds(apart)} apart and arrive together"
+    facts: dict[str, float | int | str] = {
+        "gap_direct": apart,
+        "gap_through": _gap(load.gap_through),
+    }
+    message = (
+        f"the stream is buffered: chunks leave {units.seconds(apart)} apart and arrive together"
+    )
     if late >= CONSTANT_WAIT:  # then a long wait before the first write looks the same
         facts["last_chunk_late"] = late
         message += f", {units.seconds(late)} after the last one left"
@@ -136,21 +175,39 @@ def _buffered(evidence: Evidence) -> Finding | None:
 def _held(evidence: Evidence) -> Finding | None:
     load = quietest(evidence.loads)
     spans = _spans(load) if load else None
-    if load is None or spans is None or not evidence.stream or load.added is None or load.added.low <= 0:
+    if (
+        load is None
+        or spans is None
+        or not evidence.stream
+        or load.added is None
+        or load.added.low <= 0
+    ):
         return None
     direct, through = spans
     if through - direct < CONSTANT_WAIT or through < DRAWN_OUT * direct:
         return None
     leave, come = _gap(load.gap_direct), _gap(load.gap_through)
     facts: dict[str, float | int | str] = {
-        "gap_direct": leave, "gap_through": come, "span_direct": direct, "span_through": through,
-    }  # fmt: skip
+        "gap_direct": leave,
+        "gap_through": come,
+        "span_direct": direct,
+        "span_through": through,
+    }
     late = load.truth.last_chunk_path if load.truth else load.added.p50
     if come >= DRAWN_OUT * leave:
-        what = f"every chunk is held: they leave {units.seconds(leave)} apart and come {units.seconds(come)} apart"
+        what = (
+            f"every chunk is held: they leave {units.seconds(leave)} apart and come "
+            f"{units.seconds(come)} apart"
+        )
     else:
-        what = f"some chunks are held: first to last takes {units.seconds(through)}, and {units.seconds(direct)} direct"
-    message = f"{what}, so that the last one is {units.seconds(late)} late. Look for a wait or work for each chunk."
+        what = (
+            f"some chunks are held: first to last takes {units.seconds(through)}, and "
+            f"{units.seconds(direct)} direct"
+        )
+    message = (
+        f"{what}, so that the last one is {units.seconds(late)} late. Look for a wait or "
+        "work for each chunk."
+    )
     return _finding("chunks-held", message, late, facts)
 
 
@@ -161,19 +218,29 @@ def _header(evidence: Evidence) -> Finding | None:
     true = load.truth.added.p50 if load.truth else load.added.p50
     if true <= 0.001 or 0.8 <= load.header_reported / true <= 1.25:
         return None
-    message = f"the header reports {units.seconds(load.header_reported)} of a true {units.seconds(true)}."
+    message = (
+        f"the header reports {units.seconds(load.header_reported)} of a true {units.seconds(true)}."
+    )
     facts: dict[str, float | int | str] = {"header": load.header_reported, "true": true}
     return _finding("header-differs", message, abs(true - load.header_reported), facts)
 
 
 def _saturated(evidence: Evidence) -> Finding | None:
-    at = [load for load in evidence.loads if load.saturated and not load.direct_saturated and load.rate]
+    at = [
+        load
+        for load in evidence.loads
+        if load.saturated and not load.direct_saturated and load.rate
+    ]
     if not at or evidence.capacity is None:
         return None
     lowest = min(at, key=lambda load: load.rate or 0.0)
-    facts: dict[str, float | int | str] = {"offered": lowest.rate or 0.0, "completed": evidence.capacity}
+    facts: dict[str, float | int | str] = {
+        "offered": lowest.rate or 0.0,
+        "completed": evidence.capacity,
+    }
     message = (
-        f"saturated at {evidence.capacity:.0f} requests/s: at {lowest.rate:.0f} requests/s offered its queue grows for "
+        f"saturated at {evidence.capacity:.0f} requests/s: at {lowest.rate:.0f} requests/s "
+        "offered its queue grows for "
         "as long as the load lasts. Add workers or replicas."
     )
     seconds = lowest.added.p50 if lowest.added else None
@@ -181,7 +248,8 @@ def _saturated(evidence: Evidence) -> Finding | None:
 
 
 def _first(evidence: Evidence) -> Finding | None:
-    """Over what later requests through the gateway take: what each of them pays is no price of the first."""
+    """Over what later requests through the gateway take: what each of them pays is no price of the
+    first."""
     load = quietest(evidence.loads)
     steady = load.through if load else None
     if evidence.first_request is None or steady is None or evidence.first_request <= steady.p95:
@@ -190,7 +258,10 @@ def _first(evidence: Evidence) -> Finding | None:
     if excess < FIRST_REQUEST:
         return None
     message = f"the first request paid {units.seconds(excess)}: send one before traffic comes."
-    facts: dict[str, float | int | str] = {"first_request": evidence.first_request, "later_requests": steady.p50}
+    facts: dict[str, float | int | str] = {
+        "first_request": evidence.first_request,
+        "later_requests": steady.p50,
+    }
     return _finding("first-request", message, excess, facts)
 
 
@@ -203,9 +274,18 @@ def _errors(evidence: Evidence) -> Finding | None:
 
 
 RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
-    _new_client, _first_chunk, _buffered, _held, _header, _saturated, _first, _errors,
-)  # fmt: skip
+    _new_client,
+    _first_chunk,
+    _buffered,
+    _held,
+    _header,
+    _saturated,
+    _first,
+    _errors,
+)
 
 
-def _finding(name: str, message: str, seconds: float | None, facts: dict[str, float | int | str]) -> Finding:
+def _finding(
+    name: str, message: str, seconds: float | None, facts: dict[str, float | int | str]
+) -> Finding:
     return Finding(id=name, stage=_STAGE, message=message, seconds=seconds, evidence=facts)

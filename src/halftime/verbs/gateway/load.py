@@ -1,4 +1,5 @@
-"""Ways to load: sequential pairs, a closed loop, and an open loop whose latency counts from the intended send."""
+"""Ways to load: sequential pairs, a closed loop, and an open loop whose latency counts from the
+intended send."""
 
 from __future__ import annotations
 
@@ -23,9 +24,14 @@ FEWEST_ROUNDS = 5
 
 
 async def sequential(
-    pools: Sequence[Pool], rounds: int, number: Numbers, dice: random.Random, seconds: float = float("inf")
+    pools: Sequence[Pool],
+    rounds: int,
+    number: Numbers,
+    dice: random.Random,
+    seconds: float = float("inf"),
 ) -> list[list[Sample]]:
-    """One request at a time, both arms in each round in a shuffled order; a round's samples are a pair.
+    """One request at a time, both arms in each round in a shuffled order; a round's samples are a
+    pair.
 
     Ends early after `seconds`, though not before a few rounds.
     """
@@ -55,7 +61,8 @@ async def closed(pool: Pool, workers: int, seconds: float, number: Numbers) -> l
 
 
 def schedule(rate: float, seconds: float, poisson: bool, dice: random.Random) -> list[float]:
-    """Offsets of the sends from the start, in seconds: evenly spaced, or with exponential gaps of the same mean."""
+    """Offsets of the sends from the start, in seconds: evenly spaced, or with exponential gaps of
+    the same mean."""
     if not poisson:
         return [i / rate for i in range(max(1, int(rate * seconds)))]
     offsets, moment = [], dice.expovariate(rate)
@@ -65,7 +72,9 @@ def schedule(rate: float, seconds: float, poisson: bool, dice: random.Random) ->
     return offsets or [0.0]
 
 
-async def open_loop(pool: Pool, offsets: Sequence[float], number: Numbers, timer: Timer) -> list[Sample]:
+async def open_loop(
+    pool: Pool, offsets: Sequence[float], number: Numbers, timer: Timer
+) -> list[Sample]:
     """Send at the given offsets whatever happened to those before (Schroeder et al., NSDI 2006)."""
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[Sample]] = []

@@ -1,8 +1,10 @@
-"""`halftime gateway mock`: an upstream with set delay, jitter, size, chunking and error rate, and a log of moments.
+"""`halftime gateway mock`: an upstream with set delay, jitter, size, chunking and error rate, and a
+log of moments.
 
-It answers chat completions, image generations and models as OpenAI does, KServe v2 inference, and Replicate- and
-fal-shaped predictions. Each request's arrival and answer are logged under the id that its prompt carries, on the
-machine's monotonic clock, so that a client on the same machine knows exactly what came between.
+It answers chat completions, image generations and models as OpenAI does, KServe v2 inference, and
+Replicate- and fal-shaped predictions. Each request's arrival and answer are logged under the id
+that its prompt carries, on the machine's monotonic clock, so that a client on the same machine
+knows exactly what came between.
 """
 
 from __future__ import annotations
@@ -107,7 +109,11 @@ class _Server(asyncio.Protocol):
         if self._parser.get_method() == b"GET":
             return self._write(_answer(200, self._look_up()))
         behaviour, dice = self._state.behaviour, self._state.random
-        delay = max(0.0, dice.gauss(behaviour.delay, behaviour.jitter)) if behaviour.jitter else behaviour.delay
+        delay = (
+            max(0.0, dice.gauss(behaviour.delay, behaviour.jitter))
+            if behaviour.jitter
+            else behaviour.delay
+        )
         failed = dice.random() < behaviour.error_rate
         answer = self._failure if failed else self._stream if _wants_stream(body) else self._whole
         self._at(received + delay, lambda: answer(body, received))
@@ -119,8 +125,12 @@ class _Server(asyncio.Protocol):
             entries, state.log = list(state.log), deque(maxlen=200_000)
             return json.dumps(entries).encode()
         if self._path == INFO_PATH:
-            return json.dumps({"mock": "halftime", "boot": boot(), "delay": state.behaviour.delay}).encode()
-        return json.dumps({"object": "list", "data": [{"id": "mock-model", "object": "model"}]}).encode()
+            return json.dumps(
+                {"mock": "halftime", "boot": boot(), "delay": state.behaviour.delay}
+            ).encode()
+        return json.dumps(
+            {"object": "list", "data": [{"id": "mock-model", "object": "model"}]}
+        ).encode()
 
     def _whole(self, body: bytes, received: float) -> None:
         number, size = _marked(body, self._state.behaviour.size)
@@ -130,10 +140,14 @@ class _Server(asyncio.Protocol):
         self._state.log.append(Entry(number, self._number, received, moment, moment, 200))
 
     def _failure(self, body: bytes, received: float) -> None:
-        error = {"error": {"message": "planted by the mock", "type": "server_error", "code": "mock"}}
+        error = {
+            "error": {"message": "planted by the mock", "type": "server_error", "code": "mock"}
+        }
         moment = now()
         self._write(_answer(500, json.dumps(error).encode()))
-        self._state.log.append(Entry(_marked(body, 0)[0], self._number, received, moment, moment, 500))
+        self._state.log.append(
+            Entry(_marked(body, 0)[0], self._number, received, moment, moment, 500)
+        )
 
     def _stream(self, body: bytes, received: float) -> None:
         behaviour = self._state.behaviour
@@ -145,7 +159,9 @@ class _Server(asyncio.Protocol):
 
         def step(index: int) -> None:
             if index + 1 == len(pieces):
-                self._state.log.append(Entry(number, self._number, received, first, now() if index else first, 200))
+                self._state.log.append(
+                    Entry(number, self._number, received, first, now() if index else first, 200)
+                )
             if index:
                 self._write(pieces[index])
             if index + 1 == len(pieces):
@@ -173,12 +189,16 @@ _STREAM_HEAD = (
 
 def _answer(status: int, body: bytes) -> bytes:
     reason = "OK" if status == 200 else "Internal Server Error"
-    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: "
+        f"{len(body)}\r\n\r\n"
+    )
     return head.encode() + body
 
 
 def _wants_stream(body: bytes) -> bool:
-    # Compact or spaced JSON; looked for near both ends so that a picture of megabytes is not searched.
+    # Compact or spaced JSON; looked for near both ends so that a picture of megabytes is not
+    # searched.
     return any(re.search(rb'"stream"\s*:\s*true', part) for part in (body[:4096], body[-4096:]))
 
 
@@ -191,7 +211,11 @@ def _marked(body: bytes, size: int) -> tuple[str, int]:
 
 def _chat(size: int) -> bytes:
     message = {"role": "assistant", "content": "a" * size}
-    usage = {"prompt_tokens": 10, "completion_tokens": max(1, size // 4), "total_tokens": 10 + max(1, size // 4)}
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": max(1, size // 4),
+        "total_tokens": 10 + max(1, size // 4),
+    }
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return json.dumps(_head("chat.completion") | {"choices": [choice], "usage": usage}).encode()
 
@@ -209,21 +233,35 @@ def _images(size: int) -> bytes:
 
 
 def _kserve(size: int) -> bytes:
-    start = b'{"model_name": "mock-model", "outputs": [{"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": ["'
+    start = (
+        b'{"model_name": "mock-model", "outputs": [{"name": "IMAGE", "shape": [1], '
+        b'"datatype": "BYTES", "data": ["'
+    )
     return start + _base64(size) + b'"]}]}'
 
 
 def _replicate(size: int) -> bytes:
-    return b'{"id": "mock", "status": "succeeded", "output": ["data:image/png;base64,' + _base64(size) + b'"]}'
+    return (
+        b'{"id": "mock", "status": "succeeded", "output": ["data:image/png;base64,'
+        + _base64(size)
+        + b'"]}'
+    )
 
 
 def _fal(size: int) -> bytes:
-    return b'{"images": [{"url": "data:image/png;base64,' + _base64(size) + b'", "content_type": "image/png"}]}'
+    return (
+        b'{"images": [{"url": "data:image/png;base64,'
+        + _base64(size)
+        + b'", "content_type": "image/png"}]}'
+    )
 
 
 _SHAPES = (
-    ("/chat/completions", _chat), ("/images/generations", _images), ("/infer", _kserve), ("/predictions", _replicate),
-)  # fmt: skip
+    ("/chat/completions", _chat),
+    ("/images/generations", _images),
+    ("/infer", _kserve),
+    ("/predictions", _replicate),
+)
 
 
 def _shape(path: str) -> Callable[[int], bytes]:
@@ -237,19 +275,29 @@ def _chunk(data: bytes) -> bytes:
 def _event(size: int, index: int) -> bytes:
     delta = ({"role": "assistant"} if index == 0 else {}) | {"content": "a" * size}
     choice = {"index": 0, "delta": delta, "finish_reason": None}
-    return _chunk(b"data: " + json.dumps(_head("chat.completion.chunk") | {"choices": [choice]}).encode() + b"\n\n")
+    return _chunk(
+        b"data: "
+        + json.dumps(_head("chat.completion.chunk") | {"choices": [choice]}).encode()
+        + b"\n\n"
+    )
 
 
-async def start(behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0) -> tuple[asyncio.Server, State]:
-    """Listen; `server.sockets[0].getsockname()[1]` is the port. Raises BadInput where it cannot listen there."""
+async def start(
+    behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0
+) -> tuple[asyncio.Server, State]:
+    """Listen; `server.sockets[0].getsockname()[1]` is the port. Raises BadInput where it cannot
+    listen there."""
     loop = asyncio.get_running_loop()
     state = State(behaviour, Timer(loop), random.Random(behaviour.seed))
-    server = await loop.create_server(lambda: _Server(state), sock=listening(host, port), backlog=BACKLOG)
+    server = await loop.create_server(
+        lambda: _Server(state), sock=listening(host, port), backlog=BACKLOG
+    )
     return server, state
 
 
 async def serve(behaviour: Behaviour, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serve until cancelled; `ready` gets the port. Raises BadInput where it cannot listen there."""
+    """Serve until cancelled; `ready` gets the port. Raises BadInput where it cannot listen
+    there."""
     server, state = await start(behaviour, host, port)
     ready(int(server.sockets[0].getsockname()[1]))
     try:

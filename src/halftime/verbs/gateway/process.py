@@ -1,4 +1,5 @@
-"""CPU of the gateway where its process is local, and of everything else on the machine meanwhile."""
+"""CPU of the gateway where its process is local, and of everything else on the machine
+meanwhile."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 
 def listening(url: str) -> set[int]:
-    """Ids of the local processes that listen on the URL's port; empty for a foreign host or without permission."""
+    """Ids of the local processes that listen on the URL's port; empty for a foreign host or without
+    permission."""
     parts = urlsplit(url)
     if parts.hostname not in _LOCAL:
         return set()
@@ -25,7 +27,9 @@ def listening(url: str) -> set[int]:
         found = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
         return set()
-    return {c.pid for c in found if c.status == psutil.CONN_LISTEN and c.laddr.port == port and c.pid}
+    return {
+        c.pid for c in found if c.status == psutil.CONN_LISTEN and c.laddr.port == port and c.pid
+    }
 
 
 def family(pids: Iterable[int]) -> set[int]:
@@ -40,7 +44,10 @@ def family(pids: Iterable[int]) -> set[int]:
 def checked_pid(pid: int) -> int:
     """Raises BadInput where there is no such process."""
     if not psutil.pid_exists(pid):
-        raise BadInput(f"--pid {pid}: there is no such process. Leave it out to find it by the port of --through.")
+        raise BadInput(
+            f"--pid {pid}: there is no such process. Leave it out to find it by the port of "
+            "--through."
+        )
     return pid
 
 
@@ -56,11 +63,18 @@ def cpu_seconds(pids: Collection[int]) -> float:
 
 def _busy() -> float:
     times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + getattr(times, "irq", 0) + getattr(times, "softirq", 0))
+    return float(
+        times.user
+        + times.nice
+        + times.system
+        + getattr(times, "irq", 0)
+        + getattr(times, "softirq", 0)
+    )
 
 
 class Meter:
-    """CPU between `start` and `stop`, for the gateway and for processes that are no part of the measurement."""
+    """CPU between `start` and `stop`, for the gateway and for processes that are no part of the
+    measurement."""
 
     def __init__(self, gateway: Collection[int], upstream: Collection[int]) -> None:
         self._gateway = family(gateway)

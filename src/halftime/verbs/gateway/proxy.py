@@ -2,11 +2,12 @@
 
     python -m halftime.verbs.gateway.proxy --to http://127.0.0.1:9000 --port 9100 --hold 0.025
 
-It forwards bytes over one keep-alive connection for each client connection, and can hold each request (--hold), hold
-the first bytes of each answer but not the rest (--hold-first), hold every piece of an answer in turn (--hold-each) or
-all of them until the last (--buffer), answer a share of the requests with 502 (--fail, 0 to 1), open a connection and
-load a CA bundle for each request (--new-client), or serve requests one by one (--serial, seconds: capacity 1 / serial).
-When it is terminated it prints the median of the holds as they happened, since a busy machine wakes it late.
+It forwards bytes over one keep-alive connection for each client connection, and can hold each
+request (--hold), hold the first bytes of each answer but not the rest (--hold-first), hold every
+piece of an answer in turn (--hold-each) or all of them until the last (--buffer), answer a share of
+the requests with 502 (--fail, 0 to 1), open a connection and load a CA bundle for each request
+(--new-client), or serve requests one by one (--serial, seconds: capacity 1 / serial). When it is
+terminated it prints the median of the holds as they happened, since a busy machine wakes it late.
 """
 
 from __future__ import annotations
@@ -101,9 +102,15 @@ class _Downstream(asyncio.Protocol):
         if faults.new_client:
             self._drop()
             _load_ca_bundle()
-        if self._upstream is None or self._upstream.transport is None or self._upstream.transport.is_closing():
+        if (
+            self._upstream is None
+            or self._upstream.transport is None
+            or self._upstream.transport.is_closing()
+        ):
             loop = asyncio.get_running_loop()
-            _, self._upstream = await loop.create_connection(lambda: _Upstream(self), *self._proxy.address)
+            _, self._upstream = await loop.create_connection(
+                lambda: _Upstream(self), *self._proxy.address
+            )
         if self._upstream.transport:
             self._upstream.transport.write(request)
 
@@ -160,7 +167,8 @@ class Proxy:
         self._requests = 0
 
     def fails_now(self) -> bool:
-        """Whether this request is one of the share that fails: evenly spread, and never the first."""
+        """Whether this request is one of the share that fails: evenly spread, and never the
+        first."""
         before = int(self._requests * self.faults.fail)
         self._requests += 1
         return int(self._requests * self.faults.fail) > before and self._requests > 1
@@ -189,7 +197,9 @@ class Proxy:
 
     async def start(self, port: int = 0) -> asyncio.Server:
         """Listen on 127.0.0.1."""
-        return await asyncio.get_running_loop().create_server(lambda: _Downstream(self), "127.0.0.1", port)
+        return await asyncio.get_running_loop().create_server(
+            lambda: _Downstream(self), "127.0.0.1", port
+        )
 
 
 async def _serve(to: str, port: int, faults: Faults) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from halftime.base import units
 from halftime.base.environment import load_average, processor_name
 from halftime.base.errors import BadInput, HalftimeError
+from halftime.base.progress import Progress, silent
 from halftime.base.stats import median
 from halftime.base.version import version
 from halftime.records.gateway import GatewayResult, Generator, Load, Mode, PayloadFacts
@@ -30,7 +31,6 @@ from halftime.verbs.gateway.mock import Behaviour
 from halftime.verbs.gateway.summary import beyond_capacity, limits, summarised
 from halftime.verbs.gateway.timer import Timer, now
 
-Progress = Callable[[str, int, int], None]
 NOISY_CORES = 0.25
 BLOCKS = 3  # of each arm at each level, in shuffled order
 LAG_LIMIT = 0.0015
@@ -63,11 +63,12 @@ class Settings:
 
 
 def gateway(settings: Settings, progress: Progress | None = None) -> GatewayResult:
-    """Measure. Raises BadInput for what cannot be reached or understood, HalftimeError where it was too noisy."""
+    """Measure. Raises BadInput for what cannot be reached or understood, HalftimeError where it was
+    too noisy."""
     uvloop = need("uvloop")
     need("httptools")
     need("hdrh.histogram")
-    progress = progress or (lambda what, done, total: None)
+    progress = progress or (silent)
     return uvloop.run(_Run(settings, progress).measure())  # type: ignore[no-any-return]
 
 
@@ -105,7 +106,9 @@ class _Run:
         self.mock = upstream.is_mock(settings.direct)
         self.upstream = process.listening(settings.direct)
         through = settings.through or settings.direct
-        self.gateway = {process.checked_pid(settings.pid)} if settings.pid else process.listening(through)
+        self.gateway = (
+            {process.checked_pid(settings.pid)} if settings.pid else process.listening(through)
+        )
         if not settings.through:
             self.gateway = set()
         self.unloaded: tuple[float, ...] = (0.0, 0.0)
@@ -138,7 +141,8 @@ class _Run:
         return self._result(loads, generator, first)
 
     async def _first_requests(self) -> float | None:
-        """Each arm once: unreachable endpoints are refused here; the gateway's first request is kept."""
+        """Each arm once: unreachable endpoints are refused here; the gateway's first request is
+        kept."""
         samples = []
         for pool in self.pools:
             sample = await pool.send(self.number(), now())
@@ -171,11 +175,17 @@ class _Run:
         meter = self._meter()
         meter.start()
         pairs = await load.sequential(
-            self.pools, self.settings.requests, self.number, self.dice, self.settings.sequential_seconds
+            self.pools,
+            self.settings.requests,
+            self.number,
+            self.dice,
+            self.settings.sequential_seconds,
         )
         meter.stop(through=True)
         made = self._load("sequential", pairs, meter)
-        self.unloaded = tuple(arm.p50 for arm in (made.direct, made.through) if arm) or self.unloaded
+        self.unloaded = (
+            tuple(arm.p50 for arm in (made.direct, made.through) if arm) or self.unloaded
+        )
         return made
 
     async def _closed(self) -> Load:
@@ -185,11 +195,15 @@ class _Run:
             return await load.closed(pool, workers, self.settings.seconds / BLOCKS, self.number)
 
         blocks, meter = await self._interleaved("closed loop", block)
-        return msgspec.structs.replace(self._load("closed", _zipped(blocks), meter, blocks), concurrency=workers)
+        return msgspec.structs.replace(
+            self._load("closed", _zipped(blocks), meter, blocks), concurrency=workers
+        )
 
     async def _open(self, rate: float, arrival: Mode) -> Load:
         seconds = self.settings.seconds / BLOCKS
-        offsets = [load.schedule(rate, seconds, arrival == "poisson", self.dice) for _ in range(BLOCKS)]
+        offsets = [
+            load.schedule(rate, seconds, arrival == "poisson", self.dice) for _ in range(BLOCKS)
+        ]
 
         async def block(pool: Pool, index: int) -> list[Sample]:
             # Both arms get the same schedule, so that their requests can be paired.
@@ -227,16 +241,24 @@ class _Run:
         rate: float | None = None,
     ) -> Load:
         log = upstream.take_log(self.settings.direct) if self.mock else {}
-        arms = [[s for block in blocks for s in block[i]] for i in range(len(self.pools))] if blocks else None
+        arms = (
+            [[s for block in blocks for s in block[i]] for i in range(len(self.pools))]
+            if blocks
+            else None
+        )
         arms = arms or [[pair[i] for pair in pairs] for i in range(len(self.pools))]
         return summarised(mode, pairs, arms, blocks, log, meter, self.fresh, rate, self.unloaded)
 
-    def _result(self, loads: list[Load], generator: Generator, first: float | None) -> GatewayResult:
+    def _result(
+        self, loads: list[Load], generator: Generator, first: float | None
+    ) -> GatewayResult:
         settings, payload = self.settings, self.settings.payload
         _, capacity = limits(loads)
         loads = beyond_capacity(loads)
         held, _ = limits(loads)
-        evidence = Evidence(loads, self.first_latency, ca_bundle_seconds(), capacity, payload.stream)
+        evidence = Evidence(
+            loads, self.first_latency, ca_bundle_seconds(), capacity, payload.stream
+        )
         return GatewayResult(
             halftime=version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -249,7 +271,9 @@ class _Run:
                 request_bytes=self.arms[0][1].request_bytes,
                 response_bytes=self.response_bytes,
                 stream=payload.stream,
-                picture_bytes=payload.picture if payload.kind in ("image-in", "image-out") else None,
+                picture_bytes=payload.picture
+                if payload.kind in ("image-in", "image-out")
+                else None,
             ),
             rates=tuple(loads),
             generator=generator,
@@ -271,7 +295,8 @@ def _zipped(blocks: list[list[list[Sample]]]) -> list[tuple[Sample, ...]]:
 def _refusal(sample: Sample, pool: Pool) -> str:
     what = sample.error or f"HTTP status {sample.status}"
     return (
-        f"the {sample.arm} endpoint {pool.endpoint.host}:{pool.endpoint.port} answered the first request with {what}. "
+        f"the {sample.arm} endpoint {pool.endpoint.host}:{pool.endpoint.port} answered the "
+        f"first request with {what}. "
         "Check its URL, --target, --model and the keys (--key-env, --header)."
     )
 
@@ -290,7 +315,8 @@ def _no_collection() -> Iterator[None]:
 
 
 async def _calibrated(run: _Run, loads: Sequence[Load]) -> Generator:
-    """The instrument against its own mock without delay: latency floor, and the most it can send."""
+    """The instrument against its own mock without delay: latency floor, and the most it can
+    send."""
     run.progress("the generator's own floor", 0, 1)
     with upstream.spawned(Behaviour(delay=0.0)) as (url, _):
         pool = Pool(endpoint(url, Payload()), "direct", run.settings.timeout)
@@ -300,7 +326,9 @@ async def _calibrated(run: _Run, loads: Sequence[Load]) -> Generator:
         pool.close()
     floor = analysis.percentiles([s[0].latency for s in singles if s[0].ok])
     if floor is None:
-        raise HalftimeError("the generator could not reach its own mock on 127.0.0.1; is a firewall in between?")
+        raise HalftimeError(
+            "the generator could not reach its own mock on 127.0.0.1; is a firewall in between?"
+        )
     most = analysis.completed_rate(many)
     lags = [item.send_lag.p99 for item in loads if item.send_lag]
     return Generator(
@@ -312,7 +340,8 @@ async def _calibrated(run: _Run, loads: Sequence[Load]) -> Generator:
 
 
 def ca_bundle_seconds() -> float | None:
-    """What a new HTTP client spends on the CA bundle here (median of three); None without certifi."""
+    """What a new HTTP client spends on the CA bundle here (median of three); None without
+    certifi."""
     try:
         import certifi
     except ImportError:
@@ -327,23 +356,37 @@ def ca_bundle_seconds() -> float | None:
 
 def _doubts(loads: Sequence[Load], generator: Generator, settings: Settings) -> Iterator[str]:
     noisy = max(item.background_cores for item in loads)
-    text = f"other processes kept {noisy:.1f} cores busy meanwhile; quieten the machine and run again"
+    text = (
+        f"other processes kept {noisy:.1f} cores busy meanwhile; quieten the machine and run again"
+    )
     if settings.max_background is not None and noisy > settings.max_background:
-        raise HalftimeError(f"refused: {text}, or raise --max-background ({settings.max_background:g} cores).")
+        raise HalftimeError(
+            f"refused: {text}, or raise --max-background ({settings.max_background:g} cores)."
+        )
     if noisy > NOISY_CORES:
         yield text + "."
     if generator.send_lag_p99 and generator.send_lag_p99 > LAG_LIMIT:
         yield (
-            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their time: the generator was "
+            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their "
+            "time: the generator was "
             "late, and that is in the latencies. Lower --rate or give it a core of its own."
         )
     if generator.headroom is not None and generator.headroom < 2:
         yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."
     if any(item.direct_saturated for item in loads):
-        yield "the upstream itself was saturated at some rate, so the gateway's limit is not known there; lower --rate."
+        yield (
+            "the upstream itself was saturated at some rate, so the gateway's limit is not "
+            "known there; lower --rate."
+        )
     upstream_fails = failures(loads, DIRECT)
     if settings.through and upstream_fails.share > FAILING_SHARE:
-        yield f"{upstream_fails.told()}: the upstream itself fails; only requests answered both ways are compared."
+        yield (
+            f"{upstream_fails.told()}: the upstream itself fails; only requests answered both "
+            "ways are compared."
+        )
     pairs = loads[0].requests // (2 if settings.through else 1)
     if pairs < 100:
-        yield f"p99 of {pairs} sequential pairs is next to their maximum; raise --requests or --sequential-time."
+        yield (
+            f"p99 of {pairs} sequential pairs is next to their maximum; raise --requests or "
+            "--sequential-time."
+        )

@@ -53,13 +53,17 @@ def summarised(
         error_kinds=analysis.error_kinds(everything),
         saturated=_most(rate, last, unloaded[-1]),
         direct_saturated=_most(rate, first, unloaded[0]),
-        throughput=median([analysis.completed_rate(block, unloaded[-1] if rate else 0.0) for block in last])
+        throughput=median(
+            [analysis.completed_rate(block, unloaded[-1] if rate else 0.0) for block in last]
+        )
         if last
         else None,
         send_lag=analysis.percentiles([s.begun - s.intended for s in everything]) if rate else None,
         header_reported=median(reported) if reported else None,
         truth=analysis.truth(whole, log) if log else None,
-        cpu_per_request=meter.gateway_seconds / len(arms[-1]) if both and meter.knows_gateway and arms[-1] else None,
+        cpu_per_request=meter.gateway_seconds / len(arms[-1])
+        if both and meter.knows_gateway and arms[-1]
+        else None,
         background_cores=meter.background_cores,
         curve_direct=analysis.distribution([s.latency for s in good[0]]),
         curve_through=analysis.distribution([s.latency for s in good[1]]) if both else None,
@@ -85,7 +89,9 @@ def beyond_capacity(loads: Sequence[Load]) -> list[Load]:
         return list(loads)
     most = max(item.throughput or 0.0 for item in loads)
     return [
-        msgspec.structs.replace(item, saturated=True) if item.rate and item.rate > 1.02 * most else item
+        msgspec.structs.replace(item, saturated=True)
+        if item.rate and item.rate > 1.02 * most
+        else item
         for item in loads
     ]
 
@@ -94,6 +100,12 @@ def limits(loads: Sequence[Load]) -> tuple[float | None, float | None]:
     """The highest rate that was held, and what a saturated endpoint completed a second."""
     held = [item.rate for item in loads if item.rate and not item.saturated and not item.failing]
     full = [item for item in loads if item.saturated and item.throughput]
-    broken = [item.rate for item in loads if item.rate and (item.failing or (item.saturated and item.throughput))]
+    broken = [
+        item.rate
+        for item in loads
+        if item.rate and (item.failing or (item.saturated and item.throughput))
+    ]
     below = [rate for rate in held if all(rate < other for other in broken)]
-    return max(below, default=None), median([item.throughput or 0.0 for item in full]) if full else None
+    return max(below, default=None), median(
+        [item.throughput or 0.0 for item in full]
+    ) if full else None

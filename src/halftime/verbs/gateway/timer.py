@@ -1,7 +1,8 @@
-"""A timer of microseconds for an event loop: asyncio's and uvloop's own are rounded to about a millisecond.
+"""A timer of microseconds for an event loop: asyncio's and uvloop's own are rounded to about a
+millisecond.
 
-On Linux one timerfd (timerfd_create(2)) serves a heap of deadlines. Elsewhere the loop's timer is used until 2 ms
-before the deadline and then the loop is polled.
+On Linux one timerfd (timerfd_create(2)) serves a heap of deadlines. Elsewhere the loop's timer is
+used until 2 ms before the deadline and then the loop is polled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import sys
 import time
 from collections.abc import Callable
 
-now = time.monotonic  # the clock of all time stamps; CLOCK_MONOTONIC, the same in every process of one machine
+# the clock of all time stamps; CLOCK_MONOTONIC, the same in every process of one machine
+now = time.monotonic
 
 _POLL_WITHIN = 0.002
 _MONOTONIC, _NONBLOCK, _CLOEXEC, _ABSTIME = 1, 0o4000, 0o2000000, 1
@@ -81,7 +83,9 @@ class Timer:
             whole = int(when)
             # A value of zero would disarm.
             value = _Timespec(whole, max(1, int((when - whole) * 1e9)))
-            libc.timerfd_settime(handle, _ABSTIME, ctypes.byref(_Itimerspec(_Timespec(0, 0), value)), None)
+            libc.timerfd_settime(
+                handle, _ABSTIME, ctypes.byref(_Itimerspec(_Timespec(0, 0), value)), None
+            )
         elif when - now() > _POLL_WITHIN:
             self._loop.call_later(when - now() - _POLL_WITHIN, self._ring)
         else:

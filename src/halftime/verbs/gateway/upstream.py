@@ -21,14 +21,20 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 @contextmanager
 def spawned(behaviour: Behaviour) -> Iterator[tuple[str, int]]:
     """A mock on a free port of 127.0.0.1; yields its base URL and process id."""
-    values = [f"--{name.replace('_', '-')}={getattr(behaviour, name)}" for name in Behaviour.__dataclass_fields__]
+    values = [
+        f"--{name.replace('_', '-')}={getattr(behaviour, name)}"
+        for name in Behaviour.__dataclass_fields__
+    ]
     command = [sys.executable, "-m", "halftime", "gateway", "mock", "--port=0", *values]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         if "http://" not in line:
-            raise HalftimeError(f"the mock did not start: {line.strip() or 'no output'}. Run: halftime gateway mock.")
+            raise HalftimeError(
+                f"the mock did not start: {line.strip() or 'no output'}. Run: halftime gateway "
+                "mock."
+            )
         yield "http://" + line.split("http://")[1].split()[0], process.pid
     finally:
         process.terminate()
@@ -41,7 +47,12 @@ def is_mock(url: str) -> bool:
         info = msgspec.json.decode(_get(url, INFO_PATH))
     except (OSError, ValueError):
         return False
-    return isinstance(info, dict) and info.get("mock") == "halftime" and bool(boot()) and info.get("boot") == boot()
+    return (
+        isinstance(info, dict)
+        and info.get("mock") == "halftime"
+        and bool(boot())
+        and info.get("boot") == boot()
+    )
 
 
 def take_log(url: str) -> dict[str, Entry]:

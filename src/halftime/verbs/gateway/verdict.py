@@ -12,11 +12,16 @@ from halftime.verbs.gateway.findings import quietest
 
 
 def with_budget(result: GatewayResult, budget: float) -> GatewayResult:
-    """Within budget: no load adds more than it at p50, saturates the gateway, or fails more than it may."""
+    """Within budget: no load adds more than it at p50, saturates the gateway, or fails more than it
+    may."""
     if result.through is None:
         raise BadInput("--budget needs --through URL: without a gateway nothing is added.")
     worst = max((load.added.p50 for load in result.rates if load.added), default=None)
-    fine = worst is not None and worst <= budget and not any(load.saturated or load.failing for load in result.rates)
+    fine = (
+        worst is not None
+        and worst <= budget
+        and not any(load.saturated or load.failing for load in result.rates)
+    )
     return msgspec.structs.replace(result, budget=budget, within_budget=fine)
 
 
@@ -43,5 +48,8 @@ def share(load: Load, session: Session) -> Share:
         f"{units.share(of_call)} of your {units.seconds(session.wall_seconds)} picture",
     ]
     if times is not None:
-        words.append(f"{units.ratio(times)} your text encoder's {units.seconds(encoder.seconds if encoder else None)}")
+        words.append(
+            f"{units.ratio(times)} your text encoder's "
+            f"{units.seconds(encoder.seconds if encoder else None)}"
+        )
     return Share(sentence=", ".join(words), of_call=of_call, of_text_encoder=times)

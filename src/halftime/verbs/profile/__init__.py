@@ -1,1 +1,2 @@
-"""`profile`: where does the time of one call go? A ledger of stages that adds up to the wall clock."""
+"""`profile`: where does the time of one call go? A ledger of stages that adds up to the wall
+clock."""

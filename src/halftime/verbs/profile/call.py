@@ -52,7 +52,8 @@ def tree(recorder: Recorder, clock: Clock, origin: Mark) -> list[Node]:
 
 
 def observed_call(pipeline: DiffusionPipeline, workload: Workload, recorder: Recorder) -> None:
-    """Call the pipeline once with a recorder that observes; its times mean nothing. Raises OutOfMemory."""
+    """Call the pipeline once with a recorder that observes; its times mean nothing. Raises
+    OutOfMemory."""
     arguments = call_arguments(pipeline, workload)
     with instrumented(pipeline, recorder), out_of_memory_explained():
         pipeline(**arguments)
@@ -75,19 +76,29 @@ def out_of_memory_explained() -> Iterator[None]:
 
 def _advice(error: BaseException) -> str:
     first_line = next(iter(str(error).strip().splitlines()), "no details")
-    return f"out of memory in the middle of a call: {first_line} Try a smaller size or batch, or dtype bfloat16."
+    return (
+        f"out of memory in the middle of a call: {first_line} Try a smaller size or batch, or "
+        "dtype bfloat16."
+    )
 
 
 @contextlib.contextmanager
 def quiet_progress_bars(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Let the pipeline's own progress bars do their work, and cost their time, without writing on our screen."""
+    """Let the pipeline's own progress bars do their work, and cost their time, without writing on
+    our screen."""
     from halftime.verbs.profile.instrument import pipelines_within
 
     missing = object()
-    before = [(part, getattr(part, "_progress_bar_config", missing)) for part in pipelines_within(pipeline)]
+    before = [
+        (part, getattr(part, "_progress_bar_config", missing))
+        for part in pipelines_within(pipeline)
+    ]
     with open("/dev/null", "w", encoding="utf-8") as nowhere:
         for part, config in before:
-            part._progress_bar_config = {**(config if isinstance(config, dict) else {}), "file": nowhere}
+            part._progress_bar_config = {
+                **(config if isinstance(config, dict) else {}),
+                "file": nowhere,
+            }
         try:
             yield
         finally:

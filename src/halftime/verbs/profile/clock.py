@@ -30,7 +30,8 @@ class Clock(Protocol):
         """End a call: wait until the device has done everything."""
 
     def seconds(self, origin: Mark, marks: Sequence[Mark]) -> list[float]:
-        """Seconds from `origin` to each mark, on the clock that the ledger adds up on. Call after `finish`."""
+        """Seconds from `origin` to each mark, on the clock that the ledger adds up on. Call after
+        `finish`."""
 
 
 class HostClock:
@@ -50,10 +51,12 @@ class HostClock:
 
 
 class CudaClock:
-    """Events on the current stream: a mark is when the device gets there, however far the host has run ahead.
+    """Events on the current stream: a mark is when the device gets there, however far the host has
+    run ahead.
 
-    A timer on the host alone measures time-to-queue. The device works through one stream in order, so intervals between
-    events split its time line without overlap, and the last mark, after a synchronise, is the end of the call.
+    A timer on the host alone measures time-to-queue. The device works through one stream in order,
+    so intervals between events split its time line without overlap, and the last mark, after a
+    synchronise, is the end of the call.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -78,7 +81,9 @@ class CudaClock:
 
     def seconds(self, origin: Mark, marks: Sequence[Mark]) -> list[float]:
         assert origin.event is not None
-        return [origin.event.elapsed_time(mark.event) * 1e-3 for mark in marks if mark.event is not None]
+        return [
+            origin.event.elapsed_time(mark.event) * 1e-3 for mark in marks if mark.event is not None
+        ]
 
 
 def clock_for(device: torch.device) -> Clock:

@@ -1,7 +1,8 @@
-"""Cold start: a fresh process imports, loads and makes its first picture, and says how long each took.
+"""Cold start: a fresh process imports, loads and makes its first picture, and says how long each
+took.
 
-`python -m halftime.verbs.profile.coldstart` is that process; it reads its task from standard input and answers on standard
-output.
+`python -m halftime.verbs.profile.coldstart` is that process; it reads its task from standard input
+and answers on standard output.
 """
 
 from __future__ import annotations
@@ -35,12 +36,17 @@ class Answer(Record, frozen=True, kw_only=True):
 
 
 def measure(model: str | None, workload: Workload, timeout: float = 1800.0) -> ColdStart:
-    """Run one call of `model` in a fresh process. Raises HalftimeError with that process's last words."""
+    """Run one call of `model` in a fresh process. Raises HalftimeError with that process's last
+    words."""
     begin = time.perf_counter()
     try:
-        said = in_fresh_process("halftime.verbs.profile.coldstart", Task(model=model, workload=workload), timeout)
+        said = in_fresh_process(
+            "halftime.verbs.profile.coldstart", Task(model=model, workload=workload), timeout
+        )
     except HalftimeError as error:
-        raise HalftimeError(f"the cold start failed: {error} Leave it out with --no-cold-start.") from error
+        raise HalftimeError(
+            f"the cold start failed: {error} Leave it out with --no-cold-start."
+        ) from error
     wall = time.perf_counter() - begin
     answer = msgspec.json.decode(said, type=Answer)
     return ColdStart(
@@ -66,7 +72,9 @@ def in_fresh_process(module: str, task: Record, timeout: float = 1800.0) -> byte
     except subprocess.TimeoutExpired as error:
         raise HalftimeError(f"it did not end within {timeout:g} s.") from error
     if done.returncode:
-        raise HalftimeError((done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1])
+        raise HalftimeError(
+            (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+        )
     return done.stdout
 
 

@@ -11,7 +11,8 @@ from halftime.records import Session, Workload
 
 
 def differences(base: Session, other: Session) -> dict[str, tuple[str, str]]:
-    """Field -> both values, of workload and environment, where they differ in what makes timings incomparable."""
+    """Field -> both values, of workload and environment, where they differ in what makes timings
+    incomparable."""
     one, two = _identity(base), _identity(other)
     return {
         name: (one.get(name, "not set"), two.get(name, "not set"))
@@ -21,7 +22,10 @@ def differences(base: Session, other: Session) -> dict[str, tuple[str, str]]:
 
 
 def _identity(session: Session) -> dict[str, str]:
-    workload = {f"workload.{name}": repr(value) for name, value in msgspec.to_builtins(session.workload).items()}
+    workload = {
+        f"workload.{name}": repr(value)
+        for name, value in msgspec.to_builtins(session.workload).items()
+    }
     place = {f"environment.{name}": value for name, value in session.environment.identity().items()}
     return {"pipeline": session.pipeline, **workload, **place}
 
@@ -39,9 +43,14 @@ def checked_workload(base: Session, workload: Workload) -> None:
 def _refuse(found: Mapping[str, tuple[str, str]]) -> None:
     if not found:
         return
-    listed = "; ".join(f"{name} is {one} in one and {two} in the other" for name, (one, two) in found.items())
-    fix = " A dtype is a fix, not a workload: profile with --recipe PLAN.toml instead (docs/fix.md)."
+    listed = "; ".join(
+        f"{name} is {one} in one and {two} in the other" for name, (one, two) in found.items()
+    )
+    fix = (
+        " A dtype is a fix, not a workload: profile with --recipe PLAN.toml instead (docs/fix.md)."
+    )
     raise Unlike(
-        f"these sessions must not be compared: {listed}. Measure both in one place with one workload."
+        f"these sessions must not be compared: {listed}. Measure both in one place with one "
+        "workload."
         f"{fix if 'workload.dtype' in found else ''}"
     )

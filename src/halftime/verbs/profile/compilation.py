@@ -1,4 +1,5 @@
-"""What torch.compile did: graphs, recompiles and graph breaks, with dynamo's reason in plain words."""
+"""What torch.compile did: graphs, recompiles and graph breaks, with dynamo's reason in plain
+words."""
 
 from __future__ import annotations
 
@@ -16,24 +17,44 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch._dynamo.utils import CompilationMetrics
 
-# dynamo's reason -> what a user can act on; the first that matches counts. Source: torch/_dynamo/guards.py (2.13).
+# dynamo's reason -> what a user can act on; the first that matches counts. Source:
+# torch/_dynamo/guards.py (2.13).
 PLAIN_WORDS: tuple[tuple[str, str], ...] = (
-    (r"tensor '(.+)' size mismatch at index (\d+)\. expected (\d+), actual (\d+)",
-     r"the size of \1 changed from \3 to \4 in dimension \2: pin the shapes, or mark the dimension dynamic"),
-    (r"tensor '(.+)' stride mismatch at index (\d+)\. expected (\d+), actual (\d+)",
-     r"the memory layout of \1 changed (stride \3 to \4): keep to one of contiguous and channels_last"),
-    (r"tensor '(.+)' dtype mismatch\. expected ([\w.]+), actual ([\w.]+)",
-     r"the dtype of \1 changed from \2 to \3"),
-    (r"tensor '(.+)' requires_grad mismatch", r"\1 began or ceased to require gradients: call under no_grad always"),
+    (
+        r"tensor '(.+)' size mismatch at index (\d+)\. expected (\d+), actual (\d+)",
+        (
+            r"the size of \1 changed from \3 to \4 in dimension \2: pin the shapes, or mark the "
+            r"dimension dynamic"
+        ),
+    ),
+    (
+        r"tensor '(.+)' stride mismatch at index (\d+)\. expected (\d+), actual (\d+)",
+        (
+            r"the memory layout of \1 changed (stride \3 to \4): keep to one of contiguous and "
+            r"channels_last"
+        ),
+    ),
+    (
+        r"tensor '(.+)' dtype mismatch\. expected ([\w.]+), actual ([\w.]+)",
+        r"the dtype of \1 changed from \2 to \3",
+    ),
+    (
+        r"tensor '(.+)' requires_grad mismatch",
+        r"\1 began or ceased to require gradients: call under no_grad always",
+    ),
     (r"___check_type_id\((.+?), \d+\)", r"the type of \1 changed"),
     (r"___check_obj_id\((.+?), \d+\)", r"\1 became another object"),
-    (r"grad_mode|GRAD_MODE", "the grad mode changed: always call under the same of no_grad and inference_mode"),
+    (
+        r"grad_mode|GRAD_MODE",
+        "the grad mode changed: always call under the same of no_grad and inference_mode",
+    ),
     (r"(.+?) == (.+)", r"the value of \1 is no longer \2: dynamo compiled it in as a constant"),
-)  # fmt: skip
+)
 
 
 def plain_words(reason: str) -> str:
-    """A recompile's reason as a sentence; dynamo's own first line where it is none of the known kinds."""
+    """A recompile's reason as a sentence; dynamo's own first line where it is none of the known
+    kinds."""
     line = next(iter(reason.strip().splitlines()), "no reason given")
     guard = re.sub(r"^\s*-?\s*\d+/\d+:\s*", "", line)
     guard = re.sub(r"\s+#.*$", "", guard)
@@ -63,15 +84,24 @@ def look() -> Seen:
     return Seen(now, counters["stats"]["unique_graphs"], Counter(counters["graph_break"]))
 
 
-def report(pipeline: DiffusionPipeline, before: Seen, warm: Seen, after: Seen) -> CompileReport | None:
-    """What was compiled from `before` to `after`, and how much of it after the warm-up; None if nothing ever was."""
-    compiled = tuple(name for name, component in components_within(pipeline).items() if is_compiled(component))
+def report(
+    pipeline: DiffusionPipeline, before: Seen, warm: Seen, after: Seen
+) -> CompileReport | None:
+    """What was compiled from `before` to `after`, and how much of it after the warm-up; None if
+    nothing ever was."""
+    compiled = tuple(
+        name for name, component in components_within(pipeline).items() if is_compiled(component)
+    )
     if not compiled and after.graphs == before.graphs:
         return None
     from torch._dynamo.utils import get_compilation_metrics
 
     # dynamo keeps the last 64 compilations; the counters above count all of them.
-    metrics = [metric for metric in get_compilation_metrics() if (metric.start_time_us or 0) >= before.microseconds]
+    metrics = [
+        metric
+        for metric in get_compilation_metrics()
+        if (metric.start_time_us or 0) >= before.microseconds
+    ]
     return CompileReport(
         compiled=compiled,
         graphs=after.graphs - before.graphs,
@@ -92,18 +122,25 @@ def is_compiled(component: object) -> bool:
     if not isinstance(component, nn.Module):
         return False
     return any(
-        type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+        type(module).__name__ == "OptimizedModule"
+        or getattr(module, "_compiled_call_impl", None) is not None
         for module in component.modules()
     )
 
 
 def _recompiles(metrics: list[CompilationMetrics]) -> tuple[Recompile, ...]:
     found = Counter(
-        (f"{metric.co_filename}:{metric.co_firstlineno} {metric.co_name}", plain_words(metric.recompile_reason))
+        (
+            f"{metric.co_filename}:{metric.co_firstlineno} {metric.co_name}",
+            plain_words(metric.recompile_reason),
+        )
         for metric in metrics
         if metric.recompile_reason
     )
-    return tuple(Recompile(where=where, reason=reason, count=count) for (where, reason), count in found.most_common())
+    return tuple(
+        Recompile(where=where, reason=reason, count=count)
+        for (where, reason), count in found.most_common()
+    )
 
 
 def _first_line(text: str) -> str:

@@ -1,7 +1,9 @@
-"""CUDA only: how long the device worked, and the host waited, in each stage; from one traced call of its own.
+"""CUDA only: how long the device worked, and the host waited, in each stage; from one traced call
+of its own.
 
-Events tell when the device reached a moment, not what it did until then. Kernel durations are true also while traced,
-so busy time comes from here, the intervals from the timed runs, and the launch gap of a stage is the difference.
+Events tell when the device reached a moment, not what it did until then. Kernel durations are true
+also while traced, so busy time comes from here, the intervals from the timed runs, and the launch
+gap of a stage is the difference.
 """
 
 from __future__ import annotations
@@ -22,13 +24,20 @@ if TYPE_CHECKING:
 
 # CUDA and HIP runtime calls in which the host waits for the device.
 WAITS = (
-    "cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy", "hipStreamSynchronize",
-    "hipDeviceSynchronize", "hipEventSynchronize", "hipMemcpyWithStream",
-)  # fmt: skip
+    "cudaStreamSynchronize",
+    "cudaDeviceSynchronize",
+    "cudaEventSynchronize",
+    "cudaMemcpy",
+    "hipStreamSynchronize",
+    "hipDeviceSynchronize",
+    "hipEventSynchronize",
+    "hipMemcpyWithStream",
+)
 
 
 class HostEvent(NamedTuple):
-    """An event on the host's time line, with the time of the kernels that it launched; all in seconds."""
+    """An event on the host's time line, with the time of the kernels that it launched; all in
+    seconds."""
 
     name: str
     start: float
@@ -81,7 +90,8 @@ def by_stage(events: Iterable[HostEvent]) -> dict[str, Busy]:
 
 
 def _stage_at(moment: float, stages: Sequence[tuple[float, float, str]]) -> str | None:
-    """The innermost range around a moment: of those that began before it and have not ended, the last to begin."""
+    """The innermost range around a moment: of those that began before it and have not ended, the
+    last to begin."""
     index = bisect_right(stages, (moment, float("inf"), ""))
     return next((name for start, end, name in reversed(stages[:index]) if moment < end), None)
 

@@ -18,17 +18,20 @@ STEEPEST_DRIFT = 0.15
 def doubts(
     walls: Sequence[float], ledger: Sequence[LedgerRow], place: Environment, *, traced: bool = False
 ) -> tuple[str, ...]:
-    """One sentence for each reason to doubt. `walls` are the steady runs' seconds, in the order in which they ran;
-    `place` was looked at before them, since our own threads raise the load."""
+    """One sentence for each reason to doubt. `walls` are the steady runs' seconds, in the order in
+    which they ran; `place` was looked at before them, since our own threads raise the load."""
     return tuple(_doubts(walls, ledger, place, traced))
 
 
-def _doubts(walls: Sequence[float], ledger: Sequence[LedgerRow], place: Environment, traced: bool) -> Iterator[str]:
+def _doubts(
+    walls: Sequence[float], ledger: Sequence[LedgerRow], place: Environment, traced: bool
+) -> Iterator[str]:
     if len(walls) < FEWEST_RUNS:
         yield f"only {len(walls)} steady runs, too few to know the spread: run again with --runs 5."
     elif spread(walls) > WIDEST_SPREAD:
         yield (
-            f"the runs differ widely (interquartile range {units.share(spread(walls))} of the median): "
+            f"the runs differ widely (interquartile range {units.share(spread(walls))} of the "
+            "median): "
             f"run again with --runs {2 * len(walls)} on a quiet machine."
         )
     if len(walls) >= 2 * FEWEST_RUNS and abs(drift := _drift(walls)) > STEEPEST_DRIFT:
@@ -51,7 +54,9 @@ def _doubts(walls: Sequence[float], ledger: Sequence[LedgerRow], place: Environm
             "run again with --trace DIR and look at it in Perfetto."
         )
     if traced:
-        yield "a profiler was tracing during the timed runs, which slows them: end it and run again."
+        yield (
+            "a profiler was tracing during the timed runs, which slows them: end it and run again."
+        )
 
 
 def _drift(walls: Sequence[float]) -> float:

@@ -60,7 +60,8 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
             if isinstance(component, nn.Module)
         ),
         fast_bfloat16=_fast_bfloat16(device),
-        slow_float16=device.type == "cpu" and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
+        slow_float16=device.type == "cpu"
+        and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
         wait_policy=settings.get("OMP_WAIT_POLICY", ""),
     )
 
@@ -76,7 +77,8 @@ def _module(name: str, module: torch.nn.Module) -> Module:
         part=place.part if place else name,
         dtype=str(weights[0].dtype).removeprefix("torch.") if weights else "none",
         convolutional=len(kernels) >= 4,
-        channels_last=bool(kernels) and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
+        channels_last=bool(kernels)
+        and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
         compiled=is_compiled(module),
     )
 

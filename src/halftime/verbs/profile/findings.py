@@ -1,6 +1,7 @@
 """What the ledger says to a person: rules in a table, each a function of plain data.
 
-A rule states a cost in seconds of one call; its ceiling is Amdahl's: what the call would gain if that cost vanished.
+A rule states a cost in seconds of one call; its ceiling is Amdahl's: what the call would gain if
+that cost vanished.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Evidence:
         row = self.row(stage, part)
         return row.seconds if row else 0.0
 
-    def finding(self, name: str, stage: str, seconds: float, fix: str | None, message: str) -> Finding:
+    def finding(
+        self, name: str, stage: str, seconds: float, fix: str | None, message: str
+    ) -> Finding:
         """A finding with its ceiling over the steady call."""
         return Finding(
             id=name,
@@ -127,7 +130,8 @@ def _first_text_encode(evidence: Evidence) -> Iterator[Finding]:
             seconds=extra,
             ceiling=ceiling(extra, evidence.first_call_seconds),
             fix="text-warmup",
-            message=f"the text encoder's first call costs {units.seconds(first)}, {first / row.seconds:.0f}x its "
+            message=f"the text encoder's first call costs {units.seconds(first)}, "
+            f"{first / row.seconds:.0f}x its "
             f"steady state of {units.seconds(row.seconds)} (the ceiling is the first call's)",
         )
 
@@ -143,7 +147,8 @@ def _first_call(evidence: Evidence) -> Iterator[Finding]:
         seconds=extra,
         ceiling=ceiling(extra, first),
         fix="text-warmup",
-        message=f"the first call takes {units.seconds(first)}, {first / evidence.wall_seconds:.1f}x a steady one: "
+        message=f"the first call takes {units.seconds(first)}, "
+        f"{first / evidence.wall_seconds:.1f}x a steady one: "
         "warm up before the first request (the ceiling is the first call's)",
     )
 
@@ -156,7 +161,8 @@ def _glue(evidence: Evidence) -> Iterator[Finding]:
             "denoise",
             bar + glue,
             "progress-bar-off" if bar > glue else "loop-graph",
-            f"progress bar ({units.seconds(bar)}) and Python between the components ({units.seconds(glue)}) are "
+            f"progress bar ({units.seconds(bar)}) and Python between the components "
+            f"({units.seconds(glue)}) are "
             f"{units.share((bar + glue) / evidence.wall_seconds)} of this call",
         )
 
@@ -169,7 +175,8 @@ def _scheduler(evidence: Evidence) -> Iterator[Finding]:
             "denoise",
             seconds,
             "schedule-table",
-            f"{evidence.facts.scheduler} takes {evidence.part_of_call(seconds)}; as a table of coefficients a step is "
+            f"{evidence.facts.scheduler} takes {evidence.part_of_call(seconds)}; as a table of "
+            "coefficients a step is "
             "one multiply-add, and `halftime audit` names where it would make a GPU wait",
         )
 
@@ -182,7 +189,8 @@ def _prompt_encoding(evidence: Evidence) -> Iterator[Finding]:
             "encode_prompt",
             seconds,
             "prompt-cache",
-            f"encoding the prompt takes {evidence.part_of_call(seconds)}, again for every call with the same prompt",
+            f"encoding the prompt takes {evidence.part_of_call(seconds)}, again for every call "
+            "with the same prompt",
         )
 
 
@@ -194,7 +202,8 @@ def _postprocess(evidence: Evidence) -> Iterator[Finding]:
             "postprocess",
             seconds,
             None,
-            f"post-processing takes {evidence.part_of_call(seconds)}; ask for output_type='pt' or 'np' where no PIL "
+            f"post-processing takes {evidence.part_of_call(seconds)}; ask for output_type='pt' "
+            "or 'np' where no PIL "
             "picture is needed",
         )
 
@@ -222,7 +231,8 @@ def _launch_bound(evidence: Evidence) -> Iterator[Finding]:
                 row.stage,
                 gap,
                 "loop-graph" if row.stage == "denoise" else "vae-compile",
-                f"in {row.stage} the device idles between kernels for {evidence.part_of_call(gap)}: launch-bound",
+                f"in {row.stage} the device idles between kernels for "
+                f"{evidence.part_of_call(gap)}: launch-bound",
             )
 
 
@@ -245,7 +255,8 @@ def _graph_breaks(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             id="graph-breaks",
             stage="call",
-            message=f"torch.compile broke the graph {total} times, most often for: {report.graph_breaks[0].reason}",
+            message=f"torch.compile broke the graph {total} times, most often for: "
+            f"{report.graph_breaks[0].reason}",
         )
 
 
@@ -255,8 +266,10 @@ def _spinning_threads(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             id="openmp-spins",
             stage="call",
-            message=f"the machine has other work (load {evidence.load_average:.1f} on {evidence.cores} cores) "
-            "and OpenMP threads spin while they wait; set OMP_WAIT_POLICY=PASSIVE (2 to 30 times faster where "
+            message=f"the machine has other work (load {evidence.load_average:.1f} on "
+            f"{evidence.cores} cores) "
+            "and OpenMP threads spin while they wait; set OMP_WAIT_POLICY=PASSIVE (2 to 30 "
+            "times faster where "
             "measured)",
         )
 

@@ -1,8 +1,10 @@
-"""Put the recorder around every component of a pipeline, by what diffusers calls them and not by pipeline class.
+"""Put the recorder around every component of a pipeline, by what diffusers calls them and not by
+pipeline class.
 
-Modules get a timed call on the instance, outside of whatever is compiled. Everything else (scheduler, tokenizers,
-processors, the pipeline's own methods) gets, for as long as it lasts, a subclass of its class with timed methods:
-copies that a pipeline makes of its scheduler then behave as copies.
+Modules get a timed call on the instance, outside of whatever is compiled. Everything else
+(scheduler, tokenizers, processors, the pipeline's own methods) gets, for as long as it lasts, a
+subclass of its class with timed methods: copies that a pipeline makes of its scheduler then behave
+as copies.
 """
 
 from __future__ import annotations
@@ -24,11 +26,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Methods through which pipelines use components, beside calling them.
-MODULE_METHODS = ("encode", "decode", "generate", "get_text_features", "get_image_features", "tiled_decode")
+MODULE_METHODS = (
+    "encode",
+    "decode",
+    "generate",
+    "get_text_features",
+    "get_image_features",
+    "tiled_decode",
+)
 OBJECT_METHODS = (
-    "__call__", "step", "scale_model_input", "set_timesteps", "set_sigmas", "add_noise", "scale_noise", "preprocess",
-    "postprocess", "preprocess_video", "postprocess_video", "pad", "batch_decode", "apply_chat_template", "invert",
-)  # fmt: skip
+    "__call__",
+    "step",
+    "scale_model_input",
+    "set_timesteps",
+    "set_sigmas",
+    "add_noise",
+    "scale_noise",
+    "preprocess",
+    "postprocess",
+    "preprocess_video",
+    "postprocess_video",
+    "pad",
+    "batch_decode",
+    "apply_chat_template",
+    "invert",
+)
 # What a method does matters more than whose it is.
 METHOD_PLACES = {
     ("image_processor", "__call__"): Place("encode_image", "image_processor"),
@@ -37,22 +59,34 @@ METHOD_PLACES = {
     ("image_processor", "preprocess_video"): Place("prepare", "image_processor"),
     ("scheduler", "set_timesteps"): Place("prepare", "scheduler"),
 }
-# The pipeline's own methods: transparent spans, so that the components called inside keep their own stage.
+# The pipeline's own methods: transparent spans, so that the components called inside keep their own
+# stage.
 PIPELINE_METHODS: tuple[tuple[str, str], ...] = (
-    ("encode_prompt", "encode_prompt"), ("_encode_prompt", "encode_prompt"), ("encode_image", "encode_image"),
-    ("prepare_latents", "prepare"), ("prepare_image_latents", "prepare"), ("prepare_mask_latents", "prepare"),
-    ("prepare_image", "prepare"), ("prepare_control_image", "prepare"), ("check_inputs", "prepare"),
-    ("get_timesteps", "prepare"), ("decode_latents", "vae_decode"), ("mel_spectrogram_to_waveform", "postprocess"),
-    ("score_waveforms", "postprocess"), ("run_safety_checker", "postprocess"), ("maybe_free_model_hooks", "offload"),
+    ("encode_prompt", "encode_prompt"),
+    ("_encode_prompt", "encode_prompt"),
+    ("encode_image", "encode_image"),
+    ("prepare_latents", "prepare"),
+    ("prepare_image_latents", "prepare"),
+    ("prepare_mask_latents", "prepare"),
+    ("prepare_image", "prepare"),
+    ("prepare_control_image", "prepare"),
+    ("check_inputs", "prepare"),
+    ("get_timesteps", "prepare"),
+    ("decode_latents", "vae_decode"),
+    ("mel_spectrogram_to_waveform", "postprocess"),
+    ("score_waveforms", "postprocess"),
+    ("run_safety_checker", "postprocess"),
+    ("maybe_free_model_hooks", "offload"),
     ("prepare_ip_adapter_image_embeds", "encode_image"),
-)  # fmt: skip
+)
 PROGRESS = Place("denoise", "progress_bar")
 UNRECOGNISED = "stage not recognised"
 
 
 @contextmanager
 def instrumented(pipeline: DiffusionPipeline, recorder: Recorder) -> Iterator[None]:
-    """Time the pipeline's parts within the block; afterwards, also after an exception, it is as it was."""
+    """Time the pipeline's parts within the block; afterwards, also after an exception, it is as it
+    was."""
     with ExitStack() as undo:
         for part in pipelines_within(pipeline):
             _wrap_pipeline(part, recorder, undo)
@@ -65,24 +99,35 @@ def pipelines_within(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
     """The pipeline, and those that a combined pipeline holds as attributes."""
     from diffusers import DiffusionPipeline
 
-    return [pipeline, *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline))]
+    return [
+        pipeline,
+        *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline)),
+    ]
 
 
 def components_within(pipeline: DiffusionPipeline) -> dict[str, object]:
-    """Name -> component, each object once, with the processors that pipelines keep beside their components.
+    """Name -> component, each object once, with the processors that pipelines keep beside their
+    components.
 
     Where two pipelines name different objects alike, the later ones are numbered from 2.
     """
     found: dict[int, tuple[str, object]] = {}
     for part in pipelines_within(pipeline):
-        processors = {name: value for name, value in vars(part).items() if name.endswith("processor")}
+        processors = {
+            name: value for name, value in vars(part).items() if name.endswith("processor")
+        }
         for name, component in {**part.components, **processors}.items():
             if component is not None and hasattr(component, "__dict__"):
                 found.setdefault(id(component), (name, component))
     named: dict[str, object] = {}
     for name, component in found.values():
         later = next(
-            (f"{name}_{number}" for number in range(2, len(found) + 2) if f"{name}_{number}" not in named), name
+            (
+                f"{name}_{number}"
+                for number in range(2, len(found) + 2)
+                if f"{name}_{number}" not in named
+            ),
+            name,
         )
         named[later if name in named else name] = component
     return named
@@ -98,7 +143,9 @@ def _wrap_component(name: str, component: object, recorder: Recorder, undo: Exit
         _wrap_object(name, component, place, recorder, undo)
 
 
-def _wrap_module(name: str, module: torch.nn.Module, place: Place, recorder: Recorder, undo: ExitStack) -> None:
+def _wrap_module(
+    name: str, module: torch.nn.Module, place: Place, recorder: Recorder, undo: ExitStack
+) -> None:
     # module.compile() sets _compiled_call_impl, and a wrapper inside it would be compiled too.
     entry = "_compiled_call_impl" if getattr(module, "_compiled_call_impl", None) else "forward"
     _set_on_instance(module, entry, _timed(getattr(module, entry), place, name, recorder), undo)
@@ -106,7 +153,9 @@ def _wrap_module(name: str, module: torch.nn.Module, place: Place, recorder: Rec
         function = getattr(module, method, None)
         if function is not None and (inspect.ismethod(function) or method in vars(module)):
             place_here = METHOD_PLACES.get((place.part, method), place)
-            _set_on_instance(module, method, _timed(function, place_here, f"{name}.{method}", recorder), undo)
+            _set_on_instance(
+                module, method, _timed(function, place_here, f"{name}.{method}", recorder), undo
+            )
 
 
 def _set_on_instance(instance: object, name: str, value: object, undo: ExitStack) -> None:
@@ -119,10 +168,15 @@ def _set_on_instance(instance: object, name: str, value: object, undo: ExitStack
     namespace[name] = value
 
 
-def _wrap_object(name: str, component: object, place: Place, recorder: Recorder, undo: ExitStack) -> None:
+def _wrap_object(
+    name: str, component: object, place: Place, recorder: Recorder, undo: ExitStack
+) -> None:
     overrides = {
         method: _timed(
-            function, METHOD_PLACES.get((place.part, method), place), _method_name(name, place, method), recorder
+            function,
+            METHOD_PLACES.get((place.part, method), place),
+            _method_name(name, place, method),
+            recorder,
         )
         for method in OBJECT_METHODS
         if (function := _plain_method(component, method))
@@ -132,7 +186,8 @@ def _wrap_object(name: str, component: object, place: Place, recorder: Recorder,
 
 def _method_name(name: str, place: Place, method: str) -> str:
     if place.part == "scheduler":
-        return f"scheduler.{method}"  # one name for 'scheduler', 'prior_scheduler' …: steps are counted by it
+        # one name for 'scheduler', 'prior_scheduler' …: steps are counted by it
+        return f"scheduler.{method}"
     return name if method == "__call__" else f"{name}.{method}"
 
 
@@ -149,13 +204,17 @@ def _wrap_pipeline(pipeline: DiffusionPipeline, recorder: Recorder, undo: ExitSt
 
 
 def _plain_method(instance: object, name: str) -> Callable[..., object] | None:
-    """The class's own function of that name; None for static methods, properties and what is not there."""
+    """The class's own function of that name; None for static methods, properties and what is not
+    there."""
     function = inspect.getattr_static(type(instance), name, None)
     return function if isinstance(function, types.FunctionType) else None
 
 
-def _timed(function: Callable[..., T], place: Place, name: str, recorder: Recorder) -> Callable[..., T]:
-    @functools.wraps(function)  # pipelines look at the signatures of scheduler.step and set_timesteps
+def _timed(
+    function: Callable[..., T], place: Place, name: str, recorder: Recorder
+) -> Callable[..., T]:
+    # pipelines look at the signatures of scheduler.step and set_timesteps
+    @functools.wraps(function)
     def timed(*args: object, **kwargs: object) -> T:
         with recorder.span(place, name):
             return function(*args, **kwargs)
@@ -163,7 +222,9 @@ def _timed(function: Callable[..., T], place: Place, name: str, recorder: Record
     return timed
 
 
-def _timed_progress_bar(function: Callable[..., object], recorder: Recorder) -> Callable[..., object]:
+def _timed_progress_bar(
+    function: Callable[..., object], recorder: Recorder
+) -> Callable[..., object]:
     @functools.wraps(function)
     def progress_bar(*args: object, **kwargs: object) -> object:
         recorder.loop_begins()
@@ -188,7 +249,8 @@ def _wrap_bar(bar: object, recorder: Recorder) -> None:
 
 
 def _last(function: Callable[[object], object], undo: ExitStack) -> Callable[..., object]:
-    """A method that unwraps its object when done: tqdm closes a bar again when it is collected, long after the loop."""
+    """A method that unwraps its object when done: tqdm closes a bar again when it is collected,
+    long after the loop."""
 
     def last(self: object) -> object:
         with undo:
@@ -197,14 +259,23 @@ def _last(function: Callable[[object], object], undo: ExitStack) -> Callable[...
     return last
 
 
-def swap_class(instance: object, overrides: dict[str, Callable[..., object]], undo: ExitStack) -> None:
+def swap_class(
+    instance: object, overrides: dict[str, Callable[..., object]], undo: ExitStack
+) -> None:
     """Give `instance` a subclass of its class with `overrides`, until `undo` is closed."""
     cls = type(instance)
     if not overrides:
         return
-    namespace = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__, **overrides}
+    namespace = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        **overrides,
+    }
     try:
-        instance.__class__ = types.new_class(cls.__name__, (cls,), exec_body=lambda body: body.update(namespace))
+        instance.__class__ = types.new_class(
+            cls.__name__, (cls,), exec_body=lambda body: body.update(namespace)
+        )
     except TypeError:
         return  # a class laid out in C: its time shows as its caller's own
     undo.callback(setattr, instance, "__class__", cls)

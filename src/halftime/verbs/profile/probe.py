@@ -1,4 +1,5 @@
-"""What costs too much to know during a timed run: FLOPs and memory by stage, each from a short call of its own."""
+"""What costs too much to know during a timed run: FLOPs and memory by stage, each from a short call
+of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ OUTSIDE = "between stages"
 
 
 def flops(pipeline: DiffusionPipeline, workload: Workload) -> dict[Place, tuple[float, int]]:
-    """Place -> (FLOPs, calls) of a call with at most PROBE_STEPS steps; a multiply-add counts as two.
+    """Place -> (FLOPs, calls) of a call with at most PROBE_STEPS steps; a multiply-add counts as
+    two.
 
     Counted by torch's FlopCounterMode: matrix products, convolutions and attention, as is usual.
     """
@@ -55,7 +57,9 @@ def _cpu_attention() -> dict[object, Callable[..., int]]:
     import torch
     from torch.utils.flop_counter import sdpa_flop_count
 
-    def count(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    def count(
+        query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
+    ) -> int:
         return int(sdpa_flop_count(query, key, value))
 
     return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count}
@@ -98,7 +102,8 @@ def _larger(one: int | None, other: int | None) -> int | None:
 
 
 class _Gauge(Protocol):
-    """`read` tells the memory now and its peak since the last reading; `measure` says what that is."""
+    """`read` tells the memory now and its peak since the last reading; `measure` says what that
+    is."""
 
     measure: str
 
@@ -106,7 +111,10 @@ class _Gauge(Protocol):
 
 
 class _CudaGauge:
-    measure = "CUDA allocator: tensors (peak, end) and reserved segments; other processes and libraries not included"
+    measure = (
+        "CUDA allocator: tensors (peak, end) and reserved segments; other processes and "
+        "libraries not included"
+    )
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -125,7 +133,8 @@ class _CudaGauge:
 
 
 class _ResidentGauge:
-    """Linux: VmHWM is the highest resident set since 5 was written to clear_refs (proc(5)); elsewhere only the end."""
+    """Linux: VmHWM is the highest resident set since 5 was written to clear_refs (proc(5));
+    elsewhere only the end."""
 
     measure = "resident set of the whole process (weights, libraries and Python included)"
 
@@ -135,7 +144,9 @@ class _ResidentGauge:
         self._process = psutil.Process()
 
     def read(self, stage: str) -> StageMemory:
-        reading = StageMemory(stage=stage, peak_bytes=self._peak(), end_bytes=self._process.memory_info().rss)
+        reading = StageMemory(
+            stage=stage, peak_bytes=self._peak(), end_bytes=self._process.memory_info().rss
+        )
         if os.access(self._reset, os.W_OK):
             self._reset.write_text("5")
         return reading
@@ -144,4 +155,6 @@ class _ResidentGauge:
         if not os.access(self._reset, os.W_OK):
             return None
         lines = (line.split() for line in self._status.read_text().splitlines())
-        return next((int(words[1]) * 1024 for words in lines if words and words[0] == "VmHWM:"), None)
+        return next(
+            (int(words[1]) * 1024 for words in lines if words and words[0] == "VmHWM:"), None
+        )

@@ -1,4 +1,5 @@
-"""The recorder: which span was open when, as cheaply as possible; everything else is worked out afterwards."""
+"""The recorder: which span was open when, as cheaply as possible; everything else is worked out
+afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from halftime.verbs.profile.clock import Clock, Mark
 
 @dataclass(slots=True)
 class RawSpan:
-    """A span as recorded. A `part` of '' makes it transparent: its stage gets its own time, not its children's."""
+    """A span as recorded. A `part` of '' makes it transparent: its stage gets its own time, not its
+    children's."""
 
     place: Place
     name: str
@@ -26,8 +28,9 @@ class RawSpan:
 class Recorder:
     """Spans of one call, in the order in which they began.
 
-    `observe` is called at every boundary with the innermost recognised place of the segment that ends there; probes
-    hang on it, timed runs leave it None. `annotate` opens a named range for a tracing profiler around each span.
+    `observe` is called at every boundary with the innermost recognised place of the segment that
+    ends there; probes hang on it, timed runs leave it None. `annotate` opens a named range for a
+    tracing profiler around each span.
     """
 
     clock: Clock
@@ -69,7 +72,9 @@ class Recorder:
         self._steps = 0
 
     def _place(self) -> Place | None:
-        # The outermost opaque span owns what happens inside it; failing that, the innermost transparent one.
+        # The outermost opaque span owns what happens inside it; failing that, the innermost
+        # transparent one.
         return next(
-            (span.place for span in self._open if span.place.part), self._open[-1].place if self._open else None
+            (span.place for span in self._open if span.place.part),
+            self._open[-1].place if self._open else None,
         )

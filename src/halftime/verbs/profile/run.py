@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from halftime.base import environment
 from halftime.base.errors import BadInput
 from halftime.base.ledger import STEP, Measured, ledger, steady_wall
+from halftime.base.progress import Progress, notebook_bar, silent
 from halftime.base.version import version
+from halftime.pipeline.device import this_environment
 from halftime.pipeline.load import Loaded, load
 from halftime.records import ColdStart, Environment, LedgerRow, Run, Session, Workload
 from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
-from halftime.report import notebook
 from halftime.verbs.profile import compilation, probe
 from halftime.verbs.profile.call import device_of, timed_call
 from halftime.verbs.profile.clock import clock_for
@@ -30,8 +30,6 @@ from halftime.verbs.profile.findings import Evidence, findings
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-Progress = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -43,7 +41,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.runs < 1 or self.warmup < 0:
-            raise BadInput(f"runs is {self.runs} and warmup {self.warmup}; runs must be 1 or more, warmup 0 or more.")
+            raise BadInput(
+                f"runs is {self.runs} and warmup {self.warmup}; runs must be 1 or more, warmup "
+                "0 or more."
+            )
 
 
 def profile(
@@ -56,18 +57,27 @@ def profile(
 ) -> Session:
     """Measure one call of a pipeline: a Session whose ledger adds up to the wall clock.
 
-    `pipeline` is a diffusers pipeline, or what `halftime.load_pipeline` takes. The pipeline is called 1 + `warmup` +
-    `runs` times for `workload`, and, with `probes`, shortly twice more. It is left as it was found. Times are seconds;
-    on CUDA those of the device, by events. Raises HalftimeError, and whatever the pipeline's own call raises.
+    `pipeline` is a diffusers pipeline, or what `halftime.load_pipeline` takes. The pipeline is
+    called 1 + `warmup` + `runs` times for `workload`, and, with `probes`, shortly twice more. It is
+    left as it was found. Times are seconds; on CUDA those of the device, by events. Raises
+    HalftimeError, and whatever the pipeline's own call raises.
     """
     chosen = workload or Workload()
-    loaded = load(pipeline, chosen) if isinstance(pipeline, str) or pipeline is None else _given(pipeline)
-    with notebook.progress() as progress:
+    loaded = (
+        load(pipeline, chosen)
+        if isinstance(pipeline, str) or pipeline is None
+        else _given(pipeline)
+    )
+    with notebook_bar() as progress:
         return measure(loaded, chosen, Settings(runs, warmup, probes), progress=progress)
 
 
 def _given(pipeline: DiffusionPipeline) -> Loaded:
-    return Loaded(pipeline, type(pipeline).__name__, ("called from Python: the first call here may not be its first",))
+    return Loaded(
+        pipeline,
+        type(pipeline).__name__,
+        ("called from Python: the first call here may not be its first",),
+    )
 
 
 def measure(
@@ -76,7 +86,7 @@ def measure(
     settings: Settings,
     *,
     cold_start: ColdStart | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Session:
     """As `profile`, for a loaded pipeline, with a cold start measured before and with progress."""
     (session,) = measure_in_turns([loaded], workload, settings, progress=progress)
@@ -88,15 +98,17 @@ def measure_in_turns(
     workload: Workload,
     settings: Settings,
     *,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> list[Session]:
-    """A session for each pipeline, called in turns, each time another one first: what the machine does meanwhile is in
-    all of them, so that their ledgers can be compared."""
-    places = [environment.collect(str(device_of(each.pipeline))) for each in several]
+    """A session for each pipeline, called in turns, each time another one first: what the machine
+    does meanwhile is in all of them, so that their ledgers can be compared."""
+    places = [this_environment(str(device_of(each.pipeline))) for each in several]
     compiled_before = compilation.look()
     calls = _calls([each.pipeline for each in several], workload, settings, progress)
     return [
-        with_predictions(_session(each, workload, settings, place, compiled_before, of_it, progress))
+        with_predictions(
+            _session(each, workload, settings, place, compiled_before, of_it, progress)
+        )
         for each, place, of_it in zip(several, places, calls, strict=True)
     ]
 
@@ -115,7 +127,9 @@ def _session(
     rows = ledger([each.measured for each in steady], first.measured)
     if settings.probes:
         rows = _with_probes(rows, pipeline, workload, progress)
-    report = compilation.report(pipeline, compiled_before, calls[settings.warmup].compiled, calls[-1].compiled)
+    report = compilation.report(
+        pipeline, compiled_before, calls[settings.warmup].compiled, calls[-1].compiled
+    )
     walls = [each.measured.run.wall_seconds for each in steady]
     wall = steady_wall([each.measured for each in steady])
     evidence = Evidence(
@@ -149,7 +163,8 @@ def _session(
 
 
 def _other_steps(run: Run, asked: int) -> tuple[str, ...]:
-    """A note where the loop did not go as often as it was asked to: an argument that never arrived, or a solver."""
+    """A note where the loop did not go as often as it was asked to: an argument that never arrived,
+    or a solver."""
     seen = sum(span.name == STEP for span in run.spans)
     if seen in (0, asked):
         return ()
@@ -163,14 +178,19 @@ class _Call:
 
 
 def _calls(
-    pipelines: Sequence[DiffusionPipeline], workload: Workload, settings: Settings, progress: Progress
+    pipelines: Sequence[DiffusionPipeline],
+    workload: Workload,
+    settings: Settings,
+    progress: Progress,
 ) -> list[list[_Call]]:
     """For each pipeline its calls, in their order."""
     clocks = [clock_for(device_of(pipeline)) for pipeline in pipelines]
     calls: list[list[_Call]] = [[] for _ in pipelines]
     total = 1 + settings.warmup + settings.runs
     for index in range(total):
-        what = "first call" if index == 0 else "warm-up" if index <= settings.warmup else "steady run"
+        what = (
+            "first call" if index == 0 else "warm-up" if index <= settings.warmup else "steady run"
+        )
         progress(what, index, total)
         for shift in range(len(pipelines)):
             turn = (index + shift) % len(pipelines)
@@ -194,8 +214,11 @@ def _with_probes(
     return rows
 
 
-def with_flops(rows: Sequence[LedgerRow], counted: dict[Place, tuple[float, int]]) -> tuple[LedgerRow, ...]:
-    """Rows with FLOPs and FLOP/s: what the probe counted a call, times the calls that the ledger saw."""
+def with_flops(
+    rows: Sequence[LedgerRow], counted: dict[Place, tuple[float, int]]
+) -> tuple[LedgerRow, ...]:
+    """Rows with FLOPs and FLOP/s: what the probe counted a call, times the calls that the ledger
+    saw."""
     return tuple(_row_with_flops(row, counted) for row in rows)
 
 
@@ -204,13 +227,19 @@ def _row_with_flops(row: LedgerRow, counted: dict[Place, tuple[float, int]]) -> 
     if not mine:
         return row
     calls = {part.stage: part.calls for part in row.parts} or dict.fromkeys(mine, row.calls)
-    flops = {part: total / max(seen, 1) * calls.get(part, 0) for part, (total, seen) in mine.items()}
-    parts = tuple(_rated(part, flops[part.stage]) if part.stage in flops else part for part in row.parts)
+    flops = {
+        part: total / max(seen, 1) * calls.get(part, 0) for part, (total, seen) in mine.items()
+    }
+    parts = tuple(
+        _rated(part, flops[part.stage]) if part.stage in flops else part for part in row.parts
+    )
     return msgspec.structs.replace(_rated(row, sum(flops.values())), parts=parts)
 
 
 def _rated(row: LedgerRow, flops: float) -> LedgerRow:
-    return msgspec.structs.replace(row, flops=flops, flops_per_second=flops / row.seconds if row.seconds else None)
+    return msgspec.structs.replace(
+        row, flops=flops, flops_per_second=flops / row.seconds if row.seconds else None
+    )
 
 
 def _being_traced() -> bool:

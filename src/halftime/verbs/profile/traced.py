@@ -1,4 +1,5 @@
-"""A separate, traced run: the same stages under torch.profiler, and on CUDA as NVTX ranges for Nsight Systems."""
+"""A separate, traced run: the same stages under torch.profiler, and on CUDA as NVTX ranges for
+Nsight Systems."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ PREFIX = "halftime/"
 
 
 def range_name(place: Place, name: str, step: int) -> str:
-    """'halftime/encode_prompt' for a stage; 'halftime/denoise/denoiser#3' for a part in step 3, or a part elsewhere."""
+    """'halftime/encode_prompt' for a stage; 'halftime/denoise/denoiser#3' for a part in step 3, or
+    a part elsewhere."""
     if not place.part:
         return f"{PREFIX}{place.stage}"
     return f"{PREFIX}{place.stage}/{place.part}" + (f"#{step}" if place.stage == "denoise" else "")
@@ -59,7 +61,9 @@ def trace_call(pipeline: DiffusionPipeline, workload: Workload, folder: Path) ->
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadFile(f"cannot make the folder {folder} for the trace: {error.strerror}.") from error
+        raise BadFile(
+            f"cannot make the folder {folder} for the trace: {error.strerror}."
+        ) from error
     with profile(activities=activities, record_shapes=False, with_stack=True) as profiler:
         observed_call(pipeline, workload, Recorder(HostClock(), annotate=ranges(nvtx=on_cuda)))
     plain, part = folder / ".halftime.trace.json", folder / ".halftime.trace.json.gz.part"

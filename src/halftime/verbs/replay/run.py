@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from halftime.base.errors import BadInput
+from halftime.base.progress import Progress, silent
 from halftime.base.stats import unpaired_ratio
 from halftime.base.store import read_report
 from halftime.pipeline.load import BUNDLED, load
@@ -14,7 +15,7 @@ from halftime.records import Session
 from halftime.records.replay import Difference, Replay
 from halftime.verbs.profile.call import quiet_progress_bars
 from halftime.verbs.profile.compare import differences
-from halftime.verbs.profile.run import Progress, Settings, measure
+from halftime.verbs.profile.run import Settings, measure
 
 # The first prefix that fits says what a difference means for the time.
 _MEANINGS = (
@@ -24,27 +25,41 @@ _MEANINGS = (
     ("workload", "another workload: more steps, pixels or pictures take longer by themselves"),
     ("environment.device_name", "other hardware under every stage"),
     ("environment.device", "another device: every stage is affected"),
-    ("environment.processor", "another processor: on a CPU every stage is affected, on a GPU what the host issues"),
+    (
+        "environment.processor",
+        "another processor: on a CPU every stage is affected, on a GPU what the host issues",
+    ),
     ("environment.cores", "another number of cores"),
-    ("environment.threads", "another number of torch threads: on a CPU denoiser and VAE scale with it"),
+    (
+        "environment.threads",
+        "another number of torch threads: on a CPU denoiser and VAE scale with it",
+    ),
     ("environment.versions.torch", "another torch: kernels and their choice differ"),
     ("environment.versions.cuda", "another CUDA: kernels and libraries differ"),
     ("environment.versions.cudnn", "another cuDNN: convolutions, and so the VAE, differ"),
-    ("environment.versions.diffusers", "another diffusers: the loop around the components may differ"),
+    (
+        "environment.versions.diffusers",
+        "another diffusers: the loop around the components may differ",
+    ),
     ("environment.versions.transformers", "another transformers: text encoders may differ"),
     ("environment.versions.python", "another Python: matters where a stage is launch-bound"),
-    ("environment.settings.OMP_WAIT_POLICY", "idle OpenMP threads spin or sleep: large on a busy machine"),
+    (
+        "environment.settings.OMP_WAIT_POLICY",
+        "idle OpenMP threads spin or sleep: large on a busy machine",
+    ),
     ("environment.settings.OMP", "another OpenMP setting: matters on a CPU"),
     ("environment.settings", "another setting that is known to change speed"),
 )
 
 
 def read(path: Path | str) -> Session:
-    """The session in a report: an HTML page or a JSON file of `profile`. Raises BadFile or BadInput."""
+    """The session in a report: an HTML page or a JSON file of `profile`. Raises BadFile or
+    BadInput."""
     session = read_report(path, Session)
     if session.kind == "trace":
         raise BadInput(
-            f"{path} was read from a trace, which does not say how the pipeline was called. Replay a profile."
+            f"{path} was read from a trace, which does not say how the pipeline was called. "
+            "Replay a profile."
         )
     return session
 
@@ -55,11 +70,13 @@ def replay(
     model: str | None = None,
     device: str | None = None,
     settings: Settings | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Replay:
-    """Run the session's workload again, as often as it was run then unless `settings` says otherwise.
+    """Run the session's workload again, as often as it was run then unless `settings` says
+    otherwise.
 
-    `model` and `device` stand for those of the session where they are called otherwise here. Raises HalftimeError.
+    `model` and `device` stand for those of the session where they are called otherwise here. Raises
+    HalftimeError.
     """
     workload = session.workload
     if device:
@@ -78,7 +95,8 @@ def model_of(session: Session) -> str:
     if session.model and session.model != session.pipeline:
         return session.model
     raise BadInput(
-        f"this session was measured from Python on a {session.pipeline}, which does not say where its weights are. "
+        f"this session was measured from Python on a {session.pipeline}, which does not say "
+        "where its weights are. "
         "Name it: --model FOLDER, a hub id, or module:function."
     )
 
@@ -106,7 +124,11 @@ def _walls(session: Session) -> list[float]:
 
 
 def _by_stage(then: Session, now: Session) -> dict[str, float]:
-    pairs = {row.stage: (row.seconds, other.seconds) for row in then.ledger if (other := now.row(row.stage))}
+    pairs = {
+        row.stage: (row.seconds, other.seconds)
+        for row in then.ledger
+        if (other := now.row(row.stage))
+    }
     return {stage: one / two for stage, (one, two) in pairs.items() if one > 0 and two > 0}
 
 
@@ -116,7 +138,10 @@ def meaning(field: str) -> str:
 
 
 def _rank(field: str) -> int:
-    return next((rank for rank, (prefix, _) in enumerate(_MEANINGS) if field.startswith(prefix)), len(_MEANINGS))
+    return next(
+        (rank for rank, (prefix, _) in enumerate(_MEANINGS) if field.startswith(prefix)),
+        len(_MEANINGS),
+    )
 
 
 __all__ = ["compared", "meaning", "model_of", "read", "replay"]

@@ -1,4 +1,5 @@
-"""The queue: bounded, in order of arrival, with deadlines; and how long a newcomer should stay away."""
+"""The queue: bounded, in order of arrival, with deadlines; and how long a newcomer should stay
+away."""
 
 from __future__ import annotations
 
@@ -29,9 +30,11 @@ class Waiting:
 
 @dataclass
 class ServiceTime:
-    """Seconds that a call takes, by steps and pixels, as measured: in the warm-up, then by every call."""
+    """Seconds that a call takes, by steps and pixels, as measured: in the warm-up, then by every
+    call."""
 
-    rates: dict[tuple[int, int], float] = field(default_factory=dict)  # (width, height) -> seconds a picture and step
+    # (width, height) -> seconds a picture and step
+    rates: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def learn_from(self, certificate: Certificate) -> None:
         """The second pass of the warm-up, longest calls last, so that they count most."""
@@ -45,7 +48,8 @@ class ServiceTime:
         self.rates[size] = before + _WEIGHT * (rate - before)
 
     def of(self, job: Job) -> float | None:
-        """Seconds for this picture, in a batch as recent ones were; None where no such size was ever drawn."""
+        """Seconds for this picture, in a batch as recent ones were; None where no such size was
+        ever drawn."""
         rate = self.rates.get((job.width, job.height))
         return None if rate is None else rate * job.steps
 
@@ -68,9 +72,11 @@ class Queue:
         return len(self.items)
 
     def add(self, job: Job, running: Sequence[Job] = (), together: int = 1) -> None:
-        """Let a job in. Raises QueueFull where there is no room, or where its deadline would pass before its turn.
+        """Let a job in. Raises QueueFull where there is no room, or where its deadline would pass
+        before its turn.
 
-        `together` is the batch it may be drawn in: each picture of a batch takes as long as all of it.
+        `together` is the batch it may be drawn in: each picture of a batch takes as long as all of
+        it.
         """
         ahead = [item.job for item in self.items]
         if len(ahead) >= self.limit:
@@ -83,7 +89,8 @@ class Queue:
         left = math.inf if job.deadline is None else job.deadline - self.wall()
         if ahead and begins + needs > left:
             raise QueueFull(
-                f"{len(ahead)} pictures wait: this one would be done in {begins + needs:.1f} s, and its deadline is "
+                f"{len(ahead)} pictures wait: this one would be done in {begins + needs:.1f} "
+                "s, and its deadline is "
                 f"in {left:.1f} s.",
                 max(1.0, min(begins + needs - left, _LONGEST_WAIT)),
             )
@@ -101,9 +108,14 @@ class Queue:
         return found
 
     def expired(self, together: int = 1) -> list[Waiting]:
-        """Take out what cannot be done in time any more, were it begun now in a batch of `together`."""
+        """Take out what cannot be done in time any more, were it begun now in a batch of
+        `together`."""
         now = self.wall()
-        late = [item for item in self.items if now + together * (self.times.of(item.job) or 0.0) > item.deadline]
+        late = [
+            item
+            for item in self.items
+            if now + together * (self.times.of(item.job) or 0.0) > item.deadline
+        ]
         self.items = [item for item in self.items if item not in late]
         return late
 

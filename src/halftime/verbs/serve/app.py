@@ -41,9 +41,11 @@ ROUTES = (
 
 
 def application(engine: Engine, settings: HttpSettings) -> Starlette:
-    """The server as an ASGI application; its lifespan starts the engine in the background and drains it at the end.
+    """The server as an ASGI application; its lifespan starts the engine in the background and
+    drains it at the end.
 
-    It answers /healthz and /readyz while the engine warms up, and everything that draws with 503 until it is ready.
+    It answers /healthz and /readyz while the engine warms up, and everything that draws with 503
+    until it is ready.
     """
     service = Service(engine, settings)
     app = Starlette(

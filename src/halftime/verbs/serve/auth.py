@@ -1,4 +1,5 @@
-"""Keys: optional, from the environment, compared in constant time; and no posts from other sites' pages."""
+"""Keys: optional, from the environment, compared in constant time; and no posts from other sites'
+pages."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ GUARDED = "/v1/"
 
 
 def matches(given: str, keys: Iterable[str]) -> bool:
-    """Whether `given` is one of `keys`, in a time that depends neither on the place of a difference nor on lengths."""
+    """Whether `given` is one of `keys`, in a time that depends neither on the place of a difference
+    nor on lengths."""
     digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
     found = False
     for key in keys:  # all of them, whichever fits
@@ -33,7 +35,8 @@ def bearer(request: Request) -> str:
 
 
 class KeysAndOrigins:
-    """ASGI middleware: /v1 needs a key where keys are set, and a browser's post must come from this server's page."""
+    """ASGI middleware: /v1 needs a key where keys are set, and a browser's post must come from this
+    server's page."""
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self.app, self.keys = app, keys
@@ -42,17 +45,26 @@ class KeysAndOrigins:
         if scope["type"] == "http":
             request = Request(scope)
             _check_origin(request)
-            if self.keys and scope["path"].startswith(GUARDED) and not matches(bearer(request), self.keys):
+            if (
+                self.keys
+                and scope["path"].startswith(GUARDED)
+                and not matches(bearer(request), self.keys)
+            ):
                 raise ApiError(
-                    401, "Incorrect API key. Send it as 'Authorization: Bearer KEY'.", code="invalid_api_key"
+                    401,
+                    "Incorrect API key. Send it as 'Authorization: Bearer KEY'.",
+                    code="invalid_api_key",
                 )
         await self.app(scope, receive, send)
 
 
 def _check_origin(request: Request) -> None:
-    """Multipart posts need no leave of ours to be sent by any page that a browser has open: refuse them here."""
+    """Multipart posts need no leave of ours to be sent by any page that a browser has open: refuse
+    them here."""
     origin = request.headers.get("origin")
     if origin is None or request.method in ("GET", "HEAD"):
         return
     if urlsplit(origin).netloc != request.headers.get("host", ""):
-        raise ApiError(403, "Requests from other sites' pages are refused (CORS is off).", code="cross_origin")
+        raise ApiError(
+            403, "Requests from other sites' pages are refused (CORS is off).", code="cross_origin"
+        )

@@ -10,8 +10,9 @@ from halftime.verbs.serve.messages import Job
 def kind_of(job: Job, alone: bool = False) -> Hashable:
     """Equal for jobs that may share a call of the pipeline.
 
-    What shapes a tensor or changes the loop must agree; prompts, negative prompts, seeds and pictures may differ. A
-    job that is profiled, or one that may have killed a worker (`alone`), shares with nobody.
+    What shapes a tensor or changes the loop must agree; prompts, negative prompts, seeds and
+    pictures may differ. A job that is profiled, or one that may have killed a worker (`alone`),
+    shares with nobody.
     """
     if alone or job.profile:
         return job.id
@@ -22,8 +23,8 @@ def kind_of(job: Job, alone: bool = False) -> Hashable:
 def batch_of(kinds: Sequence[Hashable], sizes: Sequence[int]) -> list[int]:
     """Indices of the pictures to draw next, in order: the first, and the next of its kind.
 
-    As many as the largest of `sizes` (the batch sizes that are warm) that can be filled: an odd one waits rather than
-    be drawn at a size that was never run. `sizes` holds 1.
+    As many as the largest of `sizes` (the batch sizes that are warm) that can be filled: an odd one
+    waits rather than be drawn at a size that was never run. `sizes` holds 1.
     """
     if not kinds:
         return []

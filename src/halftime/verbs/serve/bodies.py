@@ -1,4 +1,5 @@
-"""Request bodies: bounded in size and time, then read as JSON or multipart, with refusals that name the parameter."""
+"""Request bodies: bounded in size and time, then read as JSON or multipart, with refusals that name
+the parameter."""
 
 from __future__ import annotations
 
@@ -17,14 +18,16 @@ from halftime.verbs.serve.errors_http import ApiError
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
-# A client that is still sending sees the answer only if what it sends is taken in; a few times the limit, no more.
+# A client that is still sending sees the answer only if what it sends is taken in; a few times the
+# limit, no more.
 _TAKEN_BEYOND = 4
 _MOST_FIELDS = 40
 _PICTURE_FIELDS = ("image", "image[]")
 
 
 class LimitedBodies:
-    """ASGI middleware: no body above `most` bytes (413), none that takes longer than `seconds` to arrive (408)."""
+    """ASGI middleware: no body above `most` bytes (413), none that takes longer than `seconds` to
+    arrive (408)."""
 
     def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
         self.app, self.most, self.seconds = app, most, seconds
@@ -53,20 +56,26 @@ class _Limited:
         if self._taken > self._most:
             await self._swallow()
             raise ApiError(
-                413, f"The body is larger than {self._most} bytes, the most that is taken.", code="body_too_large"
+                413,
+                f"The body is larger than {self._most} bytes, the most that is taken.",
+                code="body_too_large",
             )
         return message
 
     async def _piece(self) -> Message:
         left = self._begun + self._seconds - time.monotonic()
         try:
-            # Not wait_for, which in Python 3.11 can swallow a cancellation that comes as its work is done.
+            # Not wait_for, which in Python 3.11 can swallow a cancellation that comes as its work
+            # is done.
             async with asyncio.timeout(left):
                 return await self._receive()
         except TimeoutError:
             self._whole = True
             raise ApiError(
-                408, f"The body did not arrive within {self._seconds:g} s.", code="body_timeout", retry=False
+                408,
+                f"The body did not arrive within {self._seconds:g} s.",
+                code="body_timeout",
+                retry=False,
             ) from None
 
     async def _swallow(self) -> None:
@@ -77,8 +86,10 @@ class _Limited:
 
 
 async def json_body(request: Request, kind: type[Body]) -> Body:
-    """The body as `kind`. Raises ApiError: 415 for another media type, 400 for anything that does not fit."""
-    # Asking for application/json also makes browsers ask first before another site's page may post here.
+    """The body as `kind`. Raises ApiError: 415 for another media type, 400 for anything that does
+    not fit."""
+    # Asking for application/json also makes browsers ask first before another site's page may post
+    # here.
     if _media_type(request) != "application/json":
         raise ApiError(415, "Send the body as application/json.", code="unsupported_media_type")
     data = await request.body()
@@ -97,10 +108,22 @@ async def multipart_body(request: Request, kind: type[Body]) -> tuple[Body, byte
     fields, files = await _form(request)
     refused = sorted(set(files) - {"image"})
     if refused:
-        raise ApiError(400, f"{refused[0]!r} is not supported: this server takes one picture as 'image' and no mask.",
-                       code="unsupported_parameter", param=refused[0])  # fmt: skip
+        raise ApiError(
+            400,
+            (
+                f"{refused[0]!r} is not supported: this server takes one picture as 'image' and no "
+                "mask."
+            ),
+            code="unsupported_parameter",
+            param=refused[0],
+        )
     if "image" not in files:
-        raise ApiError(400, "Missing required parameter: 'image', a file.", code="missing_parameter", param="image")
+        raise ApiError(
+            400,
+            "Missing required parameter: 'image', a file.",
+            code="missing_parameter",
+            param="image",
+        )
     try:
         return msgspec.convert(fields, kind, strict=False), files["image"]
     except msgspec.ValidationError as error:
@@ -116,16 +139,24 @@ async def _form(request: Request) -> tuple[dict[str, str], dict[str, bytes]]:
                 is_file = isinstance(value, UploadFile)
                 key = "image" if is_file and name in _PICTURE_FIELDS else name
                 if key in fields or key in files:
-                    raise ApiError(400, f"{key!r} was sent twice; one is taken.", code="duplicate_field", param=key)
+                    raise ApiError(
+                        400,
+                        f"{key!r} was sent twice; one is taken.",
+                        code="duplicate_field",
+                        param=key,
+                    )
                 if isinstance(value, UploadFile):
                     files[key] = await value.read()
                 else:
                     fields[key] = value
     except (UnicodeDecodeError, LookupError, ValueError) as error:
-        # python-multipart lets some of what it cannot read through as it comes: a charset nobody knows, a broken name.
+        # python-multipart lets some of what it cannot read through as it comes: a charset nobody
+        # knows, a broken name.
         raise ApiError(400, "The multipart body cannot be read.", code="invalid_body") from error
     except HTTPException as error:
-        raise ApiError(400, f"The multipart body cannot be read: {error.detail}", code="invalid_body") from error
+        raise ApiError(
+            400, f"The multipart body cannot be read: {error.detail}", code="invalid_body"
+        ) from error
     return fields, files
 
 
@@ -142,11 +173,18 @@ def _invalid(error: msgspec.ValidationError) -> ApiError:
     """msgspec's words, in OpenAI's."""
     text = str(error)
     if found := _UNKNOWN.search(text):
-        return ApiError(400, f"Unknown parameter: {found['name']!r}.", code="unknown_parameter", param=found["name"])
+        return ApiError(
+            400,
+            f"Unknown parameter: {found['name']!r}.",
+            code="unknown_parameter",
+            param=found["name"],
+        )
     if found := _MISSING.search(text):
         message = f"Missing required parameter: {found['name']!r}."
         return ApiError(400, message, code="missing_parameter", param=found["name"])
     found = _PLACE.search(text)
     name = found["name"] if found else None
     said = _PLACE.sub("", text)
-    return ApiError(400, f"Invalid {name!r}: {said}." if name else f"{said}.", code="invalid_value", param=name)
+    return ApiError(
+        400, f"Invalid {name!r}: {said}." if name else f"{said}.", code="invalid_value", param=name
+    )

@@ -16,7 +16,8 @@ from halftime.verbs.serve.wire import Begin, Cancel, Draw, FromWorker, frame, re
 
 @dataclass
 class Channel:
-    """Messages in and out. When the engine's end closes, this process ends itself: no orphan draws on."""
+    """Messages in and out. When the engine's end closes, this process ends itself: no orphan draws
+    on."""
 
     source: BinaryIO
     sink: BinaryIO
@@ -27,7 +28,8 @@ class Channel:
 
     @classmethod
     def over_standard_streams(cls) -> Channel:
-        """Take standard input and output for messages; what is printed goes to standard error from now on."""
+        """Take standard input and output for messages; what is printed goes to standard error from
+        now on."""
         source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
@@ -42,7 +44,8 @@ class Channel:
         return message if isinstance(message, Begin) else None
 
     def listen(self) -> None:
-        """Take messages in a thread of their own, so that a cancellation arrives while a picture is being drawn."""
+        """Take messages in a thread of their own, so that a cancellation arrives while a picture is
+        being drawn."""
         threading.Thread(target=self._listen, name="messages", daemon=True).start()
 
     def _listen(self) -> None:

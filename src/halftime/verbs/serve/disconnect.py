@@ -16,7 +16,8 @@ class ClientLeft(Exception):
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[None, None, T]) -> T:
-    """The result of `work`, which is cancelled, and waited for, when the client leaves. Raises ClientLeft."""
+    """The result of `work`, which is cancelled, and waited for, when the client leaves. Raises
+    ClientLeft."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(receive))
     try:

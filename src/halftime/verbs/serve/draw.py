@@ -1,4 +1,5 @@
-"""From an order to its pictures: submit the jobs, follow their events, and word what went wrong for the client."""
+"""From an order to its pictures: submit the jobs, follow their events, and word what went wrong for
+the client."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ async def _draw(service: Service, order: Order, job: Job, stream: Events) -> Dra
 
 
 async def finished(service: Service, order: Order, job: Job, final: Final) -> Drawn:
-    """The final as a file, counted. Encoding runs in a thread: a large PNG takes as long as a preview."""
+    """The final as a file, counted. Encoding runs in a thread: a large PNG takes as long as a
+    preview."""
     service.metrics.drawn(final)
     if final.session:
         service.profiled.keep(final.session)
@@ -110,11 +112,14 @@ async def finished(service: Service, order: Order, job: Job, final: Final) -> Dr
 async def encoded(picture: Final | Preview, order: Order) -> bytes:
     """A picture as a file in the format asked for."""
     width, height = picture.width, picture.height
-    return await asyncio.to_thread(encode, picture.pixels, width, height, order.picture_format, order.compression)
+    return await asyncio.to_thread(
+        encode, picture.pixels, width, height, order.picture_format, order.compression
+    )
 
 
 def usage(order: Order, drawn: Sequence[Drawn]) -> Usage:
-    """The timings of a request; of several pictures the slowest, since they are drawn side by side."""
+    """The timings of a request; of several pictures the slowest, since they are drawn side by
+    side."""
     return Usage(
         halftime=Timing(
             seconds=time.perf_counter() - order.begun,
@@ -144,7 +149,9 @@ def failure(failed: Failed) -> ApiError:
             return ApiError(504, failed.message, code="deadline_exceeded", retry=False)
         case "crashed" | "cancelled" | "draining":
             again = _COMES_BACK if failed.retryable else None
-            return ApiError(503, failed.message, code=failed.kind, retry_after=again, retry=failed.retryable)
+            return ApiError(
+                503, failed.message, code=failed.kind, retry_after=again, retry=failed.retryable
+            )
         case "internal":
             return ApiError(500, failed.message, code="internal", retry=failed.retryable)
         case _:

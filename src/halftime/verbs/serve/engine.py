@@ -1,4 +1,5 @@
-"""The engine: a queue, a worker process, and exactly one answer to every job, whatever happens to the worker."""
+"""The engine: a queue, a worker process, and exactly one answer to every job, whatever happens to
+the worker."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ class _Tally:
 
 @dataclass
 class Engine:
-    """One worker and its queue, for one event loop. `observer` sees every event that is handed out."""
+    """One worker and its queue, for one event loop. `observer` sees every event that is handed
+    out."""
 
     settings: EngineSettings
     observer: Observer = lambda event: None
@@ -83,7 +85,8 @@ class Engine:
         self._resident: int | None = None
         self._tickets: dict[str, Ticket] = {}
         self._running: dict[str, Waiting] = {}
-        self._busy_since = math.inf  # when the last of a batch was answered without the worker being done
+        # when the last of a batch was answered without the worker being done
+        self._busy_since = math.inf
         self._worker: WorkerProcess | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = False
@@ -133,14 +136,24 @@ class Engine:
         return ticket
 
     async def drain(self, timeout: float) -> None:
-        """Take nothing new, finish what was taken, end the worker. What `timeout` cuts off fails as 'draining'."""
+        """Take nothing new, finish what was taken, end the worker. What `timeout` cuts off fails as
+        'draining'."""
         if self._state not in ("stopped", "failed"):
             self._set("draining", "finishing what was accepted")
         end = time.monotonic() + timeout
-        while (self.queue.items or self._running) and time.monotonic() < end and self._worker is not None:
+        while (
+            (self.queue.items or self._running)
+            and time.monotonic() < end
+            and self._worker is not None
+        ):
             await asyncio.sleep(0.01)
         for job_id in [item.job.id for item in self.queue.items] + list(self._running):
-            self._fail(job_id, "draining", "the server shut down before this picture was done.", retryable=True)
+            self._fail(
+                job_id,
+                "draining",
+                "the server shut down before this picture was done.",
+                retryable=True,
+            )
         self._set("stopped", "drained")
         for task in self._tasks:
             task.cancel()
@@ -188,10 +201,17 @@ class Engine:
 
     def _dispatch(self) -> None:
         """Give the worker its next batch, if it has nothing to do."""
-        if self._busy or self._worker is None or self._certificate is None or self._state not in ("ready", "draining"):
+        if (
+            self._busy
+            or self._worker is None
+            or self._certificate is None
+            or self._state not in ("ready", "draining")
+        ):
             return
         self._fail_late()
-        batch, patience = self.queue.take(self._certificate.batch_sizes, self.settings.batch_window_seconds)
+        batch, patience = self.queue.take(
+            self._certificate.batch_sizes, self.settings.batch_window_seconds
+        )
         if patience:
             self._wake_in(patience)
         if not batch:
@@ -200,7 +220,10 @@ class Engine:
         self._running = {item.job.id: item for item in batch}
         now = time.monotonic()
         self._worker.send(
-            Draw(jobs=tuple(item.job for item in batch), waited=tuple(now - item.since for item in batch))
+            Draw(
+                jobs=tuple(item.job for item in batch),
+                waited=tuple(now - item.since for item in batch),
+            )
         )
 
     def _wake_in(self, seconds: float) -> None:
@@ -232,7 +255,9 @@ class Engine:
             self._after_death(code, broken)
             if self._deaths_in_a_row > self.settings.restart_limit:
                 last = broken or f"exit code {code}"
-                self._give_up(f"{self._deaths_in_a_row} workers died in a row, the last with: {last}")
+                self._give_up(
+                    f"{self._deaths_in_a_row} workers died in a row, the last with: {last}"
+                )
                 return
 
     async def _listen(self, worker: WorkerProcess) -> str | None:
@@ -247,7 +272,10 @@ class Engine:
         self._tally.workers_restarted += 1
         self._deaths_in_a_row += 1
         doing = f"with exit code {code} while it drew {len(self._running)} pictures"
-        why = f"a worker ended {f'before it was ready: {broken}' if broken else doing}; another one starts"
+        why = (
+            f"a worker ended {f'before it was ready: {broken}' if broken else doing}; another "
+            "one starts"
+        )
         self._alarm(why)
         self._resident = None
         if self._state != "draining":
@@ -255,7 +283,9 @@ class Engine:
         again = [self._died(item) for item in self._running.values()]
         lost = [item for item in again if item.deaths > self.settings.max_retries]
         for item in lost:
-            message = f"{item.deaths} workers ended while they drew this picture; it is not tried again."
+            message = (
+                f"{item.deaths} workers ended while they drew this picture; it is not tried again."
+            )
             self._fail(item.job.id, "crashed", message, retryable=False)
         self._running = {}
         self.queue.put_back([item for item in again if item not in lost])
@@ -304,7 +334,8 @@ class Engine:
         ticket = self._tickets.get(event.id)
         if ticket is None:
             return
-        if isinstance(event, Preview):  # counted here: a worker that tries a second time begins anew
+        # counted here: a worker that tries a second time begins anew
+        if isinstance(event, Preview):
             event = msgspec.structs.replace(event, index=ticket.previews)
             ticket.previews += 1
             self._tally.previews_sent += 1
@@ -317,7 +348,9 @@ class Engine:
 
     def _ready(self, message: Ready) -> None:
         before = self._certificate.recompiles_after_ready if self._certificate else ()
-        self._certificate = msgspec.structs.replace(message.certificate, recompiles_after_ready=before)
+        self._certificate = msgspec.structs.replace(
+            message.certificate, recompiles_after_ready=before
+        )
         self._resident = message.resident_bytes
         self.queue.times.learn_from(message.certificate)
         self._busy = False
@@ -343,7 +376,9 @@ class Engine:
 
     def _memory_dropped(self, message: MemoryDropped) -> None:
         self._tally.memory_drops += 1
-        rest = "graphs were dropped; warming again" if message.warms_again else "caches were dropped"
+        rest = (
+            "graphs were dropped; warming again" if message.warms_again else "caches were dropped"
+        )
         self._alarm(f"{message.message}; {rest}")
 
     async def _tick(self) -> None:
@@ -353,8 +388,17 @@ class Engine:
             self._fail_late()
             now = time.time()
             for item in [item for item in self._running.values() if now > item.deadline + _TICK]:
-                self._fail(item.job.id, "deadline", "the deadline passed while it was drawn.", retryable=True)
-            if self._busy and time.monotonic() - self._busy_since > _STUCK_SECONDS and self._worker is not None:
+                self._fail(
+                    item.job.id,
+                    "deadline",
+                    "the deadline passed while it was drawn.",
+                    retryable=True,
+                )
+            if (
+                self._busy
+                and time.monotonic() - self._busy_since > _STUCK_SECONDS
+                and self._worker is not None
+            ):
                 self._alarm(f"the worker did not come back for {_STUCK_SECONDS:.0f} s; it is ended")
                 self._busy_since = math.inf
                 self._worker.kill()
@@ -365,7 +409,9 @@ class Engine:
         if self._certificate is None:
             return None
         width, height = self._certificate.sizes[0]
-        job = Job(id="", prompt="", width=width, height=height, steps=max(self._certificate.steps), seed=0)
+        job = Job(
+            id="", prompt="", width=width, height=height, steps=max(self._certificate.steps), seed=0
+        )
         return self.queue.times.of(job)
 
     def _set(self, state: State, why: str) -> None:

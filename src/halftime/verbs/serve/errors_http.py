@@ -1,4 +1,5 @@
-"""Errors as OpenAI's API words them: `{"error": {message, type, param, code}}`, with a status and Retry-After."""
+"""Errors as OpenAI's API words them: `{"error": {message, type, param, code}}`, with a status and
+Retry-After."""
 
 from __future__ import annotations
 
@@ -33,8 +34,9 @@ class ErrorBody(msgspec.Struct):
 class ApiError(HalftimeError):
     """An answer with a status of 400 or above.
 
-    `retry_after` is in seconds. `retry` False tells OpenAI's client not to try again although the status would make it:
-    under overload, a request that missed its deadline must not come back twice. `close` ends the connection with it.
+    `retry_after` is in seconds. `retry` False tells OpenAI's client not to try again although the
+    status would make it: under overload, a request that missed its deadline must not come back
+    twice. `close` ends the connection with it.
     """
 
     def __init__(
@@ -51,12 +53,19 @@ class ApiError(HalftimeError):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.detail = ErrorDetail(message=message, type=kind or _kind(status), param=param, code=code)
+        self.detail = ErrorDetail(
+            message=message, type=kind or _kind(status), param=param, code=code
+        )
         self.retry_after, self.retry, self.close = retry_after, retry, close
 
     def headers(self) -> dict[str, str]:
-        """Retry-After in whole seconds, as RFC 9110 wants it, and the hint that OpenAI's client obeys."""
-        headers = {} if self.retry_after is None else {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+        """Retry-After in whole seconds, as RFC 9110 wants it, and the hint that OpenAI's client
+        obeys."""
+        headers = (
+            {}
+            if self.retry_after is None
+            else {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+        )
         if self.retry is not None:
             headers["x-should-retry"] = "true" if self.retry else "false"
         if self.close:
@@ -87,7 +96,8 @@ async def api_error(request: Request, error: Exception) -> Response:
 
 
 async def http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals (no such route, wrong method, a multipart body it cannot read) in the same shape."""
+    """Starlette's own refusals (no such route, wrong method, a multipart body it cannot read) in
+    the same shape."""
     assert isinstance(error, HTTPException)
     code = request.scope[CODE] = _CODES.get(error.status_code)
     response = ApiError(error.status_code, error.detail, code=code).response()
@@ -99,5 +109,8 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
 
 
 def unexpected(error: Exception) -> Response:
-    """A fault of ours: the kind of error and nothing else, since its text may hold what the client sent."""
-    return ApiError(500, f"Internal error ({type(error).__name__}); the log says more.", code="internal").response()
+    """A fault of ours: the kind of error and nothing else, since its text may hold what the client
+    sent."""
+    return ApiError(
+        500, f"Internal error ({type(error).__name__}); the log says more.", code="internal"
+    ).response()

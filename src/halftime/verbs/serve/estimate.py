@@ -1,13 +1,16 @@
 """The denoised estimate (x0) in the middle of a run, from what the scheduler was given.
 
-Four parameterisations cover diffusers' schedulers; `sample` is what `step` takes, before any scaling of the input:
+Four parameterisations cover diffusers' schedulers; `sample` is what `step` takes, before any
+scaling of the input:
 
 | family | sample | schedulers |
 |---|---|---|
 | flow | (1 - sigma) x0 + sigma e, the model gives e - x0 | FlowMatch... |
 | exploding | x0 + sigma e | Euler, Heun, LMS, KDPM2 |
-| preserving by sigma | alpha x0 + sigma' e, alpha = 1 / sqrt(1 + sigma^2), sigma' = sigma alpha | DPM++, UniPC, DEIS |
-| preserving by timestep | sqrt(a) x0 + sqrt(1 - a) e, a = alphas_cumprod[t] | DDIM, DDPM, PNDM, LCM, TCD |
+| preserving by sigma | alpha x0 + sigma' e, alpha = 1 / sqrt(1 + sigma^2), sigma' = sigma alpha |
+DPM++, UniPC, DEIS |
+| preserving by timestep | sqrt(a) x0 + sqrt(1 - a) e, a = alphas_cumprod[t] | DDIM, DDPM, PNDM,
+LCM, TCD |
 
 Source: Karras et al. 2022 (EDM), table 1; Salimans and Ho 2022 for v; Lipman et al. 2023 for flows.
 """
@@ -31,19 +34,27 @@ class Noise(NamedTuple):
 
 
 def denoised(
-    scheduler: SchedulerMixin, model_output: torch.Tensor, timestep: object, sample: torch.Tensor, index: int | None
+    scheduler: SchedulerMixin,
+    model_output: torch.Tensor,
+    timestep: object,
+    sample: torch.Tensor,
+    index: int | None,
 ) -> torch.Tensor | None:
-    """x0 as the model sees it, in the shape of `sample`; None for a scheduler or a prediction that is not known.
+    """x0 as the model sees it, in the shape of `sample`; None for a scheduler or a prediction that
+    is not known.
 
     `index` is the scheduler's step index before the step, None for those that count by timestep.
     """
-    kind = getattr(scheduler.config, "prediction_type", None) or ("flow_prediction" if _is_flow(scheduler) else None)
+    kind = getattr(scheduler.config, "prediction_type", None) or (
+        "flow_prediction" if _is_flow(scheduler) else None
+    )
     level = noise_level(scheduler, timestep, index)
     if level is None or kind not in _FORMULAS:
         return None
     if _is_flow(scheduler):
         kind = "flow_prediction"
-    output = model_output[:, : sample.shape[1]]  # a learned variance comes in the second half of the channels
+    # a learned variance comes in the second half of the channels
+    output = model_output[:, : sample.shape[1]]
     estimate: torch.Tensor = _FORMULAS[kind](level, output.float(), sample.float())
     same_dtype: torch.Tensor = estimate.to(sample.dtype)
     return same_dtype
@@ -54,7 +65,8 @@ def _from_epsilon(level: Noise, output: torch.Tensor, sample: torch.Tensor) -> t
 
 
 def _from_v(level: Noise, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    # v = (signal e - noise x0) / norm with signal and noise as in the preserving family, whatever the sample's scale.
+    # v = (signal e - noise x0) / norm with signal and noise as in the preserving family, whatever
+    # the sample's scale.
     norm = math.hypot(level.signal, level.noise)
     return (level.signal * sample / norm - level.noise * output) / norm
 
@@ -76,9 +88,11 @@ _FORMULAS: dict[str, Callable[[Noise, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def noise_level(scheduler: SchedulerMixin, timestep: object, index: int | None) -> Noise | None:
-    """How much of the sample is signal and how much is noise, before this step; None where that is not known.
+    """How much of the sample is signal and how much is noise, before this step; None where that is
+    not known.
 
-    EDM's own schedulers are left out: their model output is preconditioned by the pipeline's sigma_data.
+    EDM's own schedulers are left out: their model output is preconditioned by the pipeline's
+    sigma_data.
     """
     if type(scheduler).__name__.startswith("EDM"):
         return None
@@ -97,4 +111,6 @@ def noise_level(scheduler: SchedulerMixin, timestep: object, index: int | None) 
 
 
 def _is_flow(scheduler: SchedulerMixin) -> bool:
-    return type(scheduler).__name__.startswith("Flow") or bool(getattr(scheduler.config, "use_flow_sigmas", False))
+    return type(scheduler).__name__.startswith("Flow") or bool(
+        getattr(scheduler.config, "use_flow_sigmas", False)
+    )

@@ -1,4 +1,5 @@
-"""`stream=true`: server-sent events as OpenAI's client parses them; previews first, then the picture."""
+"""`stream=true`: server-sent events as OpenAI's client parses them; previews first, then the
+picture."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from halftime.verbs.serve.order import Order
 from halftime.verbs.serve.schema import CompletedEvent, PartialEvent
 from halftime.verbs.serve.service import Service
 
-HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # the latter for nginx, which buffers otherwise
+# the latter for nginx, which buffers otherwise
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -47,7 +49,9 @@ class EventStream(Response):
             await close_all([self._events])
 
     async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
         async for chunk in self._chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -55,7 +59,9 @@ class EventStream(Response):
     async def _chunks(self) -> AsyncIterator[bytes]:
         index = 0
         try:
-            async for event in _with_pauses(self._events, self._service.settings.keep_alive_seconds):
+            async for event in _with_pauses(
+                self._events, self._service.settings.keep_alive_seconds
+            ):
                 if event is None:
                     yield KEEP_ALIVE
                 elif isinstance(event, Started):
@@ -90,7 +96,9 @@ class EventStream(Response):
     async def _end(self, event: Final | Failed) -> bytes:
         if isinstance(event, Failed):
             raise failure(event)
-        return self._completed(await finished(self._service, self._order, self._order.jobs[0], event))
+        return self._completed(
+            await finished(self._service, self._order, self._order.jobs[0], event)
+        )
 
     def _completed(self, drawn: Drawn) -> bytes:
         return message(
@@ -117,7 +125,8 @@ def message(body: PartialEvent | CompletedEvent | ErrorEvent) -> bytes:
 
 
 async def _with_pauses(events: Events, seconds: float) -> AsyncIterator[Event | None]:
-    """The events, and None whenever none came for `seconds`: what a proxy needs so as not to give up."""
+    """The events, and None whenever none came for `seconds`: what a proxy needs so as not to give
+    up."""
     coming: asyncio.Future[Event] | None = None
     try:
         while True:

@@ -1,4 +1,5 @@
-"""/healthz: the process answers. /readyz: the warm-up certificate, 503 until it stands. /v1/models, /metrics."""
+"""/healthz: the process answers. /readyz: the warm-up certificate, 503 until it stands. /v1/models,
+/metrics."""
 
 from __future__ import annotations
 
@@ -46,8 +47,12 @@ async def model(request: Request) -> Response:
     """The one model by its name."""
     one, name = _model(request), request.path_params["name"]
     if name != one.id:
-        raise ApiError(404, f"The model {name!r} does not exist here; this server draws with {one.id!r}.",
-                       code="model_not_found", param="model")  # fmt: skip
+        raise ApiError(
+            404,
+            f"The model {name!r} does not exist here; this server draws with {one.id!r}.",
+            code="model_not_found",
+            param="model",
+        )
     return Response(msgspec.json.encode(one), media_type=JSON)
 
 

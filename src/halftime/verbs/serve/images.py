@@ -1,4 +1,5 @@
-"""POST /v1/images/generations and /v1/images/edits: a request becomes one job a picture, their pictures one answer."""
+"""POST /v1/images/generations and /v1/images/edits: a request becomes one job a picture, their
+pictures one answer."""
 
 from __future__ import annotations
 
@@ -58,9 +59,10 @@ def _whole(request: Request, service: Service, order: Order, drawn: Sequence[Dra
     )
     slowest = max(drawn, key=lambda each: each.timing.queue_seconds + each.timing.compute_seconds)
     return Response(
-        msgspec.json.encode(answer), headers={"server-timing": server_timing(slowest, told.halftime.seconds)},
+        msgspec.json.encode(answer),
+        headers={"server-timing": server_timing(slowest, told.halftime.seconds)},
         media_type=JSON,
-    )  # fmt: skip
+    )
 
 
 def _picture(request: Request, service: Service, order: Order, drawn: Drawn) -> Picture:
@@ -72,7 +74,12 @@ def _picture(request: Request, service: Service, order: Order, drawn: Drawn) -> 
 
 def server_timing(drawn: Drawn, total: float) -> str:
     """The Server-Timing header (W3C): milliseconds, in the order of the stages."""
-    parts = {"queue": drawn.timing.queue_seconds, **drawn.timing.stages, "file": drawn.encode_seconds, "total": total}
+    parts = {
+        "queue": drawn.timing.queue_seconds,
+        **drawn.timing.stages,
+        "file": drawn.encode_seconds,
+        "total": total,
+    }
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in parts.items())
 
 
@@ -81,4 +88,6 @@ async def picture(request: Request) -> Response:
     found = service_of(request).pictures.get(request.path_params["name"])
     if found is None:
         raise ApiError(404, "There is no such picture, or it has expired.", code="not_found")
-    return Response(found.data, headers={"cache-control": "private, no-store"}, media_type=found.media_type)
+    return Response(
+        found.data, headers={"cache-control": "private, no-store"}, media_type=found.media_type
+    )

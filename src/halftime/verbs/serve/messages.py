@@ -1,4 +1,5 @@
-"""What the HTTP side and the engine say to each other: plain data, which also crosses to the worker as msgpack."""
+"""What the HTTP side and the engine say to each other: plain data, which also crosses to the worker
+as msgpack."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The picture is being drawn, with `batch_size - 1` others. Comes again after a crash that is retried."""
+    """The picture is being drawn, with `batch_size - 1` others. Comes again after a crash that is
+    retried."""
 
     id: str
     queue_seconds: float
@@ -49,7 +51,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Final(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The picture. The engine may have snapped its size or steps to what the certificate lists: see them here."""
+    """The picture. The engine may have snapped its size or steps to what the certificate lists: see
+    them here."""
 
     id: str
     width: int
@@ -76,7 +79,8 @@ Event = Started | Preview | Final | Failed
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run one worker. Seconds and bytes; empty tuples and None leave the choice to the engine."""
+    """How to run one worker. Seconds and bytes; empty tuples and None leave the choice to the
+    engine."""
 
     model: str | None = None  # as halftime.load_pipeline takes it; None for the bundled one
     recipe: str | None = None  # path of a plan's or recipe's TOML file
@@ -85,18 +89,21 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     scheduler: str | None = None
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height); empty: the pipeline's own
     steps: tuple[int, ...] = (10, 20, 30)
-    guidance: float | None = None  # of a job that brings none; None: the bundled model's own, or the pipeline's
+    # of a job that brings none; None: the bundled model's own, or the pipeline's
+    guidance: float | None = None
     max_batch: int = 2
     batch_window_seconds: float = 0.0  # how long the first of a batch waits for company
     queue_limit: int = 32  # pictures
     deadline_seconds: float | None = 60.0  # of a job that brings none
-    tiny_vae: str | None = "bundled"  # for previews: 'bundled', a folder or a hub id; None: no previews
+    # for previews: 'bundled', a folder or a hub id; None: no previews
+    tiny_vae: str | None = "bundled"
     img2img: bool = True  # offered where the pipeline has such a sibling
     off_list: Literal["snap", "refuse"] = "snap"
     threads: int | None = None  # torch's, in the worker; None: all cores
     memory_growth_bytes: int = 512 * 2**20  # over the last runs; more drops the graphs
     max_retries: int = 1  # of a picture whose worker died
-    restart_limit: int = 5  # workers that died in a row without a picture before the engine gives up
+    # workers that died in a row without a picture before the engine gives up
+    restart_limit: int = 5
     artefacts: str | None = None  # a file where compiled code is kept for the next start
 
 
@@ -105,7 +112,8 @@ class NotAccepted(HalftimeError):
 
 
 class QueueFull(NotAccepted):
-    """The queue is full; `retry_after` is when there should be room, in seconds, from measured service times."""
+    """The queue is full; `retry_after` is when there should be room, in seconds, from measured
+    service times."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)

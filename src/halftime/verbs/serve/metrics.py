@@ -1,4 +1,5 @@
-"""/metrics: what Prometheus reads, in base units; HTTP metrics under OpenTelemetry's names, ours under `halftime_`."""
+"""/metrics: what Prometheus reads, in base units; HTTP metrics under OpenTelemetry's names, ours
+under `halftime_`."""
 
 from __future__ import annotations
 
@@ -24,14 +25,34 @@ if TYPE_CHECKING:
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, which nobody asks for
 
 # From a table lookup to a large picture on a small machine.
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SECONDS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 
 # name, field of EngineStatus, help; counters end in _total by themselves.
 _GAUGES = (
     ("halftime_queue_depth", "queue_depth", "Pictures that wait."),
     ("halftime_pictures_in_progress", "running", "Pictures being drawn."),
-    ("halftime_worker_resident_memory_bytes", "resident_bytes", "Resident memory of the worker process."),
+    (
+        "halftime_worker_resident_memory_bytes",
+        "resident_bytes",
+        "Resident memory of the worker process.",
+    ),
 )
 _COUNTERS = (
     ("halftime_recompiles", "recompiles", "Graphs compiled after ready; each is an alarm."),
@@ -49,12 +70,22 @@ class Metrics:
         self.registry.register(_OfEngine(status))
         labels = ("http_request_method", "http_route", "http_response_status_code")
         self.request_seconds = self._histogram(
-            "http_server_request_duration_seconds", "From the first byte asked to the last answered.", labels
+            "http_server_request_duration_seconds",
+            "From the first byte asked to the last answered.",
+            labels,
         )
-        self.active = Gauge("http_server_active_requests", "Requests in the server.", registry=self.registry)
-        self.stage_seconds = self._histogram("halftime_stage_duration_seconds", "A stage of one picture.", ("stage",))
-        self.queue_seconds = self._histogram("halftime_queue_duration_seconds", "What a picture waited.")
-        self.compute_seconds = self._histogram("halftime_compute_duration_seconds", "What drawing a picture took.")
+        self.active = Gauge(
+            "http_server_active_requests", "Requests in the server.", registry=self.registry
+        )
+        self.stage_seconds = self._histogram(
+            "halftime_stage_duration_seconds", "A stage of one picture.", ("stage",)
+        )
+        self.queue_seconds = self._histogram(
+            "halftime_queue_duration_seconds", "What a picture waited."
+        )
+        self.compute_seconds = self._histogram(
+            "halftime_compute_duration_seconds", "What drawing a picture took."
+        )
         self.batch_size = Histogram(
             "halftime_batch_size",
             "Pictures drawn together, seen by each of them.",
@@ -63,8 +94,12 @@ class Metrics:
         )
         self.pictures = self._counter("halftime_pictures", "Pictures drawn.")
         self.previews = self._counter("halftime_previews", "Previews sent.")
-        self.cancelled = self._counter("halftime_requests_cancelled", "Requests whose client left before the answer.")
-        self.rejected = self._counter("halftime_requests_rejected", "Requests not answered with a picture.", ("code",))
+        self.cancelled = self._counter(
+            "halftime_requests_cancelled", "Requests whose client left before the answer."
+        )
+        self.rejected = self._counter(
+            "halftime_requests_rejected", "Requests not answered with a picture.", ("code",)
+        )
 
     def _histogram(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(name, text, labels, buckets=_SECONDS, registry=self.registry)
@@ -94,4 +129,6 @@ class _OfEngine(Collector):
             yield GaugeMetricFamily(name, text, value=float(getattr(status, field) or 0))
         for name, field, text in _COUNTERS:
             yield CounterMetricFamily(name, text, value=float(getattr(status, field) or 0))
-        yield GaugeMetricFamily("halftime_ready", "1 when ready.", value=float(status.state == "ready"))
+        yield GaugeMetricFamily(
+            "halftime_ready", "1 when ready.", value=float(status.state == "ready")
+        )

@@ -1,4 +1,5 @@
-"""Around every request: a number, a count, a clock, a log line without the prompt, and no answer that never ends."""
+"""Around every request: a number, a count, a clock, a log line without the prompt, and no answer
+that never ends."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class _Seen:
 
 
 class Observed:
-    """ASGI middleware, the outermost: sees every answer, and words what the middleware under it refuses."""
+    """ASGI middleware, the outermost: sees every answer, and words what the middleware under it
+    refuses."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -65,7 +67,8 @@ class Observed:
             scope[CODE] = error.detail.code
             await error.response()(scope, receive, send)
         except Exception as error:
-            # The text of an error may hold what the client sent: its kind and where it was raised are logged.
+            # The text of an error may hold what the client sent: its kind and where it was raised
+            # are logged.
             where = "".join(traceback.format_tb(error.__traceback__))
             logger.error("%s in request %s\n%s", type(error).__name__, seen.name, where)
             if not seen.status:
@@ -75,17 +78,24 @@ class Observed:
         if self.service.draining and scope["path"].startswith("/v1/"):
             left = self.service.settings.drain_seconds
             raise ApiError(
-                503, "The server is shutting down. Ask another one.", code="draining", retry_after=left, close=True
+                503,
+                "The server is shutting down. Ask another one.",
+                code="draining",
+                retry_after=left,
+                close=True,
             )
 
     def _record(self, scope: Scope, seen: _Seen, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unknown")  # never the path asked for: labels must stay few
+        # never the path asked for: labels must stay few
+        route = getattr(scope.get("route"), "path", "unknown")
         metrics = self.service.metrics
         metrics.request_seconds.labels(_method(scope), route, str(seen.status)).observe(seconds)
         if seen.status >= 400 and seen.status != CLIENT_LEFT:
             metrics.rejected.labels(scope.get(CODE) or str(seen.status)).inc()
         level = logging.INFO if scope["path"].startswith("/v1/") else logging.DEBUG
-        logger.log(level, "%s %s %d %.3f s %s", scope["method"], route, seen.status, seconds, seen.name)
+        logger.log(
+            level, "%s %s %d %.3f s %s", scope["method"], route, seen.status, seconds, seen.name
+        )
 
 
 def _method(scope: Scope) -> str:
@@ -98,9 +108,13 @@ def _sender(send: Send, seen: _Seen, seconds: float) -> Send:
     async def observed(message: Message) -> None:
         if message["type"] == "http.response.start":
             seen.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", []), (REQUEST_ID.encode(), seen.name.encode())]}
+            message = {
+                **message,
+                "headers": [*message.get("headers", []), (REQUEST_ID.encode(), seen.name.encode())],
+            }
         for piece in _pieces(message):
-            # Waits only while the socket's buffers are full, so only a reader that stopped reading runs into this.
+            # Waits only while the socket's buffers are full, so only a reader that stopped reading
+            # runs into this.
             try:
                 async with asyncio.timeout(seconds):
                     await send(piece)
@@ -111,11 +125,16 @@ def _sender(send: Send, seen: _Seen, seconds: float) -> Send:
 
 
 def _pieces(message: Message) -> Iterator[Message]:
-    """A large body in pieces, since what is handed to the server at once is copied and kept until it is read."""
+    """A large body in pieces, since what is handed to the server at once is copied and kept until
+    it is read."""
     body = message.get("body", b"")
     if len(body) <= _PIECE:
         yield message
         return
     for at in range(0, len(body), _PIECE):
         last = at + _PIECE >= len(body)
-        yield {**message, "body": body[at : at + _PIECE], "more_body": message.get("more_body", False) or not last}
+        yield {
+            **message,
+            "body": body[at : at + _PIECE],
+            "more_body": message.get("more_body", False) or not last,
+        }

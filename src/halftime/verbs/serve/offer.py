@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Offer(msgspec.Struct, kw_only=True, frozen=True):
-    """What a client can ask for without being snapped or refused. Sizes are written WIDTHxHEIGHT."""
+    """What a client can ask for without being snapped or refused. Sizes are written
+    WIDTHxHEIGHT."""
 
     model: str
     sizes: tuple[str, ...]
@@ -58,19 +59,23 @@ def certificate_of(status: EngineStatus) -> Certificate:
 
 
 def steps_for(listed: tuple[int, ...], quality: ResolvedQuality) -> int:
-    """OpenAI's quality as steps: low is the fewest listed, high the most, medium and auto the middle one."""
+    """OpenAI's quality as steps: low is the fewest listed, high the most, medium and auto the
+    middle one."""
     ordered = sorted(listed)
     return {"low": ordered[0], "medium": ordered[len(ordered) // 2], "high": ordered[-1]}[quality]
 
 
 def quality_of(listed: tuple[int, ...], steps: int) -> ResolvedQuality:
-    """The quality whose steps are nearest to these: what an answer says where steps were asked for by number."""
-    qualities: tuple[ResolvedQuality, ...] = ("medium", "low", "high")  # medium where there is only one count
+    """The quality whose steps are nearest to these: what an answer says where steps were asked for
+    by number."""
+    # medium where there is only one count
+    qualities: tuple[ResolvedQuality, ...] = ("medium", "low", "high")
     return min(qualities, key=lambda quality: abs(steps_for(listed, quality) - steps))
 
 
 def size_for(certificate: Certificate, size: str | None) -> tuple[int, int]:
-    """'512x768' -> (512, 768); nothing or 'auto' is the first size listed. The engine snaps or refuses others."""
+    """'512x768' -> (512, 768); nothing or 'auto' is the first size listed. The engine snaps or
+    refuses others."""
     if size is None or size == "auto":
         return certificate.sizes[0]
     width, _, height = size.partition("x")

@@ -1,4 +1,5 @@
-"""/openapi.json: made of the same classes that check the requests and write the answers, so that it cannot drift."""
+"""/openapi.json: made of the same classes that check the requests and write the answers, so that it
+cannot drift."""
 
 from __future__ import annotations
 
@@ -28,9 +29,18 @@ Schema = dict[str, object]
 MULTIPART = "multipart/form-data"
 EVENTS = "text/event-stream"
 _STRUCTS = (
-    GenerateRequest, EditRequest, ImagesResponse, PartialEvent, CompletedEvent, Model, ModelList, Readiness, ErrorBody,
-    ProfileStart, ProfileState,
-)  # fmt: skip
+    GenerateRequest,
+    EditRequest,
+    ImagesResponse,
+    PartialEvent,
+    CompletedEvent,
+    Model,
+    ModelList,
+    Readiness,
+    ErrorBody,
+    ProfileStart,
+    ProfileState,
+)
 
 
 @dataclass(frozen=True)
@@ -50,24 +60,76 @@ class Operation:
 _DRAWS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
 # In the order in which a reader wants them. A test holds this table against the routes.
 OPERATIONS = (
-    Operation("post", "/v1/images/generations", "Draw pictures from a prompt.", {JSON: ImagesResponse, EVENTS: None},
-              _DRAWS, (JSON, GenerateRequest), "key"),
-    Operation("post", "/v1/images/edits", "Draw a picture anew from a picture and a prompt.",
-              {JSON: ImagesResponse, EVENTS: None}, _DRAWS, (MULTIPART, EditRequest), "key"),
+    Operation(
+        "post",
+        "/v1/images/generations",
+        "Draw pictures from a prompt.",
+        {JSON: ImagesResponse, EVENTS: None},
+        _DRAWS,
+        (JSON, GenerateRequest),
+        "key",
+    ),
+    Operation(
+        "post",
+        "/v1/images/edits",
+        "Draw a picture anew from a picture and a prompt.",
+        {JSON: ImagesResponse, EVENTS: None},
+        _DRAWS,
+        (MULTIPART, EditRequest),
+        "key",
+    ),
     Operation("get", "/v1/models", "The model.", {JSON: ModelList}, (401, 503), secret="key"),
-    Operation("get", "/v1/models/{name}", "The model by name.", {JSON: Model}, (401, 404, 503), secret="key"),
-    Operation("get", "/pictures/{name}", "A picture that an answer with response_format=url named.",
-              {"image/png": None, "image/jpeg": None, "image/webp": None}, (404,)),
+    Operation(
+        "get",
+        "/v1/models/{name}",
+        "The model by name.",
+        {JSON: Model},
+        (401, 404, 503),
+        secret="key",
+    ),
+    Operation(
+        "get",
+        "/pictures/{name}",
+        "A picture that an answer with response_format=url named.",
+        {"image/png": None, "image/jpeg": None, "image/webp": None},
+        (404,),
+    ),
     Operation("get", "/healthz", "The process answers.", {"text/plain": None}),
-    Operation("get", "/readyz", "The warm-up certificate; 503 until it stands.", {JSON: Readiness}, also=(503,)),
+    Operation(
+        "get",
+        "/readyz",
+        "The warm-up certificate; 503 until it stands.",
+        {JSON: Readiness},
+        also=(503,),
+    ),
     Operation("get", "/metrics", "Prometheus metrics.", {"text/plain": None}),
-    Operation("get", "/profile", "Sessions of profiled pictures.", {JSON: ProfileState}, (401, 404), secret="profile"),
-    Operation("post", "/profile/start", "Profile the next pictures.", {JSON: ProfileState},
-              (400, 401, 403, 404, 408, 413, 415), (JSON, ProfileStart), "profile"),
-    Operation("post", "/profile/stop", "Stop profiling and take the sessions.", {JSON: ProfileState}, (401, 403, 404),
-              secret="profile"),
+    Operation(
+        "get",
+        "/profile",
+        "Sessions of profiled pictures.",
+        {JSON: ProfileState},
+        (401, 404),
+        secret="profile",
+    ),
+    Operation(
+        "post",
+        "/profile/start",
+        "Profile the next pictures.",
+        {JSON: ProfileState},
+        (400, 401, 403, 404, 408, 413, 415),
+        (JSON, ProfileStart),
+        "profile",
+    ),
+    Operation(
+        "post",
+        "/profile/stop",
+        "Stop profiling and take the sessions.",
+        {JSON: ProfileState},
+        (401, 403, 404),
+        secret="profile",
+    ),
     Operation("get", "/openapi.json", "This document.", {JSON: None}),
-)  # fmt: skip
+)
 
 
 async def openapi(_: Request) -> Response:
@@ -78,16 +140,25 @@ async def openapi(_: Request) -> Response:
 @cache
 def document() -> bytes:
     """The OpenAPI 3.1 document as JSON."""
-    _, components = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
+    _, components = msgspec.json.schema_components(
+        _STRUCTS, ref_template="#/components/schemas/{name}"
+    )
     components["EditRequest"] = _with_file(components["EditRequest"])
-    secrets: Schema = {"key": {"type": "http", "scheme": "bearer"}, "profile": {"type": "http", "scheme": "bearer"}}
+    secrets: Schema = {
+        "key": {"type": "http", "scheme": "bearer"},
+        "profile": {"type": "http", "scheme": "bearer"},
+    }
     paths: dict[str, dict[str, object]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
-            "info": {"title": "halftime serve", "version": __version__, "license": {"name": "Apache-2.0"}},
+            "info": {
+                "title": "halftime serve",
+                "version": __version__,
+                "license": {"name": "Apache-2.0"},
+            },
             "paths": paths,
             "components": {"schemas": components, "securitySchemes": secrets},
         }
@@ -111,12 +182,19 @@ def _operation(operation: Operation) -> Schema:
     }
     if operation.body:
         media_type, kind = operation.body
-        made["requestBody"] = {"required": True, "content": {media_type: {"schema": _reference(kind)}}}
+        made["requestBody"] = {
+            "required": True,
+            "content": {media_type: {"schema": _reference(kind)}},
+        }
     if "{name}" in operation.path:
-        made["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
+        made["parameters"] = [
+            {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
     if operation.secret:
         # Optional: without keys in the environment nothing is asked for.
-        made["security"] = [{}, {operation.secret: []}] if operation.secret == "key" else [{operation.secret: []}]
+        made["security"] = (
+            [{}, {operation.secret: []}] if operation.secret == "key" else [{operation.secret: []}]
+        )
     return made
 
 

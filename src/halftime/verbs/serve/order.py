@@ -1,4 +1,5 @@
-"""An order: a checked request turned into jobs, one a picture, and how the pictures are to be handed over."""
+"""An order: a checked request turned into jobs, one a picture, and how the pictures are to be
+handed over."""
 
 from __future__ import annotations
 
@@ -16,13 +17,20 @@ from halftime.verbs.serve.schema import EditRequest, ImageRequest, ResolvedQuali
 from halftime.verbs.serve.service import Service
 
 Kind = Literal["image_generation", "image_edit"]
-_QUALITIES: dict[str, ResolvedQuality] = {"low": "low", "high": "high", "hd": "high", "xhigh": "high", "max": "high"}
+_QUALITIES: dict[str, ResolvedQuality] = {
+    "low": "low",
+    "high": "high",
+    "hd": "high",
+    "xhigh": "high",
+    "max": "high",
+}
 _MOST_RANDOM = 2**32
 
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for. `begun` is on time.perf_counter, for the timings that the client is told."""
+    """What was asked for. `begun` is on time.perf_counter, for the timings that the client is
+    told."""
 
     id: str
     kind: Kind
@@ -35,8 +43,11 @@ class Order:
     begun: float
 
 
-def order_of(service: Service, wanted: ImageRequest, kind: Kind, begun: float, image: bytes | None = None) -> Order:
-    """The order for a request. Raises ApiError for what fits the schema and still cannot be done here."""
+def order_of(
+    service: Service, wanted: ImageRequest, kind: Kind, begun: float, image: bytes | None = None
+) -> Order:
+    """The order for a request. Raises ApiError for what fits the schema and still cannot be done
+    here."""
     certificate = certificate_of(service.engine.status)
     _check(service, certificate, wanted, kind)
     asked = _QUALITIES.get(wanted.quality or "auto", "medium")
@@ -60,7 +71,8 @@ def order_of(service: Service, wanted: ImageRequest, kind: Kind, begun: float, i
 
 
 def _seeds(wanted: ImageRequest) -> list[int]:
-    """The n-th picture has the n-th seed from the one asked for, so that each can be drawn alone again."""
+    """The n-th picture has the n-th seed from the one asked for, so that each can be drawn alone
+    again."""
     first = secrets.randbelow(_MOST_RANDOM) if wanted.seed is None else wanted.seed
     return [first + index for index in range(wanted.n or 1)]
 
@@ -95,19 +107,40 @@ def _job(
 
 def _check(service: Service, certificate: Certificate, wanted: ImageRequest, kind: Kind) -> None:
     if wanted.model not in (None, "", service.settings.model):
-        message = f"The model {wanted.model!r} does not exist here; this server draws with {service.settings.model!r}."
+        message = (
+            f"The model {wanted.model!r} does not exist here; this server draws with "
+            f"{service.settings.model!r}."
+        )
         raise ApiError(404, message, code="model_not_found", param="model")
     if kind == "image_edit" and not certificate.img2img:
-        raise ApiError(400, f"{certificate.pipeline} cannot draw from a picture.", code="unsupported_operation")
+        raise ApiError(
+            400, f"{certificate.pipeline} cannot draw from a picture.", code="unsupported_operation"
+        )
     most = service.settings.most_pictures
     if (wanted.n or 1) > most:
-        message = f"n is {wanted.n}; this server takes {most} pictures a request at most, as many as may wait here."
+        message = (
+            f"n is {wanted.n}; this server takes {most} pictures a request at most, as many "
+            "as may wait here."
+        )
         raise ApiError(400, message, code="unsupported_value", param="n")
     if wanted.stream and (wanted.n or 1) > 1:
-        raise ApiError(400, "A stream carries one picture: leave n out, or send several requests.",
-                       code="unsupported_value", param="n")  # fmt: skip
+        raise ApiError(
+            400,
+            "A stream carries one picture: leave n out, or send several requests.",
+            code="unsupported_value",
+            param="n",
+        )
     if wanted.stream and wanted.response_format == "url":
-        raise ApiError(400, "A stream carries b64_json only.", code="unsupported_value", param="response_format")
+        raise ApiError(
+            400,
+            "A stream carries b64_json only.",
+            code="unsupported_value",
+            param="response_format",
+        )
     if wanted.output_format in (None, "png") and wanted.output_compression not in (None, 100):
-        raise ApiError(400, "PNG is lossless: output_compression is for jpeg and webp.",
-                       code="unsupported_value", param="output_compression")  # fmt: skip
+        raise ApiError(
+            400,
+            "PNG is lossless: output_compression is for jpeg and webp.",
+            code="unsupported_value",
+            param="output_compression",
+        )

@@ -1,4 +1,5 @@
-"""The page at /: files of this package, nothing from the network, and a policy that lets nothing else in."""
+"""The page at /: files of this package, nothing from the network, and a policy that lets nothing
+else in."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ ASSETS = {
     "icon.svg": "image/svg+xml",
 }
 _HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; "
     "img-src 'self' data: blob:; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",

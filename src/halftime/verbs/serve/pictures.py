@@ -1,4 +1,5 @@
-"""Where `response_format=url` answers live: in memory, under names that cannot be guessed, for a while."""
+"""Where `response_format=url` answers live: in memory, under names that cannot be guessed, for a
+while."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ class Stored(NamedTuple):
 class PictureStore:
     """At most `capacity` bytes of pictures, each for `lifetime` seconds; the oldest go first."""
 
-    def __init__(self, capacity: int, lifetime: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, capacity: int, lifetime: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.capacity, self.lifetime, self._clock = capacity, lifetime, clock
         self._kept: OrderedDict[str, Stored] = OrderedDict()
         self.held = 0
@@ -44,6 +47,8 @@ class PictureStore:
     def _drop_old(self) -> None:
         now = self._clock()
         # All live equally long, so the first is both the oldest and the next to expire.
-        while self._kept and (self.held > self.capacity or next(iter(self._kept.values())).expires <= now):
+        while self._kept and (
+            self.held > self.capacity or next(iter(self._kept.values())).expires <= now
+        ):
             _, gone = self._kept.popitem(last=False)
             self.held -= len(gone.data)

@@ -1,4 +1,5 @@
-"""Previews: denoised estimates through the tiny VAE, in a thread of their own, dropped rather than waited for."""
+"""Previews: denoised estimates through the tiny VAE, in a thread of their own, dropped rather than
+waited for."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _NICENESS = 10  # the thread yields to the denoising where both want the core
 
 
 def preview_steps(total: int, wanted: int) -> tuple[int, ...]:
-    """The steps, from 1, after which to show a preview: evenly spread, never the last, which is the picture itself."""
+    """The steps, from 1, after which to show a preview: evenly spread, never the last, which is the
+    picture itself."""
     marks = {round(total * (index + 1) / (wanted + 1)) for index in range(wanted)}
     return tuple(sorted(mark for mark in marks if 0 < mark < total))
 
@@ -43,15 +45,19 @@ class Unpacker:
 
 
 def quickened(tiny: AutoencoderTiny) -> AutoencoderTiny:
-    """The tiny VAE as fast as it goes without compiling: a preview may be three grey levels off, a final may not.
+    """The tiny VAE as fast as it goes without compiling: a preview may be three grey levels off, a
+    final may not.
 
-    On a CPU with bfloat16 units (EPYC, one thread, 128 px): 20.1 ms in fp32, 11.8 channels_last, 5.2 with bf16 too.
+    On a CPU with bfloat16 units (EPYC, one thread, 128 px): 20.1 ms in fp32, 11.8 channels_last,
+    5.2 with bf16 too.
     """
     import torch
 
     on_cpu = tiny.device.type == "cpu"
     has_units = on_cpu and torch.cpu._is_avx512_bf16_supported()
-    made: AutoencoderTiny = tiny.to(torch.bfloat16) if has_units and tiny.dtype == torch.float32 else tiny
+    made: AutoencoderTiny = (
+        tiny.to(torch.bfloat16) if has_units and tiny.dtype == torch.float32 else tiny
+    )
     return made.to(memory_format=torch.channels_last)
 
 
@@ -63,11 +69,18 @@ def decode(tiny: AutoencoderTiny, latents: torch.Tensor) -> np.ndarray:
     import torch
 
     config = tiny.config
-    scale, shift = float(config.scaling_factor or 1.0), float(getattr(config, "shift_factor", None) or 0.0)
+    scale, shift = (
+        float(config.scaling_factor or 1.0),
+        float(getattr(config, "shift_factor", None) or 0.0),
+    )
     with torch.inference_mode():
-        image: torch.Tensor = tiny.decode(latents.to(tiny.dtype) / scale + shift, return_dict=False)[0]
+        image: torch.Tensor = tiny.decode(
+            latents.to(tiny.dtype) / scale + shift, return_dict=False
+        )[0]
         pixels = (image[0].float().clamp(-1, 1) + 1) * 127.5
-        array: np.ndarray = pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+        array: np.ndarray = (
+            pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+        )
     return array
 
 
@@ -82,7 +95,8 @@ class _Wish:
 
 @dataclass
 class Previews:
-    """The thread that decodes. At most one call's worth of wishes is pending: newer ones replace them.
+    """The thread that decodes. At most one call's worth of wishes is pending: newer ones replace
+    them.
 
     A preview is never sent after `close` was called for its picture, so a final comes last.
     """
@@ -110,7 +124,8 @@ class Previews:
             self._sent.pop(job_id, None)
 
     def wish(self, jobs: Sequence[Job], step: int, latents: torch.Tensor) -> None:
-        """Ask for previews; `latents` [len(jobs), ...] must not be changed any more. Never waits."""
+        """Ask for previews; `latents` [len(jobs), ...] must not be changed any more. Never
+        waits."""
         wishes = [_Wish(job, step, latents[index : index + 1]) for index, job in enumerate(jobs)]
         with self._changed:
             self.dropped += len(self._pending)
@@ -129,7 +144,8 @@ class Previews:
             self._changed.wait_for(lambda: not self._pending and not self._busy)
 
     def _work(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):  # per thread on Linux; elsewhere it does without
+        # per thread on Linux; elsewhere it does without
+        with contextlib.suppress(AttributeError, OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while True:
             with self._changed:
@@ -158,5 +174,12 @@ class Previews:
                 return
             self._sent[job.id] = index + 1
             self.send(
-                Preview(id=job.id, index=index, step=wish.step, width=width, height=height, pixels=pixels.tobytes())
+                Preview(
+                    id=job.id,
+                    index=index,
+                    step=wish.step,
+                    width=width,
+                    height=height,
+                    pixels=pixels.tobytes(),
+                )
             )

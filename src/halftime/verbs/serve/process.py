@@ -35,12 +35,19 @@ class WorkerProcess:
         self._process, self._stdin, self._stdout = process, process.stdin, process.stdout
 
     @classmethod
-    async def start(cls, settings: EngineSettings, command: tuple[str, ...] = COMMAND) -> WorkerProcess:
+    async def start(
+        cls, settings: EngineSettings, command: tuple[str, ...] = COMMAND
+    ) -> WorkerProcess:
         """Spawn it and tell it its settings; it answers when it has loaded."""
         begun = time.time()
         # A session of its own: Ctrl-C in a terminal reaches the engine alone, which drains first.
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, env=_environment(settings), start_new_session=True, limit=_BUFFER
+            *command,
+            stdin=PIPE,
+            stdout=PIPE,
+            env=_environment(settings),
+            start_new_session=True,
+            limit=_BUFFER,
         )
         worker = cls(process)
         worker.send(Begin(settings=settings, started=begun))
@@ -51,7 +58,8 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: ToWorker) -> None:
-        """Hand a message to the pipe; a dead worker's is lost, and its end is seen by `messages`."""
+        """Hand a message to the pipe; a dead worker's is lost, and its end is seen by
+        `messages`."""
         with contextlib.suppress(ConnectionError, RuntimeError):
             self._stdin.write(frame(message))
 
@@ -86,9 +94,10 @@ class WorkerProcess:
 def _environment(settings: EngineSettings) -> dict[str, str]:
     """What the worker gets beside ours; what is set already stays.
 
-    OpenMP's threads sleep while they wait: spinning ones made a call beside other work 2 to 30 times slower. Waking
-    them costs small models on a quiet machine a factor of 2.2 (docs/log.md): GOMP_SPINCOUNT=300000, libgomp's default.
-    The libraries' warnings quote prompts that are too long, and logs hold no prompts.
+    OpenMP's threads sleep while they wait: spinning ones made a call beside other work 2 to 30
+    times slower. Waking them costs small models on a quiet machine a factor of 2.2 (docs/log.md):
+    GOMP_SPINCOUNT=300000, libgomp's default. The libraries' warnings quote prompts that are too
+    long, and logs hold no prompts.
     """
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
     chosen = {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **os.environ}

@@ -1,4 +1,5 @@
-"""Profiling on the live server: while it is started, the next pictures are drawn with the profiler on."""
+"""Profiling on the live server: while it is started, the next pictures are drawn with the profiler
+on."""
 
 from __future__ import annotations
 

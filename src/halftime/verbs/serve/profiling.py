@@ -1,4 +1,5 @@
-"""/profile: the profiler on the live server, for whoever holds the token; off where the environment has no token."""
+"""/profile: the profiler on the live server, for whoever holds the token; off where the environment
+has no token."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class ProfileStart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ProfileState(msgspec.Struct, kw_only=True):
-    """`waiting` pictures are still to be profiled; `sessions` are what `halftime profile --json` writes."""
+    """`waiting` pictures are still to be profiled; `sessions` are what `halftime profile --json`
+    writes."""
 
     waiting: int
     sessions: list[msgspec.Raw]
@@ -52,9 +54,13 @@ def _allowed(request: Request) -> Service:
     service = service_of(request)
     token = service.settings.profile_token
     if not token:
-        raise ApiError(404, f"Profiling is off: {PROFILE_TOKEN} was not set at start.", code="profiling_off")
+        raise ApiError(
+            404, f"Profiling is off: {PROFILE_TOKEN} was not set at start.", code="profiling_off"
+        )
     if not matches(bearer(request), (token,)):
-        raise ApiError(401, "Send the profiling token as 'Authorization: Bearer TOKEN'.", code="invalid_token")
+        raise ApiError(
+            401, "Send the profiling token as 'Authorization: Bearer TOKEN'.", code="invalid_token"
+        )
     return service
 
 

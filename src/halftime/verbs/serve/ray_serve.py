@@ -1,9 +1,11 @@
 """`halftime serve --ray`: the same application and the same engine as two Ray Serve deployments.
 
-`Front` is the HTTP side, stateless; `Drawer` holds one engine with its worker, and is what is replicated. A drawer that
-dies takes nothing along: the front asks another one. Placement, scaling and restarts are Ray's.
+`Front` is the HTTP side, stateless; `Drawer` holds one engine with its worker, and is what is
+replicated. A drawer that dies takes nothing along: the front asks another one. Placement, scaling
+and restarts are Ray's.
 
-In a Serve config file: `import_path: halftime.verbs.serve.ray_serve:app`, with `args` as `Cluster` has them.
+In a Serve config file: `import_path: halftime.verbs.serve.ray_serve:app`, with `args` as `Cluster`
+has them.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ _events = msgspec.msgpack.Decoder(Event)
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a Serve config file may set: `replicas`, or for autoscaling `least` and `most`; a drawer's resources."""
+    """What a Serve config file may set: `replicas`, or for autoscaling `least` and `most`; a
+    drawer's resources."""
 
     engine: EngineSettings = EngineSettings()
     name: str = "emoji-xl"  # of the model, for clients
@@ -89,7 +92,12 @@ class Drawer:
         except NotAccepted as error:
             full = isinstance(error, QueueFull)
             yield _packed(
-                Failed(id=job.id, kind="deadline" if full else "draining", message=str(error), retryable=True)
+                Failed(
+                    id=job.id,
+                    kind="deadline" if full else "draining",
+                    message=str(error),
+                    retryable=True,
+                )
             )
             return
         try:
@@ -105,18 +113,22 @@ def _packed(event: Event) -> bytes:
 
 @dataclass
 class Drawers:
-    """An engine, as the HTTP side wants one, made of all drawers. `handle` is Ray's handle of the deployment."""
+    """An engine, as the HTTP side wants one, made of all drawers. `handle` is Ray's handle of the
+    deployment."""
 
     handle: Any
     settings: EngineSettings
     replicas: int
-    _status: EngineStatus = field(default_factory=lambda: EngineStatus(state="starting", why="the first drawer starts"))
+    _status: EngineStatus = field(
+        default_factory=lambda: EngineStatus(state="starting", why="the first drawer starts")
+    )
     _asked: dict[str, _Stream] = field(default_factory=dict)
     _watch: asyncio.Task[None] | None = None
 
     @property
     def status(self) -> EngineStatus:
-        """The state and certificate of one drawer, with our own count of what waits and is drawn."""
+        """The state and certificate of one drawer, with our own count of what waits and is
+        drawn."""
         return msgspec.structs.replace(self._status, running=len(self._asked), worker_pid=None)
 
     async def start(self) -> None:
@@ -125,7 +137,8 @@ class Drawers:
 
     async def _look(self) -> None:
         while True:
-            with contextlib.suppress(Exception):  # whatever Ray raises while it places replicas: ask again
+            # whatever Ray raises while it places replicas: ask again
+            with contextlib.suppress(Exception):
                 status = msgspec.json.decode(await self.handle.status.remote(), type=EngineStatus)
                 if status.state == "ready" or self._status.state != "ready":
                     self._status = status
@@ -138,7 +151,9 @@ class Drawers:
         job = listed(job, self._status.certificate, self.settings.off_list)
         most = self.replicas * self.settings.queue_limit
         if len(self._asked) >= most:
-            raise QueueFull(f"{most} pictures wait, the limit: come back later.", self._retry_after(most))
+            raise QueueFull(
+                f"{most} pictures wait, the limit: come back later.", self._retry_after(most)
+            )
         stream = self._asked[job.id] = _Stream(self, job)
         return stream
 
@@ -152,7 +167,9 @@ class Drawers:
     async def drain(self, timeout: float) -> None:
         """Wait for what was asked; the drawers end with the application."""
         end = time.monotonic() + timeout
-        self._status = msgspec.structs.replace(self._status, state="draining", why="finishing what was accepted")
+        self._status = msgspec.structs.replace(
+            self._status, state="draining", why="finishing what was accepted"
+        )
         while self._asked and time.monotonic() < end:
             await asyncio.sleep(_LOOK)
         if self._watch is not None:
@@ -191,10 +208,16 @@ class _Stream:
                     self._remote = self._drawers.handle.draw.options(stream=True).remote(data)
                 event: Event = _events.decode(await self._remote.__anext__())
                 return event
-            except (ray_errors.RayActorError, ray_errors.ActorUnavailableError, StopAsyncIteration) as error:
+            except (
+                ray_errors.RayActorError,
+                ray_errors.ActorUnavailableError,
+                StopAsyncIteration,
+            ) as error:
                 self._remote = None
                 if self._tries >= _TRIES:
-                    return Failed(id=self._job.id, kind="crashed", message=_died(error), retryable=True)
+                    return Failed(
+                        id=self._job.id, kind="crashed", message=_died(error), retryable=True
+                    )
 
     async def aclose(self) -> None:
         """Cancel; a drawer stops within a step."""
@@ -228,11 +251,14 @@ def application_of(cluster: Cluster, settings: HttpSettings) -> Any:
     """The Ray Serve application, to be run by `serve.run` or a config file."""
     serve = optional("ray.serve", "ray", _PURPOSE)
     engine = cluster.engine
-    ongoing = engine.queue_limit + engine.max_batch  # more wait at the front, where they can go elsewhere
+    # more wait at the front, where they can go elsewhere
+    ongoing = engine.queue_limit + engine.max_batch
     scaling: dict[str, object] = {"num_replicas": cluster.replicas}
     if cluster.most is not None:
         bounds = {"min_replicas": cluster.least or 1, "max_replicas": cluster.most}
-        scaling = {"autoscaling_config": {**bounds, "target_ongoing_requests": 2 * engine.max_batch}}
+        scaling = {
+            "autoscaling_config": {**bounds, "target_ongoing_requests": 2 * engine.max_batch}
+        }
     resources = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
     drawer = serve.deployment(Drawer).options(
         name="Drawer", max_ongoing_requests=ongoing, ray_actor_options=resources, **scaling
@@ -244,22 +270,35 @@ def application_of(cluster: Cluster, settings: HttpSettings) -> Any:
 
 
 def app(args: dict[str, object]) -> Any:
-    """For `import_path` in a Serve config file: `args` as `Cluster` has them. Raises msgspec.ValidationError."""
+    """For `import_path` in a Serve config file: `args` as `Cluster` has them. Raises
+    msgspec.ValidationError."""
     from halftime.verbs.serve.service import HttpSettings
 
     cluster = msgspec.convert(args, Cluster)
     return application_of(cluster, HttpSettings(model=cluster.name, api_keys=cluster.api_keys))
 
 
-def run(engine: EngineSettings, settings: HttpSettings, host: str, port: int, replicas: int = 1) -> int:
-    """Serve on this machine, or on the cluster that RAY_ADDRESS names, until SIGTERM or SIGINT. 0."""
+def run(
+    engine: EngineSettings, settings: HttpSettings, host: str, port: int, replicas: int = 1
+) -> int:
+    """Serve on this machine, or on the cluster that RAY_ADDRESS names, until SIGTERM or SIGINT.
+    0."""
     ray, serve = optional("ray", "ray", _PURPOSE), optional("ray.serve", "ray", _PURPOSE)
-    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        ignore_reinit_error=True,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
     serve.start(http_options={"host": host, "port": port})
     stopped = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stopped.set())
-    serve.run(application_of(Cluster(engine=engine, replicas=replicas), settings), name=NAME, route_prefix="/")
+    serve.run(
+        application_of(Cluster(engine=engine, replicas=replicas), settings),
+        name=NAME,
+        route_prefix="/",
+    )
     stopped.wait()
     serve.shutdown()
     ray.shutdown()

@@ -20,12 +20,18 @@ def check_installed() -> None:
 
 
 def serve(
-    engine: EngineSettings | None = None, http: HttpSettings | None = None, *, host: str = "127.0.0.1", port: int = 8000
+    engine: EngineSettings | None = None,
+    http: HttpSettings | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
 ) -> int:
-    """Serve until SIGTERM or SIGINT. 0: everything that was accepted has been answered; 1: the drain ran out of time.
+    """Serve until SIGTERM or SIGINT. 0: everything that was accepted has been answered; 1: the
+    drain ran out of time.
 
-    Raises BadInput where the address cannot be listened on, MissingExtra without `halftime[serve]`. To put the server
-    into another ASGI application, use `halftime.verbs.serve.app.application(engine, settings)`.
+    Raises BadInput where the address cannot be listened on, MissingExtra without `halftime[serve]`.
+    To put the server into another ASGI application, use
+    `halftime.verbs.serve.app.application(engine, settings)`.
     """
     check_installed()
     from halftime.verbs.serve.engine import Engine

@@ -1,4 +1,5 @@
-"""What clients send and what they get, as OpenAI's images API has it; the OpenAPI document is made of these classes."""
+"""What clients send and what they get, as OpenAI's images API has it; the OpenAPI document is made
+of these classes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ MOST_PICTURES = 10  # as OpenAI's
 MOST_PARTIALS = 3
 MOST_PROMPT = 4000  # characters; text encoders read far less
 MOST_STEPS = 200
-LARGEST_SEED = 2**53 - MOST_PICTURES  # what every JSON reader keeps exactly, and n pictures count up from it
+# what every JSON reader keeps exactly, and n pictures count up from it
+LARGEST_SEED = 2**53 - MOST_PICTURES
 
 ResolvedQuality = Literal["low", "medium", "high"]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
@@ -30,7 +32,8 @@ Identifier = Annotated[str, Meta(max_length=512)]
 
 
 class ImageRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What generation and editing have in common. `seed`, `steps`, `guidance` and `negative_prompt` are halftime's."""
+    """What generation and editing have in common. `seed`, `steps`, `guidance` and `negative_prompt`
+    are halftime's."""
 
     prompt: Prompt
     model: Identifier | None = None
@@ -59,7 +62,8 @@ class GenerateRequest(ImageRequest, kw_only=True, forbid_unknown_fields=True):
 
 
 class EditRequest(ImageRequest, kw_only=True, forbid_unknown_fields=True):
-    """The fields of POST /v1/images/edits beside the picture; `strength` is halftime's: how much is drawn anew."""
+    """The fields of POST /v1/images/edits beside the picture; `strength` is halftime's: how much is
+    drawn anew."""
 
     strength: Strength | None = None
     input_fidelity: Literal["high", "low"] | None = None
@@ -79,7 +83,8 @@ class PictureTiming(msgspec.Struct, kw_only=True):
 
 
 class Timing(msgspec.Struct, kw_only=True):
-    """halftime's addition to `usage`. `seconds` is the whole request inside the server, encoding included."""
+    """halftime's addition to `usage`. `seconds` is the whole request inside the server, encoding
+    included."""
 
     seconds: float
     queue_seconds: float
@@ -96,7 +101,8 @@ class InputTokens(msgspec.Struct):
 
 
 class Usage(msgspec.Struct, kw_only=True):
-    """OpenAI's fields, all zero since halftime counts no tokens, and the stage timings under `halftime`."""
+    """OpenAI's fields, all zero since halftime counts no tokens, and the stage timings under
+    `halftime`."""
 
     halftime: Timing
     input_tokens: int = 0
@@ -106,7 +112,8 @@ class Usage(msgspec.Struct, kw_only=True):
 
 
 class Picture(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One picture: its file in base64, or where it is for a while; and the seed that draws it again."""
+    """One picture: its file in base64, or where it is for a while; and the seed that draws it
+    again."""
 
     seed: int
     b64_json: str | None = None
@@ -126,7 +133,8 @@ class ImagesResponse(msgspec.Struct, kw_only=True):
 
 
 class PartialEvent(msgspec.Struct, kw_only=True):
-    """`image_generation.partial_image` or `image_edit.partial_image`; `step` counts from 1, of `steps`."""
+    """`image_generation.partial_image` or `image_edit.partial_image`; `step` counts from 1, of
+    `steps`."""
 
     type: str
     b64_json: str

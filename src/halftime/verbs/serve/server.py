@@ -1,4 +1,5 @@
-"""The process: a socket, uvicorn, and an end in good order: on SIGTERM what is running finishes, then exit code 0."""
+"""The process: a socket, uvicorn, and an end in good order: on SIGTERM what is running finishes,
+then exit code 0."""
 
 from __future__ import annotations
 
@@ -30,18 +31,24 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises BadInput where that cannot be."""
     taken = door.listening(host, port)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Connections inherit it: the kernel lets go of a reader that takes nothing, even after the server closed.
+        # Connections inherit it: the kernel lets go of a reader that takes nothing, even after the
+        # server closed.
         taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * NOTHING_TAKEN))
     return taken
 
 
-def run(engine: Engine, settings: HttpSettings, taken: socket.socket, watcher: Watcher | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; 0 where all that was accepted has been answered, 1 where time ran out.
+def run(
+    engine: Engine, settings: HttpSettings, taken: socket.socket, watcher: Watcher | None = None
+) -> int:
+    """Serve until SIGTERM or SIGINT; 0 where all that was accepted has been answered, 1 where time
+    ran out.
 
-    2 where the engine cannot draw, now or ever: a model that does not load, workers that die one after another. The
-    process then ends by itself, so that whoever started it sees that, instead of a door with nobody behind it.
+    2 where the engine cannot draw, now or ever: a model that does not load, workers that die one
+    after another. The process then ends by itself, so that whoever started it sees that, instead of
+    a door with nobody behind it.
 
-    `watcher`, a coroutine function, runs beside the server: it tells the screen how the warm-up goes.
+    `watcher`, a coroutine function, runs beside the server: it tells the screen how the warm-up
+    goes.
     """
     app = application(engine, settings)
     service: Service = app.state.service
@@ -61,9 +68,12 @@ def run(engine: Engine, settings: HttpSettings, taken: socket.socket, watcher: W
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn closes its door on a signal; this one first keeps it open, to answer newcomers with 503."""
+    """uvicorn closes its door on a signal; this one first keeps it open, to answer newcomers with
+    503."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, watcher: Watcher | None = None
+    ) -> None:
         super().__init__(config)
         self._service, self._watcher = service, watcher
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -84,16 +94,20 @@ class DrainingServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         if not self.force_exit:
-            await asyncio.sleep(_LAST_ASKERS)  # whoever had connected before is still told 503, not cut
+            # whoever had connected before is still told 503, not cut
+            await asyncio.sleep(_LAST_ASKERS)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the second ends at once. None is raised again: the exit code says how it went."""
+        """The first signal drains, the second ends at once. None is raised again: the exit code
+        says how it went."""
         self._signals += 1
         if self._signals > 1 or self._loop is None:
             self.should_exit = self.force_exit = True
         else:
-            self._loop.call_soon_threadsafe(lambda: self._keep(self._drain(signal.Signals(sig).name)))
+            self._loop.call_soon_threadsafe(
+                lambda: self._keep(self._drain(signal.Signals(sig).name))
+            )
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -104,7 +118,8 @@ class DrainingServer(uvicorn.Server):
         while self._service.engine.status.state != "failed":
             await asyncio.sleep(_LOOK_FOR_FAILURE)
         self.failed = True
-        await asyncio.sleep(_LAST_ANSWERS if self._service.active else _LOOK_FOR_FAILURE)  # what waited is told why
+        # what waited is told why
+        await asyncio.sleep(_LAST_ANSWERS if self._service.active else _LOOK_FOR_FAILURE)
         self.should_exit = True
 
     async def _drain(self, why: str) -> None:

@@ -1,4 +1,5 @@
-"""What the HTTP side holds: its settings, the engine behind it, and the few things that live between requests."""
+"""What the HTTP side holds: its settings, the engine behind it, and the few things that live
+between requests."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ MOST_UPLOADS = 16  # pictures of clients in hand at once
 
 
 class Engine(Protocol):
-    """What the HTTP side asks of an engine; `halftime.verbs.serve.engine.Engine` is one, tests bring another."""
+    """What the HTTP side asks of an engine; `halftime.verbs.serve.engine.Engine` is one, tests
+    bring another."""
 
     @property
     def status(self) -> EngineStatus: ...
@@ -42,7 +44,8 @@ class HttpSettings:
     api_keys: tuple[str, ...] = ()
     profile_token: str = ""
     most_pictures: int = 10  # of one request; those beyond the engine's queue could never be taken
-    deadline: float = 30.0  # of a request, from its arrival; also what its place in the queue is bounded by
+    # of a request, from its arrival; also what its place in the queue is bounded by
+    deadline: float = 30.0
     most_body: int = 16 * MIB
     body_seconds: float = 30.0  # for the whole body to arrive
     send_seconds: float = 30.0  # for a reader to take any one piece of an answer

@@ -1,7 +1,8 @@
 """Between two steps of a batch: who has left, whose deadline has passed, and who wants a preview.
 
-Everything hangs on the scheduler's `step`, which every diffusers loop calls once an evaluation: no callback argument of
-a pipeline is needed. The step itself is the original one with its own arguments, so what it returns is unchanged.
+Everything hangs on the scheduler's `step`, which every diffusers loop calls once an evaluation: no
+callback argument of a pipeline is needed. The step itself is the original one with its own
+arguments, so what it returns is unchanged.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 
 class NobodyWaits(BaseException):
-    """Every picture of the batch was cancelled or is late: the call ends here. Not an Exception, so nothing eats it."""
+    """Every picture of the batch was cancelled or is late: the call ends here. Not an Exception, so
+    nothing eats it."""
 
 
 @dataclass
@@ -80,8 +82,9 @@ class Watch:
 def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch) -> Iterator[None]:
     """The pipeline with a scheduler of its own for this call, whose steps are watched.
 
-    The scheduler is a copy of `template`, so nothing that one batch did to it, finished or not, reaches the next. One
-    that a fix put there is not copied: its tables are what makes it fast, and its run begins anew at set_timesteps.
+    The scheduler is a copy of `template`, so nothing that one batch did to it, finished or not,
+    reaches the next. One that a fix put there is not copied: its tables are what makes it fast, and
+    its run begins anew at set_timesteps.
     """
     before = pipeline.scheduler
     scheduler = template if _belongs_to_a_fix(template) else copy.deepcopy(template)
@@ -94,7 +97,11 @@ def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch)
 
 
 def _belongs_to_a_fix(scheduler: SchedulerMixin) -> bool:
-    patches = [value for value in vars(scheduler).values() if isinstance(value, functools.partial | types.FunctionType)]
+    patches = [
+        value
+        for value in vars(scheduler).values()
+        if isinstance(value, functools.partial | types.FunctionType)
+    ]
     return is_tabled(scheduler) or bool(patches)
 
 
@@ -103,7 +110,11 @@ def _watching(scheduler: SchedulerMixin, watch: Watch) -> Callable[..., object]:
 
     @functools.wraps(original)  # pipelines look at the signature
     def step(
-        model_output: torch.Tensor, timestep: object, sample: torch.Tensor, *args: object, **kwargs: object
+        model_output: torch.Tensor,
+        timestep: object,
+        sample: torch.Tensor,
+        *args: object,
+        **kwargs: object,
     ) -> object:
         result = original(model_output, timestep, sample, *args, **kwargs)
         index = getattr(scheduler, "step_index", None)

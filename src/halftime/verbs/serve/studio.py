@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from halftime.base import environment
 from halftime.base.errors import BadInput, BadWorkload
 from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
 from halftime.fix.apply import applied, kept_artefacts, read_plan
+from halftime.pipeline.device import this_environment
 from halftime.pipeline.load import BUNDLED, Loaded, load
 from halftime.records import Session, Workload
 from halftime.records.serve import Mode
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from halftime.fix.artefacts import Kept
 
 OTHER = "other"  # of a call: what no stage took
-_WHOLE_LOOP = "loop-graph"  # a fix that runs all steps in one go: nothing can be seen or ended in between
+# a fix that runs all steps in one go: nothing can be seen or ended in between
+_WHOLE_LOOP = "loop-graph"
 
 
 class Drawing(NamedTuple):
@@ -82,7 +83,8 @@ class Studio:
         return self.loaded.pipeline
 
     def draw(self, jobs: Sequence[Job], watch: Watch) -> Drawing:
-        """One call for all jobs, which are of one kind. Raises BadWorkload, NobodyWaits, OutOfMemory."""
+        """One call for all jobs, which are of one kind. Raises BadWorkload, NobodyWaits,
+        OutOfMemory."""
         pipeline = self.modes["img2img" if jobs[0].image is not None else "text2img"]
         arguments = self.arguments(pipeline, jobs)
         watch.begin()
@@ -99,7 +101,8 @@ class Studio:
         return to_json(session_of(self, drawing, job))
 
     def arguments(self, pipeline: DiffusionPipeline, jobs: Sequence[Job]) -> dict[str, object]:
-        """The keyword arguments of the call. Raises BadWorkload for what was asked for and cannot be handed on."""
+        """The keyword arguments of the call. Raises BadWorkload for what was asked for and cannot
+        be handed on."""
         first, taken = jobs[0], set(inspect.signature(type(pipeline).__call__).parameters)
         needed: dict[str, object] = {
             "prompt": [job.prompt for job in jobs],
@@ -117,12 +120,17 @@ class Studio:
         optional = {"guidance_scale": guidance, "width": first.width, "height": first.height}
         missing = needed.keys() - taken
         if missing:
-            raise BadWorkload(f"{type(pipeline).__name__} takes no {min(missing)}; leave it out of the request.")
-        return needed | {name: value for name, value in optional.items() if name in taken and value is not None}
+            raise BadWorkload(
+                f"{type(pipeline).__name__} takes no {min(missing)}; leave it out of the request."
+            )
+        return needed | {
+            name: value for name, value in optional.items() if name in taken and value is not None
+        }
 
 
 def session_of(studio: Studio, drawing: Drawing, job: Job) -> Session:
-    """One call on a live server as a Session; there is no first call beside it, and only one run."""
+    """One call on a live server as a Session; there is no first call beside it, and only one
+    run."""
     workload = Workload(
         prompts=(job.prompt,),
         negative_prompt=job.negative_prompt,
@@ -139,7 +147,7 @@ def session_of(studio: Studio, drawing: Drawing, job: Job) -> Session:
         pipeline=type(studio.pipeline).__name__,
         wall_seconds=drawing.seconds,
         ledger=ledger([drawing.measured]),
-        environment=environment.collect(str(device_of(studio.pipeline))),
+        environment=this_environment(str(device_of(studio.pipeline))),
         workload=workload,
         workload_hash=workload.content_hash(),
         runs=(drawing.measured.run,),
@@ -157,11 +165,13 @@ def opened(job: Job) -> Image.Image:
 
 
 def as_pixels(result: object) -> np.ndarray:
-    """A pipeline's output as uint8 [batch, height, width, 3], rounded as diffusers rounds for PIL."""
+    """A pipeline's output as uint8 [batch, height, width, 3], rounded as diffusers rounds for
+    PIL."""
     images = getattr(result, "images", None)
     if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[-1] != 3:
         raise BadInput(
-            f"the pipeline gave {type(result).__name__}, not pictures of three channels; it cannot be served."
+            f"the pipeline gave {type(result).__name__}, not pictures of three channels; it "
+            "cannot be served."
         )
     return (images * 255).round().astype(np.uint8)
 
@@ -170,7 +180,10 @@ def open_studio(settings: EngineSettings) -> Studio:
     """Load, fix and instrument. Raises HalftimeError where that cannot be done."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    loaded = load(settings.model, Workload(device=settings.device, dtype=settings.dtype, scheduler=settings.scheduler))
+    loaded = load(
+        settings.model,
+        Workload(device=settings.device, dtype=settings.dtype, scheduler=settings.scheduler),
+    )
     pipeline = loaded.pipeline
     pipeline.set_progress_bar_config(disable=True)
     stack = ExitStack()
@@ -179,7 +192,8 @@ def open_studio(settings: EngineSettings) -> Studio:
     sibling = _img2img(pipeline) if settings.img2img else None
     if sibling is not None:
         sibling.set_progress_bar_config(disable=True)
-        modes["img2img"] = pipeline.halftime_img2img = sibling  # as an attribute, so that it is instrumented too
+        # as an attribute, so that it is instrumented too
+        modes["img2img"] = pipeline.halftime_img2img = sibling
     clock = clock_for(device_of(pipeline))
     recorder = Recorder(clock)
     # Before anything is compiled, and for good: what is compiled then never sees it come or go.
@@ -202,7 +216,8 @@ def open_studio(settings: EngineSettings) -> Studio:
 def _fix(
     pipeline: DiffusionPipeline, settings: EngineSettings, stack: ExitStack
 ) -> tuple[tuple[str, ...], Kept | None]:
-    """Put the recipe on; the names of its fixes, and the file of compiled code where one is kept."""
+    """Put the recipe on; the names of its fixes, and the file of compiled code where one is
+    kept."""
     if settings.recipe is None:
         return (), None
     plan = read_plan(Path(settings.recipe))
@@ -248,4 +263,8 @@ def _default_guidance(pipeline: DiffusionPipeline, settings: EngineSettings) -> 
 
         return bundled.GUIDANCE
     parameter = inspect.signature(type(pipeline).__call__).parameters.get("guidance_scale")
-    return float(parameter.default) if parameter and isinstance(parameter.default, int | float) else None
+    return (
+        float(parameter.default)
+        if parameter and isinstance(parameter.default, int | float)
+        else None
+    )

@@ -31,7 +31,8 @@ class Ticket:
         return event
 
     async def aclose(self) -> None:
-        """Nobody waits any more; the worker stops within a step. Does nothing after the last event."""
+        """Nobody waits any more; the worker stops within a step. Does nothing after the last
+        event."""
         if not self._over:
             self._over = True
             self._cancel(self._job_id)

@@ -1,11 +1,12 @@
-"""Warm-up: every kind of call that will be accepted, twice; ready only when dynamo stood still over a whole pass."""
+"""Warm-up: every kind of call that will be accepted, twice; ready only when dynamo stood still over
+a whole pass."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from PIL import Image
 
-from halftime.base import environment
 from halftime.base.errors import HalftimeError
+from halftime.base.progress import Progress
 from halftime.base.version import version
 from halftime.pipeline.arguments import vae_factor
+from halftime.pipeline.device import this_environment
 from halftime.records.serve import Branch, Certificate, Graphs, Mode, WarmEntry
 from halftime.verbs.profile.call import device_of
 from halftime.verbs.serve.messages import EngineSettings, Job
@@ -33,11 +35,11 @@ BUCKETS = (6, 24, 60, 120)  # tokens, where the length of a prompt changes shape
 UNGUIDED = 1.0
 _GRAPHS_PER_KIND = 4  # of one function: it may stand in several places of a model
 _PAYS = 1.0  # a batch pays where it takes no longer than so many times its pictures one by one
-Progress = Callable[[str, int, int], None]
 
 
 class NotStill(HalftimeError):
-    """Dynamo went on compiling in every pass: what is served would be compiled in front of clients."""
+    """Dynamo went on compiling in every pass: what is served would be compiled in front of
+    clients."""
 
 
 class Kind(NamedTuple):
@@ -64,7 +66,8 @@ class Offered(NamedTuple):
 
 
 def kinds(offered: Offered) -> list[Kind]:
-    """Every combination at few steps, then every number of steps once for each size: what certificates are made of."""
+    """Every combination at few steps, then every number of steps once for each size: what
+    certificates are made of."""
     few = min(FEW_STEPS, *offered.steps)
     buckets: Sequence[int | None] = offered.buckets or (None,)
     every = [
@@ -101,15 +104,22 @@ def offered_by(studio: Studio, settings: EngineSettings) -> Offered:
 
 
 def batch_sizes(most: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and `most` itself: few enough to be warmed, and no number of pictures is far from one."""
-    return tuple(sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most}))
+    """1, 2, 4, ... and `most` itself: few enough to be warmed, and no number of pictures is far
+    from one."""
+    return tuple(
+        sorted({*(2**power for power in range(most.bit_length()) if 2**power <= most), most})
+    )
 
 
 def own_size(pipeline: DiffusionPipeline) -> tuple[int, int]:
     """The size that the pipeline draws where none is named."""
     cells = getattr(pipeline, "default_sample_size", None)
     if not isinstance(cells, int):
-        config = getattr(getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None), "config", None)
+        config = getattr(
+            getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None),
+            "config",
+            None,
+        )
         found = getattr(config, "sample_size", None)
         cells = found if isinstance(found, int) else 64
     side = cells * vae_factor(pipeline)
@@ -121,7 +131,8 @@ def _check_sizes(pipeline: DiffusionPipeline, sizes: Sequence[tuple[int, int]]) 
     for width, height in sizes:
         if width < 1 or height < 1 or width % factor or height % factor:
             raise HalftimeError(
-                f"size {width}x{height} cannot be drawn: each side must be a multiple of {factor}, the VAE's factor."
+                f"size {width}x{height} cannot be drawn: each side must be a multiple of "
+                f"{factor}, the VAE's factor."
             )
 
 
@@ -129,7 +140,8 @@ def _check_sizes(pipeline: DiffusionPipeline, sizes: Sequence[tuple[int, int]]) 
 
 
 def buckets_of(pipeline: DiffusionPipeline) -> tuple[int, ...]:
-    """Token counts to warm, or none where a longer prompt changes no shape (CLIP and T5 pad to their maximum)."""
+    """Token counts to warm, or none where a longer prompt changes no shape (CLIP and T5 pad to
+    their maximum)."""
     short, long = embedding_shape(pipeline, prompt_of(4)), embedding_shape(pipeline, prompt_of(40))
     if short is not None and short == long:
         return ()
@@ -143,19 +155,33 @@ def prompt_of(tokens: int) -> str:
 
 
 def embedding_shape(pipeline: DiffusionPipeline, prompt: str) -> tuple[int, ...] | None:
-    """The shape of a prompt's embedding; None where the pipeline has no `encode_prompt` that takes a bare prompt."""
+    """The shape of a prompt's embedding; None where the pipeline has no `encode_prompt` that takes
+    a bare prompt."""
     encode = getattr(pipeline, "encode_prompt", None)
     if encode is None:
         return None
-    known = {"device": device_of(pipeline), "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    known = {
+        "device": device_of(pipeline),
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": False,
+    }
     known |= {"prompt_2": None, "prompt_3": None}
-    taken = {name: value for name, value in known.items() if name in inspect.signature(encode).parameters}
+    taken = {
+        name: value for name, value in known.items() if name in inspect.signature(encode).parameters
+    }
     try:
         with torch.inference_mode():
             result = encode(prompt=prompt, **taken)
     except (TypeError, ValueError, AttributeError):
         return None
-    first = next((leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)), None)
+    first = next(
+        (
+            leaf
+            for leaf in torch.utils._pytree.tree_leaves(result)
+            if isinstance(leaf, torch.Tensor)
+        ),
+        None,
+    )
     return None if first is None else tuple(first.shape)
 
 
@@ -169,7 +195,8 @@ def most_prompt_tokens(pipeline: DiffusionPipeline) -> int | None:
 
 
 def jobs_of(kind: Kind, guidance: float | None, number: int) -> tuple[Job, ...]:
-    """Jobs of a kind. In every other pass prompts are shorter, so that one graph for all lengths must be that."""
+    """Jobs of a kind. In every other pass prompts are shorter, so that one graph for all lengths
+    must be that."""
     tokens = 8 if kind.prompt_tokens is None else max(1, kind.prompt_tokens - number % 2)
     return tuple(
         Job(
@@ -227,14 +254,22 @@ def _pass(
 
 def describe(kind: Kind) -> str:
     """A kind in words."""
-    words = [f"{kind.width}x{kind.height}", f"batch of {kind.batch}", f"{kind.steps} steps", kind.guidance]
+    words = [
+        f"{kind.width}x{kind.height}",
+        f"batch of {kind.batch}",
+        f"{kind.steps} steps",
+        kind.guidance,
+    ]
     words += [kind.mode] * (kind.mode != "text2img")
     words += [f"{kind.prompt_tokens} tokens"] * (kind.prompt_tokens is not None)
     return ", ".join(words)
 
 
-def certify(studio: Studio, settings: EngineSettings, previews: Previews | None, progress: Progress) -> Certificate:
-    """Run everything until a whole pass compiled nothing. Raises NotStill, and what the pipeline raises."""
+def certify(
+    studio: Studio, settings: EngineSettings, previews: Previews | None, progress: Progress
+) -> Certificate:
+    """Run everything until a whole pass compiled nothing. Raises NotStill, and what the pipeline
+    raises."""
     before = graphs()
     offered = offered_by(studio, settings)
     todo = kinds(offered)
@@ -249,31 +284,45 @@ def certify(studio: Studio, settings: EngineSettings, previews: Previews | None,
         earlier = now
     else:
         raise NotStill(
-            f"dynamo still compiled in pass {MOST_PASSES} of the warm-up ({now.unique_graphs} graphs): "
-            "something in the recipe compiles anew for equal calls. Look with: halftime profile --recipe"
+            f"dynamo still compiled in pass {MOST_PASSES} of the warm-up ({now.unique_graphs} "
+            "graphs): "
+            "something in the recipe compiles anew for equal calls. Look with: halftime "
+            "profile --recipe"
         )
     entries = tuple(
-        WarmEntry(**kind._asdict(), previews=previews is not None, first_seconds=one, second_seconds=two)
+        WarmEntry(
+            **kind._asdict(), previews=previews is not None, first_seconds=one, second_seconds=two
+        )
         for kind, one, two in zip(todo, first, second, strict=True)
     )
     return _certificate(studio, offered, entries, number + 1, (before, after_first, now))
 
 
 def _allow_graphs(kinds_of_call: int) -> None:
-    """Past its limit (8) dynamo runs eagerly and says so once in a log: what is listed must all fit, and be seen."""
+    """Past its limit (8) dynamo runs eagerly and says so once in a log: what is listed must all
+    fit, and be seen."""
     if "torch._dynamo" not in sys.modules:
         return
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, _GRAPHS_PER_KIND * kinds_of_call)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * config.recompile_limit)
+    config.accumulated_recompile_limit = max(
+        config.accumulated_recompile_limit, 8 * config.recompile_limit
+    )
 
 
 def _certificate(
-    studio: Studio, offered: Offered, entries: tuple[WarmEntry, ...], passes: int, seen: tuple[Graphs, Graphs, Graphs]
+    studio: Studio,
+    offered: Offered,
+    entries: tuple[WarmEntry, ...],
+    passes: int,
+    seen: tuple[Graphs, Graphs, Graphs],
 ) -> Certificate:
     paying, lost = paying_batches(entries, offered.batches)
     pipeline = studio.pipeline
-    notes = [f"a batch of {batch} takes {ratio:.2f} times its pictures one by one: not used" for batch, ratio in lost]
+    notes = [
+        f"a batch of {batch} takes {ratio:.2f} times its pictures one by one: not used"
+        for batch, ratio in lost
+    ]
     return Certificate(
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -294,7 +343,7 @@ def _certificate(
         graphs_before=seen[0],
         graphs_first=seen[1],
         graphs_second=seen[2],
-        environment=environment.collect(str(device_of(pipeline))),
+        environment=this_environment(str(device_of(pipeline))),
         recipe_hash=studio.recipe_hash,
         fixes=studio.fixes,
         notes=(*studio.loaded.notes, *notes),
@@ -304,7 +353,8 @@ def _certificate(
 def paying_batches(
     entries: Sequence[WarmEntry], batches: Sequence[int]
 ) -> tuple[tuple[int, ...], list[tuple[int, float]]]:
-    """The batch sizes that are worth waiting for each other, and those that are not, with how much longer they take."""
+    """The batch sizes that are worth waiting for each other, and those that are not, with how much
+    longer they take."""
     paying, lost = [1], []
     for batch in batches:
         ratio = _against_one_by_one(entries, batch)
@@ -317,7 +367,14 @@ def paying_batches(
 
 def _against_one_by_one(entries: Sequence[WarmEntry], batch: int) -> float:
     def key(entry: WarmEntry) -> tuple[object, ...]:
-        return entry.mode, entry.width, entry.height, entry.guidance, entry.steps, entry.prompt_tokens
+        return (
+            entry.mode,
+            entry.width,
+            entry.height,
+            entry.guidance,
+            entry.steps,
+            entry.prompt_tokens,
+        )
 
     alone = {key(entry): entry.second_seconds for entry in entries if entry.batch == 1}
     together = [entry for entry in entries if entry.batch == batch and key(entry) in alone]

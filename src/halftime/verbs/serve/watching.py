@@ -23,21 +23,28 @@ class Dynamo:
         self._seen = look()
 
     def look(self, request: str = "") -> tuple[RecompileAfterReady, ...]:
-        """One for each graph that was compiled since the last look, with dynamo's reason in plain words."""
+        """One for each graph that was compiled since the last look, with dynamo's reason in plain
+        words."""
         before, self._seen = self._seen, look()
         new = self._seen.graphs - before.graphs
         if new <= 0:
             return ()
         when = datetime.now(UTC).isoformat(timespec="seconds")
         reasons = _reasons(before.microseconds)[-new:]
-        reasons += ["dynamo gave no reason: a part that had never been compiled"] * (new - len(reasons))
-        return tuple(RecompileAfterReady(guard=reason, when=when, request=request) for reason in reasons)
+        reasons += ["dynamo gave no reason: a part that had never been compiled"] * (
+            new - len(reasons)
+        )
+        return tuple(
+            RecompileAfterReady(guard=reason, when=when, request=request) for reason in reasons
+        )
 
 
 def _reasons(since: float) -> list[str]:
     from torch._dynamo.utils import get_compilation_metrics
 
-    metrics = [metric for metric in get_compilation_metrics() if (metric.start_time_us or 0) >= since]
+    metrics = [
+        metric for metric in get_compilation_metrics() if (metric.start_time_us or 0) >= since
+    ]
     return [plain_words(metric.recompile_reason) for metric in metrics if metric.recompile_reason]
 
 
@@ -58,10 +65,11 @@ class Memory:
         return int(self._process.memory_info().rss) + _on_cuda()
 
     def grew(self) -> str | None:
-        """What is wrong, in a sentence, where memory grew by more than the limit; None where it did not.
+        """What is wrong, in a sentence, where memory grew by more than the limit; None where it did
+        not.
 
-        Either it rose in each of the last batches, or it crept: the lowest of the last batches is that much above the
-        highest of the first ones.
+        Either it rose in each of the last batches, or it crept: the lowest of the last batches is
+        that much above the highest of the first ones.
         """
         if self._watch.grew():
             return self._watch.message()
@@ -71,10 +79,15 @@ class Memory:
         if self._highest_at_first is None:
             self._highest_at_first = max(seen)
         crept = min(seen) - self._highest_at_first
-        return f"memory crept up by {units.size(crept)} since the first runs" if crept > self._limit else None
+        return (
+            f"memory crept up by {units.size(crept)} since the first runs"
+            if crept > self._limit
+            else None
+        )
 
     def drop(self) -> bool:
-        """Give back compiled graphs, captured pools and free heap; True where something compiled was dropped."""
+        """Give back compiled graphs, captured pools and free heap; True where something compiled
+        was dropped."""
         compiled = look().graphs > 0
         if compiled:
             import torch
@@ -88,7 +101,11 @@ class Memory:
 
 def _on_cuda() -> int:
     torch = sys.modules.get("torch")
-    return int(torch.cuda.memory_allocated()) if torch is not None and torch.cuda.is_initialized() else 0
+    return (
+        int(torch.cuda.memory_allocated())
+        if torch is not None and torch.cuda.is_initialized()
+        else 0
+    )
 
 
 def _empty_caches() -> None:

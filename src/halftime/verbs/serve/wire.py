@@ -1,4 +1,5 @@
-"""What the engine and its worker process say to each other, beside jobs and events, and how it is framed on a pipe.
+"""What the engine and its worker process say to each other, beside jobs and events, and how it is
+framed on a pipe.
 
 A frame is its length (4 bytes, little-endian) and then msgpack. Nothing is pickled.
 """
@@ -74,7 +75,8 @@ class Recompiled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class MemoryDropped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Memory grew too much and graphs were dropped. `warms_again`: something compiled was among them."""
+    """Memory grew too much and graphs were dropped. `warms_again`: something compiled was among
+    them."""
 
     message: str
     warms_again: bool
@@ -88,7 +90,17 @@ class Broken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 ToWorker = Begin | Draw | Cancel
 FromWorker = (
-    Loaded | Warming | Ready | BatchDone | Recompiled | MemoryDropped | Broken | Started | Preview | Final | Failed
+    Loaded
+    | Warming
+    | Ready
+    | BatchDone
+    | Recompiled
+    | MemoryDropped
+    | Broken
+    | Started
+    | Preview
+    | Final
+    | Failed
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -1,6 +1,8 @@
-"""The worker process: owns the pipeline, warms it, draws batch after batch, and watches dynamo and the memory.
+"""The worker process: owns the pipeline, warms it, draws batch after batch, and watches dynamo and
+the memory.
 
-`python -m halftime.verbs.serve.worker`, started by the engine, which speaks with it over standard input and output.
+`python -m halftime.verbs.serve.worker`, started by the engine, which speaks with it over standard
+input and output.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Serve until the engine closes the pipe. 0, or 1 where this pipeline cannot be loaded or warmed up."""
+    """Serve until the engine closes the pipe. 0, or 1 where this pipeline cannot be loaded or
+    warmed up."""
     channel = Channel.over_standard_streams()
     begin = channel.begin()
     if begin is None:
@@ -44,8 +47,11 @@ def main() -> int:
     channel.listen()
     try:
         _Worker(channel, begin).run()
-    except Exception as error:  # of a batch they are answers: this one comes from loading or from the warm-up
-        channel.send(Broken(message=str(error) if isinstance(error, HalftimeError) else in_a_sentence(error)))
+    # of a batch they are answers: this one comes from loading or from the warm-up
+    except Exception as error:
+        channel.send(
+            Broken(message=str(error) if isinstance(error, HalftimeError) else in_a_sentence(error))
+        )
         return 1
     return 0
 
@@ -68,7 +74,9 @@ class _Worker:
         self.channel.send(Loaded())
         self.previews = None
         if self.studio.tiny is not None:
-            self.previews = Previews(self.studio.tiny, self.channel.send, Unpacker(self.studio.pipeline))
+            self.previews = Previews(
+                self.studio.tiny, self.channel.send, Unpacker(self.studio.pipeline)
+            )
             self.previews.start()
         self.memory = Memory(self.begin.settings.memory_growth_bytes)
         self.dynamo = Dynamo()
@@ -88,7 +96,9 @@ class _Worker:
         certificate = certify(self.studio, self.begin.settings, self.previews, progress)
         if self.studio.artefacts is not None:
             self.studio.artefacts.save()
-        self.channel.send(Ready(certificate=self._with_times(certificate), resident_bytes=self.memory.resident()))
+        self.channel.send(
+            Ready(certificate=self._with_times(certificate), resident_bytes=self.memory.resident())
+        )
         self.dynamo.look()
 
     def _with_times(self, certificate: Certificate) -> Certificate:
@@ -116,7 +126,9 @@ class _Worker:
             answers.fail("bad_request", str(error), retryable=False)
         except Exception as error:
             _log(error)
-            answers.fail("internal", f"the pipeline failed: {type(error).__name__}.", retryable=True)
+            answers.fail(
+                "internal", f"the pipeline failed: {type(error).__name__}.", retryable=True
+            )
         finally:
             answers.close(self.previews)
         self._after(draw.jobs)
@@ -212,7 +224,12 @@ def _log(error: Exception) -> None:
 
 
 def _late(job: Job) -> Failed:
-    return Failed(id=job.id, kind="deadline", message="the deadline passed while it was drawn.", retryable=True)
+    return Failed(
+        id=job.id,
+        kind="deadline",
+        message="the deadline passed while it was drawn.",
+        retryable=True,
+    )
 
 
 if __name__ == "__main__":

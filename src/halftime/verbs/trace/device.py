@@ -9,8 +9,11 @@ import numpy as np
 
 from halftime.verbs.trace.read import NONE, Events, Ints, Trace
 
-# Runtime calls that queue work, and those in which the host waits for the device (CUDA and HIP names alike).
-LAUNCH = re.compile(r"LaunchKernel|GraphLaunch|(Memcpy|Memset).*Async|^(cuda|hip|cu)(Memcpy|Memset)|LaunchCooperative")
+# Runtime calls that queue work, and those in which the host waits for the device (CUDA and HIP
+# names alike).
+LAUNCH = re.compile(
+    r"LaunchKernel|GraphLaunch|(Memcpy|Memset).*Async|^(cuda|hip|cu)(Memcpy|Memset)|LaunchCooperative"
+)
 WAIT = re.compile(
     r"(Stream|Device|Event|Ctx)Synchronize|^(cuda|hip)Memcpy(_v\d+)?$|hipMemcpyWithStream|^(cuda|hip)Memcpy2D$"
 )
@@ -20,7 +23,8 @@ CAUSES = ("host", "sync", "other")
 
 @dataclass(frozen=True)
 class Gap:
-    """An interval, in nanoseconds, in which no stream of a device had work; `cause` adds up to it by name."""
+    """An interval, in nanoseconds, in which no stream of a device had work; `cause` adds up to it
+    by name."""
 
     start: int
     end: int
@@ -59,7 +63,8 @@ def union(events: Events) -> Union:
 
 
 def launches(trace: Trace) -> Ints:
-    """For each device operation the index of the runtime call that queued it, by correlation id; NONE if unknown."""
+    """For each device operation the index of the runtime call that queued it, by correlation id;
+    NONE if unknown."""
     calls = np.flatnonzero(trace.named(trace.runtime, LAUNCH) & (trace.runtime.correlation != NONE))
     ids = trace.runtime.correlation[calls]
     order = np.argsort(ids, kind="stable")
@@ -75,9 +80,10 @@ def launches(trace: Trace) -> Ints:
 def gaps(trace: Trace, launched_by: Ints) -> list[Gap]:
     """Every idle gap between the first and the last operation, split by cause.
 
-    Until the call that launched the next operation ends, the device waits for the host: because the host had itself
-    waited for the device when the queue ran dry ('sync'), or because it was slow ('host'). What is left, from the end
-    of that call to the operation's start, is 'other': launch latency, dependencies between streams.
+    Until the call that launched the next operation ends, the device waits for the host: because the
+    host had itself waited for the device when the queue ran dry ('sync'), or because it was slow
+    ('host'). What is left, from the end of that call to the operation's start, is 'other': launch
+    latency, dependencies between streams.
     """
     merged = union(trace.device)
     waits = np.flatnonzero(trace.named(trace.runtime, WAIT))
@@ -106,7 +112,8 @@ def _gap(trace: Trace, start: int, end: int, op: int, launch: int, waits: Ints) 
 
 
 def queue_depth(trace: Trace, launched_by: Ints) -> Ints:
-    """For each launch that queued a recorded operation: how many operations were queued or running at its end."""
+    """For each launch that queued a recorded operation: how many operations were queued or running
+    at its end."""
     known = launched_by != NONE
     ends = np.sort(trace.device.end[known])
     issued = np.sort(trace.runtime.end[launched_by[known]])
@@ -114,7 +121,8 @@ def queue_depth(trace: Trace, launched_by: Ints) -> Ints:
 
 
 def launch_latency(trace: Trace, launched_by: Ints) -> Ints:
-    """Nanoseconds from the end of the launching call to the operation's start, where the device was idle."""
+    """Nanoseconds from the end of the launching call to the operation's start, where the device was
+    idle."""
     merged = union(trace.device)
     firsts = merged.first[launched_by[merged.first] != NONE] if len(merged.first) else merged.first
     waited = trace.device.start[firsts] - trace.runtime.end[launched_by[firsts]]

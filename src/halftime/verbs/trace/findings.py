@@ -1,4 +1,5 @@
-"""What a trace says to a person; the costs are the device's own idle time, so the ceilings are true ones."""
+"""What a trace says to a person; the costs are the device's own idle time, so the ceilings are true
+ones."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ def findings(
 def _waits(wall: float, waits: tuple[SyncWait, ...]) -> Iterator[Finding]:
     for stage in dict.fromkeys(wait.stage for wait in waits):
         mine = [wait for wait in waits if wait.stage == stage]
-        cost, waited = sum(wait.wall_seconds for wait in mine), sum(wait.host_seconds for wait in mine)
+        cost, waited = (
+            sum(wait.wall_seconds for wait in mine),
+            sum(wait.host_seconds for wait in mine),
+        )
         if cost >= WORTH_SAYING * wall:
             places = [frame for wait in mine if wait.wall_seconds for frame in wait.where[:1]]
             yield Finding(
@@ -32,7 +36,8 @@ def _waits(wall: float, waits: tuple[SyncWait, ...]) -> Iterator[Finding]:
                 seconds=cost,
                 ceiling=ceiling(cost, wall),
                 fix="schedule-table" if stage == "denoise" else None,
-                message=f"in {stage} the host waits for the device {sum(wait.count for wait in mine)} times "
+                message=f"in {stage} the host waits for the device "
+                f"{sum(wait.count for wait in mine)} times "
                 f"({units.seconds(waited)}, of which {units.seconds(cost)} leave the device idle)",
                 where=tuple(dict.fromkeys(places)),
             )
@@ -52,7 +57,8 @@ def _launches(wall: float, stages: tuple[StageOnDevice, ...]) -> Iterator[Findin
                 seconds=slow,
                 ceiling=ceiling(slow, wall),
                 fix=LAUNCH_FIXES.get(stage.stage),
-                message=f"in {stage.stage} the device waits {units.seconds(slow)} for a host that is too slow "
+                message=f"in {stage.stage} the device waits {units.seconds(slow)} for a host that "
+                "is too slow "
                 f"to launch {units.count(stage.kernels)} operations",
             )
 

@@ -18,7 +18,8 @@ _TRACKS = ("stages", "device idle, by cause", "findings")
 
 
 def annotate(path: Path | str, read: Read, out: Path | str) -> None:
-    """Write the original trace with three more tracks to `out`, gzipped if that ends in .gz. Raises BadFile."""
+    """Write the original trace with three more tracks to `out`, gzipped if that ends in .gz. Raises
+    BadFile."""
     data = read_bytes(path)
     try:
         if data[:2] == b"\x1f\x8b":
@@ -27,7 +28,9 @@ def annotate(path: Path | str, read: Read, out: Path | str) -> None:
         events = msgspec.json.decode(original["traceEvents"], type=list[msgspec.Raw])
         first = min(ts for ts in (_timestamp(event) for event in events) if ts is not None)
     except (EOFError, OSError, zlib.error, msgspec.DecodeError, KeyError, ValueError) as error:
-        raise BadFile(f"{path} is damaged ({error}); only a whole trace can be annotated. Export it again.") from error
+        raise BadFile(
+            f"{path} is damaged ({error}); only a whole trace can be annotated. Export it again."
+        ) from error
     original["traceEvents"] = msgspec.Raw(msgspec.json.encode([*events, *_added(read, first)]))
     text = msgspec.json.encode(original)
     write_bytes(out, gzip.compress(text, 5) if str(out).endswith(".gz") else text)
@@ -44,7 +47,9 @@ def _timestamp(event: msgspec.Raw) -> float | None:
 
 
 def _added(read: Read, first: float) -> list[dict[str, object]]:
-    def event(name: str, track: int, start: int, end: int, args: dict[str, object]) -> dict[str, object]:
+    def event(
+        name: str, track: int, start: int, end: int, args: dict[str, object]
+    ) -> dict[str, object]:
         return {
             "ph": "X",
             "cat": PROCESS,
@@ -65,5 +70,7 @@ def _added(read: Read, first: float) -> list[dict[str, object]]:
     intervals = {stage: (start, end) for stage, start, end in reversed(stage_intervals(read.call))}
     for finding in read.session.findings:
         start, end = intervals.get(finding.stage, (read.call.start, read.call.end))
-        added.append(event(finding.id, 2, start, end, {"message": finding.message, "fix": finding.fix}))
+        added.append(
+            event(finding.id, 2, start, end, {"message": finding.message, "fix": finding.fix})
+        )
     return added

@@ -1,4 +1,5 @@
-"""What a recorded range means: halftime's own names first, then diffusers' functions, then its module classes."""
+"""What a recorded range means: halftime's own names first, then diffusers' functions, then its
+module classes."""
 
 from __future__ import annotations
 
@@ -18,22 +19,32 @@ _OURS = re.compile(r"halftime/(?P<stage>[\w ()-]+)(?:/(?P<part>[\w ()-]+))?(?:#(
 
 _TEXT = "CLIPText|T5Encoder|UMT5|Gemma|Qwen|Llama|Bert|ChatGLM|Mistral"
 _DENOISERS = (
-    r"UNet\w*(Condition|Motion)\w*|\w*UNet|\w*Transformer(2D|3D)?\w*Model|\w*DiT\w*Model|ControlNet\w*|Prior\w*"
+    r"UNet\w*(Condition|Motion)\w*|\w*UNet|\w*Transformer(2D|3D)?\w*Model|\w*DiT\w*Model|"
+    r"ControlNet\w*|Prior\w*"
 )
 
-# Python functions ('pipeline_flux.py(312): encode_prompt') and modules ('nn.Module: UNet2DConditionModel_0') as torch's
-# profiler records them with_stack and with_modules; user annotations by the same names count too. First match wins.
+# Python functions ('pipeline_flux.py(312): encode_prompt') and modules ('nn.Module:
+# UNet2DConditionModel_0') as torch's profiler records them with_stack and with_modules; user
+# annotations by the same names count too. First match wins.
 _THEIRS: tuple[tuple[re.Pattern[str], Place], ...] = tuple(
     (re.compile(pattern), Place(stage, part))
     for pattern, stage, part in (
         (r"pipeline_\w+\.py\(\d+\): _?encode_prompt$", "encode_prompt", ""),
-        (r"pipeline_\w+\.py\(\d+\): (prepare_latents|check_inputs|prepare_image_latents)$", "prepare", ""),
+        (
+            r"pipeline_\w+\.py\(\d+\): (prepare_latents|check_inputs|prepare_image_latents)$",
+            "prepare",
+            "",
+        ),
         (r"pipeline_\w+\.py\(\d+\): (decode_latents|_decode_latents)$", "vae_decode", ""),
         (r"scheduling_\w+\.py\(\d+\): (step|scale_model_input)$", "denoise", "scheduler"),
         (r"scheduling_\w+\.py\(\d+\): set_timesteps$", "prepare", "scheduler"),
         (r"(autoencoder|vq_model|vae)\w*\.py\(\d+\): decode$", "vae_decode", "vae"),
         (r"(autoencoder|vq_model|vae)\w*\.py\(\d+\): encode$", "vae_encode", "vae"),
-        (r"(image|video)_processor\.py\(\d+\): postprocess(_video)?$", "postprocess", "image_processor"),
+        (
+            r"(image|video)_processor\.py\(\d+\): postprocess(_video)?$",
+            "postprocess",
+            "image_processor",
+        ),
         (rf"nn\.Module: ({_TEXT})\w*_\d+$", "encode_prompt", "text_encoder"),
         (rf"nn\.Module: ({_DENOISERS})_\d+$", "denoise", "denoiser"),
         (r"nn\.Module: (Decoder|Encoder|\w*Decoder3d)_\d+$", "vae_decode", "vae"),
@@ -41,7 +52,7 @@ _THEIRS: tuple[tuple[re.Pattern[str], Place], ...] = tuple(
         (r"^(text_encoder(_\d)?|text encode)$", "encode_prompt", "text_encoder"),
         (r"^(vae|vae[._ ]?decode)$", "vae_decode", "vae"),
     )
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,19 @@ class Range:
 
 
 def ranges(trace: Trace) -> list[Range]:
-    """All recognised ranges of the busiest thread in order; halftime's own where there are any, else diffusers'."""
+    """All recognised ranges of the busiest thread in order; halftime's own where there are any,
+    else diffusers'."""
     ours = [_ours(name) for name in trace.names]
     own = np.array([place is not None for place in ours], bool)
     if own.any() and own[trace.host.name].any():
         return _pick(trace, np.flatnonzero(own[trace.host.name]), ours)
     theirs = [_theirs(name) for name in trace.names]
     known = np.array([place is not None for place in theirs], bool)
-    return _pick(trace, np.flatnonzero(known[trace.host.name]) if len(trace.host) else np.zeros(0, np.int64), theirs)
+    return _pick(
+        trace,
+        np.flatnonzero(known[trace.host.name]) if len(trace.host) else np.zeros(0, np.int64),
+        theirs,
+    )
 
 
 Known = tuple[Place, int | None] | None
@@ -92,15 +108,24 @@ def _pick(trace: Trace, indices: Ints, known: list[Known]) -> list[Range]:
         entry = known[trace.host.name[index]]
         assert entry is not None
         name = trace.names[trace.host.name[index]]
-        found.append(Range(entry[0], name, int(trace.host.start[index]), int(trace.host.end[index]), entry[1]))
+        found.append(
+            Range(
+                entry[0], name, int(trace.host.start[index]), int(trace.host.end[index]), entry[1]
+            )
+        )
     return _steps_ended(found)
 
 
 def _steps_ended(found: list[Range]) -> list[Range]:
     """Name the scheduler's range that ends each denoising step as such.
 
-    Ranges of ours carry the step's number, and the last of a number ends it; theirs carry the function's name.
+    Ranges of ours carry the step's number, and the last of a number ends it; theirs carry the
+    function's name.
     """
-    last = {each.step: i for i, each in enumerate(found) if each.place == _SCHEDULER and each.step is not None}
+    last = {
+        each.step: i
+        for i, each in enumerate(found)
+        if each.place == _SCHEDULER and each.step is not None
+    }
     ends = {*last.values(), *(i for i, each in enumerate(found) if _ENDS_STEP.search(each.name))}
     return [replace(each, name=STEP) if i in ends else each for i, each in enumerate(found)]

@@ -1,7 +1,8 @@
-"""A Kineto Chrome trace as columns. Format: libkineto's output_json.cpp and torch.profiler's export_chrome_trace.
+"""A Kineto Chrome trace as columns. Format: libkineto's output_json.cpp and torch.profiler's
+export_chrome_trace.
 
-Only what is used is decoded, by msgspec into typed events, and then kept as numpy columns: a hundred megabytes of JSON
-become a few. Whatever is broken is read as far as it goes, and said.
+Only what is used is decoded, by msgspec into typed events, and then kept as numpy columns: a
+hundred megabytes of JSON become a few. Whatever is broken is read as far as it goes, and said.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Mask = NDArray[np.bool_]
 NONE = -1
 CHUNK = 4096  # of a gzip file; what a damaged one has in the chunk before the damage is lost
 
-# Kineto's categories -> what they are to us. ROCm's roctracer writes the same categories with hip names.
+# Kineto's categories -> what they are to us. ROCm's roctracer writes the same categories with hip
+# names.
 DEVICE_CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset", "concurrent_kernel")
 RUNTIME_CATEGORIES = ("cuda_runtime", "cuda_driver", "hip_runtime", "runtime", "driver")
 HOST_CATEGORIES = ("cpu_op", "user_annotation", "python_function")
@@ -74,7 +76,8 @@ class _RawFile(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Events:
-    """Events as columns of equal length, in order of their start; times are nanoseconds from the first event."""
+    """Events as columns of equal length, in order of their start; times are nanoseconds from the
+    first event."""
 
     start: Ints
     end: Ints
@@ -112,7 +115,9 @@ class Trace:
 
     def named(self, events: Events, pattern: re.Pattern[str]) -> Mask:
         """Which events have a name that matches."""
-        matching = np.fromiter((bool(pattern.search(name)) for name in self.names), bool, len(self.names))
+        matching = np.fromiter(
+            (bool(pattern.search(name)) for name in self.names), bool, len(self.names)
+        )
         return matching[events.name] if len(events) else np.zeros(0, bool)
 
 
@@ -123,13 +128,19 @@ def read(path: Path | str) -> Trace:
     if data[:2] == b"\x1f\x8b":
         data = _unpacked(data, path, notes)
     file = _decoded(data, path, notes)
-    events = [event for event in file.traceEvents if event.ph in ("X", "i") and not math.isnan(event.ts)]
+    events = [
+        event for event in file.traceEvents if event.ph in ("X", "i") and not math.isnan(event.ts)
+    ]
     if not events:
-        raise BadFile(f"{path} holds no events. Record it with torch.profiler and export_chrome_trace().")
+        raise BadFile(
+            f"{path} holds no events. Record it with torch.profiler and export_chrome_trace()."
+        )
     rank = file.distributedInfo.get("rank")
     columns = _columns(events, rank if isinstance(rank, int) else None, tuple(notes))
     if not len(columns.device) + len(columns.runtime) + len(columns.host):
-        raise BadFile(f"{path} holds no events of the host or a device that torch.profiler records.")
+        raise BadFile(
+            f"{path} holds no events of the host or a device that torch.profiler records."
+        )
     return columns
 
 
@@ -147,7 +158,9 @@ def _unpacked(data: bytes, path: Path | str, notes: list[str]) -> bytes:
             notes.append("the gzip file ends too early; what there is was read")
     text = b"".join(parts)
     if not text:
-        raise BadFile(f"{path} is a gzip file from which nothing can be read. Export the trace again.")
+        raise BadFile(
+            f"{path} is a gzip file from which nothing can be read. Export the trace again."
+        )
     return text
 
 
@@ -163,7 +176,8 @@ def _decoded(data: bytes, path: Path | str, notes: list[str]) -> _File:
         mended = _mended(text)
         if not mended:
             raise BadFile(
-                f"{path} is no Chrome trace. Record it with torch.profiler and export_chrome_trace()."
+                f"{path} is no Chrome trace. Record it with torch.profiler and "
+                "export_chrome_trace()."
             ) from None
         notes.append("the file is cut off; its whole events were read")
         return _salvaged(mended, path, notes)
@@ -180,12 +194,15 @@ def _salvaged(text: bytes, path: Path | str, notes: list[str]) -> _File:
         with contextlib.suppress(msgspec.DecodeError):
             events.append(msgspec.json.decode(event, type=_Event, strict=False))
     if len(events) < len(raw.traceEvents):
-        notes.append(f"{len(raw.traceEvents) - len(events)} events were not understood and are left out")
+        notes.append(
+            f"{len(raw.traceEvents) - len(events)} events were not understood and are left out"
+        )
     return _File(events, raw.distributedInfo)
 
 
 def _mended(data: bytes) -> bytes:
-    """A cut-off trace closed after its last whole event: an event is an object directly inside the array."""
+    """A cut-off trace closed after its last whole event: an event is an object directly inside the
+    array."""
     end = max(data.rfind(b"},\n"), data.rfind(b"},{"), data.rfind(b"}, {"), data.rfind(b"},\r\n"))
     while end > 0:
         candidate = data[: end + 1] + b"]}"
@@ -205,10 +222,13 @@ def _columns(events: list[_Event], rank: int | None, notes: tuple[str, ...]) -> 
     threads: dict[object, int] = {}
     kinds: dict[str, list[_Event]] = {}
     for event in events:
-        kinds.setdefault(_KINDS.get(event.cat, "") if event.ph == "X" else event.name, []).append(event)
+        kinds.setdefault(_KINDS.get(event.cat, "") if event.ph == "X" else event.name, []).append(
+            event
+        )
 
     device, runtime, host = (
-        _kind_columns(kinds.get(kind, []), origin, names, threads) for kind in ("device", "runtime", "host")
+        _kind_columns(kinds.get(kind, []), origin, names, threads)
+        for kind in ("device", "runtime", "host")
     )
     memory = [event for event in kinds.get(INSTANT_MEMORY, []) if _is_device_memory(event.args)]
     return Trace(
@@ -232,7 +252,9 @@ def _nanoseconds(moments: list[float], origin: float) -> Ints:
     return np.rint((np.array(moments, np.float64) - origin) * 1000).astype(np.int64)
 
 
-def _kind_columns(events: list[_Event], origin: float, names: dict[str, int], threads: dict[object, int]) -> Events:
+def _kind_columns(
+    events: list[_Event], origin: float, names: dict[str, int], threads: dict[object, int]
+) -> Events:
     start = _nanoseconds([event.ts for event in events], origin)
     end = start + np.maximum(0, _nanoseconds([event.dur for event in events], 0.0))
     args = [event.args for event in events]
@@ -240,10 +262,13 @@ def _kind_columns(events: list[_Event], origin: float, names: dict[str, int], th
         start=start,
         end=end,
         name=np.array([names.setdefault(event.name, len(names)) for event in events], np.int64),
-        thread=np.array([threads.setdefault((event.pid, event.tid), len(threads)) for event in events], np.int64),
+        thread=np.array(
+            [threads.setdefault((event.pid, event.tid), len(threads)) for event in events], np.int64
+        ),
         correlation=np.array([each.correlation for each in args], np.int64),
         device=np.array([each.device for each in args], np.int64),
         stream=np.array([each.stream for each in args], np.int64),
         bytes=np.array([each.bytes for each in args], np.int64),
     )
-    return columns.where(np.lexsort((-end, start)))  # by start; of equals the longer, which is outside, first
+    # by start; of equals the longer, which is outside, first
+    return columns.where(np.lexsort((-end, start)))

@@ -34,10 +34,11 @@ class Read:
 
 
 def trace(path: Path | str) -> Session:
-    """A Session from a Chrome trace that torch.profiler wrote, plain or gzipped, with or without halftime's ranges.
+    """A Session from a Chrome trace that torch.profiler wrote, plain or gzipped, with or without
+    halftime's ranges.
 
-    The ledger adds up to the wall clock of the traced call; tracing itself has slowed it, which is among the doubts.
-    Seconds throughout. Raises BadFile for what is no trace or holds no event.
+    The ledger adds up to the wall clock of the traced call; tracing itself has slowed it, which is
+    among the doubts. Seconds throughout. Raises BadFile for what is no trace or holds no event.
     """
     return explain(path).session
 
@@ -104,17 +105,27 @@ def _environment(recorded: Trace) -> Environment:
 
 
 def _doubts(recorded: Trace, has_ranges: bool, has_stages: bool) -> tuple[str, ...]:
-    found = ["the call was traced, which slows the host: confirm what counts with `halftime profile`."]
+    found = [
+        "the call was traced, which slows the host: confirm what counts with `halftime profile`."
+    ]
     if not len(recorded.device):
-        found.append("the trace holds no device operations: record it with ProfilerActivity.CUDA to see the device.")
+        found.append(
+            "the trace holds no device operations: record it with ProfilerActivity.CUDA to see "
+            "the device."
+        )
     elif not len(recorded.runtime):
         found.append(
-            "the trace holds no runtime calls, so idle time cannot be told apart by cause: record both activities."
+            "the trace holds no runtime calls, so idle time cannot be told apart by cause: "
+            "record both activities."
         )
     if not has_stages:
-        found.append("no stages were recognised: record with_stack=True, or with `halftime profile --trace DIR`.")
+        found.append(
+            "no stages were recognised: record with_stack=True, or with `halftime profile "
+            "--trace DIR`."
+        )
     elif not has_ranges:
         found.append(
-            "steps were found by repetition and stages before and after them not told apart: record with_stack=True."
+            "steps were found by repetition and stages before and after them not told apart: "
+            "record with_stack=True."
         )
     return tuple(found)

@@ -1,4 +1,5 @@
-"""What the device did in each stage: busy and idle by cause, launches, kernels, and what bounds it."""
+"""What the device did in each stage: busy and idle by cause, launches, kernels, and what bounds
+it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ OUTSIDE = "outside"
 LAUNCH_BOUND = 0.25
 # Share of the busy time in kernels of one kind above which that kind names the bound.
 DOMINANT = 0.5
-# Kernels whose time goes into arithmetic, by the names that cuBLAS, cuDNN, CUTLASS, FlashAttention and rocBLAS give.
+# Kernels whose time goes into arithmetic, by the names that cuBLAS, cuDNN, CUTLASS, FlashAttention
+# and rocBLAS give.
 COMPUTE = re.compile(
     r"gemm|conv|wgrad|dgrad|fprop|xmma|cutlass|sm\d\d_|flash|fmha|attention|attn|mma|Cijk_|winograd|cudnn_",
     re.IGNORECASE,
@@ -33,7 +35,8 @@ DIRECTIONS = {
 
 
 def totals(trace: Trace, found_gaps: Sequence[Gap]) -> DeviceTotals | None:
-    """The device's whole time line, from its first operation to its last; None without device operations."""
+    """The device's whole time line, from its first operation to its last; None without device
+    operations."""
     if not len(trace.device):
         return None
     merged = union(trace.device)
@@ -67,10 +70,12 @@ def on_device(
     launched_by: Ints,
     steps: int | None,
 ) -> tuple[StageOnDevice, ...]:
-    """One record for each stage, in the order in which the stages begin. `intervals` are on the device's clock."""
+    """One record for each stage, in the order in which the stages begin. `intervals` are on the
+    device's clock."""
     stages = list(dict.fromkeys(stage for stage, _, _ in intervals))
     return tuple(
-        _stage(trace, stage, intervals, host_intervals or intervals, found_gaps, launched_by, steps) for stage in stages
+        _stage(trace, stage, intervals, host_intervals or intervals, found_gaps, launched_by, steps)
+        for stage in stages
     )
 
 
@@ -86,7 +91,8 @@ def inside(moments: Ints, intervals: Sequence[Interval], stage: str) -> Mask:
 
 
 def stages_at(moments: Ints, intervals: Sequence[Interval]) -> list[str]:
-    """The stage of each moment; OUTSIDE where it lies in none. Of several the one listed first counts."""
+    """The stage of each moment; OUTSIDE where it lies in none. Of several the one listed first
+    counts."""
     found = np.full(len(moments), OUTSIDE, dtype=object)
     for stage in reversed(dict.fromkeys(name for name, _, _ in intervals)):
         found[inside(moments, intervals, stage)] = stage
@@ -127,7 +133,8 @@ def _stage(
 
 
 def _bound(part: Trace, gaps: Sequence[Gap], seconds: float) -> str:
-    """By what is recorded: idle for the host's sake, else the kind of kernel, by name, that takes most of the time."""
+    """By what is recorded: idle for the host's sake, else the kind of kernel, by name, that takes
+    most of the time."""
     if not len(part.device) or seconds <= 0:
         return "unknown"
     waiting = sum(gap.cause.get("host", 0) + gap.cause.get("sync", 0) for gap in gaps) * NANO
@@ -154,4 +161,7 @@ def _top_kernels(part: Trace) -> tuple[KernelTotal, ...]:
     seconds = np.bincount(part.device.name, part.device.duration, len(part.names)) * NANO
     counts = np.bincount(part.device.name, minlength=len(part.names))
     ranked = [int(name) for name in np.argsort(-seconds) if counts[name]][:TOP_KERNELS]
-    return tuple(KernelTotal(name=part.names[at], count=int(counts[at]), seconds=float(seconds[at])) for at in ranked)
+    return tuple(
+        KernelTotal(name=part.names[at], count=int(counts[at]), seconds=float(seconds[at]))
+        for at in ranked
+    )

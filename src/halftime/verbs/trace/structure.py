@@ -1,4 +1,5 @@
-"""Steps without any range: a denoising loop is the longest stretch of operations that repeats with one period."""
+"""Steps without any range: a denoising loop is the longest stretch of operations that repeats with
+one period."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ class Loop(NamedTuple):
 def find_loop(names: Ints) -> Loop | None:
     """The repetition that covers most operations; None where nothing repeats at least three times.
 
-    Layers of one network repeat too, but only until the step's first and last operations interrupt them, so the period
-    with the longest unbroken run is the step's. Of equally long runs the shortest period counts.
+    Layers of one network repeat too, but only until the step's first and last operations interrupt
+    them, so the period with the longest unbroken run is the step's. Of equally long runs the
+    shortest period counts.
     """
     best: Loop | None = None
     covered = 0
@@ -37,7 +39,8 @@ def find_loop(names: Ints) -> Loop | None:
 
 
 def _candidate_periods(names: Ints) -> list[int]:
-    """Distances between occurrences of the rarer names, the most frequent first by how much they could cover."""
+    """Distances between occurrences of the rarer names, the most frequent first by how much they
+    could cover."""
     votes: dict[int, int] = {}
     for name in np.unique(names):
         distances = np.diff(np.flatnonzero(names == name))

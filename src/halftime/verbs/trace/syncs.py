@@ -21,11 +21,14 @@ _FRAME = re.compile(r"\.py\(\d+\): ")
 _TORCH = re.compile(r"(^|/)torch/|contextlib\.py|_tensor\.py|module\.py\(")
 
 
-def syncs(trace: Trace, found_gaps: Sequence[Gap], intervals: Sequence[Interval]) -> tuple[SyncWait, ...]:
+def syncs(
+    trace: Trace, found_gaps: Sequence[Gap], intervals: Sequence[Interval]
+) -> tuple[SyncWait, ...]:
     """Waits by call, stage and Python stack, the costliest first.
 
-    `host_seconds` is what the host waited. Most of it is hidden where the device works meanwhile; `wall_seconds`, the
-    true cost, is how long the device then stood idle until the host had sent it something new.
+    `host_seconds` is what the host waited. Most of it is hidden where the device works meanwhile;
+    `wall_seconds`, the true cost, is how long the device then stood idle until the host had sent it
+    something new.
     """
     waits = np.flatnonzero(trace.named(trace.runtime, WAIT))
     cost: dict[int, int] = defaultdict(int)
@@ -52,11 +55,13 @@ def syncs(trace: Trace, found_gaps: Sequence[Gap], intervals: Sequence[Interval]
 
 
 def _stacks(trace: Trace, waits: Ints) -> list[tuple[str, ...]]:
-    """For each wait the recorded Python frames around it outside torch, innermost first; one sweep over both."""
+    """For each wait the recorded Python frames around it outside torch, innermost first; one sweep
+    over both."""
     host, runtime = trace.host, trace.runtime
     frames = host.where(trace.named(host, _FRAME) & ~trace.named(host, _TORCH))
     found: list[tuple[str, ...]] = []
-    open_frames: dict[int, list[tuple[int, str]]] = defaultdict(list)  # thread -> frames by end, the innermost last
+    # thread -> frames by end, the innermost last
+    open_frames: dict[int, list[tuple[int, str]]] = defaultdict(list)
     opened = 0
     for at in waits.tolist():
         moment, thread = int(runtime.start[at]), int(runtime.thread[at])

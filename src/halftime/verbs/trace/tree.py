@@ -1,7 +1,9 @@
-"""Ranges and device operations as the ledger's tree: when was each part done, on the device where there is one?
+"""Ranges and device operations as the ledger's tree: when was each part done, on the device where
+there is one?
 
-A moment on the host is, for the ledger, when the device has done all that was queued until then (what an event recorded
-at that moment would say), so rows add up to the wall clock here as they do in `halftime profile`.
+A moment on the host is, for the ledger, when the device has done all that was queued until then
+(what an event recorded at that moment would say), so rows add up to the wall clock here as they do
+in `halftime profile`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ Interval = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Call:
-    """The traced call: its tree in seconds from its start, and its bounds in nanoseconds of the trace."""
+    """The traced call: its tree in seconds from its start, and its bounds in nanoseconds of the
+    trace."""
 
     nodes: list[Node]
     start: int
@@ -64,23 +67,30 @@ def from_ranges(trace: Trace, found: list[Range], launched_by: Ints) -> Call:
 
 
 def _host_intervals(found: list[Range]) -> list[Interval]:
-    """Stages by the host's clock, which runs ahead of the device's; what lies between a loop's ranges is the loop's."""
+    """Stages by the host's clock, which runs ahead of the device's; what lies between a loop's
+    ranges is the loop's."""
     loop = [each for each in found if each.place.stage == LOOP.stage]
     own = [(each.place.stage, each.start, each.end) for each in found]
     return [*own, *([(LOOP.stage, loop[0].start, max(each.end for each in loop))] if loop else [])]
 
 
 def _flat(nodes: list[Node]) -> list[Node]:
-    """Transparent ranges of the denoising stage dissolved: the loop is made anew around their children."""
+    """Transparent ranges of the denoising stage dissolved: the loop is made anew around their
+    children."""
     return [
         inner
         for node in nodes
-        for inner in (_flat(node.children) if node.place.stage == LOOP.stage and not node.place.part else [node])
+        for inner in (
+            _flat(node.children)
+            if node.place.stage == LOOP.stage and not node.place.part
+            else [node]
+        )
     ]
 
 
 def _device_done(trace: Trace, launched_by: Ints) -> Callable[[int], int]:
-    """Moment on the host -> when the device has done all that was queued by then; never before the moment itself."""
+    """Moment on the host -> when the device has done all that was queued by then; never before the
+    moment itself."""
     known = np.flatnonzero(launched_by != NONE)
     issued = trace.runtime.start[launched_by[known]]
     order = np.argsort(issued, kind="stable")
@@ -112,14 +122,22 @@ def from_structure(trace: Trace, loop: Loop | None) -> Call:
     after = loop.begin + loop.period * loop.steps
     cuts = [int(device.start[at]) for at in first] + [int(device.end[:after].max())]
     steps = [
-        Node(Place("denoise", "denoiser"), STEP, (low - start) * NANO, (high - start) * NANO, step=step)
+        Node(
+            Place("denoise", "denoiser"),
+            STEP,
+            (low - start) * NANO,
+            (high - start) * NANO,
+            step=step,
+        )
         for step, (low, high) in enumerate(itertools.pairwise(cuts))
     ]
     nodes = [Node(Place("denoise", ""), LOOP.part, steps[0].start, steps[-1].end, children=steps)]
     if cuts[0] > start:
         nodes.insert(0, Node(Place(BEFORE, "device"), BEFORE, 0.0, (cuts[0] - start) * NANO))
     if cuts[-1] < end:
-        nodes.append(Node(Place(AFTER, "device"), AFTER, (cuts[-1] - start) * NANO, (end - start) * NANO))
+        nodes.append(
+            Node(Place(AFTER, "device"), AFTER, (cuts[-1] - start) * NANO, (end - start) * NANO)
+        )
     return Call(nodes, start, end)
 
 

@@ -1,4 +1,5 @@
-"""Compile artefacts beside a recipe: a fresh process applies it once, so the file holds what it needs and no more.
+"""Compile artefacts beside a recipe: a fresh process applies it once, so the file holds what it
+needs and no more.
 
 `python -m halftime.verbs.tune.artefacts` is that process; it reads its task from standard input.
 """
@@ -31,10 +32,13 @@ class Task(Record, frozen=True, kw_only=True):
 
 
 def save(model: str | None, workload: Workload, recipe: Path) -> Path | None:
-    """Write the artefacts of a recipe's file beside it; None where it compiles nothing. Raises HalftimeError."""
+    """Write the artefacts of a recipe's file beside it; None where it compiles nothing. Raises
+    HalftimeError."""
     if not compiles(read_toml(recipe, Recipe)):
         return None
-    in_fresh_process("halftime.verbs.tune.artefacts", Task(model=model, workload=workload, recipe=str(recipe)))
+    in_fresh_process(
+        "halftime.verbs.tune.artefacts", Task(model=model, workload=workload, recipe=str(recipe))
+    )
     return beside(recipe) if beside(recipe).is_file() else None
 
 

@@ -1,16 +1,18 @@
-"""Plans side by side: twins of one pipeline that share its weights, called in turns, so that drift cancels."""
+"""Plans side by side: twins of one pipeline that share its weights, called in turns, so that drift
+cancels."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from halftime.base.progress import Progress
 from halftime.fix.apply import applied
 from halftime.fix.base import device_of
 from halftime.pipeline.arguments import call_arguments
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Choices = tuple[Choice, ...]
-Progress = Callable[[str, int, int], None]
-WARM_PROMPTS = 2  # drawn by each new plan before it is timed: its first calls, and a look for broken pictures
+# drawn by each new plan before it is timed: its first calls, and a look for broken pictures
+WARM_PROMPTS = 2
 
 
 def twin(pipeline: DiffusionPipeline) -> DiffusionPipeline:
@@ -88,7 +90,8 @@ class Bench:
         return Live(pipeline, stack, first, setup)
 
     def seconds(self, pipeline: DiffusionPipeline, turn: int) -> float:
-        """One call. Turns go through the test set's prompts, so that a cache of prompts pays only where they repeat."""
+        """One call. Turns go through the test set's prompts, so that a cache of prompts pays only
+        where they repeat."""
         import torch
 
         arguments = call_arguments(pipeline, self.workload_of(turn))
@@ -102,7 +105,8 @@ class Bench:
         return time.perf_counter() - begun
 
     def workload_of(self, turn: int) -> Workload:
-        """The workload of one turn: its own prompts where it has some, else one that was not drawn while warming up."""
+        """The workload of one turn: its own prompts where it has some, else one that was not drawn
+        while warming up."""
         if self.workload.prompts != Workload().prompts:
             return self.workload
         return msgspec.structs.replace(
@@ -120,11 +124,13 @@ class Bench:
         self.keep_only()
 
     def trial(self, incumbent: Choices, candidate: Choices, progress: Progress) -> Trial:
-        """Baseline, incumbent and candidate in turns, until it is decided or has gone on long enough."""
+        """Baseline, incumbent and candidate in turns, until it is decided or has gone on long
+        enough."""
         empty = Trial(incumbent_plan=incumbent, candidate_plan=candidate)
         try:
             base, best, new = self.at(()), self.at(incumbent), self.at(candidate)
-        except Exception as error:  # a fix may fail in any way; it is dropped, and the reason is reported
+        # a fix may fail in any way; it is dropped, and the reason is reported
+        except Exception as error:
             return msgspec.structs.replace(empty, failure=_reason(error))
         broken = [trip for trip in trips(paired(base.first, new.first)) if trip.side == "candidate"]
         if broken:
@@ -139,7 +145,8 @@ class Bench:
         return trial
 
     def _turn(self, plans: tuple[Live, ...], turn: int) -> tuple[float, ...]:
-        """One call of each, the first one another each time; a plan that stands twice is called once."""
+        """One call of each, the first one another each time; a plan that stands twice is called
+        once."""
         order = [(turn + shift) % len(plans) for shift in range(len(plans))]
         taken: dict[int, float] = {}
         for place in order:

@@ -22,12 +22,16 @@ Choices = tuple[Choice, ...]
 # Not tried by measuring one call after another, and why.
 LEFT_OUT = {
     "solver-steps": "chosen by the sweep",
-    "text-warmup": "changes the first call alone, which a steady measurement cannot see; `halftime serve` warms up",
+    "text-warmup": (
+        "changes the first call alone, which a steady measurement cannot see; "
+        "`halftime serve` warms up"
+    ),
 }
 
 
 def candidates(pipeline: DiffusionPipeline, approximate: bool) -> tuple[list[Choice], list[Rung]]:
-    """Fixes to try, each with its settings, and a rung for each that is not tried, with the reason."""
+    """Fixes to try, each with its settings, and a rung for each that is not tried, with the
+    reason."""
     found: list[Choice] = []
     refused: list[Rung] = []
     for name, fix in FIXES.items():
@@ -45,13 +49,20 @@ def _usable(pipeline: DiffusionPipeline, name: str, approximate: bool) -> tuple[
         return [], "approximate; allow it with --allow approximate"
     if name in LEFT_OUT:
         return [], LEFT_OUT[name]
-    reasons = [fix.applies(pipeline, device, fix.with_defaults(settings)) for settings in variants(name)]
-    usable = [Choice(name=name, settings=s) for s, why in zip(variants(name), reasons, strict=True) if why is None]
+    reasons = [
+        fix.applies(pipeline, device, fix.with_defaults(settings)) for settings in variants(name)
+    ]
+    usable = [
+        Choice(name=name, settings=s)
+        for s, why in zip(variants(name), reasons, strict=True)
+        if why is None
+    ]
     return usable, f"does not apply: {reasons[0]}"
 
 
 def variants(name: str) -> list[dict[str, Json]]:
-    """The settings of one fix that are worth a trial: a runtime by single components, others as they propose."""
+    """The settings of one fix that are worth a trial: a runtime by single components, others as
+    they propose."""
     if name in RUNTIMES:
         return [{"components": [part]} for part in RUNTIMES[name]]
     return [{}, *(dict(settings) for settings in FIXES[name].proposals)]
@@ -60,8 +71,8 @@ def variants(name: str) -> list[dict[str, Json]]:
 def combine(kept: Choices, added: Choice) -> tuple[Choices, Choices]:
     """The plan with one more fix, and what had to go, or to give something up, for it.
 
-    A runtime that is there already takes one more component; one that is in the way gives up the component that both
-    want, and goes altogether where nothing is left.
+    A runtime that is there already takes one more component; one that is in the way gives up the
+    component that both want, and goes altogether where nothing is left.
     """
     joined = _joined(kept, added)
     plan: list[Choice] = []

@@ -1,4 +1,5 @@
-"""The decisions of `tune`, as functions of numbers: keep or drop, measure on, stop, and which fix is to blame."""
+"""The decisions of `tune`, as functions of numbers: keep or drop, measure on, stop, and which fix
+is to blame."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Goal:
         return "best" if self.speedup is None else units.ratio(self.speedup)
 
     def reached(self, seconds: float, speedup: float) -> bool:
-        """Whether a measured call of so many seconds, so much faster than the baseline, is enough."""
+        """Whether a measured call of so many seconds, so much faster than the baseline, is
+        enough."""
         if self.seconds is not None:
             return seconds <= self.seconds
         return self.speedup is not None and speedup >= self.speedup
@@ -45,7 +47,8 @@ class Goal:
 
 @dataclass
 class Budget:
-    """Seconds to spend, and those that are kept back for the last measurement and the verification."""
+    """Seconds to spend, and those that are kept back for the last measurement and the
+    verification."""
 
     total: float
     clock: Callable[[], float]
@@ -54,7 +57,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not self.total > 0:
-            raise BadInput(f"budget is {units.seconds(self.total)}; it must be above 0, for example 10m.")
+            raise BadInput(
+                f"budget is {units.seconds(self.total)}; it must be above 0, for example 10m."
+            )
         self.start = self.clock()
 
     def spent(self) -> float:
@@ -92,15 +97,16 @@ def undecided(trial: Trial) -> bool:
 
 
 def trial_seconds(baseline: float, standing: float, setup: float) -> float:
-    """What a trial is expected to take: three plans in turns, and the candidate's first calls. Seconds a call."""
+    """What a trial is expected to take: three plans in turns, and the candidate's first calls.
+    Seconds a call."""
     return setup + FIRST_ROUNDS * baseline + (2 * FIRST_ROUNDS + 3) * standing
 
 
 def culprit(fixes: Sequence[T], passes: Callable[[Sequence[T]], bool]) -> T:
     """The fix that turns a plan bad, by bisection over its prefixes: about log2(n) questions.
 
-    The empty plan is good and the whole one bad; the answer is the last fix of the shortest bad prefix, where badness
-    does not go away by adding fixes.
+    The empty plan is good and the whole one bad; the answer is the last fix of the shortest bad
+    prefix, where badness does not go away by adding fixes.
     """
     good, bad = 0, len(fixes)
     while bad - good > 1:
@@ -127,7 +133,11 @@ def pareto(points: Sequence[SweepPoint]) -> list[bool]:
 
 def cheapest(points: Sequence[SweepPoint]) -> SweepPoint | None:
     """The fastest point inside the quality budget."""
-    return min((point for point in points if point.within_budget), key=lambda point: point.seconds, default=None)
+    return min(
+        (point for point in points if point.within_budget),
+        key=lambda point: point.seconds,
+        default=None,
+    )
 
 
 def typical(values: Sequence[float]) -> float:

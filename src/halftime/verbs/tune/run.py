@@ -1,4 +1,5 @@
-"""`tune`: profile, climb, verify, bisect where that fails, measure once more, and write it all down."""
+"""`tune`: profile, climb, verify, bisect where that fails, measure once more, and write it all
+down."""
 
 from __future__ import annotations
 
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from halftime.base import units
-from halftime.base.environment import collect
 from halftime.base.errors import BadInput
+from halftime.base.progress import Progress, silent
 from halftime.base.stats import median, paired_ratio
 from halftime.base.version import version
 from halftime.fix.apply import architecture, open_findings
 from halftime.fix.base import device_of
 from halftime.fix.table import FIXES
+from halftime.pipeline.device import this_environment
 from halftime.pipeline.load import Loaded, load
 from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted
@@ -29,7 +31,7 @@ from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
 from halftime.records.verdict import Verdict
 from halftime.verbs.profile.run import Settings as ProfileSettings
 from halftime.verbs.profile.run import measure_in_turns
-from halftime.verbs.tune.bench import WARM_PROMPTS, Bench, Choices, Progress
+from halftime.verbs.tune.bench import WARM_PROMPTS, Bench, Choices
 from halftime.verbs.tune.candidates import candidates
 from halftime.verbs.tune.decide import Budget, Goal, culprit
 from halftime.verbs.tune.quality import (
@@ -53,7 +55,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _CONFIRM_ROUNDS = 11
-_APPROXIMATE_SHARE = 0.4  # of the budget, for the sweep and the approximate fixes where they are allowed
+# of the budget, for the sweep and the approximate fixes where they are allowed
+_APPROXIMATE_SHARE = 0.4
 _TURNS = 40  # prompts for timing, so that none comes twice within a trial
 _SWEEP_PROMPTS = 6
 _QUALITY_PROMPTS = 8
@@ -61,7 +64,8 @@ _QUALITY_PROMPTS = 8
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose. Seconds; `loss` is the mean FLIP error that approximate fixes may cost together."""
+    """What a user may choose. Seconds; `loss` is the mean FLIP error that approximate fixes may
+    cost together."""
 
     goal: Goal = field(default_factory=Goal)
     budget: float = 600.0
@@ -75,7 +79,10 @@ class Options:
         if self.prompts < 1:
             raise BadInput(f"prompts is {self.prompts}; it must be 1 or more.")
         if not self.loss > 0:
-            raise BadInput(f"loss is {self.loss:g}; it must be above 0, a mean FLIP error, for example {LOSS:g}.")
+            raise BadInput(
+                f"loss is {self.loss:g}; it must be above 0, a mean FLIP error, for example "
+                f"{LOSS:g}."
+            )
 
 
 @dataclass
@@ -100,10 +107,11 @@ def tune(
 ) -> Tuning:
     """Find the fixes that make one call faster without changing its pictures, and prove both.
 
-    `pipeline` is a diffusers pipeline, or what `halftime.load_pipeline` takes; it is left as it was found. `target` and
-    `budget` are seconds, `speedup` is baseline / tuned; without either the fastest recipe within the budget is sought.
-    Only bit-exact and equivalent fixes are tried unless `approximate`; `loss` is then the mean FLIP error (a ratio,
-    0..1) that they may cost together. `prompts` pictures are compared at the end. Raises HalftimeError.
+    `pipeline` is a diffusers pipeline, or what `halftime.load_pipeline` takes; it is left as it was
+    found. `target` and `budget` are seconds, `speedup` is baseline / tuned; without either the
+    fastest recipe within the budget is sought. Only bit-exact and equivalent fixes are tried unless
+    `approximate`; `loss` is then the mean FLIP error (a ratio, 0..1) that they may cost together.
+    `prompts` pictures are compared at the end. Raises HalftimeError.
     """
     chosen = workload or Workload()
     given = pipeline is None or isinstance(pipeline, str)
@@ -117,14 +125,17 @@ def tuned(
     workload: Workload,
     options: Options,
     *,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
     say: Callable[[str], None] = lambda words: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Outcome:
-    """As `tune`, for a loaded pipeline, with progress, with words for each decision, and restartable."""
-    place = collect(str(device_of(loaded.pipeline)))
+    """As `tune`, for a loaded pipeline, with progress, with words for each decision, and
+    restartable."""
+    place = this_environment(str(device_of(loaded.pipeline)))
     shape = architecture(loaded.pipeline)
-    fresh = Partial(architecture=shape, workload_hash=workload.content_hash(), environment=place.identity())
+    fresh = Partial(
+        architecture=shape, workload_hash=workload.content_hash(), environment=place.identity()
+    )
     state = opened(options.partial, fresh)
     budget = Budget(options.budget, clock, state.partial.spent_seconds)
     if state.resumed:
@@ -154,7 +165,10 @@ class _Run:
         self._refuse_early()
         before = self._profile()
         wall = before.wall_seconds
-        self.say(f"baseline: {wall:.3f} s a call; most of it in {max(before.ledger, key=lambda r: r.seconds).stage}")
+        self.say(
+            f"baseline: {wall:.3f} s a call; most of it in "
+            f"{max(before.ledger, key=lambda r: r.seconds).stage}"
+        )
         count = prompts_within(self.budget.total, wall, self.options.prompts)
         if count < self.options.prompts:
             self.notes.append(fewer_words(count, self.options.prompts, self.budget.total))
@@ -163,20 +177,27 @@ class _Run:
         state = Climb(seconds=wall)
         if not self.options.sweep_only:
             self._equivalent(state, before, pictures)
-        points = self._approximate(state, before, pictures) if self._wants_approximate(state) else ()
+        points = (
+            self._approximate(state, before, pictures) if self._wants_approximate(state) else ()
+        )
         return self._finish(state, before, pictures, points)
 
     def _refuse_early(self) -> None:
-        """Before minutes are spent: a pipeline that does not repeat itself, and a budget in which nothing fits."""
+        """Before minutes are spent: a pipeline that does not repeat itself, and a budget in which
+        nothing fits."""
         live = self.bench.at(())
-        again = render(live.pipeline, self.workload, self.bench.prompts[:WARM_PROMPTS], "baseline, again")
+        again = render(
+            live.pipeline, self.workload, self.bench.prompts[:WARM_PROMPTS], "baseline, again"
+        )
         check_repeats(live.first, again)
         wall = self.bench.seconds(live.pipeline, 0)
         least = least_seconds(wall, self.options.prompts)
         if self.budget.total < least:
             raise BadInput(
-                f"budget is {units.seconds(self.budget.total)}; a call takes {units.seconds(wall)} here, and measuring "
-                f"it, one trial and a verification take about {units.seconds(least)}. Give more, for example --budget "
+                f"budget is {units.seconds(self.budget.total)}; a call takes "
+                f"{units.seconds(wall)} here, and measuring "
+                f"it, one trial and a verification take about {units.seconds(least)}. Give "
+                "more, for example --budget "
                 f"{math.ceil(4 * least / 60)}m."
             )
 
@@ -199,7 +220,9 @@ class _Run:
         self.state.add_trial(self.budget.spent(), trial)
         return trial
 
-    def _tools(self, before: Session, acceptable: Callable[[Choices], str] = lambda plan: "") -> Tools:
+    def _tools(
+        self, before: Session, acceptable: Callable[[Choices], str] = lambda plan: ""
+    ) -> Tools:
         return Tools(
             measure=self._measure,
             predict=lambda plan: predicted(before, plan),
@@ -218,7 +241,11 @@ class _Run:
         self.budget.reserve += kept_back
         self._climb(state, found, self._tools(before))
         self.budget.reserve -= kept_back
-        state.ladder += [rung for rung in refused if not (self.options.approximate and rung.level == "approximate")]
+        state.ladder += [
+            rung
+            for rung in refused
+            if not (self.options.approximate and rung.level == "approximate")
+        ]
         self._blame(state, pictures)
 
     def _climb(self, state: Climb, found: Sequence[Choice], tools: Tools) -> None:
@@ -241,15 +268,23 @@ class _Run:
         return len(state.ladder)
 
     def _blame(self, state: Climb, pictures: Pictures) -> None:
-        """Verify what stands; while its pictures differ, find the fix that makes them differ and drop it."""
+        """Verify what stands; while its pictures differ, find the fix that makes them differ and
+        drop it."""
         self._fit(pictures)
         while state.kept:
             verdict = pictures.verdict(state.kept)[0]
             if verdict.verdict != "different":
                 return
-            self.say(f"pictures differ: {verdict.reasons[0] if verdict.reasons else ''}; looking for the fix")
+            self.say(
+                f"pictures differ: {verdict.reasons[0] if verdict.reasons else ''}; looking "
+                "for the fix"
+            )
             bad = culprit(state.kept, lambda some: self._same(tuple(some), pictures))
-            state.drop(bad.name, f"dropped by verification: {verdict.reasons[0] if verdict.reasons else 'different'}")
+            state.drop(
+                bad.name,
+                "dropped by verification: "
+                f"{verdict.reasons[0] if verdict.reasons else 'different'}",
+            )
             self.say(f"{bad.name}: dropped, its pictures differ")
 
     def _fit(self, pictures: Pictures) -> None:
@@ -272,9 +307,13 @@ class _Run:
     def _wants_approximate(self, state: Climb) -> bool:
         if self.options.sweep_only:
             return True
-        return self.options.approximate and not self.options.goal.reached(state.seconds, state.speedup)
+        return self.options.approximate and not self.options.goal.reached(
+            state.seconds, state.speedup
+        )
 
-    def _approximate(self, state: Climb, before: Session, pictures: Pictures) -> tuple[SweepPoint, ...]:
+    def _approximate(
+        self, state: Climb, before: Session, pictures: Pictures
+    ) -> tuple[SweepPoint, ...]:
         points = self._sweep(pictures)
         own = type(self.loaded.pipeline.scheduler).__name__
         best = choice_of(points, own)
@@ -300,26 +339,38 @@ class _Run:
             return self.state.sweep
         few = pictures.prompts[:_SWEEP_PROMPTS]
         points = sweep(
-            self.loaded.pipeline, pictures.reference(), self.workload, few,
-            loss=self.options.loss, budget=self.budget, progress=self.progress,
-        )  # fmt: skip
+            self.loaded.pipeline,
+            pictures.reference(),
+            self.workload,
+            few,
+            loss=self.options.loss,
+            budget=self.budget,
+            progress=self.progress,
+        )
         self.state.add(self.budget.spent(), sweep=points)
         return points
 
     # ---- the end
 
-    def _finish(self, state: Climb, before: Session, pictures: Pictures, points: tuple[SweepPoint, ...]) -> Outcome:
+    def _finish(
+        self, state: Climb, before: Session, pictures: Pictures, points: tuple[SweepPoint, ...]
+    ) -> Outcome:
         self.bench.keep_only((), state.kept)
         trial = self.bench.confirm(state.kept, _CONFIRM_ROUNDS, self.progress)
         ratio = paired_ratio(trial.baseline, trial.candidate)
         if state.kept and ratio.value < 1.0:
             for choice in state.kept:
-                state.drop(choice.name, "dropped: all together they were slower than the baseline at the end")
+                state.drop(
+                    choice.name,
+                    "dropped: all together they were slower than the baseline at the end",
+                )
             trial = self.bench.confirm((), _CONFIRM_ROUNDS, self.progress)
             ratio = paired_ratio(trial.baseline, trial.candidate)
         verdict, drawn = pictures.verdict(state.kept)
         if any(FIXES[choice.name].level == "approximate" for choice in state.kept):
-            self.notes.append(f"the recipe holds approximate fixes; their loss together: {loss_words(verdict)}")
+            self.notes.append(
+                f"the recipe holds approximate fixes; their loss together: {loss_words(verdict)}"
+            )
         before, after = self._profiled((), state.kept)
         seconds = median(trial.baseline), median(trial.candidate)
         recipe = self._recipe(state, seconds, ratio.value, verdict)
@@ -359,12 +410,20 @@ class _Run:
 
     def _profiled(self, *plans: Choices) -> list[Session]:
         """A session for each plan, measured in turns."""
-        several = [Loaded(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes) for plan in plans]
+        several = [
+            Loaded(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes)
+            for plan in plans
+        ]
         settings = ProfileSettings(runs=5, warmup=1, probes=False)
         sessions = measure_in_turns(several, self.workload, settings, progress=self.progress)
-        return [open_findings(session, Plan(fixes=plan)) for session, plan in zip(sessions, plans, strict=True)]
+        return [
+            open_findings(session, Plan(fixes=plan))
+            for session, plan in zip(sessions, plans, strict=True)
+        ]
 
-    def _recipe(self, state: Climb, seconds: tuple[float, float], speedup: float, verdict: Verdict) -> Recipe:
+    def _recipe(
+        self, state: Climb, seconds: tuple[float, float], speedup: float, verdict: Verdict
+    ) -> Recipe:
         return Recipe(
             halftime=version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -390,5 +449,9 @@ def rung_words(rung: Rung) -> str:
     """One line on a decision."""
     settings = f" {msgspec.json.encode(rung.settings).decode()}" if rung.settings else ""
     mark = "kept" if rung.kept else "not tried" if rung.observed is None else "dropped"
-    seen = "" if rung.observed is None else f" predicted {rung.predicted:.2f}x, observed {rung.observed:.2f}x;"
+    seen = (
+        ""
+        if rung.observed is None
+        else f" predicted {rung.predicted:.2f}x, observed {rung.observed:.2f}x;"
+    )
     return f"{mark}: {rung.fix}{settings}:{seen} {rung.why}"

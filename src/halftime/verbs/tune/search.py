@@ -1,4 +1,5 @@
-"""The climb: the most promising fix first, each measured on top of what stands, kept where it pays."""
+"""The climb: the most promising fix first, each measured on top of what stands, kept where it
+pays."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from halftime.records.tune import Trial
 from halftime.verbs.tune.candidates import Choices, combine, described
 from halftime.verbs.tune.decide import Budget, Goal, gain, pays, stacked, trial_seconds, typical
 
-RIVAL = 0.75  # a rival whose prediction is worse than this share of what stands is not worth its trial
+# a rival whose prediction is worse than this share of what stands is not worth its trial
+RIVAL = 0.75
 
 
 @dataclass
@@ -32,14 +34,17 @@ class Climb:
         """Take a fix off again, and say so on its rungs."""
         self.kept = tuple(choice for choice in self.kept if choice.name != name)
         self.ladder = [
-            msgspec.structs.replace(rung, kept=False, why=why) if rung.fix == name and rung.kept else rung
+            msgspec.structs.replace(rung, kept=False, why=why)
+            if rung.fix == name and rung.kept
+            else rung
             for rung in self.ladder
         ]
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What the climb asks: measurements, predictions, time, and whether a plan's pictures are good enough."""
+    """What the climb asks: measurements, predictions, time, and whether a plan's pictures are good
+    enough."""
 
     measure: Callable[[Choices, Choices], Trial]
     predict: Callable[[Choices], float]
@@ -51,14 +56,17 @@ class Tools:
 
 
 def climb(start: Climb, candidates: Sequence[Choice], tools: Tools) -> Climb:
-    """Try the candidates, the largest predicted gain first, until the goal or the budget is reached."""
+    """Try the candidates, the largest predicted gain first, until the goal or the budget is
+    reached."""
     state = start
     # The gain of a fix alone: what stands already cancels in the order.
     queue = sorted(candidates, key=lambda choice: -tools.predict((choice,)))
     for index, choice in enumerate(queue):
         if tools.goal.reached(state.seconds or tools.baseline_seconds, state.speedup):
             state.stopped = f"the goal of {tools.goal} was reached"
-            state.ladder += [_untried(rest, "the goal was reached before") for rest in queue[index:]]
+            state.ladder += [
+                _untried(rest, "the goal was reached before") for rest in queue[index:]
+            ]
             return state
         rungs = _step(state, choice, tools)  # may mark rungs of the ladder, so it comes first
         state.ladder += rungs
@@ -67,7 +75,9 @@ def climb(start: Climb, candidates: Sequence[Choice], tools: Tools) -> Climb:
 
 def _untried(choice: Choice, why: str, predicted: float | None = None) -> Rung:
     level = FIXES[choice.name].level
-    return Rung(fix=choice.name, level=level, settings=choice.settings, predicted=predicted, why=why)
+    return Rung(
+        fix=choice.name, level=level, settings=choice.settings, predicted=predicted, why=why
+    )
 
 
 def _step(state: Climb, choice: Choice, tools: Tools) -> list[Rung]:
@@ -82,7 +92,8 @@ def _step(state: Climb, choice: Choice, tools: Tools) -> list[Rung]:
     if not tools.known(state.kept, plan) and not tools.budget.allows(cost):
         state.stopped = "the budget was spent"
         words = (
-            f"no time left (about {units.seconds(cost)} needed, {units.seconds(max(0.0, tools.budget.left()))} left)"
+            f"no time left (about {units.seconds(cost)} needed, "
+            f"{units.seconds(max(0.0, tools.budget.left()))} left)"
         )
         return [_untried(choice, words, predicted)]
     trial = tools.measure(state.kept, plan)
@@ -92,7 +103,13 @@ def _step(state: Climb, choice: Choice, tools: Tools) -> list[Rung]:
 
 
 def _judged(
-    state: Climb, choice: Choice, plan: Choices, gone: Choices, trial: Trial, predicted: float, tools: Tools
+    state: Climb,
+    choice: Choice,
+    plan: Choices,
+    gone: Choices,
+    trial: Trial,
+    predicted: float,
+    tools: Tools,
 ) -> Rung:
     seen, more = stacked(trial), gain(trial)
     why = "" if pays(trial) else _too_little(more.value, more.low)
@@ -106,7 +123,8 @@ def _judged(
         observed_low=seen.low,
         observed_high=seen.high,
         kept=not why,
-        why=why or f"{units.ratio(more.value)} on top of what stood ({units.ratio(more.low)} or more)",
+        why=why
+        or f"{units.ratio(more.value)} on top of what stood ({units.ratio(more.low)} or more)",
     )
     if rung.kept:
         _replace(state, plan, gone, choice)

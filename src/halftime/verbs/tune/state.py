@@ -1,4 +1,5 @@
-"""What an interrupted `tune` leaves behind, and how the next one takes it up: finished trials are answered from it."""
+"""What an interrupted `tune` leaves behind, and how the next one takes it up: finished trials are
+answered from it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def partial_path(recipe: Path) -> Path:
 
 @dataclass
 class State:
-    """Everything measured so far, written to `path` after each addition; without a path it is kept in memory."""
+    """Everything measured so far, written to `path` after each addition; without a path it is kept
+    in memory."""
 
     partial: Partial
     path: Path | None = None
@@ -41,7 +43,12 @@ class State:
         """What an earlier run measured for these two plans."""
         wanted = plan_key(incumbent), plan_key(candidate)
         return next(
-            (t for t in self.partial.trials if (plan_key(t.incumbent_plan), plan_key(t.candidate_plan)) == wanted), None
+            (
+                t
+                for t in self.partial.trials
+                if (plan_key(t.incumbent_plan), plan_key(t.candidate_plan)) == wanted
+            ),
+            None,
         )
 
     @property
@@ -61,8 +68,10 @@ def opened(path: Path | None, fresh: Partial) -> State:
     if path is not None and path.is_file():
         found = read_json(path, Partial)
         same = (found.architecture, found.workload_hash, found.environment) == (
-            fresh.architecture, fresh.workload_hash, fresh.environment,
-        )  # fmt: skip
+            fresh.architecture,
+            fresh.workload_hash,
+            fresh.environment,
+        )
         if same:
             return State(found, path, resumed=True)
     return State(fresh, path)

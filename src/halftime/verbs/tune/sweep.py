@@ -1,4 +1,5 @@
-"""Solver x steps against quality: what each setting takes, how far its pictures are from the many-step ones."""
+"""Solver x steps against quality: what each setting takes, how far its pictures are from the
+many-step ones."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from halftime.base.progress import Progress
 from halftime.base.stats import median
 from halftime.fix.apply import applied
 from halftime.fix.base import device_of
@@ -16,7 +18,7 @@ from halftime.fix.table import FIXES
 from halftime.records import Json, Workload
 from halftime.records.recipe import Choice, Plan
 from halftime.records.tune import SweepPoint
-from halftime.verbs.tune.bench import Progress, twin
+from halftime.verbs.tune.bench import twin
 from halftime.verbs.tune.decide import Budget, cheapest, pareto
 from halftime.verbs.tune.quality import AGREEMENT
 from halftime.verbs.verify import judge as judges
@@ -34,9 +36,15 @@ SHARES = (0.4, 0.67, 0.27, 0.5, 0.8, 0.13)
 def settings_to_try(pipeline: DiffusionPipeline, steps: int) -> list[dict[str, Json]]:
     """Solvers that apply, the pipeline's own first, at fewer steps."""
     fix, device = FIXES["solver-steps"], device_of(pipeline)
-    counts = [count for count in dict.fromkeys(max(1, round(share * steps)) for share in SHARES) if count != steps]
+    counts = [
+        count
+        for count in dict.fromkeys(max(1, round(share * steps)) for share in SHARES)
+        if count != steps
+    ]
     names = ["", *(name for name in SOLVERS if name != type(pipeline.scheduler).__name__)]
-    grid: list[dict[str, Json]] = [{"scheduler": name, "steps": count} for name in names for count in counts]
+    grid: list[dict[str, Json]] = [
+        {"scheduler": name, "steps": count} for name in names for count in counts
+    ]
     return [each for each in grid if fix.applies(pipeline, device, fix.with_defaults(each)) is None]
 
 
@@ -50,9 +58,11 @@ def sweep(
     budget: Budget,
     progress: Progress,
 ) -> tuple[SweepPoint, ...]:
-    """Every setting that fits into the budget, judged; `reference` are the many-step pictures of the same prompts.
+    """Every setting that fits into the budget, judged; `reference` are the many-step pictures of
+    the same prompts.
 
-    Without other fixes: they would be converted anew for each setting, and what is compared is settings.
+    Without other fixes: they would be converted anew for each setting, and what is compared is
+    settings.
     """
     found: list[SweepPoint] = []
     grid = settings_to_try(pipeline, workload.steps)
@@ -92,7 +102,9 @@ def _point(
     flip, agreement = _distance(reference.first(len(drawn)), PictureSet("sweep", tuple(drawn)))
     steps = settings["steps"]
     assert isinstance(steps, int)
-    yield SweepPoint(scheduler=name, steps=steps, seconds=median(times), flip=flip, agreement=agreement)
+    yield SweepPoint(
+        scheduler=name, steps=steps, seconds=median(times), flip=flip, agreement=agreement
+    )
 
 
 def _distance(reference: PictureSet, drawn: PictureSet) -> tuple[float, float | None]:
@@ -116,7 +128,8 @@ def marked(points: Sequence[SweepPoint], loss: float) -> tuple[SweepPoint, ...]:
 
 
 def choice_of(points: Sequence[SweepPoint], own: str) -> Choice | None:
-    """The chosen point as a fix; None where none is good enough. `own` is the pipeline's scheduler."""
+    """The chosen point as a fix; None where none is good enough. `own` is the pipeline's
+    scheduler."""
     best = next((point for point in points if point.chosen), None)
     if best is None:
         return None

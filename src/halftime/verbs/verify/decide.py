@@ -1,10 +1,11 @@
-"""From paired measurements to a verdict: an equivalence test against a margin in units of the noise floor.
+"""From paired measurements to a verdict: an equivalence test against a margin in units of the noise
+floor.
 
-For a distance the question is one-sided: is its mean below the margin? For a signed score it is two-sided: does the
-mean difference lie within plus and minus the margin? Both by the interval form of the two one-sided tests (Schuirmann
-1987): `equivalent` when the 90 % interval lies inside the margin, `different` when an interval that is widened for the
-number of comparisons (Bonferroni) lies outside, else `inconclusive`. The intervals are bootstrap ones (Efron 1979) over
-pairs.
+For a distance the question is one-sided: is its mean below the margin? For a signed score it is
+two-sided: does the mean difference lie within plus and minus the margin? Both by the interval form
+of the two one-sided tests (Schuirmann 1987): `equivalent` when the 90 % interval lies inside the
+margin, `different` when an interval that is widened for the number of comparisons (Bonferroni) lies
+outside, else `inconclusive`. The intervals are bootstrap ones (Efron 1979) over pairs.
 """
 
 from __future__ import annotations
@@ -26,26 +27,40 @@ _POWER = 0.8
 
 
 def compare(
-    measured: Sequence[Mapping[str, float]], classes: Sequence[str], floor: Mapping[str, float], margin: float
+    measured: Sequence[Mapping[str, float]],
+    classes: Sequence[str],
+    floor: Mapping[str, float],
+    margin: float,
 ) -> list[Comparison]:
     """Every metric in every class that has enough pairs, and over all pairs."""
     groups = {EVERYTHING: list(range(len(classes)))}
     for index, name in enumerate(classes):
         groups.setdefault(name, []).append(index)
-    kept = [(name, group) for name, group in groups.items() if name == EVERYTHING or len(group) >= FEWEST]
+    kept = [
+        (name, group)
+        for name, group in groups.items()
+        if name == EVERYTHING or len(group) >= FEWEST
+    ]
     if len(kept) == 2:  # a single class is all there is
         kept = kept[:1]
     names = list(measured[0])
     tests = len(kept) * sum(METRICS[name].decides for name in names)
     return [
-        _compare(name, group_name, [measured[i][name] for i in group], floor[name], margin, max(tests, 1))
+        _compare(
+            name, group_name, [measured[i][name] for i in group], floor[name], margin, max(tests, 1)
+        )
         for group_name, group in kept
         for name in names
     ]
 
 
 def _compare(
-    metric: str, content_class: str, values: Sequence[float], floor: float, margin: float, tests: int
+    metric: str,
+    content_class: str,
+    values: Sequence[float],
+    floor: float,
+    margin: float,
+    tests: int,
 ) -> Comparison:
     inner = mean_interval(values, 1 - 2 * _ALPHA)
     outer = mean_interval(values, 1 - 2 * _ALPHA / tests)
@@ -60,7 +75,9 @@ def _compare(
         floors=abs(inner.value) / floor,
         decision=decision,
         decides=METRICS[metric].decides,
-        prompts_needed=prompts_needed(values, margin * floor) if decision == "inconclusive" else None,
+        prompts_needed=prompts_needed(values, margin * floor)
+        if decision == "inconclusive"
+        else None,
     )
 
 
@@ -74,7 +91,8 @@ def mean_interval(values: Sequence[float], confidence: float) -> Interval:
 
 
 def decide(inner: Interval, outer: Interval, limit: float, pairs: int) -> Decision:
-    """Inside, outside, or neither. Fewer than FEWEST pairs decide only when they are all exactly equal."""
+    """Inside, outside, or neither. Fewer than FEWEST pairs decide only when they are all exactly
+    equal."""
     if pairs < FEWEST:
         return "equivalent" if inner == Interval(0.0, 0.0, 0.0) else "inconclusive"
     if -limit < inner.low and inner.high < limit:
@@ -83,7 +101,8 @@ def decide(inner: Interval, outer: Interval, limit: float, pairs: int) -> Decisi
 
 
 def prompts_needed(values: Sequence[float], limit: float) -> int:
-    """How many pairs would decide with 80 % probability, if mean and spread stay as they look now (normal theory)."""
+    """How many pairs would decide with 80 % probability, if mean and spread stay as they look now
+    (normal theory)."""
     distance = abs(abs(fmean(values)) - limit)
     spread = stdev(values) if len(values) > 1 else abs(fmean(values))
     z = NormalDist().inv_cdf(1 - _ALPHA) + NormalDist().inv_cdf(_POWER)
@@ -93,8 +112,11 @@ def prompts_needed(values: Sequence[float], limit: float) -> int:
 
 
 def overall(comparisons: Sequence[Comparison]) -> Decision:
-    """Different if anything that decides is; equivalent if all that decides is; else not decided."""
+    """Different if anything that decides is; equivalent if all that decides is; else not
+    decided."""
     decisions = [each.decision for each in comparisons if each.decides]
     if "different" in decisions:
         return "different"
-    return "equivalent" if decisions and all(d == "equivalent" for d in decisions) else "inconclusive"
+    return (
+        "equivalent" if decisions and all(d == "equivalent" for d in decisions) else "inconclusive"
+    )

@@ -1,4 +1,5 @@
-"""The noise floor: what changes nothing still changes a little. Measured first, and the unit of every margin."""
+"""The noise floor: what changes nothing still changes a little. Measured first, and the unit of
+every margin."""
 
 from __future__ import annotations
 
@@ -22,11 +23,13 @@ VARIATIONS = {
 
 
 def eight_bit(picture: Picture, seed: int = 0) -> Picture:
-    """The picture with half of its values one grey level off: what rounding to 8 bits can do, and no eye sees."""
+    """The picture with half of its values one grey level off: what rounding to 8 bits can do, and
+    no eye sees."""
     rng = np.random.default_rng(seed)
     step = rng.choice(np.array([-1, 0, 0, 1], dtype=np.int16), size=picture.pixels.shape)
     pixels = np.clip(picture.pixels.astype(np.int16) + step, 0, 255).astype(np.uint8)
-    # Latents have no 8-bit form; theirs is the same size of change, one part in 255 of the range, on half the values.
+    # Latents have no 8-bit form; theirs is the same size of change, one part in 255 of the range,
+    # on half the values.
     latent = picture.latent
     if latent is not None:
         noise = rng.choice(np.array([-1, 0, 0, 1], dtype=np.float32), size=latent.shape)
@@ -35,7 +38,8 @@ def eight_bit(picture: Picture, seed: int = 0) -> Picture:
 
 
 def entries(baseline: PictureSet, others: dict[str, PictureSet], kit: Kit) -> list[FloorEntry]:
-    """Each metric over each harmless change, and over the resolution of 8-bit pictures, below which nothing is seen."""
+    """Each metric over each harmless change, and over the resolution of 8-bit pictures, below which
+    nothing is seen."""
     found = []
     dithered = [(p, eight_bit(p, seed)) for seed, p in enumerate(baseline.pictures[:32])]
     found += _entries(EIGHT_BIT, dithered, kit)
@@ -49,7 +53,12 @@ def entries(baseline: PictureSet, others: dict[str, PictureSet], kit: Kit) -> li
 def _entries(source: str, pairs: Sequence[tuple[Picture, Picture]], kit: Kit) -> list[FloorEntry]:
     rows = [kit.measure(one, other) for one, other in pairs]
     return [
-        FloorEntry(metric=name, source=source, pairs=len(rows), value=_size(name, [row[name] for row in rows]))
+        FloorEntry(
+            metric=name,
+            source=source,
+            pairs=len(rows),
+            value=_size(name, [row[name] for row in rows]),
+        )
         for name in kit.functions
     ]
 
@@ -62,39 +71,70 @@ def _size(name: str, values: Sequence[float]) -> float:
 
 
 def strangers(baseline: PictureSet, kit: Kit) -> dict[str, float]:
-    """How far apart pictures are that have nothing in common: each of the baseline's and the next, by each distance
-    that decides; empty for a single picture."""
-    pairs = [(a, b) for a, b in pairwise(baseline.pictures[:32]) if a.pixels.shape == b.pixels.shape]
-    names = [name for name in kit.functions if METRICS[name].decides and METRICS[name].kind == "distance"]
-    return {name: float(np.mean([kit.functions[name](*pair) for pair in pairs])) for name in names} if pairs else {}
+    """How far apart pictures are that have nothing in common: each of the baseline's and the next,
+    by each distance that decides; empty for a single picture."""
+    pairs = [
+        (a, b) for a, b in pairwise(baseline.pictures[:32]) if a.pixels.shape == b.pixels.shape
+    ]
+    names = [
+        name for name in kit.functions if METRICS[name].decides and METRICS[name].kind == "distance"
+    ]
+    return (
+        {name: float(np.mean([kit.functions[name](*pair) for pair in pairs])) for name in names}
+        if pairs
+        else {}
+    )
 
 
-def drowning(found: Sequence[FloorEntry], apart: Mapping[str, float], margin: float) -> list[FloorEntry]:
-    """The entries that alone widen the margin to the distance of strangers: with them all things are equivalent."""
-    return [entry for entry in found if entry.metric in apart and margin * entry.value >= apart[entry.metric]]
+def drowning(
+    found: Sequence[FloorEntry], apart: Mapping[str, float], margin: float
+) -> list[FloorEntry]:
+    """The entries that alone widen the margin to the distance of strangers: with them all things
+    are equivalent."""
+    return [
+        entry
+        for entry in found
+        if entry.metric in apart and margin * entry.value >= apart[entry.metric]
+    ]
 
 
-def sound(found: Sequence[FloorEntry], apart: Mapping[str, float], margin: float) -> tuple[list[FloorEntry], list[str]]:
-    """The entries without those of a variation that turns out not to be harmless here, and a note on each of these.
+def sound(
+    found: Sequence[FloorEntry], apart: Mapping[str, float], margin: float
+) -> tuple[list[FloorEntry], list[str]]:
+    """The entries without those of a variation that turns out not to be harmless here, and a note
+    on each of these.
 
-    Raises Unrepeatable where the baseline made a second time, without any variation, is no nearer than strangers are.
+    Raises Unrepeatable where the baseline made a second time, without any variation, is no nearer
+    than strangers are.
     """
     drowned = {entry.source: entry for entry in reversed(drowning(found, apart, margin))}
     for entry in drowned.values():
         if entry.source not in (EIGHT_BIT, *VARIATIONS):
             raise Unrepeatable(_unrepeatable(entry, apart[entry.metric]))
     left_out = [source for source in drowned if source in VARIATIONS]
-    notes = [f"{VARIATIONS[source]} draws other pictures here, so it is left out of the floor." for source in left_out]
+    notes = [
+        f"{VARIATIONS[source]} draws other pictures here, so it is left out of the floor."
+        for source in left_out
+    ]
     if EIGHT_BIT in drowned:
-        notes.append("The baseline's own pictures hardly differ from one another, so that they can show little.")
+        notes.append(
+            "The baseline's own pictures hardly differ from one another, so that they can show "
+            "little."
+        )
     return [entry for entry in found if entry.source not in left_out], notes
 
 
 def _unrepeatable(entry: FloorEntry, apart: float) -> str:
-    again = "the same prompts and seeds, drawn again," if entry.source == RERUN else f"the set {entry.source!r}"
+    again = (
+        "the same prompts and seeds, drawn again,"
+        if entry.source == RERUN
+        else f"the set {entry.source!r}"
+    )
     return (
-        f"The baseline does not repeat itself: by {entry.metric}, {again} came out {entry.value:.2g} away, and "
-        f"pictures of different prompts are {apart:.2g} apart. Against that nothing can be verified. The pipeline must "
+        f"The baseline does not repeat itself: by {entry.metric}, {again} came out "
+        f"{entry.value:.2g} away, and "
+        f"pictures of different prompts are {apart:.2g} apart. Against that nothing can be "
+        "verified. The pipeline must "
         "draw all its noise from the `generator` of its call."
     )
 
@@ -102,7 +142,8 @@ def _unrepeatable(entry: FloorEntry, apart: float) -> str:
 def noise_floor(found: Sequence[FloorEntry], strict: bool = False) -> dict[str, float]:
     """metric -> one floor: the largest of its entries, and never nothing.
 
-    `strict` leaves the resolution of 8-bit pictures out: what counts then is what the configuration does to itself.
+    `strict` leaves the resolution of 8-bit pictures out: what counts then is what the configuration
+    does to itself.
     """
     floor: dict[str, float] = {}
     for entry in [each for each in found if not (strict and each.source == EIGHT_BIT)]:

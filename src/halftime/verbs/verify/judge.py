@@ -1,4 +1,5 @@
-"""Judges: the bundled one, any CLIP of transformers, with or without a LAION-style aesthetic head."""
+"""Judges: the bundled one, any CLIP of transformers, with or without a LAION-style aesthetic
+head."""
 
 from __future__ import annotations
 
@@ -35,9 +36,11 @@ class BundledJudge:
 
 
 class ClipJudge:
-    """Any CLIP that transformers loads, by folder or hub id; the aesthetic head is linear layers on its picture vector.
+    """Any CLIP that transformers loads, by folder or hub id; the aesthetic head is linear layers on
+    its picture vector.
 
-    The head is a safetensors file of weights and biases in order (LAION's improved aesthetic predictor is one).
+    The head is a safetensors file of weights and biases in order (LAION's improved aesthetic
+    predictor is one).
     """
 
     def __init__(self, source: str, head: Path | None = None) -> None:
@@ -47,7 +50,9 @@ class ClipJudge:
             self.model = AutoModel.from_pretrained(source).eval()
             self.processor = AutoProcessor.from_pretrained(source)
         except (OSError, ValueError) as error:
-            raise BadInput(f"judge {source!r} is no CLIP that transformers can load: {error}") from error
+            raise BadInput(
+                f"judge {source!r} is no CLIP that transformers can load: {error}"
+            ) from error
         self.name, self.head = source, _read_head(head) if head else []
         self.has_aesthetic = bool(self.head)
 
@@ -63,7 +68,9 @@ class ClipJudge:
 
         inputs = self.processor(text=[prompt], return_tensors="pt", padding=True, truncation=True)
         with torch.inference_mode():
-            return float((self._picture(picture) * _unit(self.model.get_text_features(**inputs))).sum())
+            return float(
+                (self._picture(picture) * _unit(self.model.get_text_features(**inputs))).sum()
+            )
 
     def aesthetic(self, picture: Array) -> float:
         features = self._picture(picture)
@@ -89,12 +96,15 @@ def _read_head(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
     missing = [name for name in names if f"{name}.bias" not in tensors]
     if not names or missing:
-        raise BadFile(f"{path} holds no linear layers with weight and bias; it holds: {', '.join(tensors)}.")
+        raise BadFile(
+            f"{path} holds no linear layers with weight and bias; it holds: {', '.join(tensors)}."
+        )
     return [(tensors[f"{name}.weight"].float(), tensors[f"{name}.bias"].float()) for name in names]
 
 
 def find(source: str | None, head: Path | None = None) -> Judge | str:
-    """The judge that was asked for; the bundled one where none was; or the reason why there is none."""
+    """The judge that was asked for; the bundled one where none was; or the reason why there is
+    none."""
     from halftime import bundled
 
     if source:
@@ -117,13 +127,24 @@ def find_lpips(weights: Path | None) -> Distance | str:
         return f"the package lpips does not import here: {error}"
     model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    features = {key.split(".", 1)[1]: value for key, value in state.items() if key.startswith("features.")}
-    layers = [layer for part in range(1, 6) for layer in getattr(model.net, f"slice{part}").named_children()]
+    features = {
+        key.split(".", 1)[1]: value for key, value in state.items() if key.startswith("features.")
+    }
+    layers = [
+        layer
+        for part in range(1, 6)
+        for layer in getattr(model.net, f"slice{part}").named_children()
+    ]
     for name, layer in layers:
-        layer.load_state_dict({k.split(".", 1)[1]: v for k, v in features.items() if k.split(".", 1)[0] == name})
+        layer.load_state_dict(
+            {k.split(".", 1)[1]: v for k, v in features.items() if k.split(".", 1)[0] == name}
+        )
 
     def distance(one: Picture, other: Picture) -> float:
-        a, b = (torch.from_numpy(p.pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1 for p in (one, other))
+        a, b = (
+            torch.from_numpy(p.pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+            for p in (one, other)
+        )
         with torch.inference_mode():
             return float(model(a, b))
 

@@ -33,8 +33,9 @@ Distance = Callable[[Picture, Picture], float]
 class Metric:
     """One metric of a pair.
 
-    `kind` 'distance': 0 for equal pictures, larger is farther. 'signed': candidate minus baseline of a score where
-    higher is better. `decides`: the verdict depends on it; the others are reported beside it.
+    `kind` 'distance': 0 for equal pictures, larger is farther. 'signed': candidate minus baseline
+    of a score where higher is better. `decides`: the verdict depends on it; the others are reported
+    beside it.
     """
 
     name: str
@@ -49,9 +50,23 @@ class Metric:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("flip", "mean FLIP error, 0..1", "distance", True, "nothing", "Andersson et al., HPG 2020"),
+        Metric(
+            "flip",
+            "mean FLIP error, 0..1",
+            "distance",
+            True,
+            "nothing",
+            "Andersson et al., HPG 2020",
+        ),
         Metric("ms_ssim", "1 - MS-SSIM", "distance", True, "nothing", "Wang et al., Asilomar 2003"),
-        Metric("rmse", "root mean square error of 255", "distance", False, "nothing", "PSNR = 20 log10(255 / rmse)"),
+        Metric(
+            "rmse",
+            "root mean square error of 255",
+            "distance",
+            False,
+            "nothing",
+            "PSNR = 20 log10(255 / rmse)",
+        ),
         Metric("latent", "relative RMS of the final latents", "distance", False, "latents", ""),
         Metric("lpips", "LPIPS", "distance", True, "lpips", "Zhang et al., CVPR 2018"),
         Metric("agreement", "cosine with the prompt", "signed", True, "judge", "the judge's own"),
@@ -69,7 +84,8 @@ def _pytorch_msssim() -> ModuleType:
 
 
 def require() -> None:
-    """Raises MissingExtra where FLIP or MS-SSIM cannot be computed: the other metrics miss what these see."""
+    """Raises MissingExtra where FLIP or MS-SSIM cannot be computed: the other metrics miss what
+    these see."""
     _flip_evaluator()
     _pytorch_msssim()
 
@@ -81,7 +97,8 @@ def flip(one: Picture, other: Picture) -> float:
 
 
 def ms_ssim(one: Picture, other: Picture) -> float:
-    """1 - MS-SSIM with a window of 5 pixels, so that 128-pixel pictures have all five scales; smaller ones 1 - SSIM."""
+    """1 - MS-SSIM with a window of 5 pixels, so that 128-pixel pictures have all five scales;
+    smaller ones 1 - SSIM."""
     import torch
 
     pytorch_msssim = _pytorch_msssim()
@@ -123,7 +140,8 @@ class Kit:
 
 
 def kit(pictures: list[Picture], judge: Judge | str, lpips: Distance | str) -> Kit:
-    """Which metrics can be had. `judge` and `lpips` are the thing itself or the reason why there is none.
+    """Which metrics can be had. `judge` and `lpips` are the thing itself or the reason why there is
+    none.
 
     Raises MissingExtra where FLIP or MS-SSIM cannot be.
     """
@@ -139,7 +157,9 @@ def kit(pictures: list[Picture], judge: Judge | str, lpips: Distance | str) -> K
     return Kit({name: functions[name] for name in METRICS if name in functions}, skipped)
 
 
-def _add(functions: dict[str, Distance], skipped: dict[str, str], name: str, thing: Distance | str) -> None:
+def _add(
+    functions: dict[str, Distance], skipped: dict[str, str], name: str, thing: Distance | str
+) -> None:
     if isinstance(thing, str):
         skipped[name] = thing
     else:
@@ -147,7 +167,10 @@ def _add(functions: dict[str, Distance], skipped: dict[str, str], name: str, thi
 
 
 def _add_judge(
-    functions: dict[str, Distance], skipped: dict[str, str], pictures: list[Picture], judge: Judge | str
+    functions: dict[str, Distance],
+    skipped: dict[str, str],
+    pictures: list[Picture],
+    judge: Judge | str,
 ) -> None:
     if isinstance(judge, str):
         skipped |= {"agreement": judge, "aesthetic": judge}
@@ -164,6 +187,8 @@ def _add_judge(
     else:
         skipped["agreement"] = "the pictures come without their prompts"
     if judge.has_aesthetic:
-        functions["aesthetic"] = lambda one, other: judge.aesthetic(other.pixels) - judge.aesthetic(one.pixels)
+        functions["aesthetic"] = lambda one, other: (
+            judge.aesthetic(other.pixels) - judge.aesthetic(one.pixels)
+        )
     else:
         skipped["aesthetic"] = f"{judge.name} has no aesthetic head"

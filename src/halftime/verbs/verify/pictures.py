@@ -24,7 +24,8 @@ UNSORTED = "unsorted"  # the class of a picture that says none
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, as a viewer gets it. `broken` says what was wrong with it before it became 8-bit."""
+    """One picture, as a viewer gets it. `broken` says what was wrong with it before it became
+    8-bit."""
 
     name: str
     pixels: Array
@@ -47,12 +48,16 @@ class PictureSet:
 
 
 def read_folder(folder: Path) -> PictureSet:
-    """All pictures under a folder. A subfolder's name is its pictures' class; `prompts.toml` may say more.
+    """All pictures under a folder. A subfolder's name is its pictures' class; `prompts.toml` may
+    say more.
 
     Raises BadFile for a folder without pictures, or a picture that cannot be read.
     """
     if not folder.is_dir():
-        raise BadFile(f"{folder} is no folder. Name a folder of pictures, a recipe's TOML file, or 'baseline'.")
+        raise BadFile(
+            f"{folder} is no folder. Name a folder of pictures, a recipe's TOML file, or "
+            "'baseline'."
+        )
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise BadFile(f"{folder} holds no pictures. Pictures end with: {', '.join(SUFFIXES)}.")
@@ -67,7 +72,9 @@ def _read_index(path: Path) -> dict[str, dict[str, str]]:
         rows = tomllib.loads(read_bytes(path).decode())["pictures"]
         return {row["file"]: row for row in rows}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise BadFile(f"{path} is no list of pictures with file, class and prompt: {error}.") from error
+        raise BadFile(
+            f"{path} is no list of pictures with file, class and prompt: {error}."
+        ) from error
 
 
 def _read(path: Path, folder: Path, index: dict[str, dict[str, str]]) -> Picture:
@@ -79,7 +86,9 @@ def _read(path: Path, folder: Path, index: dict[str, dict[str, str]]) -> Picture
             pixels = np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise BadFile(f"{path} cannot be read as a picture: {error}.") from error
-    return Picture(relative.with_suffix("").as_posix(), pixels, content_class, row.get("prompt", ""))
+    return Picture(
+        relative.with_suffix("").as_posix(), pixels, content_class, row.get("prompt", "")
+    )
 
 
 def write_folder(folder: Path, pictures: PictureSet) -> None:
@@ -90,7 +99,13 @@ def write_folder(folder: Path, pictures: PictureSet) -> None:
         path = folder / f"{picture.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.pixels).save(path)
-        rows.append({"file": f"{picture.name}.png", "class": picture.content_class, "prompt": picture.prompt})
+        rows.append(
+            {
+                "file": f"{picture.name}.png",
+                "class": picture.content_class,
+                "prompt": picture.prompt,
+            }
+        )
     write_bytes(folder / INDEX, tomli_w.dumps({"pictures": rows}).encode())
 
 
@@ -100,7 +115,8 @@ def paired(baseline: PictureSet, candidate: PictureSet) -> list[tuple[Picture, P
         missing = [p.name for p in one.pictures if p.name not in {q.name for q in other.pictures}]
         if missing:
             raise Unlike(
-                f"{other.label} lacks {len(missing)} of the pictures of {one.label}, for example {missing[0]!r}. "
+                f"{other.label} lacks {len(missing)} of the pictures of {one.label}, for "
+                f"example {missing[0]!r}. "
                 "Both sets need the same names: one picture a prompt and seed."
             )
     others = {picture.name: picture for picture in candidate.pictures}
@@ -108,15 +124,25 @@ def paired(baseline: PictureSet, candidate: PictureSet) -> list[tuple[Picture, P
 
 
 def from_floats(
-    values: NDArray[np.floating], name: str, content_class: str, prompt: str, latent: Latent | None = None
+    values: NDArray[np.floating],
+    name: str,
+    content_class: str,
+    prompt: str,
+    latent: Latent | None = None,
 ) -> Picture:
-    """One picture from floats in 0..1, shape (height, width, 3), with what was wrong with them noted."""
+    """One picture from floats in 0..1, shape (height, width, 3), with what was wrong with them
+    noted."""
     if values.ndim != 3 or values.shape[-1] != 3:
-        raise BadInput(f"picture {name} has the shape {values.shape}; verify compares RGB pictures (height, width, 3).")
+        raise BadInput(
+            f"picture {name} has the shape {values.shape}; verify compares RGB pictures "
+            "(height, width, 3)."
+        )
     finite = bool(np.isfinite(values).all())
     clean = values if finite else np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0)
     pixels = np.round(np.clip(clean, 0, 1) * 255).astype(np.uint8)
-    return Picture(name, pixels, content_class, prompt, latent, "" if finite else "it holds NaN or infinity")
+    return Picture(
+        name, pixels, content_class, prompt, latent, "" if finite else "it holds NaN or infinity"
+    )
 
 
 def classes(pictures: Sequence[Picture]) -> list[str]:

@@ -1,14 +1,16 @@
-"""Pictures from a pipeline: one a prompt, each with a seed of its own, and the harmless variations for the floor."""
+"""Pictures from a pipeline: one a prompt, each with a seed of its own, and the harmless variations
+for the floor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
 
+from halftime.base.progress import Progress, silent
 from halftime.pipeline.arguments import call_arguments
 from halftime.records import Workload
 from halftime.verbs.verify.floor import RERUN
@@ -16,8 +18,6 @@ from halftime.verbs.verify.pictures import UNSORTED, Latent, Picture, PictureSet
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-Progress = Callable[[str, int, int], None]
 
 
 class Prompt(NamedTuple):
@@ -29,8 +29,8 @@ class Prompt(NamedTuple):
 
 
 def prompt_set(workload: Workload, count: int | None) -> list[Prompt]:
-    """The workload's own prompts, each with as many seeds as `count` asks for; without prompts of its own the bundled
-    test set, whose classes are known."""
+    """The workload's own prompts, each with as many seeds as `count` asks for; without prompts of
+    its own the bundled test set, whose classes are known."""
     from halftime import bundled
 
     if workload.prompts == Workload().prompts:
@@ -48,9 +48,10 @@ def render(
     label: str,
     *,
     batch: int = 1,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> PictureSet:
-    """One picture a prompt; picture i has the seed `workload.seed` + i, whatever the batch it is made in."""
+    """One picture a prompt; picture i has the seed `workload.seed` + i, whatever the batch it is
+    made in."""
     made: list[Picture] = []
     with _quiet(pipeline), _recorded_latents(pipeline) as latents:
         for start in range(0, len(prompts), batch):
@@ -61,16 +62,25 @@ def render(
 
 
 def _call(
-    pipeline: DiffusionPipeline, workload: Workload, prompts: Sequence[Prompt], start: int, latents: list[Latent]
+    pipeline: DiffusionPipeline,
+    workload: Workload,
+    prompts: Sequence[Prompt],
+    start: int,
+    latents: list[Latent],
 ) -> list[Picture]:
     one = msgspec.structs.replace(
-        workload, prompts=tuple(p.text for p in prompts), seed=workload.seed + start, images_per_prompt=1
+        workload,
+        prompts=tuple(p.text for p in prompts),
+        seed=workload.seed + start,
+        images_per_prompt=1,
     )
     latents.clear()
     images = pipeline(**call_arguments(pipeline, one) | {"output_type": "np"}).images
     known = latents if len(latents) == len(prompts) else [None] * len(prompts)
     return [
-        from_floats(np.asarray(image), p.name or f"{start + i:04d}", p.content_class, p.text, known[i])
+        from_floats(
+            np.asarray(image), p.name or f"{start + i:04d}", p.content_class, p.text, known[i]
+        )
         for i, (p, image) in enumerate(zip(prompts, images, strict=True))
     ]
 
@@ -146,9 +156,10 @@ def floor_sets(
     workload: Workload,
     prompts: Sequence[Prompt],
     *,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> dict[str, PictureSet]:
-    """The same configuration again, in batches of two, with another thread count, and with other kernels."""
+    """The same configuration again, in batches of two, with another thread count, and with other
+    kernels."""
     variations: dict[str, tuple[AbstractContextManager[object], int]] = {
         RERUN: (nullcontext(), 1),
         "batch": (nullcontext(), 2),
@@ -158,5 +169,7 @@ def floor_sets(
     made = {}
     for name, (around, batch) in variations.items():
         with around:
-            made[name] = render(pipeline, workload, prompts, f"noise floor: {name}", batch=batch, progress=progress)
+            made[name] = render(
+                pipeline, workload, prompts, f"noise floor: {name}", batch=batch, progress=progress
+            )
     return made

@@ -33,21 +33,28 @@ _NO_JUDGE = "not asked"
 
 @dataclass(frozen=True)
 class Settings:
-    """How to judge. `margin` is in noise floors; `floors` are further sets of the baseline that should equal it."""
+    """How to judge. `margin` is in noise floors; `floors` are further sets of the baseline that
+    should equal it."""
 
     margin: float = MARGIN
     floors: dict[str, PictureSet] = field(default_factory=dict)
-    strict: bool = False  # count what no eye can see: leave the resolution of 8-bit pictures out of the floor
-    judge: str | None = None  # a CLIP by folder or hub id; None: the bundled judge where there is one
+    # count what no eye can see: leave the resolution of 8-bit pictures out of the floor
+    strict: bool = False
+    # a CLIP by folder or hub id; None: the bundled judge where there is one
+    judge: str | None = None
     aesthetic_head: Path | None = None
     lpips_weights: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.margin > 0:
-            raise BadInput(f"margin is {self.margin}; it must be above 0, in noise floors, for example {MARGIN:g}.")
+            raise BadInput(
+                f"margin is {self.margin}; it must be above 0, in noise floors, for example "
+                f"{MARGIN:g}."
+            )
         if self.strict and not self.floors:
             raise BadInput(
-                "strict needs the baseline made a second time: give a recipe or 'baseline' for A, or --floor DIR."
+                "strict needs the baseline made a second time: give a recipe or 'baseline' for "
+                "A, or --floor DIR."
             )
 
 
@@ -59,11 +66,13 @@ def verify(
     floors: dict[str, PictureSet] | None = None,
     strict: bool = False,
 ) -> Verdict:
-    """Are two sets of pictures the same within noise? Sets, or folders of pictures with equal names.
+    """Are two sets of pictures the same within noise? Sets, or folders of pictures with equal
+    names.
 
-    `floors` are sets of the baseline's own pictures made again ('rerun', 'batch', …); without them one floor is the
-    resolution of 8-bit pictures. `strict` measures against `floors` alone, so it finds differences that no picture
-    shows. Raises Unrepeatable where such a set has nothing in common with the baseline, HalftimeError otherwise.
+    `floors` are sets of the baseline's own pictures made again ('rerun', 'batch', …); without them
+    one floor is the resolution of 8-bit pictures. `strict` measures against `floors` alone, so it
+    finds differences that no picture shows. Raises Unrepeatable where such a set has nothing in
+    common with the baseline, HalftimeError otherwise.
     """
     return judged(_given(baseline), _given(candidate), Settings(margin, floors or {}, strict))
 
@@ -73,7 +82,10 @@ def _given(pictures: PictureSet | Path | str) -> PictureSet:
 
 
 def judged(
-    baseline: PictureSet, candidate: PictureSet, settings: Settings, environment: Environment | None = None
+    baseline: PictureSet,
+    candidate: PictureSet,
+    settings: Settings,
+    environment: Environment | None = None,
 ) -> Verdict:
     """As `verify`, with all settings."""
     pairs = paired(baseline, candidate)
@@ -88,7 +100,11 @@ def judged(
     usable, remarks = sound(floor_entries, strangers(baseline, tools), settings.margin)
     floor = noise_floor(usable, settings.strict)
     measured = [tools.measure(one, other) for one, other in whole]
-    comparisons = compare(measured, [one.content_class for one, _ in whole], floor, settings.margin) if whole else []
+    comparisons = (
+        compare(measured, [one.content_class for one, _ in whole], floor, settings.margin)
+        if whole
+        else []
+    )
     decision = _decision(comparisons, found)
     return Verdict(
         verdict=decision,
@@ -112,7 +128,8 @@ def judged(
 
 
 def check_repeats(baseline: PictureSet, again: PictureSet, margin: float = MARGIN) -> None:
-    """Raises Unrepeatable where the baseline, drawn again, is no nearer to itself than different pictures are."""
+    """Raises Unrepeatable where the baseline, drawn again, is no nearer to itself than different
+    pictures are."""
     tools = kit(list(baseline.pictures), _NO_JUDGE, _NO_JUDGE)
     sound(entries(baseline, {RERUN: again}, tools), strangers(baseline, tools), margin)
 
@@ -124,29 +141,50 @@ def _decision(comparisons: Sequence[Comparison], found: Sequence[Trip]) -> Decis
 def _new_faults(found: Sequence[Trip]) -> list[Trip]:
     """Pictures that are broken in the candidate alone, or in another way."""
     known = {(trip.name, trip.reason) for trip in found if trip.side == "baseline"}
-    return [trip for trip in found if trip.side == "candidate" and (trip.name, trip.reason) not in known]
+    return [
+        trip for trip in found if trip.side == "candidate" and (trip.name, trip.reason) not in known
+    ]
 
 
 def _needed(comparisons: Sequence[Comparison]) -> int | None:
-    """Prompts of the whole set, at its present mix of classes, for the comparison that needs most."""
+    """Prompts of the whole set, at its present mix of classes, for the comparison that needs
+    most."""
     total = max((c.pairs for c in comparisons), default=0)
-    needs = [-(-c.prompts_needed * total // c.pairs) for c in comparisons if c.decides and c.prompts_needed]
+    needs = [
+        -(-c.prompts_needed * total // c.pairs)
+        for c in comparisons
+        if c.decides and c.prompts_needed
+    ]
     return max(needs, default=None)
 
 
-def reasons(decision: Decision, comparisons: Sequence[Comparison], found: Sequence[Trip], margin: float) -> list[str]:
-    """Why, in words: broken pictures first, then the comparisons that decided, the farthest first."""
+def reasons(
+    decision: Decision, comparisons: Sequence[Comparison], found: Sequence[Trip], margin: float
+) -> list[str]:
+    """Why, in words: broken pictures first, then the comparisons that decided, the farthest
+    first."""
     texts = [f"picture {trip.name}: {trip.reason}" for trip in _new_faults(found)]
     deciding = [c for c in comparisons if c.decides and c.decision == decision]
     for each in sorted(deciding, key=lambda c: -c.floors):
-        place = "over all pairs" if each.content_class == EVERYTHING else f"in class {each.content_class}"
-        word = {"different": "beyond", "equivalent": "within", "inconclusive": "too near to"}[decision]
-        texts.append(f"{each.metric} {place}: {each.floors:.2g} noise floors, {word} the margin of {margin:g}")
+        place = (
+            "over all pairs"
+            if each.content_class == EVERYTHING
+            else f"in class {each.content_class}"
+        )
+        word = {"different": "beyond", "equivalent": "within", "inconclusive": "too near to"}[
+            decision
+        ]
+        texts.append(
+            f"{each.metric} {place}: {each.floors:.2g} noise floors, {word} the margin of "
+            f"{margin:g}"
+        )
     return texts
 
 
 def worst(
-    pairs: Sequence[tuple[Picture, Picture]], measured: Sequence[dict[str, float]], floor: dict[str, float]
+    pairs: Sequence[tuple[Picture, Picture]],
+    measured: Sequence[dict[str, float]],
+    floor: dict[str, float],
 ) -> list[Pair]:
     """The pairs that are farthest apart, by the largest of their distances in noise floors."""
 
@@ -163,15 +201,21 @@ def worst(
 def _below_sight(
     settings: Settings, comparisons: Sequence[Comparison], floor_entries: Sequence[FloorEntry]
 ) -> list[str]:
-    """Small and real are two questions: say where a difference that counts as none is no accident."""
+    """Small and real are two questions: say where a difference that counts as none is no
+    accident."""
     if settings.strict or not settings.floors:
         return []
     measured = noise_floor(floor_entries, strict=True)
-    real = [c for c in comparisons if c.content_class == EVERYTHING and c.decides and c.decision == "equivalent"]
+    real = [
+        c
+        for c in comparisons
+        if c.content_class == EVERYTHING and c.decides and c.decision == "equivalent"
+    ]
     beyond = [c for c in real if max(c.low, -c.high) > settings.margin * measured[c.metric]]
     return [
         f"{c.metric}: the difference is real, though no 8-bit picture shows it: "
-        f"{abs(c.value) / measured[c.metric]:,.0f} times what the baseline does to itself. --strict calls it different."
+        f"{abs(c.value) / measured[c.metric]:,.0f} times what the baseline does to itself. "
+        "--strict calls it different."
         for c in beyond
     ]
 
@@ -180,10 +224,13 @@ def _notes(settings: Settings, found: Sequence[Trip]) -> list[str]:
     notes = []
     if not settings.floors:
         notes.append(
-            f"The noise floor is the resolution of {EIGHT_BIT} pictures alone; the baseline was not made a second time."
+            f"The noise floor is the resolution of {EIGHT_BIT} pictures alone; the baseline "
+            "was not made a second time."
         )
     broken = [trip for trip in found if trip.side == "baseline"]
     if broken:
-        notes.append(f"{len(broken)} pictures of the baseline itself look broken: {broken[0].reason}.")
+        notes.append(
+            f"{len(broken)} pictures of the baseline itself look broken: {broken[0].reason}."
+        )
     notes.append(f"A class needs {FEWEST} pairs for a decision of its own.")
     return notes

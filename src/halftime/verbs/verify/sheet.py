@@ -1,4 +1,5 @@
-"""The contact sheet: baseline, candidate, amplified difference; worst pairs first, by class. A number is not a look."""
+"""The contact sheet: baseline, candidate, amplified difference; worst pairs first, by class. A
+number is not a look."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ _INK, _FAINT, _PAPER = (28, 31, 36), (110, 117, 127), (255, 255, 255)
 AMPLIFICATION = 8
 
 
-def contact_sheet(verdict: Verdict, baseline: PictureSet, candidate: PictureSet, rows: int = 12) -> Image.Image:
+def contact_sheet(
+    verdict: Verdict, baseline: PictureSet, candidate: PictureSet, rows: int = 12
+) -> Image.Image:
     """One row a pair: its name and prompt, then three pictures."""
     ones = {p.name: p for p in baseline.pictures}
     others = {p.name: p for p in candidate.pictures}
@@ -28,7 +31,14 @@ def contact_sheet(verdict: Verdict, baseline: PictureSet, candidate: PictureSet,
     for column, title in enumerate(("baseline", "candidate", f"difference x{AMPLIFICATION}")):
         draw.text((_GAP + column * (_TILE + _GAP), 8), title, fill=_INK, font=_font(14))
     for index, pair in enumerate(chosen):
-        _row(sheet, draw, _HEAD + index * (_TILE + _LINE + _GAP), pair, ones[pair.name], others[pair.name])
+        _row(
+            sheet,
+            draw,
+            _HEAD + index * (_TILE + _LINE + _GAP),
+            pair,
+            ones[pair.name],
+            others[pair.name],
+        )
     return sheet
 
 
@@ -38,9 +48,18 @@ def _by_class(pairs: Sequence[Pair]) -> list[Pair]:
     return [pair for name in order for pair in pairs if pair.content_class == name]
 
 
-def _row(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, pair: Pair, one: Picture, other: Picture) -> None:
+def _row(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    top: int,
+    pair: Pair,
+    one: Picture,
+    other: Picture,
+) -> None:
     facts = "  ".join(f"{name} {value:.3g}" for name, value in list(pair.metrics.items())[:3])
-    draw.text((_GAP, top), f"{pair.content_class} · {pair.name}   {facts}", fill=_INK, font=_font(12))
+    draw.text(
+        (_GAP, top), f"{pair.content_class} · {pair.name}   {facts}", fill=_INK, font=_font(12)
+    )
     draw.text((_GAP, top + 16), _short(pair.prompt, 3 * _TILE), fill=_FAINT, font=_font(11))
     tiles = (one.pixels, other.pixels, difference(one.pixels, other.pixels))
     for column, pixels in enumerate(tiles):

@@ -1,4 +1,5 @@
-"""Pictures that are broken whatever the metrics say: NaN, black, of one colour, pure noise, or of another size.
+"""Pictures that are broken whatever the metrics say: NaN, black, of one colour, pure noise, or of
+another size.
 
 A black frame can beat a healthy picture on a CLIP score, so these come before any metric.
 """
@@ -23,7 +24,9 @@ def trips(pairs: Sequence[tuple[Picture, Picture]]) -> list[Trip]:
     """What is broken on either side."""
     found = []
     for baseline, candidate in pairs:
-        found += [Trip(side="baseline", name=baseline.name, reason=r) for r in [broken(baseline)] if r]
+        found += [
+            Trip(side="baseline", name=baseline.name, reason=r) for r in [broken(baseline)] if r
+        ]
         reason = broken(candidate) or _other_size(baseline, candidate)
         found += [Trip(side="candidate", name=candidate.name, reason=reason)] if reason else []
     return found

@@ -1,0 +1,46 @@
+"""How far a long call is: the one shape of a progress callback, and a bar in a notebook."""
+
+from __future__ import annotations
+
+import html
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# What is being done, how many are done, and of how many.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A Progress that says nothing."""
+
+
+def ipython_shell() -> object | None:
+    """The running IPython, or None; IPython is not imported for it."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
+
+
+def in_a_notebook() -> bool:
+    """Whether outputs are drawn by Jupyter, rather than by a terminal."""
+    return type(ipython_shell()).__name__ == "ZMQInteractiveShell"
+
+
+@contextmanager
+def notebook_bar() -> Iterator[Progress]:
+    """In a notebook a bar under the cell, gone when done; elsewhere nothing."""
+    if not in_a_notebook():
+        yield silent
+        return
+    from IPython.display import HTML, display
+
+    handle = display(HTML(""), display_id=True)  # type: ignore[no-untyped-call]
+
+    def show(what: str, done: int, total: int) -> None:
+        bar = f'<progress max="{max(total, 1)}" value="{done}"></progress>'
+        handle.update(HTML(f"{bar} {html.escape(what)} ({done} of {total})"))  # type: ignore[no-untyped-call]
+
+    try:
+        yield show
+    finally:
+        handle.update(HTML(""))  # type: ignore[no-untyped-call]
