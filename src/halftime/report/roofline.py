@@ -33,10 +33,8 @@ def roofline(forecast: Forecast) -> str:
         )
         roof = [left * bandwidth, peak, peak]
         axes.plot([left, ridge, right], roof, color=INK, linewidth=1.4, zorder=1)
-        note = {"textcoords": "offset points", "ha": "right", "color": INK, "fontsize": 8}
-        compute = f"{peak / 1e12:,.0f} TFLOP/s {forecast.dtype}"
-        axes.annotate(compute, (right, peak), xytext=(0, 4), **note)
-        axes.annotate(f"{bandwidth / 1e9:,.0f} GB/s", (ridge / 6, peak / 6), xytext=(-4, 4), **note)
+        _note(axes, f"{peak / 1e12:,.0f} TFLOP/s {forecast.dtype}", (right, peak), (0, 4))
+        _note(axes, f"{bandwidth / 1e9:,.0f} GB/s", (ridge / 6, peak / 6), (-4, 4))
         stages = [stage.stage for stage in forecast.stages]
         for share in reversed(shown):
             colour = SERIES[stages.index(share.stage) % len(SERIES)]
@@ -62,6 +60,13 @@ def roofline(forecast: Forecast) -> str:
         _label(axes, shown, whole)
         label = f"Roofline of the {forecast.gpu} with the operations of {forecast.model}"
         return svg(drawn, label)
+
+
+def _note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float]) -> None:
+    """A small text left of `at`; `offset` in points."""
+    axes.annotate(
+        text, at, xytext=offset, textcoords="offset points", ha="right", color=INK, fontsize=8
+    )
 
 
 def _size(share: OperationShare, whole: float) -> float:
