@@ -14,7 +14,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from captions.test_captions_asgi import Model, rude, serving
+from verbs.captions.test_captions_asgi import Model, rude, serving
 
 from captions_synthetic import jpeg
 from halftime.base.errors import BadFile

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from click.testing import CliRunner
-from gateway.test_gateway_findings import load, result
-from gateway.test_gateway_live import served
+from verbs.gateway.test_gateway_findings import load, result
+from verbs.gateway.test_gateway_live import served
 
 from halftime.cli.gateway import command
 from halftime.records.gateway import Load

@@ -8,8 +8,8 @@ import socket
 import click
 import pytest
 from click.testing import CliRunner
-from gateway.test_gateway_findings import load, result
-from gateway.test_gateway_live import served
+from verbs.gateway.test_gateway_findings import load, result
+from verbs.gateway.test_gateway_live import served
 
 from halftime.base.errors import BadInput
 from halftime.cli import _run
