@@ -128,8 +128,7 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def endpoints() -> Iterator[dict[str, str]]:
     """The mock upstream and a proxy before it, for the addresses that the guide writes."""
-    from gateway.test_gateway_live import served
-
+    from gateway_served import served
     from halftime.verbs.gateway.mock import Behaviour
 
     with served(Behaviour(delay=0.001)) as (up, through):

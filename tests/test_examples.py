@@ -105,8 +105,7 @@ def test_serve_with_previews(tmp_path: Path, server: str) -> None:
 
 
 def test_measure_my_gateway(tmp_path: Path) -> None:
-    from gateway.test_gateway_live import served
-
+    from gateway_served import served
     from halftime.verbs.gateway.mock import Behaviour
 
     with served(Behaviour(delay=0.005)) as (direct, through):

@@ -7,48 +7,23 @@ import json
 import shutil
 import ssl
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 from click.testing import CliRunner
 
+from gateway_served import served
 from halftime.base.errors import BadInput, HalftimeError, MissingExtra
 from halftime.cli.gateway import command
 from halftime.verbs.gateway import extra, load
 from halftime.verbs.gateway.client import Pool, Sample
 from halftime.verbs.gateway.endpoint import Payload, endpoint
-from halftime.verbs.gateway.mock import Behaviour, start
-from halftime.verbs.gateway.proxy import Faults, Proxy
-from halftime.verbs.gateway.run import Settings, gateway
+from halftime.verbs.gateway.mock import Behaviour
+from halftime.verbs.gateway.proxy import Faults
+from halftime.verbs.gateway.run import GatewaySettings, gateway
 from halftime.verbs.gateway.timer import Timer, now
 from halftime.verbs.gateway.upstream import is_mock, take_log
-
-
-@contextmanager
-def served(behaviour: Behaviour, faults: Faults | None = None) -> Iterator[tuple[str, str]]:
-    """A mock and a proxy before it, in a thread of their own; yields their base URLs."""
-    ready, urls, loop = Event(), [], asyncio.new_event_loop()
-
-    async def listen() -> None:
-        server, _ = await start(behaviour)
-        urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        proxy = await Proxy(urls[0], faults or Faults()).start()
-        urls.append(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
-        ready.set()
-
-    thread = Thread(
-        target=lambda: (loop.run_until_complete(listen()), loop.run_forever()), daemon=True
-    )
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield f"{urls[0]}/v1", f"{urls[1]}/v1"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
 
 
 def sent(
@@ -73,7 +48,9 @@ SHORT = {"requests": 12, "concurrency": 2, "seconds": 0.3}
 
 def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
     with served(Behaviour(delay=0.002), Faults(hold=0.03)) as (direct, through):
-        result = gateway(Settings(direct, through, rates=(20.0,), arrivals=("constant",), **SHORT))
+        result = gateway(
+            GatewaySettings(direct, through, rates=(20.0,), arrivals=("constant",), **SHORT)
+        )
     assert result.method == "mock log"
     one = result.rates[0]
     assert one.truth.matched == 24
@@ -92,10 +69,12 @@ def test_the_planted_bugs_are_named() -> None:
         direct,
         through,
     ):
-        held = gateway(Settings(direct, through, Payload(stream=True), requests=20, concurrency=0))
+        held = gateway(
+            GatewaySettings(direct, through, Payload(stream=True), requests=20, concurrency=0)
+        )
     assert "first-chunk-waits" in [finding.id for finding in held.findings]
     with served(Behaviour(delay=0.0), Faults(new_client=True)) as (direct, through):
-        fresh = gateway(Settings(direct, through, requests=20, concurrency=0))
+        fresh = gateway(GatewaySettings(direct, through, requests=20, concurrency=0))
     assert fresh.rates[0].truth.connections == 20
     assert "new-client-per-request" in [finding.id for finding in fresh.findings]
 
@@ -111,7 +90,9 @@ def test_the_planted_bugs_are_named() -> None:
 )
 def test_faults_of_a_stream_are_told_apart(faults: Faults, expected: str) -> None:
     with served(Behaviour(delay=0.0, gap=0.02, chunks=5), faults) as (direct, through):
-        made = gateway(Settings(direct, through, Payload(stream=True), requests=12, concurrency=0))
+        made = gateway(
+            GatewaySettings(direct, through, Payload(stream=True), requests=12, concurrency=0)
+        )
     streams = {"stream-buffered", "first-chunk-waits", "chunks-held", "first-request"}
     assert [finding.id for finding in made.findings if finding.id in streams] == [expected]
 
@@ -143,7 +124,7 @@ def test_the_mock_speaks_each_target(target: str) -> None:
     with served(Behaviour(delay=0.0)) as (direct, _):
         base = direct.removesuffix("/v1")
         result = gateway(
-            Settings(
+            GatewaySettings(
                 base, target=target, payload=Payload("image-in", 2000), requests=5, concurrency=0
             )
         )
@@ -235,7 +216,7 @@ def test_the_command_writes_json_and_gates_on_the_budget(
 
 def test_nothing_there_is_said_so() -> None:
     with pytest.raises(BadInput, match="connect: ConnectionRefusedError"):
-        gateway(Settings("http://127.0.0.1:9/v1"))
+        gateway(GatewaySettings("http://127.0.0.1:9/v1"))
     assert not is_mock("http://127.0.0.1:9/v1")
 
 
@@ -244,7 +225,7 @@ def test_a_noisy_machine_is_refused() -> None:
         served(Behaviour(delay=0.0)) as (direct, through),
         pytest.raises(HalftimeError, match="refused"),
     ):
-        gateway(Settings(direct, through, requests=5, concurrency=0, max_background=-1.0))
+        gateway(GatewaySettings(direct, through, requests=5, concurrency=0, max_background=-1.0))
 
 
 def test_a_missing_package_names_the_extra() -> None:
