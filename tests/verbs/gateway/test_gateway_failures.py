@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from gateway_served import served
+from gateway_servers import mock_and_proxy
 from gateway_synthetic import load, result
 from halftime.cli.gateway import command
 from halftime.records.gateway import Load
@@ -93,7 +93,7 @@ def invoked() -> Callable[..., tuple[int, str, str]]:
     """
 
     def run(*words: str) -> tuple[int, str, str]:
-        with served(Behaviour(delay=0.0), Faults(fail=0.9)) as (direct, through):
+        with mock_and_proxy(Behaviour(delay=0.0), Faults(fail=0.9)) as (direct, through):
             ends = ["--direct", direct, "--through", through]
             ends += ["--requests", "40", "--concurrency", "0"]
             completed = CliRunner().invoke(
@@ -123,7 +123,7 @@ def test_it_says_so_with_quiet_too(invoked: Callable[..., tuple[int, str, str]])
 
 
 def test_failures_of_the_upstream_are_a_doubt_not_the_gateways_fault() -> None:
-    with served(Behaviour(delay=0.0, error_rate=0.4, seed=2)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0, error_rate=0.4, seed=2)) as (direct, through):
         result = gateway(GatewaySettings(direct, through, requests=100, concurrency=0))
     assert result.rates[0].errors > 40
     assert result.failing is None

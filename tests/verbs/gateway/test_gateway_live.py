@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway_served import served
+from gateway_servers import mock_and_proxy
 from halftime.base.errors import BadInput, HalftimeError, MissingExtra
 from halftime.cli.gateway import command
 from halftime.verbs.gateway import extra, load
@@ -47,7 +47,7 @@ SHORT = {"requests": 12, "concurrency": 2, "seconds": 0.3}
 
 
 def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
-    with served(Behaviour(delay=0.002), Faults(hold=0.03)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.002), Faults(hold=0.03)) as (direct, through):
         result = gateway(
             GatewaySettings(direct, through, rates=(20.0,), arrivals=("constant",), **SHORT)
         )
@@ -65,7 +65,7 @@ def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
 
 
 def test_the_planted_bugs_are_named() -> None:
-    with served(Behaviour(delay=0.0, gap=0.02, chunks=4), Faults(hold_first=0.03)) as (
+    with mock_and_proxy(Behaviour(delay=0.0, gap=0.02, chunks=4), Faults(hold_first=0.03)) as (
         direct,
         through,
     ):
@@ -73,7 +73,7 @@ def test_the_planted_bugs_are_named() -> None:
             GatewaySettings(direct, through, Payload(stream=True), requests=20, concurrency=0)
         )
     assert "first-chunk-waits" in [finding.id for finding in held.findings]
-    with served(Behaviour(delay=0.0), Faults(new_client=True)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0), Faults(new_client=True)) as (direct, through):
         fresh = gateway(GatewaySettings(direct, through, requests=20, concurrency=0))
     assert fresh.rates[0].truth.connections == 20
     assert "new-client-per-request" in [finding.id for finding in fresh.findings]
@@ -89,7 +89,7 @@ def test_the_planted_bugs_are_named() -> None:
     ids=["buffered", "first held", "each held"],
 )
 def test_faults_of_a_stream_are_told_apart(faults: Faults, expected: str) -> None:
-    with served(Behaviour(delay=0.0, gap=0.02, chunks=5), faults) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0, gap=0.02, chunks=5), faults) as (direct, through):
         made = gateway(
             GatewaySettings(direct, through, Payload(stream=True), requests=12, concurrency=0)
         )
@@ -98,7 +98,7 @@ def test_faults_of_a_stream_are_told_apart(faults: Faults, expected: str) -> Non
 
 
 def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
-    with served(Behaviour(delay=0.0, chunks=4, gap=0.05)) as (direct, _):
+    with mock_and_proxy(Behaviour(delay=0.0, chunks=4, gap=0.05)) as (direct, _):
         samples = sent(direct, Payload(stream=True), three)
         log = take_log(direct)
     for sample in samples:
@@ -113,7 +113,7 @@ def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
 
 @pytest.mark.parametrize("size", [1000, 300_000])
 def test_the_mock_answers_with_the_size_asked_for(size: int) -> None:
-    with served(Behaviour(delay=0.0)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0)) as (direct, through):
         for url in (direct, through):
             samples = sent(url, Payload("image-out", size), three)
             assert all(size * 4 / 3 <= s.received <= size * 4 / 3 + 200 for s in samples)
@@ -121,7 +121,7 @@ def test_the_mock_answers_with_the_size_asked_for(size: int) -> None:
 
 @pytest.mark.parametrize("target", ["openai", "kserve", "replicate", "fal"])
 def test_the_mock_speaks_each_target(target: str) -> None:
-    with served(Behaviour(delay=0.0)) as (direct, _):
+    with mock_and_proxy(Behaviour(delay=0.0)) as (direct, _):
         base = direct.removesuffix("/v1")
         result = gateway(
             GatewaySettings(
@@ -134,7 +134,7 @@ def test_the_mock_speaks_each_target(target: str) -> None:
 
 
 def test_errors_are_counted_and_drawn_by_seed() -> None:
-    with served(Behaviour(delay=0.0, error_rate=0.5, seed=1)) as (direct, _):
+    with mock_and_proxy(Behaviour(delay=0.0, error_rate=0.5, seed=1)) as (direct, _):
         samples = sent(direct, Payload(), lambda pool: load.closed(pool, 2, 0.2, load.numbers(0)))
     statuses = {sample.status for sample in samples}
     assert statuses == {200, 500}
@@ -142,7 +142,7 @@ def test_errors_are_counted_and_drawn_by_seed() -> None:
 
 
 def test_a_request_that_is_never_answered_times_out() -> None:
-    with served(Behaviour(delay=60)) as (direct, _):
+    with mock_and_proxy(Behaviour(delay=60)) as (direct, _):
         samples = sent(direct, Payload(), three, timeout=0.05)
     assert [sample.error for sample in samples] == ["timeout"] * 3
 
@@ -156,7 +156,7 @@ def test_an_open_loop_counts_from_the_intended_send() -> None:
             timer.close()
 
     # One by one, 30 ms each, offered every 10 ms: the i-th waits for those before it.
-    with served(Behaviour(delay=0.0), Faults(serial=0.03)) as (_, through):
+    with mock_and_proxy(Behaviour(delay=0.0), Faults(serial=0.03)) as (_, through):
         samples = sorted(sent(through, Payload(), go), key=lambda sample: sample.intended)
     assert len(samples) == 20
     assert samples[-1].latency >= 20 * 0.03 - 19 * 0.01 - 0.001
@@ -196,7 +196,7 @@ def test_the_command_writes_json_and_gates_on_the_budget(
 ) -> None:
     monkeypatch.setenv("A_KEY", "sk-very-secret")
     words = ["--requests", "5", "--concurrency", "0", "--key-env", "A_KEY", "-q"]
-    with served(Behaviour(delay=0.0), Faults(hold=0.02)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0), Faults(hold=0.02)) as (direct, through):
         words += ["--direct", direct, "--through", through]
         files = ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
         kept = CliRunner().invoke(
@@ -222,7 +222,7 @@ def test_nothing_there_is_said_so() -> None:
 
 def test_a_noisy_machine_is_refused() -> None:
     with (
-        served(Behaviour(delay=0.0)) as (direct, through),
+        mock_and_proxy(Behaviour(delay=0.0)) as (direct, through),
         pytest.raises(HalftimeError, match="refused"),
     ):
         gateway(GatewaySettings(direct, through, requests=5, concurrency=0, max_background=-1.0))

@@ -12,8 +12,8 @@ from halftime.verbs.gateway.proxy import Faults, Proxy
 
 
 @contextmanager
-def served(behaviour: Behaviour, faults: Faults | None = None) -> Iterator[tuple[str, str]]:
-    """A mock and a proxy before it, in a thread of their own; yields their base URLs."""
+def mock_and_proxy(behaviour: Behaviour, faults: Faults | None = None) -> Iterator[tuple[str, str]]:
+    """A mock and a proxy before it, in their own thread; yields their base URLs."""
     ready, urls, loop = Event(), [], asyncio.new_event_loop()
 
     async def listen() -> None:
