@@ -13,16 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    ceiling_of,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    number,
-    of,
-)
+from halftime.fix.base import FixCode, Settings, denoisers, first_reason, needs_denoiser, number
 from halftime.fix.undo import intercepted, patched, restored
 
 if TYPE_CHECKING:
@@ -245,30 +236,5 @@ def _without_block_entry(model: nn.Module) -> str | None:
     return None if count > 1 else "its transformer has no two blocks that FirstBlockCache knows"
 
 
-GUIDANCE_INTERVAL = Fix(
-    name="guidance-interval",
-    summary="Guidance on part of the steps only; the others evaluate half the batch.",
-    level="approximate",
-    stage="denoise",
-    applies=_guidance_applies,
-    apply=_guided_within,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"start": 0.0, "stop": 0.7},
-    parts=of("evaluations"),
-    proposals=({"stop": 0.5},),
-)
-STEP_CACHE = Fix(
-    name="step-cache",
-    summary=(
-        "Reuse deep features between steps: FirstBlockCache for transformers, DeepCache's "
-        "idea for UNets."
-    ),
-    level="approximate",
-    stage="denoise",
-    applies=_cache_applies,
-    apply=_cached,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"every": 2, "threshold": 0.1},
-    parts=of("blocks"),
-    proposals=({"every": 3},),
-)
+GUIDANCE_INTERVAL = FixCode(_guidance_applies, _guided_within)
+STEP_CACHE = FixCode(_cache_applies, _cached)

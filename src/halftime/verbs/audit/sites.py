@@ -14,6 +14,7 @@ import torch
 
 from halftime.base import source
 from halftime.records.audit import Site
+from halftime.records.fixes import FixName
 from halftime.verbs.audit.rules import DIRECTIONS
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -162,7 +163,7 @@ class Sites:
         )
 
 
-def fix_for(key: Key) -> str | None:
+def fix_for(key: Key) -> FixName | None:
     """The fix that removes a wait, by where it is."""
     if key.in_scheduler:
         begins = key.frame.function == "index_for_timestep"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from halftime.records.fixes import FixName
 from halftime.records.forecast import FixForecast
 from halftime.verbs.forecast.architectures import ARCHITECTURES
 from halftime.verbs.forecast.host import INDEX_SHARE, SCHEDULER_SHARE
@@ -36,7 +37,7 @@ class Fix(NamedTuple):
     what the user asked for.
     """
 
-    name: str
+    name: FixName
     apply: Callable[[Scenario, Works], Works | None]
     doubt: float
     stacks: bool
