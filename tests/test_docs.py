@@ -128,9 +128,8 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def endpoints() -> Iterator[dict[str, str]]:
     """The mock upstream and a proxy before it, for the addresses that the guide writes."""
-    from gateway.test_gateway_live import served
-
     from halftime.verbs.gateway.mock import Behaviour
+    from verbs.gateway.test_gateway_live import served
 
     with served(Behaviour(delay=0.001)) as (up, through):
         yield {

@@ -57,6 +57,7 @@ class RenamedModules(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, is_package=True) if new_name(fullname) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """A stand-in that reads every name from the new module; warns."""
         name = new_name(spec.name)
         assert name is not None
         warnings.warn(

@@ -172,7 +172,7 @@ def test_serve_and_collect_run(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a user does: collect a log from two models, calibrate, serve the router, and ask it."""
-    from captions.test_captions_asgi import Model, serving
+    from verbs.captions.test_captions_asgi import Model, serving
 
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     (tmp_path / "requests.jsonl").write_text(

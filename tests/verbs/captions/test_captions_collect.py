@@ -14,7 +14,6 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from captions.test_captions_asgi import Model, rude, serving
 
 from captions_synthetic import jpeg
 from halftime.base.errors import BadFile
@@ -22,6 +21,7 @@ from halftime.cli import main
 from halftime.verbs.captions import collect as collecting
 from halftime.verbs.captions.collect import _seconds
 from halftime.verbs.captions.log import lines_there, read_log
+from verbs.captions.test_captions_asgi import Model, rude, serving
 
 
 @dataclass

@@ -12,7 +12,7 @@ GUIDE = (ROOT / "docs" / "gateway.md").read_text()
 
 
 def test_every_finding_is_explained() -> None:
-    source = (ROOT / "src" / "halftime" / "gateway" / "findings.py").read_text()
+    source = (ROOT / "src" / "halftime" / "verbs" / "gateway" / "findings.py").read_text()
     named = set(re.findall(r'_finding\("([a-z-]+)"', source))
     assert len(named) >= 7
     for name in named:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from click.testing import CliRunner
-from gateway.test_gateway_findings import load, result
-from gateway.test_gateway_live import served
 
 from halftime.cli.gateway import command
 from halftime.records.gateway import Load
@@ -21,6 +19,8 @@ from halftime.verbs.gateway.proxy import Faults
 from halftime.verbs.gateway.run import Settings, gateway
 from halftime.verbs.gateway.summary import limits
 from halftime.verbs.gateway.verdict import with_budget
+from verbs.gateway.test_gateway_findings import load, result
+from verbs.gateway.test_gateway_live import served
 
 
 def counted(direct: int = 0, through: int = 0, each: int = 600, **fields: object) -> Load:

@@ -8,8 +8,6 @@ import socket
 import click
 import pytest
 from click.testing import CliRunner
-from gateway.test_gateway_findings import load, result
-from gateway.test_gateway_live import served
 
 from halftime.base.errors import BadInput
 from halftime.cli import _run
@@ -17,6 +15,8 @@ from halftime.cli.gateway import command
 from halftime.report.gateway import report_of
 from halftime.report.markdown import markdown
 from halftime.verbs.gateway.mock import Behaviour, serve
+from verbs.gateway.test_gateway_findings import load, result
+from verbs.gateway.test_gateway_live import served
 
 NOWHERE = ("--direct", "http://127.0.0.1:9/v1")
 
