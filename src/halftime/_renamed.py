@@ -86,7 +86,7 @@ class _Renamed(ModuleType):
         module = importlib.import_module(f"halftime.{VERBS[verb]}")
         if verb == "gateway":  # it took the fields of what is now its one argument
             names = dict(zip(("direct", "through"), args, strict=False))
-            return module.gateway(module.Settings(**names, **kwargs))
+            return module.gateway(module.GatewaySettings(**names, **kwargs))
         if verb == "captions":
             return module.captions(*args, module.Settings(**kwargs))
         return getattr(module, verb)(*args, **kwargs)

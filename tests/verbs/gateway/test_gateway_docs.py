@@ -20,7 +20,7 @@ def test_every_finding_is_explained() -> None:
 
 
 def test_every_option_in_the_guide_exists() -> None:
-    known = {
+    options = {
         word
         for option in [*command.params, *command.commands["mock"].params]
         for word in option.opts
@@ -32,4 +32,4 @@ def test_every_option_in_the_guide_exists() -> None:
     ]
     used = {word for line in lines for word in re.findall(r"--[a-z-]+", line)}
     assert len(used) > 10
-    assert used <= known
+    assert used <= options
