@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from halftime.base import units
 from halftime.records import Finding, StageOnDevice, SyncWait
 from halftime.records.finding import ceiling
+from halftime.records.fixes import FixName
 
 WORTH_SAYING = 0.02
 GROWTH_WORTH_SAYING = 64 << 20  # bytes
@@ -44,7 +45,7 @@ def _waits(wall: float, waits: tuple[SyncWait, ...]) -> Iterator[Finding]:
 
 
 # Stage -> the fix that takes its launches off the host.
-LAUNCH_FIXES = {"denoise": "loop-graph", "vae_decode": "vae-compile"}
+LAUNCH_FIXES: dict[str, FixName] = {"denoise": "loop-graph", "vae_decode": "vae-compile"}
 
 
 def _launches(wall: float, stages: tuple[StageOnDevice, ...]) -> Iterator[Finding]:
