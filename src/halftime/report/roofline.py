@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from halftime.records.forecast import Forecast, OperationShare
 from halftime.report.charts import FAINT, INK, PAPER, SERIES, figure, svg
 
@@ -18,7 +20,7 @@ _LEAST_INTENSITY = 0.25  # FLOP a byte
 _SMALLEST_SHARE = 0.002
 
 
-def roofline(forecast: Forecast) -> str:
+def roofline(forecast: Forecast) -> Markup:
     """An inline SVG: FLOP/s over FLOP per byte, logarithmic, one mark a stage and kind of
     operation."""
     whole = sum(share.seconds for share in forecast.operations) or 1.0
