@@ -1,4 +1,4 @@
-"""Whatever text a record holds, it stays text, wherever a report goes: every record, every field."""
+"""Whatever text a record holds stays text, wherever a report goes: every record and field."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ from halftime.report.model import Report
 from halftime.report.notebook import page_in_a_frame
 from halftime.report.page import html
 from halftime.report.registry import record_types, report_of
+
+# Labels as long as ours leave a chart no room.
+pytestmark = pytest.mark.filterwarnings("ignore:constrained_layout not applied")
 
 HOSTILE = (
     "\"'><planted><img src=x onerror=planted()><script>planted()</script></style></script><!--"

@@ -19,7 +19,7 @@ _BLOCK_NAMES = {Table: "table", Text: "text", Bullets: "bullets", Entries: "entr
 
 
 def html(report: Report, record: Record | None = None) -> str:
-    """The page as text; with `record` in it, from which it was drawn, so that it can be read back."""
+    """The page as text, with the record it was drawn from in it, so that it can be read back."""
     # Only text of our own files is taken as markup here, beside the blocks' ready markup.
     style = Markup(asset("page.css"))
     scripts = [Markup(asset(name)) for name in report.scripts]
