@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# What is being done, how many are done, and of how many.
+# The task, how much of it is finished, and of how much.
 Progress = Callable[[str, int, int], None]
 
 
-def silent(what: str, done: int, total: int) -> None:
+def silent(task: str, finished: int, total: int) -> None:
     """A Progress that says nothing."""
 
 
@@ -28,7 +28,7 @@ def in_a_notebook() -> bool:
 
 @contextmanager
 def notebook_bar() -> Iterator[Progress]:
-    """In a notebook a bar under the cell, gone when done; elsewhere nothing."""
+    """In a notebook a bar under the cell, gone at the end; elsewhere nothing."""
     if not in_a_notebook():
         yield silent
         return
@@ -36,9 +36,9 @@ def notebook_bar() -> Iterator[Progress]:
 
     handle = display(HTML(""), display_id=True)  # type: ignore[no-untyped-call]
 
-    def show(what: str, done: int, total: int) -> None:
-        bar = f'<progress max="{max(total, 1)}" value="{done}"></progress>'
-        handle.update(HTML(f"{bar} {html.escape(what)} ({done} of {total})"))  # type: ignore[no-untyped-call]
+    def show(task: str, finished: int, total: int) -> None:
+        bar = f'<progress max="{max(total, 1)}" value="{finished}"></progress>'
+        handle.update(HTML(f"{bar} {html.escape(task)} ({finished} of {total})"))  # type: ignore[no-untyped-call]
 
     try:
         yield show
