@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from halftime.base.listening import BACKLOG, listening
+from halftime.base.listening import BACKLOG, listening_socket
 from halftime.verbs.gateway.extra import need
 from halftime.verbs.gateway.timer import Timer, now
 
@@ -283,7 +283,7 @@ async def start(
     loop = asyncio.get_running_loop()
     state = MockState(behaviour, Timer(loop), random.Random(behaviour.seed))
     server = await loop.create_server(
-        lambda: _MockConnection(state), sock=listening(host, port), backlog=BACKLOG
+        lambda: _MockConnection(state), sock=listening_socket(host, port), backlog=BACKLOG
     )
     return server, state
 
