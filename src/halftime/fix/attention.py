@@ -22,6 +22,7 @@ from halftime.fix.base import (
     text,
 )
 from halftime.fix.undo import patched, restored
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     import torch
@@ -108,16 +109,12 @@ def _refused(model: nn.Module, name: str) -> str | None:
 
 @contextmanager
 def _processors_restored(model: nn.Module) -> Iterator[None]:
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-
     processors = [getattr(module, "processor", None) for module in model.modules()]
     kept = [(each, dict(vars(each))) for each in processors if each is not None]
-    active = _AttentionBackendRegistry._active_backend
     try:
-        yield
+        with hugging_face.active_attention_backend_restored():
+            yield
     finally:
-        # setting one model's also sets the whole process's
-        _AttentionBackendRegistry._active_backend = active
         for each, attributes in kept:
             vars(each).clear()
             vars(each).update(attributes)

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from halftime.base.errors import BadInput
+from halftime.pipeline.components import components as components
+from halftime.pipeline.components import denoisers as denoisers
+from halftime.pipeline.components import vae_of as vae_of
+from halftime.pipeline.device import device_of as device_of
 from halftime.records import Json, LedgerRow, Session
 from halftime.records.finding import ceiling
 from halftime.records.recipe import Level
-from halftime.records.stages import place_of
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
-    from torch import nn
 
 Settings = Mapping[str, Json]
 Applies = Callable[["DiffusionPipeline", "torch.device", Settings], str | None]
@@ -121,31 +123,7 @@ def no_ceiling(session: Session) -> float | None:
     return None
 
 
-# ---- a pipeline's parts
-
-
-def components(pipeline: DiffusionPipeline, part: str) -> dict[str, nn.Module]:
-    """The modules of one part ('denoiser', 'vae', 'text_encoder'): name -> module."""
-    from torch import nn
-
-    found = {}
-    for name, module in pipeline.components.items():
-        place = place_of(name)
-        if place is not None and place.part == part and isinstance(module, nn.Module):
-            found[name] = module
-    return found
-
-
-def denoisers(pipeline: DiffusionPipeline) -> list[nn.Module]:
-    """The UNet or transformer; both in a pipeline with two."""
-    names = ("unet", "transformer", "transformer_2", "unet_2")
-    return [module for name, module in components(pipeline, "denoiser").items() if name in names]
-
-
-def vae_of(pipeline: DiffusionPipeline) -> nn.Module | None:
-    """The VAE whose `decode` makes the picture."""
-    vae = components(pipeline, "vae").get("vae")
-    return vae if vae is not None and hasattr(vae, "decode") else None
+# ---- reasons
 
 
 def needs_vae(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
@@ -163,16 +141,6 @@ def needs_denoiser(
 def first_reason(*reasons: str | None) -> str | None:
     """The first that is a reason."""
     return next((reason for reason in reasons if reason), None)
-
-
-def device_of(pipeline: DiffusionPipeline) -> torch.device:
-    """Where the denoiser lives."""
-    import torch
-
-    for module in denoisers(pipeline) or components(pipeline, "vae").values():
-        for parameter in module.parameters():
-            return parameter.device
-    return torch.device("cpu")
 
 
 def call(owner: object, method: str, *args: object) -> object:

@@ -25,6 +25,7 @@ from halftime.fix.base import (
     vae_of,
 )
 from halftime.fix.undo import patched, restored
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -45,7 +46,7 @@ def compile_options(settings: Settings, device: torch.device) -> dict[str, objec
     becomes its options."""
     options: dict[str, object] = {}
     if settings["mode"] != "default":
-        options.update(torch._inductor.list_mode_options(text(settings, "mode")))
+        options.update(pytorch.mode_options(text(settings, "mode")))
     if settings["freezing"] and device.type == "cpu":
         options["freezing"] = True
     if keeping() and device.type == "cpu":
@@ -74,11 +75,6 @@ def compiled(holder: nn.Module, entry: str, settings: Settings) -> Iterator[None
         yield
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    names = getattr(module, "_repeated_blocks", None) or []
-    return [sub for sub in module.modules() if type(sub).__name__ in names]
-
-
 @contextmanager
 def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     with ExitStack() as stack:
@@ -88,7 +84,7 @@ def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator
             else:
                 stack.enter_context(restored(module))
                 options = compile_options(settings, next(module.parameters()).device)
-                for block in _blocks(module):
+                for block in hugging_face.repeated_blocks(module):
                     block.compile(**options)
         yield
 
@@ -104,7 +100,7 @@ def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None
 
 
 def _works(settings: Settings) -> str | None:
-    if torch.compiler.is_compiling() or not torch._dynamo.is_dynamo_supported():  # type: ignore[attr-defined]
+    if not pytorch.can_compile():
         return "torch.compile does not work with this Python and torch"
     return first_reason(
         one_of(settings, "mode", _MODES), one_of(settings, "region", ("whole", "blocks"))
@@ -118,7 +114,7 @@ def _denoiser_applies(
     if (
         reason is None
         and settings["region"] == "blocks"
-        and not all(map(_blocks, denoisers(pipeline)))
+        and not all(map(hugging_face.repeated_blocks, denoisers(pipeline)))
     ):
         return "its denoiser names no repeated blocks; use region = 'whole'"
     return reason

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, needs_vae, of, text, vae_of
+from halftime.pipeline.change import patched
 
 if TYPE_CHECKING:
     import torch
@@ -75,11 +76,8 @@ def _is_bundled(pipeline: DiffusionPipeline) -> bool:
 def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     original = vae_of(pipeline)
     assert original is not None
-    pipeline.vae = load(text(settings, "source"), original)
-    try:
+    with patched(pipeline, "vae", load(text(settings, "source"), original)):
         yield
-    finally:
-        pipeline.vae = original
 
 
 TINY_VAE = Fix(

@@ -106,7 +106,7 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
             for name, child in list(parent.named_children()):
                 conv = _convolution(child)
                 if conv is not None:
-                    parent._modules[name] = FoldedUpsample(child, conv)
+                    parent.register_module(name, FoldedUpsample(child, conv))
         yield
 
 

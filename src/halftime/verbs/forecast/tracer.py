@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from halftime.upstream import pytorch
 from halftime.verbs.forecast.fusion import fuse
 from halftime.verbs.forecast.ops import Kind, Op, StageTrace, grouped, product
 
@@ -146,7 +145,7 @@ def _modules_counted(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
             hook.remove()
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(pytorch.TorchDispatchMode):
     """Records every dispatched operation; storages are numbered, and their bytes tracked while they
     live."""
 
@@ -163,13 +162,17 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        results = [leaf for leaf in pytorch.tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         if name in _VIEWS:
             self.views += 1
             for tensor in results:
                 self.number(tensor)
         elif results:
-            given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+            given = [
+                leaf
+                for leaf in pytorch.tree_leaves((args, kwargs))
+                if isinstance(leaf, torch.Tensor)
+            ]
             self.ops.append(self._op(name, args, given, results[0]))
         return out
 
@@ -177,7 +180,7 @@ class _Recorder(TorchDispatchMode):
         """A number for the tensor's storage, unique over the trace even where memory is used
         again."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = pytorch.storage_key(storage)
         if key not in self._numbers:
             size = 0 if weight else storage.nbytes()
             self._numbers[key] = self._next
