@@ -170,9 +170,9 @@ def _type(of: dict[str, Any]) -> str:
 def metrics() -> Iterator[str]:
     """What `halftime serve` gives to Prometheus, from its own registry."""
     from halftime.records.serve import EngineStatus
-    from halftime.verbs.serve.metrics import Metrics
+    from halftime.verbs.serve.metrics import ServerMetrics
 
-    made = Metrics(lambda: EngineStatus(state="ready"))
+    made = ServerMetrics(lambda: EngineStatus(state="ready"))
     yield (
         "# Metrics of halftime serve\n\nAt `/metrics`, in base units; the client library's own "
         "come beside them.\n"

@@ -35,9 +35,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundled": PIPELINE,
     "fix": PIPELINE,
     "report": BELOW,
+    "http": BELOW,
     **dict.fromkeys(VERBS, PIPELINE),
     "tune": PIPELINE | {"profile", "fix", "verify", "audit"},
-    "serve": PIPELINE | {"profile", "fix", "verify", "audit"},
+    "captions": PIPELINE | {"http"},
+    "serve": PIPELINE | {"http", "profile", "fix", "verify", "audit"},
     "replay": PIPELINE | {"profile"},
     "testing": PIPELINE | {"profile"},  # its clock stands in for the profiler's
     "pytest_plugin": PIPELINE | {"audit"},

@@ -57,7 +57,7 @@ def named_fixes(path: Path) -> Iterator[tuple[str, str]]:
 NAMED = [
     pair
     for room in ROOMS
-    for path in sorted((SOURCE / room).glob("*.py"))
+    for path in sorted((SOURCE / "verbs" / room).glob("*.py"))
     for pair in named_fixes(path)
 ]
 

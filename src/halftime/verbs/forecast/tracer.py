@@ -1,5 +1,7 @@
-"""Trace a forward on the meta device: every operation with its FLOPs and bytes, without weights and
-without a GPU."""
+"""Trace a forward on the meta device: every operation with its FLOPs and bytes.
+
+Neither weights nor a GPU are needed.
+"""
 
 from __future__ import annotations
 
@@ -114,15 +116,13 @@ def trace(
     `attention` 'math' writes attention out as two products and a softmax, as diffusers'
     AttnProcessor does.
     """
-    recorder = _Recorder()
+    recorder = OperationRecorder()
     for tensor in (*module.parameters(), *module.buffers()):
         recorder.number(tensor, weight=True)
     with torch.no_grad(), _modules_counted(module, recorder), recorder, _Fused(recorder, attention):
         forward(module)
-    parameters = list(module.parameters())
     return StageTrace(
-        parameters=sum(p.numel() for p in parameters),
-        parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
         peak_activation_bytes=recorder.peak_bytes,
         dispatched=len(recorder.ops),
         views=recorder.views,
@@ -133,7 +133,7 @@ def trace(
 
 
 @contextmanager
-def _modules_counted(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _modules_counted(module: nn.Module, recorder: OperationRecorder) -> Iterator[None]:
     def called(_: nn.Module, __: object) -> None:
         recorder.modules += 1
 
@@ -145,9 +145,8 @@ def _modules_counted(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
             hook.remove()
 
 
-class _Recorder(pytorch.TorchDispatchMode):
-    """Records every dispatched operation; storages are numbered, and their bytes tracked while they
-    live."""
+class OperationRecorder(pytorch.TorchDispatchMode):
+    """Records every dispatched operation, and tracks the bytes of live storages by number."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -168,17 +167,13 @@ class _Recorder(pytorch.TorchDispatchMode):
             for tensor in results:
                 self.number(tensor)
         elif results:
-            given = [
-                leaf
-                for leaf in pytorch.tree_leaves((args, kwargs))
-                if isinstance(leaf, torch.Tensor)
-            ]
-            self.ops.append(self._op(name, args, given, results[0]))
+            leaves = pytorch.tree_leaves((args, kwargs))
+            tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+            self.ops.append(self._op(name, args, tensors, results[0]))
         return out
 
     def number(self, tensor: Tensor, *, weight: bool = False) -> int:
-        """A number for the tensor's storage, unique over the trace even where memory is used
-        again."""
+        """A number for the tensor's storage, unique even where its memory is used again."""
         storage = tensor.untyped_storage()
         key = pytorch.storage_key(storage)
         if key not in self._numbers:
@@ -194,15 +189,15 @@ class _Recorder(pytorch.TorchDispatchMode):
         self._numbers.pop(key, None)
         self.live_bytes -= size
 
-    def _op(self, name: str, args: Sequence[object], given: list[Tensor], out: Tensor) -> Op:
-        sizes = tuple(_touched_bytes(tensor) for tensor in given)
+    def _op(self, name: str, args: Sequence[object], tensors: list[Tensor], out: Tensor) -> Op:
+        sizes = tuple(_touched_bytes(tensor) for tensor in tensors)
         op = Op(
             name=name,
             kind="pointwise",
             element=out.element_size(),
             read=sum(sizes),
             written=out.numel() * out.element_size(),
-            inputs=tuple(map(self.number, given)),
+            inputs=tuple(map(self.number, tensors)),
             input_bytes=sizes,
             outputs=(self.number(out),),
         )
@@ -221,8 +216,10 @@ class _Recorder(pytorch.TorchDispatchMode):
         return op
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Record one fused attention, (B, H, S, D) each, and return its output in the layout that
-        kernels give."""
+        """Record one fused attention, (B, H, S, D) each.
+
+        The output has the layout that kernels give.
+        """
         batch, (queries, width) = product(query.shape[:-2]), query.shape[-2:]
         shape = (*query.shape[:-1], value.shape[-1])
         out = torch.empty(shape, dtype=query.dtype, device=query.device)
@@ -230,8 +227,8 @@ class _Recorder(pytorch.TorchDispatchMode):
             # (B, S, H, D) in memory, so that the reshape after it is free, as with flash attention.
             b, h, s, d = shape
             out = torch.empty((b, s, h, d), dtype=query.dtype, device=query.device).transpose(1, 2)
-        given = [query, key, value] + ([mask] if mask is not None else [])
-        sizes = tuple(_touched_bytes(tensor) for tensor in given)
+        tensors = [query, key, value] + ([mask] if mask is not None else [])
+        sizes = tuple(_touched_bytes(tensor) for tensor in tensors)
         self.ops.append(
             Op(
                 name="scaled_dot_product_attention",
@@ -244,7 +241,7 @@ class _Recorder(pytorch.TorchDispatchMode):
                 n=key.shape[-2],
                 k=width,
                 products=batch,
-                inputs=tuple(map(self.number, given)),
+                inputs=tuple(map(self.number, tensors)),
                 input_bytes=sizes,
                 outputs=(self.number(out),),
             )
@@ -290,9 +287,9 @@ _CONTRACTIONS: dict[str, Callable[[Op, Sequence[object], Tensor], None]] = {
 
 
 class _Fused(TorchFunctionMode):
-    """Keeps together what CUDA runs as one kernel and the meta device would take apart."""
+    """Keeps whole what CUDA runs as one kernel and the meta device would decompose."""
 
-    def __init__(self, recorder: _Recorder, attention: Attention) -> None:
+    def __init__(self, recorder: OperationRecorder, attention: Attention) -> None:
         super().__init__()
         self._recorder, self._attention = recorder, attention
 
@@ -329,8 +326,8 @@ class _Fused(TorchFunctionMode):
         self, source: Tensor, shape: object, weight: Tensor | None = None, eps: object = None
     ) -> Tensor:
         out = torch.empty_like(source)
-        given = [source] + ([weight] if weight is not None else [])
-        sizes = tuple(_touched_bytes(tensor) for tensor in given)
+        tensors = [source] + ([weight] if weight is not None else [])
+        sizes = tuple(_touched_bytes(tensor) for tensor in tensors)
         number = self._recorder.number
         self._recorder.ops.append(
             Op(
@@ -339,7 +336,7 @@ class _Fused(TorchFunctionMode):
                 element=out.element_size(),
                 read=sum(sizes),
                 written=out.numel() * out.element_size(),
-                inputs=tuple(map(number, given)),
+                inputs=tuple(map(number, tensors)),
                 input_bytes=sizes,
                 outputs=(number(out),),
             )

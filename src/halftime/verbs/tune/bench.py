@@ -22,7 +22,7 @@ from halftime.records.tune import Trial
 from halftime.verbs.profile.call import quiet_progress_bars
 from halftime.verbs.tune.decide import FIRST_ROUNDS, MOST_ROUNDS, undecided
 from halftime.verbs.verify.pictures import PictureSet, paired
-from halftime.verbs.verify.render import Prompt, render
+from halftime.verbs.verify.render import PicturePrompt, render
 from halftime.verbs.verify.tripwires import trips
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Bench:
 
     pipeline: DiffusionPipeline
     workload: Workload
-    prompts: Sequence[Prompt]
+    prompts: Sequence[PicturePrompt]
     live: dict[bytes, Live] = field(default_factory=dict)
 
     def at(self, plan: Choices) -> Live:

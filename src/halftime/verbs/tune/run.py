@@ -47,7 +47,7 @@ from halftime.verbs.tune.search import Climb, Tools, climb
 from halftime.verbs.tune.state import State, opened
 from halftime.verbs.tune.sweep import choice_of, sweep
 from halftime.verbs.verify.pictures import PictureSet
-from halftime.verbs.verify.render import Prompt, prompt_set, render
+from halftime.verbs.verify.render import PicturePrompt, prompt_set, render
 from halftime.verbs.verify.run import check_repeats
 
 if TYPE_CHECKING:
@@ -440,7 +440,7 @@ class _Run:
         )
 
 
-def _prompts_hash(prompts: Sequence[Prompt]) -> str:
+def _prompts_hash(prompts: Sequence[PicturePrompt]) -> str:
     return hashlib.sha256("\n".join(prompt.text for prompt in prompts).encode()).hexdigest()[:16]
 
 
