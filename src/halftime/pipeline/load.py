@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"
 
 
-class Loaded(NamedTuple):
+class LoadedPipeline(NamedTuple):
     """A pipeline, what to call it, and what its reader must know."""
 
     pipeline: DiffusionPipeline
@@ -42,7 +42,7 @@ def load_pipeline(model: str | None = None, workload: Workload | None = None) ->
     return load(model, workload or Workload()).pipeline
 
 
-def load(model: str | None, workload: Workload) -> Loaded:
+def load(model: str | None, workload: Workload) -> LoadedPipeline:
     """As `load_pipeline`, with the model's name and notes."""
     device = checked_device(workload.device)
     loaded = _load(model)
@@ -53,15 +53,15 @@ def load(model: str | None, workload: Workload) -> Loaded:
     return loaded
 
 
-def _load(model: str | None) -> Loaded:
+def _load(model: str | None) -> LoadedPipeline:
     if model is None or model == BUNDLED:
         return _load_bundled()
     if Path(model).exists():
-        return Loaded(_load_folder(Path(model)), str(model), ())
+        return LoadedPipeline(_load_folder(Path(model)), str(model), ())
     if ":" in model:
-        return Loaded(_load_function(model), model, ())
+        return LoadedPipeline(_load_function(model), model, ())
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
-        return Loaded(_load_hub(model), model, ())
+        return LoadedPipeline(_load_hub(model), model, ())
     raise UnknownModel(
         f"{model!r} is no model: no such folder, and neither a hub id (owner/name) nor "
         "module:function. "
@@ -69,7 +69,7 @@ def _load(model: str | None) -> Loaded:
     )
 
 
-def _load_bundled() -> Loaded:
+def _load_bundled() -> LoadedPipeline:
     from halftime import bundled
 
     notes = (
@@ -77,7 +77,7 @@ def _load_bundled() -> Loaded:
         if bundled.trained()
         else ("the bundled model has seeded random weights: timings are real, pictures are noise",)
     )
-    return Loaded(bundled.load(), "bundled emoji-xl", notes)
+    return LoadedPipeline(bundled.load(), "bundled emoji-xl", notes)
 
 
 def _load_folder(folder: Path) -> DiffusionPipeline:

@@ -10,7 +10,7 @@ import torch
 import halftime
 from halftime.base.errors import BadInput, OutOfMemory, Unlike
 from halftime.base.store import to_json
-from halftime.pipeline.load import Loaded
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import LedgerRow, Session, Workload
 from halftime.records.stages import Place
 from halftime.verbs.profile import coldstart
@@ -65,7 +65,9 @@ def test_pipelines_in_turns_have_a_session_each(monkeypatch: pytest.MonkeyPatch)
         return timed_call(pipeline, workload, clock)  # type: ignore[arg-type]
 
     monkeypatch.setattr("halftime.verbs.profile.run.timed_call", timed)
-    several = [Loaded(pipeline, name, ()) for pipeline, name in zip(pipelines, "ab", strict=True)]
+    several = [
+        LoadedPipeline(pipeline, name, ()) for pipeline, name in zip(pipelines, "ab", strict=True)
+    ]
     sessions = measure_in_turns(several, WORK, Settings(runs=2, warmup=1, probes=False))
     assert called == [0, 1, 1, 0, 0, 1, 1, 0]
     assert [session.model for session in sessions] == ["a", "b"]
@@ -112,7 +114,7 @@ def test_the_pipelines_own_progress_bar_is_silent_and_restored(
     pipeline = PIPELINES["sdxl"].build()
     pipeline.set_progress_bar_config(desc="noise")
     with quiet_progress_bars(pipeline):
-        measure(Loaded(pipeline, "x", ()), WORK, Settings(1, 0, probes=False))
+        measure(LoadedPipeline(pipeline, "x", ()), WORK, Settings(1, 0, probes=False))
     assert "noise" not in capfd.readouterr().err
     assert pipeline._progress_bar_config == {"desc": "noise"}
 

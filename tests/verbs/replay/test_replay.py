@@ -12,7 +12,7 @@ import halftime.verbs.profile.run
 from halftime.base.errors import BadFile, BadInput
 from halftime.base.store import read_report, to_json
 from halftime.cli import _run
-from halftime.pipeline.load import Loaded
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Session, Workload
 from halftime.records.recipe import Recipe
 from halftime.report.markdown import markdown
@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 def session(clock: FakeClock, **costs: float) -> Session:
-    loaded = Loaded(FakePipeline(clock, STORY | costs), "mypackage:make", ())
+    loaded = LoadedPipeline(FakePipeline(clock, STORY | costs), "mypackage:make", ())
     return measure(loaded, Workload(steps=4), Settings(runs=3, warmup=0, probes=False))
 
 

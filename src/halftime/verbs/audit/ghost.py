@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halftime.base.errors import UnknownModel
-from halftime.pipeline.load import Loaded, scheduler_named
+from halftime.pipeline.load import LoadedPipeline, scheduler_named
 from halftime.records import Workload
 from halftime.upstream import pytorch
 from halftime.verbs.audit.rules import INDEXING
@@ -102,7 +102,7 @@ def is_ghost(pipeline: DiffusionPipeline) -> bool:
     )
 
 
-def load_ghost(model: str | None, workload: Workload) -> Loaded:
+def load_ghost(model: str | None, workload: Workload) -> LoadedPipeline:
     """The real geometry of a folder, or of the bundled model, ready for `workload`. Raises
     UnknownModel."""
     from halftime import bundled
@@ -111,7 +111,7 @@ def load_ghost(model: str | None, workload: Workload) -> Loaded:
     pipeline = ghost_pipeline(folder)
     if workload.scheduler:
         pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)
-    return Loaded(
+    return LoadedPipeline(
         pipeline,
         f"{folder.name} (geometry only)",
         ("weights and large activations have shapes, no values",),

@@ -11,7 +11,7 @@ import torch
 from halftime.base.version import version
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.components import pipelines_of
-from halftime.pipeline.load import Loaded, load
+from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Workload
 from halftime.records.audit import Audit, Site
 from halftime.upstream import pytorch
@@ -45,15 +45,15 @@ def audit(
     loaded = (
         pipeline
         if isinstance(pipeline, str) or pipeline is None
-        else Loaded(pipeline, type(pipeline).__name__, ())
+        else LoadedPipeline(pipeline, type(pipeline).__name__, ())
     )
     return audit_loaded(
-        loaded if isinstance(loaded, Loaded) else load(loaded, chosen), chosen, arguments
+        loaded if isinstance(loaded, LoadedPipeline) else load(loaded, chosen), chosen, arguments
     )
 
 
 def audit_loaded(
-    loaded: Loaded, workload: Workload, extra: dict[str, object] | None = None
+    loaded: LoadedPipeline, workload: Workload, extra: dict[str, object] | None = None
 ) -> Audit:
     """As `audit`, for a loaded pipeline."""
     pipeline = loaded.pipeline
@@ -71,7 +71,9 @@ def audit_loaded(
     return _audit(loaded, workload, device, compiled)
 
 
-def _audit(loaded: Loaded, workload: Workload, device: ShadowDevice, compiled: list[str]) -> Audit:
+def _audit(
+    loaded: LoadedPipeline, workload: Workload, device: ShadowDevice, compiled: list[str]
+) -> Audit:
     sites = device.sites
     found = sites.as_records()
     in_loop = [site for site in found if site.in_loop]

@@ -14,7 +14,7 @@ from halftime.base.ledger import STEP, Measured, ledger, steady_wall
 from halftime.base.progress import Progress, notebook_bar, silent
 from halftime.base.version import version
 from halftime.pipeline.device import device_of, this_environment
-from halftime.pipeline.load import Loaded, load
+from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import ColdStart, Environment, LedgerRow, Run, Session, Workload
 from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
@@ -73,8 +73,8 @@ def profile(
         return measure(loaded, chosen, Settings(runs, warmup, probes), progress=progress)
 
 
-def _given(pipeline: DiffusionPipeline) -> Loaded:
-    return Loaded(
+def _given(pipeline: DiffusionPipeline) -> LoadedPipeline:
+    return LoadedPipeline(
         pipeline,
         type(pipeline).__name__,
         ("called from Python: the first call here may not be its first",),
@@ -82,7 +82,7 @@ def _given(pipeline: DiffusionPipeline) -> Loaded:
 
 
 def measure(
-    loaded: Loaded,
+    loaded: LoadedPipeline,
     workload: Workload,
     settings: Settings,
     *,
@@ -95,7 +95,7 @@ def measure(
 
 
 def measure_in_turns(
-    several: Sequence[Loaded],
+    several: Sequence[LoadedPipeline],
     workload: Workload,
     settings: Settings,
     *,
@@ -115,7 +115,7 @@ def measure_in_turns(
 
 
 def _session(
-    loaded: Loaded,
+    loaded: LoadedPipeline,
     workload: Workload,
     settings: Settings,
     place: Environment,
