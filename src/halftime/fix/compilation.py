@@ -12,19 +12,18 @@ from torch import nn
 
 from halftime.fix.artefacts import keeping
 from halftime.fix.base import (
-    Fix,
+    FixCode,
     Settings,
-    ceiling_of,
     denoisers,
     first_reason,
     needs_denoiser,
     needs_vae,
-    of,
     one_of,
     text,
     vae_of,
 )
 from halftime.fix.undo import patched, restored
+from halftime.records.fixes import FIX_ROWS
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
@@ -32,13 +31,7 @@ if TYPE_CHECKING:
 
 Forward = Callable[..., object]
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-DEFAULTS: Settings = {
-    "mode": "default",
-    "fullgraph": False,
-    "dynamic": False,  # shapes are pinned; a new shape compiles anew
-    "freezing": True,  # CPU: weights become constants, so that they are packed once
-    "region": "whole",  # or 'blocks': only the repeated ones, which compiles much faster
-}
+DEFAULTS: Settings = FIX_ROWS["denoiser-compile"].settings
 
 
 def compile_options(settings: Settings, device: torch.device) -> dict[str, object]:
@@ -129,25 +122,5 @@ def _vae_applies(
     return reason
 
 
-VAE_COMPILE = Fix(
-    name="vae-compile",
-    summary="The VAE's decoder through torch.compile.",
-    level="equivalent",
-    stage="vae_decode",
-    applies=_vae_applies,
-    apply=_vae_apply,
-    ceiling=ceiling_of("vae_decode"),
-    settings=DEFAULTS,
-    parts=of("vae"),
-)
-DENOISER_COMPILE = Fix(
-    name="denoiser-compile",
-    summary="The denoiser through torch.compile, whole or by repeated blocks.",
-    level="equivalent",
-    stage="denoise",
-    applies=_denoiser_applies,
-    apply=_denoiser_apply,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings=DEFAULTS,
-    parts=of("denoiser"),
-)
+VAE_COMPILE = FixCode(_vae_applies, _vae_apply)
+DENOISER_COMPILE = FixCode(_denoiser_applies, _denoiser_apply)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from halftime.fix.base import Fix, Settings, no_ceiling, of
+from halftime.fix.base import FixCode, Settings
 from halftime.pipeline.change import subclassed
 from halftime.upstream import hugging_face
 
@@ -49,13 +49,4 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         yield
 
 
-KNOWN_DEVICE = Fix(
-    name="known-device",
-    summary="Where the pipeline runs, looked up once and not in every module at every call.",
-    level="bit-exact",
-    stage="encode_prompt",
-    applies=_applies,
-    apply=_apply,
-    ceiling=no_ceiling,
-    parts=of("device-lookup"),
-)
+KNOWN_DEVICE = FixCode(_applies, _apply)

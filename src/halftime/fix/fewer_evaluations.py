@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    ceiling_of,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    number,
-    of,
-)
+from halftime.fix.base import FixCode, Settings, denoisers, first_reason, needs_denoiser, number
 from halftime.fix.undo import intercepted, patched, restored
 from halftime.upstream import hugging_face, pytorch
 
@@ -217,30 +208,5 @@ def _uncachable(model: nn.Module) -> str | None:
     return hugging_face.unknown_to_first_block_cache(model)
 
 
-GUIDANCE_INTERVAL = Fix(
-    name="guidance-interval",
-    summary="Guidance on part of the steps only; the others evaluate half the batch.",
-    level="approximate",
-    stage="denoise",
-    applies=_guidance_applies,
-    apply=_guided_within,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"start": 0.0, "stop": 0.7},
-    parts=of("evaluations"),
-    proposals=({"stop": 0.5},),
-)
-STEP_CACHE = Fix(
-    name="step-cache",
-    summary=(
-        "Reuse deep features between steps: FirstBlockCache for transformers, DeepCache's "
-        "idea for UNets."
-    ),
-    level="approximate",
-    stage="denoise",
-    applies=_cache_applies,
-    apply=_cached,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"every": 2, "threshold": 0.1},
-    parts=of("blocks"),
-    proposals=({"every": 3},),
-)
+GUIDANCE_INTERVAL = FixCode(_guidance_applies, _guided_within)
+STEP_CACHE = FixCode(_cache_applies, _cached)

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from halftime.base.errors import HalftimeWarning
 from halftime.fix.base import (
-    Fix,
+    FixCode,
     Settings,
-    ceiling_of,
     denoisers,
     device_of,
     first_reason,
@@ -418,22 +417,4 @@ def _backend_reason(device: torch.device, settings: Settings) -> str | None:
     return first_reason(where, missing(), precision_reason(settings))
 
 
-def _parts(settings: Settings) -> frozenset[str]:
-    """With OpenVINO the denoiser's weights are converted too, so what changes them cannot stand
-    beside it."""
-    parts = frozenset({"loop", "scheduler-step", "denoiser-compile"})
-    return parts | {"denoiser"} if settings["backend"] == "openvino" else parts
-
-
-LOOP_GRAPH = Fix(
-    name="loop-graph",
-    summary="The whole denoising loop as one CUDA graph; on the CPU as one step function.",
-    level="equivalent",
-    stage="denoise",
-    applies=_applies,
-    apply=_apply,
-    ceiling=ceiling_of("denoise"),
-    settings={"backend": "inductor", "precision": "bfloat16", "watch_bytes": 256 * 2**20},
-    parts=_parts,
-    proposals=({"backend": "openvino"},),
-)
+LOOP_GRAPH = FixCode(_applies, _apply)

@@ -11,14 +11,12 @@ import torch
 from torch import nn
 
 from halftime.fix.base import (
-    Fix,
+    FixCode,
     Settings,
-    ceiling_of,
     denoisers,
     first_reason,
     needs_denoiser,
     needs_vae,
-    of,
     one_of,
     text,
     vae_of,
@@ -139,25 +137,5 @@ def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator
         yield
 
 
-VAE_DTYPE = Fix(
-    name="vae-dtype",
-    summary="Decode in lower precision. Test hard edges and pixel art on your own pictures.",
-    level="equivalent",
-    stage="vae_decode",
-    applies=_vae_applies,
-    apply=_vae_apply,
-    ceiling=ceiling_of("vae_decode"),
-    settings={"dtype": "bfloat16"},
-    parts=of("vae"),
-)
-DENOISER_DTYPE = Fix(
-    name="denoiser-dtype",
-    summary="Denoise in lower precision; latents and scheduler keep theirs.",
-    level="equivalent",
-    stage="denoise",
-    applies=_denoiser_applies,
-    apply=_denoiser_apply,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"dtype": "bfloat16"},
-    parts=of("denoiser"),
-)
+VAE_DTYPE = FixCode(_vae_applies, _vae_apply)
+DENOISER_DTYPE = FixCode(_denoiser_applies, _denoiser_apply)

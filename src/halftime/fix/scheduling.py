@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from halftime.base.errors import DoesNotApply, HalftimeWarning
 from halftime.base.source import short
-from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, number, of, text
+from halftime.fix.base import FixCode, Settings, first_reason, number, text
 from halftime.fix.undo import intercepted, like, patched
 from halftime.pipeline.arguments import call_parameters
 from halftime.pipeline.change import progress_bars
@@ -232,57 +232,12 @@ def _no_bar(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         yield
 
 
-SCHEDULE_TABLE = Fix(
-    name="schedule-table",
-    summary="The scheduler as a table: each step one multiply-add, no scheduler code, no sync.",
-    level="equivalent",
-    stage="denoise",
-    applies=_table_applies,
-    apply=_table_apply,
-    ceiling=ceiling_of("denoise", "scheduler"),
-    parts=of("scheduler-step"),
-)
-SET_BEGIN_INDEX = Fix(
-    name="set-begin-index",
-    summary=(
-        "Tell the scheduler where it starts, so that it does not search the schedule on the device."
-    ),
-    level="bit-exact",
-    stage="denoise",
-    applies=_begin_applies,
-    apply=_begin_apply,
-    ceiling=ceiling_of("denoise", "scheduler"),
-    parts=of("scheduler-step"),
-)
-SOLVER_STEPS = Fix(
-    name="solver-steps",
-    summary="Another solver, fewer steps.",
-    level="approximate",
-    stage="denoise",
-    applies=_solver_applies,
-    apply=_solver_apply,
-    ceiling=ceiling_of("denoise"),
-    settings={"scheduler": "", "steps": 20},
-    parts=of("schedule"),
-    proposals=tuple(
-        {"scheduler": name, "steps": steps}
-        for steps in (24, 20, 15, 12, 10)
-        for name in (
-            "DPMSolverMultistepScheduler",
-            "UniPCMultistepScheduler",
-            "EulerDiscreteScheduler",
-        )
-    ),
-)
-PROGRESS_BAR_OFF = Fix(
-    name="progress-bar-off",
-    summary="No progress bar.",
-    level="bit-exact",
-    stage="denoise",
-    applies=lambda pipeline, device, settings: (
+SCHEDULE_TABLE = FixCode(_table_applies, _table_apply)
+SET_BEGIN_INDEX = FixCode(_begin_applies, _begin_apply)
+SOLVER_STEPS = FixCode(_solver_applies, _solver_apply)
+PROGRESS_BAR_OFF = FixCode(
+    lambda pipeline, device, settings: (
         None if hasattr(pipeline, "progress_bar") else "the pipeline has no progress bar"
     ),
-    apply=_no_bar,
-    ceiling=ceiling_of("denoise", "progress_bar"),
-    parts=of("progress_bar"),
+    _no_bar,
 )

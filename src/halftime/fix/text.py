@@ -14,15 +14,7 @@ import torch
 from torch import Tensor
 
 from halftime.base.errors import DoesNotApply
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    ceiling_of,
-    ceiling_of_first_call,
-    components,
-    number,
-    of,
-)
+from halftime.fix.base import FixCode, Settings, components, number
 from halftime.fix.undo import patched
 from halftime.pipeline.device import device_of
 from halftime.upstream import hugging_face, pytorch
@@ -255,34 +247,6 @@ def _batch_applies(
     return f"its encode_prompt takes no {missing[0]}" if missing else None
 
 
-TEXT_WARMUP = Fix(
-    name="text-warmup",
-    summary="Run the text encoders once before the first request.",
-    level="bit-exact",
-    stage="encode_prompt",
-    applies=_warmup_applies,
-    apply=_warm_up,
-    ceiling=ceiling_of_first_call("encode_prompt"),
-    parts=of("text-warmup"),
-)
-PROMPT_CACHE = Fix(
-    name="prompt-cache",
-    summary="Keep the embeddings of the last prompts; pays where prompts repeat.",
-    level="bit-exact",
-    stage="encode_prompt",
-    applies=_needs_encode_prompt,
-    apply=_cached,
-    ceiling=ceiling_of("encode_prompt"),
-    settings={"size": 64},
-    parts=of("encode_prompt"),
-)
-BATCH_PROMPTS = Fix(
-    name="batch-prompts",
-    summary="Positive and negative prompt through the text encoders in one forward.",
-    level="equivalent",
-    stage="encode_prompt",
-    applies=_batch_applies,
-    apply=_in_one_forward,
-    ceiling=ceiling_of("encode_prompt"),
-    parts=of("encode_prompt"),
-)
+TEXT_WARMUP = FixCode(_warmup_applies, _warm_up)
+PROMPT_CACHE = FixCode(_needs_encode_prompt, _cached)
+BATCH_PROMPTS = FixCode(_batch_applies, _in_one_forward)

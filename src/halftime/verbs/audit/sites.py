@@ -14,6 +14,7 @@ import torch
 
 from halftime.base import source
 from halftime.records.audit import Site
+from halftime.records.fixes import FixName
 from halftime.upstream import hugging_face
 from halftime.verbs.audit.rules import DIRECTIONS
 
@@ -163,7 +164,7 @@ class Sites:
         )
 
 
-def fix_for(key: Key) -> str | None:
+def fix_for(key: Key) -> FixName | None:
     """The fix that removes a wait, by where it is."""
     if key.in_scheduler:
         begins = key.frame.function == "index_for_timestep"

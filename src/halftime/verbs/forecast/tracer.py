@@ -167,8 +167,11 @@ class OperationRecorder(pytorch.TorchDispatchMode):
             for tensor in results:
                 self.number(tensor)
         elif results:
-            leaves = pytorch.tree_leaves((args, kwargs))
-            tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+            tensors = [
+                leaf
+                for leaf in pytorch.tree_leaves((args, kwargs))
+                if isinstance(leaf, torch.Tensor)
+            ]
             self.ops.append(self._op(name, args, tensors, results[0]))
         return out
 
