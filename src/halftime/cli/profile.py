@@ -133,9 +133,9 @@ def _measure(
 ) -> Session:
     from halftime.pipeline.device import checked_device
     from halftime.verbs.profile import coldstart
-    from halftime.verbs.profile.run import Settings, measure
+    from halftime.verbs.profile.run import ProfileSettings, measure
 
-    settings = Settings(runs, warmup, probes)
+    settings = ProfileSettings(runs, warmup, probes)
     checked_device(workload.device)
     with progress_bar(quiet) as progress:
         progress("loading", 0, 1)

@@ -20,7 +20,7 @@ from halftime.report.page import html
 from halftime.report.replay import report_of
 from halftime.report.session import report_of as session_report_of
 from halftime.testing import STORY, FakeClock, FakePipeline
-from halftime.verbs.profile.run import Settings, measure
+from halftime.verbs.profile.run import ProfileSettings, measure
 from halftime.verbs.replay import run as replaying
 
 
@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 def session(clock: FakeClock, **costs: float) -> Session:
     loaded = LoadedPipeline(FakePipeline(clock, STORY | costs), "mypackage:make", ())
-    return measure(loaded, Workload(steps=4), Settings(runs=3, warmup=0, probes=False))
+    return measure(loaded, Workload(steps=4), ProfileSettings(runs=3, warmup=0, probes=False))
 
 
 def elsewhere(base: Session, **changes: object) -> Session:

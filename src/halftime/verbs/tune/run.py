@@ -28,8 +28,7 @@ from halftime.records.priors import predicted
 from halftime.records.recipe import Choice, Plan, Recipe, Rung
 from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
 from halftime.records.verdict import Verdict
-from halftime.verbs.profile.run import Settings as ProfileSettings
-from halftime.verbs.profile.run import measure_in_turns
+from halftime.verbs.profile.run import ProfileSettings, measure_in_turns
 from halftime.verbs.tune.bench import WARM_PROMPTS, Bench, Choices
 from halftime.verbs.tune.candidates import candidates
 from halftime.verbs.tune.decide import Budget, Goal, culprit
