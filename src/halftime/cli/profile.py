@@ -20,7 +20,7 @@ from halftime.cli.options import (
 from halftime.cli.output import Output, emit, progress_bar
 
 if TYPE_CHECKING:
-    from halftime.pipeline.load import Loaded
+    from halftime.pipeline.load import LoadedPipeline
     from halftime.records import Session, Workload
     from halftime.report.model import Report
 
@@ -133,9 +133,9 @@ def _measure(
 ) -> Session:
     from halftime.pipeline.device import checked_device
     from halftime.verbs.profile import coldstart
-    from halftime.verbs.profile.run import Settings, measure
+    from halftime.verbs.profile.run import ProfileSettings, measure
 
-    settings = Settings(runs, warmup, probes)
+    settings = ProfileSettings(runs, warmup, probes)
     checked_device(workload.device)
     with progress_bar(quiet) as progress:
         progress("loading", 0, 1)
@@ -156,7 +156,7 @@ def _open(session: Session, recipe: str) -> Session:
     return open_findings(session, read_plan(Path(recipe)))
 
 
-def _load(model: str | None, workload: Workload) -> Loaded:
+def _load(model: str | None, workload: Workload) -> LoadedPipeline:
     from halftime.pipeline.arguments import call_arguments
     from halftime.pipeline.load import load
 
@@ -166,7 +166,7 @@ def _load(model: str | None, workload: Workload) -> Loaded:
 
 
 @contextmanager
-def _quiet_bars(loaded: Loaded) -> Iterator[None]:
+def _quiet_bars(loaded: LoadedPipeline) -> Iterator[None]:
     from halftime.verbs.profile.call import quiet_progress_bars
 
     with quiet_progress_bars(loaded.pipeline):
@@ -174,7 +174,7 @@ def _quiet_bars(loaded: Loaded) -> Iterator[None]:
 
 
 @contextmanager
-def _fixed(loaded: Loaded, recipe: str | None, artefacts: str | None) -> Iterator[None]:
+def _fixed(loaded: LoadedPipeline, recipe: str | None, artefacts: str | None) -> Iterator[None]:
     """The fixes of a recipe, where there is one."""
     from halftime.fix import applied
 
@@ -185,7 +185,7 @@ def _fixed(loaded: Loaded, recipe: str | None, artefacts: str | None) -> Iterato
             yield
 
 
-def _trace(loaded: Loaded, workload: Workload, folder: Path, quiet: bool) -> None:
+def _trace(loaded: LoadedPipeline, workload: Workload, folder: Path, quiet: bool) -> None:
     from halftime.verbs.profile.traced import trace_call
 
     path = trace_call(loaded.pipeline, workload, folder)

@@ -44,10 +44,10 @@ def command(
 def _replay(
     report: str, model: str | None, device: str | None, runs: int | None, warmup: int, quiet: bool
 ) -> Replay:
-    from halftime.verbs.profile.run import Settings
+    from halftime.verbs.profile.run import ProfileSettings
     from halftime.verbs.replay.run import read, replay
 
     session = read(report)
-    settings = Settings(len(session.runs) or 1 if runs is None else runs, warmup)
+    settings = ProfileSettings(len(session.runs) or 1 if runs is None else runs, warmup)
     with progress_bar(quiet) as progress:
         return replay(session, model=model, device=device, settings=settings, progress=progress)

@@ -15,7 +15,7 @@ from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
 
 if TYPE_CHECKING:
-    from halftime.pipeline.load import Loaded
+    from halftime.pipeline.load import LoadedPipeline
     from halftime.records import Workload
     from halftime.records.verdict import Verdict
     from halftime.report.model import Report
@@ -175,7 +175,7 @@ def _refuse_early(source: str) -> None:
     choose(read_plan(Path(source)))
 
 
-def _configured(loaded: Loaded, source: str) -> AbstractContextManager[object]:
+def _configured(loaded: LoadedPipeline, source: str) -> AbstractContextManager[object]:
     from halftime.fix import applied
 
     if source == BASELINE or Path(source).is_dir():

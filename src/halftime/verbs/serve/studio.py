@@ -19,10 +19,11 @@ from halftime.base.errors import BadInput, BadWorkload
 from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
+from halftime.bundled import BUNDLED
 from halftime.fix.apply import applied, kept_artefacts, read_plan
 from halftime.pipeline.arguments import call_parameters
 from halftime.pipeline.device import device_of, this_environment
-from halftime.pipeline.load import BUNDLED, Loaded, load
+from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Session, Workload
 from halftime.records.serve import Mode
 from halftime.verbs.profile.call import out_of_memory_explained, tree
@@ -66,7 +67,7 @@ class Drawing(NamedTuple):
 class Studio:
     """One pipeline, its img2img sibling, and what is around them. Used by one thread."""
 
-    loaded: Loaded
+    loaded: LoadedPipeline
     modes: dict[Mode, DiffusionPipeline]
     template: SchedulerMixin
     tiny: AutoencoderTiny | None

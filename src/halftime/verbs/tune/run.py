@@ -22,14 +22,13 @@ from halftime.base.version import version
 from halftime.fix.apply import architecture, open_findings
 from halftime.fix.table import FIXES
 from halftime.pipeline.device import device_of, this_environment
-from halftime.pipeline.load import Loaded, load
+from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted
 from halftime.records.recipe import Choice, Plan, Recipe, Rung
 from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
 from halftime.records.verdict import Verdict
-from halftime.verbs.profile.run import Settings as ProfileSettings
-from halftime.verbs.profile.run import measure_in_turns
+from halftime.verbs.profile.run import ProfileSettings, measure_in_turns
 from halftime.verbs.tune.bench import WARM_PROMPTS, Bench, Choices
 from halftime.verbs.tune.candidates import candidates
 from halftime.verbs.tune.decide import Budget, Goal, culprit
@@ -114,13 +113,15 @@ def tune(
     """
     chosen = workload or Workload()
     given = pipeline is None or isinstance(pipeline, str)
-    loaded = load(pipeline, chosen) if given else Loaded(pipeline, type(pipeline).__name__, ())
+    loaded = (
+        load(pipeline, chosen) if given else LoadedPipeline(pipeline, type(pipeline).__name__, ())
+    )
     options = Options(Goal(target, speedup), budget, approximate, loss=loss, prompts=prompts)
     return tuned(loaded, chosen, options).tuning
 
 
 def tuned(
-    loaded: Loaded,
+    loaded: LoadedPipeline,
     workload: Workload,
     options: Options,
     *,
@@ -148,7 +149,7 @@ def tuned(
 
 @dataclass
 class _Run:
-    loaded: Loaded
+    loaded: LoadedPipeline
     workload: Workload
     options: Options
     state: State
@@ -410,7 +411,7 @@ class _Run:
     def _profiled(self, *plans: Choices) -> list[Session]:
         """A session for each plan, measured in turns."""
         several = [
-            Loaded(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes)
+            LoadedPipeline(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes)
             for plan in plans
         ]
         settings = ProfileSettings(runs=5, warmup=1, probes=False)
