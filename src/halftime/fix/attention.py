@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from halftime.fix.base import FixCode, Settings, call, denoisers, first_reason, needs_denoiser, text
-from halftime.fix.undo import patched, restored
+from halftime.fix.base import FixCode, Settings, call, first_reason, needs_denoiser, text
+from halftime.fix.undo import restored
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import denoisers
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     import torch
@@ -98,16 +101,12 @@ def _refused(model: nn.Module, name: str) -> str | None:
 
 @contextmanager
 def _processors_restored(model: nn.Module) -> Iterator[None]:
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-
     processors = [getattr(module, "processor", None) for module in model.modules()]
     kept = [(each, dict(vars(each))) for each in processors if each is not None]
-    active = _AttentionBackendRegistry._active_backend
     try:
-        yield
+        with hugging_face.active_attention_backend_restored():
+            yield
     finally:
-        # setting one model's also sets the whole process's
-        _AttentionBackendRegistry._active_backend = active
         for each, attributes in kept:
             vars(each).clear()
             vars(each).update(attributes)

@@ -7,15 +7,14 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
 from halftime.base.errors import BadInput
+from halftime.pipeline.components import denoisers, vae_of
 from halftime.records import Json, Session
 from halftime.records.finding import ceiling
 from halftime.records.fixes import FixRow
-from halftime.records.stages import place_of
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
-    from torch import nn
 
 Settings = Mapping[str, Json]
 Applies = Callable[["DiffusionPipeline", "torch.device", Settings], str | None]
@@ -83,31 +82,7 @@ def chosen_parts(settings: Settings) -> frozenset[str]:
     )
 
 
-# ---- a pipeline's parts
-
-
-def components(pipeline: DiffusionPipeline, part: str) -> dict[str, nn.Module]:
-    """The modules of one part ('denoiser', 'vae', 'text_encoder'): name -> module."""
-    from torch import nn
-
-    found = {}
-    for name, module in pipeline.components.items():
-        place = place_of(name)
-        if place is not None and place.part == part and isinstance(module, nn.Module):
-            found[name] = module
-    return found
-
-
-def denoisers(pipeline: DiffusionPipeline) -> list[nn.Module]:
-    """The UNet or transformer; both in a pipeline with two."""
-    names = ("unet", "transformer", "transformer_2", "unet_2")
-    return [module for name, module in components(pipeline, "denoiser").items() if name in names]
-
-
-def vae_of(pipeline: DiffusionPipeline) -> nn.Module | None:
-    """The VAE whose `decode` makes the picture."""
-    vae = components(pipeline, "vae").get("vae")
-    return vae if vae is not None and hasattr(vae, "decode") else None
+# ---- reasons
 
 
 def needs_vae(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
@@ -125,16 +100,6 @@ def needs_denoiser(
 def first_reason(*reasons: str | None) -> str | None:
     """The first that is a reason."""
     return next((reason for reason in reasons if reason), None)
-
-
-def device_of(pipeline: DiffusionPipeline) -> torch.device:
-    """Where the denoiser lives."""
-    import torch
-
-    for module in denoisers(pipeline) or components(pipeline, "vae").values():
-        for parameter in module.parameters():
-            return parameter.device
-    return torch.device("cpu")
 
 
 def call(owner: object, method: str, *args: object) -> object:

@@ -39,7 +39,7 @@ def converter(settings: Settings) -> Convert:
         shapes = [openvino.PartialShape(list(t.shape)) for t in tensors]  # static ones are faster
         with warnings.catch_warnings():
             # What the tracer takes for constants is constant here: shapes are static.
-            warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             model = openvino.convert_model(flat, example_input=tensors, input=shapes)
         request = openvino.compile_model(model, "CPU", config).create_infer_request()
         # Buffers that stay: handing arrays over anew on each call costs more than copying small

@@ -13,15 +13,16 @@ from torch import nn
 from halftime.fix.base import (
     FixCode,
     Settings,
-    denoisers,
     first_reason,
     needs_denoiser,
     needs_vae,
     one_of,
     text,
-    vae_of,
 )
-from halftime.fix.undo import casting, patched, replace_tensors, restored
+from halftime.fix.undo import casting, replace_tensors, restored
+from halftime.pipeline.change import patched, subclassed
+from halftime.pipeline.components import denoisers, vae_of
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -33,7 +34,7 @@ _ALLOWED = ("bfloat16", "float16", "float32")
 def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None]:
     """The module's weights in `dtype`; the method `entry` casts what comes in, and what goes out
     back."""
-    keep = tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
+    keep = hugging_face.kept_in_fp32(module)
     with restored(module), _outward_dtype(module):
         replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
         with (
@@ -46,19 +47,10 @@ def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None
 @contextmanager
 def _outward_dtype(module: nn.Module) -> Iterator[None]:
     """`module.dtype` goes on naming what callers should hand in: pipelines make their latents in
-    that dtype.
-
-    It is a property of the class, so the module becomes an instance of a subclass of the same name.
-    """
-    original, dtype = type(module), next(module.parameters()).dtype
-    names = {"dtype": property(lambda self: dtype), "__module__": original.__module__}
-    module.__class__ = type(
-        original.__name__, (original,), {**names, "__qualname__": original.__qualname__}
-    )
-    try:
+    that dtype."""
+    dtype = next(module.parameters()).dtype
+    with subclassed(module, {"dtype": property(lambda self: dtype)}):
         yield
-    finally:
-        module.__class__ = original
 
 
 def _to(module: nn.Module) -> Callable[..., nn.Module]:

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from halftime.base.errors import DoesNotApply
-from halftime.fix.base import FixCode, Settings, components, number
-from halftime.fix.undo import patched
+from halftime.fix.base import FixCode, Settings, number
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import components
+from halftime.pipeline.device import device_of
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -55,7 +58,7 @@ def warmup_arguments(pipeline: DiffusionPipeline) -> dict[str, object]:
     words stays unfilled."""
     common: dict[str, object] = {
         "prompt": "warm-up",
-        "device": next(iter(components(pipeline, "text_encoder").values())).device,
+        "device": device_of(pipeline),
         "num_images_per_prompt": 1,
         "do_classifier_free_guidance": True,
         "negative_prompt": "",
@@ -130,9 +133,7 @@ def _is_plain(value: object) -> bool:
 
 def _cloned(value: object) -> object:
     # The caller owns what it gets; the entry stays as it was.
-    return torch.utils._pytree.tree_map(
-        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value
-    )
+    return pytorch.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
 def _weights_version(pipeline: DiffusionPipeline) -> object:
@@ -140,16 +141,9 @@ def _weights_version(pipeline: DiffusionPipeline) -> object:
     marks: list[object] = []
     for module in components(pipeline, "text_encoder").values():
         first = next(module.parameters(), None)
-        active = (
-            getattr(module, "active_adapters", None)
-            if getattr(module, "_hf_peft_config_loaded", False)
-            else None
-        )
-        marks += [
-            id(module),
-            id(first),
-            None if first is None or first.is_inference() else first._version,
-        ]
+        adapted = hugging_face.loaded_adapters(module)
+        active = getattr(module, "active_adapters", None) if adapted else None
+        marks += [id(module), id(first), None if first is None else pytorch.writes_to(first)]
         marks.append(str(active() if callable(active) else active))
     return tuple(marks)
 

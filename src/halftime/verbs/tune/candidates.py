@@ -8,8 +8,8 @@ import msgspec
 
 from halftime.base.errors import HalftimeError
 from halftime.fix.apply import Chosen, choose, conflict
-from halftime.fix.base import device_of
 from halftime.fix.table import FIXES
+from halftime.pipeline.device import device_of
 from halftime.records import Json
 from halftime.records.base import Scalar
 from halftime.records.priors import components_of

@@ -14,9 +14,8 @@ from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
 from halftime.base.stats import median, paired_ratio
 from halftime.fix.apply import architecture
-from halftime.fix.base import device_of
 from halftime.fix.table import FIXES
-from halftime.pipeline.device import this_environment
+from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.load import Loaded, load
 from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted
