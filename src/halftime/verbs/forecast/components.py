@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,6 @@ def build(
 
     Raises BadInput for a class that cannot be built.
     """
-    import importlib
-
     import torch
 
     try:

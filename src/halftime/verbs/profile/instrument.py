@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from halftime.pipeline.change import patched, subclassed
 from halftime.pipeline.components import components_of, pipelines_of
-from halftime.records.stages import Place, place_of
-from halftime.upstream import hugging_face, pytorch
+from halftime.records.stages import METHOD_PLACES, PIPELINE_METHODS, Place, place_of
+from halftime.upstream import pytorch
 from halftime.verbs.profile.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -53,34 +53,6 @@ OBJECT_METHODS = (
     "batch_decode",
     "apply_chat_template",
     "invert",
-)
-# What a method does matters more than whose it is.
-METHOD_PLACES = {
-    ("image_processor", "__call__"): Place("encode_image", "image_processor"),
-    ("vae", "encode"): Place("vae_encode", "vae"),
-    ("image_processor", "preprocess"): Place("prepare", "image_processor"),
-    ("image_processor", "preprocess_video"): Place("prepare", "image_processor"),
-    ("scheduler", "set_timesteps"): Place("prepare", "scheduler"),
-}
-# The pipeline's own methods: transparent spans, so that the components called inside keep their own
-# stage.
-PIPELINE_METHODS: tuple[tuple[str, str], ...] = (
-    ("encode_prompt", "encode_prompt"),
-    (hugging_face.OLD_ENCODE_PROMPT, "encode_prompt"),
-    ("encode_image", "encode_image"),
-    ("prepare_latents", "prepare"),
-    ("prepare_image_latents", "prepare"),
-    ("prepare_mask_latents", "prepare"),
-    ("prepare_image", "prepare"),
-    ("prepare_control_image", "prepare"),
-    ("check_inputs", "prepare"),
-    ("get_timesteps", "prepare"),
-    ("decode_latents", "vae_decode"),
-    ("mel_spectrogram_to_waveform", "postprocess"),
-    ("score_waveforms", "postprocess"),
-    ("run_safety_checker", "postprocess"),
-    ("maybe_free_model_hooks", "offload"),
-    ("prepare_ip_adapter_image_embeds", "encode_image"),
 )
 PROGRESS = Place("denoise", "progress_bar")
 UNRECOGNISED = "stage not recognised"

@@ -1,5 +1,4 @@
-"""What a trace says to a person; the costs are the device's own idle time, so the ceilings are true
-ones."""
+"""Findings of a trace. Costs are the device's own idle time, so the ceilings are true ones."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ def findings(
     wall_seconds: float, stages: tuple[StageOnDevice, ...], waits: tuple[SyncWait, ...]
 ) -> tuple[Finding, ...]:
     """Costliest first."""
-    found = [*_waits(wall_seconds, waits), *_launches(wall_seconds, stages), *_growth(stages)]
-    return tuple(sorted(found, key=lambda finding: -(finding.seconds or 0.0)))
+    unsorted = [*_waits(wall_seconds, waits), *_launches(wall_seconds, stages), *_growth(stages)]
+    return tuple(sorted(unsorted, key=lambda finding: -(finding.seconds or 0.0)))
 
 
 def _waits(wall: float, waits: tuple[SyncWait, ...]) -> Iterator[Finding]:
