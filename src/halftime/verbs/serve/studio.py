@@ -56,10 +56,10 @@ class Drawing(NamedTuple):
     @property
     def stages(self) -> dict[str, float]:
         """Stage -> seconds; they add up to `seconds`."""
-        found: dict[str, float] = {}
-        for place, seconds in self.measured.costs.items():
-            found[place.stage] = found.get(place.stage, 0.0) + seconds
-        return {**found, OTHER: max(0.0, self.seconds - sum(found.values()))}
+        stages: dict[str, float] = {}
+        for span, seconds in self.measured.costs.items():
+            stages[span.stage] = stages.get(span.stage, 0.0) + seconds
+        return {**stages, OTHER: max(0.0, self.seconds - sum(stages.values()))}
 
 
 @dataclass
@@ -156,7 +156,7 @@ def session_of(studio: Studio, drawing: Drawing, job: Job) -> Session:
 
 
 def opened(job: Job) -> Image.Image:
-    """The job's picture, RGB, of the size asked for. Raises BadWorkload for what is none."""
+    """The job's picture, RGB, of the size asked for. Raises BadWorkload where it is not one."""
     try:
         with Image.open(io.BytesIO(job.image or b""), formats=("PNG", "JPEG", "WEBP")) as image:
             return image.convert("RGB").resize((job.width, job.height), Image.Resampling.LANCZOS)
@@ -205,7 +205,7 @@ def open_studio(settings: EngineSettings) -> Studio:
         tiny=None if _WHOLE_LOOP in fixes else _tiny(pipeline, settings),
         fixes=fixes,
         artefacts=artefacts,
-        recipe_hash=_hash(settings.recipe),
+        recipe_hash=_recipe_hash(settings.recipe),
         default_guidance=_default_guidance(pipeline, settings),
         recorder=recorder,
         clock=clock,
@@ -221,14 +221,14 @@ def _fix(
     if settings.recipe is None:
         return (), None
     plan = read_plan(Path(settings.recipe))
-    kept = None
+    artefacts = None
     if settings.artefacts is not None:
-        kept = stack.enter_context(kept_artefacts(pipeline, plan, settings.artefacts))
+        artefacts = stack.enter_context(kept_artefacts(pipeline, plan, settings.artefacts))
     stack.enter_context(applied(pipeline, plan))
-    return tuple(choice.name for choice in plan.fixes), kept
+    return tuple(choice.name for choice in plan.fixes), artefacts
 
 
-def _hash(recipe: str | None) -> str | None:
+def _recipe_hash(recipe: str | None) -> str | None:
     return None if recipe is None else hashlib.sha256(Path(recipe).read_bytes()).hexdigest()[:16]
 
 

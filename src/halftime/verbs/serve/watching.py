@@ -73,12 +73,12 @@ class Memory:
         """
         if self._watch.grew():
             return self._watch.message()
-        seen = self._watch.seen
-        if len(seen) < RUNS:
+        levels = self._watch.seen
+        if len(levels) < RUNS:
             return None
         if self._highest_at_first is None:
-            self._highest_at_first = max(seen)
-        crept = min(seen) - self._highest_at_first
+            self._highest_at_first = max(levels)
+        crept = min(levels) - self._highest_at_first
         return (
             f"memory crept up by {units.size(crept)} since the first runs"
             if crept > self._limit
