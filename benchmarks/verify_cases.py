@@ -26,11 +26,11 @@ from halftime.pipeline.load import load
 from halftime.records import Workload
 from halftime.records.recipe import Choice
 from halftime.verbs.verify.decide import compare, overall
-from halftime.verbs.verify.floor import entries, noise_floor
+from halftime.verbs.verify.floor import floor_entries, noise_floor
 from halftime.verbs.verify.metrics import kit
 from halftime.verbs.verify.pictures import PictureSet, from_floats
 from halftime.verbs.verify.render import floor_sets, prompt_set, render
-from halftime.verbs.verify.run import MARGIN, Settings, judged
+from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
 
 FAULTS = (0.0002, 0.002, 0.02, 0.1, 0.2, 0.4)  # relative disturbance of one layer's weights
 COUNTS = (50, 200, 500)
@@ -76,7 +76,7 @@ def decoded_with(pipeline, baseline: PictureSet):
 
 
 def cases(
-    pipeline, workload: Workload, baseline: PictureSet, prompts, settings: Settings
+    pipeline, workload: Workload, baseline: PictureSet, prompts, settings: VerifySettings
 ) -> dict[str, dict]:
     """Verdict and size of effect of each case."""
 
@@ -106,8 +106,8 @@ def cases(
         )
     strict = replace(settings, strict=True)
     return {
-        name: _row(judged(baseline, other, settings))
-        | {"strict": judged(baseline, other, strict).verdict}
+        name: _row(verdict_of(baseline, other, settings))
+        | {"strict": verdict_of(baseline, other, strict).verdict}
         for name, other in made.items()
     }
 
@@ -189,7 +189,7 @@ def main() -> None:
     prompts = prompt_set(workload, options.prompts)
     baseline = render(loaded.pipeline, workload, prompts, "baseline")
     floors = floor_sets(loaded.pipeline, workload, prompts[:8])
-    settings = Settings(margin=options.margin, floors=floors)
+    settings = VerifySettings(margin=options.margin, floors=floors)
     found = cases(loaded.pipeline, workload, baseline, prompts, settings)
     for name, row in found.items():
         print(f"{name:32s} {row['verdict']:13s} strict: {row['strict']:13s} {row['reasons'][:1]}")
@@ -197,12 +197,12 @@ def main() -> None:
             "    ", {key: value for key, value in row["floors"].items() if key.startswith("all ")}
         )
     tools = kit(list(baseline.pictures), "left out", "left out")
-    floor_entries = entries(baseline, floors, tools)
+    entries = floor_entries(baseline, floors, tools)
     tiers = {
-        "visible": noise_floor(floor_entries),
-        "strict": noise_floor(floor_entries, strict=True),
+        "visible": noise_floor(entries),
+        "strict": noise_floor(entries, strict=True),
     }
-    print("floor", {f"{e.metric} {e.source}": round(e.value, 6) for e in floor_entries})
+    print("floor", {f"{e.metric} {e.source}": round(e.value, 6) for e in entries})
     curve = [] if options.no_power else power(loaded.pipeline, baseline, tiers, options.margin)
     if options.output:
         result = {

@@ -181,7 +181,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
         Python({"pipe": f"import halftime; {_TINY.format('pipe')}"}),
     ),
     (
-        r"^import asyncio\nfrom halftime\.serve",
+        r"^import asyncio\nfrom halftime\.verbs\.serve",
         Elsewhere("tests/verbs/serve/test_serve_worker.py::test_from_warm_up_to_picture"),
     ),
     (

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from halftime.upstream import hugging_face, pytorch
 from halftime.verbs.serve.messages import Job, Preview
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def noise_level(
         sigma = float(scheduler.sigmas[min(index, len(scheduler.sigmas) - 1)])
         if _is_flow(scheduler):
             return NoiseLevel(1.0 - sigma, sigma)
-        if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+        if hugging_face.scales_by_variance(scheduler):
             signal = (1.0 + sigma**2) ** -0.5
             return NoiseLevel(signal, sigma * signal)
         return NoiseLevel(1.0, sigma)
@@ -152,11 +153,9 @@ class Unpacker:
         """[1, channels, h, w]; None for a layout that is not known."""
         if latents.ndim == 4:
             return latents
-        unpack = getattr(self._pipeline, "_unpack_latents", None)
-        if latents.ndim != 3 or unpack is None:
+        if latents.ndim != 3:
             return None
-        unpacked: torch.Tensor = unpack(latents, height, width, self._pipeline.vae_scale_factor)
-        return unpacked
+        return hugging_face.unpacked_latents(self._pipeline, latents, width, height)
 
 
 def quickened(tiny: AutoencoderTiny) -> AutoencoderTiny:
@@ -166,7 +165,7 @@ def quickened(tiny: AutoencoderTiny) -> AutoencoderTiny:
     On a CPU with bfloat16 units (EPYC, one thread, 128 px): 20.1 ms in fp32, 11.8 channels_last,
     5.2 with bf16 too.
     """
-    has_units = tiny.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    has_units = tiny.device.type == "cpu" and pytorch.has_avx512_bf16()
     if has_units and tiny.dtype == torch.float32:
         tiny = tiny.to(torch.bfloat16)
     return tiny.to(memory_format=torch.channels_last)
