@@ -62,7 +62,7 @@ async def close_all(streams: Sequence[Events]) -> None:
 
 
 async def draw_all(service: Service, request: PictureRequest) -> list[DrawnPicture]:
-    """All pictures of an request. A failure of one cancels the others. Raises ApiError."""
+    """All pictures of a request. A failure of one cancels the others. Raises ApiError."""
     streams = await submit_all(service, request.jobs)
     tasks = [
         asyncio.ensure_future(_draw(service, request, job, stream))

@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from diffusers import AutoPipelineForImage2Image
 from PIL import Image
 
+from halftime import bundled
 from halftime.base.errors import BadInput, BadWorkload
 from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
+from halftime.fix import tiny_vae
 from halftime.fix.apply import applied, kept_artefacts, read_plan
+from halftime.fix.table import FIXES
 from halftime.pipeline.arguments import call_parameters
 from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.load import BUNDLED, Loaded, load
@@ -236,8 +240,6 @@ def _recipe_hash(recipe: str | None) -> str | None:
 
 def _img2img(pipeline: DiffusionPipeline) -> DiffusionPipeline | None:
     """The pipeline of the same parts that starts from a picture, where diffusers has one."""
-    from diffusers import AutoPipelineForImage2Image
-
     try:
         return AutoPipelineForImage2Image.from_pipe(pipeline)
     except (ValueError, TypeError, AttributeError):
@@ -246,14 +248,10 @@ def _img2img(pipeline: DiffusionPipeline) -> DiffusionPipeline | None:
 
 def _tiny(pipeline: DiffusionPipeline, settings: EngineSettings) -> AutoencoderTiny | None:
     """The tiny VAE for previews; None where there is none for this pipeline's latents."""
-    from halftime.fix.table import FIXES
-
     fix, source = FIXES["tiny-vae"], {"source": settings.tiny_vae or ""}
     if fix.applies(pipeline, device_of(pipeline), source):
         return None
-    from halftime.fix.tiny_vae import load as load_tiny
-
-    tiny: AutoencoderTiny = load_tiny(source["source"], pipeline.vae)
+    tiny: AutoencoderTiny = tiny_vae.load(source["source"], pipeline.vae)
     return quickened(tiny)
 
 
@@ -261,8 +259,6 @@ def _default_guidance(pipeline: DiffusionPipeline, settings: EngineSettings) -> 
     if settings.guidance is not None:
         return settings.guidance
     if settings.model in (None, BUNDLED):
-        from halftime import bundled
-
         return bundled.GUIDANCE
     guidance = call_parameters(pipeline).default("guidance_scale")
     return float(guidance) if isinstance(guidance, int | float) else None
