@@ -88,7 +88,7 @@ class _Renamed(ModuleType):
             names = dict(zip(("direct", "through"), args, strict=False))
             return module.gateway(module.GatewaySettings(**names, **kwargs))
         if verb == "captions":
-            return module.captions(*args, module.Settings(**kwargs))
+            return module.captions(*args, module.CalibrationSettings(**kwargs))
         return getattr(module, verb)(*args, **kwargs)
 
 
