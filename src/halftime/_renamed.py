@@ -56,6 +56,7 @@ VERBS = {
 }
 # Old module -> old name -> new module and new name, where the tables above do not lead there.
 ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
+    "captions.calibrate": {"Settings": ("verbs.captions.calibrate", "CalibrationSettings")},
     "environment": {
         "collect": ("pipeline.device", "this_environment"),
         "devices": ("pipeline.device", "devices"),
