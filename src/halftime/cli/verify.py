@@ -13,12 +13,14 @@ from halftime.base.progress import Progress
 from halftime.base.store import write_bytes
 from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
+from halftime.pipeline.device import this_environment
+from halftime.pipeline.load import Loaded, load
+from halftime.records import Workload
+from halftime.records.verdict import Verdict
+from halftime.report.model import Report
+from halftime.report.verify import report_of
 
 if TYPE_CHECKING:
-    from halftime.pipeline.load import Loaded
-    from halftime.records import Workload
-    from halftime.records.verdict import Verdict
-    from halftime.report.model import Report
     from halftime.verbs.verify.pictures import PictureSet
 
 EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
@@ -85,7 +87,6 @@ def command(
     A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the
     pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
-    from halftime.pipeline.device import this_environment
     from halftime.verbs.verify.metrics import require
     from halftime.verbs.verify.pictures import read_folder, write_folder
     from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
@@ -136,7 +137,6 @@ def _sets(
     progress: Progress,
 ) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
     """Both sets, at least one of them drawn here, and the harmless variations of A where it is."""
-    from halftime.pipeline.load import load
     from halftime.verbs.verify.pictures import read_folder
     from halftime.verbs.verify.render import floor_sets, prompt_set, render
 
@@ -179,10 +179,10 @@ def _refuse_early(source: str) -> None:
 
 
 def _configured(loaded: Loaded, source: str) -> AbstractContextManager[object]:
-    from halftime.fix import applied
-
     if source == BASELINE or Path(source).is_dir():
         return nullcontext()
+    from halftime.fix import applied
+
     return applied(loaded.pipeline, Path(source))
 
 
@@ -193,7 +193,5 @@ def _sheet(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> byt
 
 
 def _report(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> Report:
-    from halftime.report.verify import report_of
-
     sheet = _sheet(verdict, baseline, candidate) if verdict.worst_pairs else None
     return report_of(verdict, sheet)
