@@ -120,6 +120,6 @@ def _gate(base: Audit, candidate: Audit) -> int:
         return NEW_SITE
     sites = new_sites(base, candidate)
     for site in sites:
-        place = f"{site.file}:{site.line} {site.kind}, {site.count} times: {site.code}"
-        click.echo(f"new wait in the loop: {place}", err=True)
+        site_words = f"{site.file}:{site.line} {site.kind}, {site.count} times: {site.code}"
+        click.echo(f"new wait in the loop: {site_words}", err=True)
     return NEW_SITE if sites else 0

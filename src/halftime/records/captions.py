@@ -132,8 +132,7 @@ class Mistake(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class CaptionsResult(Record, frozen=True, kw_only=True):
-    """A calibration with what it brings. The first seven fields after the schema are the contract
-    for scripts."""
+    """A calibration and its worth. The seven fields after the schema are the scripts' contract."""
 
     schema: Literal[1] = 1
     threshold: float | None

@@ -33,11 +33,11 @@ _COMPONENTS: tuple[tuple[str, Place], ...] = (
 )
 # The first that matches counts.
 STAGES: tuple[tuple[re.Pattern[str], Place], ...] = tuple(
-    (re.compile(rf"(?:.*_)?(?:{names.replace(' ', '|')})(?:_\d+)?"), place)
-    for names, place in _COMPONENTS
+    (re.compile(rf"(?:.*_)?(?:{names.replace(' ', '|')})(?:_\d+)?"), home)
+    for names, home in _COMPONENTS
 )
 
 
 def place_of(component: str) -> Place | None:
     """The stage and part of a component by its name, or None where the name is not known."""
-    return next((place for pattern, place in STAGES if pattern.fullmatch(component)), None)
+    return next((home for pattern, home in STAGES if pattern.fullmatch(component)), None)
