@@ -114,7 +114,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 def test_a_file_that_is_no_session(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text("{}")
     assert run("profile", MODEL, "--against", str(tmp_path / "x.json")) == 2
-    assert "is no session file" in capfd.readouterr().err
+    assert "is not a session file" in capfd.readouterr().err
 
 
 def test_debug_shows_the_traceback(capfd: pytest.CaptureFixture[str]) -> None:

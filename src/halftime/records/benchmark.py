@@ -7,7 +7,7 @@ from typing import TypeAlias
 from halftime.records.base import Record, Scalar
 from halftime.records.environment import Environment
 
-# Anything that JSON holds: every benchmark has columns of its own.
+# Anything that JSON holds: every benchmark has its own columns.
 Measured: TypeAlias = Scalar | list[object] | dict[str, object]
 
 SCHEMA = 1
