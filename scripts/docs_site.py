@@ -79,7 +79,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, **_: object) -> str:
     """`[text](../deploy/x)` leads out of the site: show the path instead."""
     return re.sub(
-        r"\[`?([^\]`]+)`?\]\(\.\./((?:deploy|src|benchmarks|examples|training|scripts)/[^)]+)\)",
+        r"\[`?([^\]`]+)`?\]\(\.\./((?:deploy|src|benchmarks|examples|workshop|scripts)/[^)]+)\)",
         r"\1 (`\2`)",
         markdown,
     )

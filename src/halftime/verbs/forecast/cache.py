@@ -69,7 +69,7 @@ def _read(key: str) -> StageTrace | None:
 
 @cache
 def shipped() -> dict[str, msgspec.Raw]:
-    """The traces that come with halftime (`benchmarks/forecast_traces.py`), of the versions that it
+    """The traces that come with halftime (`workshop.forecast.traces`), of the versions that it
     was tested with."""
     path = resources.files("halftime.verbs.forecast").joinpath("data", "traces.json.gz")
     try:

@@ -1,4 +1,4 @@
-"""The constants of the roofline: few, each with a meaning. Fitted by `benchmarks/forecast_fit.py`,
+"""The constants of the roofline: few, each with a meaning. Fitted by `workshop.forecast.fit`,
 kept as JSON."""
 
 from __future__ import annotations
