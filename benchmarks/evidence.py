@@ -245,7 +245,7 @@ def made_by(path: Path) -> list[str]:
     """The present commands that make a result, by its name: one, or the tables above are wrong."""
     name = path.relative_to(RESULTS).with_suffix("").as_posix()
     exceptions = [command for pattern, command in MADE_BY.items() if fnmatch(name, pattern)]
-    by_name = [module for module, _ in benchmarks() if name == "_".join(module.rsplit(".", 2)[-2:])]
+    by_name = [module for module in benchmarks() if name == "_".join(module.rsplit(".", 2)[-2:])]
     return exceptions + by_name
 
 
