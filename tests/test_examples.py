@@ -105,9 +105,8 @@ def test_serve_with_previews(tmp_path: Path, server: str) -> None:
 
 
 def test_measure_my_gateway(tmp_path: Path) -> None:
-    from gateway.test_gateway_live import served
-
     from halftime.verbs.gateway.mock import Behaviour
+    from verbs.gateway.test_gateway_live import served
 
     with served(Behaviour(delay=0.005)) as (direct, through):
         out = run(tmp_path, EXAMPLES / "measure_my_gateway.py", direct, through, "20", "1", "20")
