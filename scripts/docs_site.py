@@ -30,6 +30,7 @@ CONCEPTS = (
     "forecast-band",
     "warm-up-certificate",
     "open-loop",
+    "where-things-go",
 )
 SCHEMAS: dict[str, tuple[type[Record], str]] = {
     "session": (
@@ -170,9 +171,9 @@ def _type(of: dict[str, Any]) -> str:
 def metrics() -> Iterator[str]:
     """What `halftime serve` gives to Prometheus, from its own registry."""
     from halftime.records.serve import EngineStatus
-    from halftime.verbs.serve.metrics import Metrics
+    from halftime.verbs.serve.metrics import ServerMetrics
 
-    made = Metrics(lambda: EngineStatus(state="ready"))
+    made = ServerMetrics(lambda: EngineStatus(state="ready"))
     yield (
         "# Metrics of halftime serve\n\nAt `/metrics`, in base units; the client library's own "
         "come beside them.\n"

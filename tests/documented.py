@@ -206,6 +206,10 @@ WAYS: tuple[tuple[str, Way], ...] = (
         Python({"pipe": f"import halftime; {_TINY.format('pipe')}"}),
     ),
     (
+        r"^import asyncio\nfrom halftime\.verbs\.serve",
+        Elsewhere("tests/verbs/serve/test_serve_worker.py::test_from_warm_up_to_picture"),
+    ),
+    (
         r"^from openai import",
         Elsewhere("tests/verbs/serve/test_serve_openai.py::test_a_stream_previews_and_completes"),
     ),

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import uvicorn
 
-from halftime.base.listening import address_of
+from halftime.base.listening import address_of, listening_socket
+from halftime.http.server import STALLED_SECONDS
 from halftime.records.serve import Certificate, ColdStartTimes, EngineStatus, Graphs, WarmEntry
 from halftime.verbs.serve.app import application
 from halftime.verbs.serve.listing import listed
@@ -27,7 +28,6 @@ from halftime.verbs.serve.messages import (
     Refused,
     Started,
 )
-from halftime.verbs.serve.server import listening
 from halftime.verbs.serve.service import HttpSettings, Service
 from halftime.verbs.serve.ticket import Ticket
 
@@ -224,7 +224,7 @@ def serving(
     """A real uvicorn on 127.0.0.1 in a thread; ended with the block."""
     engine = engine or FakeEngine()
     app = application(engine, HttpSettings(model="fake", **settings))
-    taken = listening("127.0.0.1", 0)
+    taken = listening_socket("127.0.0.1", 0, stalled_seconds=STALLED_SECONDS)
     config = uvicorn.Config(
         app, ws="none", log_config=None, lifespan="on", timeout_graceful_shutdown=1
     )

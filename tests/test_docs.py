@@ -35,9 +35,11 @@ from documented import (
     code_of,
     shown,
 )
+from gateway_servers import mock_and_proxy
 from halftime.cli import VERBS, _run
 from halftime.records import Record, Workload
 from halftime.records.recipe import Plan
+from halftime.verbs.gateway.mock import Behaviour
 
 UP, GW = "http://127.0.0.1:9000/v1", "http://127.0.0.1:4000/v1"  # what the guide calls them
 
@@ -128,10 +130,7 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def endpoints() -> Iterator[dict[str, str]]:
     """The mock upstream and a proxy before it, for the addresses that the guide writes."""
-    from halftime.verbs.gateway.mock import Behaviour
-    from verbs.gateway.test_gateway_live import served
-
-    with served(Behaviour(delay=0.001)) as (up, through):
+    with mock_and_proxy(Behaviour(delay=0.001)) as (up, through):
         yield {
             UP: up,
             GW: through,

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gateway_servers import mock_and_proxy
 from halftime.base.store import read_report
 from halftime.records import Session
+from halftime.verbs.gateway.mock import Behaviour
 from served import served
 
 ROOT = Path(__file__).parent.parent
@@ -105,10 +107,7 @@ def test_serve_with_previews(tmp_path: Path, server: str) -> None:
 
 
 def test_measure_my_gateway(tmp_path: Path) -> None:
-    from halftime.verbs.gateway.mock import Behaviour
-    from verbs.gateway.test_gateway_live import served
-
-    with served(Behaviour(delay=0.005)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.005)) as (direct, through):
         out = run(tmp_path, EXAMPLES / "measure_my_gateway.py", direct, through, "20", "1", "20")
     assert "adds" in out
     assert "p50" in out

@@ -36,8 +36,7 @@ from halftime.verbs.captions.log import read_log
 from halftime.verbs.captions.request import choose, warm_up
 from halftime.verbs.gateway.endpoint import Payload
 from halftime.verbs.gateway.mock import Behaviour
-from halftime.verbs.gateway.run import Settings as GatewaySettings
-from halftime.verbs.gateway.run import gateway
+from halftime.verbs.gateway.run import GatewaySettings, gateway
 from halftime.verbs.gateway.upstream import spawned
 
 LOG = Path(__file__).parent / "log.jsonl.gz"

@@ -25,7 +25,7 @@ from benchmarks.frame import Frame
 from halftime.records.gateway import GatewayResult
 from halftime.verbs.gateway.endpoint import Payload
 from halftime.verbs.gateway.mock import Behaviour
-from halftime.verbs.gateway.run import Settings, gateway
+from halftime.verbs.gateway.run import GatewaySettings, gateway
 from halftime.verbs.gateway.upstream import spawned
 
 
@@ -67,7 +67,7 @@ def row_of(
 
 def answers(base: str, requests: int) -> Iterator[dict]:
     """All questions in turn."""
-    plain = Settings(direct=base, requests=requests, concurrency=0)
+    plain = GatewaySettings(direct=base, requests=requests, concurrency=0)
     alike = gateway(replace(plain, through=base))
     floor, same = alike.rates[0].truth.floor.p50, alike.rates[0].added.p50
     yield row_of(
@@ -127,7 +127,7 @@ def answers(base: str, requests: int) -> Iterator[dict]:
     yield from planted(plain, origin)
 
 
-def planted(plain: Settings, origin: str) -> Iterator[dict]:
+def planted(plain: GatewaySettings, origin: str) -> Iterator[dict]:
     """Each planted bug, and whether it is named."""
     with proxied(origin, "--new-client") as (url, _):
         result = gateway(replace(plain, through=url))

@@ -31,7 +31,7 @@ from halftime.base.store import write_json
 from halftime.records.gateway import GatewayResult
 from halftime.verbs.gateway.endpoint import Payload
 from halftime.verbs.gateway.mock import Behaviour
-from halftime.verbs.gateway.run import Settings, gateway
+from halftime.verbs.gateway.run import GatewaySettings, gateway
 from halftime.verbs.gateway.upstream import spawned
 
 HERE = Path(__file__).parent
@@ -159,7 +159,7 @@ def measure(name: str, home: Path, parts: list[str], out: Path) -> None:
         mock = int(base.split(":")[2].split("/")[0])
         with running(name, home, mock) as (url, headers):
             for part in parts:
-                settings = Settings(
+                settings = GatewaySettings(
                     direct=base,
                     through=url,
                     through_headers=headers,

@@ -24,11 +24,11 @@ from halftime.pipeline.load import load
 from halftime.records import Workload
 from halftime.records.recipe import Choice
 from halftime.verbs.verify.decide import compare, overall
-from halftime.verbs.verify.floor import entries, noise_floor
+from halftime.verbs.verify.floor import floor_entries, noise_floor
 from halftime.verbs.verify.metrics import kit
 from halftime.verbs.verify.pictures import PictureSet, from_floats
 from halftime.verbs.verify.render import floor_sets, prompt_set, render
-from halftime.verbs.verify.run import MARGIN, Settings, judged
+from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
 
 FAULTS = (0.0002, 0.002, 0.02, 0.1, 0.2, 0.4)  # relative disturbance of one layer's weights
 COUNTS = (50, 200, 500)
@@ -74,7 +74,7 @@ def decoded_with(pipeline, baseline: PictureSet):
 
 
 def cases(
-    pipeline, workload: Workload, baseline: PictureSet, prompts, settings: Settings
+    pipeline, workload: Workload, baseline: PictureSet, prompts, settings: VerifySettings
 ) -> dict[str, dict]:
     """Verdict and size of effect of each case."""
 
@@ -99,8 +99,8 @@ def cases(
         candidates["tiny VAE"] = again("tiny VAE", halftime.applied(pipeline, [tiny_vae]))
     strict = replace(settings, strict=True)
     return {
-        name: _row(judged(baseline, candidate, settings))
-        | {"strict": judged(baseline, candidate, strict).verdict}
+        name: _row(verdict_of(baseline, candidate, settings))
+        | {"strict": verdict_of(baseline, candidate, strict).verdict}
         for name, candidate in candidates.items()
     }
 
@@ -178,15 +178,15 @@ def main() -> None:
     prompts = prompt_set(workload, options.prompts)
     baseline = render(loaded.pipeline, workload, prompts, "baseline")
     floors = floor_sets(loaded.pipeline, workload, prompts[:8])
-    settings = Settings(margin=options.margin, floors=floors)
+    settings = VerifySettings(margin=options.margin, floors=floors)
     rows = cases(loaded.pipeline, workload, baseline, prompts, settings)
     print_cases(rows)
     tools = kit(list(baseline.pictures), "left out", "left out")
-    floor_entries = entries(baseline, floors, tools)
-    print("floor", {f"{e.metric} {e.source}": round(e.value, 6) for e in floor_entries})
+    entries = floor_entries(baseline, floors, tools)
+    print("floor", {f"{e.metric} {e.source}": round(e.value, 6) for e in entries})
     tiers = {
-        "visible": noise_floor(floor_entries),
-        "strict": noise_floor(floor_entries, strict=True),
+        "visible": noise_floor(entries),
+        "strict": noise_floor(entries, strict=True),
     }
     curve = [] if options.no_power else power(loaded.pipeline, baseline, tiers, options.margin)
     frame.write(

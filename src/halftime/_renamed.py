@@ -57,6 +57,7 @@ class RenamedModules(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, is_package=True) if new_name(fullname) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """A stand-in that reads every name from the new module; warns."""
         name = new_name(spec.name)
         assert name is not None
         warnings.warn(
@@ -85,7 +86,7 @@ class _Renamed(ModuleType):
         module = importlib.import_module(f"halftime.{VERBS[verb]}")
         if verb == "gateway":  # it took the fields of what is now its one argument
             names = dict(zip(("direct", "through"), args, strict=False))
-            return module.gateway(module.Settings(**names, **kwargs))
+            return module.gateway(module.GatewaySettings(**names, **kwargs))
         if verb == "captions":
             return module.captions(*args, module.Settings(**kwargs))
         return getattr(module, verb)(*args, **kwargs)

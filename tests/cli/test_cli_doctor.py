@@ -169,7 +169,7 @@ def test_a_torch_that_does_not_import_is_reported(monkeypatch: pytest.MonkeyPatc
     def failing() -> None:
         raise OSError("libtorch_cpu.so: cannot open shared object file")
 
-    monkeypatch.setattr(doctor.environment, "devices", failing)
+    monkeypatch.setattr(doctor, "devices", failing)
     monkeypatch.setattr(doctor, "extra_names", lambda: [])
     found = examine()
     assert not found.healthy

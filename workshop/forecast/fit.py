@@ -48,9 +48,9 @@ from halftime.verbs.forecast.floor import floor_seconds
 from halftime.verbs.forecast.gpus import find_gpu
 from halftime.verbs.forecast.roofline import (
     CONSUMER,
-    Machine,
+    GpuLimits,
     OpTable,
-    machine_of,
+    limits_of,
     op_seconds,
     softmax,
     table_of,
@@ -61,7 +61,7 @@ ROWS = Path(__file__).with_name("rows.csv")
 CONSTANTS = ROOT / "src" / "halftime" / "verbs" / "forecast" / "data" / "constants.json"
 # Rows of one source on one GPU count as at most this many independent measurements.
 INDEPENDENT = 8.0
-FIELDS = [f.name for f in fields(Machine)]
+FIELDS = [f.name for f in fields(GpuLimits)]
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Problem:
     weight: np.ndarray
     measured: np.ndarray  # log seconds
     ops: OpTable
-    machine: Machine
+    machine: GpuLimits
     op_forward: np.ndarray
     op_gpu: np.ndarray
     op_generation: np.ndarray
@@ -129,7 +129,7 @@ def problem_of(rows: list[MeasuredRow]) -> Problem:
                 )
             table, work = memo[key]
             tables.append(table)
-            machines.append(machine_of(gpu, part.dtype, base))
+            machines.append(limits_of(gpu, part.dtype, base))
             lengths.append(len(table.kind))
             denoiser = part.traced.role == "denoiser"
             step = denoiser and not stepped and not row.kind.startswith("stage")
@@ -164,7 +164,7 @@ def problem_of(rows: list[MeasuredRow]) -> Problem:
         weight=weight,
         measured=np.log([row.seconds for row in rows]),
         ops=concatenated(OpTable, tables),
-        machine=concatenated(Machine, machines, lengths),
+        machine=concatenated(GpuLimits, machines, lengths),
         op_forward=np.repeat(np.arange(len(lengths)), lengths),
         op_gpu=np.array(op_gpu),
         op_generation=np.array(op_generation),
@@ -219,7 +219,7 @@ def predicted(p: Problem, layout: Layout, x: np.ndarray) -> np.ndarray:
         "energy": np.array(list(GENERATIONS.values()))[p.op_generation]
         * np.exp(x[layout.at_generation + p.op_generation]),
     }
-    device_ops = p.ops.count * op_seconds(p.ops, Machine(**changed), c).total
+    device_ops = p.ops.count * op_seconds(p.ops, GpuLimits(**changed), c).total
     device = np.bincount(p.op_forward, device_ops, len(p.forward_row))
     device = device * np.where(p.forward_engine > 0, c["engine"], 1.0)
     host_factor = np.exp(x[layout.at_host + p.row_host]) * np.where(

@@ -19,14 +19,14 @@ from halftime.verbs.forecast.cache import Traced, key_of, trace_of
 from halftime.verbs.forecast.models import resolve
 from halftime.verbs.forecast.ops import StageTrace
 from halftime.verbs.forecast.presets import PRESETS
-from halftime.verbs.forecast.scenario import Settings, scenario_of
+from halftime.verbs.forecast.scenario import ForecastSettings, scenario_of
 from halftime.verbs.forecast.whatif import FIXES
 
 TARGET = ROOT / "src" / "halftime" / "verbs" / "forecast" / "data" / "traces.json.gz"
 
 
 def subjects(name: str) -> list[Traced]:
-    scenario = scenario_of(resolve(name), Settings())
+    scenario = scenario_of(resolve(name), ForecastSettings())
     calls = [scenario.works, *(fix.apply(scenario, scenario.works) or () for fix in FIXES)]
     return [run.traced for works in calls for work in works for run in work.runs]
 

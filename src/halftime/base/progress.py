@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from markupsafe import Markup
 
 # What is being done, how many are done, and of how many.
 Progress = Callable[[str, int, int], None]
@@ -34,11 +35,12 @@ def notebook_bar() -> Iterator[Progress]:
         return
     from IPython.display import HTML, display
 
+    bar = Markup('<progress max="{}" value="{}"></progress> {} ({} of {})')  # format() escapes
     handle = display(HTML(""), display_id=True)  # type: ignore[no-untyped-call]
 
     def show(what: str, done: int, total: int) -> None:
-        bar = f'<progress max="{max(total, 1)}" value="{done}"></progress>'
-        handle.update(HTML(f"{bar} {html.escape(what)} ({done} of {total})"))  # type: ignore[no-untyped-call]
+        markup = bar.format(max(total, 1), done, what, done, total)
+        handle.update(HTML(markup))  # type: ignore[no-untyped-call]
 
     try:
         yield show

@@ -190,7 +190,7 @@ def serve(
     """Route chat requests for the model NAME by ROUTER; everything else passes through to the large
     model."""
     from halftime.base.extras import optional
-    from halftime.base.listening import address_of, listening
+    from halftime.base.listening import address_of, listening_socket
     from halftime.base.store import read_json
     from halftime.records.captions import Router
     from halftime.verbs.captions.asgi import Shell, ShellSettings
@@ -211,7 +211,7 @@ def serve(
     )
     uvicorn = optional("uvicorn", "captions", "halftime captions serve")
     server = uvicorn.Server(uvicorn.Config(Shell(settings), log_level="warning", access_log=False))
-    taken = listening(host, port)  # who reads the next line may connect at once
+    taken = listening_socket(host, port)  # who reads the next line may connect at once
     routed = (
         "every request goes large: not certified"
         if calibrated.threshold is None

@@ -10,7 +10,7 @@ from halftime.cli.options import json_output, model_argument, output_options, pa
 from halftime.cli.output import Output, emit
 
 if TYPE_CHECKING:
-    from halftime.verbs.forecast.scenario import Settings
+    from halftime.verbs.forecast.scenario import ForecastSettings
 
 
 class _Forecast(click.Group):
@@ -133,14 +133,14 @@ def run(
     return 1 if any(claim.verdict == "impossible" for claim in made.claims) else 0
 
 
-def _settings(values: dict[str, object]) -> Settings:
+def _settings(values: dict[str, object]) -> ForecastSettings:
     import msgspec
 
-    from halftime.verbs.forecast.scenario import Settings
+    from halftime.verbs.forecast.scenario import ForecastSettings
 
     size = values.pop("size")
     width, height = parse_size(str(size)) if size else (None, None)
-    return msgspec.convert({**values, "width": width, "height": height}, type=Settings)
+    return msgspec.convert({**values, "width": width, "height": height}, type=ForecastSettings)
 
 
 @command.command("evaluate")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from halftime.records.serve import Certificate, EngineStatus
     from halftime.verbs.serve.messages import EngineSettings
-    from halftime.verbs.serve.service import Engine, HttpSettings
+    from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -188,8 +188,7 @@ def parse_steps(text: str) -> tuple[int, ...]:
 
 
 def _http_settings(name: str, deadline: str, drain: str, queue: int) -> HttpSettings:
-    from halftime.verbs.serve.auth import API_KEY, PROFILE_TOKEN
-    from halftime.verbs.serve.service import HttpSettings
+    from halftime.verbs.serve.service import API_KEY, PROFILE_TOKEN, HttpSettings
 
     keys = tuple(key.strip() for key in os.environ.get(API_KEY, "").split(",") if key.strip())
     token = os.environ.get(PROFILE_TOKEN, "")
@@ -216,21 +215,22 @@ def _serve(
 ) -> int:
     from rich.console import Console
 
-    from halftime.base.listening import address_of
+    from halftime.base.listening import address_of, listening_socket
+    from halftime.http.server import STALLED_SECONDS
     from halftime.verbs.serve.engine import Engine
-    from halftime.verbs.serve.server import listening, run
+    from halftime.verbs.serve.run import run
 
     _log(quiet)
-    taken = listening(host, port)
+    listener = listening_socket(host, port, stalled_seconds=STALLED_SECONDS)
     # One plain line on standard output, for people and for scripts that let the port be chosen.
-    click.echo(f"halftime serve on {address_of(taken)} with {settings.model}")
+    click.echo(f"halftime serve on {address_of(listener)} with {settings.model}")
     console = Console(stderr=True, highlight=False, quiet=quiet)
     if host not in _LOOPBACK and not settings.api_keys:
         console.print(
             "Anybody who reaches this address can draw: HALFTIME_API_KEY is not set.",
             style="yellow",
         )
-    return run(Engine(engine_settings), settings, taken, _watcher(console))
+    return run(Engine(engine_settings), settings, listener, _watcher(console))
 
 
 def _serve_with_ray(
@@ -253,10 +253,10 @@ def _log(quiet: bool) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _watcher(console: Console) -> Callable[[Engine], Coroutine[None, None, None]]:
+def _watcher(console: Console) -> Callable[[DrawingEngine], Coroutine[None, None, None]]:
     """A coroutine that tells the screen how the warm-up goes, and every alarm after it."""
 
-    async def watch(engine: Engine) -> None:
+    async def watch(engine: DrawingEngine) -> None:
         begun = time.monotonic()
         status = await _warmed(console, engine)
         if status.certificate is not None:
@@ -272,7 +272,7 @@ def _watcher(console: Console) -> Callable[[Engine], Coroutine[None, None, None]
     return watch
 
 
-async def _warmed(console: Console, engine: Engine) -> EngineStatus:
+async def _warmed(console: Console, engine: DrawingEngine) -> EngineStatus:
     """The status once the engine is ready or has failed; until then one line that changes, on a
     terminal."""
     with console.status("starting") if console.is_terminal else nullcontext() as line:

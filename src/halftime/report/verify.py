@@ -7,6 +7,7 @@ import base64
 from halftime.records.verdict import EVERYTHING, Comparison, Verdict
 from halftime.report import charts
 from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Section, Table, Text
+from halftime.report.templates import render
 
 _TONES = {"equivalent": "good", "different": "bad", "inconclusive": "warning"}
 
@@ -161,12 +162,7 @@ def _worst(verdict: Verdict, sheet_png: bytes | None) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if sheet_png is not None:
         data = base64.b64encode(sheet_png).decode()
-        picture = (
-            '<img alt="Contact sheet: baseline, candidate and amplified difference of the '
-            'worst pairs" '
-            'style="max-width:100%;height:auto;border:1px solid var(--line)" '
-            f'src="data:image/png;base64,{data}">'
-        )
+        picture = render("contact_sheet.html", picture=f"data:image/png;base64,{data}")
         blocks.append(Html(picture, caption="Worst pairs first, by class."))
     return (*blocks, Table(columns, tuple(rows)))
 

@@ -1,25 +1,19 @@
-"""The pass-through between the official openai client and two upstreams, all over real sockets on
-127.0.0.1."""
+"""The pass-through between the official openai client and two upstreams, over real sockets."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import socket
-import struct
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import httpx2
 import openai
 import pytest
-import uvicorn
 
 from captions_synthetic import certified, chat, jpeg
+from captions_upstreams import COMPLETION, CUT, FAILED, OK, STREAM, Model, rude, serving
 from halftime.records.captions import Router
 from halftime.verbs.captions import features
 from halftime.verbs.captions.asgi import Shell, ShellSettings
@@ -27,95 +21,6 @@ from halftime.verbs.captions.compare import common_words, text_of
 from halftime.verbs.captions.upstream import Upstream
 
 WIDTH = len(features.NAMES)
-
-
-@dataclass
-class Model:
-    """An OpenAI-shaped upstream that says its name; streams with odd bytes; may fail, or never
-    end."""
-
-    name: str
-    status: int = 200
-    endless: bool = False
-    answer: str = ""
-    seen: list[dict] = field(default_factory=list)
-    authorization: list[str] = field(default_factory=list)
-    left: threading.Event = field(default_factory=threading.Event)
-
-    async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] != "http":
-            return
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        data = json.loads(body or b"{}")
-        self.seen.append(data)
-        self.authorization.append(dict(scope["headers"]).get(b"authorization", b"").decode())
-        streamed = bool(data.get("stream"))
-        kind = b"text/event-stream" if streamed else b"application/json"
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status,
-                "headers": [(b"content-type", kind), (b"x-up", b"1")],
-            }
-        )
-        for piece in STREAM if streamed else (self.whole(),):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await asyncio.sleep(0.01 if streamed else 0)
-        if self.endless:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            self.left.set()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def whole(self) -> bytes:
-        message = {"role": "assistant", "content": self.answer or f"{self.name} says a red apple"}
-        usage = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
-        body = {
-            "id": "c1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": self.name,
-            "usage": usage,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        }
-        return json.dumps(body, separators=(", ", " : ")).encode()
-
-
-def chunk(word: str) -> bytes:
-    choice = {"index": 0, "delta": {"content": word}, "finish_reason": None}
-    body = {
-        "id": "c1",
-        "object": "chat.completion.chunk",
-        "created": 0,
-        "model": "m",
-        "choices": [choice],
-    }
-    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
-
-
-STREAM = (chunk("a "), chunk("red "), chunk("äpple"), b"data: [DONE]\n\n")
-
-
-@contextmanager
-def serving(app: object) -> Iterator[str]:
-    """A uvicorn in a thread on a free port; gives its address."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="auto")  # type: ignore[arg-type]
-    server = uvicorn.Server(config)
-    socket = config.bind_socket()
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join(10)
 
 
 @dataclass
@@ -162,11 +67,11 @@ def test_the_openai_client_reaches_the_right_model() -> None:
             "acceptable",
         )
         assert large.headers["x-halftime-reason"] == "no picture"
-        assert (s.small.seen[0]["model"], s.large.seen[0]["model"]) == (
+        assert (s.small.requests[0]["model"], s.large.requests[0]["model"]) == (
             "small-model",
             "large-model",
         )
-        assert s.small.seen[0]["messages"] == chat(jpeg())["messages"]
+        assert s.small.requests[0]["messages"] == chat(jpeg())["messages"]
         # The small one's own key, and the client's where the large one has none.
         assert (s.small.authorization, s.large.authorization) == (
             ["Bearer small-key"],
@@ -196,10 +101,10 @@ def test_other_models_and_other_paths_go_through_as_they_came() -> None:
     with setting() as s:
         body = b'{ "model":"something-else",  "messages": [] }'
         answer = httpx2.post(f"{s.url}/chat/completions?x=1", content=body)
-        assert answer.content == s.large.whole()
+        assert answer.content == s.large.completion()
         assert "x-halftime-route" not in answer.headers
-        assert httpx2.post(f"{s.url}/embeddings", content=b"{}").content == s.large.whole()
-        assert s.large.seen[0]["model"] == "something-else"
+        assert httpx2.post(f"{s.url}/embeddings", content=b"{}").content == s.large.completion()
+        assert s.large.requests[0]["model"] == "something-else"
 
 
 def test_a_small_model_that_fails_is_replaced_by_the_large_one() -> None:
@@ -223,61 +128,6 @@ def test_a_large_model_that_is_gone_gives_an_error_in_openais_shape() -> None:
             s.client.chat.completions.create(**chat(None))
 
 
-WHOLE = Model("raw").whole()
-RAW_HEAD = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-OK, FAILED = RAW_HEAD % (200, len(WHOLE)) + WHOLE, RAW_HEAD % (500, 2) + b"{}"
-CUT = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
-
-
-@dataclass
-class Rude:
-    """An upstream of raw sockets: `plans[n]` are the answers on the nth connection, after which it
-    is reset."""
-
-    plans: list[list[bytes]]
-    close_at_once: bool = False  # or only when the next request on it has been read
-    seen: list[tuple[int, bytes]] = field(default_factory=list)
-
-    def run(self, door: socket.socket) -> None:
-        for number, plan in enumerate(self.plans):
-            try:
-                taken, _ = door.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.answer, args=(number, plan, taken), daemon=True).start()
-
-    def answer(self, number: int, plan: list[bytes], taken: socket.socket) -> None:
-        for answer in plan:
-            self.seen.append((number, self.request(taken)))
-            taken.sendall(answer)
-        if not (self.close_at_once and plan):
-            self.seen.append((number, self.request(taken)))
-        time.sleep(0.05)  # what was sent is read before the reset discards it
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        taken.close()
-
-    def request(self, taken: socket.socket) -> bytes:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += taken.recv(65536)
-        head, _, body = data.partition(b"\r\n\r\n")
-        length = next(
-            (int(x[15:]) for x in head.split(b"\r\n") if x.lower().startswith(b"content-length:")),
-            0,
-        )
-        while len(body) < length:
-            body += taken.recv(65536)
-        return body
-
-
-@contextmanager
-def rude(*plans: list[bytes], close_at_once: bool = False) -> Iterator[tuple[Rude, str]]:
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        server = Rude(list(plans), close_at_once)
-        threading.Thread(target=server.run, args=(door,), daemon=True).start()
-        yield server, f"http://127.0.0.1:{door.getsockname()[1]}/v1"
-
-
 def asks(s: Setting, kind: str) -> httpx2.Response:
     """A request that goes to the large model: routed, streamed, or passed through."""
     if kind == "passed":
@@ -295,7 +145,9 @@ def test_an_upstream_that_reads_and_resets_gives_an_error_in_openais_shape(kind:
         assert (answer.status_code, answer.json()["error"]["type"]) == (502, "server_error")
         assert "large-model cannot be reached" in answer.json()["error"]["message"]
         assert s.metric('halftime_captions_upstream_errors_total{model="large-model"}') == 1
-        assert len(server.seen) == 1  # it was read, and may have been worked on: never sent again
+        assert (
+            len(server.requests) == 1
+        )  # it was read, and may have been worked on: never sent again
 
 
 @pytest.mark.parametrize("kind", ["routed", "streamed", "passed"])
@@ -305,9 +157,9 @@ def test_a_request_that_meets_a_stale_connection_is_sent_once_more(kind: str, fi
         object.__setattr__(s.shell.settings, "large", Upstream("large-model", url))
         assert asks(s, kind).status_code == (500 if first == FAILED else 200)
         again = asks(s, kind)
-        assert (again.status_code, again.content) == (200, WHOLE)
-        assert [number for number, _ in server.seen] == [0, 0, 1]
-        assert server.seen[1][1] == server.seen[2][1]
+        assert (again.status_code, again.content) == (200, COMPLETION)
+        assert [number for number, _ in server.requests] == [0, 0, 1]
+        assert server.requests[1][1] == server.requests[2][1]
         assert s.metric('halftime_captions_upstream_errors_total{model="large-model"}') == 0
 
 
@@ -316,7 +168,7 @@ def test_a_request_is_sent_once_more_and_not_for_ever() -> None:
         object.__setattr__(s.shell.settings, "large", Upstream("large-model", url))
         asks(s, "passed")
         assert asks(s, "passed").status_code == 502
-        assert [number for number, _ in server.seen] == [0, 0, 1]
+        assert [number for number, _ in server.requests] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("picture", [jpeg(), None])
@@ -339,7 +191,7 @@ def test_an_answer_that_breaks_off_is_cut_and_not_mixed_with_another(
             answer.read()
         assert f"{name}-model stopped in the middle" in caplog.text
         assert "Traceback" not in caplog.text
-        assert s.large.seen == []
+        assert s.large.requests == []
         assert s.metric(f'halftime_captions_upstream_errors_total{{model="{name}-model"}}') == 1
 
 
@@ -348,7 +200,7 @@ def test_errors_of_the_small_model_that_are_the_requests_own_pass_through() -> N
         s.small.status = 400
         with pytest.raises(openai.BadRequestError):
             s.client.chat.completions.create(**chat(jpeg()))
-        assert s.large.seen == []
+        assert s.large.requests == []
 
 
 def test_a_cascade_answers_small_or_asks_again() -> None:
@@ -362,8 +214,8 @@ def test_a_cascade_answers_small_or_asks_again() -> None:
         intercept=-5.0,
     )
     with setting(cascade, judge=lambda picture, prompt, answer: float("apple" in answer)) as s:
-        kept = s.client.chat.completions.with_raw_response.create(**chat(jpeg()))
-        assert (kept.parse().model, kept.headers["x-halftime-route"]) == ("small-model", "small")
+        small = s.client.chat.completions.with_raw_response.create(**chat(jpeg()))
+        assert (small.parse().model, small.headers["x-halftime-route"]) == ("small-model", "small")
         s.small.answer = "no idea"
         escalated = s.client.chat.completions.with_raw_response.create(**chat(jpeg()))
         assert (escalated.parse().model, escalated.headers["x-halftime-reason"]) == (
@@ -409,5 +261,5 @@ def test_words_in_common_and_what_answers_say() -> None:
     assert common_words("a red apple", "a green pear") == pytest.approx(1 / 3)
     assert common_words("", "") == 1.0
     assert text_of(b"".join(STREAM)) == "a red äpple"
-    assert text_of(Model("m").whole()) == "m says a red apple"
+    assert text_of(Model("m").completion()) == "m says a red apple"
     assert text_of(b"\x00nonsense") == text_of(b'{"choices": 3}') == text_of(b"data: {") == ""

@@ -16,8 +16,8 @@ from halftime.verbs.forecast.models import resolve
 from halftime.verbs.forecast.ops import Op, OpGroup
 from halftime.verbs.forecast.predict import Effects, forward, total_seconds
 from halftime.verbs.forecast.presets import PRESETS
-from halftime.verbs.forecast.roofline import formats, machine_of, op_seconds, table_of
-from halftime.verbs.forecast.scenario import OUTSIDE, Settings, scenario_of
+from halftime.verbs.forecast.roofline import formats, limits_of, op_seconds, table_of
+from halftime.verbs.forecast.scenario import OUTSIDE, ForecastSettings, scenario_of
 
 A100, T4, A10G = gpu_named("A100"), gpu_named("T4"), gpu_named("A10G")
 
@@ -94,7 +94,7 @@ def seconds(m: int, n: int, k: int, gpu_name: str = "A100", kind: str = "gemm") 
         k=k,
         products=1,
     )  # type: ignore[arg-type]
-    machine = machine_of(gpu_named(gpu_name), "fp16", prior())
+    machine = limits_of(gpu_named(gpu_name), "fp16", prior())
     return float(op_seconds(table_of([group], compiled=False), machine, prior().values).total[0])
 
 
@@ -130,7 +130,7 @@ def test_large_products_reach_what_was_measured() -> None:
             k=8192,
             products=1,
         )
-        machine = machine_of(gpu_named(row["gpu"]), "fp16", constants)
+        machine = limits_of(gpu_named(row["gpu"]), "fp16", constants)
         took = op_seconds(table_of([group], compiled=False), machine, constants.values).total[0]
         ratios.append(group.flops / took / measured)
     assert min(ratios) > 0.7
@@ -141,7 +141,7 @@ def test_large_products_reach_what_was_measured() -> None:
 def test_no_forecast_is_below_its_floor(gpu: str) -> None:
     for name in ("sd15", "sdxl", "flux-dev", "pixart-sigma"):
         for compiled in (False, True):
-            works = scenario_of(resolve(name), Settings(compiled=compiled)).works
+            works = scenario_of(resolve(name), ForecastSettings(compiled=compiled)).works
             assert floor_seconds(works, gpu_named(gpu)) < total_seconds(
                 works, gpu_named(gpu), shipped()
             )
@@ -149,7 +149,7 @@ def test_no_forecast_is_below_its_floor(gpu: str) -> None:
 
 def test_every_preset_can_be_forecast() -> None:
     for name in PRESETS:
-        works = scenario_of(resolve(name), Settings()).works
+        works = scenario_of(resolve(name), ForecastSettings()).works
         assert [work.stage for work in works] == [
             "encode_prompt",
             "denoise",
@@ -162,7 +162,7 @@ def test_every_preset_can_be_forecast() -> None:
 
 def test_a_slow_host_slows_small_batches_only() -> None:
     small, large = (
-        scenario_of(resolve("sd15"), Settings(batch=batch, guidance=True)).works[1]
+        scenario_of(resolve("sd15"), ForecastSettings(batch=batch, guidance=True)).works[1]
         for batch in (1, 1)
     )
     run = small.runs[0]

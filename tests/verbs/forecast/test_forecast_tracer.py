@@ -18,26 +18,30 @@ from halftime.verbs.forecast.components import build, forward_of
 from halftime.verbs.forecast.geometry import Geometry
 from halftime.verbs.forecast.tracer import trace
 
-PUBLISHED = [name for name, made in ARCHITECTURES.items() if made.published_parameters]
+PUBLISHED = [
+    name for name, architecture in ARCHITECTURES.items() if architecture.published_parameters
+]
 VIDEO = ("wan", "cogvideox", "ltx")
 
 
 def built(name: str) -> nn.Module:
-    made = ARCHITECTURES[name]
-    return build(made.library, made.class_name, made.config, torch.float16)
+    architecture = ARCHITECTURES[name]
+    return build(architecture.library, architecture.class_name, architecture.config, torch.float16)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_those_published(name: str) -> None:
-    made = ARCHITECTURES[name]
-    assert made.published_parameters is not None
+    architecture = ARCHITECTURES[name]
+    assert architecture.published_parameters is not None
     count = sum(parameter.numel() for parameter in built(name).parameters())
     # One unit in the last published digit: some authors cut, others round.
-    unit = 10 ** (math.floor(math.log10(made.published_parameters)) - made.digits + 1)
-    assert abs(count - made.published_parameters) <= unit, (
+    unit = 10 ** (
+        math.floor(math.log10(architecture.published_parameters)) - architecture.digits + 1
+    )
+    assert abs(count - architecture.published_parameters) <= unit, (
         count,
-        made.published_parameters,
-        made.source,
+        architecture.published_parameters,
+        architecture.source,
     )
 
 
@@ -46,9 +50,9 @@ def test_parameters_are_those_published(name: str) -> None:
     ["sd15_unet", "sd_vae", "clip_l", "sd3_medium", "pixart_sigma", "sana_1600m", "wan21_1_3b"],
 )
 def test_flops_are_those_of_torchs_counter(name: str) -> None:
-    made, module = ARCHITECTURES[name], built(name)
+    architecture, module = ARCHITECTURES[name], built(name)
     geometry = Geometry(batch=1, width=256, height=256, frames=5 if name.startswith(VIDEO) else 1)
-    run = forward_of(made.class_name, made.role, geometry, torch.float16)
+    run = forward_of(architecture.class_name, architecture.role, geometry, torch.float16)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         run(module)
@@ -91,15 +95,18 @@ def test_a_small_network_by_hand() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 64))
 def test_flops_grow_with_the_batch_and_weights_do_not(rows: int) -> None:
-    one, many = two_layers(1)[0], two_layers(rows)[0]
-    assert many.flops == rows * one.flops
-    assert many.parameters == one.parameters
+    single, batch = two_layers(1)[0], two_layers(rows)[0]
+    assert batch.flops == rows * single.flops
+    assert batch.parameters == single.parameters
 
 
 def test_written_out_attention_has_the_same_flops_and_more_bytes() -> None:
-    made, module = ARCHITECTURES["sd15_unet"], built("sd15_unet")
+    architecture, module = ARCHITECTURES["sd15_unet"], built("sd15_unet")
     run = forward_of(
-        made.class_name, made.role, Geometry(batch=2, width=512, height=512), torch.float16
+        architecture.class_name,
+        architecture.role,
+        Geometry(batch=2, width=512, height=512),
+        torch.float16,
     )
     fused, written = trace(module, run)[0], trace(module, run, attention="math")[0]
     assert fused.flops == written.flops

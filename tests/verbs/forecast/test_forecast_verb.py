@@ -22,7 +22,7 @@ from halftime.report.page import html
 from halftime.verbs.forecast import cache
 from halftime.verbs.forecast.models import resolve
 from halftime.verbs.forecast.run import forecast
-from halftime.verbs.forecast.scenario import Settings
+from halftime.verbs.forecast.scenario import ForecastSettings
 from halftime.verbs.forecast.session import calibrate
 
 NAMES = {
@@ -57,16 +57,20 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_founding_claim_is_impossible() -> None:
-    made = forecast(
+    predicted = forecast(
         "sdxl",
         "A10G",
-        settings=Settings(steps=30),
+        settings=ForecastSettings(steps=30),
         claims=["denoise=2700ms", "total=1h", "denoise=7s"],
     )
-    assert [claim.verdict for claim in made.claims] == ["impossible", "possible", "implausible"]
-    denoise = made.stages[1]
+    assert [claim.verdict for claim in predicted.claims] == [
+        "impossible",
+        "possible",
+        "implausible",
+    ]
+    denoise = predicted.stages[1]
     assert denoise.flops / 30 == pytest.approx(13.5e12, rel=0.01)
-    assert "70.0 TFLOP/s" in made.claims[0].arithmetic
+    assert "70.0 TFLOP/s" in predicted.claims[0].arithmetic
     with pytest.raises(BadInput, match="the stages are"):
         forecast("sdxl", "A10G", claims=["unet=1s"])
     with pytest.raises(BadInput, match="STAGE=DURATION"):
@@ -74,27 +78,29 @@ def test_the_founding_claim_is_impossible() -> None:
 
 
 def test_stages_add_up_and_bands_hold_them() -> None:
-    made = forecast("sd15", "T4")
-    assert sum(stage.seconds for stage in made.stages) == pytest.approx(made.total.seconds)
-    for stage in (*made.stages, made.total):
+    predicted = forecast("sd15", "T4")
+    assert sum(stage.seconds for stage in predicted.stages) == pytest.approx(
+        predicted.total.seconds
+    )
+    for stage in (*predicted.stages, predicted.total):
         assert stage.floor_seconds <= stage.low <= stage.seconds <= stage.high
-    assert made.parameters["denoiser"] == pytest.approx(859.5e6, rel=1e-3)
-    assert made.fits
+    assert predicted.parameters["denoiser"] == pytest.approx(859.5e6, rel=1e-3)
+    assert predicted.fits
     assert not forecast("flux-dev", "T4").fits
 
 
 def test_the_fixes_have_the_names_of_the_fixes() -> None:
-    made = forecast(
-        "sdxl", "A100", settings=Settings(dtype="fp32", vae_dtype="fp32", attention="math")
+    predicted = forecast(
+        "sdxl", "A100", settings=ForecastSettings(dtype="fp32", vae_dtype="fp32", attention="math")
     )
-    names = [fix.fix for fix in made.fixes]
+    names = [fix.fix for fix in predicted.fixes]
     assert set(names) == NAMES - {"openvino", "onnxruntime", "int8-dynamic"}
-    ratios = {fix.fix: fix.ratio for fix in made.fixes}
-    assert all(fix.low <= fix.ratio <= fix.high for fix in made.fixes)
+    ratios = {fix.fix: fix.ratio for fix in predicted.fixes}
+    assert all(fix.low <= fix.ratio <= fix.high for fix in predicted.fixes)
     assert ratios["denoiser-dtype"] > 2
     assert ratios["attention-backend"] > 1
     assert ratios["text-warmup"] == 1
-    stacked = [fix.stacked_ratio for fix in made.fixes if fix.stacked_ratio]
+    stacked = [fix.stacked_ratio for fix in predicted.fixes if fix.stacked_ratio]
     assert stacked == sorted(stacked)
 
 
@@ -112,15 +118,26 @@ def test_what_cannot_change_is_not_listed() -> None:
 
 def test_options_do_what_they_say() -> None:
     plain = forecast("sdxl", "A100").total
-    assert forecast("sdxl", "A100", settings=Settings(compiled=True)).total.seconds < plain.seconds
     assert (
-        forecast("sdxl", "A100", settings=Settings(guidance=False)).total.flops < 0.6 * plain.flops
+        forecast("sdxl", "A100", settings=ForecastSettings(compiled=True)).total.seconds
+        < plain.seconds
     )
-    assert forecast("sdxl", "A100", settings=Settings(batch=4)).total.seconds > 3 * plain.seconds
-    tiled = forecast("sdxl", "A100", settings=Settings(tiled=True, width=2048))
-    whole = forecast("sdxl", "A100", settings=Settings(width=2048))
-    assert tiled.stages[2].memory_bytes < whole.stages[2].memory_bytes
-    for wrong in (Settings(steps=-1), Settings(dtype="fp3"), Settings(attention="none")):
+    assert (
+        forecast("sdxl", "A100", settings=ForecastSettings(guidance=False)).total.flops
+        < 0.6 * plain.flops
+    )
+    assert (
+        forecast("sdxl", "A100", settings=ForecastSettings(batch=4)).total.seconds
+        > 3 * plain.seconds
+    )
+    tiled = forecast("sdxl", "A100", settings=ForecastSettings(tiled=True, width=2048))
+    untiled = forecast("sdxl", "A100", settings=ForecastSettings(width=2048))
+    assert tiled.stages[2].memory_bytes < untiled.stages[2].memory_bytes
+    for wrong in (
+        ForecastSettings(steps=-1),
+        ForecastSettings(dtype="fp3"),
+        ForecastSettings(attention="none"),
+    ):
         with pytest.raises(BadInput):
             forecast("sdxl", "A100", settings=wrong)
 
@@ -131,15 +148,15 @@ def test_a_folder_of_configurations_alone(tmp_path: Path) -> None:
         target = folder / path.relative_to(bundled.MODEL)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    made, original = forecast(str(folder), "T4"), forecast(None, "T4")
-    assert made.width == 128
-    assert made.total.seconds == original.total.seconds
-    assert made.total.bound == "launch"
+    predicted, original = forecast(str(folder), "T4"), forecast(None, "T4")
+    assert predicted.width == 128
+    assert predicted.total.seconds == original.total.seconds
+    assert predicted.total.bound == "launch"
     (folder / "model_index.json").unlink()
     with pytest.raises(UnknownModel, match="has no model_index"):
         resolve(str(folder))
     (folder / "model_index.json").write_text("[1]")
-    with pytest.raises(BadFile, match="no JSON object"):
+    with pytest.raises(BadFile, match="does not hold a JSON object"):
         resolve(str(folder))
 
 
@@ -152,11 +169,11 @@ def test_models_by_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_traces_are_kept_and_broken_ones_made_again(tmp_path: Path) -> None:
-    settings = Settings(width=192, height=128)
+    settings = ForecastSettings(width=192, height=128)
     first = forecast("bundled", "T4", settings=settings)
-    kept = sorted(cache.folder().glob("*.json.gz"))
-    assert kept
-    for path in kept:
+    cached = sorted(cache.folder().glob("*.json.gz"))
+    assert cached
+    for path in cached:
         path.write_bytes(b"not a trace")
     cache._read.cache_clear()
     assert forecast("bundled", "T4", settings=settings) == first
@@ -167,14 +184,14 @@ def test_traces_are_kept_and_broken_ones_made_again(tmp_path: Path) -> None:
 def test_the_cheapest_gpu(tmp_path: Path) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text("[per_hour]\nT4 = 0.4\nA10G = 1.0\nH100 = 4.0\n")
-    made = forecast("flux-dev", "H100", prices=prices, target_seconds=10)
-    assert made.prices[0].gpu == "H100-SXM"
-    assert {price.gpu: price.fits for price in made.prices} == {
+    predicted = forecast("flux-dev", "H100", prices=prices, target_seconds=10)
+    assert predicted.prices[0].gpu == "H100-SXM"
+    assert {price.gpu: price.fits for price in predicted.prices} == {
         "H100-SXM": True,
         "A10G": False,
         "T4": False,
     }
-    assert made.prices[0].per_picture == pytest.approx(4 / 3600 * made.prices[0].seconds)
+    assert predicted.prices[0].per_picture == pytest.approx(4 / 3600 * predicted.prices[0].seconds)
     for text in ("per_hour = 3", "[per_hour]\nT4 = -1", "[per_hour]\nT4 = 'cheap'", "not toml ["):
         prices.write_text(text)
         with pytest.raises(BadFile):
@@ -182,7 +199,9 @@ def test_the_cheapest_gpu(tmp_path: Path) -> None:
 
 
 def session_on(device: str, slower: float) -> Session:
-    stages = forecast("sdxl", "A10G", settings=Settings(steps=30), calibration="none").stages
+    stages = forecast(
+        "sdxl", "A10G", settings=ForecastSettings(steps=30), calibration="none"
+    ).stages
     rows = tuple(
         LedgerRow(stage=s.stage, seconds=s.seconds * slower, share=s.seconds / 20) for s in stages
     )
@@ -218,14 +237,14 @@ def test_a_session_calibrates_later_forecasts(
     assert after.total.high / after.total.low < before.total.high / before.total.low
     assert "a session of sdxl, 1024x1024, 30 steps" in after.calibrated_on
     assert forecast("sd15", "A10G", calibration="none").total == before.total
-    made = calibrate(path)
-    with pytest.raises(BadInput, match="the calibration is of the A10G"):
-        forecast("sd15", "T4", calibration=made)
-    assert "denoise" in html(calibration_report_of(made, "x.json"))
+    calibration = calibrate(path)
+    with pytest.raises(BadInput, match="the calibration is for the A10G"):
+        forecast("sd15", "T4", calibration=calibration)
+    assert "denoise" in html(calibration_report_of(calibration, "x.json"))
 
 
 def test_a_session_of_a_cpu_calibrates_no_gpu(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no GPU of the table"):
+    with pytest.raises(BadInput, match="not a GPU in the table"):
         calibrate(session_on("AMD EPYC", 1.0))
 
 

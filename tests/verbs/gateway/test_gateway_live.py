@@ -7,48 +7,23 @@ import json
 import shutil
 import ssl
 import subprocess
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
 from click.testing import CliRunner
 
+from gateway_servers import mock_and_proxy
 from halftime.base.errors import BadInput, HalftimeError, MissingExtra
 from halftime.cli.gateway import command
 from halftime.verbs.gateway import extra, load
 from halftime.verbs.gateway.client import Pool, Sample
 from halftime.verbs.gateway.endpoint import Payload, endpoint
-from halftime.verbs.gateway.mock import Behaviour, start
-from halftime.verbs.gateway.proxy import Faults, Proxy
-from halftime.verbs.gateway.run import Settings, gateway
+from halftime.verbs.gateway.mock import Behaviour
+from halftime.verbs.gateway.proxy import Faults
+from halftime.verbs.gateway.run import GatewaySettings, gateway
 from halftime.verbs.gateway.timer import Timer, now
 from halftime.verbs.gateway.upstream import is_mock, take_log
-
-
-@contextmanager
-def served(behaviour: Behaviour, faults: Faults | None = None) -> Iterator[tuple[str, str]]:
-    """A mock and a proxy before it, in a thread of their own; yields their base URLs."""
-    ready, urls, loop = Event(), [], asyncio.new_event_loop()
-
-    async def listen() -> None:
-        server, _ = await start(behaviour)
-        urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        proxy = await Proxy(urls[0], faults or Faults()).start()
-        urls.append(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
-        ready.set()
-
-    thread = Thread(
-        target=lambda: (loop.run_until_complete(listen()), loop.run_forever()), daemon=True
-    )
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield f"{urls[0]}/v1", f"{urls[1]}/v1"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
 
 
 def sent(
@@ -72,8 +47,10 @@ SHORT = {"requests": 12, "concurrency": 2, "seconds": 0.3}
 
 
 def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
-    with served(Behaviour(delay=0.002), Faults(hold=0.03)) as (direct, through):
-        result = gateway(Settings(direct, through, rates=(20.0,), arrivals=("constant",), **SHORT))
+    with mock_and_proxy(Behaviour(delay=0.002), Faults(hold=0.03)) as (direct, through):
+        result = gateway(
+            GatewaySettings(direct, through, rates=(20.0,), arrivals=("constant",), **SHORT)
+        )
     assert result.method == "mock log"
     one = result.rates[0]
     assert one.truth.matched == 24
@@ -88,14 +65,16 @@ def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
 
 
 def test_the_planted_bugs_are_named() -> None:
-    with served(Behaviour(delay=0.0, gap=0.02, chunks=4), Faults(hold_first=0.03)) as (
+    with mock_and_proxy(Behaviour(delay=0.0, gap=0.02, chunks=4), Faults(hold_first=0.03)) as (
         direct,
         through,
     ):
-        held = gateway(Settings(direct, through, Payload(stream=True), requests=20, concurrency=0))
+        held = gateway(
+            GatewaySettings(direct, through, Payload(stream=True), requests=20, concurrency=0)
+        )
     assert "first-chunk-waits" in [finding.id for finding in held.findings]
-    with served(Behaviour(delay=0.0), Faults(new_client=True)) as (direct, through):
-        fresh = gateway(Settings(direct, through, requests=20, concurrency=0))
+    with mock_and_proxy(Behaviour(delay=0.0), Faults(new_client=True)) as (direct, through):
+        fresh = gateway(GatewaySettings(direct, through, requests=20, concurrency=0))
     assert fresh.rates[0].truth.connections == 20
     assert "new-client-per-request" in [finding.id for finding in fresh.findings]
 
@@ -110,14 +89,16 @@ def test_the_planted_bugs_are_named() -> None:
     ids=["buffered", "first held", "each held"],
 )
 def test_faults_of_a_stream_are_told_apart(faults: Faults, expected: str) -> None:
-    with served(Behaviour(delay=0.0, gap=0.02, chunks=5), faults) as (direct, through):
-        made = gateway(Settings(direct, through, Payload(stream=True), requests=12, concurrency=0))
+    with mock_and_proxy(Behaviour(delay=0.0, gap=0.02, chunks=5), faults) as (direct, through):
+        made = gateway(
+            GatewaySettings(direct, through, Payload(stream=True), requests=12, concurrency=0)
+        )
     streams = {"stream-buffered", "first-chunk-waits", "chunks-held", "first-request"}
     assert [finding.id for finding in made.findings if finding.id in streams] == [expected]
 
 
 def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
-    with served(Behaviour(delay=0.0, chunks=4, gap=0.05)) as (direct, _):
+    with mock_and_proxy(Behaviour(delay=0.0, chunks=4, gap=0.05)) as (direct, _):
         samples = sent(direct, Payload(stream=True), three)
         log = take_log(direct)
     for sample in samples:
@@ -132,7 +113,7 @@ def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
 
 @pytest.mark.parametrize("size", [1000, 300_000])
 def test_the_mock_answers_with_the_size_asked_for(size: int) -> None:
-    with served(Behaviour(delay=0.0)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0)) as (direct, through):
         for url in (direct, through):
             samples = sent(url, Payload("image-out", size), three)
             assert all(size * 4 / 3 <= s.received <= size * 4 / 3 + 200 for s in samples)
@@ -140,10 +121,10 @@ def test_the_mock_answers_with_the_size_asked_for(size: int) -> None:
 
 @pytest.mark.parametrize("target", ["openai", "kserve", "replicate", "fal"])
 def test_the_mock_speaks_each_target(target: str) -> None:
-    with served(Behaviour(delay=0.0)) as (direct, _):
+    with mock_and_proxy(Behaviour(delay=0.0)) as (direct, _):
         base = direct.removesuffix("/v1")
         result = gateway(
-            Settings(
+            GatewaySettings(
                 base, target=target, payload=Payload("image-in", 2000), requests=5, concurrency=0
             )
         )
@@ -153,7 +134,7 @@ def test_the_mock_speaks_each_target(target: str) -> None:
 
 
 def test_errors_are_counted_and_drawn_by_seed() -> None:
-    with served(Behaviour(delay=0.0, error_rate=0.5, seed=1)) as (direct, _):
+    with mock_and_proxy(Behaviour(delay=0.0, error_rate=0.5, seed=1)) as (direct, _):
         samples = sent(direct, Payload(), lambda pool: load.closed(pool, 2, 0.2, load.numbers(0)))
     statuses = {sample.status for sample in samples}
     assert statuses == {200, 500}
@@ -161,7 +142,7 @@ def test_errors_are_counted_and_drawn_by_seed() -> None:
 
 
 def test_a_request_that_is_never_answered_times_out() -> None:
-    with served(Behaviour(delay=60)) as (direct, _):
+    with mock_and_proxy(Behaviour(delay=60)) as (direct, _):
         samples = sent(direct, Payload(), three, timeout=0.05)
     assert [sample.error for sample in samples] == ["timeout"] * 3
 
@@ -175,7 +156,7 @@ def test_an_open_loop_counts_from_the_intended_send() -> None:
             timer.close()
 
     # One by one, 30 ms each, offered every 10 ms: the i-th waits for those before it.
-    with served(Behaviour(delay=0.0), Faults(serial=0.03)) as (_, through):
+    with mock_and_proxy(Behaviour(delay=0.0), Faults(serial=0.03)) as (_, through):
         samples = sorted(sent(through, Payload(), go), key=lambda sample: sample.intended)
     assert len(samples) == 20
     assert samples[-1].latency >= 20 * 0.03 - 19 * 0.01 - 0.001
@@ -215,7 +196,7 @@ def test_the_command_writes_json_and_gates_on_the_budget(
 ) -> None:
     monkeypatch.setenv("A_KEY", "sk-very-secret")
     words = ["--requests", "5", "--concurrency", "0", "--key-env", "A_KEY", "-q"]
-    with served(Behaviour(delay=0.0), Faults(hold=0.02)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0), Faults(hold=0.02)) as (direct, through):
         words += ["--direct", direct, "--through", through]
         files = ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
         kept = CliRunner().invoke(
@@ -235,16 +216,16 @@ def test_the_command_writes_json_and_gates_on_the_budget(
 
 def test_nothing_there_is_said_so() -> None:
     with pytest.raises(BadInput, match="connect: ConnectionRefusedError"):
-        gateway(Settings("http://127.0.0.1:9/v1"))
+        gateway(GatewaySettings("http://127.0.0.1:9/v1"))
     assert not is_mock("http://127.0.0.1:9/v1")
 
 
 def test_a_noisy_machine_is_refused() -> None:
     with (
-        served(Behaviour(delay=0.0)) as (direct, through),
+        mock_and_proxy(Behaviour(delay=0.0)) as (direct, through),
         pytest.raises(HalftimeError, match="refused"),
     ):
-        gateway(Settings(direct, through, requests=5, concurrency=0, max_background=-1.0))
+        gateway(GatewaySettings(direct, through, requests=5, concurrency=0, max_background=-1.0))
 
 
 def test_a_missing_package_names_the_extra() -> None:

@@ -276,7 +276,7 @@ def test_a_client_that_leaves_cancels_its_picture_and_no_other(stream: bool) -> 
         wait_until(lambda: engine.status.running == 0)
         assert engine.status.queue_depth == 0
         assert engine.steps_done < 60  # 16 of those who stayed; the others would have been 360
-        wait_until(lambda: running.service.active == 0)
+        wait_until(lambda: running.service.traffic.active == 0)
         assert (
             b"halftime_requests_cancelled_total 30.0"
             in httpx2.get(running.address + "/metrics").content
@@ -364,10 +364,10 @@ SERVER = """
 import logging, sys
 sys.path[:0] = {paths!r}
 from serve_fake import FakeEngine
-from halftime.base.listening import address_of
-from halftime.verbs.serve.server import listening, run
+from halftime.base.listening import address_of, listening_socket
+from halftime.verbs.serve.run import run
 from halftime.verbs.serve.service import HttpSettings
-taken = listening("127.0.0.1", 0)
+taken = listening_socket("127.0.0.1", 0)
 print(address_of(taken), flush=True)
 settings = HttpSettings(model="fake", drain_seconds={drain})
 sys.exit(run(FakeEngine(step_seconds=0.1), settings, taken))

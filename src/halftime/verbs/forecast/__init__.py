@@ -1,2 +1,1 @@
-"""`forecast`: what would each stage take on a named GPU, without the GPU and without the
-weights?"""
+"""`forecast`: what would each stage take on a named GPU? Needs neither the GPU nor the weights."""

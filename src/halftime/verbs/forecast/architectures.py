@@ -1,5 +1,4 @@
-"""Built-in architectures: class and configuration as their model cards give them, and published
-parameter counts.
+"""Built-in architectures: classes and configurations of model cards, published parameter counts.
 
 All of it is data; `components.build` makes the module on the meta device.
 """
@@ -16,8 +15,7 @@ Role = Literal["denoiser", "vae", "vae_encoder", "text_encoder"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network: `library` is 'diffusers' or 'transformers', `config` the arguments of its
-    configuration."""
+    """One network; `config` holds the arguments of its configuration."""
 
     role: Role
     class_name: str

@@ -1,5 +1,6 @@
-"""Traces, kept: shipped for the common cases, otherwise in the user's cache folder. Reading one
-needs no torch.
+"""A cache of traces: shipped for the common cases, otherwise in the user's cache folder.
+
+Reading a trace needs no torch.
 
 A trace depends on the network, the shapes, the element size and the attention, and on the versions
 of torch, diffusers and transformers. The folder is `$XDG_CACHE_HOME/halftime/traces` (`~/.cache`
@@ -30,7 +31,7 @@ TRACER_VERSION = 1
 
 
 class Traced(Record, frozen=True, kw_only=True):
-    """What a trace is of; its hash names the file."""
+    """The subject of a trace; its hash names the file."""
 
     library: str
     class_name: str
@@ -42,15 +43,15 @@ class Traced(Record, frozen=True, kw_only=True):
 
 
 def folder() -> Path:
-    """Where traces are kept."""
+    """The cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "halftime" / "traces"
 
 
 @cache
 def versions() -> tuple[str, ...]:
-    """What a trace depends on beside its subject."""
-    # What stands after '+' is the build (cpu, cu130), which makes no other operations.
+    """What a trace depends on besides its subject."""
+    # The part after '+' names the build (cpu, cu130), which does not change the operations.
     installed = (
         metadata.version(name).partition("+")[0] for name in ("torch", "diffusers", "transformers")
     )
@@ -69,8 +70,10 @@ def _read(key: str) -> StageTrace | None:
 
 @cache
 def shipped() -> dict[str, msgspec.Raw]:
-    """The traces that come with halftime (`workshop.forecast.traces`), of the versions that it
-    was tested with."""
+    """The traces that ship with halftime, of the versions that it was tested with.
+
+    `workshop.forecast.traces` writes them.
+    """
     path = resources.files("halftime.verbs.forecast").joinpath("data", "traces.json.gz")
     try:
         return msgspec.json.decode(gzip.decompress(path.read_bytes()), type=dict[str, msgspec.Raw])
@@ -79,26 +82,27 @@ def shipped() -> dict[str, msgspec.Raw]:
 
 
 def key_of(subject: Traced) -> str:
-    """The name that a trace is kept under."""
+    """The name that a trace is stored under."""
     content = msgspec.json.encode(subject, order="deterministic") + "/".join(versions()).encode()
     return hashlib.sha256(content).hexdigest()[:24]
 
 
 def trace_of(subject: Traced) -> StageTrace:
-    """The trace, read or made. Raises BadInput where the component cannot be built."""
+    """The trace, from the cache or traced now. Raises BadInput if the component cannot be built."""
     key = key_of(subject)
-    found = _read(key)
-    if found is None:
-        found = _made(subject)
+    stage_trace = _read(key)
+    if stage_trace is None:
+        stage_trace = _traced_now(subject)
         with contextlib.suppress(BadFile):  # a read-only home only costs time
             write_bytes(
-                folder() / f"{key}.json.gz", gzip.compress(msgspec.json.encode(found), 6, mtime=0)
+                folder() / f"{key}.json.gz",
+                gzip.compress(msgspec.json.encode(stage_trace), 6, mtime=0),
             )
         _read.cache_clear()
-    return found
+    return stage_trace
 
 
-def _made(subject: Traced) -> StageTrace:
+def _traced_now(subject: Traced) -> StageTrace:
     import torch
 
     from halftime.verbs.forecast.components import build, forward_of

@@ -11,7 +11,7 @@ from halftime.verbs.forecast.presets import PRESETS
 
 def gpu_list() -> GpuList:
     """The GPUs of the table, with how many measured rows the constants of each were fitted on."""
-    known = shipped().gpus
+    fitted = shipped().gpus
     return GpuList(
         gpus=tuple(
             GpuLine(
@@ -21,7 +21,7 @@ def gpu_list() -> GpuList:
                 peak=gpu.peak,
                 bandwidth=gpu.bandwidth,
                 watts=gpu.watts,
-                measurements=known[gpu.name].rows if gpu.name in known else 0,
+                measurements=fitted[gpu.name].rows if gpu.name in fitted else 0,
                 source=gpu.source,
             )
             for gpu in all_gpus()

@@ -25,8 +25,10 @@ def parse_claim(text: str) -> tuple[str, float]:
 def judge(
     claim: tuple[str, float], rows: Sequence[StageForecast], gpu: Gpu, dtype: str
 ) -> ClaimVerdict:
-    """Impossible under the floor, implausible below the band, otherwise possible. Raises BadInput
-    for no such stage."""
+    """Impossible under the floor, implausible below the band, otherwise possible.
+
+    Raises BadInput if there is no such stage.
+    """
     stage, claimed = claim
     row = next((row for row in rows if row.stage == stage), None)
     if row is None:

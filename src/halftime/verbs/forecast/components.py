@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from halftime.base.errors import BadInput
 from halftime.records import Json
+from halftime.upstream import hugging_face
 from halftime.verbs.forecast.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -19,10 +21,10 @@ Inputs = Callable[["nn.Module", Geometry, "torch.dtype"], object]
 def build(
     library: str, class_name: str, config: Mapping[str, Json], dtype: torch.dtype
 ) -> nn.Module:
-    """The module on the meta device: shapes only, no weights. Raises BadInput for a class that
-    cannot be built."""
-    import importlib
+    """The module on the meta device: shapes only, no weights.
 
+    Raises BadInput for a class that cannot be built.
+    """
     import torch
 
     try:
@@ -36,15 +38,15 @@ def build(
             module = kind.from_config(dict(config)) if config else kind()
         else:
             module = kind(_transformers_config(kind, config))
-    made: nn.Module = _cast(module.eval(), dtype)
-    return made
+    return _cast(module.eval(), dtype)
 
 
 def _transformers_config(kind: type, config: Mapping[str, Json]) -> object:
-    made = kind.config_class.from_dict(dict(config))  # type: ignore[attr-defined]
+    settings = kind.config_class.from_dict(dict(config))  # type: ignore[attr-defined]
     # Gemma 2 caps its attention scores, which fused attention cannot.
-    made._attn_implementation = "eager" if kind.__name__.startswith("Gemma2") else "sdpa"
-    return made
+    attention = "eager" if kind.__name__.startswith("Gemma2") else "sdpa"
+    hugging_face.set_attention_implementation(settings, attention)
+    return settings
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -58,8 +60,10 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 def forward_of(
     class_name: str, role: str, geometry: Geometry, dtype: torch.dtype
 ) -> Callable[[nn.Module], object]:
-    """A function that runs one forward of the module. Raises BadInput for a class without an entry
-    in the table."""
+    """A function that runs one forward of the module.
+
+    Raises BadInput for a class without an entry in the table.
+    """
     table = {"vae": DECODERS, "vae_encoder": ENCODERS}.get(role, FORWARDS)
     if class_name not in table:
         raise BadInput(
@@ -70,7 +74,7 @@ def forward_of(
 
 
 def knows(class_name: str, role: str) -> bool:
-    """Whether a forward of that class can be made up."""
+    """Whether the forecast knows the inputs of that class."""
     return class_name in {"vae": DECODERS, "vae_encoder": ENCODERS}.get(role, FORWARDS)
 
 

@@ -1,5 +1,7 @@
-"""The constants of the roofline: few, each with a meaning. Fitted by `workshop.forecast.fit`,
-kept as JSON."""
+"""The constants of the roofline: few, each with a meaning.
+
+Fitted by `workshop.forecast.fit`, stored as JSON.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +85,7 @@ class GpuEffect(Record, frozen=True, kw_only=True):
 
 
 class Constants(Record, frozen=True, kw_only=True):
-    """All constants by name, and the spreads that the bands are made of (standard deviations of
-    logarithms)."""
+    """All constants by name, and the spreads of logarithms that the bands come from."""
 
     schema: Literal[1] = 1
     values: dict[str, float]
@@ -118,6 +119,6 @@ def prior() -> Constants:
 
 @cache
 def shipped() -> Constants:
-    """The constants that come with halftime."""
+    """The constants that ship with halftime."""
     path = resources.files("halftime.verbs.forecast").joinpath("data", "constants.json")
     return msgspec.json.decode(path.read_bytes(), type=Constants)

@@ -1,5 +1,4 @@
-"""Forecasts against measurements: errors by row, kind, GPU and family, the ordering of pairs, and
-the floor."""
+"""Forecasts against measurements: errors by row, kind, GPU and family, ordering, and the floor."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from halftime.verbs.forecast.predict import (
     Z90,
     Effects,
     Machine,
-    Work,
+    StageWork,
     gradient,
     spread,
     total_seconds,
@@ -33,7 +32,7 @@ Calibrate = Literal["none", "one-per-gpu"]
 NOISE = 0.13
 
 
-def banded(works: Sequence[Work], machine: Machine) -> tuple[float, float, float]:
+def banded(works: Sequence[StageWork], machine: Machine) -> tuple[float, float, float]:
     """Seconds of some work, with the 90 % band."""
 
     def seconds(effects: Effects) -> float:
@@ -47,8 +46,10 @@ def banded(works: Sequence[Work], machine: Machine) -> tuple[float, float, float
 def evaluate(
     path: Path | str, calibrate: Calibrate = "none", constants: Constants | None = None
 ) -> EvaluationReport:
-    """Evaluate a file of measured rows. With 'one-per-gpu' the first row of each GPU only
-    calibrates."""
+    """Evaluate a file of measured rows.
+
+    With 'one-per-gpu' the first row of each GPU only calibrates.
+    """
     rows, unreadable = read_rows(path)
     return evaluated(rows, unreadable, calibrate, constants or shipped())
 
@@ -78,9 +79,9 @@ def evaluated(
         try:
             fresh = gpu.name not in machines
             if fresh:
-                known = uncalibrated(gpu, constants)
+                machine = uncalibrated(gpu, constants)
                 machines[gpu.name] = (
-                    calibrated_by(known, [row]) if calibrate == "one-per-gpu" else known
+                    calibrated_by(machine, [row]) if calibrate == "one-per-gpu" else machine
                 )
                 first[gpu.name] = row
             machine = _beside(machines[gpu.name], first[gpu.name], row, calibrate, constants)
@@ -88,8 +89,8 @@ def evaluated(
                 _result(row, machine, only_calibrates=fresh and calibrate == "one-per-gpu")
             )
         except (BadInput, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            # A component that cannot be traced at this size, or on this diffusers: told, never
-            # fatal.
+            # A component that cannot be traced at this size, or by this diffusers, is listed and
+            # never fatal.
             machines.pop(gpu.name, None) if fresh else None
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             refused.append(RowRefused(id=row.id, gpu=row.gpu, kind=row.kind, reason=reason))
@@ -173,14 +174,12 @@ def _summary(group: str, rows: Sequence[RowResult]) -> ErrorSummary:
 
 def _ordering(rows: Sequence[RowResult], apart: float) -> tuple[int, int]:
     """Pairs of rows on one GPU that the forecast puts in the measured order, and all such pairs."""
-    right = pairs = 0
-    for a, b in combinations(rows, 2):
-        ratio = max(a.measured_seconds, b.measured_seconds) / min(
-            a.measured_seconds, b.measured_seconds
-        )
-        if a.gpu == b.gpu and ratio > 1 + apart:
+    in_order = pairs = 0
+    for left, right in combinations(rows, 2):
+        fastest, slowest = sorted((left.measured_seconds, right.measured_seconds))
+        if left.gpu == right.gpu and slowest / fastest > 1 + apart:
             pairs += 1
-            right += (a.measured_seconds < b.measured_seconds) == (
-                a.forecast_seconds < b.forecast_seconds
+            in_order += (left.measured_seconds < right.measured_seconds) == (
+                left.forecast_seconds < right.forecast_seconds
             )
-    return right, pairs
+    return in_order, pairs

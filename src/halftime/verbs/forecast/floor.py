@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from halftime.verbs.forecast.gpus import Gpu
-from halftime.verbs.forecast.predict import Run, Work, operations_of
+from halftime.verbs.forecast.predict import ComponentRun, StageWork, operations_of
 from halftime.verbs.forecast.roofline import CONSUMER, formats
 
 # Consumer cards run above the clock of their datasheet: at most by this, from measured products and
@@ -18,13 +18,12 @@ FP16_ACCUMULATION = 2.0
 WINOGRAD = 4.0
 
 
-def floor_seconds(works: Sequence[Work], gpu: Gpu) -> float:
-    """Seconds below which the work cannot be done: arithmetic at the peak rate, or every weight
-    read once."""
+def floor_seconds(works: Sequence[StageWork], gpu: Gpu) -> float:
+    """Seconds below which the work cannot be done: peak arithmetic, or every weight read once."""
     return sum(run.times * _forward(run, gpu) for work in works for run in work.runs)
 
 
-def _forward(run: Run, gpu: Gpu) -> float:
+def _forward(run: ComponentRun, gpu: Gpu) -> float:
     trace, _ = operations_of(run)
     # What runs in fp32 may be allowed TF32 without touching the model.
     conv_format, gemm_format, attention_format = formats(
@@ -46,6 +45,6 @@ def _forward(run: Run, gpu: Gpu) -> float:
     return max(seconds, bytes_read / gpu.bandwidth)
 
 
-def _used_share(run: Run) -> float:
+def _used_share(run: ComponentRun) -> float:
     # Of a text encoder's table only the prompt's rows are read, and of a VAE only one half runs.
     return {"denoiser": 1.0, "text_encoder": 0.5}.get(run.traced.role, 0.3)

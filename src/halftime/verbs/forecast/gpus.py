@@ -1,8 +1,7 @@
-"""GPUs as data: peak rates, bandwidth, memory and power, each row with its source; anyone can add
-one.
+"""GPUs as data: peak rates, bandwidth, memory and power, each row with its source.
 
-`data/gpus.csv` is the table. Rates are dense, with fp32 accumulation; decimal units, as on
-datasheets.
+`data/gpus.csv` is the table; anyone can add a row. Rates are dense, with
+fp32 accumulation; units are decimal, as on datasheets.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ RATES: tuple[Rate, ...] = ("fp16", "bf16", "tf32", "fp32", "int8", "fp8")
 
 
 class Gpu(Record, frozen=True, kw_only=True):
-    """One GPU. `peak` holds FLOP/s by number format; a format that it cannot run on tensor cores is
-    absent."""
+    """One GPU. `peak` is FLOP/s by number format; formats without tensor cores are absent."""
 
     name: str
     architecture: str
@@ -37,19 +35,20 @@ class Gpu(Record, frozen=True, kw_only=True):
 
 
 def gpu_named(name: str) -> Gpu:
-    """The GPU of that name or alias, however it is punctuated. Raises UnknownDevice, naming the
-    nearest."""
-    found = find_gpu(name)
-    if found is None:
+    """The GPU of that name or alias, however it is punctuated.
+
+    Raises UnknownDevice, naming the nearest.
+    """
+    gpu = find_gpu(name)
+    if gpu is None:
         near = difflib.get_close_matches(plain(name), list(_names()), n=3, cutoff=0.5)
-        hint = ", ".join(dict.fromkeys(_names()[word].name for word in near)) or ", ".join(
-            g.name for g in all_gpus()
-        )
+        nearest = dict.fromkeys(_names()[word].name for word in near)
+        hint = ", ".join(nearest or [gpu.name for gpu in all_gpus()])
         raise UnknownDevice(
             f"GPU {name!r} is not in the table. Nearest: {hint}. `halftime forecast gpus` "
             "lists all."
         )
-    return found
+    return gpu
 
 
 def find_gpu(name: str) -> Gpu | None:
@@ -64,29 +63,22 @@ def find_gpu(name: str) -> Gpu | None:
 @cache
 def all_gpus() -> tuple[Gpu, ...]:
     """Every GPU of the table, in its order."""
-    text = (
-        resources.files("halftime.verbs.forecast")
-        .joinpath("data", "gpus.csv")
-        .read_text(encoding="utf-8")
-    )
-    return tuple(_gpu(row) for row in csv.DictReader(text.splitlines()))
+    return tuple(_gpu(row) for row in _rows())
 
 
 @cache
 def _names() -> dict[str, Gpu]:
-    text = (
-        resources.files("halftime.verbs.forecast")
-        .joinpath("data", "gpus.csv")
-        .read_text(encoding="utf-8")
-    )
-    rows = list(csv.DictReader(text.splitlines()))
-    known = {gpu.name: gpu for gpu in all_gpus()}
     return {
-        plain(name): known[row["gpu"]]
-        for row in rows
+        plain(name): gpu
+        for gpu, row in zip(all_gpus(), _rows(), strict=True)
         for name in (row["gpu"], *row["aliases"].split(";"))
         if name
     }
+
+
+def _rows() -> list[dict[str, str]]:
+    path = resources.files("halftime.verbs.forecast").joinpath("data", "gpus.csv")
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def _gpu(row: dict[str, str]) -> Gpu:

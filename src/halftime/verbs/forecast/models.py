@@ -1,5 +1,4 @@
-"""From MODEL to the components of a pipeline: a built-in name, the bundled model, a folder, or a
-cached hub id.
+"""From MODEL to the components of a pipeline: a built-in name, a folder, or a cached hub id.
 
 Only configurations are read, never weights.
 """
@@ -74,15 +73,13 @@ def resolve(name: str | None) -> Model:
         return _folder(cached, name)
     if ":" in name:
         raise UnknownModel(
-            f"{name!r} is a function, and forecast reads configurations without running "
-            "anything. Write them once with "
-            "pipeline.save_pretrained(FOLDER), and forecast FOLDER."
+            f"{name!r} is a function, and forecast reads configurations without running anything. "
+            "Write them once with pipeline.save_pretrained(FOLDER), then forecast FOLDER."
         )
     near = difflib.get_close_matches(name.lower(), [*PRESETS, *ARCHITECTURES], n=4, cutoff=0.4)
     raise UnknownModel(
-        f"{name!r} is no built-in architecture, no folder with a model_index.json, and no hub "
-        "id in the cache. "
-        f"Nearest: {', '.join(near or PRESETS)}. `halftime forecast models` lists all."
+        f"{name!r} is not a built-in model, a folder with a model_index.json, or a hub id in the "
+        f"cache. Nearest: {', '.join(near or PRESETS)}. `halftime forecast models` lists all."
     )
 
 
@@ -107,13 +104,13 @@ def _preset(name: str) -> Model:
 
 
 def _built_in(name: str, component: str, tokens: int = 0) -> Component:
-    made = ARCHITECTURES[name]
+    architecture = ARCHITECTURES[name]
     return Component(
         name=component,
-        role=made.role,
-        library=made.library,
-        class_name=made.class_name,
-        config=made.config,
+        role=architecture.role,
+        library=architecture.library,
+        class_name=architecture.class_name,
+        config=architecture.config,
         tokens=tokens,
     )
 
@@ -121,11 +118,11 @@ def _built_in(name: str, component: str, tokens: int = 0) -> Component:
 def _single(name: str) -> Model:
     """One network alone, as a pipeline of one stage."""
     home = next((preset for preset in PRESETS.values() if preset.denoiser == name), None)
-    made = ARCHITECTURES[name]
+    tokens = 77 if ARCHITECTURES[name].role == "text_encoder" else 0
     width, height = home.size if home else (1024, 1024)
     return Model(
         name=name,
-        components=(_built_in(name, name, 77 if made.role == "text_encoder" else 0),),
+        components=(_built_in(name, name, tokens),),
         width=width,
         height=height,
         steps=home.steps if home else 1,
@@ -149,8 +146,8 @@ def _cached(name: str) -> Path | None:
     from huggingface_hub import constants
 
     snapshots = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
-    found = [path for path in snapshots.glob("*") if (path / "model_index.json").is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime) if found else None
+    folders = [index.parent for index in snapshots.glob("*/model_index.json") if index.is_file()]
+    return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def _folder(folder: Path, name: str) -> Model:
@@ -173,43 +170,40 @@ def _folder(folder: Path, name: str) -> Model:
         for component in components
         if not knows(component.class_name, component.role)
     )
-    known = tuple(
+    usable = tuple(
         component for component in components if knows(component.class_name, component.role)
     )
-    denoiser = next((component for component in known if component.role == "denoiser"), None)
+    denoiser = next((component for component in usable if component.role == "denoiser"), None)
     if denoiser is None:
         raise UnknownModel(f"{folder} has no denoiser that the forecast knows. {' '.join(notes)}")
-    size = _size(denoiser, known)
-    like = next(
-        (
-            p
-            for p in PRESETS.values()
-            if ARCHITECTURES[p.denoiser].class_name == denoiser.class_name
-        ),
-        None,
-    )
-    video = denoiser.class_name in (
-        "WanTransformer3DModel",
-        "CogVideoXTransformer3DModel",
-        "LTXVideoTransformer3DModel",
-    )
+    size = _size(denoiser, usable)
     return Model(
         name=name,
-        components=known,
+        components=usable,
         width=size,
         height=size,
         steps=30,
         guidance=denoiser.class_name not in _UNGUIDED,
         dtype="fp16",
-        frames=like.frames if video and like else 1,
-        denoiser_tokens=_denoiser_tokens(denoiser, known),
+        frames=_frames(denoiser.class_name),
+        denoiser_tokens=_denoiser_tokens(denoiser, usable),
         notes=notes,
     )
 
 
+def _frames(class_name: str) -> int:
+    """Of the first built-in pipeline with that denoiser: 1 for pictures."""
+    denoisers = (
+        preset
+        for preset in PRESETS.values()
+        if ARCHITECTURES[preset.denoiser].class_name == class_name
+    )
+    return next((preset.frames for preset in denoisers), 1)
+
+
 def _component(folder: Path, key: str, value: Sequence[Json]) -> Component | None:
-    place = place_of(key)
-    role = _ROLES.get(place.part) if place else None
+    home = place_of(key)
+    role = _ROLES.get(home.part) if home else None
     library, class_name = value
     if role is None or not isinstance(library, str) or not isinstance(class_name, str):
         return None
@@ -261,5 +255,5 @@ def _json(path: Path) -> dict[str, Json]:
     except json.JSONDecodeError as error:
         raise BadFile(f"{path} is not JSON: {error}.") from error
     if not isinstance(loaded, dict):
-        raise BadFile(f"{path} holds no JSON object.")
+        raise BadFile(f"{path} does not hold a JSON object.")
     return loaded

@@ -1,5 +1,4 @@
-"""What a traced forward is made of: operations, and the compact groups that a forecast is computed
-from."""
+"""What a traced forward consists of: operations, and groups of equal ones for the forecast."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ CONTRACTIONS: frozenset[Kind] = frozenset({"gemm", "bmm", "conv", "attention"})
 
 @dataclass(slots=True)
 class Op:
-    """One operation of a trace, with the storages it reads and writes (`inputs`, `outputs` are
-    storage numbers)."""
+    """One operation of a trace; `inputs` and `outputs` are the numbers of the storages it uses."""
 
     name: str
     kind: Kind
@@ -55,11 +53,12 @@ class OpGroup(Record, frozen=True, kw_only=True, array_like=True):
 
 
 class StageTrace(Record, frozen=True, kw_only=True):
-    """One forward of one component, ready for the roofline; `compiled` is the same after kernel
-    fusion."""
+    """One forward of one component, ready for the roofline.
+
+    `compiled` is the same forward after kernel fusion.
+    """
 
     parameters: int
-    parameter_bytes: int
     peak_activation_bytes: int  # above the weights, inputs included
     dispatched: int  # operations the host dispatches that launch something
     views: int  # operations the host dispatches that launch nothing

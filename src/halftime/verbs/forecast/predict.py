@@ -1,5 +1,4 @@
-"""Seconds of a piece of work on a GPU, with the band: the roofline of its operations against its
-host."""
+"""Seconds of a piece of work on a GPU, with the band: its operations' roofline against its host."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from halftime.verbs.forecast.roofline import (
     CONSUMER,
     OpSeconds,
     OpTable,
-    machine_of,
+    limits_of,
     op_seconds,
     softmax,
     table_of,
@@ -33,9 +32,11 @@ from halftime.verbs.forecast.roofline import (
 Z90 = 1.645
 
 
-class Run(Record, frozen=True, kw_only=True):
-    """One component, run `times` in one call. `step_work` is the host's work of a step beside it,
-    as a share."""
+class ComponentRun(Record, frozen=True, kw_only=True):
+    """One component, run `times` in one call.
+
+    `step_work` is the host's other work of a step, as a share of the common one.
+    """
 
     traced: Traced
     dtype: str
@@ -48,13 +49,13 @@ class Run(Record, frozen=True, kw_only=True):
     saved_operations: float = 0.0  # operations that a fix folds into others, per forward
 
 
-class Work(Record, frozen=True, kw_only=True):
-    """What one stage does in one call: runs of components, and host work of its own."""
+class StageWork(Record, frozen=True, kw_only=True):
+    """What one stage does in one call: runs of components, and the host's own work."""
 
     stage: str
-    runs: tuple[Run, ...] = ()
+    runs: tuple[ComponentRun, ...] = ()
     pixels: float = 0.0  # turned into pictures
-    calls: float = 0.0  # the pipeline's own overhead
+    calls: float = 0.0  # each with the pipeline's own overhead
 
 
 class Effects(NamedTuple):
@@ -87,7 +88,7 @@ def _table(traced_key: bytes, compiled: bool, channels_last: bool) -> OpTable:
 _traces: dict[bytes, StageTrace] = {}
 
 
-def operations_of(run: Run) -> tuple[StageTrace, OpTable]:
+def operations_of(run: ComponentRun) -> tuple[StageTrace, OpTable]:
     """The trace of a run's component and its operations as a table."""
     key = msgspec.json.encode(run.traced, order="deterministic")
     if key not in _traces:
@@ -96,17 +97,17 @@ def operations_of(run: Run) -> tuple[StageTrace, OpTable]:
 
 
 def op_times(
-    run: Run, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
+    run: ComponentRun, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
 ) -> tuple[OpTable, OpSeconds]:
     """The operations of one forward and the seconds of each."""
     _, table = operations_of(run)
-    machine = machine_of(gpu, run.dtype, constants)
-    machine = dataclasses.replace(
-        machine,
-        compute=machine.compute * math.exp(effects.compute),
-        memory=machine.memory * math.exp(effects.memory),
+    limits = limits_of(gpu, run.dtype, constants)
+    limits = dataclasses.replace(
+        limits,
+        compute=limits.compute * math.exp(effects.compute),
+        memory=limits.memory * math.exp(effects.memory),
     )
-    return table, op_seconds(table, machine, constants.values)
+    return table, op_seconds(table, limits, constants.values)
 
 
 def host_factor(gpu: Gpu, constants: Constants, effects: Effects) -> float:
@@ -115,12 +116,14 @@ def host_factor(gpu: Gpu, constants: Constants, effects: Effects) -> float:
 
 
 # A what-if table asks for the same forwards again and again. Holding the constants keeps their id
-# their own.
+# unique.
 _forwards: dict[tuple[bytes, str, int, Effects], tuple[Constants, Forward]] = {}
 _MOST_FORWARDS = 20_000
 
 
-def forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS) -> Forward:
+def forward(
+    run: ComponentRun, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
+) -> Forward:
     """One forward of a run, with the host's work of its step."""
     once = msgspec.structs.replace(run, times=1)
     key = (msgspec.json.encode(once, order="deterministic"), gpu.name, id(constants), effects)
@@ -131,7 +134,7 @@ def forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFE
     return _forwards[key][1]
 
 
-def _forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects) -> Forward:
+def _forward(run: ComponentRun, gpu: Gpu, constants: Constants, effects: Effects) -> Forward:
     table, seconds = op_times(run, gpu, constants, effects)
     trace, _ = operations_of(run)
     device = float(np.sum(table.count * seconds.total)) * (
@@ -147,7 +150,7 @@ def _forward(run: Run, gpu: Gpu, constants: Constants, effects: Effects) -> Forw
 
 
 def work_seconds(
-    work: Work, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
+    work: StageWork, gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
 ) -> float:
     """Seconds of a stage."""
     own = constants["call"] * work.calls + constants["pixel"] * work.pixels
@@ -156,15 +159,14 @@ def work_seconds(
 
 
 def total_seconds(
-    works: Sequence[Work], gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
+    works: Sequence[StageWork], gpu: Gpu, constants: Constants, effects: Effects = NO_EFFECTS
 ) -> float:
     """Seconds of a whole call."""
     return sum(work_seconds(work, gpu, constants, effects) for work in works)
 
 
 class Machine(NamedTuple):
-    """A GPU with what is known of it: the constants, the centre of its effects, and how sure that
-    is."""
+    """A GPU with the constants, the centre of its effects, and how certain that is."""
 
     gpu: Gpu
     constants: Constants
@@ -175,15 +177,15 @@ class Machine(NamedTuple):
 
 def uncalibrated(gpu: Gpu, constants: Constants) -> Machine:
     """The GPU as the fit knows it, beside an unknown host."""
-    known = constants.gpus.get(gpu.name)
+    fitted = constants.gpus.get(gpu.name)
     covariance = np.zeros((3, 3))
-    if known:
-        a, b, d = known.covariance
-        covariance[:2, :2] = [[a, b], [b, d]]
-        basis = f"{known.rows} published measurements on the {gpu.name}"
+    if fitted:
+        compute, both, memory = fitted.covariance
+        covariance[:2, :2] = [[compute, both], [both, memory]]
+        basis = f"{fitted.rows} published measurements on the {gpu.name}"
     else:
         covariance[:2, :2] = np.diag([constants.gpu_compute**2, constants.gpu_memory**2])
-        basis = f"datasheet values of the {gpu.name} alone: no measurement on it was at hand"
+        basis = f"datasheet values of the {gpu.name} alone: no measurement of it was available"
     covariance[2, 2] = constants.host**2
     return Machine(gpu, constants, Effects(), covariance, basis)
 
@@ -200,7 +202,6 @@ def gradient(seconds: Callable[[Effects], float], at: Effects) -> NDArray[np.flo
 
 
 def spread(slope: NDArray[np.float64], machine: Machine) -> float:
-    """Standard deviation of log(seconds): the machine's own, the model family's, and that between
-    sources."""
+    """Standard deviation of log(seconds): of the machine, the model family, and between sources."""
     variance = float(slope @ machine.covariance @ slope)
     return math.sqrt(variance + machine.constants.family**2 + machine.constants.source**2)

@@ -1,5 +1,4 @@
-"""Built-in pipelines: which architectures one consists of, and the defaults of its pipeline
-class."""
+"""Built-in pipelines: the architectures of each, and the defaults of its pipeline class."""
 
 from __future__ import annotations
 

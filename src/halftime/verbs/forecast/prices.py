@@ -43,13 +43,12 @@ def priced(
     constants: Constants,
     cost: Cost,
 ) -> tuple[Price, ...]:
-    """Every GPU of the list: those that fit and meet the target first, then by price of a
-    picture."""
+    """Every GPU of the list: those that fit and meet the target first, by price per picture."""
     out = []
     for name, per_hour in read_prices(path).items():
         gpu = gpu_named(name)
         call = cost(scenario, gpu, constants)
-        pictures = scenario.chosen.batch
+        pictures = scenario.choice.batch
         out.append(
             Price(
                 gpu=gpu.name,

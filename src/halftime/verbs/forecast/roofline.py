@@ -1,8 +1,7 @@
-"""Seconds of every operation on a GPU: the larger of compute, power and memory, and what a kernel
-takes at least.
+"""Seconds of every operation on a GPU: the largest of compute, power and memory.
 
-One set of formulas, on arrays: a forecast evaluates them for one GPU, a fit for all measurements at
-once.
+Every kernel takes at least a fixed time. One set of formulas, on arrays: a forecast evaluates them
+for one GPU, a fit for all measurements at once.
 """
 
 from __future__ import annotations
@@ -85,8 +84,8 @@ class OpTable:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What the formulas need of a GPU at a dtype: numbers, or one for each row of an OpTable."""
+class GpuLimits:
+    """What the formulas need of a GPU at a dtype: numbers, or one per row of an OpTable."""
 
     conv: Array
     gemm: Array
@@ -109,8 +108,7 @@ class Machine:
 
 
 def table_of(groups: Iterable[OpGroup], *, compiled: bool, channels_last: bool = False) -> OpTable:
-    """Columns of the groups. A compiled module has chosen its layouts, as one in channels_last
-    has."""
+    """Columns of the groups; compiled or channels_last modules need no transposed convolutions."""
     rows = list(groups)
 
     def column(name: str) -> Array:
@@ -133,8 +131,10 @@ def table_of(groups: Iterable[OpGroup], *, compiled: bool, channels_last: bool =
 
 
 def formats(gpu: Gpu, dtype: str) -> tuple[Rate, Rate, Rate]:
-    """The number formats of convolutions, matrix products and attention. Raises BadInput for an
-    unknown dtype."""
+    """The number formats of convolutions, matrix products and attention.
+
+    Raises BadInput for an unknown dtype.
+    """
     if dtype not in _FORMATS:
         raise BadInput(
             f"dtype {dtype!r} is not known to the forecast. Allowed are: {', '.join(_FORMATS)}."
@@ -143,11 +143,11 @@ def formats(gpu: Gpu, dtype: str) -> tuple[Rate, Rate, Rate]:
     return _first(conv, gpu), _first(gemm, gpu), _first(attention, gpu)
 
 
-def _first(wanted: tuple[Rate, ...], gpu: Gpu) -> Rate:
-    return next((name for name in wanted if name in gpu.peak), "fp32")
+def _first(preferred: tuple[Rate, ...], gpu: Gpu) -> Rate:
+    return next((name for name in preferred if name in gpu.peak), "fp32")
 
 
-def machine_of(gpu: Gpu, dtype: str, constants: Constants) -> Machine:
+def limits_of(gpu: Gpu, dtype: str, constants: Constants) -> GpuLimits:
     """The GPU as the formulas see it."""
     used = formats(gpu, dtype)
     effect = constants.gpus.get(gpu.name)
@@ -158,7 +158,7 @@ def machine_of(gpu: Gpu, dtype: str, constants: Constants) -> Machine:
 
     conv, gemm, attention = (number(gpu.peak[name]) for name in used)
     simt = [number(float(name == "fp32" or gpu.architecture == "pascal")) for name in used]
-    return Machine(
+    return GpuLimits(
         conv=conv,
         gemm=gemm,
         attention=attention,
@@ -194,15 +194,15 @@ class OpSeconds:
         return softmax(self.compute, self.memory) + self.layout + self.launch
 
 
-def op_seconds(ops: OpTable, machine: Machine, c: Constants | Mapping[str, float]) -> OpSeconds:
+def op_seconds(ops: OpTable, limits: GpuLimits, c: Constants | Mapping[str, float]) -> OpSeconds:
     """Seconds of one operation of each group."""
     scores = np.where(ops.kind == _ATTENTION, ops.m * ops.n * ops.products, 0.0)
-    memory = _memory(ops, machine, scores, c)
+    memory = _memory(ops, limits, scores, c)
     # cuDNN's fp16 kernels want channels last: an eager convolution in torch's default layout is
     # transposed both ways.
     transposed = (ops.kind == _CONV) & (ops.transposed > 0) & _halved(ops)
     return OpSeconds(
-        compute=_compute(ops, machine, scores, c),
+        compute=_compute(ops, limits, scores, c),
         memory=memory,
         layout=np.where(transposed, c["layout"] * memory, 0.0),
         launch=ops.kernels * c["kernel"],
@@ -210,26 +210,26 @@ def op_seconds(ops: OpTable, machine: Machine, c: Constants | Mapping[str, float
 
 
 def _compute(
-    ops: OpTable, machine: Machine, scores: Array, c: Constants | Mapping[str, float]
+    ops: OpTable, limits: GpuLimits, scores: Array, c: Constants | Mapping[str, float]
 ) -> Array:
     contraction = ops.kind <= _ATTENTION
-    peak, simt = _rates(ops.kind, machine)
+    peak, simt = _rates(ops.kind, limits)
     tiles = np.ceil(ops.m / TILE) * np.ceil(ops.n / TILE) * ops.products
-    filled = np.where(contraction, tiles / (tiles + c["tiles"] * machine.sms), 1.0)
+    filled = np.where(contraction, tiles / (tiles + c["tiles"] * limits.sms), 1.0)
     work = ops.flops * _padding(ops) / filled
-    clock = np.where(machine.boosted > 0, c["boost"], 1.0)
-    busy = work / (peak * _efficiency(ops, machine, simt, c)) + work / (
-        _feed(ops.kind, c) * machine.cycles
+    clock = np.where(limits.boosted > 0, c["boost"], 1.0)
+    busy = work / (peak * _efficiency(ops, limits, simt, c)) + work / (
+        _feed(ops.kind, c) * limits.cycles
     )
     at_peak = busy / clock
     joules = (
         c["energy"]
-        * machine.energy
+        * limits.energy
         * np.where(simt > 0, c["energy_simt"], np.where(_halved(ops), 1.0, 2.0))
     )
-    at_power = ops.flops * joules / (machine.watts - c["static"])
-    busy = softmax(at_peak, at_power) + scores * c["score_operations"] / (machine.fp32 * clock)
-    return np.where(contraction, busy / machine.compute, 0.0)
+    at_power = ops.flops * joules / (limits.watts - c["static"])
+    busy = softmax(at_peak, at_power) + scores * c["score_operations"] / (limits.fp32 * clock)
+    return np.where(contraction, busy / limits.compute, 0.0)
 
 
 def softmax(first: Array, second: Array) -> Array:
@@ -242,22 +242,22 @@ def _halved(ops: OpTable) -> NDArray[np.bool_]:
     return ops.element <= 2
 
 
-def _rates(kind: NDArray[np.int64], machine: Machine) -> tuple[Array, Array]:
+def _rates(kind: NDArray[np.int64], limits: GpuLimits) -> tuple[Array, Array]:
     peak = np.select(
-        [kind == _CONV, kind == _ATTENTION], [machine.conv, machine.attention], machine.gemm
+        [kind == _CONV, kind == _ATTENTION], [limits.conv, limits.attention], limits.gemm
     )
     simt = np.select(
         [kind == _CONV, kind == _ATTENTION],
-        [machine.simt_conv, machine.simt_attention],
-        machine.simt_gemm,
+        [limits.simt_conv, limits.simt_attention],
+        limits.simt_gemm,
     )
     return peak, simt
 
 
 def _efficiency(
-    ops: OpTable, machine: Machine, simt: Array, c: Constants | Mapping[str, float]
+    ops: OpTable, limits: GpuLimits, simt: Array, c: Constants | Mapping[str, float]
 ) -> Array:
-    attention = c["attention"] * np.where(machine.legacy > 0, c["attention_before_ampere"], 1.0)
+    attention = c["attention"] * np.where(limits.legacy > 0, c["attention_before_ampere"], 1.0)
     tensor = np.select(
         [ops.kind == _CONV, ops.kind == _GEMM, ops.kind == _BMM, ops.kind == _ATTENTION],
         [
@@ -277,8 +277,7 @@ def _efficiency(
 
 
 def _feed(kind: NDArray[np.int64], c: Constants | Mapping[str, float]) -> Array:
-    """FLOPs a cycle for which a multiprocessor can bring the operands, however fast its tensor
-    cores are."""
+    """FLOPs a cycle for which a multiprocessor can load the operands, whatever its tensor cores."""
     return np.select(
         [kind == _CONV, kind == _ATTENTION],
         [np.array(c["feed_conv"]), np.array(c["feed_attention"])],
@@ -287,8 +286,7 @@ def _feed(kind: NDArray[np.int64], c: Constants | Mapping[str, float]) -> Array:
 
 
 def _padding(ops: OpTable) -> Array:
-    """Tensor cores work on whole tiles: narrow products, and head dimensions such as 40, waste a
-    part."""
+    """Factor of work wasted since tensor cores work on whole tiles: narrow products, odd heads."""
     fused = (ops.kind == _ATTENTION) & (ops.k <= WIDEST_FUSED_HEAD)
     heads = np.where(fused, np.ceil(ops.k / 32) * 32 / np.maximum(ops.k, 1), 1.0)
     product = (ops.kind <= _BMM) & (ops.m > 0)
@@ -298,7 +296,7 @@ def _padding(ops: OpTable) -> Array:
 
 
 def _memory(
-    ops: OpTable, machine: Machine, scores: Array, c: Constants | Mapping[str, float]
+    ops: OpTable, limits: GpuLimits, scores: Array, c: Constants | Mapping[str, float]
 ) -> Array:
     share = np.where(
         ops.kind <= _ATTENTION,
@@ -309,5 +307,5 @@ def _memory(
     )
     written_out = (ops.kind == _ATTENTION) & (ops.k > WIDEST_FUSED_HEAD)
     moved = ops.bytes + np.where(written_out, SCORE_PASSES * scores * ops.element, 0.0)
-    near = 1 + c["cached"] * np.exp(-moved / machine.l2)
-    return moved / (machine.bandwidth * share * near * machine.memory)
+    near = 1 + c["cached"] * np.exp(-moved / limits.l2)
+    return moved / (limits.bandwidth * share * near * limits.memory)

@@ -1,5 +1,7 @@
-"""Measurements as rows of a CSV file: `component:batch=B:px=P:dtype=D:MODE:ATTENTION:xN` joined by
-`;`."""
+"""Measurements as rows of a CSV file.
+
+The column `parts` is `component:batch=B:px=P:dtype=D:MODE:ATTENTION:xN`, joined by `;`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from halftime.records import Record
 from halftime.verbs.forecast.architectures import ARCHITECTURES, canonical
 from halftime.verbs.forecast.cache import Traced
 from halftime.verbs.forecast.geometry import Geometry
-from halftime.verbs.forecast.predict import Run, Work
+from halftime.verbs.forecast.predict import ComponentRun, StageWork
 from halftime.verbs.forecast.presets import PRESETS
 from halftime.verbs.forecast.roofline import DTYPES
 
@@ -28,6 +30,7 @@ FAMILIES = {
     "bk_sdm_base_unet": "sd15",
     "bk_sdm_small_unet": "sd15",
 }
+FLAGS = ("eager", "compile", "compiled", "sdpa", "math", "xformers", "flash", "channels_last")
 COLUMNS = ("id", "gpu", "kind", "parts", "milliseconds")
 
 
@@ -64,11 +67,13 @@ class Unreadable(Record, frozen=True, kw_only=True):
 
 
 def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Unreadable]]:
-    """The rows of a file, in order; a row that cannot be understood becomes Unreadable. Raises
-    BadFile."""
+    """The rows of a file, in order; a row that cannot be understood becomes Unreadable.
+
+    Raises BadFile.
+    """
     try:
         reader = csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig")))
-        given = list(reader)
+        lines = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadFile(f"{path} is not a CSV file: {error}.") from error
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
@@ -78,7 +83,7 @@ def read_rows(path: Path | str) -> tuple[list[MeasuredRow], list[Unreadable]]:
         )
     rows: list[MeasuredRow] = []
     refused: list[Unreadable] = []
-    for index, row in enumerate(given, 1):
+    for index, row in enumerate(lines, 1):
         text = {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)}
         try:
             rows.append(_row(text, index))
@@ -124,10 +129,9 @@ def parse_part(text: str) -> Part:
     dtype = DTYPES.get(options.get("dtype", "fp16").lower())
     if dtype is None:
         raise BadInput(f"dtype {options['dtype']!r} is not known")
-    known = {"eager", "compile", "compiled", "sdpa", "math", "xformers", "flash", "channels_last"}
-    strange = [word for word in flags if word.lower() not in known and not word.startswith("x")]
-    if strange:
-        raise BadInput(f"{strange[0]!r} in {text!r} is not understood")
+    unknown = [word for word in flags if word.lower() not in FLAGS and not word.startswith("x")]
+    if unknown:
+        raise BadInput(f"{unknown[0]!r} in {text!r} is not understood")
     return Part(
         component=component,
         traced=_traced(component, options, dtype, written_out="math" in flags),
@@ -138,11 +142,11 @@ def parse_part(text: str) -> Part:
 
 
 def _traced(component: str, options: dict[str, str], dtype: str, *, written_out: bool) -> Traced:
-    made = ARCHITECTURES[component]
+    architecture = ARCHITECTURES[component]
     px = options.get("px", "1024").lower().split("x")
     width, height = int(px[0]), int(px[-1])
     tokens = int(options.get("tokens", 0))
-    if made.role == "text_encoder":
+    if architecture.role == "text_encoder":
         tokens, width, height = tokens or width, 512, 512
     if min(width, height) < 1:
         raise BadInput(f"px={options['px']} is not a size")
@@ -154,10 +158,10 @@ def _traced(component: str, options: dict[str, str], dtype: str, *, written_out:
         tokens=tokens,
     )
     return Traced(
-        library=made.library,
-        class_name=made.class_name,
-        config=made.config,
-        role=made.role,
+        library=architecture.library,
+        class_name=architecture.class_name,
+        config=architecture.config,
+        role=architecture.role,
         geometry=geometry,
         element=4 if dtype in ("fp32", "tf32") else 2,
         attention="math" if written_out else "sdpa",
@@ -169,9 +173,8 @@ def _frames(component: str) -> int:
     return max((p.frames for p in PRESETS.values() if component in (p.denoiser, p.vae)), default=1)
 
 
-def works_of(row: MeasuredRow) -> tuple[Work, ...]:
-    """What a row measured, as work: a step brings the scheduler along, a whole call the pipeline's
-    own overhead."""
+def works_of(row: MeasuredRow) -> tuple[StageWork, ...]:
+    """What a row measured, as work: a step includes the scheduler, a call the pipeline too."""
     engine = row.kind.endswith("-trt")
     stepping = not row.kind.startswith("stage")
     runs = []
@@ -179,7 +182,7 @@ def works_of(row: MeasuredRow) -> tuple[Work, ...]:
         step = stepping and part.traced.role == "denoiser"
         stepping = stepping and not step
         runs.append(
-            Run(
+            ComponentRun(
                 traced=part.traced,
                 dtype=part.dtype,
                 compiled=part.compiled,
@@ -189,9 +192,9 @@ def works_of(row: MeasuredRow) -> tuple[Work, ...]:
             )
         )
     if not row.kind.startswith("total"):
-        return (Work(stage=row.kind, runs=tuple(runs)),)
+        return (StageWork(stage=row.kind, runs=tuple(runs)),)
     pixels = sum(_pixels(part) for part in row.parts if part.traced.role == "vae")
-    return (Work(stage="total", runs=tuple(runs), pixels=pixels, calls=1),)
+    return (StageWork(stage="total", runs=tuple(runs), pixels=pixels, calls=1),)
 
 
 def _pixels(part: Part) -> float:

@@ -25,10 +25,10 @@ from halftime.verbs.forecast.gpus import Gpu, gpu_named
 from halftime.verbs.forecast.models import resolve
 from halftime.verbs.forecast.predict import (
     Z90,
+    ComponentRun,
     Effects,
     Machine,
-    Run,
-    Work,
+    StageWork,
     forward,
     gradient,
     op_times,
@@ -40,7 +40,7 @@ from halftime.verbs.forecast.predict import (
 from halftime.verbs.forecast.prices import priced
 from halftime.verbs.forecast.roofline import KINDS, formats
 from halftime.verbs.forecast.saved import calibration_of, machine_after
-from halftime.verbs.forecast.scenario import OUTSIDE, Scenario, Settings, scenario_of
+from halftime.verbs.forecast.scenario import OUTSIDE, ForecastSettings, Scenario, scenario_of
 from halftime.verbs.forecast.whatif import fixes_of
 
 # Whatever the model, the CUDA context and the allocator's slack take this much of a card.
@@ -52,7 +52,7 @@ def forecast(
     model: str | None = None,
     gpu: str = "A10G",
     *,
-    settings: Settings | None = None,
+    settings: ForecastSettings | None = None,
     claims: Iterable[str] = (),
     prices: Path | str | None = None,
     target_seconds: float | None = None,
@@ -68,11 +68,11 @@ def forecast(
     machine = machine_after(
         uncalibrated(gpu_named(gpu), constants or shipped()), calibration_of(calibration, gpu)
     )
-    scenario = scenario_of(resolve(model), settings or Settings())
-    wanted = [parse_claim(text) for text in claims]
+    scenario = scenario_of(resolve(model), settings or ForecastSettings())
+    parsed_claims = [parse_claim(text) for text in claims]
     stages = stages_of(scenario, machine)
     total = total_of(scenario, machine, stages)
-    s = scenario.chosen
+    s = scenario.choice
     return Forecast(
         halftime=version(),
         model=scenario.model.name,
@@ -87,7 +87,9 @@ def forecast(
         stages=stages,
         total=total,
         fixes=fixes_of(scenario, machine),
-        claims=tuple(judge(claim, (*stages, total), machine.gpu, s.dtype) for claim in wanted),
+        claims=tuple(
+            judge(claim, (*stages, total), machine.gpu, s.dtype) for claim in parsed_claims
+        ),
         prices=priced(scenario, prices, target_seconds, machine.constants, cost) if prices else (),
         operations=operations(scenario, machine),
         ceiling=_ceiling(machine.gpu, s.dtype),
@@ -116,12 +118,14 @@ def total_of(
     scenario: Scenario, machine: Machine, stages: Sequence[StageForecast]
 ) -> StageForecast:
     """The whole call; its memory is that of the hungriest stage."""
-    made = _stage("total", scenario.works, machine, weight_bytes(scenario))
+    whole_call = _stage("total", scenario.works, machine, weight_bytes(scenario))
     memory = max(stage.memory_bytes for stage in stages)
-    return msgspec.structs.replace(made, memory_bytes=memory)
+    return msgspec.structs.replace(whole_call, memory_bytes=memory)
 
 
-def _stage(name: str, works: Sequence[Work], machine: Machine, weights: float) -> StageForecast:
+def _stage(
+    name: str, works: Sequence[StageWork], machine: Machine, weights: float
+) -> StageForecast:
     def seconds(effects: Effects) -> float:
         return total_seconds(works, machine.gpu, machine.constants, effects)
 
@@ -131,8 +135,8 @@ def _stage(name: str, works: Sequence[Work], machine: Machine, weights: float) -
     forwards = [
         (run, forward(run, machine.gpu, machine.constants, machine.effects)) for run in runs
     ]
-    device = sum(run.times * one.device for run, one in forwards)
-    host = sum(run.times * one.host for run, one in forwards)
+    device = sum(run.times * timing.device for run, timing in forwards)
+    host = sum(run.times * timing.host for run, timing in forwards)
     tables = [(run, operations_of(run)[1]) for run in runs]
     own = value - total_seconds(
         [_only_runs(work) for work in works], machine.gpu, machine.constants, machine.effects
@@ -155,15 +159,15 @@ def _stage(name: str, works: Sequence[Work], machine: Machine, weights: float) -
     )
 
 
-def _only_runs(work: Work) -> Work:
-    return Work(stage=work.stage, runs=work.runs)
+def _only_runs(work: StageWork) -> StageWork:
+    return StageWork(stage=work.stage, runs=work.runs)
 
 
-def _activations(run: Run) -> float:
+def _activations(run: ComponentRun) -> float:
     return float(operations_of(run)[0].peak_activation_bytes)
 
 
-def _device_bound(runs: Sequence[Run], machine: Machine) -> Bound:
+def _device_bound(runs: Sequence[ComponentRun], machine: Machine) -> Bound:
     """What most of the device's time is spent on."""
     by: dict[Bound, float] = {"compute": 0.0, "memory": 0.0, "launch": 0.0}
     for run in runs:
@@ -239,12 +243,12 @@ def _ceiling(gpu: Gpu, dtype: str) -> Ceiling:
 
 
 def notes(scenario: Scenario, machine: Machine, total: StageForecast) -> tuple[str, ...]:
-    """What a reader must know."""
+    """What a reader must know before trusting the numbers."""
     out = list(scenario.model.notes)
-    used = formats(machine.gpu, scenario.chosen.dtype)
-    if "fp32" in used and scenario.chosen.dtype in ("bf16", "fp16"):
+    used = formats(machine.gpu, scenario.choice.dtype)
+    if "fp32" in used and scenario.choice.dtype in ("bf16", "fp16"):
         out.append(
-            f"the {machine.gpu.name} has no {scenario.chosen.dtype} tensor cores; forecast at "
+            f"the {machine.gpu.name} has no {scenario.choice.dtype} tensor cores; forecast at "
             "its fp32 rate"
         )
     if total.memory_bytes > machine.gpu.memory_bytes:

@@ -1,5 +1,4 @@
-"""Calibrations that were kept: one a GPU, in the user's data folder, used by later forecasts for
-that GPU."""
+"""Saved calibrations: one per GPU, in the user's data folder, used by later forecasts for it."""
 
 from __future__ import annotations
 
@@ -14,35 +13,30 @@ from halftime.records.forecast import Calibration
 from halftime.verbs.forecast.gpus import gpu_named
 from halftime.verbs.forecast.predict import Effects, Machine
 
-# Given instead of a calibration: use none, even if one is saved.
+# Instead of a calibration: use none, even if one is saved.
 NONE = "none"
 
 
 def saved_path(gpu: str) -> Path:
-    """Where a GPU's calibration is kept: `$XDG_DATA_HOME/halftime/calibrations/GPU.json`."""
+    """Where a GPU's calibration is saved: `$XDG_DATA_HOME/halftime/calibrations/GPU.json`."""
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(base) / "halftime" / "calibrations" / f"{gpu.replace(' ', '-')}.json"
 
 
-def calibration_of(given: Calibration | Path | str | None, gpu: str) -> Calibration | None:
+def calibration_of(source: Calibration | Path | str | None, gpu: str) -> Calibration | None:
     """The calibration to use. Raises BadInput where it is of another GPU."""
     name = gpu_named(gpu).name
-    if isinstance(given, Calibration):
-        found = given
-    elif given == NONE:
+    if source is None and saved_path(name).is_file():
+        source = saved_path(name)
+    if source is None or source == NONE:
         return None
-    elif given is not None:
-        found = read_json(given, Calibration)
-    elif saved_path(name).is_file():
-        found = read_json(saved_path(name), Calibration)
-    else:
-        return None
-    if found.gpu != name:
+    calibration = source if isinstance(source, Calibration) else read_json(source, Calibration)
+    if calibration.gpu != name:
         raise BadInput(
-            f"the calibration is of the {found.gpu}; the forecast is for the {name}. Give "
-            f"--gpu {found.gpu}."
+            f"the calibration is for the {calibration.gpu}; the forecast is for the {name}. Give "
+            f"--gpu {calibration.gpu}."
         )
-    return found
+    return calibration
 
 
 def machine_after(machine: Machine, calibration: Calibration | None) -> Machine:

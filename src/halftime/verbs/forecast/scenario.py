@@ -1,5 +1,4 @@
-"""One call of a pipeline as work: which component runs how often, on what shapes, in which
-dtype."""
+"""One call of a pipeline as work: which component runs how often, on what shapes and dtype."""
 
 from __future__ import annotations
 
@@ -12,20 +11,20 @@ from halftime.records import Record
 from halftime.verbs.forecast.cache import Traced
 from halftime.verbs.forecast.geometry import Geometry
 from halftime.verbs.forecast.models import Component, Model
-from halftime.verbs.forecast.predict import Run, Work
+from halftime.verbs.forecast.predict import ComponentRun, StageWork
 from halftime.verbs.forecast.roofline import DTYPES
 
 # Largest side that a tile of a tiled decode has, in pixels, and how much neighbouring tiles overlap
 # (diffusers' own).
 TILE_PIXELS, TILE_OVERLAP = 512, 0.25
 
-# What published timings of whole calls hold beside these stages; fitted, since nobody reports it
-# apart.
+# What published timings of whole calls hold besides these stages; fitted, since nobody reports it
+# separately.
 OUTSIDE = "outside the stages"
 
 
-class Settings(Record, frozen=True, kw_only=True):
-    """What the caller may choose; None is the model's own."""
+class ForecastSettings(Record, frozen=True, kw_only=True):
+    """What the caller may choose; None is the model's own value."""
 
     width: int | None = None
     height: int | None = None
@@ -41,8 +40,8 @@ class Settings(Record, frozen=True, kw_only=True):
     tiled: bool = False  # the VAE decodes tile by tile
 
 
-class Chosen(Record, frozen=True, kw_only=True):
-    """Settings with the model's own values filled in."""
+class ForecastChoice(Record, frozen=True, kw_only=True):
+    """ForecastSettings with the model's own values filled in."""
 
     width: int
     height: int
@@ -62,11 +61,11 @@ class Scenario(Record, frozen=True, kw_only=True):
     """A call, whole."""
 
     model: Model
-    chosen: Chosen
-    works: tuple[Work, ...]
+    choice: ForecastChoice
+    works: tuple[StageWork, ...]
 
 
-def scenario_of(model: Model, settings: Settings) -> Scenario:
+def scenario_of(model: Model, settings: ForecastSettings) -> Scenario:
     """The call of `model` under `settings`. Raises BadInput for what cannot be run."""
     full = _filled(model, settings)
     stages = {
@@ -78,49 +77,54 @@ def scenario_of(model: Model, settings: Settings) -> Scenario:
         ),
         "vae_decode": tuple(_decode(c, full) for c in model.components if c.role == "vae"),
     }
-    works = [Work(stage=stage, runs=_first_steps(runs)) for stage, runs in stages.items() if runs]
+    works = [
+        StageWork(stage=stage, runs=_first_steps(runs)) for stage, runs in stages.items() if runs
+    ]
     if stages["vae_decode"]:
-        works += [Work(stage="postprocess", pixels=_pixels(full)), Work(stage=OUTSIDE, calls=1)]
-    return Scenario(model=model, chosen=full, works=tuple(works))
+        works += [
+            StageWork(stage="postprocess", pixels=_pixels(full)),
+            StageWork(stage=OUTSIDE, calls=1),
+        ]
+    return Scenario(model=model, choice=full, works=tuple(works))
 
 
-def _filled(model: Model, given: Settings) -> Chosen:
-    dtype = _dtype(given.dtype or model.dtype)
-    changed = given.dtype is not None and _dtype(given.dtype) != model.dtype
+def _filled(model: Model, settings: ForecastSettings) -> ForecastChoice:
+    dtype = _dtype(settings.dtype or model.dtype)
+    changed = settings.dtype is not None and _dtype(settings.dtype) != model.dtype
     vae = (
-        given.vae_dtype
+        settings.vae_dtype
         or (None if changed and dtype in ("bf16", "fp32", "tf32") else model.vae_dtype)
         or dtype
     )
-    width = _or(given.width, model.width)
-    made = Chosen(
+    width = _or(settings.width, model.width)
+    choice = ForecastChoice(
         width=width,
-        height=_or(given.height, model.height if given.width is None else width),
-        frames=_or(given.frames, model.frames),
-        steps=_or(given.steps, model.steps),
-        batch=given.batch,
+        height=_or(settings.height, model.height if settings.width is None else width),
+        frames=_or(settings.frames, model.frames),
+        steps=_or(settings.steps, model.steps),
+        batch=settings.batch,
         dtype=dtype,
         vae_dtype=_dtype({"int8": "bf16", "fp8": "bf16"}.get(vae, vae)),
-        guidance=model.guidance if given.guidance is None else given.guidance,
-        compiled=given.compiled,
-        channels_last=given.channels_last,
-        attention=given.attention,
-        tiled=given.tiled,
+        guidance=model.guidance if settings.guidance is None else settings.guidance,
+        compiled=settings.compiled,
+        channels_last=settings.channels_last,
+        attention=settings.attention,
+        tiled=settings.tiled,
     )
     for name in ("width", "height", "steps", "batch", "frames"):
-        if getattr(made, name) < 1:
-            raise BadInput(f"{name} is {getattr(made, name)}; it must be 1 or more.")
-    if made.attention not in ("sdpa", "math"):
+        if getattr(choice, name) < 1:
+            raise BadInput(f"{name} is {getattr(choice, name)}; it must be 1 or more.")
+    if choice.attention not in ("sdpa", "math"):
         raise BadInput(
-            f"attention {made.attention!r} is not known. Allowed are: sdpa (fused), math "
+            f"attention {choice.attention!r} is not known. Allowed are: sdpa (fused), math "
             "(written out)."
         )
-    return made
+    return choice
 
 
-def _or(given: int | None, own: int) -> int:
-    """What was given, 0 included: it is refused by name, not replaced."""
-    return own if given is None else given
+def _or(setting: int | None, default: int) -> int:
+    """The setting where there is one, 0 included: 0 is refused by name, not replaced."""
+    return default if setting is None else setting
 
 
 def _dtype(name: str) -> str:
@@ -143,23 +147,23 @@ def _traced(component: Component, geometry: Geometry, dtype: str, attention: str
     )
 
 
-def _text(component: Component, at: Chosen) -> Run:
+def _text(component: Component, at: ForecastChoice) -> ComponentRun:
     dtype = {"int8": "bf16", "fp8": "bf16"}.get(at.dtype, at.dtype)
     geometry = Geometry(batch=1, width=512, height=512, tokens=component.tokens)
     # diffusers encodes the prompt and the negative prompt one after the other.
-    return Run(
+    return ComponentRun(
         traced=_traced(component, geometry, dtype, "sdpa"),
         dtype=dtype,
         times=2 if at.guidance else 1,
     )
 
 
-def _denoise(model: Model, component: Component, at: Chosen) -> Run:
+def _denoise(model: Model, component: Component, at: ForecastChoice) -> ComponentRun:
     rows = at.batch * (2 if at.guidance else 1)
     geometry = Geometry(
         batch=rows, width=at.width, height=at.height, frames=at.frames, tokens=model.denoiser_tokens
     )
-    return Run(
+    return ComponentRun(
         traced=_traced(component, geometry, at.dtype, at.attention),
         dtype=at.dtype,
         compiled=at.compiled,
@@ -169,14 +173,14 @@ def _denoise(model: Model, component: Component, at: Chosen) -> Run:
     )
 
 
-def _decode(component: Component, at: Chosen) -> Run:
+def _decode(component: Component, at: ForecastChoice) -> ComponentRun:
     width, height, times = at.width, at.height, 1.0
     if at.tiled:
         step = TILE_PIXELS * (1 - TILE_OVERLAP)
         times = max(1.0, -(-width // step)) * max(1.0, -(-height // step))
         width, height = min(width, TILE_PIXELS), min(height, TILE_PIXELS)
     geometry = Geometry(batch=at.batch, width=width, height=height, frames=at.frames)
-    return Run(
+    return ComponentRun(
         traced=_traced(component, geometry, at.vae_dtype, at.attention),
         dtype=at.vae_dtype,
         compiled=at.compiled,
@@ -185,13 +189,12 @@ def _decode(component: Component, at: Chosen) -> Run:
     )
 
 
-def _first_steps(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Of several denoisers that run in one step (a UNet and its ControlNet), one brings the step's
-    own work."""
+def _first_steps(runs: Sequence[ComponentRun]) -> tuple[ComponentRun, ...]:
+    """Of a UNet and its ControlNet, which run in one step, the first has the step's own work."""
     return tuple(
         run if i == 0 else msgspec.structs.replace(run, step_work=0.0) for i, run in enumerate(runs)
     )
 
 
-def _pixels(at: Chosen) -> float:
+def _pixels(at: ForecastChoice) -> float:
     return float(at.width * at.height * at.frames * at.batch)

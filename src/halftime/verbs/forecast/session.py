@@ -14,8 +14,8 @@ from halftime.verbs.forecast.calibrate import calibrated
 from halftime.verbs.forecast.constants import Constants, shipped
 from halftime.verbs.forecast.gpus import Gpu, find_gpu, gpu_named
 from halftime.verbs.forecast.models import resolve
-from halftime.verbs.forecast.predict import Effects, Machine, Work, total_seconds, uncalibrated
-from halftime.verbs.forecast.scenario import Scenario, Settings, scenario_of
+from halftime.verbs.forecast.predict import Effects, Machine, StageWork, total_seconds, uncalibrated
+from halftime.verbs.forecast.scenario import ForecastSettings, Scenario, scenario_of
 
 STAGES = ("encode_prompt", "denoise", "vae_decode")
 _DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -38,19 +38,19 @@ def calibrate(
     machine = uncalibrated(_gpu(measured, gpu), constants or shipped())
     scenario = scenario_of(resolve(model or measured.model or None), _settings(measured, dtype))
     works = {work.stage: work for work in scenario.works if work.stage in STAGES}
-    found = [
+    measured_stages = [
         (row.stage, row.seconds)
         for row in measured.ledger
         if row.stage in works and row.seconds > 0
     ]
-    if not found:
+    if not measured_stages:
         raise BadInput(
             f"the session has none of the stages {', '.join(STAGES)} that "
             f"{scenario.model.name} has."
         )
     after = calibrated(
         machine,
-        [(_seconds(works[stage], machine), seconds) for stage, seconds in found],
+        [(_seconds(works[stage], machine), seconds) for stage, seconds in measured_stages],
         _source(measured, scenario),
     )
     return Calibration(
@@ -61,30 +61,30 @@ def calibrate(
         covariance=tuple((float(a), float(b), float(c)) for a, b, c in after.covariance),
         source=after.calibrated_on,
         observations=tuple(
-            _observation(stage, seconds, works[stage], machine, after) for stage, seconds in found
+            _observation(stage, seconds, works[stage], machine, after)
+            for stage, seconds in measured_stages
         ),
     )
 
 
-def _gpu(session: Session, given: str | None) -> Gpu:
-    if given:
-        return gpu_named(given)
+def _gpu(session: Session, override: str | None) -> Gpu:
+    if override:
+        return gpu_named(override)
     name = re.sub(r"^NVIDIA\s+", "", session.environment.device_name)
-    found = find_gpu(name) or find_gpu(re.sub(r"-\d+GB.*$", "", name))
-    if found is None:
+    gpu = find_gpu(name) or find_gpu(re.sub(r"-\d+GB.*$", "", name))
+    if gpu is None:
         raise UnknownDevice(
-            f"the session was measured on {session.environment.device_name!r}, which is no GPU "
-            "of the table. Calibrate "
-            "with a session of a GPU, or name it with --gpu."
+            f"the session was measured on {session.environment.device_name!r}, which is not a GPU "
+            "in the table. Calibrate with a session of a GPU, or name the GPU with --gpu."
         )
-    return found
+    return gpu
 
 
-def _settings(session: Session, dtype: str | None) -> Settings:
+def _settings(session: Session, dtype: str | None) -> ForecastSettings:
     work = session.workload
     compiled = session.compilation.compiled if session.compilation else ()
     named = dtype or (_DTYPES.get(work.dtype, work.dtype) if work.dtype else None)
-    return Settings(
+    return ForecastSettings(
         width=work.width,
         height=work.height,
         steps=work.steps,
@@ -96,7 +96,7 @@ def _settings(session: Session, dtype: str | None) -> Settings:
 
 
 def _source(session: Session, scenario: Scenario) -> str:
-    s = scenario.chosen
+    s = scenario.choice
     when = f", {session.created[:10]}" if session.created else ""
     return (
         f"a session of {scenario.model.name}, {s.width}x{s.height}, {s.steps} steps, "
@@ -104,12 +104,12 @@ def _source(session: Session, scenario: Scenario) -> str:
     )
 
 
-def _seconds(work: Work, machine: Machine) -> Callable[[Effects], float]:
+def _seconds(work: StageWork, machine: Machine) -> Callable[[Effects], float]:
     return lambda effects: total_seconds((work,), machine.gpu, machine.constants, effects)
 
 
 def _observation(
-    stage: str, seconds: float, work: Work, before: Machine, after: Machine
+    stage: str, seconds: float, work: StageWork, before: Machine, after: Machine
 ) -> Observation:
     return Observation(
         stage=stage,

@@ -1,5 +1,7 @@
-"""Trace a forward on the meta device: every operation with its FLOPs and bytes, without weights and
-without a GPU."""
+"""Trace a forward on the meta device: every operation with its FLOPs and bytes.
+
+Neither weights nor a GPU are needed.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from halftime.upstream import pytorch
 from halftime.verbs.forecast.fusion import fuse
 from halftime.verbs.forecast.ops import Kind, Op, StageTrace, grouped, product
 
@@ -115,15 +116,13 @@ def trace(
     `attention` 'math' writes attention out as two products and a softmax, as diffusers'
     AttnProcessor does.
     """
-    recorder = _Recorder()
+    recorder = OperationRecorder()
     for tensor in (*module.parameters(), *module.buffers()):
         recorder.number(tensor, weight=True)
     with torch.no_grad(), _modules_counted(module, recorder), recorder, _Fused(recorder, attention):
         forward(module)
-    parameters = list(module.parameters())
     return StageTrace(
-        parameters=sum(p.numel() for p in parameters),
-        parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
         peak_activation_bytes=recorder.peak_bytes,
         dispatched=len(recorder.ops),
         views=recorder.views,
@@ -134,7 +133,7 @@ def trace(
 
 
 @contextmanager
-def _modules_counted(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _modules_counted(module: nn.Module, recorder: OperationRecorder) -> Iterator[None]:
     def called(_: nn.Module, __: object) -> None:
         recorder.modules += 1
 
@@ -146,9 +145,8 @@ def _modules_counted(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
             hook.remove()
 
 
-class _Recorder(TorchDispatchMode):
-    """Records every dispatched operation; storages are numbered, and their bytes tracked while they
-    live."""
+class OperationRecorder(pytorch.TorchDispatchMode):
+    """Records every dispatched operation, and tracks the bytes of live storages by number."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -163,21 +161,24 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        results = [leaf for leaf in pytorch.tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         if name in _VIEWS:
             self.views += 1
             for tensor in results:
                 self.number(tensor)
         elif results:
-            given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-            self.ops.append(self._op(name, args, given, results[0]))
+            tensors = [
+                leaf
+                for leaf in pytorch.tree_leaves((args, kwargs))
+                if isinstance(leaf, torch.Tensor)
+            ]
+            self.ops.append(self._op(name, args, tensors, results[0]))
         return out
 
     def number(self, tensor: Tensor, *, weight: bool = False) -> int:
-        """A number for the tensor's storage, unique over the trace even where memory is used
-        again."""
+        """A number for the tensor's storage, unique even where its memory is used again."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = pytorch.storage_key(storage)
         if key not in self._numbers:
             size = 0 if weight else storage.nbytes()
             self._numbers[key] = self._next
@@ -191,15 +192,15 @@ class _Recorder(TorchDispatchMode):
         self._numbers.pop(key, None)
         self.live_bytes -= size
 
-    def _op(self, name: str, args: Sequence[object], given: list[Tensor], out: Tensor) -> Op:
-        sizes = tuple(_touched_bytes(tensor) for tensor in given)
+    def _op(self, name: str, args: Sequence[object], tensors: list[Tensor], out: Tensor) -> Op:
+        sizes = tuple(_touched_bytes(tensor) for tensor in tensors)
         op = Op(
             name=name,
             kind="pointwise",
             element=out.element_size(),
             read=sum(sizes),
             written=out.numel() * out.element_size(),
-            inputs=tuple(map(self.number, given)),
+            inputs=tuple(map(self.number, tensors)),
             input_bytes=sizes,
             outputs=(self.number(out),),
         )
@@ -218,8 +219,10 @@ class _Recorder(TorchDispatchMode):
         return op
 
     def attention(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Record one fused attention, (B, H, S, D) each, and return its output in the layout that
-        kernels give."""
+        """Record one fused attention, (B, H, S, D) each.
+
+        The output has the layout that kernels give.
+        """
         batch, (queries, width) = product(query.shape[:-2]), query.shape[-2:]
         shape = (*query.shape[:-1], value.shape[-1])
         out = torch.empty(shape, dtype=query.dtype, device=query.device)
@@ -227,8 +230,8 @@ class _Recorder(TorchDispatchMode):
             # (B, S, H, D) in memory, so that the reshape after it is free, as with flash attention.
             b, h, s, d = shape
             out = torch.empty((b, s, h, d), dtype=query.dtype, device=query.device).transpose(1, 2)
-        given = [query, key, value] + ([mask] if mask is not None else [])
-        sizes = tuple(_touched_bytes(tensor) for tensor in given)
+        tensors = [query, key, value] + ([mask] if mask is not None else [])
+        sizes = tuple(_touched_bytes(tensor) for tensor in tensors)
         self.ops.append(
             Op(
                 name="scaled_dot_product_attention",
@@ -241,7 +244,7 @@ class _Recorder(TorchDispatchMode):
                 n=key.shape[-2],
                 k=width,
                 products=batch,
-                inputs=tuple(map(self.number, given)),
+                inputs=tuple(map(self.number, tensors)),
                 input_bytes=sizes,
                 outputs=(self.number(out),),
             )
@@ -287,9 +290,9 @@ _CONTRACTIONS: dict[str, Callable[[Op, Sequence[object], Tensor], None]] = {
 
 
 class _Fused(TorchFunctionMode):
-    """Keeps together what CUDA runs as one kernel and the meta device would take apart."""
+    """Keeps whole what CUDA runs as one kernel and the meta device would decompose."""
 
-    def __init__(self, recorder: _Recorder, attention: Attention) -> None:
+    def __init__(self, recorder: OperationRecorder, attention: Attention) -> None:
         super().__init__()
         self._recorder, self._attention = recorder, attention
 
@@ -326,8 +329,8 @@ class _Fused(TorchFunctionMode):
         self, source: Tensor, shape: object, weight: Tensor | None = None, eps: object = None
     ) -> Tensor:
         out = torch.empty_like(source)
-        given = [source] + ([weight] if weight is not None else [])
-        sizes = tuple(_touched_bytes(tensor) for tensor in given)
+        tensors = [source] + ([weight] if weight is not None else [])
+        sizes = tuple(_touched_bytes(tensor) for tensor in tensors)
         number = self._recorder.number
         self._recorder.ops.append(
             Op(
@@ -336,7 +339,7 @@ class _Fused(TorchFunctionMode):
                 element=out.element_size(),
                 read=sum(sizes),
                 written=out.numel() * out.element_size(),
-                inputs=tuple(map(number, given)),
+                inputs=tuple(map(number, tensors)),
                 input_bytes=sizes,
                 outputs=(number(out),),
             )

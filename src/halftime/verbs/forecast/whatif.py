@@ -1,4 +1,4 @@
-"""What each fix would bring: the same call with one thing changed, and with all of them stacked."""
+"""What each fix would save: the same call with one thing changed, and with all of them stacked."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from halftime.records.fixes import FixName
 from halftime.records.forecast import FixForecast
 from halftime.verbs.forecast.architectures import ARCHITECTURES
 from halftime.verbs.forecast.host import INDEX_SHARE, SCHEDULER_SHARE
-from halftime.verbs.forecast.models import Component
 from halftime.verbs.forecast.predict import (
     Z90,
+    ComponentRun,
     Effects,
     Machine,
-    Run,
-    Work,
+    StageWork,
     gradient,
     operations_of,
     total_seconds,
 )
 from halftime.verbs.forecast.scenario import Scenario
 
-Works = tuple[Work, ...]
+Works = tuple[StageWork, ...]
 
 
-class Fix(NamedTuple):
-    """A fix: what it makes of the work (None where it has nothing to change), and how sure its
-    model is.
+class WhatIfFix(NamedTuple):
+    """A fix as a change of the work.
 
-    `doubt` is how uncertain its effect is, as a share of the logarithm of the ratio, beside the
-    machine's own. `stacks` is False where it changes the picture more than a precision does, or
-    what the user asked for.
+    `apply` gives the changed work, or None where there is nothing to change. `doubt` is how
+    uncertain its effect is, as a share of the logarithm of the ratio, besides the machine's own.
+    `stacks` is False where it changes the picture more than a precision does, or what the user
+    asked for.
     """
 
-    name: str
+    name: FixName
     apply: Callable[[Scenario, Works], Works | None]
     doubt: float
     stacks: bool
     note: str
 
 
-def _runs(works: Works, stage: str, change: Callable[[Run], Run]) -> Works | None:
+def _runs(works: Works, stage: str, change: Callable[[ComponentRun], ComponentRun]) -> Works | None:
     changed = tuple(
         replace(work, runs=tuple(change(run) for run in work.runs)) if work.stage == stage else work
         for work in works
@@ -51,18 +51,20 @@ def _runs(works: Works, stage: str, change: Callable[[Run], Run]) -> Works | Non
     return None if changed == works else changed
 
 
-def _on(stage: str, change: Callable[[Run], Run]) -> Callable[[Scenario, Works], Works | None]:
+def _on(
+    stage: str, change: Callable[[ComponentRun], ComponentRun]
+) -> Callable[[Scenario, Works], Works | None]:
     return lambda _, works: _runs(works, stage, change)
 
 
-def _halved(run: Run) -> Run:
+def _halved(run: ComponentRun) -> ComponentRun:
     if run.dtype not in ("fp32", "tf32"):
         return run
     return replace(run, dtype="bf16", traced=replace(run.traced, element=2))
 
 
 def _half_for(scenario: Scenario) -> str:
-    return "fp16" if scenario.chosen.dtype == "fp16" else "bf16"
+    return "fp16" if scenario.choice.dtype == "fp16" else "bf16"
 
 
 def _vae_dtype(scenario: Scenario, works: Works) -> Works | None:
@@ -77,14 +79,14 @@ def _vae_dtype(scenario: Scenario, works: Works) -> Works | None:
     )
 
 
-def _channels_last(run: Run) -> Run:
+def _channels_last(run: ComponentRun) -> ComponentRun:
     # A compiled module has chosen its layouts, and a network without convolutions has none to
     # choose.
     convolves = any(group.kind == "conv" for group in operations_of(run)[0].eager)
     return replace(run, channels_last=True) if convolves and not run.compiled else run
 
 
-def _compile(run: Run) -> Run:
+def _compile(run: ComponentRun) -> ComponentRun:
     return replace(run, compiled=True)
 
 
@@ -94,12 +96,9 @@ def _tiny(scenario: Scenario, works: Works) -> Works | None:
     name = {4: "taesd", 16: "taef1"}.get(channels) if isinstance(channels, int) else None
     if vae is None or vae.class_name != "AutoencoderKL" or name is None:
         return None
-    made = ARCHITECTURES[name]
-    tiny = Component(
-        name="vae", role="vae", library="diffusers", class_name=made.class_name, config=made.config
-    )
+    tiny = ARCHITECTURES[name]
 
-    def change(run: Run) -> Run:
+    def change(run: ComponentRun) -> ComponentRun:
         traced = replace(run.traced, class_name=tiny.class_name, config=tiny.config, element=2)
         return replace(run, traced=traced, dtype=_half_for(scenario))
 
@@ -112,25 +111,25 @@ def _prompt_cache(_: Scenario, works: Works) -> Works | None:
     )
 
 
-def _batch_prompts(run: Run) -> Run:
+def _batch_prompts(run: ComponentRun) -> ComponentRun:
     if run.times < 2:
         return run
     geometry = replace(run.traced.geometry, batch=2 * run.traced.geometry.batch)
     return replace(run, times=run.times / 2, traced=replace(run.traced, geometry=geometry))
 
 
-def _fused_qkv(run: Run) -> Run:
+def _fused_qkv(run: ComponentRun) -> ComponentRun:
     trace, _ = operations_of(run)
     fused = sum(group.count for group in trace.eager if group.kind == "attention")
     written_out = sum(group.count for group in trace.eager if group.kind == "bmm") / 2
     return replace(run, saved_operations=run.saved_operations + 2.0 * (fused + written_out))
 
 
-def _fused_attention(run: Run) -> Run:
+def _fused_attention(run: ComponentRun) -> ComponentRun:
     return replace(run, traced=replace(run.traced, attention="sdpa"))
 
 
-def _int8(run: Run) -> Run:
+def _int8(run: ComponentRun) -> ComponentRun:
     return replace(run, dtype="int8") if run.dtype in ("bf16", "fp16") else run
 
 
@@ -140,13 +139,13 @@ FEWER_STEPS = 0.8
 
 
 def _guidance_interval(scenario: Scenario, works: Works) -> Works | None:
-    if not scenario.chosen.guidance:
+    if not scenario.choice.guidance:
         return None
 
-    def split(work: Work) -> Work:
+    def split(work: StageWork) -> StageWork:
         if work.stage != "denoise":
             return work
-        runs: list[Run] = []
+        runs: list[ComponentRun] = []
         for run in work.runs:
             alone = replace(
                 run.traced,
@@ -161,15 +160,15 @@ def _guidance_interval(scenario: Scenario, works: Works) -> Works | None:
     return tuple(split(work) for work in works)
 
 
-def _fewer(share: float) -> Callable[[Run], Run]:
+def _fewer(share: float) -> Callable[[ComponentRun], ComponentRun]:
     return lambda run: replace(run, times=run.times * share)
 
 
-def _step_work(share: float) -> Callable[[Run], Run]:
+def _step_work(share: float) -> Callable[[ComponentRun], ComponentRun]:
     return lambda run: replace(run, step_work=run.step_work * share)
 
 
-def _captured(run: Run) -> Run:
+def _captured(run: ComponentRun) -> ComponentRun:
     return replace(run, captured=True)
 
 
@@ -178,68 +177,76 @@ def _nothing(_: Scenario, works: Works) -> Works | None:
 
 
 # In the order in which they stack.
-FIXES: tuple[Fix, ...] = (
-    Fix(
+FIXES: tuple[WhatIfFix, ...] = (
+    WhatIfFix(
         "text-warmup",
         _nothing,
         0.0,
         True,
         "shortens the first call only; this forecast is of a warm one",
     ),
-    Fix("denoiser-dtype", _on("denoise", _halved), 0.3, True, "fp32 to bf16"),
-    Fix("denoiser-channels-last", _on("denoise", _channels_last), 0.5, True, ""),
-    Fix(
+    WhatIfFix("denoiser-dtype", _on("denoise", _halved), 0.3, True, "fp32 to bf16"),
+    WhatIfFix("denoiser-channels-last", _on("denoise", _channels_last), 0.5, True, ""),
+    WhatIfFix(
         "attention-backend",
         _on("denoise", _fused_attention),
         0.3,
         True,
         "written-out attention to a fused kernel",
     ),
-    Fix("fused-qkv", _on("denoise", _fused_qkv), 0.5, True, "three projections in one kernel"),
-    Fix("denoiser-compile", _on("denoise", _compile), 0.35, True, "kernel fusion and CUDA graphs"),
-    Fix("vae-dtype", _vae_dtype, 0.3, True, "fp32 to 16 bit"),
-    Fix("vae-channels-last", _on("vae_decode", _channels_last), 0.5, True, ""),
-    Fix("vae-compile", _on("vae_decode", _compile), 0.4, True, "kernel fusion and CUDA graphs"),
-    Fix(
+    WhatIfFix(
+        "fused-qkv", _on("denoise", _fused_qkv), 0.5, True, "three projections in one kernel"
+    ),
+    WhatIfFix(
+        "denoiser-compile", _on("denoise", _compile), 0.35, True, "kernel fusion and CUDA graphs"
+    ),
+    WhatIfFix("vae-dtype", _vae_dtype, 0.3, True, "fp32 to 16 bit"),
+    WhatIfFix("vae-channels-last", _on("vae_decode", _channels_last), 0.5, True, ""),
+    WhatIfFix(
+        "vae-compile", _on("vae_decode", _compile), 0.4, True, "kernel fusion and CUDA graphs"
+    ),
+    WhatIfFix(
         "batch-prompts",
         _on("encode_prompt", _batch_prompts),
         0.3,
         True,
         "prompt and negative prompt in one batch",
     ),
-    Fix(
+    WhatIfFix(
         "set-begin-index",
         _on("denoise", _step_work(1 - INDEX_SHARE)),
         0.5,
         True,
         "no search, no sync at the start; part of schedule-table",
     ),
-    Fix(
+    WhatIfFix(
         "schedule-table",
         _on("denoise", _step_work(1 - SCHEDULER_SHARE)),
         0.5,
         True,
         "the scheduler as one table",
     ),
-    Fix("loop-graph", _on("denoise", _captured), 0.3, True, "the whole loop as one CUDA graph"),
-    Fix("prompt-cache", _prompt_cache, 0.0, False, "for a prompt seen before"),
-    Fix("tiny-vae", _tiny, 0.15, False, "lossy: for previews"),
-    Fix("int8-dynamic", _on("denoise", _int8), 0.8, False, "matrix products in int8"),
-    Fix(
+    WhatIfFix(
+        "loop-graph", _on("denoise", _captured), 0.3, True, "the whole loop as one CUDA graph"
+    ),
+    WhatIfFix("prompt-cache", _prompt_cache, 0.0, False, "for a prompt seen before"),
+    WhatIfFix("tiny-vae", _tiny, 0.15, False, "lossy: for previews"),
+    WhatIfFix("int8-dynamic", _on("denoise", _int8), 0.8, False, "matrix products in int8"),
+    WhatIfFix(
         "guidance-interval",
         _guidance_interval,
         0.1,
         False,
         f"guidance in {GUIDED_SHARE:.0%} of the steps",
     ),
-    Fix(
+    WhatIfFix(
         "step-cache",
         _on("denoise", _fewer(1 - REUSED_SHARE)),
         0.15,
         False,
         f"{REUSED_SHARE:.0%} of the steps reused",
     ),
-    Fix(
+    WhatIfFix(
         "solver-steps",
         _on("denoise", _fewer(FEWER_STEPS)),
         0.05,
@@ -277,8 +284,10 @@ def _total(works: Works, machine: Machine, effects: Effects | None = None) -> fl
 def _ratio(
     before: Works, after: Works, machine: Machine, doubt: float
 ) -> tuple[float, float, float]:
-    """Seconds before / seconds after. The machine's own uncertainty mostly cancels; the fix's own
-    does not."""
+    """Seconds before / seconds after, with the band.
+
+    The machine's uncertainty mostly cancels; the fix's does not.
+    """
 
     def ratio_at(effects: Effects) -> float:
         return _total(before, machine, effects) / _total(after, machine, effects)

@@ -1,88 +1,21 @@
-"""Request bodies: bounded in size and time, then read as JSON or multipart, with refusals that name
-the parameter."""
+"""Request bodies, read as JSON or multipart, with refusals that name the parameter."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
 from typing import TypeVar
 
 import msgspec
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from halftime.verbs.serve.errors_http import ApiError
+from halftime.http.errors import ApiError
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
-# A client that is still sending sees the answer only if what it sends is taken in; a few times the
-# limit, no more.
-_TAKEN_BEYOND = 4
 _MOST_FIELDS = 40
 _PICTURE_FIELDS = ("image", "image[]")
-
-
-class LimitedBodies:
-    """ASGI middleware: no body above `most` bytes (413), none that takes longer than `seconds` to
-    arrive (408)."""
-
-    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
-        self.app, self.most, self.seconds = app, most, seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        return await self.app(scope, _Limited(receive, self.most, self.seconds).receive, send)
-
-
-class _Limited:
-    """One request's `receive`, counting."""
-
-    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
-        self._receive, self._most, self._seconds = receive, most, seconds
-        self._begun = time.monotonic()
-        self._taken = 0
-        self._whole = False
-
-    async def receive(self) -> Message:
-        if self._whole:
-            return await self._receive()  # waits for the disconnect, however long the picture takes
-        message = await self._piece()
-        self._taken += len(message.get("body", b""))
-        self._whole = not message.get("more_body", False)
-        if self._taken > self._most:
-            await self._swallow()
-            raise ApiError(
-                413,
-                f"The body is larger than {self._most} bytes, the most that is taken.",
-                code="body_too_large",
-            )
-        return message
-
-    async def _piece(self) -> Message:
-        left = self._begun + self._seconds - time.monotonic()
-        try:
-            # Not wait_for, which in Python 3.11 can swallow a cancellation that comes as its work
-            # is done.
-            async with asyncio.timeout(left):
-                return await self._receive()
-        except TimeoutError:
-            self._whole = True
-            raise ApiError(
-                408,
-                f"The body did not arrive within {self._seconds:g} s.",
-                code="body_timeout",
-                retry=False,
-            ) from None
-
-    async def _swallow(self) -> None:
-        while not self._whole and self._taken <= _TAKEN_BEYOND * self._most:
-            message = await self._piece()
-            self._taken += len(message.get("body", b""))
-            self._whole = not message.get("more_body", False)
 
 
 async def json_body(request: Request, kind: type[Body]) -> Body:

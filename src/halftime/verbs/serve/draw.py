@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from halftime.http.errors import ApiError
 from halftime.verbs.serve.encode import encode
-from halftime.verbs.serve.errors_http import ApiError
 from halftime.verbs.serve.messages import (
     Event,
     Failed,
@@ -89,7 +89,7 @@ async def _draw(service: Service, order: Order, job: Job, stream: Events) -> Dra
 async def finished(service: Service, order: Order, job: Job, final: Final) -> Drawn:
     """The final as a file, counted. Encoding runs in a thread: a large PNG takes as long as a
     preview."""
-    service.metrics.drawn(final)
+    service.metrics.picture_drawn(final)
     if final.session:
         service.profiled.keep(final.session)
     begun = time.perf_counter()

@@ -12,9 +12,9 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from halftime.verbs.serve.disconnect import unless_disconnected
+from halftime.http.disconnect import unless_disconnected
+from halftime.http.errors import ApiError, ErrorDetail
 from halftime.verbs.serve.draw import Drawn, Events, close_all, encoded, failure, finished, usage
-from halftime.verbs.serve.errors_http import ApiError, ErrorDetail
 from halftime.verbs.serve.messages import Event, Failed, Final, Preview, Started
 from halftime.verbs.serve.order import Order
 from halftime.verbs.serve.schema import CompletedEvent, PartialEvent

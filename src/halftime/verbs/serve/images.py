@@ -12,11 +12,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from halftime.http.disconnect import unless_disconnected
+from halftime.http.errors import JSON, ApiError
 from halftime.verbs.serve.bodies import json_body, multipart_body
-from halftime.verbs.serve.disconnect import unless_disconnected
 from halftime.verbs.serve.draw import Drawn, draw_all, submit_all, usage
 from halftime.verbs.serve.encode import MEDIA_TYPES, checked_picture
-from halftime.verbs.serve.errors_http import JSON, ApiError
 from halftime.verbs.serve.events import EventStream
 from halftime.verbs.serve.order import Order, order_of
 from halftime.verbs.serve.schema import EditRequest, GenerateRequest, ImagesResponse, Picture

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from halftime.base import units
+from halftime.http.errors import ApiError
 from halftime.records.serve import Certificate, EngineStatus, State
-from halftime.verbs.serve.errors_http import ApiError
 
 if TYPE_CHECKING:
     from halftime.verbs.serve.schema import ResolvedQuality
@@ -87,7 +87,7 @@ def readiness_of(service: Service) -> Readiness:
     status = service.engine.status
     certificate = status.certificate
     return Readiness(
-        state="draining" if service.draining else status.state,
+        state="draining" if service.traffic.draining else status.state,
         why=status.why,
         offer=offer_of(service.settings.model, certificate) if certificate else None,
         certificate=certificate,

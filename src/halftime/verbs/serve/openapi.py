@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from halftime import __version__
-from halftime.verbs.serve.errors_http import JSON, ErrorBody
+from halftime.http.endpoints import ModelObject, ModelObjects
+from halftime.http.errors import JSON, ErrorBody
 from halftime.verbs.serve.offer import Readiness
 from halftime.verbs.serve.profiling import ProfileStart, ProfileState
 from halftime.verbs.serve.schema import (
@@ -20,8 +21,6 @@ from halftime.verbs.serve.schema import (
     EditRequest,
     GenerateRequest,
     ImagesResponse,
-    Model,
-    ModelList,
     PartialEvent,
 )
 
@@ -34,8 +33,8 @@ _STRUCTS = (
     ImagesResponse,
     PartialEvent,
     CompletedEvent,
-    Model,
-    ModelList,
+    ModelObject,
+    ModelObjects,
     Readiness,
     ErrorBody,
     ProfileStart,
@@ -78,12 +77,12 @@ OPERATIONS = (
         (MULTIPART, EditRequest),
         "key",
     ),
-    Operation("get", "/v1/models", "The model.", {JSON: ModelList}, (401, 503), secret="key"),
+    Operation("get", "/v1/models", "The model.", {JSON: ModelObjects}, (401, 503), secret="key"),
     Operation(
         "get",
         "/v1/models/{name}",
         "The model by name.",
-        {JSON: Model},
+        {JSON: ModelObject},
         (401, 404, 503),
         secret="key",
     ),

@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from halftime.http.errors import ApiError
 from halftime.records.serve import Certificate
 from halftime.verbs.serve.encode import PictureFormat
-from halftime.verbs.serve.errors_http import ApiError
 from halftime.verbs.serve.messages import Job
 from halftime.verbs.serve.offer import certificate_of, quality_of, size_for, steps_for
 from halftime.verbs.serve.schema import EditRequest, ImageRequest, ResolvedQuality

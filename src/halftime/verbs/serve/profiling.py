@@ -10,11 +10,11 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from halftime.verbs.serve.auth import PROFILE_TOKEN, bearer, matches
+from halftime.http.access import bearer, matches
+from halftime.http.errors import JSON, ApiError
 from halftime.verbs.serve.bodies import json_body
-from halftime.verbs.serve.errors_http import JSON, ApiError
 from halftime.verbs.serve.profiled import MOST_KEPT
-from halftime.verbs.serve.service import Service, service_of
+from halftime.verbs.serve.service import PROFILE_TOKEN, Service, service_of
 
 
 class ProfileStart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -160,19 +160,3 @@ class CompletedEvent(msgspec.Struct, kw_only=True):
     seed: int
     usage: Usage
     background: Literal["opaque"] = "opaque"
-
-
-class Model(msgspec.Struct, kw_only=True):
-    """The model that this server draws with."""
-
-    id: str
-    created: int
-    object: Literal["model"] = "model"
-    owned_by: str = "halftime"
-
-
-class ModelList(msgspec.Struct, kw_only=True):
-    """GET /v1/models."""
-
-    data: list[Model]
-    object: Literal["list"] = "list"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
 
-from halftime.verbs.serve.metrics import Metrics
+from halftime.http.traffic import Traffic
+from halftime.verbs.serve.metrics import ServerMetrics
 from halftime.verbs.serve.pictures import PictureStore
 from halftime.verbs.serve.profiled import Profiled
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from halftime.records.serve import EngineStatus
     from halftime.verbs.serve.messages import Event, Job
 
+API_KEY = "HALFTIME_API_KEY"  # environment variable; one key, or several with commas between
+PROFILE_TOKEN = "HALFTIME_PROFILE_TOKEN"
 MIB = 2**20
 MOST_UPLOADS = 16  # pictures of clients in hand at once
 
 
-class Engine(Protocol):
+class DrawingEngine(Protocol):
     """What the HTTP side asks of an engine; `halftime.verbs.serve.engine.Engine` is one, tests
     bring another."""
 
@@ -59,18 +62,22 @@ class HttpSettings:
 class Service:
     """The state of one application."""
 
-    engine: Engine
+    engine: DrawingEngine
     settings: HttpSettings
-    metrics: Metrics = field(init=False)
+    metrics: ServerMetrics = field(init=False)
+    traffic: Traffic = field(init=False)
     pictures: PictureStore = field(init=False)
     profiled: Profiled = field(default_factory=Profiled)
     # Each takes some 50 MiB for a body of 10 MB while it is read, decoded and written anew.
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
-    draining: bool = False
-    active: int = 0  # requests under /v1 that are not answered yet
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(lambda: self.engine.status)
+        self.metrics = ServerMetrics(lambda: self.engine.status)
+        self.traffic = Traffic(
+            self.metrics,
+            drain_seconds=self.settings.drain_seconds,
+            send_seconds=self.settings.send_seconds,
+        )
         self.pictures = PictureStore(self.settings.url_bytes, self.settings.url_seconds)
 
 

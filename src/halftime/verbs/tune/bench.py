@@ -14,15 +14,15 @@ import msgspec
 
 from halftime.base.progress import Progress
 from halftime.fix.apply import applied
-from halftime.fix.base import device_of
 from halftime.pipeline.arguments import call_arguments
+from halftime.pipeline.device import device_of
 from halftime.records import Workload
 from halftime.records.recipe import Choice, Plan
 from halftime.records.tune import Trial
 from halftime.verbs.profile.call import quiet_progress_bars
 from halftime.verbs.tune.decide import FIRST_ROUNDS, MOST_ROUNDS, undecided
 from halftime.verbs.verify.pictures import PictureSet, paired
-from halftime.verbs.verify.render import Prompt, render
+from halftime.verbs.verify.render import PicturePrompt, render
 from halftime.verbs.verify.tripwires import trips
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Bench:
 
     pipeline: DiffusionPipeline
     workload: Workload
-    prompts: Sequence[Prompt]
+    prompts: Sequence[PicturePrompt]
     live: dict[bytes, Live] = field(default_factory=dict)
 
     def at(self, plan: Choices) -> Live:

@@ -14,8 +14,8 @@ from halftime.records.verdict import EVERYTHING, Verdict
 from halftime.verbs.tune.bench import Bench, Choices, plan_key
 from halftime.verbs.tune.decide import trial_seconds
 from halftime.verbs.verify.pictures import PictureSet
-from halftime.verbs.verify.render import Prompt, floor_sets, render
-from halftime.verbs.verify.run import Settings, judged
+from halftime.verbs.verify.render import PicturePrompt, floor_sets, render
+from halftime.verbs.verify.run import VerifySettings, verdict_of
 
 if TYPE_CHECKING:
     from halftime.records import Workload
@@ -32,7 +32,7 @@ class Pictures:
 
     bench: Bench
     workload: Workload
-    prompts: Sequence[Prompt]
+    prompts: Sequence[PicturePrompt]
     progress: Progress
     baseline: PictureSet | None = None
     floors: dict[str, PictureSet] = field(default_factory=dict)
@@ -74,8 +74,8 @@ class Pictures:
             name: PictureSet(one.label, one.pictures[: len(drawn.pictures)])
             for name, one in self.floors.items()
         }
-        return judged(
-            base, drawn, Settings(floors=floors), this_environment(self.workload.device)
+        return verdict_of(
+            base, drawn, VerifySettings(floors=floors), this_environment(self.workload.device)
         ), drawn
 
 

@@ -20,9 +20,8 @@ from halftime.base.progress import Progress, silent
 from halftime.base.stats import median, paired_ratio
 from halftime.base.version import version
 from halftime.fix.apply import architecture, open_findings
-from halftime.fix.base import device_of
 from halftime.fix.table import FIXES
-from halftime.pipeline.device import this_environment
+from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.load import Loaded, load
 from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted
@@ -48,7 +47,7 @@ from halftime.verbs.tune.search import Climb, Tools, climb
 from halftime.verbs.tune.state import State, opened
 from halftime.verbs.tune.sweep import choice_of, sweep
 from halftime.verbs.verify.pictures import PictureSet
-from halftime.verbs.verify.render import Prompt, prompt_set, render
+from halftime.verbs.verify.render import PicturePrompt, prompt_set, render
 from halftime.verbs.verify.run import check_repeats
 
 if TYPE_CHECKING:
@@ -441,7 +440,7 @@ class _Run:
         )
 
 
-def _prompts_hash(prompts: Sequence[Prompt]) -> str:
+def _prompts_hash(prompts: Sequence[PicturePrompt]) -> str:
     return hashlib.sha256("\n".join(prompt.text for prompt in prompts).encode()).hexdigest()[:16]
 
 

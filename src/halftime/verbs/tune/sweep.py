@@ -12,9 +12,9 @@ import msgspec
 from halftime.base.progress import Progress
 from halftime.base.stats import median
 from halftime.fix.apply import applied
-from halftime.fix.base import device_of
 from halftime.fix.scheduling import SOLVERS
 from halftime.fix.table import FIXES
+from halftime.pipeline.device import device_of
 from halftime.records import Json, Workload
 from halftime.records.recipe import Choice, Plan
 from halftime.records.tune import SweepPoint
@@ -24,7 +24,7 @@ from halftime.verbs.tune.quality import AGREEMENT
 from halftime.verbs.verify import judge as judges
 from halftime.verbs.verify.metrics import kit
 from halftime.verbs.verify.pictures import Picture, PictureSet, paired
-from halftime.verbs.verify.render import Prompt, render
+from halftime.verbs.verify.render import PicturePrompt, render
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -52,7 +52,7 @@ def sweep(
     pipeline: DiffusionPipeline,
     reference: PictureSet,
     workload: Workload,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PicturePrompt],
     *,
     loss: float,
     budget: Budget,
@@ -82,7 +82,7 @@ def _point(
     settings: dict[str, Json],
     reference: PictureSet,
     workload: Workload,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PicturePrompt],
 ) -> Iterator[SweepPoint]:
     name = str(settings["scheduler"]) or type(pipeline.scheduler).__name__
     own = twin(pipeline)

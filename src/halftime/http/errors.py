@@ -109,8 +109,11 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
 
 
 def unexpected(error: Exception) -> Response:
-    """A fault of ours: the kind of error and nothing else, since its text may hold what the client
+    """Our own fault: the kind of error and nothing else, since its text may hold what the client
     sent."""
     return ApiError(
         500, f"Internal error ({type(error).__name__}); the log says more.", code="internal"
     ).response()
+
+
+ERROR_HANDLERS = {ApiError: api_error, HTTPException: http_exception}  # for Starlette

@@ -1,5 +1,4 @@
-"""Keys: optional, from the environment, compared in constant time; and no posts from other sites'
-pages."""
+"""Who may ask: keys, compared in constant time, and no posts from other sites' pages."""
 
 from __future__ import annotations
 
@@ -11,30 +10,28 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from halftime.verbs.serve.errors_http import ApiError
+from halftime.http.errors import ApiError
 
-API_KEY = "HALFTIME_API_KEY"  # one, or several with commas between
-PROFILE_TOKEN = "HALFTIME_PROFILE_TOKEN"
-GUARDED = "/v1/"
+API = "/v1/"  # what needs a key, and what a draining server refuses
 
 
-def matches(given: str, keys: Iterable[str]) -> bool:
-    """Whether `given` is one of `keys`, in a time that depends neither on the place of a difference
-    nor on lengths."""
-    digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
-    found = False
+def matches(secret: str, keys: Iterable[str]) -> bool:
+    """Whether `secret` is one of `keys`, in a time that depends neither on where they differ nor on
+    lengths."""
+    digest = hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+    equal = False
     for key in keys:  # all of them, whichever fits
-        found |= hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest())
-    return found
+        equal |= hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest())
+    return equal
 
 
 def bearer(request: Request) -> str:
-    """What stands after 'Bearer' in the Authorization header, or nothing."""
+    """The token after 'Bearer' in the Authorization header, or an empty string."""
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     return value.strip() if scheme.lower() == "bearer" else ""
 
 
-class KeysAndOrigins:
+class AccessControl:
     """ASGI middleware: /v1 needs a key where keys are set, and a browser's post must come from this
     server's page."""
 
@@ -47,7 +44,7 @@ class KeysAndOrigins:
             _check_origin(request)
             if (
                 self.keys
-                and scope["path"].startswith(GUARDED)
+                and scope["path"].startswith(API)
                 and not matches(bearer(request), self.keys)
             ):
                 raise ApiError(
@@ -59,8 +56,8 @@ class KeysAndOrigins:
 
 
 def _check_origin(request: Request) -> None:
-    """Multipart posts need no leave of ours to be sent by any page that a browser has open: refuse
-    them here."""
+    """Any page that a browser has open may send a multipart post without asking first (CORS):
+    refuse it here."""
     origin = request.headers.get("origin")
     if origin is None or request.method in ("GET", "HEAD"):
         return

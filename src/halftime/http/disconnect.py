@@ -8,33 +8,29 @@ from typing import TypeVar
 
 from starlette.types import Receive
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 class ClientLeft(Exception):
     """The client closed its connection before the answer; there is nobody to answer."""
 
 
-async def unless_disconnected(receive: Receive, work: Coroutine[None, None, T]) -> T:
+async def unless_disconnected(receive: Receive, work: Coroutine[None, None, Result]) -> Result:
     """The result of `work`, which is cancelled, and waited for, when the client leaves. Raises
     ClientLeft."""
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(receive))
+    leaving = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         raise ClientLeft
     finally:
-        await _ended(working, leaving)
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _left(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _ended(*tasks: asyncio.Future[T] | asyncio.Future[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
