@@ -70,9 +70,9 @@ def held_out(log: Log, result: CaptionsResult) -> tuple[int, int, price.Prices, 
 
 
 def repetition(log: Log, seed: int, settings: Settings) -> dict[str, float | bool | str]:
-    seen, unseen = split(log.groups, (0.5, 0.5), 1000 + seed)
-    result = calibrate(subset(log, seen), settings)
-    sent, errors, prices, small = held_out(subset(log, unseen), result)
+    calibration, other_half = split(log.groups, (0.5, 0.5), 1000 + seed)
+    result = calibrate(subset(log, calibration), settings)
+    sent, errors, prices, small = held_out(subset(log, other_half), result)
     mode = result.mode if result.certified else None
     router = price.Prices(**{**vars(prices), "router_cost": settings.router_cost})
     policy = price.policy("ours", router, small, mode, resamples=0)

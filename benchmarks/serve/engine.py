@@ -112,8 +112,8 @@ def batches(pictures: int = 24) -> dict:
     for size in (2, 4):
         draw(studio, jobs[:size])
         together = [draw(studio, jobs[at : at + size]) for at in range(0, pictures, size)]
-        in_batches = np.concatenate([drawn for _, drawn in together]).astype(int)
-        apart = in_batches - np.concatenate([drawn for _, drawn in alone])
+        in_batches = np.concatenate([images for _, images in together]).astype(int)
+        apart = in_batches - np.concatenate([images for _, images in alone])
         result[f"batch_of_{size}"] = {
             "seconds_a_picture": median([seconds / size for seconds, _ in together]),
             "pictures_equal": int((np.abs(apart).reshape(pictures, -1).max(axis=1) == 0).sum()),

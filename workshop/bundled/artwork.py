@@ -89,11 +89,11 @@ def build(npm: Path, out: Path) -> None:
 
     names = json.loads((npm / "unicode-emoji-json/data-by-emoji.json").read_text())
     solid, flat = npm / "@lobehub/fluent-emoji-3d/assets", npm / "@lobehub/fluent-emoji-flat/assets"
-    kept: list[str] = []
+    object_names: list[str] = []
     pictures: list[np.ndarray] = []
     for emoji, facts in names.items():
-        wanted = facts["name"] in VOCABULARY["objects"]
-        if facts["group"] in LEFT_OUT and not wanted:
+        in_vocabulary = facts["name"] in VOCABULARY["objects"]
+        if facts["group"] in LEFT_OUT and not in_vocabulary:
             continue
         code = next(
             (
@@ -110,16 +110,16 @@ def build(npm: Path, out: Path) -> None:
         )
         pair = (Image.open(solid / f"{code}.webp"), Image.open(io.BytesIO(bytes(svg))))
         pictures.append(np.stack([framed(p) for p in pair]))
-        kept.append(facts["name"])
-    missing = set(VOCABULARY["objects"]) - set(kept)
+        object_names.append(facts["name"])
+    missing = set(VOCABULARY["objects"]) - set(object_names)
     if missing:
         raise SystemExit(
             f"No picture for {sorted(missing)}: correct these names in vocabulary.toml."
         )
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / "pictures.npy", np.stack(pictures))
-    (out / "names.json").write_text(json.dumps(kept))
-    print(f"{len(kept)} objects, {len(NOUNS)} of them in the vocabulary")
+    (out / "names.json").write_text(json.dumps(object_names))
+    print(f"{len(object_names)} objects, {len(NOUNS)} of them in the vocabulary")
 
 
 class Objects:
@@ -128,11 +128,11 @@ class Objects:
     def __init__(self, data: Path) -> None:
         self.sources = np.load(data / "pictures.npy", mmap_mode="r")
         names = json.loads((data / "names.json").read_text())
-        wanted = VOCABULARY["objects"]
-        self.of_noun = {wanted[n]: i for i, n in enumerate(names) if n in wanted}
-        others = [i for i, n in enumerate(names) if n not in wanted]
-        self.held_out = others[::HELD_OUT_EVERY]
-        self.others = [i for i in others if i not in set(self.held_out)]
+        vocabulary = VOCABULARY["objects"]
+        self.of_noun = {vocabulary[n]: i for i, n in enumerate(names) if n in vocabulary}
+        outside = [i for i, n in enumerate(names) if n not in vocabulary]
+        self.held_out = outside[::HELD_OUT_EVERY]
+        self.others = [i for i in outside if i not in set(self.held_out)]
 
     def draw(
         self, index: int, style: str, colour: str | None = None, jitter: Jitter = CENTRED

@@ -79,11 +79,11 @@ def request(objects: Objects, rng: np.random.Generator) -> Request:
         int(rng.integers(1, len(SHADES))) if NOUNS[noun] in COLOURABLE and rng.random() < 0.8 else 0
     )
     colour = SHADES[shade] if shade else None
-    drawn = objects.draw(objects.of_noun[NOUNS[noun]], STYLES[style], colour, random_jitter(rng))
+    rendered = objects.draw(objects.of_noun[NOUNS[noun]], STYLES[style], colour, random_jitter(rng))
     thorough = bool(rng.random() < 0.2)
     prompt = str(rng.choice(THOROUGH if thorough else PLAIN))
     return Request(
-        encoded(spoilt(drawn, kind, rng), rng), (noun, style, shade), kind, prompt, thorough
+        encoded(spoilt(rendered, kind, rng), rng), (noun, style, shade), kind, prompt, thorough
     )
 
 
@@ -155,16 +155,16 @@ class Large:
         ]
 
     def __call__(self, picture: bytes) -> Labels:
-        seen = thumbnail(picture, LARGE_SIDE)
+        pixels = thumbnail(picture, LARGE_SIDE)
         near: set[int] = set()
         for view, vectors in zip(VIEWS, self.views, strict=True):
             near.update(
-                np.argpartition(-(vectors @ unit(seen[view[0], view[1]].reshape(-1))), KEPT)[
+                np.argpartition(-(vectors @ unit(pixels[view[0], view[1]].reshape(-1))), KEPT)[
                     :KEPT
                 ].tolist()
             )
         indices = np.fromiter(near, int)
-        away = np.abs(self.pictures[indices] - seen).sum(-1).reshape(len(indices), -1)
+        away = np.abs(self.pictures[indices] - pixels).sum(-1).reshape(len(indices), -1)
         best = np.partition(away, int(away.shape[1] * TRIMMED), axis=1)[
             :, : int(away.shape[1] * TRIMMED)
         ].mean(1)
@@ -175,16 +175,16 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-3)
 
 
-def said(labels: Labels) -> str:
+def caption_of(labels: Labels) -> str:
     noun, style, shade = labels
     return caption(NOUNS[noun], STYLES[style], SHADES[shade] if shade else None)
 
 
-def quality(answer: Labels, asked: Request) -> float:
+def quality(answer: Labels, example: Request) -> float:
     """1 for the right object; where everything was asked for, the share of object, style and colour
     that is right."""
-    right = [a == b for a, b in zip(answer, asked.labels, strict=True)]
-    return sum(right) / 3 if asked.thorough else float(right[0])
+    right = [a == b for a, b in zip(answer, example.labels, strict=True)]
+    return sum(right) / 3 if example.thorough else float(right[0])
 
 
 def timed(model, picture: bytes) -> tuple[Labels, float]:
@@ -193,22 +193,22 @@ def timed(model, picture: bytes) -> tuple[Labels, float]:
     return answer, time.thread_time() - begun
 
 
-def logged(asked: Request, number: int, small: Small, large: Large, judge: Judge) -> Logged:
-    quick, quick_seconds = timed(small, asked.picture)
-    slow, slow_seconds = timed(large, asked.picture)
+def logged(example: Request, number: int, small: Small, large: Large, judge: Judge) -> Logged:
+    quick, quick_seconds = timed(small, example.picture)
+    slow, slow_seconds = timed(large, example.picture)
     begun = time.thread_time()
-    score = judge.scores([opened(asked.picture)], [said(quick)])[0]
+    score = judge.scores([opened(example.picture)], [caption_of(quick)])[0]
     check_seconds = time.thread_time() - begun
-    values = [*features.of_picture(asked.picture), *features.of_prompt(asked.prompt)]
+    values = [*features.of_picture(example.picture), *features.of_prompt(example.prompt)]
     return Logged(
         id=f"r{number}",
-        prompt=asked.prompt,
+        prompt=example.prompt,
         features=tuple(float(f"{value:.4g}") for value in values),
-        group=f"{features.fingerprint(asked.picture):016x}",
-        slice=asked.kind,
-        heavy=asked.kind != "clean" and asked.thorough,
-        small=answered(quality(quick, asked), quick_seconds),
-        large=answered(quality(slow, asked), slow_seconds),
+        group=f"{features.fingerprint(example.picture):016x}",
+        slice=example.kind,
+        heavy=example.kind != "clean" and example.thorough,
+        small=answered(quality(quick, example), quick_seconds),
+        large=answered(quality(slow, example), slow_seconds),
         check=Check(
             score=round(score, 4), cost=round(check_seconds, 6), seconds=round(check_seconds, 6)
         ),
@@ -223,8 +223,8 @@ def captioners(data: Path, references: int) -> tuple[Small, Large, Objects]:
     objects, rng = Objects(data), np.random.default_rng(1)
     clean: list[Request] = []
     while len(clean) < references:
-        made = request(objects, rng)
-        clean += [made] if made.kind == "clean" else []
+        example = request(objects, rng)
+        clean += [example] if example.kind == "clean" else []
     return Small(clean[: references // 3]), Large(clean), objects
 
 

@@ -122,33 +122,33 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 
 def apart(
-    many: Tensor, few: Tensor, real: Tensor, labels: Tensor, heads: dict[str, Head]
+    full: Tensor, short: Tensor, real: Tensor, labels: Tensor, heads: dict[str, Head]
 ) -> dict[str, object]:
-    """How much worse `few` steps are than `many`, over features of the same prompts and seeds.
+    """How much worse short runs are than full ones, over features of the same prompts and seeds.
 
     The distance's p is two-sided, from 1,000 swaps of the two pictures of random prompts (an exact
     test of whether it matters which is which); the log-probability of the right object is paired,
     with a 95 % interval.
     """
-    many, few, real = many.double(), few.double(), real.double()
+    full, short, real = full.double(), short.double(), real.double()
     rng = torch.Generator().manual_seed(0)
-    found = kernel_distance(few, real) - kernel_distance(many, real)
+    distance = kernel_distance(short, real) - kernel_distance(full, real)
     swaps = []
     for _ in range(1000):
-        swapped = torch.rand(len(many), 1, generator=rng) < 0.5
-        one, other = torch.where(swapped, few, many), torch.where(swapped, many, few)
-        swaps.append(abs(kernel_distance(other, real) - kernel_distance(one, real)))
+        swapped = torch.rand(len(full), 1, generator=rng) < 0.5
+        left, right = torch.where(swapped, short, full), torch.where(swapped, full, short)
+        swaps.append(abs(kernel_distance(right, real) - kernel_distance(left, real)))
     nats = {}
     for name, head in heads.items():
-        gain = head.log_probability(many.float(), labels) - head.log_probability(
-            few.float(), labels
+        gain = head.log_probability(full.float(), labels) - head.log_probability(
+            short.float(), labels
         )
         nats[name] = [float(gain.mean()), float(1.96 * gain.std() / len(gain) ** 0.5)]
     return {
-        "kernel distance to real pictures, many steps": kernel_distance(many, real),
-        "kernel distance to real pictures, few steps": kernel_distance(few, real),
+        "kernel distance to real pictures, many steps": kernel_distance(full, real),
+        "kernel distance to real pictures, few steps": kernel_distance(short, real),
         "kernel distance, halves of the real pictures": kernel_distance(real[::2], real[1::2]),
-        "p": (1 + sum(swap >= abs(found) for swap in swaps)) / (1 + len(swaps)),
+        "p": (1 + sum(swap >= abs(distance) for swap in swaps)) / (1 + len(swaps)),
         "log-probability of the right object, many minus few, nats and 95 % half-width": nats,
     }
 
@@ -195,11 +195,11 @@ def main() -> None:
     torch.set_num_threads(1)
     pictures = {}
     for setting in args.only or SETTINGS:
-        kept = args.runs / f"drawn {setting}.npy"
-        if not kept.exists():
-            np.save(kept, generated(setting))
+        file = args.runs / f"drawn {setting}.npy"
+        if not file.exists():
+            np.save(file, generated(setting))
             print("drawn:", setting, flush=True)
-        pictures[setting] = np.load(kept)
+        pictures[setting] = np.load(file)
     if args.only:
         return
     pictures["30 steps, the same few prompts"] = pictures["30 steps"][:FEW]
@@ -214,24 +214,25 @@ def main() -> None:
     pixel = np.array([s == "pixel" for s in styles])
     numbers: dict[str, object] = {"timing": timing(), "reconstruction": reconstruction(args.data)}
     fresh, fresh_labels, fresh_styles = drawn_for_gate(args.data, 1, seed=12)
-    seen = network.of(fresh)
+    activations = network.of(fresh)
     numbers["gate, real pictures rendered anew"] = {
-        kind: head.by_style(seen, fresh_labels, fresh_styles) for kind, head in heads.items()
+        kind: head.by_style(activations, fresh_labels, fresh_styles) for kind, head in heads.items()
     }
     numbers["gate, chance"] = {"top1": 1 / len(NOUNS), "top5": 5 / len(NOUNS)}
     numbers["judge, chance"] = {"top1": 1 / len(all_captioned()), "top5": 5 / len(all_captioned())}
     features: dict[str, Tensor] = {}
-    for name, these in {"real pictures of the prompts": real, **pictures}.items():
-        n, seen = len(these), network.of(list(these))
-        features[name] = seen
+    for name, images in {"real pictures of the prompts": real, **pictures}.items():
+        n, activations = len(images), network.of(list(images))
+        features[name] = activations
         numbers[name] = {
             "pictures": n,
             "gate": {
-                kind: head.by_style(seen, labels[:n], styles[:n]) for kind, head in heads.items()
+                kind: head.by_style(activations, labels[:n], styles[:n])
+                for kind, head in heads.items()
             },
-            "judge": judged(these, texts[:n]),
-            "edges on the grid, pixel art": edge_share(these[pixel[:n]]),
-            "edges on the grid, others": edge_share(these[~pixel[:n]]),
+            "judge": judged(images, texts[:n]),
+            "edges on the grid, pixel art": edge_share(images[pixel[:n]]),
+            "edges on the grid, others": edge_share(images[~pixel[:n]]),
         }
     for name in list(SETTINGS)[1:]:
         pairs = zip(pictures[name], pictures["30 steps"], strict=False)

@@ -61,10 +61,10 @@ class MobileNet:
         return F.batch_norm(x, mean, variance, gamma, beta, eps=layer["config"]["epsilon"])
 
     def features(self, x: Tensor) -> Tensor:
-        done: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         for layer in self.layers:
             inputs = (
-                [done[node[0]] for node in layer["inbound_nodes"][0]]
+                [outputs[node[0]] for node in layer["inbound_nodes"][0]]
                 if layer["inbound_nodes"]
                 else [x]
             )
@@ -88,7 +88,7 @@ class MobileNet:
                     raise ValueError(
                         f"Layer {layer['name']} is a {other}, which is not understood here."
                     )
-            done[layer["name"]] = y
+            outputs[layer["name"]] = y
         raise ValueError("The network has no average pool.")
 
     @torch.inference_mode()

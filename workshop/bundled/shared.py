@@ -58,13 +58,13 @@ def orthogonal(g: Tensor) -> Tensor:
 def optimizers(modules: list[nn.Module], lr: float) -> list[torch.optim.Optimizer]:
     """Muon for matrices and convolutions, Adam for embeddings, norms and biases."""
     matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for module in modules:
         for name, p in module.named_parameters():
             if p.requires_grad:
                 is_matrix = p.ndim >= 2 and "embedding.weight" not in name and min(p.shape[:2]) > 4
-                (matrices if is_matrix else rest).append(p)
-    return [Muon(matrices, lr, decay=0.01), torch.optim.Adam(rest, lr, betas=(0.9, 0.98))]
+                (matrices if is_matrix else vectors).append(p)
+    return [Muon(matrices, lr, decay=0.01), torch.optim.Adam(vectors, lr, betas=(0.9, 0.98))]
 
 
 class Average:
@@ -133,7 +133,7 @@ class Exchange:
     def help(self, gradient: Gradient) -> None:
         """The helper's whole life; it ends when the main process says so or has been replaced."""
         while self.flags[1] == 0:
-            taken = float(self.flags[2])
+            version = float(self.flags[2])
             with torch.no_grad():
                 for p, piece in self.pieces(self.weights):
                     p.copy_(piece)
@@ -144,17 +144,16 @@ class Exchange:
             with torch.no_grad():
                 for p, piece in self.pieces(self.gradients):
                     piece.zero_() if p.grad is None else piece.copy_(p.grad)
-            self.flags[3] = taken
+            self.flags[3] = version
             self.flags[0] = 1
 
     def finish(self) -> None:
         self.flags[1] = 1
 
 
-def rate(done: float, warm: float = 0.01, hold: float = 0.5) -> float:
-    """Linear warm-up, then level, then linear to zero. `done` is the share of the time that has
-    passed."""
-    return min(1.0, done / warm + 0.02, max(0.0, (1 - done) / (1 - hold)))
+def rate(progress: float, warm: float = 0.01, hold: float = 0.5) -> float:
+    """Linear warm-up, then level, then linear to zero, over `progress` from 0 to 1."""
+    return min(1.0, progress / warm + 0.02, max(0.0, (1 - progress) / (1 - hold)))
 
 
 def log(path: Path, **row: float) -> None:

@@ -90,16 +90,16 @@ def main() -> None:
     held_out = drawn(args.data, 1, 6)[:, 0]
     towers = Towers(len(tokenizer)).to(memory_format=torch.channels_last)
     stepper = torch.optim.AdamW(towers.parameters(), 2e-3, weight_decay=0.02)
-    begun, shown, step, losses = time.process_time(), time.time(), 0, []
-    while (done := (time.process_time() - begun) / (60 * args.minutes)) < 1:
-        stepper.param_groups[0]["lr"] = 2e-3 * rate(done, warm=0.05, hold=0.3)
+    begun, logged_at, step, losses = time.process_time(), time.time(), 0, []
+    while (progress := (time.process_time() - begun) / (60 * args.minutes)) < 1:
+        stepper.param_groups[0]["lr"] = 2e-3 * rate(progress, warm=0.05, hold=0.3)
         chosen = torch.from_numpy(rng.permutation(len(items))[: args.batch])
         variant = torch.from_numpy(rng.integers(pictures.shape[1], size=args.batch))
         x = spoilt(pictures[chosen, variant].float() / 127.5 - 1, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            seen = towers.picture_features(x)
-            said = towers.text_features(*ids[int(rng.random() < 0.3)])
-            logits = towers.temperature.exp() * seen @ said.T
+            picture_features = towers.picture_features(x)
+            text_features = towers.text_features(*ids[int(rng.random() < 0.3)])
+            logits = towers.temperature.exp() * picture_features @ text_features.T
         own = logits[:, chosen]
         loss = F.cross_entropy(logits.float(), chosen) + 0.3 * F.cross_entropy(
             own.T.float(), torch.arange(args.batch)
@@ -109,18 +109,18 @@ def main() -> None:
         stepper.step()
         step += 1
         losses.append(float(loss.detach()))
-        if time.time() - shown > 30:
+        if time.time() - logged_at > 30:
             with torch.inference_mode():
-                found = retrieval(towers, held_out, towers.text_features(*ids[0]))
-            print(f"{done:5.1%} step {step} loss {np.mean(losses):.3f} {found}", flush=True)
+                recall = retrieval(towers, held_out, towers.text_features(*ids[0]))
+            print(f"{progress:5.1%} step {step} loss {np.mean(losses):.3f} {recall}", flush=True)
             log(
                 args.runs / "judge.jsonl",
-                done=done,
+                done=progress,
                 step=step,
                 loss=float(np.mean(losses)),
-                **found,
+                **recall,
             )
-            shown, losses = time.time(), []
+            logged_at, losses = time.time(), []
     save(towers.state_dict(), args.runs / "judge.pt")
     with torch.inference_mode():
         print(retrieval(towers, held_out, towers.text_features(*ids[0])))

@@ -27,32 +27,34 @@ def main() -> None:
     teacher = whitened_vae(args.runs).to(memory_format=torch.channels_last).requires_grad_(False)
     tiny = model.tiny_vae().to(memory_format=torch.channels_last)
     steppers, average = optimizers([tiny], args.lr), Average(tiny, 0.998)
-    begun, shown, step, losses = time.process_time(), time.time(), 0, []
-    while (done := (time.process_time() - begun) / (60 * args.minutes)) < 1:
+    begun, logged_at, step, losses = time.process_time(), time.time(), 0, []
+    while (progress := (time.process_time() - begun) / (60 * args.minutes)) < 1:
         x = pictures.batch(args.batch)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 z = teacher.encode(x).latent_dist.mean
                 y = teacher.decode(z).sample
-            drawn = tiny.decode(z).sample
+            decoded = tiny.decode(z).sample
             guess = tiny.encode(x).latents
         # Half of the target is the teacher, half the picture itself: sharper than either alone.
-        loss = 0.5 * picture_loss(drawn.float(), y.float()) + 0.5 * picture_loss(drawn.float(), x)
+        loss = 0.5 * picture_loss(decoded.float(), y.float()) + 0.5 * picture_loss(
+            decoded.float(), x
+        )
         loss = loss + F.smooth_l1_loss(guess.float(), z.float())
         for stepper in steppers:
             stepper.zero_grad()
             for group in stepper.param_groups:
-                group["lr"] = args.lr * rate(done, hold=0.4)
+                group["lr"] = args.lr * rate(progress, hold=0.4)
         loss.backward()
         for stepper in steppers:
             stepper.step()
         average.update(tiny)
         step += 1
         losses.append(float(loss.detach()))
-        if time.time() - shown > 30:
-            print(f"{done:5.1%} step {step} loss {np.mean(losses):.4f}", flush=True)
-            log(args.runs / "tiny_vae.jsonl", done=done, step=step, loss=float(np.mean(losses)))
-            shown, losses = time.time(), []
+        if time.time() - logged_at > 30:
+            print(f"{progress:5.1%} step {step} loss {np.mean(losses):.4f}", flush=True)
+            log(args.runs / "tiny_vae.jsonl", done=progress, step=step, loss=float(np.mean(losses)))
+            logged_at, losses = time.time(), []
     save(average.weights, args.runs / "tiny_vae.pt")
 
 

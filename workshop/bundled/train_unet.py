@@ -65,9 +65,9 @@ class Batches:
         )
         latents = self.centred[chosen, 0]
         if jitter and self.jittered is not None:
-            other = self.jittered[chosen, rng.integers(self.jittered.shape[1], size=size)]
+            jittered = self.jittered[chosen, rng.integers(self.jittered.shape[1], size=size)]
             latents = torch.where(
-                torch.from_numpy(rng.random(size) < jitter)[:, None, None, None], other, latents
+                torch.from_numpy(rng.random(size) < jitter)[:, None, None, None], jittered, latents
             )
         short = torch.from_numpy(rng.random(size) < 0.3)
         ids = torch.where(short[:, None, None], self.ids[1][chosen], self.ids[0][chosen])
@@ -141,23 +141,23 @@ def main() -> None:
         trained.load_state_dict(state["model"])
         average.weights, average.count = state["average"], state["step"]
         begun, step = state["begun"], state["step"]
-        for stepper, kept in zip(steppers, state["optimizers"], strict=True):
-            stepper.load_state_dict(kept)
-    done = 0.0
+        for stepper, optimizer_state in zip(steppers, state["optimizers"], strict=True):
+            stepper.load_state_dict(optimizer_state)
+    progress = 0.0
     exchange = Exchange("unet", list(trained.parameters()), main=not args.helper)
 
     def gradient() -> float:
-        jitter = (args.runs / "jitter-on").exists() if args.helper else done > args.jitter_from
-        drawn = batches.draw(args.batch, args.jitter_share * jitter)
+        jitter = (args.runs / "jitter-on").exists() if args.helper else progress > args.jitter_from
+        batch = batches.draw(args.batch, args.jitter_share * jitter)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = trained.loss(*drawn, batches.rng)
+            loss = trained.loss(*batch, batches.rng)
         loss.backward()
         return float(loss.detach())
 
     if args.helper:
         exchange.help(gradient)
         return
-    shown, kept_at, losses = time.time(), time.time(), []
+    logged_at, saved_at, losses = time.time(), time.time(), []
     (args.runs / "jitter-on").unlink(missing_ok=True)
 
     def keep() -> None:
@@ -178,13 +178,13 @@ def main() -> None:
             return 1 - 0.25 * (last - step) / args.last_steps
         return (time.time() - begun) / (60 * args.minutes)
 
-    while (done := elapsed()) < 1:
-        if done > args.jitter_from:
+    while (progress := elapsed()) < 1:
+        if progress > args.jitter_from:
             (args.runs / "jitter-on").touch()
         for stepper in steppers:
             stepper.zero_grad()
             for group in stepper.param_groups:
-                group["lr"] = args.lr * rate(done)
+                group["lr"] = args.lr * rate(progress)
         losses.append(gradient())
         exchange.receive()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
@@ -193,22 +193,23 @@ def main() -> None:
         average.update(trained)
         exchange.publish()
         step += 1
-        if time.time() - shown > 30:
+        if time.time() - logged_at > 30:
+            loss = float(np.mean(losses))
             print(
-                f"{done:5.1%} step {step} helped {exchange.received} loss {np.mean(losses):.4f}",
+                f"{progress:5.1%} step {step} helped {exchange.received} loss {loss:.4f}",
                 flush=True,
             )
             log(
                 args.runs / "unet.jsonl",
-                done=done,
+                done=progress,
                 step=step,
                 helped=exchange.received,
-                loss=float(np.mean(losses)),
+                loss=loss,
             )
-            shown, losses = time.time(), []
-        if time.time() - kept_at > 60:
+            logged_at, losses = time.time(), []
+        if time.time() - saved_at > 60:
             keep()
-            kept_at = time.time()
+            saved_at = time.time()
     exchange.finish()
     keep()
 

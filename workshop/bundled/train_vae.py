@@ -99,7 +99,7 @@ def main() -> None:
     name = "decoder" if args.decoder else "vae"
     pictures = Pictures(args.data, seed=int(time.time()))
     vae = model.vae().to(memory_format=torch.channels_last)
-    kept = args.runs / "vae.pt"
+    vae_file = args.runs / "vae.pt"
     resumed = args.runs / f"{name}.pt"
     start = 0.0
     if resumed.exists():
@@ -107,7 +107,7 @@ def main() -> None:
         vae.load_state_dict(state["model"])
         start = state["seconds"]
     elif args.decoder:
-        vae.load_state_dict(torch.load(kept)["average"])
+        vae.load_state_dict(torch.load(vae_file)["average"])
     if args.decoder:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
@@ -131,13 +131,13 @@ def main() -> None:
         return
     steppers = optimizers([vae], args.lr)
     average = Average(vae, 0.998)
-    begun, shown, losses = time.process_time() - start, time.time(), []
+    begun, logged_at, losses = time.process_time() - start, time.time(), []
     step = 0
-    while (done := (time.process_time() - begun) / (60 * args.minutes)) < 1:
+    while (progress := (time.process_time() - begun) / (60 * args.minutes)) < 1:
         for stepper in steppers:
             stepper.zero_grad()
             for group in stepper.param_groups:
-                group["lr"] = args.lr * rate(done, hold=0.4)
+                group["lr"] = args.lr * rate(progress, hold=0.4)
         losses.append(gradient())
         exchange.receive()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -146,12 +146,13 @@ def main() -> None:
         average.update(vae)
         exchange.publish()
         step += 1
-        if time.time() - shown > 30:
+        if time.time() - logged_at > 30:
+            loss = float(np.mean(losses))
             print(
-                f"{done:5.1%} step {step} helper {exchange.received} loss {np.mean(losses):.4f}",
+                f"{progress:5.1%} step {step} helper {exchange.received} loss {loss:.4f}",
                 flush=True,
             )
-            log(args.runs / f"{name}.jsonl", done=done, step=step, loss=float(np.mean(losses)))
+            log(args.runs / f"{name}.jsonl", done=progress, step=step, loss=loss)
             save(
                 {
                     "model": vae.state_dict(),
@@ -160,7 +161,7 @@ def main() -> None:
                 },
                 resumed,
             )
-            shown, losses = time.time(), []
+            logged_at, losses = time.time(), []
     exchange.finish()
     save(
         {
