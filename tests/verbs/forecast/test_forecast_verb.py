@@ -263,6 +263,7 @@ def test_the_contract_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
         "kernels",
     }
     assert all(keys <= set(stage) for stage in (*read["stages"], read["total"]))
+    assert read["fixes"]
     assert all({"fix", "ratio", "low", "high"} <= set(fix) for fix in read["fixes"])
 
 
