@@ -36,6 +36,7 @@ def test_the_contract_for_scripts(session: Session) -> None:
     )
     assert "unexplained" in [row["stage"] for row in data["ledger"]]
     assert sum(row["seconds"] for row in data["ledger"]) == pytest.approx(data["wall_seconds"])
+    assert data["findings"]
     assert all(
         {"id", "stage", "seconds", "ceiling", "fix", "message"} <= set(finding)
         for finding in data["findings"]
