@@ -23,7 +23,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-import orjson
+import msgspec
 from PIL import Image
 
 from evidence import write
@@ -32,7 +32,7 @@ from halftime.base.stats import quantile
 from halftime.base.store import write_json
 from halftime.pipeline.device import this_environment
 from halftime.records.captions import Router
-from halftime.verbs.captions.calibrate import Settings, calibrate
+from halftime.verbs.captions.calibrate import CalibrationSettings, calibrate
 from halftime.verbs.captions.log import read_log
 from halftime.verbs.captions.request import choose, warm_up
 from halftime.verbs.gateway.endpoint import Payload
@@ -59,14 +59,16 @@ def body(image: bytes | None) -> bytes:
     if image:
         url = "data:image/jpeg;base64," + base64.b64encode(image).decode()
         content.append({"type": "image_url", "image_url": {"url": url}})
-    return orjson.dumps({"model": "captions", "messages": [{"role": "user", "content": content}]})
+    return msgspec.json.encode(
+        {"model": "captions", "messages": [{"role": "user", "content": content}]}
+    )
 
 
 def decisions(router: Router, data: bytes, turns: int = 2000) -> dict[str, float]:
     times = []
     for _ in range(turns):
         begun = time.perf_counter()
-        choose(router, orjson.loads(data), most_seconds=1)
+        choose(router, msgspec.json.decode(data), most_seconds=1)
         times.append(time.perf_counter() - begun)
     return {name: quantile(times, q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
 
@@ -149,7 +151,8 @@ def routed(url: str) -> list[str]:
 def main() -> None:
     place = this_environment()  # as it is before the work
     router = calibrate(
-        read_log(HERE / "data" / "captions_log.jsonl.gz"), Settings(mode="route", alpha=0.05)
+        read_log(HERE / "data" / "captions_log.jsonl.gz"),
+        CalibrationSettings(mode="route", alpha=0.05),
     ).router
     warm_up()
     cases = {"picture": body(picture()), "text": body(None)}

@@ -40,7 +40,7 @@ from halftime import bundled
 from halftime.base.store import write_json
 from halftime.pipeline.device import this_environment
 from halftime.records.captions import Router
-from halftime.verbs.captions.calibrate import Settings, calibrate
+from halftime.verbs.captions.calibrate import CalibrationSettings, calibrate
 from halftime.verbs.captions.log import read_log
 from halftime.verbs.captions.request import choose
 
@@ -180,7 +180,8 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=HERE.parent / "build" / "gateways")
     options = parser.parse_args()
     router = calibrate(
-        read_log(HERE / "data" / "captions_log.jsonl.gz"), Settings(alpha=0.05, mode="route")
+        read_log(HERE / "data" / "captions_log.jsonl.gz"),
+        CalibrationSettings(alpha=0.05, mode="route"),
     ).router
     asked = requests(router)
     decisions = {name: choose(router, data, most_seconds=5) for name, data in asked.items()}

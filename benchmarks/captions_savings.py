@@ -32,7 +32,7 @@ from halftime.base.store import to_json
 from halftime.pipeline.device import this_environment
 from halftime.records.captions import CaptionsResult
 from halftime.verbs.captions import features, price
-from halftime.verbs.captions.calibrate import Settings, calibrate, scores_of, values_of
+from halftime.verbs.captions.calibrate import CalibrationSettings, calibrate, scores_of, values_of
 from halftime.verbs.captions.learn import split
 from halftime.verbs.captions.log import Log, read_log
 from halftime.verbs.captions.router import decide
@@ -75,7 +75,7 @@ def held_out(log: Log, result: CaptionsResult) -> tuple[int, int, price.Prices, 
     return int(small.sum()), int((small * (1 - prices.acceptable)).sum()), prices, small
 
 
-def repetition(log: Log, seed: int, settings: Settings) -> dict[str, float | bool | str]:
+def repetition(log: Log, seed: int, settings: CalibrationSettings) -> dict[str, float | bool | str]:
     ours, others = split(log.groups, (0.5, 0.5), 1000 + seed)
     result = calibrate(some(log, ours), settings)
     rest = some(log, others)
@@ -105,14 +105,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results" / "captions_savings.json")
     options = parser.parse_args()
     log = read_log(options.log)
-    decision = decision_seconds(calibrate(log, Settings(mode="route")))
+    decision = decision_seconds(calibrate(log, CalibrationSettings(mode="route")))
     out: dict[str, object] = {
         "requests": len(log.rows),
         "decision_cpu_seconds": decision,
         "alphas": {},
     }
     for alpha in (0.02, 0.05):
-        settings = Settings(alpha=alpha, router_cost=decision, router_seconds=decision)
+        settings = CalibrationSettings(alpha=alpha, router_cost=decision, router_seconds=decision)
         whole = calibrate(log, settings)
         rows = [repetition(log, seed, settings) for seed in range(options.repeats)]
         column = {

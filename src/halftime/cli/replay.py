@@ -37,8 +37,7 @@ def command(
 
     REPORT is the HTML page or the JSON that `halftime profile` wrote, here or elsewhere.
     """
-    found = _replay(report, model, device, runs, warmup, output.quiet)
-    emit(found, output)
+    emit(_replay(report, model, device, runs, warmup, output.quiet), output)
 
 
 def _replay(

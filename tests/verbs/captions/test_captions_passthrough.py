@@ -15,9 +15,11 @@ import pytest
 from captions_synthetic import certified, chat, jpeg
 from captions_upstreams import COMPLETION, CUT, FAILED, OK, STREAM, Model, rude, serving
 from halftime.records.captions import Router
+from halftime.verbs.captions import app as captions_app
 from halftime.verbs.captions import features
-from halftime.verbs.captions.asgi import Shell, ShellSettings
+from halftime.verbs.captions.app import application
 from halftime.verbs.captions.compare import common_words, text_of
+from halftime.verbs.captions.passthrough import PassThrough, PassThroughSettings
 from halftime.verbs.captions.upstream import Upstream
 
 WIDTH = len(features.NAMES)
@@ -27,7 +29,7 @@ WIDTH = len(features.NAMES)
 class Setting:
     small: Model
     large: Model
-    shell: Shell
+    passthrough: PassThrough
     url: str
 
     @property
@@ -45,16 +47,16 @@ class Setting:
 def setting(calibrated: Router | None = None, **changes: object) -> Iterator[Setting]:
     small, large = Model("small-model"), Model("large-model")
     with serving(small) as small_url, serving(large) as large_url:
-        shell = Shell(
-            ShellSettings(
+        app = application(
+            PassThroughSettings(
                 calibrated or certified(),
                 Upstream("small-model", small_url, "small-key", price=0.1),
                 Upstream("large-model", large_url, "", price=1.0, price_in=1000.0),
                 **{"shadow": 0.0, "most_seconds": 5.0, **changes},  # type: ignore[arg-type]
             )
         )
-        with serving(shell) as url:
-            yield Setting(small, large, shell, url)
+        with serving(app) as url:
+            yield Setting(small, large, app.state.passthrough, url)
 
 
 def test_the_openai_client_reaches_the_right_model() -> None:
@@ -105,6 +107,28 @@ def test_other_models_and_other_paths_go_through_as_they_came() -> None:
         assert "x-halftime-route" not in answer.headers
         assert httpx2.post(f"{s.url}/embeddings", content=b"{}").content == s.large.completion()
         assert s.large.requests[0]["model"] == "something-else"
+        assert answer.headers.get_list("x-request-id") == ["upstream-1"]
+
+
+def test_its_own_pages_are_read_only_and_bodies_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(captions_app, "MOST_BODY", 100)
+    with setting() as s:
+        root = s.url.removesuffix("/v1")
+        assert httpx2.get(f"{root}/healthz").json() == {
+            "status": "ok",
+            "certified": True,
+            "mode": "route",
+            "alarms": [],
+        }
+        assert httpx2.post(f"{root}/healthz", content=b"{}").content == s.large.completion()
+        too_large = httpx2.post(f"{s.url}/embeddings", content=b"x" * 101)
+        assert (too_large.status_code, too_large.json()["error"]["type"]) == (
+            413,
+            "invalid_request_error",
+        )
+        assert len(s.large.requests) == 1
 
 
 def test_a_small_model_that_fails_is_replaced_by_the_large_one() -> None:
@@ -115,14 +139,14 @@ def test_a_small_model_that_fails_is_replaced_by_the_large_one() -> None:
         assert answer.headers["x-halftime-reason"] == "failed"
     unreachable = Upstream("small-model", "http://127.0.0.1:9/v1")
     with setting() as s:
-        object.__setattr__(s.shell.settings, "small", unreachable)
+        object.__setattr__(s.passthrough.settings, "small", unreachable)
         assert s.client.chat.completions.create(**chat(jpeg())).model == "large-model"
 
 
 def test_a_large_model_that_is_gone_gives_an_error_in_openais_shape() -> None:
     with setting() as s:
         object.__setattr__(
-            s.shell.settings, "large", Upstream("large-model", "http://127.0.0.1:9/v1")
+            s.passthrough.settings, "large", Upstream("large-model", "http://127.0.0.1:9/v1")
         )
         with pytest.raises(openai.InternalServerError, match="cannot be reached"):
             s.client.chat.completions.create(**chat(None))
@@ -140,7 +164,7 @@ def asks(s: Setting, kind: str) -> httpx2.Response:
 @pytest.mark.parametrize("kind", ["routed", "streamed", "passed"])
 def test_an_upstream_that_reads_and_resets_gives_an_error_in_openais_shape(kind: str) -> None:
     with setting() as s, rude([], []) as (server, url):
-        object.__setattr__(s.shell.settings, "large", Upstream("large-model", url))
+        object.__setattr__(s.passthrough.settings, "large", Upstream("large-model", url))
         answer = asks(s, kind)
         assert (answer.status_code, answer.json()["error"]["type"]) == (502, "server_error")
         assert "large-model cannot be reached" in answer.json()["error"]["message"]
@@ -154,7 +178,7 @@ def test_an_upstream_that_reads_and_resets_gives_an_error_in_openais_shape(kind:
 @pytest.mark.parametrize("first", [OK, FAILED])
 def test_a_request_that_meets_a_stale_connection_is_sent_once_more(kind: str, first: bytes) -> None:
     with setting() as s, rude([first], [OK]) as (server, url):
-        object.__setattr__(s.shell.settings, "large", Upstream("large-model", url))
+        object.__setattr__(s.passthrough.settings, "large", Upstream("large-model", url))
         assert asks(s, kind).status_code == (500 if first == FAILED else 200)
         again = asks(s, kind)
         assert (again.status_code, again.content) == (200, COMPLETION)
@@ -165,7 +189,7 @@ def test_a_request_that_meets_a_stale_connection_is_sent_once_more(kind: str, fi
 
 def test_a_request_is_sent_once_more_and_not_for_ever() -> None:
     with setting() as s, rude([OK], [], []) as (server, url):
-        object.__setattr__(s.shell.settings, "large", Upstream("large-model", url))
+        object.__setattr__(s.passthrough.settings, "large", Upstream("large-model", url))
         asks(s, "passed")
         assert asks(s, "passed").status_code == 502
         assert [number for number, _ in server.requests] == [0, 0, 1]
@@ -181,7 +205,7 @@ def test_an_answer_that_breaks_off_is_cut_and_not_mixed_with_another(
         caplog.at_level(logging.WARNING),
     ):
         name = "small" if picture else "large"
-        object.__setattr__(s.shell.settings, name, Upstream(f"{name}-model", url))
+        object.__setattr__(s.passthrough.settings, name, Upstream(f"{name}-model", url))
         with (
             httpx2.stream(
                 "POST", f"{s.url}/chat/completions", json=chat(picture), timeout=20
@@ -249,11 +273,11 @@ def test_shadowed_answers_are_compared_and_drift_is_seen() -> None:
         for _ in range(30):
             client.chat.completions.create(**chat(jpeg()))
         deadline = time.monotonic() + 10
-        while s.shell.drift.shadowed < 60 and time.monotonic() < deadline:
+        while s.passthrough.drift.shadowed < 60 and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert (s.shell.drift.shadowed, s.shell.drift.unacceptable) == (60, 30)
+        assert (s.passthrough.drift.shadowed, s.passthrough.drift.unacceptable) == (60, 30)
         health = httpx2.get(s.url.removesuffix("/v1") + "/healthz").json()
-        assert "Calibrate anew" in health["alarms"][0]
+        assert "Recalibrate" in health["alarms"][0]
 
 
 def test_words_in_common_and_what_answers_say() -> None:
