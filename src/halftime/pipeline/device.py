@@ -61,6 +61,7 @@ def checked_device(name: str) -> torch.device:
 def this_environment(device: str = "cpu") -> Environment:
     """The environment as it is now. `device` is a torch device that exists."""
     target = torch.device(device)
+    gpu = torch.cuda.get_device_properties(target) if target.type == "cuda" else None
     return Environment(
         system=platform.platform(),
         processor=processor_name(),
@@ -70,21 +71,13 @@ def this_environment(device: str = "cpu") -> Environment:
         memory_bytes=psutil.virtual_memory().total,
         threads=torch.get_num_threads(),
         device=str(target),
-        device_name=_device_name(target),
-        device_memory_bytes=_device_memory(target),
+        device_name=processor_name() if gpu is None else gpu.name,
+        device_memory_bytes=None if gpu is None else gpu.total_memory,
         versions=versions() | _device_versions(target),
         settings={name: os.environ[name] for name in SPEED_VARIABLES if name in os.environ}
         | _torch_settings(target),
         load_average=load_average(),
     )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-
-
-def _device_memory(device: torch.device) -> int | None:
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def _device_versions(device: torch.device) -> dict[str, str]:

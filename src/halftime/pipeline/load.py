@@ -50,7 +50,7 @@ def load(model: str | None, workload: Workload) -> LoadedPipeline:
     pipeline = loaded.pipeline
     if workload.scheduler:
         pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)
-    pipeline.to(device, *([_dtype(workload.dtype)] if workload.dtype else []))
+    pipeline.to(device, *([getattr(torch, workload.dtype)] if workload.dtype else []))
     return loaded
 
 
@@ -89,8 +89,9 @@ def _load_folder(folder: Path) -> DiffusionPipeline:
             return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if "has not been imported" in str(error):
+            sentence = _first_line(error).partition(". ")[0].rstrip(".")
             raise UnknownModel(
-                f"{folder} holds a component of your own: {_first_sentence(error)} Name a "
+                f"{folder} holds a component of your own: {sentence}. Name a "
                 "function instead, as module:function, that imports it and returns the pipeline."
             ) from error
         raise UnknownModel(
@@ -177,16 +178,6 @@ def _importable_from_here() -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _first_sentence(error: BaseException) -> str:
-    return f"{_first_line(error).partition('. ')[0].rstrip('.')}."
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
 
 
 def scheduler_named(name: str, pipeline: DiffusionPipeline) -> object:

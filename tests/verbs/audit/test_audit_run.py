@@ -45,7 +45,7 @@ def line_of(function: Callable[..., object], code: str, count: int) -> tuple[str
     """The file, the one line of `function` that has this code, and how often it shall wait."""
     lines, first = inspect.getsourcelines(function)
     (number,) = [first + index for index, line in enumerate(lines) if code in line]
-    return Path(inspect.getfile(function)).name, number, count
+    return Path(inspect.getfile(inspect.unwrap(function))).name, number, count
 
 
 def test_cogvideox_waits_exactly_where_it_was_published_to() -> None:

@@ -52,7 +52,9 @@ def compute(
         )
         return _by_shape(func, name, args, kwargs) if large else func(*args, **kwargs)
     if name in ("aten::_local_scalar_dense", "aten::equal", "aten::allclose", "aten::is_nonzero"):
-        return _made_up(ghosts[0].dtype) if name == "aten::_local_scalar_dense" else True
+        value_type = ghosts[0].dtype
+        truth = name != "aten::_local_scalar_dense" or value_type == torch.bool
+        return True if truth else 1.0 if value_type.is_floating_point else 1
     if name == "aten::_to_copy" and to_host:
         dtype = kwargs.get("dtype")
         return torch.zeros(
@@ -69,10 +71,6 @@ def _elements(args: Sequence[object]) -> int:
     """Of the tensor that a factory shall make: its size is the first argument."""
     size = args[0] if args else None
     return math.prod(int(extent) for extent in size) if isinstance(size, list | tuple) else 0
-
-
-def _made_up(dtype: torch.dtype) -> bool | int | float:
-    return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
 
 
 def _by_shape(

@@ -104,7 +104,9 @@ class ShadowDevice(pytorch.TorchDispatchMode):
         else:
             out = func(*inner_args, **inner_kwargs)
         if torch.Tag.inplace_view in func.tags and shadows:
-            _change_outer_view(func, args, kwargs)
+            # An in-place view must change the wrapper's own sizes too: on its metadata alone.
+            with pytorch.metadata_only():
+                func(*args, **kwargs)
         on_device = to.type == "cuda" if to is not None else True
         return _wrapped(out, flat, shadows, on_device)
 
@@ -121,14 +123,6 @@ def _check_one_device(name: str, flat: Sequence[object], shadows: Sequence[Shado
             "Expected all tensors to be on the same device, but found at least two devices, "
             f"cuda:0 and cpu! ({name})"
         )
-
-
-def _change_outer_view(
-    func: pytorch.Operation, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> None:
-    """In-place views change the wrapper's own sizes too: run them on its metadata alone."""
-    with pytorch.metadata_only():
-        func(*args, **kwargs)
 
 
 def _wrapped(

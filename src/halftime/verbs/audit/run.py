@@ -57,7 +57,13 @@ def audit_loaded(
     with ShadowDevice(without_values=is_ghost(pipeline)) as device:
         device.sites.recording = False  # moving the weights is not part of the call
         with on_device(pipeline), loop_watched(pipeline, device):
-            arguments = {name: _placed(name, value) for name, value in arguments.items()}
+            # Ready embeddings belong where an encoder or a prior would have left them.
+            arguments = {
+                name: value.to("cuda")
+                if isinstance(value, torch.Tensor) and "embed" in name
+                else value
+                for name, value in arguments.items()
+            }
             device.sites.recording = True
             try:
                 pipeline(**arguments)
@@ -122,11 +128,6 @@ def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
             "what the first step does before scheduler.step: without a progress_bar() the loop "
             "is known from there on"
         )
-
-
-def _placed(name: str, value: object) -> object:
-    """Ready embeddings belong on the device, where an encoder or a prior would have left them."""
-    return value.to("cuda") if isinstance(value, torch.Tensor) and "embed" in name else value
 
 
 @contextmanager

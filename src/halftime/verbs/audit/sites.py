@@ -95,10 +95,12 @@ class Sites:
             (frame for frame in frames if Path(frame.file).name.startswith("pipeline_")), None
         )
         where = f"{pipeline.short}:{pipeline.line}" if pipeline else ""
+        # diffusers names schedulers' files so; it covers what the loop calls beside `step`.
+        in_scheduler_file = Path(inner.file).name.startswith("scheduling_")
         in_loop = self.step is not None
         stage = "denoise" if in_loop else _stage(frames)
         key = SiteKey(
-            kind, inner, where, in_loop, self.in_scheduler or _of_scheduler(inner), stage, operation
+            kind, inner, where, in_loop, self.in_scheduler or in_scheduler_file, stage, operation
         )
         self.counts[key][self.step] += 1
 
@@ -169,11 +171,6 @@ def fix_for(key: SiteKey) -> FixName | None:
         # a wait of the pipeline's own line prevents capture; only its author can take it out
         return None
     return "prompt-cache" if key.stage == "encode_prompt" else None
-
-
-def _of_scheduler(frame: Frame) -> bool:
-    """By its file, as diffusers names them: what the loop calls beside `step`."""
-    return Path(frame.file).name.startswith("scheduling_")
 
 
 def _frames(frame: FrameType | None) -> list[Frame]:

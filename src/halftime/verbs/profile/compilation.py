@@ -110,7 +110,7 @@ def report(
         compile_seconds=sum(metric.entire_frame_compile_time_s or 0.0 for metric in metrics),
         recompiles=_recompiles(metrics),
         graph_breaks=tuple(
-            Recompile(where="", reason=_first_line(reason), count=count)
+            Recompile(where="", reason=next(iter(reason.strip().splitlines()), reason), count=count)
             for reason, count in (after.breaks - before.breaks).most_common()
         ),
         after_warmup=after.graphs - warm.graphs,
@@ -130,7 +130,3 @@ def _recompiles(metrics: Sequence[pytorch.CompilationMetrics]) -> tuple[Recompil
         Recompile(where=where, reason=reason, count=count)
         for (where, reason), count in reasons.most_common()
     )
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), text)

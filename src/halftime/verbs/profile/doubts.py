@@ -38,8 +38,7 @@ def _doubts(
     elif spread(walls) > WIDEST_SPREAD:
         yield (
             f"the runs differ widely (interquartile range {units.share(spread(walls))} of the "
-            "median): "
-            f"run again with --runs {2 * len(walls)} on a quiet machine."
+            f"median): run again with --runs {2 * len(walls)} on a quiet machine."
         )
     if len(walls) >= 2 * FEWEST_RUNS and abs(drift := _drift(walls)) > STEEPEST_DRIFT:
         word = "slower" if drift > 0 else "faster"

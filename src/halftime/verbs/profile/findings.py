@@ -140,8 +140,8 @@ def _first_text_encode(evidence: ProfileEvidence) -> Iterator[Finding]:
             ceiling=ceiling(extra, evidence.first_call_seconds),
             fix="text-warmup",
             message=f"the text encoder's first call costs {units.seconds(first)}, "
-            f"{first / row.seconds:.0f}x its "
-            f"steady state of {units.seconds(row.seconds)} (the ceiling is the first call's)",
+            f"{first / row.seconds:.0f}x its steady state of {units.seconds(row.seconds)} "
+            "(the ceiling is the first call's)",
         )
 
 
@@ -171,8 +171,8 @@ def _glue(evidence: ProfileEvidence) -> Iterator[Finding]:
             bar + glue,
             "progress-bar-off" if bar > glue else "loop-graph",
             f"progress bar ({units.seconds(bar)}) and Python between the components "
-            f"({units.seconds(glue)}) are "
-            f"{units.share((bar + glue) / evidence.wall_seconds)} of this call",
+            f"({units.seconds(glue)}) are {units.share((bar + glue) / evidence.wall_seconds)} "
+            "of this call",
         )
 
 
@@ -185,8 +185,8 @@ def _scheduler(evidence: ProfileEvidence) -> Iterator[Finding]:
             seconds,
             "schedule-table",
             f"{evidence.facts.scheduler} takes {evidence.part_of_call(seconds)}; as a table of "
-            "coefficients a step is "
-            "one multiply-add, and `halftime audit` names where it would make a GPU wait",
+            "coefficients a step is one multiply-add, and `halftime audit` names where it would "
+            "make a GPU wait",
         )
 
 
@@ -212,8 +212,7 @@ def _postprocess(evidence: ProfileEvidence) -> Iterator[Finding]:
             seconds,
             None,
             f"post-processing takes {evidence.part_of_call(seconds)}; ask for output_type='pt' "
-            "or 'np' where no PIL "
-            "picture is needed",
+            "or 'np' where no PIL picture is needed",
         )
 
 
@@ -276,10 +275,8 @@ def _spinning_threads(evidence: ProfileEvidence) -> Iterator[Finding]:
             id="openmp-spins",
             stage="call",
             message=f"the machine has other work (load {evidence.load_average:.1f} on "
-            f"{evidence.cores} cores) "
-            "and OpenMP threads spin while they wait; set OMP_WAIT_POLICY=PASSIVE (2 to 30 "
-            "times faster where "
-            "measured)",
+            f"{evidence.cores} cores) and OpenMP threads spin while they wait; set "
+            "OMP_WAIT_POLICY=PASSIVE (2 to 30 times faster where measured)",
         )
 
 
