@@ -70,7 +70,7 @@ class Memory:
         """
         if self._watch.grew():
             return self._watch.message()
-        seen = self._watch.seen
+        seen = self._watch.readings
         if len(seen) < RUNS:
             return None
         if self._highest_at_first is None:

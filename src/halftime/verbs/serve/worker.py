@@ -106,7 +106,7 @@ class _Worker:
         times = ColdStartTimes(
             loaded_seconds=self.loaded_seconds,
             ready_seconds=time.time() - self.begin.started,
-            artefacts=str(kept.path) if kept is not None and kept.found else None,
+            artefacts=str(kept.path) if kept is not None and kept.fits else None,
         )
         return msgspec.structs.replace(certificate, cold_start=times)
 
