@@ -241,7 +241,7 @@ from pathlib import Path
 import torch
 from torch._dynamo.utils import counters
 from halftime.base.errors import HalftimeWarning
-from halftime.fix.artefacts import kept
+from halftime.fix.artefacts import open_artefacts
 from halftime.fix.compilation import DEFAULTS, compile_with
 
 warnings.simplefilter("error", HalftimeWarning)
@@ -251,7 +251,7 @@ outside = torch.compile(lambda x: x.cos() * 3, dynamic=False)
 x = torch.ones(2, 8)
 with torch.no_grad():
     expected, other = model(x), outside(x) if first else None
-    with kept(Path(sys.argv[1]), {"threads": str(torch.get_num_threads())}) as opened:
+    with open_artefacts(Path(sys.argv[1]), {"threads": str(torch.get_num_threads())}) as opened:
         found = opened.fits
         counters.clear()
         torch.testing.assert_close(compile_with(model.forward, DEFAULTS, x.device)(x), expected)

@@ -12,7 +12,7 @@ import halftime.verbs.profile.run
 from halftime.base.errors import BadFile, BadInput
 from halftime.base.store import read_report, to_json
 from halftime.cli import _run
-from halftime.pipeline.load import Loaded
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Session, Workload
 from halftime.records.recipe import Recipe
 from halftime.records.replay import Replay
@@ -21,7 +21,7 @@ from halftime.report.page import html
 from halftime.report.replay import report_of
 from halftime.report.session import report_of as session_report_of
 from halftime.testing import STORY, FakeClock, FakePipeline
-from halftime.verbs.profile.run import Settings, measure
+from halftime.verbs.profile.run import ProfileSettings, measure
 from halftime.verbs.replay import run as replaying
 
 
@@ -33,8 +33,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 def session(clock: FakeClock, **costs: float) -> Session:
-    loaded = Loaded(FakePipeline(clock, STORY | costs), "mypackage:make", ())
-    return measure(loaded, Workload(steps=4), Settings(runs=3, warmup=0, probes=False))
+    loaded = LoadedPipeline(FakePipeline(clock, STORY | costs), "mypackage:make", ())
+    return measure(loaded, Workload(steps=4), ProfileSettings(runs=3, warmup=0, probes=False))
 
 
 def elsewhere(base: Session, **changes: object) -> Session:

@@ -10,12 +10,13 @@ from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
 from halftime.base.stats import unpaired_ratio
 from halftime.base.store import read_report
-from halftime.pipeline.load import BUNDLED, load
+from halftime.bundled import BUNDLED
+from halftime.pipeline.load import load
 from halftime.records import Session
 from halftime.records.replay import Difference, Replay
 from halftime.verbs.profile.call import quiet_progress_bars
 from halftime.verbs.profile.compare import differences
-from halftime.verbs.profile.run import Settings, measure
+from halftime.verbs.profile.run import ProfileSettings, measure
 
 # The first prefix that fits says what a difference means for the time.
 _MEANINGS = (
@@ -69,7 +70,7 @@ def replay(
     *,
     model: str | None = None,
     device: str | None = None,
-    settings: Settings | None = None,
+    settings: ProfileSettings | None = None,
     progress: Progress = silent,
 ) -> Replay:
     """Run the session's workload again, as often as it was run then.
@@ -82,7 +83,7 @@ def replay(
         workload = msgspec.structs.replace(workload, device=device)
     progress("loading", 0, 1)
     loaded = load(model or model_of(session), workload)
-    settings = settings or Settings(runs=max(1, len(session.runs)))
+    settings = settings or ProfileSettings(runs=max(1, len(session.runs)))
     with quiet_progress_bars(loaded.pipeline):
         return compared(session, measure(loaded, workload, settings, progress=progress))
 

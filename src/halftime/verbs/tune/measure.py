@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from halftime.base.progress import Progress
 from halftime.fix.apply import open_findings
-from halftime.pipeline.load import Loaded
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Session, Workload
 from halftime.records.recipe import Plan
 from halftime.records.tune import SweepPoint, Trial
-from halftime.verbs.profile.run import Settings as ProfileSettings
-from halftime.verbs.profile.run import measure_in_turns
+from halftime.verbs.profile.run import ProfileSettings, measure_in_turns
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.decide import Budget, Choices
 from halftime.verbs.tune.quality import Pictures
@@ -26,7 +25,7 @@ _SWEEP_PROMPTS = 6
 class Measurements:
     """One pipeline on one workload, within a budget; `state` keeps each result."""
 
-    loaded: Loaded
+    loaded: LoadedPipeline
     workload: Workload
     bench: Bench
     state: TuneState
@@ -44,7 +43,7 @@ class Measurements:
     def profiles(self, *plans: Choices) -> list[Session]:
         """A session for each plan, measured in turns."""
         pipelines = [
-            Loaded(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes)
+            LoadedPipeline(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes)
             for plan in plans
         ]
         sessions = measure_in_turns(pipelines, self.workload, _PROFILE, progress=self.progress)

@@ -16,7 +16,7 @@ from halftime.base.stats import median, paired_ratio
 from halftime.fix.apply import architecture
 from halftime.fix.table import FIXES
 from halftime.pipeline.device import device_of, this_environment
-from halftime.pipeline.load import Loaded, load
+from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted
 from halftime.records.recipe import Choice
@@ -108,13 +108,13 @@ def tune(
     if pipeline is None or isinstance(pipeline, str):
         loaded = load(pipeline, workload)
     else:
-        loaded = Loaded(pipeline, type(pipeline).__name__, ())
+        loaded = LoadedPipeline(pipeline, type(pipeline).__name__, ())
     options = Options(Goal(target, speedup), budget, approximate, loss=loss, prompts=prompts)
     return tuned(loaded, workload, options).tuning
 
 
 def tuned(
-    loaded: Loaded,
+    loaded: LoadedPipeline,
     workload: Workload,
     options: Options,
     *,
@@ -155,7 +155,7 @@ class TuningRun:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedPipeline:
         return self.measurements.loaded
 
     @property
