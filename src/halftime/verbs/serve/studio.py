@@ -41,7 +41,7 @@ from halftime.verbs.serve.stepping import Watch, watched
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin
 
-    from halftime.fix.artefacts import Kept
+    from halftime.fix.artefacts import OpenArtefacts
 
 OTHER = "other"  # of a call: what no stage took
 # a fix that runs all steps in one go: nothing can be seen or ended in between
@@ -76,7 +76,7 @@ class Studio:
     template: SchedulerMixin
     tiny: AutoencoderTiny | None
     fixes: tuple[str, ...]
-    artefacts: Kept | None
+    artefacts: OpenArtefacts | None
     recipe_hash: str | None
     default_guidance: float | None
     recorder: Recorder
@@ -222,7 +222,7 @@ def open_studio(settings: EngineSettings) -> Studio:
 
 def _fix(
     pipeline: DiffusionPipeline, settings: EngineSettings, stack: ExitStack
-) -> tuple[tuple[str, ...], Kept | None]:
+) -> tuple[tuple[str, ...], OpenArtefacts | None]:
     """Put the recipe on; the names of its fixes, and the file of compiled code where one is
     kept."""
     if settings.recipe is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from halftime.base.errors import HalftimeError
-from halftime.fix.apply import Chosen, choose, conflict
+from halftime.fix.apply import ChosenFix, choose, conflict
 from halftime.fix.table import FIXES
 from halftime.pipeline.device import device_of
 from halftime.records import Json
@@ -96,9 +96,9 @@ def clash(left: Choice, right: Choice) -> str | None:
     return conflict(_complete(left), _complete(right))
 
 
-def _complete(choice: Choice) -> Chosen:
+def _complete(choice: Choice) -> ChosenFix:
     fix = FIXES[choice.name]
-    return Chosen(fix, dict(fix.with_defaults(choice.settings)))
+    return ChosenFix(fix, dict(fix.with_defaults(choice.settings)))
 
 
 def conflict_free(plan: Choices) -> bool:
