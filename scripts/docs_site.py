@@ -30,6 +30,7 @@ CONCEPTS = (
     "forecast-band",
     "warm-up-certificate",
     "open-loop",
+    "where-things-go",
 )
 SCHEMAS: dict[str, tuple[type[Record], str]] = {
     "session": (

@@ -10,15 +10,17 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import tomli_w
 
 from halftime.base.errors import BadFile
-from halftime.records import Record
 
-R = TypeVar("R", bound=Record)
+if TYPE_CHECKING:
+    from halftime.records.base import Record
+
+R = TypeVar("R", bound="Record")
 
 
 def check_writable(path: Path | str) -> None:

@@ -12,8 +12,8 @@ import click
 from halftime.base.progress import Progress
 from halftime.base.store import write_bytes, write_json
 from halftime.records import Record
-from halftime.report.drawn import drawn
 from halftime.report.model import Report
+from halftime.report.registry import report_of
 
 """What is being done, how much of it is done, of how much."""
 
@@ -57,17 +57,17 @@ class Output(NamedTuple):
         return tuple(file for file in (self.html_file, self.markdown_file, self.json_file) if file)
 
 
-def emit(record: Record, output: Output, report_of: Callable[[], Report] | None = None) -> None:
+def emit(record: Record, output: Output, draw: Callable[[], Report] | None = None) -> None:
     """Write what was asked for; the report is drawn only where something needs it.
 
-    `report_of` makes it where it shows more than the record holds, or another view of it.
+    `draw` makes it where it shows more than the record holds, or another view of it.
     """
     if output.json_file:
         write_json(output.json_file, record)
     show = not output.quiet and "-" not in output.files
     if not (show or output.html_file or output.markdown_file):
         return
-    report = drawn(record) if report_of is None else report_of()
+    report = report_of(record) if draw is None else draw()
     if output.html_file:
         from halftime.report.page import html
 

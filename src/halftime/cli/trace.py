@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file")
-@click.argument("other", required=False)
+@click.argument("candidate", metavar="[OTHER]", required=False)
 @click.option(
     "--perfetto",
     metavar="OUT",
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @output_options
 def command(
     file: str,
-    other: str | None,
+    candidate: str | None,
     perfetto: str | None,
     output: Output,
 ) -> None:
@@ -39,13 +39,13 @@ def command(
     from halftime.verbs.trace.run import explain
 
     first = explain(Path(file))
-    second = explain(Path(other)) if other else None
-    shown = second or first
+    second = explain(Path(candidate)) if candidate else None
+    last = second or first
     if perfetto:
         from halftime.verbs.trace.perfetto import annotate
 
-        annotate(Path(other or file), shown, Path(perfetto))
-    emit(shown.session, output, _comparison(first.session, second.session) if second else None)
+        annotate(Path(candidate or file), last, Path(perfetto))
+    emit(last.session, output, _comparison(first.session, second.session) if second else None)
 
 
 def _comparison(base: Session, session: Session) -> Callable[[], Report]:

@@ -136,10 +136,11 @@ def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) 
     from halftime.pipeline.arguments import call_arguments
     from halftime.pipeline.device import checked_device
     from halftime.pipeline.load import load
+    from halftime.upstream.pytorch import ONNX_EXPORTER_LOG
     from halftime.verbs.tune.run import tuned
 
     # The exporter names every operator of a package that is not installed.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    logging.getLogger(ONNX_EXPORTER_LOG).setLevel(logging.ERROR)
     checked_device(workload.device)
     with progress_bar(quiet) as progress:
         progress("loading", 0, 1)

@@ -96,13 +96,7 @@ def command(
     workload = take_workload(workload_values, model)
     both_folders = Path(a).is_dir() and Path(b).is_dir()
     with progress_bar(output.quiet) as progress:
-        if both_folders:
-            baseline, candidate = read_folder(Path(a)), read_folder(Path(b))
-            floors: dict[str, PictureSet] = {}
-        else:
-            baseline, candidate, floors = _sets(
-                a, b, model, workload, count, floor_prompts, progress
-            )
+        baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
         for number, folder in enumerate(floor_folders, 1):
             floors[f"folder {number}"] = read_folder(Path(folder))
         progress("comparing", 0, 1)
@@ -135,9 +129,12 @@ def _sets(
     floor_prompts: int,
     progress: Progress,
 ) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
-    """Both sets, at least one of them drawn here, and the harmless variations of A where it is."""
-    from halftime.pipeline.load import load
+    """Both sets, and the harmless variations of A where it is drawn here."""
     from halftime.verbs.verify.pictures import read_folder
+
+    if Path(a).is_dir() and Path(b).is_dir():
+        return read_folder(Path(a)), read_folder(Path(b)), {}
+    from halftime.pipeline.load import load
     from halftime.verbs.verify.render import floor_sets, prompt_set, render
 
     for source in (a, b):

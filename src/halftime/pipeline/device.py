@@ -21,6 +21,26 @@ from halftime.records.doctor import Device
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import DiffusionPipeline
+
+
+def device_of(pipeline: DiffusionPipeline) -> torch.device:
+    """Where the pipeline computes.
+
+    Under offloading its weights are elsewhere (on the CPU, or on the meta device), and its hooks
+    know where they will be brought; a wrapper without such a property is where its weights are.
+    """
+    import torch
+    from torch import nn
+
+    from halftime.upstream import hugging_face
+
+    device = hugging_face.execution_device(pipeline) or getattr(pipeline, "device", None)
+    if device is not None:
+        return torch.device(device)
+    modules = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    devices = (weight.device for module in modules for weight in module.parameters())
+    return next(devices, torch.device("cpu"))
 
 
 def checked_device(name: str) -> torch.device:

@@ -4,12 +4,14 @@ errs."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
+
+from markupsafe import Markup
 
 from halftime.base import units
-from halftime.records.captions import CaptionsResult, Mistake, Policy
+from halftime.records.captions import CaptionsResult, Policy
 from halftime.report.charts import FAINT, INK, SERIES, figure, svg
 from halftime.report.model import Block, Cell, Column, Html, Report, Section, Table, Text
+from halftime.report.templates import render
 
 
 def report_of(result: CaptionsResult) -> Report:
@@ -126,7 +128,7 @@ def _row(policy: Policy) -> tuple[Cell, ...]:
     )
 
 
-def _curve(result: CaptionsResult) -> str:
+def _curve(result: CaptionsResult) -> Markup:
     large = next(policy for policy in result.policies if policy.name == "always large")
     small = next(policy for policy in result.policies if policy.name == "always small")
     with figure(6.4, 3.2) as drawn:
@@ -202,20 +204,10 @@ def _mistakes(result: CaptionsResult) -> Iterator[Section]:
         return
     columns = (Column("request"), Column("kind"), Column("prompt"), Column("chance", "share"))
     rows = tuple((m.id, m.slice, m.prompt, m.probability) for m in result.mistakes)
-    shown = [m for m in result.mistakes if m.image]
-    pictures = "".join(_figure(mistake) for mistake in shown)
-    blocks: tuple[Block, ...] = (Table(columns, rows), *((Html(pictures),) if shown else ()))
-    yield Section("Where it errs (the surest mistakes)", blocks, console=False)
-
-
-def _figure(mistake: Mistake) -> str:
-    said = f"{mistake.id}: small said “{mistake.small}”, large “{mistake.large}”"
-    return (
-        '<figure style="display:inline-block;margin:0 .6rem .6rem 0"><img '
-        f'src="{mistake.image}" width="96" '
-        f'alt="{escape(mistake.id)}"><figcaption '
-        f'style="max-width:9rem">{escape(said)}</figcaption></figure>'
-    )
+    blocks: list[Block] = [Table(columns, rows)]
+    if with_pictures := [mistake for mistake in result.mistakes if mistake.image]:
+        blocks.append(Html(render("mistakes.html", mistakes=with_pictures)))
+    yield Section("Where it errs (the surest mistakes)", tuple(blocks), console=False)
 
 
 def _steps(result: CaptionsResult) -> Iterator[Block]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from markupsafe import Markup
+
 from halftime.base import units
 from halftime.records import Finding
 from halftime.records.gateway import GRID, Added, Distribution, GatewayResult, Load, Truth
@@ -193,7 +195,7 @@ def _figures(result: GatewayResult) -> Iterator[Block]:
             )
 
 
-def _curves(load: Load) -> str:
+def _curves(load: Load) -> Markup:
     from matplotlib.ticker import LogLocator, NullLocator
 
     with figure(5.6, 2.4) as drawn:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from halftime.records.forecast import Forecast, OperationShare
 from halftime.report.charts import FAINT, INK, PAPER, SERIES, figure, svg
@@ -16,9 +19,10 @@ _MARKS = {"encode_prompt": "s", "denoise": "o", "vae_decode": "D", "postprocess"
 # Kinds that do no arithmetic worth a point stand at the left edge by what memory they move.
 _LEAST_INTENSITY = 0.25  # FLOP a byte
 _SMALLEST_SHARE = 0.002
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
-def roofline(forecast: Forecast) -> str:
+def roofline(forecast: Forecast) -> Markup:
     """An inline SVG: FLOP/s over FLOP per byte, logarithmic, one mark a stage and kind of
     operation."""
     whole = sum(share.seconds for share in forecast.operations) or 1.0
@@ -53,6 +57,9 @@ def roofline(forecast: Forecast) -> str:
             colour = SERIES[stages.index(stage) % len(SERIES)]
             axes.scatter([], [], color=colour, marker=_MARKS.get(stage, "o"), label=stage)
         axes.set(xscale="log", yscale="log", xlim=(left, right))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: _power_of_ten(value))
+            axis.set_minor_formatter(lambda *_: "")
         axes.set(xlabel="FLOP per byte moved", ylabel="FLOP/s")
         axes.set_ylim(min(map(_rate, shown), default=left * bandwidth) / 4, peak * 2.5)
         axes.grid(color=FAINT, linewidth=0.3, alpha=0.5)
@@ -60,6 +67,11 @@ def roofline(forecast: Forecast) -> str:
         _label(axes, shown, whole)
         label = f"Roofline of the {forecast.gpu} with the operations of {forecast.model}"
         return svg(drawn, label)
+
+
+def _power_of_ten(value: float) -> str:
+    """1000.0 -> '10³'; matplotlib's own labels are formulas, which figures do not parse."""
+    return "10" + str(round(math.log10(value))).translate(_SUPERSCRIPT)
 
 
 def _note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float]) -> None:

@@ -20,15 +20,15 @@ from halftime.report.model import (
     Text,
     rows_of,
 )
-from halftime.report.timeline import timeline
+from halftime.report.timeline import SCRIPTS, timeline
 
 
 def report_of(session: Session) -> Report:
     """The whole report of one session."""
-    drawn, scripts = timeline(session)
+    widget = timeline(session)
     sections = [
         Section("Ledger", tuple(_ledger_blocks(session))),
-        *([Section("Timeline of one call", (drawn,), console=False)] if drawn else []),
+        *([Section("Timeline of one call", (widget,), console=False)] if widget else []),
         Section("Findings", (_findings(session),)),
         *_doubts(session),
         *_first_call(session),
@@ -40,7 +40,7 @@ def report_of(session: Session) -> Report:
         title=f"{session.pipeline or 'Trace'}: where {units.seconds(session.wall_seconds)} went",
         summary=_summary(session),
         sections=tuple(sections),
-        scripts=scripts,
+        scripts=SCRIPTS if widget else (),
     )
 
 

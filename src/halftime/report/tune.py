@@ -4,7 +4,8 @@ pictures."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from halftime.base import units
 from halftime.records.recipe import Rung
@@ -12,8 +13,8 @@ from halftime.records.tune import Slide, SweepPoint, Tuning
 from halftime.report import verify as verify_report
 from halftime.report.charts import FAINT, INK, SERIES, figure, svg
 from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Section, Table, Text
-from halftime.report.page import asset
 from halftime.report.session import ledger_table
+from halftime.report.templates import render
 
 
 def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
@@ -28,12 +29,16 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
         *_parts(tuning),
         Section("What was run, where", tuple(_where(tuning)), console=False),
     ]
-    scripts = (asset("slider.js"),) if slides else ()
     title = (
         f"{tuning.recipe.pipeline}: {units.seconds(tuning.baseline_seconds)} to "
         f"{units.seconds(tuning.tuned_seconds)}"
     )
-    return Report(title, _summary(tuning), tuple(sections), scripts)
+    return Report(
+        title,
+        _summary(tuning),
+        tuple(sections),
+        scripts=("slider.js",) if slides else (),
+    )
 
 
 def _summary(tuning: Tuning) -> str:
@@ -149,7 +154,7 @@ def _short(value: object) -> str:
     )
 
 
-def _chart(tried: list[Rung]) -> str:
+def _chart(tried: list[Rung]) -> Markup:
     shown = [(rung, rung.observed) for rung in tried if rung.observed is not None]
     with figure(7.2, 0.7 + 0.32 * max(1, len(shown))) as drawn:
         axes = drawn.add_subplot()
@@ -268,7 +273,7 @@ def _point(point: SweepPoint) -> tuple[Cell, ...]:
     )
 
 
-def _pareto(tuning: Tuning) -> str:
+def _pareto(tuning: Tuning) -> Markup:
     with figure(7.2, 3.4) as drawn:
         axes = drawn.add_subplot()
         for index, solver in enumerate(dict.fromkeys(point.scheduler for point in tuning.sweep)):
@@ -312,27 +317,14 @@ def _pareto(tuning: Tuning) -> str:
 
 def _pictures(slides: Sequence[Slide]) -> Iterator[Section]:
     if slides:
-        figures = "".join(_slide(slide) for slide in slides)
         text = Text(
             "The pairs that are farthest apart first. Drag, or focus one and use the arrow keys."
         )
         yield Section(
             "Look at the pictures",
-            (text, Html(f'<div class="slides">{figures}</div>')),
+            (text, Html(render("slides.html", slides=slides))),
             console=False,
         )
-
-
-def _slide(slide: Slide) -> str:
-    prompt = escape(slide.prompt)
-    return (
-        f'<figure class="slide"><div class="slide-frame" style="--cut:50%">'
-        f'<img src="{slide.baseline}" alt="baseline: {prompt}"><img class="slide-over" '
-        f'src="{slide.candidate}" '
-        f'alt="with the recipe: {prompt}"><input type="range" min="0" max="100" value="50" '
-        f'aria-label="how much of the picture is the baseline&#39;s: {prompt}"></div>'
-        f"<figcaption>{escape(slide.content_class)}: {prompt}</figcaption></figure>"
-    )
 
 
 def _verdict(tuning: Tuning) -> Iterator[Section]:

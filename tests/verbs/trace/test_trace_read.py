@@ -23,22 +23,22 @@ from trace_synthetic import Synthetic, diffusion
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Path:
+def path(tmp_path: Path) -> Path:
     return diffusion(Synthetic(), steps=40).write(tmp_path / "whole.json")
 
 
-def test_a_truncated_file_gives_its_whole_events(whole: Path) -> None:
-    data = whole.read_bytes()
-    whole.write_bytes(data[: int(0.6 * len(data))])
-    cut = read(whole)
+def test_a_truncated_file_gives_its_whole_events(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(0.6 * len(data))])
+    cut = read(path)
     assert 0.4 < len(cut.device) / 890 < 0.8
     assert any("cut off" in note for note in cut.notes)
-    assert halftime.trace(whole).notes == cut.notes
+    assert halftime.trace(path).notes == cut.notes
 
 
-def test_a_damaged_gzip_gives_what_stands_before_the_damage(whole: Path) -> None:
-    packed = bytearray(gzip.compress(whole.read_bytes(), 1))
-    path = whole.with_suffix(".json.gz")
+def test_a_damaged_gzip_gives_what_stands_before_the_damage(path: Path) -> None:
+    packed = bytearray(gzip.compress(path.read_bytes(), 1))
+    path = path.with_suffix(".json.gz")
     path.write_bytes(packed[: int(0.7 * len(packed))])
     assert any("ends too early" in note for note in read(path).notes)
     packed[int(0.8 * len(packed))] ^= 0xFF
@@ -49,9 +49,9 @@ def test_a_damaged_gzip_gives_what_stands_before_the_damage(whole: Path) -> None
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "is no Chrome trace"),
-        (b"hello", "is no Chrome trace"),
-        (b"{}", "is no Chrome trace"),
+        (b"", "is not a Chrome trace"),
+        (b"hello", "is not a Chrome trace"),
+        (b"{}", "is not a Chrome trace"),
         (b'{"traceEvents": []}', "holds no events"),
         (b'{"traceEvents": [{"ph": "M"}]}', "holds no events"),
         (b"\x1f\x8b\x08\x00", "nothing can be read"),

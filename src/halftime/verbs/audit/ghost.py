@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils import _pytree as pytree
 
 from halftime.base.errors import UnknownModel
 from halftime.pipeline.load import Loaded, scheduler_named
 from halftime.records import Workload
+from halftime.upstream import pytorch
 from halftime.verbs.audit.rules import INDEXING
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ META = torch.device("meta")
 
 
 def compute(
-    func: torch._ops.OpOverload,
+    func: pytorch.Operation,
     name: str,
     args: tuple[object, ...],
     kwargs: dict[str, object],
@@ -39,7 +39,7 @@ def compute(
     """Run an operation on unwrapped tensors: for real where all have values and the result is
     small, else by shape."""
     tensors = [
-        value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)
+        value for value in pytorch.tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)
     ]
     ghosts = [tensor for tensor in tensors if tensor.device == META]
     if not ghosts:
@@ -74,7 +74,7 @@ def _made_up(dtype: torch.dtype) -> bool | int | float:
 
 
 def _by_shape(
-    func: torch._ops.OpOverload, name: str, args: tuple[object, ...], kwargs: Mapping[str, object]
+    func: pytorch.Operation, name: str, args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> object:
     def as_ghost(value: object) -> object:
         if (
@@ -85,7 +85,7 @@ def _by_shape(
             return value.to(META)
         return value
 
-    meta_args, meta_kwargs = pytree.tree_map(as_ghost, (args, dict(kwargs)))
+    meta_args, meta_kwargs = pytorch.tree_map(as_ghost, (args, dict(kwargs)))
     if "device" in meta_kwargs:
         meta_kwargs["device"] = META
     meta_kwargs.pop("generator", None)

@@ -14,6 +14,7 @@ from halftime.pipeline.components import pipelines_of
 from halftime.pipeline.load import Loaded, load
 from halftime.records import Workload
 from halftime.records.audit import Audit, Site
+from halftime.upstream import pytorch
 from halftime.verbs.audit.ghost import is_ghost
 from halftime.verbs.audit.home import bring_home
 from halftime.verbs.audit.loop import loop_watched
@@ -57,7 +58,7 @@ def audit_loaded(
     """As `audit`, for a loaded pipeline."""
     pipeline = loaded.pipeline
     arguments = {**call_arguments(pipeline, workload), **(extra or {})}
-    compiled = [name for name, part in pipeline.components.items() if _is_compiled(part)]
+    compiled = [name for name, part in pipeline.components.items() if pytorch.is_compiled(part)]
     with ShadowDevice(without_values=is_ghost(pipeline)) as device:
         device.sites.recording = False  # moving the weights is not part of the call
         with on_device(pipeline), loop_watched(pipeline, device):
@@ -126,16 +127,6 @@ def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
         )
 
 
-def _is_compiled(component: object) -> bool:
-    if not isinstance(component, torch.nn.Module):
-        return False
-    return any(
-        type(module).__name__ == "OptimizedModule"
-        or getattr(module, "_compiled_call_impl", None) is not None
-        for module in component.modules()
-    )
-
-
 def _placed(name: str, value: object) -> object:
     """Ready embeddings belong on the device, where the encoder or the prior that made them would
     have left them."""
@@ -156,7 +147,8 @@ def on_device(pipeline: DiffusionPipeline) -> Iterator[None]:
         if isinstance(component, torch.nn.Module)
         for module in component.modules()
     ]
-    before = [(module, dict(module._parameters), dict(module._buffers)) for module in modules]
+    tables = [table for module in modules for table in pytorch.tensor_tables(module)]
+    before = [dict(table) for table in tables]
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     # new parameters instead of changed ones
     torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -165,7 +157,6 @@ def on_device(pipeline: DiffusionPipeline) -> Iterator[None]:
         yield
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
-        for module, parameters, buffers in before:
-            module._parameters.update(parameters)
-            module._buffers.update(buffers)
+        for table, tensors in zip(tables, before, strict=True):
+            table.update(tensors)
         bring_home(*pipelines_of(pipeline), *pipeline.components.values())

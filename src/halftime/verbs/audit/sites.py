@@ -14,6 +14,8 @@ import torch
 
 from halftime.base import source
 from halftime.records.audit import Site
+from halftime.records.fixes import FixName
+from halftime.upstream import hugging_face
 from halftime.verbs.audit.rules import DIRECTIONS
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -34,7 +36,7 @@ _STAGES_BY_FILE = (
 )
 _STAGES_BY_FUNCTION = {
     "encode_prompt": "encode_prompt",
-    "_encode_prompt": "encode_prompt",
+    hugging_face.OLD_ENCODE_PROMPT: "encode_prompt",
     "encode_image": "encode_image",
     "prepare_latents": "prepare",
     "retrieve_timesteps": "prepare",
@@ -162,7 +164,7 @@ class Sites:
         )
 
 
-def fix_for(key: Key) -> str | None:
+def fix_for(key: Key) -> FixName | None:
     """The fix that removes a wait, by where it is."""
     if key.in_scheduler:
         begins = key.frame.function == "index_for_timestep"

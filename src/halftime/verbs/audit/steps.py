@@ -11,6 +11,7 @@ from functools import wraps
 
 import torch
 
+from halftime.pipeline.change import patched
 from halftime.records import Finding
 from halftime.verbs.audit.sites import Frame, Sites, innermost
 from halftime.verbs.audit.tensor import ShadowTensor
@@ -62,11 +63,8 @@ class Steps:
                 depth -= 1
             yield from found
 
-        torch.nn.Module.named_modules = named_modules  # type: ignore[method-assign, assignment]
-        try:
+        with patched(torch.nn.Module, "named_modules", named_modules):
             yield
-        finally:
-            torch.nn.Module.named_modules = original  # type: ignore[method-assign]
 
     def observe(
         self, step: int, name: str, flat: Sequence[object], kwargs: dict[str, object]

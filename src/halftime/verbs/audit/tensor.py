@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from halftime.upstream import pytorch
 from halftime.verbs.audit.sites import Sites, innermost
 
 CUDA = torch.device("cuda", 0)
@@ -20,7 +21,7 @@ class Device(Protocol):
     sites: Sites
 
     def run(
-        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, func: pytorch.Operation, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object: ...
 
 
@@ -37,27 +38,17 @@ class ShadowTensor(torch.Tensor):
         # accelerate calls type(parameter)(value, requires_grad=...): hence the keywords, which an
         # audit does not need
         inner = value.on_host if isinstance(value, ShadowTensor) else value
-        made: ShadowTensor = torch.Tensor._make_wrapper_subclass(
-            cls,
-            inner.size(),
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            layout=inner.layout,
-            device=CUDA,
-            requires_grad=False,
-        )
-        return made
+        return pytorch.wrapper_tensor(cls, inner, CUDA)
 
     def __init__(self, value: torch.Tensor, **kwargs: object) -> None:
         self.on_host = value.on_host if isinstance(value, ShadowTensor) else value
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = pytorch.no_torch_function  # type: ignore[assignment]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls,
-        func: torch._ops.OpOverload,
+        func: pytorch.Operation,
         types: Sequence[type],
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,

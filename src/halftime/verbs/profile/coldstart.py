@@ -86,8 +86,9 @@ def run(task: Task) -> Answer:
 
     imported = time.perf_counter()
     from halftime.base.ledger import ledger
+    from halftime.pipeline.device import device_of
     from halftime.pipeline.load import load
-    from halftime.verbs.profile.call import device_of, quiet_progress_bars, timed_call
+    from halftime.verbs.profile.call import quiet_progress_bars, timed_call
     from halftime.verbs.profile.clock import clock_for
 
     pipeline = load(task.model, task.workload).pipeline

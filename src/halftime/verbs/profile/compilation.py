@@ -4,18 +4,18 @@ words."""
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from halftime.pipeline.components import components_of
 from halftime.records import CompileReport, Recompile
-from halftime.verbs.profile.instrument import components_within
+from halftime.upstream import pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from torch._dynamo.utils import CompilationMetrics
 
 # dynamo's reason -> what a user can act on; the first that matches counts. Source:
 # torch/_dynamo/guards.py (2.13).
@@ -77,10 +77,7 @@ class Seen:
 def look() -> Seen:
     """The counters as they are now; zero where dynamo was never loaded."""
     now = time.time() * 1e6
-    if "torch._dynamo.utils" not in sys.modules:
-        return Seen(now, 0, Counter())
-    from torch._dynamo.utils import counters
-
+    counters = pytorch.dynamo_counters()
     return Seen(now, counters["stats"]["unique_graphs"], Counter(counters["graph_break"]))
 
 
@@ -90,16 +87,16 @@ def report(
     """What was compiled from `before` to `after`, and how much of it after the warm-up; None if
     nothing ever was."""
     compiled = tuple(
-        name for name, component in components_within(pipeline).items() if is_compiled(component)
+        name
+        for name, component in components_of(pipeline).items()
+        if pytorch.is_compiled(component)
     )
     if not compiled and after.graphs == before.graphs:
         return None
-    from torch._dynamo.utils import get_compilation_metrics
-
     # dynamo keeps the last 64 compilations; the counters above count all of them.
     metrics = [
         metric
-        for metric in get_compilation_metrics()
+        for metric in pytorch.compilations()
         if (metric.start_time_us or 0) >= before.microseconds
     ]
     return CompileReport(
@@ -115,20 +112,7 @@ def report(
     )
 
 
-def is_compiled(component: object) -> bool:
-    """Whether a module, or one of its submodules, runs through torch.compile."""
-    from torch import nn
-
-    if not isinstance(component, nn.Module):
-        return False
-    return any(
-        type(module).__name__ == "OptimizedModule"
-        or getattr(module, "_compiled_call_impl", None) is not None
-        for module in component.modules()
-    )
-
-
-def _recompiles(metrics: list[CompilationMetrics]) -> tuple[Recompile, ...]:
+def _recompiles(metrics: Sequence[pytorch.CompilationMetrics]) -> tuple[Recompile, ...]:
     found = Counter(
         (
             f"{metric.co_filename}:{metric.co_firstlineno} {metric.co_name}",

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from halftime.base.environment import instructions
+from halftime.pipeline.components import modules_of
+from halftime.pipeline.device import device_of
 from halftime.records.stages import place_of
-from halftime.verbs.profile.call import device_of
-from halftime.verbs.profile.compilation import is_compiled
-from halftime.verbs.profile.instrument import components_within
+from halftime.upstream import pytorch
 
 if TYPE_CHECKING:
     import torch
@@ -47,18 +47,12 @@ class Facts:
 
 def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
     """Look at a pipeline without running it."""
-    from torch import nn
-
     device = device_of(pipeline)
     return Facts(
         pipeline=type(pipeline).__name__,
         device=device.type,
         scheduler=type(getattr(pipeline, "scheduler", None)).__name__,
-        modules=tuple(
-            _module(name, component)
-            for name, component in components_within(pipeline).items()
-            if isinstance(component, nn.Module)
-        ),
+        modules=tuple(_module(name, module) for name, module in modules_of(pipeline).items()),
         fast_bfloat16=_fast_bfloat16(device),
         slow_float16=device.type == "cpu"
         and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
@@ -79,7 +73,7 @@ def _module(name: str, module: torch.nn.Module) -> Module:
         convolutional=len(kernels) >= 4,
         channels_last=bool(kernels)
         and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
-        compiled=is_compiled(module),
+        compiled=pytorch.is_compiled(module),
     )
 
 
@@ -88,4 +82,4 @@ def _fast_bfloat16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return pytorch.has_avx512_bf16() or pytorch.has_amx()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from halftime.base import units
 from halftime.records import CompileReport, Finding, LedgerRow
 from halftime.records.finding import ceiling
+from halftime.records.fixes import FixName
 from halftime.verbs.profile.facts import Facts, Module
 
 # Below these shares of the wall clock a cost is not worth a reader's time.
@@ -48,7 +49,7 @@ class Evidence:
         return row.seconds if row else 0.0
 
     def finding(
-        self, name: str, stage: str, seconds: float, fix: str | None, message: str
+        self, name: str, stage: str, seconds: float, fix: FixName | None, message: str
     ) -> Finding:
         """A finding with its ceiling over the steady call."""
         return Finding(
@@ -94,9 +95,16 @@ def _heavy_component(evidence: Evidence) -> Iterator[Finding]:
 
 class _Way(NamedTuple):
     name: str
-    fix: str
+    fix: FixName
     words: str
     applies: bool
+
+
+# part -> its fixes: dtype, memory layout, compilation
+_COMPONENT_FIXES: dict[str, tuple[FixName, FixName, FixName]] = {
+    "vae": ("vae-dtype", "vae-channels-last", "vae-compile"),
+    "denoiser": ("denoiser-dtype", "denoiser-channels-last", "denoiser-compile"),
+}
 
 
 def _slow_ways(part: str, modules: tuple[Module, ...], facts: Facts) -> tuple[_Way, ...]:
@@ -104,16 +112,17 @@ def _slow_ways(part: str, modules: tuple[Module, ...], facts: Facts) -> tuple[_W
     in_fp16 = facts.slow_float16 and any(module.dtype == "float16" for module in modules)
     channels_first = any(module.convolutional and not module.channels_last for module in modules)
     eager = any(not module.compiled for module in modules)
+    dtype, channels_last, compile_ = _COMPONENT_FIXES[part]
     return (
-        _Way("fp32", f"{part}-dtype", "in fp32 (this device computes faster in bf16)", in_fp32),
+        _Way("fp32", dtype, "in fp32 (this device computes faster in bf16)", in_fp32),
         _Way(
             "fp16",
-            f"{part}-dtype",
+            dtype,
             "in fp16, which this processor emulates (26 times slower than fp32 where measured)",
             in_fp16,
         ),
-        _Way("contiguous", f"{part}-channels-last", "channels-first", channels_first),
-        _Way("eager", f"{part}-compile", "eagerly", eager),
+        _Way("contiguous", channels_last, "channels-first", channels_first),
+        _Way("eager", compile_, "eagerly", eager),
     )
 
 

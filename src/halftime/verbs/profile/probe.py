@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import psutil
 
+from halftime.pipeline.device import device_of
 from halftime.records import MemoryReport, StageMemory, Workload
 from halftime.records.stages import Place
-from halftime.verbs.profile.call import device_of, observed_call
+from halftime.upstream import pytorch
+from halftime.verbs.profile.call import observed_call
 from halftime.verbs.profile.clock import HostClock
 from halftime.verbs.profile.recorder import Recorder
 
@@ -54,7 +56,6 @@ def flops(pipeline: DiffusionPipeline, workload: Workload) -> dict[Place, tuple[
 
 def _cpu_attention() -> dict[object, Callable[..., int]]:
     """The CPU's fused attention, which the registry of torch 2.13 lacks."""
-    import torch
     from torch.utils.flop_counter import sdpa_flop_count
 
     def count(
@@ -62,7 +63,7 @@ def _cpu_attention() -> dict[object, Callable[..., int]]:
     ) -> int:
         return int(sdpa_flop_count(query, key, value))
 
-    return {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: count}
+    return {pytorch.cpu_attention(): count}
 
 
 def _short(workload: Workload) -> Workload:

@@ -13,13 +13,14 @@ from halftime.base.errors import BadInput
 from halftime.base.ledger import STEP, Measured, ledger, steady_wall
 from halftime.base.progress import Progress, notebook_bar, silent
 from halftime.base.version import version
-from halftime.pipeline.device import this_environment
+from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.load import Loaded, load
 from halftime.records import ColdStart, Environment, LedgerRow, Run, Session, Workload
 from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
+from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation, probe
-from halftime.verbs.profile.call import device_of, timed_call
+from halftime.verbs.profile.call import timed_call
 from halftime.verbs.profile.clock import clock_for
 from halftime.verbs.profile.device_probe import probe as device_probe
 from halftime.verbs.profile.device_probe import with_device
@@ -158,7 +159,7 @@ def _session(
         memory=probe.memory(pipeline, workload) if settings.probes else None,
         compilation=report,
         notes=(*loaded.notes, *_other_steps(steady[-1].measured.run, workload.steps)),
-        doubts=doubts(walls, rows, place, traced=_being_traced()),
+        doubts=doubts(walls, rows, place, traced=pytorch.is_tracing()),
     )
 
 
@@ -205,7 +206,7 @@ def _with_probes(
 ) -> tuple[LedgerRow, ...]:
     progress("counting FLOPs", 0, 1)
     # A compiled module hides its operations from the counter, which would call the rest the whole.
-    if not any(compilation.is_compiled(component) for component in pipeline.components.values()):
+    if not any(map(pytorch.is_compiled, pipeline.components.values())):
         rows = with_flops(rows, probe.flops(pipeline, workload))
     if device_of(pipeline).type == "cuda":
         progress("tracing the device", 0, 1)
@@ -240,9 +241,3 @@ def _rated(row: LedgerRow, flops: float) -> LedgerRow:
     return msgspec.structs.replace(
         row, flops=flops, flops_per_second=flops / row.seconds if row.seconds else None
     )
-
-
-def _being_traced() -> bool:
-    import torch
-
-    return bool(torch.autograd.profiler._is_profiler_enabled)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from halftime.base.errors import BadFile
+from halftime.pipeline.device import device_of
 from halftime.records import Workload
 from halftime.records.stages import Place
-from halftime.verbs.profile.call import device_of, observed_call
+from halftime.verbs.profile.call import observed_call
 from halftime.verbs.profile.clock import HostClock
 from halftime.verbs.profile.recorder import Recorder
 

@@ -21,6 +21,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from halftime.upstream import hugging_face
+
 if TYPE_CHECKING:
     import torch
     from diffusers import SchedulerMixin
@@ -100,7 +102,7 @@ def noise_level(scheduler: SchedulerMixin, timestep: object, index: int | None) 
         sigma = float(scheduler.sigmas[min(index, len(scheduler.sigmas) - 1)])
         if _is_flow(scheduler):
             return Noise(1.0 - sigma, sigma)
-        if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+        if hugging_face.scales_by_variance(scheduler):
             signal = (1.0 + sigma**2) ** -0.5
             return Noise(signal, sigma * signal)
         return Noise(1.0, sigma)

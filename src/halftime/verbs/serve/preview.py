@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from halftime.upstream import hugging_face
 from halftime.verbs.serve.messages import Job, Preview
 
 if TYPE_CHECKING:
@@ -37,11 +38,9 @@ class Unpacker:
         """[1, channels, h, w]; None for a layout that is not known."""
         if latents.ndim == 4:
             return latents
-        unpack = getattr(self._pipeline, "_unpack_latents", None)
-        if latents.ndim != 3 or unpack is None:
+        if latents.ndim != 3:
             return None
-        unpacked: torch.Tensor = unpack(latents, height, width, self._pipeline.vae_scale_factor)
-        return unpacked
+        return hugging_face.unpacked_latents(self._pipeline, latents, width, height)
 
 
 def quickened(tiny: AutoencoderTiny) -> AutoencoderTiny:
@@ -53,8 +52,10 @@ def quickened(tiny: AutoencoderTiny) -> AutoencoderTiny:
     """
     import torch
 
+    from halftime.upstream import pytorch
+
     on_cpu = tiny.device.type == "cpu"
-    has_units = on_cpu and torch.cpu._is_avx512_bf16_supported()
+    has_units = on_cpu and pytorch.has_avx512_bf16()
     made: AutoencoderTiny = (
         tiny.to(torch.bfloat16) if has_units and tiny.dtype == torch.float32 else tiny
     )

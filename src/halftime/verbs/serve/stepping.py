@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from halftime.fix.table_scheduler import is_tabled
-from halftime.fix.undo import patched
+from halftime.pipeline.change import patched
 from halftime.verbs.serve.estimate import denoised
 from halftime.verbs.serve.messages import Job
 from halftime.verbs.serve.preview import Previews, preview_steps
@@ -86,14 +86,12 @@ def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch)
     reaches the next. One that a fix put there is not copied: its tables are what makes it fast, and
     its run begins anew at set_timesteps.
     """
-    before = pipeline.scheduler
     scheduler = template if _belongs_to_a_fix(template) else copy.deepcopy(template)
-    pipeline.scheduler = scheduler
-    try:
-        with patched(scheduler, "step", _watching(scheduler, watch)):
-            yield
-    finally:
-        pipeline.scheduler = before
+    with (
+        patched(pipeline, "scheduler", scheduler),
+        patched(scheduler, "step", _watching(scheduler, watch)),
+    ):
+        yield
 
 
 def _belongs_to_a_fix(scheduler: SchedulerMixin) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,11 +20,12 @@ from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
 from halftime.fix.apply import applied, kept_artefacts, read_plan
-from halftime.pipeline.device import this_environment
+from halftime.pipeline.arguments import call_parameters
+from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.load import BUNDLED, Loaded, load
 from halftime.records import Session, Workload
 from halftime.records.serve import Mode
-from halftime.verbs.profile.call import device_of, out_of_memory_explained, tree
+from halftime.verbs.profile.call import out_of_memory_explained, tree
 from halftime.verbs.profile.clock import Clock, clock_for
 from halftime.verbs.profile.instrument import instrumented
 from halftime.verbs.profile.recorder import Recorder
@@ -103,7 +103,7 @@ class Studio:
     def arguments(self, pipeline: DiffusionPipeline, jobs: Sequence[Job]) -> dict[str, object]:
         """The keyword arguments of the call. Raises BadWorkload for what was asked for and cannot
         be handed on."""
-        first, taken = jobs[0], set(inspect.signature(type(pipeline).__call__).parameters)
+        first, parameters = jobs[0], call_parameters(pipeline)
         needed: dict[str, object] = {
             "prompt": [job.prompt for job in jobs],
             "num_inference_steps": first.steps,
@@ -118,13 +118,15 @@ class Studio:
             needed["strength"] = first.strength
         guidance = self.default_guidance if first.guidance is None else first.guidance
         optional = {"guidance_scale": guidance, "width": first.width, "height": first.height}
-        missing = needed.keys() - taken
+        missing = [name for name in needed if not parameters.takes(name)]
         if missing:
             raise BadWorkload(
                 f"{type(pipeline).__name__} takes no {min(missing)}; leave it out of the request."
             )
         return needed | {
-            name: value for name, value in optional.items() if name in taken and value is not None
+            name: value
+            for name, value in optional.items()
+            if value is not None and parameters.takes(name)
         }
 
 
@@ -262,9 +264,5 @@ def _default_guidance(pipeline: DiffusionPipeline, settings: EngineSettings) -> 
         from halftime import bundled
 
         return bundled.GUIDANCE
-    parameter = inspect.signature(type(pipeline).__call__).parameters.get("guidance_scale")
-    return (
-        float(parameter.default)
-        if parameter and isinstance(parameter.default, int | float)
-        else None
-    )
+    guidance = call_parameters(pipeline).default("guidance_scale")
+    return float(guidance) if isinstance(guidance, int | float) else None

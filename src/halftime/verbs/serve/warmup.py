@@ -4,7 +4,6 @@ a whole pass."""
 from __future__ import annotations
 
 import inspect
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,10 +16,10 @@ from PIL import Image
 from halftime.base.errors import HalftimeError
 from halftime.base.progress import Progress
 from halftime.base.version import version
-from halftime.pipeline.arguments import vae_factor
-from halftime.pipeline.device import this_environment
+from halftime.pipeline.arguments import call_parameters, vae_factor
+from halftime.pipeline.device import device_of, this_environment
 from halftime.records.serve import Branch, Certificate, Graphs, Mode, WarmEntry
-from halftime.verbs.profile.call import device_of
+from halftime.upstream import pytorch
 from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.preview import Previews
 from halftime.verbs.serve.stepping import Watch
@@ -89,8 +88,8 @@ def kinds(offered: Offered) -> list[Kind]:
 def offered_by(studio: Studio, settings: EngineSettings) -> Offered:
     """What the settings and the pipeline allow."""
     pipeline = studio.pipeline
-    takes = inspect.signature(type(pipeline).__call__).parameters
-    guided = "guidance_scale" in takes and (studio.default_guidance or 0) > UNGUIDED
+    takes_guidance = call_parameters(pipeline).takes("guidance_scale")
+    guided = takes_guidance and (studio.default_guidance or 0) > UNGUIDED
     sizes = settings.sizes or (own_size(pipeline),)
     _check_sizes(pipeline, sizes)
     return Offered(
@@ -175,11 +174,7 @@ def embedding_shape(pipeline: DiffusionPipeline, prompt: str) -> tuple[int, ...]
     except (TypeError, ValueError, AttributeError):
         return None
     first = next(
-        (
-            leaf
-            for leaf in torch.utils._pytree.tree_leaves(result)
-            if isinstance(leaf, torch.Tensor)
-        ),
+        (leaf for leaf in pytorch.tree_leaves(result) if isinstance(leaf, torch.Tensor)),
         None,
     )
     return None if first is None else tuple(first.shape)
@@ -223,10 +218,7 @@ def _grey(kind: Kind) -> bytes:
 
 def graphs() -> Graphs:
     """Dynamo's counters now."""
-    if "torch._dynamo.utils" not in sys.modules:
-        return Graphs()
-    from torch._dynamo.utils import counters
-
+    counters = pytorch.dynamo_counters()
     stats = counters["stats"]
     return Graphs(
         unique_graphs=stats["unique_graphs"],
@@ -273,7 +265,9 @@ def certify(
     before = graphs()
     offered = offered_by(studio, settings)
     todo = kinds(offered)
-    _allow_graphs(len(todo))
+    # Past its limit (8) dynamo runs eagerly and says so once in a log: what is listed must all fit,
+    # and be seen.
+    pytorch.allow_recompiles(_GRAPHS_PER_KIND * len(todo))
     first = list(_pass(studio, todo, previews, 0, progress))
     after_first = earlier = graphs()
     for number in range(1, MOST_PASSES):
@@ -296,18 +290,6 @@ def certify(
         for kind, one, two in zip(todo, first, second, strict=True)
     )
     return _certificate(studio, offered, entries, number + 1, (before, after_first, now))
-
-
-def _allow_graphs(kinds_of_call: int) -> None:
-    """Past its limit (8) dynamo runs eagerly and says so once in a log: what is listed must all
-    fit, and be seen."""
-    if "torch._dynamo" not in sys.modules:
-        return
-    config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, _GRAPHS_PER_KIND * kinds_of_call)
-    config.accumulated_recompile_limit = max(
-        config.accumulated_recompile_limit, 8 * config.recompile_limit
-    )
 
 
 def _certificate(

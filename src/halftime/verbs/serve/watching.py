@@ -13,6 +13,7 @@ import psutil
 from halftime.base import units
 from halftime.fix.memory_watch import RUNS, MemoryWatch
 from halftime.records.serve import RecompileAfterReady
+from halftime.upstream import pytorch
 from halftime.verbs.profile.compilation import look, plain_words
 
 
@@ -40,11 +41,7 @@ class Dynamo:
 
 
 def _reasons(since: float) -> list[str]:
-    from torch._dynamo.utils import get_compilation_metrics
-
-    metrics = [
-        metric for metric in get_compilation_metrics() if (metric.start_time_us or 0) >= since
-    ]
+    metrics = [metric for metric in pytorch.compilations() if (metric.start_time_us or 0) >= since]
     return [plain_words(metric.recompile_reason) for metric in metrics if metric.recompile_reason]
 
 
@@ -92,7 +89,7 @@ class Memory:
         if compiled:
             import torch
 
-            torch._dynamo.reset()
+            torch.compiler.reset()
         gc.collect()
         _empty_caches()
         self._begin()

@@ -14,8 +14,8 @@ import msgspec
 
 from halftime.base.progress import Progress
 from halftime.fix.apply import applied
-from halftime.fix.base import device_of
 from halftime.pipeline.arguments import call_arguments
+from halftime.pipeline.device import device_of
 from halftime.records import Workload
 from halftime.records.recipe import Choice, Plan
 from halftime.records.tune import Trial

@@ -8,25 +8,18 @@ import msgspec
 
 from halftime.base.errors import HalftimeError
 from halftime.fix.apply import Chosen, choose, conflict
-from halftime.fix.base import device_of
 from halftime.fix.table import FIXES
+from halftime.pipeline.device import device_of
 from halftime.records import Json
 from halftime.records.base import Scalar
-from halftime.records.priors import RUNTIMES, components_of
+from halftime.records.fixes import FIX_ROWS
+from halftime.records.priors import components_of
 from halftime.records.recipe import Choice, Plan, Rung
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Choices = tuple[Choice, ...]
-# Not tried by measuring one call after another, and why.
-LEFT_OUT = {
-    "solver-steps": "chosen by the sweep",
-    "text-warmup": (
-        "changes the first call alone, which a steady measurement cannot see; "
-        "`halftime serve` warms up"
-    ),
-}
 
 
 def candidates(pipeline: DiffusionPipeline, approximate: bool) -> tuple[list[Choice], list[Rung]]:
@@ -47,25 +40,17 @@ def _usable(pipeline: DiffusionPipeline, name: str, approximate: bool) -> tuple[
     fix, device = FIXES[name], device_of(pipeline)
     if fix.level == "approximate" and not approximate:
         return [], "approximate; allow it with --allow approximate"
-    if name in LEFT_OUT:
-        return [], LEFT_OUT[name]
+    if fix.not_tried:
+        return [], fix.not_tried
     reasons = [
-        fix.applies(pipeline, device, fix.with_defaults(settings)) for settings in variants(name)
+        fix.applies(pipeline, device, fix.with_defaults(settings)) for settings in fix.proposals
     ]
     usable = [
-        Choice(name=name, settings=s)
-        for s, why in zip(variants(name), reasons, strict=True)
-        if why is None
+        Choice(name=name, settings=settings)
+        for settings, reason in zip(fix.proposals, reasons, strict=True)
+        if reason is None
     ]
     return usable, f"does not apply: {reasons[0]}"
-
-
-def variants(name: str) -> list[dict[str, Json]]:
-    """The settings of one fix that are worth a trial: a runtime by single components, others as
-    they propose."""
-    if name in RUNTIMES:
-        return [{"components": [part]} for part in RUNTIMES[name]]
-    return [{}, *(dict(settings) for settings in FIXES[name].proposals)]
 
 
 def combine(kept: Choices, added: Choice) -> tuple[Choices, Choices]:
@@ -79,7 +64,7 @@ def combine(kept: Choices, added: Choice) -> tuple[Choices, Choices]:
     gone: list[Choice] = []
     for other in kept:
         if other.name == joined.name:
-            gone += [other] if other.name not in RUNTIMES else []
+            gone += [other] if not FIX_ROWS[other.name].is_runtime else []
             continue
         smaller = _made_room(other, joined)
         plan += [smaller] if smaller is not None else []
@@ -89,7 +74,7 @@ def combine(kept: Choices, added: Choice) -> tuple[Choices, Choices]:
 
 def _joined(kept: Choices, added: Choice) -> Choice:
     same = next((choice for choice in kept if choice.name == added.name), None)
-    if same is None or added.name not in RUNTIMES:
+    if same is None or not FIX_ROWS[added.name].is_runtime:
         return added
     parts: list[Scalar] = [*sorted({*components_of(same.settings), *components_of(added.settings)})]
     return msgspec.structs.replace(added, settings={**same.settings, "components": parts})

@@ -20,9 +20,8 @@ from halftime.base.progress import Progress, silent
 from halftime.base.stats import median, paired_ratio
 from halftime.base.version import version
 from halftime.fix.apply import architecture, open_findings
-from halftime.fix.base import device_of
 from halftime.fix.table import FIXES
-from halftime.pipeline.device import this_environment
+from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.load import Loaded, load
 from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted

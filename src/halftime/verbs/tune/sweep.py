@@ -12,9 +12,9 @@ import msgspec
 from halftime.base.progress import Progress
 from halftime.base.stats import median
 from halftime.fix.apply import applied
-from halftime.fix.base import device_of
 from halftime.fix.scheduling import SOLVERS
 from halftime.fix.table import FIXES
+from halftime.pipeline.device import device_of
 from halftime.records import Json, Workload
 from halftime.records.recipe import Choice, Plan
 from halftime.records.tune import SweepPoint

@@ -1,17 +1,17 @@
-"""Which function draws which record: the one table for the verbs, `halftime show` and the
-notebook."""
+"""Which function draws which record: one table for the verbs, `halftime show` and notebooks."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import cast
 
+from halftime.base.errors import BadInput
 from halftime.records import Record
 from halftime.report.model import Report
 
 # Record -> the function that makes it a Report, both as module:name, so that looking at the table
 # imports neither.
-DRAWN_BY = {
+REPORT_FUNCTIONS = {
     "halftime.records.audit:Audit": "halftime.report.audit:report_of",
     "halftime.records.audit:RulesCheck": "halftime.report.audit:rules_report_of",
     "halftime.records.benchmark:Benchmark": "halftime.report.benchmark:report_of",
@@ -30,20 +30,29 @@ DRAWN_BY = {
 }
 
 
-def drawn(record: object) -> Report:
-    """The Report of a record. Raises KeyError for a type that none draws."""
-    kind = type(record)
-    made: Report = named(DRAWN_BY[f"{kind.__module__}:{kind.__qualname__}"])(record)  # type: ignore[operator]
-    return made
+def report_of(record: object) -> Report:
+    """The Report of a record. Raises BadInput for a type that has none."""
+    record_type = type(record)
+    function = REPORT_FUNCTIONS.get(f"{record_type.__module__}:{record_type.__qualname__}")
+    if function is None:
+        raise BadInput(
+            f"a {record_type.__name__} has no report. These have one: {', '.join(type_names())}."
+        )
+    report: Report = named(function)(record)  # type: ignore[operator]
+    return report
 
 
-def kinds() -> list[type[Record]]:
-    """The types that are drawn."""
-    return [cast("type[Record]", named(kind)) for kind in DRAWN_BY]
+def record_types() -> list[type[Record]]:
+    """The types that have a report."""
+    return [cast("type[Record]", named(path)) for path in REPORT_FUNCTIONS]
+
+
+def type_names() -> list[str]:
+    """Their names, sorted."""
+    return sorted(path.partition(":")[2] for path in REPORT_FUNCTIONS)
 
 
 def named(path: str) -> object:
-    """'module:name' -> what is there."""
+    """The object that 'module:name' names."""
     module, _, name = path.partition(":")
-    found: object = getattr(import_module(module), name)
-    return found
+    return cast(object, getattr(import_module(module), name))
