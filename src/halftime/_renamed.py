@@ -75,7 +75,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
         "progress": ("base.progress", "notebook_bar"),
     },
     "pipeline": {
-        "Loaded": ("pipeline.load", "Loaded"),
+        "Loaded": ("pipeline.load", "LoadedPipeline"),
         "Place": ("records.stages", "Place"),
         "call_arguments": ("pipeline.arguments", "call_arguments"),
         "checked_device": ("pipeline.device", "checked_device"),
@@ -84,6 +84,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
         "place_of": ("records.stages", "place_of"),
         "scheduler_named": ("pipeline.load", "scheduler_named"),
     },
+    "profile.run": {"Settings": ("verbs.profile.run", "ProfileSettings")},
     "verify.floor": {
         "entries": ("verbs.verify.floor", "floor_entries"),
         "sound": ("verbs.verify.floor", "usable_entries"),

@@ -17,8 +17,9 @@ from halftime.base.environment import versions
 from halftime.base.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
 from halftime.base.store import read_bytes, read_toml
 from halftime.fix.artefacts import Kept, kept, made_for
-from halftime.fix.base import Fix, device_of
+from halftime.fix.base import Fix
 from halftime.fix.table import FIXES
+from halftime.pipeline.device import device_of
 from halftime.records import Json, Session
 from halftime.records.fixes import ALWAYS, CONFLICTS, FIX_ROWS
 from halftime.records.recipe import Choice, Plan, Recipe

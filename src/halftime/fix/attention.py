@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from halftime.fix.base import FixCode, Settings, call, denoisers, first_reason, needs_denoiser, text
-from halftime.fix.undo import patched, restored
+from halftime.fix.base import FixCode, Settings, call, first_reason, needs_denoiser, text
+from halftime.fix.undo import restored
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import denoisers
 from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:

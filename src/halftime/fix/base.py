@@ -7,10 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
 from halftime.base.errors import BadInput
-from halftime.pipeline.components import components as components
-from halftime.pipeline.components import denoisers as denoisers
-from halftime.pipeline.components import vae_of as vae_of
-from halftime.pipeline.device import device_of as device_of
+from halftime.pipeline.components import denoisers, vae_of
 from halftime.records import Json, Session
 from halftime.records.finding import ceiling
 from halftime.records.fixes import FixRow

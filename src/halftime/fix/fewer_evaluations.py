@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import FixCode, Settings, denoisers, first_reason, needs_denoiser, number
-from halftime.fix.undo import intercepted, patched, restored
+from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number
+from halftime.fix.undo import restored
+from halftime.pipeline.change import intercepted, patched
+from halftime.pipeline.components import denoisers
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:

@@ -21,21 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from halftime.base.errors import HalftimeWarning
-from halftime.fix.base import (
-    FixCode,
-    Settings,
-    denoisers,
-    device_of,
-    first_reason,
-    needs_denoiser,
-    number,
-    one_of,
-)
+from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number, one_of
 from halftime.fix.memory_watch import MemoryWatch
 from halftime.fix.schedule_table import OUTPUT, SAMPLE, Table
 from halftime.fix.scheduling import not_linear, scheduler_in_place
 from halftime.fix.table_scheduler import draw_noise, tabled, take_table
-from halftime.fix.undo import intercepted, like, patched
+from halftime.fix.undo import like
+from halftime.pipeline.change import intercepted, patched
+from halftime.pipeline.components import denoisers
+from halftime.pipeline.device import device_of
 from halftime.upstream import pytorch
 from halftime.upstream.hugging_face import guides_in_one_batch
 

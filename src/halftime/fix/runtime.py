@@ -13,17 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from halftime.base.extras import install
-from halftime.fix.base import (
-    Settings,
-    chosen_parts,
-    components,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    needs_vae,
-    vae_of,
-)
-from halftime.fix.undo import like, patched
+from halftime.fix.base import Settings, chosen_parts, first_reason, needs_denoiser, needs_vae
+from halftime.fix.undo import like
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import components, denoisers, vae_of
 from halftime.upstream import pytorch
 
 if TYPE_CHECKING:

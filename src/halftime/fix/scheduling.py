@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from halftime.base.errors import DoesNotApply, HalftimeWarning
 from halftime.base.source import short
 from halftime.fix.base import FixCode, Settings, first_reason, number, text
-from halftime.fix.undo import intercepted, like, patched
+from halftime.fix.undo import like
 from halftime.pipeline.arguments import call_parameters
-from halftime.pipeline.change import progress_bars
+from halftime.pipeline.change import intercepted, patched, progress_bars
 from halftime.pipeline.components import pipelines_of
 from halftime.upstream import hugging_face
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from halftime.base.errors import DoesNotApply
-from halftime.fix.base import FixCode, Settings, components, number
-from halftime.fix.undo import patched
+from halftime.fix.base import FixCode, Settings, number
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import components
 from halftime.pipeline.device import device_of
 from halftime.upstream import hugging_face, pytorch
 

@@ -12,8 +12,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from halftime.pipeline.change import intercepted as intercepted
-from halftime.pipeline.change import patched as patched
 from halftime.upstream import pytorch
 
 T = TypeVar("T")

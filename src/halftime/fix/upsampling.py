@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import FixCode, Settings, first_reason, needs_vae, vae_of
+from halftime.fix.base import FixCode, Settings, first_reason, needs_vae
 from halftime.fix.undo import restored
+from halftime.pipeline.components import vae_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -1,5 +1,4 @@
-"""What `forecast` says: stages with their bands and floors, what each fix would bring, and how sure
-that is."""
+"""What `forecast` says: stages with their bands and floors, each fix's savings, how surely."""
 
 from __future__ import annotations
 
@@ -42,14 +41,13 @@ class OperationShare(Record, frozen=True, kw_only=True):
 
 
 class FixForecast(Record, frozen=True, kw_only=True):
-    """What a fix would bring to the whole call: ratio = seconds without / seconds with, with a 90 %
-    band."""
+    """What a fix would save of the whole call: ratio = seconds without / with, with a 90 % band."""
 
     fix: str
     ratio: float
     low: float
     high: float
-    # with every fix above it as well; None where it is no part of the stack
+    # with every fix above it as well; None where it is not part of the stack
     stacked_ratio: float | None = None
     note: str = ""  # what was assumed
 

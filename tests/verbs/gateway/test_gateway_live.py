@@ -109,6 +109,7 @@ def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
     with mock_and_proxy(Behaviour(delay=0.0, chunks=4, gap=0.1)) as (direct, _):
         samples = sent(direct, Payload(stream=True), three)
         log = take_log(direct)
+    assert len(samples) == 3
     for sample in samples:
         assert sample.ok
         assert 2 <= len(sample.chunks) <= 4  # a stalled reader finds several at once
@@ -124,6 +125,7 @@ def test_the_mock_answers_with_the_size_asked_for(size: int) -> None:
     with mock_and_proxy(Behaviour(delay=0.0)) as (direct, through):
         for url in (direct, through):
             samples = sent(url, Payload("image-out", size), three)
+            assert len(samples) == 3
             assert all(size * 4 / 3 <= s.received <= size * 4 / 3 + 200 for s in samples)
 
 
