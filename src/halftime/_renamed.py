@@ -20,6 +20,7 @@ from types import CodeType, ModuleType
 # Old module -> new module, both without 'halftime.'; a module's row counts before its package's.
 MODULES = {
     "arguments": "pipeline.arguments",
+    "captions.asgi": "verbs.captions.app",
     "door": "base.listening",
     "environment": "base.environment",
     "errors": "base.errors",
@@ -56,6 +57,11 @@ VERBS = {
 }
 # Old module -> old name -> new module and new name, where the tables above do not lead there.
 ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
+    "captions.asgi": {
+        "Judge": ("verbs.captions.judge", "AnswerJudge"),
+        "Shell": ("verbs.captions.app", "application"),
+        "ShellSettings": ("verbs.captions.passthrough", "PassThroughSettings"),
+    },
     "captions.calibrate": {"Settings": ("verbs.captions.calibrate", "CalibrationSettings")},
     "environment": {
         "collect": ("pipeline.device", "this_environment"),
