@@ -1,5 +1,4 @@
-"""What `captions` learns (Router), and what it is worth (CaptionsResult). Costs in one currency,
-times in seconds."""
+"""What `captions` learns (Router), and its worth (CaptionsResult). One currency; seconds."""
 
 from __future__ import annotations
 
@@ -11,8 +10,7 @@ Mode = Literal["route", "cascade"]
 
 
 class Answer(Record, frozen=True, kw_only=True):
-    """One model's answer to a logged request: how good it was (0 to 1, or any unit), its price, its
-    latency."""
+    """One model's answer to a logged request: its quality (in any unit), price and latency."""
 
     quality: float
     cost: float
@@ -50,12 +48,11 @@ class Logged(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Router(Record, frozen=True, kw_only=True):
-    """A calibrated router: a logistic model over cheap features and a certified threshold. Plain
-    numbers, no code.
+    """A calibrated router: a logistic model over cheap features and a certified threshold.
 
-    Requests whose probability of being acceptable is at least `threshold` go to the small model;
-    None sends all to the large one. `limit` bounds the mean squared standard score of the features:
-    beyond it a request is unlike what was calibrated.
+    Plain numbers, no code. Requests whose probability of being acceptable is at least `threshold`
+    go to the small model; None sends all to the large one. `limit` bounds the mean squared standard
+    score of the features: beyond it a request is unlike what was calibrated.
     """
 
     schema: Literal[1] = 1
@@ -78,8 +75,7 @@ class Router(Record, frozen=True, kw_only=True):
 
 
 class Step(Record, frozen=True, kw_only=True):
-    """One hypothesis of the fixed sequence: at this threshold, `errors` of `sent` were not
-    acceptable."""
+    """A hypothesis of the fixed sequence: at `threshold`, `errors` of `sent` were bad."""
 
     threshold: float
     sent: int
@@ -89,8 +85,7 @@ class Step(Record, frozen=True, kw_only=True):
 
 
 class Policy(Record, frozen=True, kw_only=True):
-    """A way of choosing the model, on the test split. `low` and `high` bound the savings at 95
-    %."""
+    """A way of choosing the model, on the test split; `low`, `high` bound its savings at 95 %."""
 
     name: str
     small_share: float

@@ -1,5 +1,4 @@
-"""The stages of a call, and which component of a pipeline belongs to which: data that the ledger
-and every verb share."""
+"""The stages of a call, and which component of a pipeline belongs to which."""
 
 from __future__ import annotations
 
