@@ -32,12 +32,12 @@ def trees(draw: st.DrawFn, start: float = 0.0, depth: int = 0) -> tuple[list[Nod
         begin = now + draw(st.floats(0, 1))
         children, inner_end = draw(trees(start=begin, depth=depth + 1))
         now = inner_end + draw(st.floats(0, 1))
-        place = Place(
+        home = Place(
             draw(st.sampled_from(STAGES)), draw(st.sampled_from(["", "denoiser", "scheduler"]))
         )
         nodes.append(
             Node(
-                place,
+                home,
                 draw(st.sampled_from(["unet", "scheduler.step", "x"])),
                 begin,
                 now,
@@ -127,12 +127,12 @@ def test_a_component_called_within_the_loop_keeps_its_own_stage() -> None:
         Node(Place("vae_decode", "vae"), "vae.decode", 2, 3),
         Node(Place("denoise", "scheduler"), "scheduler.step", 3, 4),
     ]
-    found = costs(with_loops(loop, [0.0]))
-    assert found[Place("vae_decode", "vae")] == 1
-    assert sum(seconds for place, seconds in found.items() if place.stage == "denoise") == 3
+    by_place = costs(with_loops(loop, [0.0]))
+    assert by_place[Place("vae_decode", "vae")] == 1
+    assert sum(seconds for (stage, _), seconds in by_place.items() if stage == "denoise") == 3
 
 
-def test_two_loops_are_two_and_what_stands_between_is_neither() -> None:
+def test_two_loops_are_two_and_what_lies_between_is_neither() -> None:
     def step(start: float) -> list[Node]:
         return [
             Node(Place("denoise", "denoiser"), "prior", start, start + 1),

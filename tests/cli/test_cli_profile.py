@@ -85,13 +85,13 @@ def test_against_an_earlier_session(tmp_path: Path, capfd: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["nowhere"], "'nowhere' is no model"),
+        (["nowhere"], "'nowhere' is not a model"),
         ([MODEL, "--steps", "0"], "steps is 0; it must be 1 or more"),
         ([MODEL, "--steps", "-2"], "steps is -2"),
         ([MODEL, "--steps", "many"], "not a valid integer"),
         ([MODEL, "--size", "33"], "width 33 is not divisible by 2"),
         ([MODEL, "--size", "huge"], "'huge' is not a size"),
-        ([MODEL, "--device", "cuda:5"], "device 'cuda:5' does not exist here. Here are: cpu"),
+        ([MODEL, "--device", "cuda:5"], "device 'cuda:5' does not exist here. Available: cpu"),
         ([MODEL, "--dtype", "int3"], "dtype 'int3' is not known"),
         ([MODEL, "--scheduler", "Magic"], "scheduler 'Magic' is not in diffusers"),
         ([MODEL, "--runs", "0"], "runs must be 1 or more"),

@@ -17,21 +17,8 @@ import msgspec
 from halftime.base.stats import median, middle_half, quantile, spread
 from halftime.records import LedgerRow, Run, Span, StepStats
 from halftime.records.session import UNEXPLAINED
-from halftime.records.stages import Place
+from halftime.records.stages import STAGE_ORDER, Place
 
-# Rows in the order in which a call goes; stages that are not listed follow, the costliest first.
-STAGE_ORDER = (
-    "prepare",
-    "encode_prompt",
-    "encode_image",
-    "vae_encode",
-    "before the steps",
-    "denoise",
-    "vae_decode",
-    "postprocess",
-    "after the steps",
-    "offload",
-)
 GLUE = "glue"
 LOOP = Place("denoise", "loop")
 STEP = "scheduler.step"  # the span whose end ends a denoising step
@@ -58,8 +45,8 @@ class Node:
 def with_loops(roots: list[Node], loop_starts: Sequence[float]) -> list[Node]:
     """Put the spans of each denoising loop under a span of its own.
 
-    A loop begins where its progress bar was made, or at the first denoising span where a pipeline
-    makes none, and ends with the last denoising span before the next loop begins.
+    A loop begins where its progress bar was created, or at the first denoising span where there
+    is no bar, and ends with the last denoising span before the next loop begins.
     """
     denoising = [node for node in roots if node.place.stage == LOOP.stage]
     if not denoising:
@@ -90,9 +77,8 @@ def costs(nodes: Iterable[Node]) -> Costs:
         if node.place.part:
             total[node.place] += node.seconds
             continue
-        inner = costs(node.children)
-        for place, seconds in inner.items():
-            total[place] += seconds
+        for (stage, part), seconds in costs(node.children).items():
+            total[Place(stage, part)] += seconds
         total[Place(node.place.stage, GLUE)] += node.seconds - sum(
             child.seconds for child in node.children
         )
@@ -101,12 +87,12 @@ def costs(nodes: Iterable[Node]) -> Costs:
 
 def spans(nodes: Iterable[Node], depth: int = 0, step: int | None = None) -> list[Span]:
     """The tree as flat records, in order; steps are counted by the scheduler's."""
-    found: list[Span] = []
+    records: list[Span] = []
     loop_step = step
     for node in nodes:
         if node.name == LOOP.part and not node.place.part:
             loop_step = 0
-        found.append(
+        records.append(
             Span(
                 stage=node.place.stage,
                 name=node.name,
@@ -118,12 +104,12 @@ def spans(nodes: Iterable[Node], depth: int = 0, step: int | None = None) -> lis
                 host_seconds=node.host_seconds,
             )
         )
-        found += spans(node.children, depth + 1, loop_step)
+        records += spans(node.children, depth + 1, loop_step)
         if node.name == STEP and loop_step is not None:
             loop_step += 1
         if depth == 0:
             loop_step = step
-    return found
+    return records
 
 
 @dataclass(frozen=True)
@@ -135,43 +121,40 @@ class Measured:
 
 
 def measured(nodes: list[Node], wall_seconds: float, load_average: float | None = None) -> Measured:
-    """What one call came to."""
+    """The record of one call, and its costs, from its tree."""
     run = Run(wall_seconds=wall_seconds, spans=tuple(spans(nodes)), load_average=load_average)
     return Measured(run, dict(costs(nodes)))
 
 
 def steady_wall(runs: Sequence[Measured]) -> float:
     """The wall clock that the ledger divides: the mean over the middle half of the runs."""
-    kept = middle_half([each.run.wall_seconds for each in runs])
-    return sum(runs[index].run.wall_seconds for index in kept) / len(kept)
+    middle = middle_half([call.run.wall_seconds for call in runs])
+    return sum(runs[index].run.wall_seconds for index in middle) / len(middle)
 
 
 def ledger(runs: Sequence[Measured], first: Measured | None = None) -> tuple[LedgerRow, ...]:
-    """Rows that add up to `steady_wall(runs)`, the first call beside them. Raises ValueError
-    without runs."""
+    """Rows that add up to `steady_wall(runs)`, with the first call's beside them.
+
+    Stages come in the table's order, stages that it does not list after them, the costliest first.
+    Raises ValueError without runs.
+    """
     if not runs:
         raise ValueError("a ledger needs at least one run")
     wall = steady_wall(runs)
-    kept = [runs[index] for index in middle_half([each.run.wall_seconds for each in runs])]
-    places = {place for each in [*kept, *([first] if first else [])] for place in each.costs}
-    mean = {place: sum(each.costs.get(place, 0.0) for each in kept) / len(kept) for place in places}
-    rows = [
-        _stage_row(
-            stage,
-            {place.part: mean[place] for place in places if place.stage == stage},
-            wall,
-            runs,
-            first,
-        )
-        for stage in {place.stage for place in places}
-    ]
+    middle = [runs[index] for index in middle_half([call.run.wall_seconds for call in runs])]
+    keys = set().union(*(call.costs for call in [*middle, *([first] if first else [])]))
+    parts: dict[str, dict[str, float]] = defaultdict(dict)
+    for stage, part in keys:
+        total = sum(call.costs.get(Place(stage, part), 0.0) for call in middle)
+        parts[stage][part] = total / len(middle)
+    rows = [_stage_row(stage, parts[stage], wall, runs, first) for stage in parts]
     rows.sort(key=_row_order)
     return (*rows, _unexplained(rows, wall, first))
 
 
 def _row_order(row: LedgerRow) -> tuple[int, float]:
-    known = STAGE_ORDER.index(row.stage) if row.stage in STAGE_ORDER else len(STAGE_ORDER)
-    return known, -row.seconds
+    listed = row.stage in STAGE_ORDER
+    return STAGE_ORDER.index(row.stage) if listed else len(STAGE_ORDER), -row.seconds
 
 
 def _stage_row(
@@ -219,15 +202,15 @@ def _first(first: Measured | None, stage: str, part: str | None) -> float | None
         return None
     return sum(
         value
-        for place, value in first.costs.items()
-        if place.stage == stage and part in (None, place.part)
+        for (own_stage, own_part), value in first.costs.items()
+        if own_stage == stage and part in (None, own_part)
     )
 
 
 def _per_step(runs: Sequence[Measured], stage: str, part: str | None) -> StepStats | None:
     if part in UNSTEADY:
         return None
-    steps = [step for each in runs for step in step_seconds(each.run.spans, stage, part)]
+    steps = [step for call in runs for step in step_seconds(call.run.spans, stage, part)]
     if len(steps) < 2:
         return None
     return StepStats(
@@ -239,8 +222,10 @@ def _per_step(runs: Sequence[Measured], stage: str, part: str | None) -> StepSta
 
 
 def step_seconds(run_spans: Sequence[Span], stage: str, part: str | None) -> list[float]:
-    """Duration of each denoising step: of one part, or (None) from the end of one scheduler step to
-    the next."""
+    """Duration of each denoising step: of one part, or of the whole step where that is None.
+
+    A whole step lasts from the end of one scheduler step to the end of the next.
+    """
     if part is not None:
         by_step: dict[tuple[int, int], float] = defaultdict(float)
         loop = -1
@@ -254,7 +239,7 @@ def step_seconds(run_spans: Sequence[Span], stage: str, part: str | None) -> lis
             ):
                 by_step[loop, span.step] += span.seconds
         return list(by_step.values())
-    found: list[float] = []
+    steps: list[float] = []
     begin = 0.0
     for span in run_spans:
         if span.depth == 0:
@@ -262,9 +247,9 @@ def step_seconds(run_spans: Sequence[Span], stage: str, part: str | None) -> lis
         elif (
             span.depth == 1 and span.name == STEP and span.step is not None and span.stage == stage
         ):
-            found.append(span.start + span.seconds - begin)
+            steps.append(span.start + span.seconds - begin)
             begin = span.start + span.seconds
-    return found
+    return steps
 
 
 def _unexplained(rows: Sequence[LedgerRow], wall: float, first: Measured | None) -> LedgerRow:

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 from markupsafe import Markup
 
-# What is being done, how many are done, and of how many.
+# The task, how much of it is finished, and of how much.
 Progress = Callable[[str, int, int], None]
 
 
-def silent(what: str, done: int, total: int) -> None:
+def silent(task: str, finished: int, total: int) -> None:
     """A Progress that says nothing."""
 
 
@@ -29,7 +29,7 @@ def in_a_notebook() -> bool:
 
 @contextmanager
 def notebook_bar() -> Iterator[Progress]:
-    """In a notebook a bar under the cell, gone when done; elsewhere nothing."""
+    """In a notebook a bar under the cell, gone at the end; elsewhere nothing."""
     if not in_a_notebook():
         yield silent
         return
@@ -38,8 +38,8 @@ def notebook_bar() -> Iterator[Progress]:
     bar = Markup('<progress max="{}" value="{}"></progress> {} ({} of {})')  # format() escapes
     handle = display(HTML(""), display_id=True)  # type: ignore[no-untyped-call]
 
-    def show(what: str, done: int, total: int) -> None:
-        markup = bar.format(max(total, 1), done, what, done, total)
+    def show(task: str, finished: int, total: int) -> None:
+        markup = bar.format(max(total, 1), finished, task, finished, total)
         handle.update(HTML(markup))  # type: ignore[no-untyped-call]
 
     try:

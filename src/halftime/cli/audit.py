@@ -14,7 +14,6 @@ import msgspec
 from halftime.base.store import read_json
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit
-from halftime.pipeline.load import load
 from halftime.records.audit import Audit
 from halftime.report.audit import github_annotations
 
@@ -87,6 +86,7 @@ def _audit(model: str | None, geometry: str, workload_values: dict[str, object])
         workload_values.get(name) is not None for name in ("steps", "workload_file")
     )
     with _no_collection():
+        from halftime.pipeline.load import load
         from halftime.verbs.audit.ghost import load_ghost
         from halftime.verbs.audit.run import STEPS, audit_loaded
 

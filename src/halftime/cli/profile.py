@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,12 +20,12 @@ from halftime.cli.options import (
     workload_options,
 )
 from halftime.cli.output import Output, emit, progress_bar
-from halftime.pipeline.arguments import call_arguments
-from halftime.pipeline.device import checked_device
-from halftime.pipeline.load import Loaded, load
 from halftime.records import Session, Workload
 from halftime.report.model import Report
 from halftime.verbs.profile.compare import checked_alike, checked_workload
+
+if TYPE_CHECKING:
+    from halftime.pipeline.load import LoadedPipeline
 
 
 @click.command()
@@ -127,12 +128,15 @@ def _measure(
     recipe: str | None,
     artefacts: str | None,
 ) -> Session:
+    from halftime.pipeline.arguments import call_arguments
+    from halftime.pipeline.device import checked_device
+    from halftime.pipeline.load import load
     from halftime.verbs.profile import coldstart
     from halftime.verbs.profile.call import quiet_progress_bars
-    from halftime.verbs.profile.run import Settings, measure
+    from halftime.verbs.profile.run import ProfileSettings, measure
     from halftime.verbs.profile.traced import trace_call
 
-    settings = Settings(runs, warmup, probes)
+    settings = ProfileSettings(runs, warmup, probes)
     checked_device(workload.device)
     with progress_bar(quiet) as progress:
         progress("loading", 0, 1)
@@ -156,7 +160,7 @@ def _measure(
 
 
 def _fixed(
-    loaded: Loaded, recipe: str | None, artefacts: str | None
+    loaded: LoadedPipeline, recipe: str | None, artefacts: str | None
 ) -> AbstractContextManager[object]:
     """The fixes of a recipe, if there is one."""
     if recipe is None:

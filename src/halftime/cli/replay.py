@@ -32,11 +32,11 @@ def command(
 
     REPORT is the HTML page or the JSON that `halftime profile` wrote, here or elsewhere.
     """
-    from halftime.verbs.profile.run import Settings
+    from halftime.verbs.profile.run import ProfileSettings
     from halftime.verbs.replay.run import read, replay
 
     session = read(report)
-    settings = Settings(len(session.runs) or 1 if runs is None else runs, warmup)
+    settings = ProfileSettings(len(session.runs) or 1 if runs is None else runs, warmup)
     with progress_bar(output.quiet) as progress:
         result = replay(session, model=model, device=device, settings=settings, progress=progress)
     emit(result, output)

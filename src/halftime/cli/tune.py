@@ -13,9 +13,6 @@ from halftime.base.store import write_toml
 from halftime.base.units import parse_seconds
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
-from halftime.pipeline.arguments import call_arguments
-from halftime.pipeline.device import checked_device
-from halftime.pipeline.load import load
 from halftime.records import Workload
 from halftime.records.tune import Tuning
 from halftime.report.model import Report
@@ -137,10 +134,14 @@ def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
 
 
 def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) -> Outcome:
+    from halftime.pipeline.arguments import call_arguments
+    from halftime.pipeline.device import checked_device
+    from halftime.pipeline.load import load
+    from halftime.upstream.pytorch import ONNX_EXPORTER_LOG
     from halftime.verbs.tune.run import tuned
 
     # The exporter names every operator of a package that is not installed.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    logging.getLogger(ONNX_EXPORTER_LOG).setLevel(logging.ERROR)
 
     def say(words: str) -> None:
         """Each decision on a line of standard error, above the progress bar."""

@@ -13,14 +13,13 @@ from halftime.base.progress import Progress
 from halftime.base.store import write_bytes
 from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
-from halftime.pipeline.device import this_environment
-from halftime.pipeline.load import Loaded, load
 from halftime.records import Workload
 from halftime.records.verdict import Verdict
 from halftime.report.model import Report
 from halftime.report.verify import report_of
 
 if TYPE_CHECKING:
+    from halftime.pipeline.load import LoadedPipeline
     from halftime.verbs.verify.pictures import PictureSet
 
 EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
@@ -87,6 +86,7 @@ def command(
     A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the
     pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
+    from halftime.pipeline.device import this_environment
     from halftime.verbs.verify.metrics import require
     from halftime.verbs.verify.pictures import read_folder, write_folder
     from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
@@ -97,13 +97,7 @@ def command(
     workload = take_workload(workload_values, model)
     both_folders = Path(a).is_dir() and Path(b).is_dir()
     with progress_bar(output.quiet) as progress:
-        if both_folders:
-            baseline, candidate = read_folder(Path(a)), read_folder(Path(b))
-            floors: dict[str, PictureSet] = {}
-        else:
-            baseline, candidate, floors = _sets(
-                a, b, model, workload, count, floor_prompts, progress
-            )
+        baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
         for number, folder in enumerate(floor_folders, 1):
             floors[f"folder {number}"] = read_folder(Path(folder))
         progress("comparing", 0, 1)
@@ -138,6 +132,10 @@ def _sets(
 ) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
     """Both sets, at least one of them drawn here, and the harmless variations of A where it is."""
     from halftime.verbs.verify.pictures import read_folder
+
+    if Path(a).is_dir() and Path(b).is_dir():
+        return read_folder(Path(a)), read_folder(Path(b)), {}
+    from halftime.pipeline.load import load
     from halftime.verbs.verify.render import floor_sets, prompt_set, render
 
     for source in (a, b):
@@ -178,7 +176,7 @@ def _refuse_early(source: str) -> None:
     choose(read_plan(Path(source)))
 
 
-def _configured(loaded: Loaded, source: str) -> AbstractContextManager[object]:
+def _configured(loaded: LoadedPipeline, source: str) -> AbstractContextManager[object]:
     if source == BASELINE or Path(source).is_dir():
         return nullcontext()
     from halftime.fix import applied

@@ -17,9 +17,11 @@ from halftime.base.environment import versions
 from halftime.base.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
 from halftime.base.store import read_bytes, read_toml
 from halftime.fix.artefacts import Kept, kept, made_for
-from halftime.fix.base import Fix, device_of
-from halftime.fix.table import ALWAYS, CONFLICTS, FIXES, ORDER
+from halftime.fix.base import Fix
+from halftime.fix.table import FIXES
+from halftime.pipeline.device import device_of
 from halftime.records import Json, Session
+from halftime.records.fixes import ALWAYS, CONFLICTS, FIX_ROWS
 from halftime.records.recipe import Choice, Plan, Recipe
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def choose(plan: Plan | Recipe) -> list[Chosen]:
             raise BadInput(f"there is no fix {name!r}. There are: {', '.join(sorted(FIXES))}.")
         if names.count(name) > 1:
             raise BadInput(f"fix {name!r} is named {names.count(name)} times; name it once.")
-    ordered = sorted(plan.fixes, key=lambda choice: ORDER.index(choice.name))
+    ordered = sorted(plan.fixes, key=lambda choice: list(FIX_ROWS).index(choice.name))
     chosen = [Chosen(FIXES[c.name], dict(FIXES[c.name].with_defaults(c.settings))) for c in ordered]
     for one, other in combinations(chosen, 2):
         reason = conflict(one, other)
@@ -118,7 +120,7 @@ def conflict(one: Chosen, other: Chosen) -> str | None:
 
 def _both_on_denoiser(one: Chosen, other: Chosen) -> bool:
     """A runtime that takes the VAE only is in nobody's way on the denoiser."""
-    runtimes = [each for each in (one, other) if each.fix.name in ("openvino", "onnxruntime")]
+    runtimes = [each for each in (one, other) if each.fix.is_runtime]
     return all("denoiser" in each.fix.parts(each.settings) for each in runtimes)
 
 

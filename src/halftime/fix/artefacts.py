@@ -34,6 +34,7 @@ from halftime.pipeline.device import this_environment
 from halftime.records.artefacts import Manifest
 from halftime.records.base import content_hash
 from halftime.records.recipe import Plan, Recipe
+from halftime.upstream import pytorch
 
 if TYPE_CHECKING:
     import torch
@@ -124,8 +125,6 @@ def kept(path: Path, kind: Mapping[str, str]) -> Iterator[Kept]:
     something was compiled. Raises BadFile for one that is none of ours or is damaged. An error
     inside leaves the file as it was.
     """
-    from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
-
     with tempfile.TemporaryDirectory(
         prefix="halftime-artefacts-", ignore_cleanup_errors=True
     ) as place:
@@ -137,7 +136,7 @@ def kept(path: Path, kind: Mapping[str, str]) -> Iterator[Kept]:
             opened.known = set(_files(folder))
         _open.append(path)
         try:
-            with temporary_cache_dir(str(folder)):
+            with pytorch.inductor_folder(folder):
                 yield opened
         finally:
             _open.remove(path)

@@ -10,18 +10,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    call,
-    ceiling_of,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    of,
-    text,
-)
-from halftime.fix.undo import patched, restored
+from halftime.fix.base import FixCode, Settings, call, first_reason, needs_denoiser, text
+from halftime.fix.undo import restored
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import denoisers
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     import torch
@@ -108,16 +101,12 @@ def _refused(model: nn.Module, name: str) -> str | None:
 
 @contextmanager
 def _processors_restored(model: nn.Module) -> Iterator[None]:
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-
     processors = [getattr(module, "processor", None) for module in model.modules()]
     kept = [(each, dict(vars(each))) for each in processors if each is not None]
-    active = _AttentionBackendRegistry._active_backend
     try:
-        yield
+        with hugging_face.active_attention_backend_restored():
+            yield
     finally:
-        # setting one model's also sets the whole process's
-        _AttentionBackendRegistry._active_backend = active
         for each, attributes in kept:
             vars(each).clear()
             vars(each).update(attributes)
@@ -136,28 +125,5 @@ def _with_backend(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[N
         yield
 
 
-FUSED_QKV = Fix(
-    name="fused-qkv",
-    summary="Query, key and value projections as one matrix product.",
-    level="equivalent",
-    stage="denoise",
-    applies=_fuse_applies,
-    apply=_fused,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    parts=of("denoiser"),
-)
-ATTENTION_BACKEND = Fix(
-    name="attention-backend",
-    summary=(
-        "Another attention kernel: torch's flash, efficient, cudnn or math, or one of "
-        "diffusers' backends."
-    ),
-    level="equivalent",
-    stage="denoise",
-    applies=_backend_applies,
-    apply=_with_backend,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"backend": "flash"},
-    parts=of("denoiser"),
-    proposals=({"backend": "cudnn"},),
-)
+FUSED_QKV = FixCode(_fuse_applies, _fused)
+ATTENTION_BACKEND = FixCode(_backend_applies, _with_backend)

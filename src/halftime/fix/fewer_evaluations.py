@@ -4,7 +4,6 @@ pictures."""
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,17 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    ceiling_of,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    number,
-    of,
-)
-from halftime.fix.undo import intercepted, patched, restored
+from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number
+from halftime.fix.undo import restored
+from halftime.pipeline.change import intercepted, patched
+from halftime.pipeline.components import denoisers
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -45,16 +38,6 @@ class Counter:
         return self.index - 1
 
 
-def guides_in_one_batch(pipeline: DiffusionPipeline) -> bool:
-    """Whether its loop evaluates unconditional and conditional inputs as two halves of one batch,
-    in that order."""
-    try:
-        source = inspect.getsource(type(pipeline).__call__)
-    except (OSError, TypeError):
-        return False
-    return "[latents] * 2" in source and hasattr(type(pipeline), "do_classifier_free_guidance")
-
-
 # ---- guidance-interval
 
 
@@ -65,7 +48,7 @@ def second_half(value: object, batch: int) -> object:
         doubled = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
         return leaf[batch // 2 :] if doubled and isinstance(leaf, Tensor) else leaf
 
-    return torch.utils._pytree.tree_map(half, value)
+    return pytorch.tree_map(half, value)
 
 
 def _batch(args: tuple[object, ...], kwargs: dict[str, object]) -> int:
@@ -76,7 +59,7 @@ def _batch(args: tuple[object, ...], kwargs: dict[str, object]) -> int:
 
 
 def _doubled(value: object) -> object:
-    return torch.utils._pytree.tree_map(
+    return pytorch.tree_map(
         lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf, value
     )
 
@@ -115,7 +98,7 @@ def _guidance_applies(
         if 0 <= start < stop <= 1
         else f"start {start} and stop {stop} must satisfy 0 <= start < stop <= 1",
         None
-        if guides_in_one_batch(pipeline)
+        if hugging_face.guides_in_one_batch(pipeline)
         else "it does not evaluate guidance as two halves of one batch",
         None if len(denoisers(pipeline)) == 1 else "it has two denoisers",
     )
@@ -224,51 +207,8 @@ def _uncachable(model: nn.Module) -> str | None:
         return None if len(model.up_blocks) > 1 else "its UNet has a single resolution"  # type: ignore[arg-type]
     if not hasattr(model, "enable_cache"):
         return "its transformer takes none of diffusers' caches"
-    return _without_block_entry(model)
+    return hugging_face.unknown_to_first_block_cache(model)
 
 
-def _without_block_entry(model: nn.Module) -> str | None:
-    """FirstBlockCache knows blocks by class; an unknown class is refused here and not in the middle
-    of a call."""
-    from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
-    from diffusers.hooks._helpers import TransformerBlockRegistry
-
-    count = 0
-    for name, blocks in model.named_children():
-        if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS and isinstance(blocks, nn.ModuleList):
-            count += len(blocks)
-            try:
-                for block in blocks:
-                    TransformerBlockRegistry.get(type(block))
-            except ValueError:
-                return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
-    return None if count > 1 else "its transformer has no two blocks that FirstBlockCache knows"
-
-
-GUIDANCE_INTERVAL = Fix(
-    name="guidance-interval",
-    summary="Guidance on part of the steps only; the others evaluate half the batch.",
-    level="approximate",
-    stage="denoise",
-    applies=_guidance_applies,
-    apply=_guided_within,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"start": 0.0, "stop": 0.7},
-    parts=of("evaluations"),
-    proposals=({"stop": 0.5},),
-)
-STEP_CACHE = Fix(
-    name="step-cache",
-    summary=(
-        "Reuse deep features between steps: FirstBlockCache for transformers, DeepCache's "
-        "idea for UNets."
-    ),
-    level="approximate",
-    stage="denoise",
-    applies=_cache_applies,
-    apply=_cached,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"every": 2, "threshold": 0.1},
-    parts=of("blocks"),
-    proposals=({"every": 3},),
-)
+GUIDANCE_INTERVAL = FixCode(_guidance_applies, _guided_within)
+STEP_CACHE = FixCode(_cache_applies, _cached)

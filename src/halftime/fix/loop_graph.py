@@ -21,23 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from halftime.base.errors import HalftimeWarning
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    ceiling_of,
-    denoisers,
-    device_of,
-    first_reason,
-    needs_denoiser,
-    number,
-    one_of,
-)
-from halftime.fix.fewer_evaluations import guides_in_one_batch
+from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number, one_of
 from halftime.fix.memory_watch import MemoryWatch
 from halftime.fix.schedule_table import OUTPUT, SAMPLE, Table
 from halftime.fix.scheduling import not_linear, scheduler_in_place
 from halftime.fix.table_scheduler import draw_noise, tabled, take_table
-from halftime.fix.undo import intercepted, like, patched
+from halftime.fix.undo import like
+from halftime.pipeline.change import intercepted, patched
+from halftime.pipeline.components import denoisers
+from halftime.pipeline.device import device_of
+from halftime.upstream import pytorch
+from halftime.upstream.hugging_face import guides_in_one_batch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
@@ -291,15 +285,13 @@ class Takeover:
         return found
 
     def _through_graph(self, loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
-        leaves, spec = torch.utils._pytree.tree_flatten(
-            (sample, noise, loop.guidance, loop.arguments)
-        )
+        leaves, spec = pytorch.tree_flatten((sample, noise, loop.guidance, loop.arguments))
         values = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
         def function(tensors: list[Tensor]) -> Tensor:
             left = iter(tensors)
             filled = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            x, draws, guidance, arguments = torch.utils._pytree.tree_unflatten(filled, spec)
+            x, draws, guidance, arguments = pytorch.tree_unflatten(filled, spec)
             return run_loop(
                 self.guided, replace(loop, guidance=guidance, arguments=arguments), x, draws
             )
@@ -419,22 +411,4 @@ def _backend_reason(device: torch.device, settings: Settings) -> str | None:
     return first_reason(where, missing(), precision_reason(settings))
 
 
-def _parts(settings: Settings) -> frozenset[str]:
-    """With OpenVINO the denoiser's weights are converted too, so what changes them cannot stand
-    beside it."""
-    parts = frozenset({"loop", "scheduler-step", "denoiser-compile"})
-    return parts | {"denoiser"} if settings["backend"] == "openvino" else parts
-
-
-LOOP_GRAPH = Fix(
-    name="loop-graph",
-    summary="The whole denoising loop as one CUDA graph; on the CPU as one step function.",
-    level="equivalent",
-    stage="denoise",
-    applies=_applies,
-    apply=_apply,
-    ceiling=ceiling_of("denoise"),
-    settings={"backend": "inductor", "precision": "bfloat16", "watch_bytes": 256 * 2**20},
-    parts=_parts,
-    proposals=({"backend": "openvino"},),
-)
+LOOP_GRAPH = FixCode(_applies, _apply)

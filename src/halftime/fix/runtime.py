@@ -11,20 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from halftime.base.extras import install
-from halftime.fix.base import (
-    Settings,
-    chosen_parts,
-    components,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    needs_vae,
-    vae_of,
-)
-from halftime.fix.undo import like, patched
+from halftime.fix.base import Settings, chosen_parts, first_reason, needs_denoiser, needs_vae
+from halftime.fix.undo import like
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import components, denoisers, vae_of
+from halftime.upstream import pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -50,8 +43,8 @@ class Flat(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         remaining = iter(tensors)
         leaves = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
-        args, kwargs = pytree.tree_unflatten(leaves, self.spec)  # type: ignore[arg-type]
-        results, self.result_spec = pytree.tree_flatten(self.function(*args, **kwargs))
+        args, kwargs = pytorch.tree_unflatten(leaves, self.spec)
+        results, self.result_spec = pytorch.tree_flatten(self.function(*args, **kwargs))
         self.result_dtypes = [result.dtype for result in results]
         return tuple(results)
 
@@ -70,13 +63,13 @@ class Converted:
         tensors: list[Tensor] = []
         key = signature((args, kwargs), tensors)
         if key not in self.runners:
-            leaves, spec = pytree.tree_flatten((args, kwargs))
+            leaves, spec = pytorch.tree_flatten((args, kwargs))
             flat = Flat(self.owner, self.function, leaves, spec).eval()
             with torch.no_grad():
                 self.runners[key] = flat, self.convert(flat, tuple(tensors))
         flat, run = self.runners[key]
         results = [r.to(dtype) for r, dtype in zip(run(tensors), flat.result_dtypes, strict=True)]
-        return pytree.tree_unflatten(results, flat.result_spec)  # type: ignore[arg-type]
+        return pytorch.tree_unflatten(results, flat.result_spec)
 
 
 def signature(value: object, tensors: list[Tensor]) -> object:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 
 from halftime.base.errors import DoesNotApply, HalftimeWarning
 from halftime.base.source import short
-from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, number, of, text
-from halftime.fix.undo import intercepted, like, patched
+from halftime.fix.base import FixCode, Settings, first_reason, number, text
+from halftime.fix.undo import like
+from halftime.pipeline.arguments import call_parameters
+from halftime.pipeline.change import intercepted, patched, progress_bars
 from halftime.pipeline.components import pipelines_of
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +30,10 @@ def scheduler_in_place(pipeline: DiffusionPipeline, scheduler: object) -> Iterat
     back untouched."""
     original = pipeline.scheduler
     holders = [one for one in pipelines_of(pipeline) if getattr(one, "scheduler", None) is original]
-    for one in holders:
-        one.scheduler = scheduler
-    try:
+    with ExitStack() as stack:
+        for holder in holders:
+            stack.enter_context(patched(holder, "scheduler", scheduler))
         yield
-    finally:
-        for one in holders:
-            one.scheduler = original
 
 
 def _needs_scheduler(pipeline: DiffusionPipeline) -> str | None:
@@ -114,8 +114,10 @@ def _begin_applies(
         return reason
     if not hasattr(pipeline.scheduler, "set_begin_index"):
         return "its scheduler does not look for its place in the schedule"
-    known = "set_begin_index" in inspect.getsource(type(pipeline).__call__)
-    return "the pipeline sets it already" if known else None
+    already = hugging_face.sets_begin_index(pipeline)
+    if already is None:
+        return "its call is not Python code, so whether it sets it already cannot be seen"
+    return "the pipeline sets it already" if already else None
 
 
 @contextmanager
@@ -168,11 +170,11 @@ SOLVERS: dict[str, dict[str, object]] = {
 def _solver_applies(
     pipeline: DiffusionPipeline, device: torch.device, settings: Settings
 ) -> str | None:
-    parameters = inspect.signature(type(pipeline).__call__).parameters
+    names = call_parameters(pipeline).names
     name = text(settings, "scheduler")
     return first_reason(
         _needs_scheduler(pipeline),
-        None if "num_inference_steps" in parameters else "its call takes no num_inference_steps",
+        None if "num_inference_steps" in names else "its call takes no num_inference_steps",
         None if number(settings, "steps") >= 1 else "steps must be 1 or more",
         _other_family(pipeline.scheduler, name) if name else None,
     )
@@ -226,65 +228,16 @@ def _solver(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
 
 @contextmanager
 def _no_bar(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    with patched(
-        pipeline,
-        "_progress_bar_config",
-        {**getattr(pipeline, "_progress_bar_config", {}), "disable": True},
-    ):
+    with progress_bars(pipeline, disable=True):
         yield
 
 
-SCHEDULE_TABLE = Fix(
-    name="schedule-table",
-    summary="The scheduler as a table: each step one multiply-add, no scheduler code, no sync.",
-    level="equivalent",
-    stage="denoise",
-    applies=_table_applies,
-    apply=_table_apply,
-    ceiling=ceiling_of("denoise", "scheduler"),
-    parts=of("scheduler-step"),
-)
-SET_BEGIN_INDEX = Fix(
-    name="set-begin-index",
-    summary=(
-        "Tell the scheduler where it starts, so that it does not search the schedule on the device."
-    ),
-    level="bit-exact",
-    stage="denoise",
-    applies=_begin_applies,
-    apply=_begin_apply,
-    ceiling=ceiling_of("denoise", "scheduler"),
-    parts=of("scheduler-step"),
-)
-SOLVER_STEPS = Fix(
-    name="solver-steps",
-    summary="Another solver, fewer steps.",
-    level="approximate",
-    stage="denoise",
-    applies=_solver_applies,
-    apply=_solver_apply,
-    ceiling=ceiling_of("denoise"),
-    settings={"scheduler": "", "steps": 20},
-    parts=of("schedule"),
-    proposals=tuple(
-        {"scheduler": name, "steps": steps}
-        for steps in (24, 20, 15, 12, 10)
-        for name in (
-            "DPMSolverMultistepScheduler",
-            "UniPCMultistepScheduler",
-            "EulerDiscreteScheduler",
-        )
-    ),
-)
-PROGRESS_BAR_OFF = Fix(
-    name="progress-bar-off",
-    summary="No progress bar.",
-    level="bit-exact",
-    stage="denoise",
-    applies=lambda pipeline, device, settings: (
+SCHEDULE_TABLE = FixCode(_table_applies, _table_apply)
+SET_BEGIN_INDEX = FixCode(_begin_applies, _begin_apply)
+SOLVER_STEPS = FixCode(_solver_applies, _solver_apply)
+PROGRESS_BAR_OFF = FixCode(
+    lambda pipeline, device, settings: (
         None if hasattr(pipeline, "progress_bar") else "the pipeline has no progress bar"
     ),
-    apply=_no_bar,
-    ceiling=ceiling_of("denoise", "progress_bar"),
-    parts=of("progress_bar"),
+    _no_bar,
 )

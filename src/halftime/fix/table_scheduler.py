@@ -32,6 +32,7 @@ from halftime.fix.schedule_table import (
     dtypes,
     evaluate,
 )
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -170,7 +171,7 @@ def _key(self: SchedulerMixin, args: tuple[object, ...], kwargs: dict[str, objec
     values = [*args, *(item for pair in sorted(kwargs.items()) for item in pair)]
     if any(isinstance(value, Tensor) for value in values):
         return object()  # its values are not looked at, so it equals no other
-    return repr(values), getattr(self, "_shift", None), id(self.config)
+    return repr(values), hugging_face.shift_of(self), id(self.config)
 
 
 def _attributes(self: SchedulerMixin) -> dict[str, object]:
@@ -265,8 +266,7 @@ def place_in_schedule(timesteps: Tensor, timestep: object) -> int | None:
 
 def _show_index(self: SchedulerMixin, position: _Position) -> None:
     """Keep `step_index` true: inpainting pipelines read it."""
-    if hasattr(self, "_step_index"):
-        self._step_index = position.begin + position.index
+    hugging_face.show_step_index(self, position.begin + position.index)
 
 
 def _scale(

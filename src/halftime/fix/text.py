@@ -14,16 +14,11 @@ import torch
 from torch import Tensor
 
 from halftime.base.errors import DoesNotApply
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    ceiling_of,
-    ceiling_of_first_call,
-    components,
-    number,
-    of,
-)
-from halftime.fix.undo import patched
+from halftime.fix.base import FixCode, Settings, number
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import components
+from halftime.pipeline.device import device_of
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -63,7 +58,7 @@ def warmup_arguments(pipeline: DiffusionPipeline) -> dict[str, object]:
     words stays unfilled."""
     common: dict[str, object] = {
         "prompt": "warm-up",
-        "device": next(iter(components(pipeline, "text_encoder").values())).device,
+        "device": device_of(pipeline),
         "num_images_per_prompt": 1,
         "do_classifier_free_guidance": True,
         "negative_prompt": "",
@@ -138,9 +133,7 @@ def _is_plain(value: object) -> bool:
 
 def _cloned(value: object) -> object:
     # The caller owns what it gets; the entry stays as it was.
-    return torch.utils._pytree.tree_map(
-        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value
-    )
+    return pytorch.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
 def _weights_version(pipeline: DiffusionPipeline) -> object:
@@ -148,16 +141,9 @@ def _weights_version(pipeline: DiffusionPipeline) -> object:
     marks: list[object] = []
     for module in components(pipeline, "text_encoder").values():
         first = next(module.parameters(), None)
-        active = (
-            getattr(module, "active_adapters", None)
-            if getattr(module, "_hf_peft_config_loaded", False)
-            else None
-        )
-        marks += [
-            id(module),
-            id(first),
-            None if first is None or first.is_inference() else first._version,
-        ]
+        adapted = hugging_face.loaded_adapters(module)
+        active = getattr(module, "active_adapters", None) if adapted else None
+        marks += [id(module), id(first), None if first is None else pytorch.writes_to(first)]
         marks.append(str(active() if callable(active) else active))
     return tuple(marks)
 
@@ -262,34 +248,6 @@ def _batch_applies(
     return f"its encode_prompt takes no {missing[0]}" if missing else None
 
 
-TEXT_WARMUP = Fix(
-    name="text-warmup",
-    summary="Run the text encoders once before the first request.",
-    level="bit-exact",
-    stage="encode_prompt",
-    applies=_warmup_applies,
-    apply=_warm_up,
-    ceiling=ceiling_of_first_call("encode_prompt"),
-    parts=of("text-warmup"),
-)
-PROMPT_CACHE = Fix(
-    name="prompt-cache",
-    summary="Keep the embeddings of the last prompts; pays where prompts repeat.",
-    level="bit-exact",
-    stage="encode_prompt",
-    applies=_needs_encode_prompt,
-    apply=_cached,
-    ceiling=ceiling_of("encode_prompt"),
-    settings={"size": 64},
-    parts=of("encode_prompt"),
-)
-BATCH_PROMPTS = Fix(
-    name="batch-prompts",
-    summary="Positive and negative prompt through the text encoders in one forward.",
-    level="equivalent",
-    stage="encode_prompt",
-    applies=_batch_applies,
-    apply=_in_one_forward,
-    ceiling=ceiling_of("encode_prompt"),
-    parts=of("encode_prompt"),
-)
+TEXT_WARMUP = FixCode(_warmup_applies, _warm_up)
+PROMPT_CACHE = FixCode(_needs_encode_prompt, _cached)
+BATCH_PROMPTS = FixCode(_batch_applies, _in_one_forward)

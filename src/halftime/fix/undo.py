@@ -6,33 +6,15 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+from halftime.upstream import pytorch
 
 T = TypeVar("T")
-_ABSENT = object()
-
-
-@contextmanager
-def patched(holder: object, name: str, value: object) -> Iterator[None]:
-    """An attribute of this one object, for a while; what the instance had (or had not) comes
-    back."""
-    attributes = vars(holder)
-    before = attributes.get(name, _ABSENT)
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if before is _ABSENT:
-            attributes.pop(name, None)
-        else:
-            attributes[name] = before
 
 
 @contextmanager
@@ -74,7 +56,7 @@ def replace_tensors(
     for path, sub in module.named_modules():
         if any(word in path.split(".") for word in keep):
             continue
-        for table in (sub._parameters, sub._buffers):
+        for table in pytorch.tensor_tables(sub):
             for name, tensor in table.items():
                 if tensor is not None and tensor.is_floating_point():
                     table[name] = _converted(tensor, convert, done)
@@ -98,7 +80,7 @@ def like(original: Callable[..., object], function: Callable[..., object]) -> Ca
 
 def cast(value: T, dtype: torch.dtype) -> T:
     """Every floating tensor inside (dicts, lists, tuples, model outputs) in that dtype."""
-    return torch.utils._pytree.tree_map(  # type: ignore[no-any-return]
+    return pytorch.tree_map(  # type: ignore[no-any-return]
         lambda leaf: (
             leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
         ),
@@ -108,7 +90,7 @@ def cast(value: T, dtype: torch.dtype) -> T:
 
 def first_tensor(*values: object) -> Tensor | None:
     """The first floating tensor among the arguments of a call."""
-    leaves = torch.utils._pytree.tree_leaves(values)
+    leaves = pytorch.tree_leaves(values)
     return next(
         (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()), None
     )
@@ -125,39 +107,3 @@ def casting(function: Callable[..., T], dtype: torch.dtype) -> Callable[..., T]:
         return result if first is None else cast(result, first.dtype)
 
     return call
-
-
-@contextmanager
-def intercepted(
-    pipeline: DiffusionPipeline, before: Callable[[dict[str, object]], dict[str, object]]
-) -> Iterator[None]:
-    """Every call of the pipeline passes its keyword arguments through `before` first.
-
-    Python looks `__call__` up on the class, so the pipeline becomes an instance of a subclass of
-    the same name.
-    """
-    original = type(pipeline)
-
-    @functools.wraps(original.__call__)
-    def call(self: DiffusionPipeline, *args: object, **kwargs: object) -> object:
-        return original.__call__(self, *args, **before(kwargs))
-
-    names = {
-        "__call__": call,
-        "__module__": original.__module__,
-        "__qualname__": original.__qualname__,
-    }
-    pipeline.__class__ = type(original.__name__, (original,), names)
-    try:
-        yield
-    finally:
-        pipeline.__class__ = original
-
-
-@contextmanager
-def all_of(*contexts: object) -> Iterator[None]:
-    """Enter several context managers, leave them in reverse."""
-    with ExitStack() as stack:
-        for context in contexts:
-            stack.enter_context(context)  # type: ignore[arg-type]
-        yield

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, needs_vae, of, vae_of
+from halftime.fix.base import FixCode, Settings, first_reason, needs_vae
 from halftime.fix.undo import restored
+from halftime.pipeline.components import vae_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -106,20 +107,8 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
             for name, child in list(parent.named_children()):
                 conv = _convolution(child)
                 if conv is not None:
-                    parent._modules[name] = FoldedUpsample(child, conv)
+                    parent.register_module(name, FoldedUpsample(child, conv))
         yield
 
 
-VAE_FOLDED_UPSAMPLE = Fix(
-    name="vae-folded-upsample",
-    summary=(
-        "The VAE's doublings and the convolutions after them as one: 4 instead of 9 "
-        "multiplications."
-    ),
-    level="equivalent",
-    stage="vae_decode",
-    applies=_applies,
-    apply=_apply,
-    ceiling=ceiling_of("vae_decode"),
-    parts=of("vae-upsample"),
-)
+VAE_FOLDED_UPSAMPLE = FixCode(_applies, _apply)

@@ -1,4 +1,7 @@
-"""What `captions` learns (Router), and its worth (CaptionsResult). One currency; seconds."""
+"""What `captions` learns (Router), and what it is worth (CaptionsResult).
+
+Costs are in one currency, times in seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ Mode = Literal["route", "cascade"]
 
 
 class Answer(Record, frozen=True, kw_only=True):
-    """One model's answer to a logged request: its quality (in any unit), price and latency."""
+    """One model's answer to a logged request: quality (0 to 1, or any unit), price, latency."""
 
     quality: float
     cost: float
@@ -27,10 +30,10 @@ class Check(Record, frozen=True, kw_only=True):
 
 
 class Logged(Record, frozen=True, kw_only=True):
-    """One line of a log: a request and what both models made of it.
+    """One line of a log: a request and both models' answers.
 
-    `image` is a path beside the log, a data URL or base64; or `features` stand for it and `group`
-    for its near duplicates. `slice` names a kind of request, for the report alone.
+    `image` is a path beside the log, a data URL or base64; or `features` replace it, and `group`
+    names its near duplicates. `slice` names a kind of request, for the report alone.
     """
 
     id: str = ""
@@ -48,11 +51,11 @@ class Logged(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Router(Record, frozen=True, kw_only=True):
-    """A calibrated router: a logistic model over cheap features and a certified threshold.
+    """A calibrated router: a logistic model over cheap features, and a certified threshold.
 
-    Plain numbers, no code. Requests whose probability of being acceptable is at least `threshold`
-    go to the small model; None sends all to the large one. `limit` bounds the mean squared standard
-    score of the features: beyond it a request is unlike what was calibrated.
+    Requests whose probability of being acceptable is at least `threshold` go to the small model;
+    None sends all to the large one. `limit` bounds the mean squared standard score of the features:
+    beyond it a request is unlike what was calibrated.
     """
 
     schema: Literal[1] = 1
@@ -75,7 +78,7 @@ class Router(Record, frozen=True, kw_only=True):
 
 
 class Step(Record, frozen=True, kw_only=True):
-    """A hypothesis of the fixed sequence: at `threshold`, `errors` of `sent` were bad."""
+    """One hypothesis of the fixed sequence: `errors` of `sent` were not acceptable there."""
 
     threshold: float
     sent: int
@@ -85,7 +88,7 @@ class Step(Record, frozen=True, kw_only=True):
 
 
 class Policy(Record, frozen=True, kw_only=True):
-    """A way of choosing the model, on the test split; `low`, `high` bound its savings at 95 %."""
+    """A way of choosing the model, on the test split; `low`, `high`: 95 % interval of savings."""
 
     name: str
     small_share: float
@@ -127,7 +130,10 @@ class Mistake(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class CaptionsResult(Record, frozen=True, kw_only=True):
-    """A calibration and its worth. The seven fields after the schema are the scripts' contract."""
+    """A calibration and its savings.
+
+    The first seven fields after the schema are the contract for scripts.
+    """
 
     schema: Literal[1] = 1
     threshold: float | None

@@ -5,18 +5,11 @@ from __future__ import annotations
 import json
 
 from halftime.records import Run, Session
+from halftime.records.stages import COLOURS
 from halftime.report.model import Html, Script
 from halftime.report.templates import render
 
-# Stage -> the page's series colour; other stages take the last.
-COLOURS = {
-    "encode_prompt": 1,
-    "denoise": 2,
-    "vae_decode": 3,
-    "vae_encode": 3,
-    "postprocess": 4,
-    "prepare": 5,
-}
+# The series colour of stages without one in the table.
 OTHER = 6
 SCRIPTS: tuple[Script, ...] = ("d3.min.js", "timeline.js")
 

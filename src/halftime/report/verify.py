@@ -10,6 +10,7 @@ from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Se
 from halftime.report.templates import render
 
 _TONES = {"equivalent": "good", "different": "bad", "inconclusive": "warning"}
+_COLOURS = {"equivalent": 2, "different": 1, "inconclusive": 4}  # of charts.SERIES
 
 
 def report_of(verdict: Verdict, sheet_png: bytes | None = None) -> Report:
@@ -118,7 +119,8 @@ def _chart(verdict: Verdict) -> tuple[Block, ...]:
         if min(comparison.low for comparison in deciding) < 0:
             axes.axvline(-verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")
         axes.set_yticks(
-            range(len(deciding)), [f"{e.content_class}  {e.metric}" for e in reversed(deciding)]
+            range(len(deciding)),
+            [f"{row.content_class}  {row.metric}" for row in reversed(deciding)],
         )
         axes.set_xlabel(f"noise floors (dashed: the margin of {verdict.margin:g})")
         axes.grid(axis="x")

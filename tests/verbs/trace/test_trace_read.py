@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import halftime
 from halftime.base.errors import BadFile, HalftimeError
-from halftime.pipeline.load import Loaded
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Workload
 from halftime.verbs.profile.traced import trace_call
 from halftime.verbs.trace.read import read
@@ -23,22 +23,22 @@ from trace_synthetic import Synthetic, diffusion
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Path:
+def path(tmp_path: Path) -> Path:
     return diffusion(Synthetic(), steps=40).write(tmp_path / "whole.json")
 
 
-def test_a_truncated_file_gives_its_whole_events(whole: Path) -> None:
-    data = whole.read_bytes()
-    whole.write_bytes(data[: int(0.6 * len(data))])
-    cut = read(whole)
+def test_a_truncated_file_gives_its_whole_events(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(0.6 * len(data))])
+    cut = read(path)
     assert 0.4 < len(cut.device) / 890 < 0.8
     assert any("cut off" in note for note in cut.notes)
-    assert halftime.trace(whole).notes == cut.notes
+    assert halftime.trace(path).notes == cut.notes
 
 
-def test_a_damaged_gzip_gives_what_stands_before_the_damage(whole: Path) -> None:
-    packed = bytearray(gzip.compress(whole.read_bytes(), 1))
-    path = whole.with_suffix(".json.gz")
+def test_a_damaged_gzip_gives_what_stands_before_the_damage(path: Path) -> None:
+    packed = bytearray(gzip.compress(path.read_bytes(), 1))
+    path = path.with_suffix(".json.gz")
     path.write_bytes(packed[: int(0.7 * len(packed))])
     assert any("ends too early" in note for note in read(path).notes)
     packed[int(0.8 * len(packed))] ^= 0xFF
@@ -49,9 +49,9 @@ def test_a_damaged_gzip_gives_what_stands_before_the_damage(whole: Path) -> None
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "is no Chrome trace"),
-        (b"hello", "is no Chrome trace"),
-        (b"{}", "is no Chrome trace"),
+        (b"", "is not a Chrome trace"),
+        (b"hello", "is not a Chrome trace"),
+        (b"{}", "is not a Chrome trace"),
         (b'{"traceEvents": []}', "holds no events"),
         (b'{"traceEvents": [{"ph": "M"}]}', "holds no events"),
         (b"\x1f\x8b\x08\x00", "nothing can be read"),
@@ -126,7 +126,7 @@ def test_rocm_nanoseconds_the_array_form_and_ranks(tmp_path: Path) -> None:
 def test_a_real_trace_of_a_real_pipeline_on_the_cpu(tmp_path: Path) -> None:
     tiny = PIPELINES["sdxl"]
     workload = Workload(steps=3, width=32, height=32)
-    path = trace_call(Loaded(tiny.build(), "x", ()).pipeline, workload, tmp_path)
+    path = trace_call(LoadedPipeline(tiny.build(), "x", ()).pipeline, workload, tmp_path)
     session = halftime.trace(path)
     rows = {row.stage: row for row in session.ledger}
     assert {"encode_prompt", "denoise", "vae_decode", "postprocess"} <= set(rows)

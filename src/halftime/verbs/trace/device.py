@@ -23,8 +23,7 @@ CAUSES = ("host", "sync", "other")
 
 @dataclass(frozen=True)
 class Gap:
-    """An interval, in nanoseconds, in which no stream of a device had work; `cause` adds up to it
-    by name."""
+    """An interval, in nanoseconds, without work on any stream; `cause` splits it by name."""
 
     start: int
     end: int
@@ -63,18 +62,17 @@ def union(events: Events) -> Union:
 
 
 def launches(trace: Trace) -> Ints:
-    """For each device operation the index of the runtime call that queued it, by correlation id;
-    NONE if unknown."""
+    """For each device operation the index of the runtime call that queued it, or NONE."""
     calls = np.flatnonzero(trace.named(trace.runtime, LAUNCH) & (trace.runtime.correlation != NONE))
     ids = trace.runtime.correlation[calls]
     order = np.argsort(ids, kind="stable")
     ids, calls = ids[order], calls[order]
-    found = np.full(len(trace.device), NONE, np.int64)
+    launched_by = np.full(len(trace.device), NONE, np.int64)
     if len(ids):
         at = np.minimum(np.searchsorted(ids, trace.device.correlation), len(ids) - 1)
         matched = ids[at] == trace.device.correlation
-        found[matched] = calls[at[matched]]
-    return found
+        launched_by[matched] = calls[at[matched]]
+    return launched_by
 
 
 def gaps(trace: Trace, launched_by: Ints) -> list[Gap]:
@@ -98,9 +96,9 @@ def _gap(trace: Trace, start: int, end: int, op: int, launch: int, waits: Ints) 
         return Gap(start, end, op, {"other": end - start})
     runtime = trace.runtime
     ready = min(max(int(runtime.end[launch]), start), end)
-    late, rest = ready - start, end - ready
+    late, after = ready - start, end - ready
     if not late:
-        return Gap(start, end, op, {"other": rest})
+        return Gap(start, end, op, {"other": after})
     # The wait that was on when the queue ran dry, on the thread that launched what came next.
     on = waits[
         (runtime.thread[waits] == runtime.thread[launch])
@@ -108,21 +106,19 @@ def _gap(trace: Trace, start: int, end: int, op: int, launch: int, waits: Ints) 
         & (runtime.end[waits] >= start)
     ]
     sync = int(on[-1]) if len(on) else NONE
-    return Gap(start, end, op, {"sync" if sync != NONE else "host": late, "other": rest}, sync)
+    return Gap(start, end, op, {"sync" if sync != NONE else "host": late, "other": after}, sync)
 
 
 def queue_depth(trace: Trace, launched_by: Ints) -> Ints:
-    """For each launch that queued a recorded operation: how many operations were queued or running
-    at its end."""
-    known = launched_by != NONE
-    ends = np.sort(trace.device.end[known])
-    issued = np.sort(trace.runtime.end[launched_by[known]])
+    """For each recorded launch: how many operations were queued or running at its end."""
+    matched = launched_by != NONE
+    ends = np.sort(trace.device.end[matched])
+    issued = np.sort(trace.runtime.end[launched_by[matched]])
     return np.arange(1, len(issued) + 1) - np.searchsorted(ends, issued, side="right")
 
 
 def launch_latency(trace: Trace, launched_by: Ints) -> Ints:
-    """Nanoseconds from the end of the launching call to the operation's start, where the device was
-    idle."""
+    """Nanoseconds from the end of a launching call to the operation's start, on an idle device."""
     merged = union(trace.device)
     firsts = merged.first[launched_by[merged.first] != NONE] if len(merged.first) else merged.first
     waited = trace.device.start[firsts] - trace.runtime.end[launched_by[firsts]]

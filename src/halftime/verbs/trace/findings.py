@@ -1,5 +1,4 @@
-"""What a trace says to a person; the costs are the device's own idle time, so the ceilings are true
-ones."""
+"""Findings of a trace. Costs are the device's own idle time, so the ceilings are true ones."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from collections.abc import Iterator
 from halftime.base import units
 from halftime.records import Finding, StageOnDevice, SyncWait
 from halftime.records.finding import ceiling
+from halftime.records.fixes import FixName
 
 WORTH_SAYING = 0.02
 GROWTH_WORTH_SAYING = 64 << 20  # bytes
@@ -17,8 +17,8 @@ def findings(
     wall_seconds: float, stages: tuple[StageOnDevice, ...], waits: tuple[SyncWait, ...]
 ) -> tuple[Finding, ...]:
     """Costliest first."""
-    found = [*_waits(wall_seconds, waits), *_launches(wall_seconds, stages), *_growth(stages)]
-    return tuple(sorted(found, key=lambda finding: -(finding.seconds or 0.0)))
+    unsorted = [*_waits(wall_seconds, waits), *_launches(wall_seconds, stages), *_growth(stages)]
+    return tuple(sorted(unsorted, key=lambda finding: -(finding.seconds or 0.0)))
 
 
 def _waits(wall: float, waits: tuple[SyncWait, ...]) -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def _waits(wall: float, waits: tuple[SyncWait, ...]) -> Iterator[Finding]:
 
 
 # Stage -> the fix that takes its launches off the host.
-LAUNCH_FIXES = {"denoise": "loop-graph", "vae_decode": "vae-compile"}
+LAUNCH_FIXES: dict[str, FixName] = {"denoise": "loop-graph", "vae_decode": "vae-compile"}
 
 
 def _launches(wall: float, stages: tuple[StageOnDevice, ...]) -> Iterator[Finding]:

@@ -10,16 +10,18 @@ import msgspec
 
 from halftime.base.errors import BadFile
 from halftime.base.store import read_bytes, write_bytes
-from halftime.verbs.trace.run import Read
+from halftime.verbs.trace.run import TraceReading
 from halftime.verbs.trace.tree import stage_intervals
 
 PROCESS = "halftime"
 _TRACKS = ("stages", "device idle, by cause", "findings")
 
 
-def annotate(path: Path | str, read: Read, out: Path | str) -> None:
-    """Write the original trace with three more tracks to `out`, gzipped if that ends in .gz. Raises
-    BadFile."""
+def annotate(path: Path | str, reading: TraceReading, out: Path | str) -> None:
+    """Write the original trace with three more tracks to `out`, gzipped if that ends in .gz.
+
+    Raises BadFile.
+    """
     data = read_bytes(path)
     try:
         if data[:2] == b"\x1f\x8b":
@@ -31,7 +33,7 @@ def annotate(path: Path | str, read: Read, out: Path | str) -> None:
         raise BadFile(
             f"{path} is damaged ({error}); only a whole trace can be annotated. Export it again."
         ) from error
-    original["traceEvents"] = msgspec.Raw(msgspec.json.encode([*events, *_added(read, first)]))
+    original["traceEvents"] = msgspec.Raw(msgspec.json.encode([*events, *_added(reading, first)]))
     text = msgspec.json.encode(original)
     write_bytes(out, gzip.compress(text, 5) if str(out).endswith(".gz") else text)
 
@@ -46,7 +48,7 @@ def _timestamp(event: msgspec.Raw) -> float | None:
     return timed.ts if timed.ph in ("X", "i") else None
 
 
-def _added(read: Read, first: float) -> list[dict[str, object]]:
+def _added(reading: TraceReading, first: float) -> list[dict[str, object]]:
     def event(
         name: str, track: int, start: int, end: int, args: dict[str, object]
     ) -> dict[str, object]:
@@ -61,15 +63,17 @@ def _added(read: Read, first: float) -> list[dict[str, object]]:
             "args": args,
         }
 
-    added = [event(stage, 0, start, end, {}) for stage, start, end in stage_intervals(read.call)]
-    for gap in read.gaps:
+    added = [event(stage, 0, start, end, {}) for stage, start, end in stage_intervals(reading.call)]
+    for gap in reading.gaps:
         moment = gap.start
         for cause, length in gap.cause.items():
             added.append(event(cause, 1, moment, moment + length, {}))
             moment += length
-    intervals = {stage: (start, end) for stage, start, end in reversed(stage_intervals(read.call))}
-    for finding in read.session.findings:
-        start, end = intervals.get(finding.stage, (read.call.start, read.call.end))
+    intervals = {
+        stage: (start, end) for stage, start, end in reversed(stage_intervals(reading.call))
+    }
+    for finding in reading.session.findings:
+        start, end = intervals.get(finding.stage, (reading.call.start, reading.call.end))
         added.append(
             event(finding.id, 2, start, end, {"message": finding.message, "fix": finding.fix})
         )

@@ -1,5 +1,4 @@
-"""What a recorded range means: halftime's own names first, then diffusers' functions, then its
-module classes."""
+"""What a recorded range means: halftime's own names, or else diffusers' functions and classes."""
 
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ _THEIRS: tuple[tuple[re.Pattern[str], Place], ...] = tuple(
 class Range:
     """A host interval that belongs to a stage, in nanoseconds."""
 
-    place: Place
+    home: Place
     name: str
     start: int
     end: int
@@ -67,25 +66,24 @@ class Range:
 
 
 def ranges(trace: Trace) -> list[Range]:
-    """All recognised ranges of the busiest thread in order; halftime's own where there are any,
-    else diffusers'."""
+    """All recognised ranges of the busiest thread in order: halftime's own, or else diffusers'."""
     ours = [_ours(name) for name in trace.names]
-    own = np.array([place is not None for place in ours], bool)
+    own = np.array([entry is not None for entry in ours], bool)
     if own.any() and own[trace.host.name].any():
         return _pick(trace, np.flatnonzero(own[trace.host.name]), ours)
     theirs = [_theirs(name) for name in trace.names]
-    known = np.array([place is not None for place in theirs], bool)
+    named = np.array([entry is not None for entry in theirs], bool)
     return _pick(
         trace,
-        np.flatnonzero(known[trace.host.name]) if len(trace.host) else np.zeros(0, np.int64),
+        np.flatnonzero(named[trace.host.name]) if len(trace.host) else np.zeros(0, np.int64),
         theirs,
     )
 
 
-Known = tuple[Place, int | None] | None
+Meaning = tuple[Place, int | None] | None
 
 
-def _ours(name: str) -> Known:
+def _ours(name: str) -> Meaning:
     match = _OURS.fullmatch(name)
     if match is None:
         return None
@@ -93,39 +91,40 @@ def _ours(name: str) -> Known:
     return Place(match["stage"], match["part"] or ""), step
 
 
-def _theirs(name: str) -> Known:
-    place = next((place for pattern, place in _THEIRS if pattern.search(name)), None)
-    return (place, None) if place else None
+def _theirs(name: str) -> Meaning:
+    home = next((home for pattern, home in _THEIRS if pattern.search(name)), None)
+    return (home, None) if home else None
 
 
-def _pick(trace: Trace, indices: Ints, known: list[Known]) -> list[Range]:
+def _pick(trace: Trace, indices: Ints, meanings: list[Meaning]) -> list[Range]:
     threads = trace.host.thread[indices]
     if not len(threads):
         return []
     main = np.bincount(threads).argmax()
-    found: list[Range] = []
+    picked: list[Range] = []
     for index in indices[threads == main]:
-        entry = known[trace.host.name[index]]
+        entry = meanings[trace.host.name[index]]
         assert entry is not None
         name = trace.names[trace.host.name[index]]
-        found.append(
+        picked.append(
             Range(
                 entry[0], name, int(trace.host.start[index]), int(trace.host.end[index]), entry[1]
             )
         )
-    return _steps_ended(found)
+    return _steps_ended(picked)
 
 
-def _steps_ended(found: list[Range]) -> list[Range]:
+def _steps_ended(ranges: list[Range]) -> list[Range]:
     """Name the scheduler's range that ends each denoising step as such.
 
     Ranges of ours carry the step's number, and the last of a number ends it; theirs carry the
     function's name.
     """
     last = {
-        each.step: i
-        for i, each in enumerate(found)
-        if each.place == _SCHEDULER and each.step is not None
+        range_.step: i
+        for i, range_ in enumerate(ranges)
+        if range_.home == _SCHEDULER and range_.step is not None
     }
-    ends = {*last.values(), *(i for i, each in enumerate(found) if _ENDS_STEP.search(each.name))}
-    return [replace(each, name=STEP) if i in ends else each for i, each in enumerate(found)]
+    by_function = (i for i, range_ in enumerate(ranges) if _ENDS_STEP.search(range_.name))
+    ends = {*last.values(), *by_function}
+    return [replace(range_, name=STEP) if i in ends else range_ for i, range_ in enumerate(ranges)]

@@ -76,8 +76,7 @@ class _RawFile(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Events:
-    """Events as columns of equal length, in order of their start; times are nanoseconds from the
-    first event."""
+    """Events as columns of equal length, in order of their start, in nanoseconds from the first."""
 
     start: Ints
     end: Ints
@@ -122,7 +121,7 @@ class Trace:
 
 
 def read(path: Path | str) -> Trace:
-    """Read a trace, plain or gzipped. Raises BadFile for what is no trace or holds no event."""
+    """Read a trace, plain or gzipped. Raises BadFile if it is not a trace or has no events."""
     data = read_bytes(path)
     notes: list[str] = []
     if data[:2] == b"\x1f\x8b":
@@ -152,10 +151,10 @@ def _unpacked(data: bytes, path: Path | str, notes: list[str]) -> bytes:
             parts.append(unpacker.decompress(data[start : start + CHUNK]))
         parts.append(unpacker.flush())
     except zlib.error as error:
-        notes.append(f"the gzip file is damaged ({error}); what stands before the damage was read")
+        notes.append(f"the gzip file is damaged ({error}); the part before the damage was read")
     else:
         if not unpacker.eof:
-            notes.append("the gzip file ends too early; what there is was read")
+            notes.append("the gzip file ends too early; its beginning was read")
     text = b"".join(parts)
     if not text:
         raise BadFile(
@@ -176,7 +175,7 @@ def _decoded(data: bytes, path: Path | str, notes: list[str]) -> _File:
         mended = _mended(text)
         if not mended:
             raise BadFile(
-                f"{path} is no Chrome trace. Record it with torch.profiler and "
+                f"{path} is not a Chrome trace. Record it with torch.profiler and "
                 "export_chrome_trace()."
             ) from None
         notes.append("the file is cut off; its whole events were read")
@@ -188,7 +187,7 @@ def _salvaged(text: bytes, path: Path | str, notes: list[str]) -> _File:
     try:
         raw = msgspec.json.decode(text, type=_RawFile)
     except msgspec.DecodeError as error:
-        raise BadFile(f"{path} is no Chrome trace: {error}.") from error
+        raise BadFile(f"{path} is not a Chrome trace: {error}.") from error
     events = []
     for event in raw.traceEvents:
         with contextlib.suppress(msgspec.DecodeError):
@@ -201,8 +200,7 @@ def _salvaged(text: bytes, path: Path | str, notes: list[str]) -> _File:
 
 
 def _mended(data: bytes) -> bytes:
-    """A cut-off trace closed after its last whole event: an event is an object directly inside the
-    array."""
+    """A cut-off trace closed after its last whole event."""
     end = max(data.rfind(b"},\n"), data.rfind(b"},{"), data.rfind(b"}, {"), data.rfind(b"},\r\n"))
     while end > 0:
         candidate = data[: end + 1] + b"]}"
@@ -265,10 +263,10 @@ def _kind_columns(
         thread=np.array(
             [threads.setdefault((event.pid, event.tid), len(threads)) for event in events], np.int64
         ),
-        correlation=np.array([each.correlation for each in args], np.int64),
-        device=np.array([each.device for each in args], np.int64),
-        stream=np.array([each.stream for each in args], np.int64),
-        bytes=np.array([each.bytes for each in args], np.int64),
+        correlation=np.array([item.correlation for item in args], np.int64),
+        device=np.array([item.device for item in args], np.int64),
+        stream=np.array([item.stream for item in args], np.int64),
+        bytes=np.array([item.bytes for item in args], np.int64),
     )
     # by start; of equals the longer, which is outside, first
     return columns.where(np.lexsort((-end, start)))

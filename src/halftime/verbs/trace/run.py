@@ -18,17 +18,17 @@ from halftime.verbs.trace.read import Trace, read
 from halftime.verbs.trace.stages import on_device, totals
 from halftime.verbs.trace.structure import find_loop
 from halftime.verbs.trace.syncs import syncs
-from halftime.verbs.trace.tree import Call, from_ranges, from_structure, stage_intervals
+from halftime.verbs.trace.tree import TracedCall, from_ranges, from_structure, stage_intervals
 
 UNKNOWN = "not recorded in the trace"
 
 
 @dataclass(frozen=True)
-class Read:
-    """A trace with what was worked out from it; `perfetto` draws on it."""
+class TraceReading:
+    """A trace with what was computed from it; `perfetto` draws on it."""
 
     trace: Trace
-    call: Call
+    call: TracedCall
     gaps: list[Gap]
     session: Session
 
@@ -38,19 +38,19 @@ def trace(path: Path | str) -> Session:
     halftime's ranges.
 
     The ledger adds up to the wall clock of the traced call; tracing itself has slowed it, which is
-    among the doubts. Seconds throughout. Raises BadFile for what is no trace or holds no event.
+    among the doubts. Seconds throughout. Raises BadFile if it is not a trace or has no events.
     """
     return explain(path).session
 
 
-def explain(path: Path | str) -> Read:
-    """As `trace`, with the columns it was worked out from."""
+def explain(path: Path | str) -> TraceReading:
+    """As `trace`, with the columns that it was computed from."""
     recorded = read(path)
     launched_by = launches(recorded)
-    found = ranges(recorded)
+    recognised = ranges(recorded)
     call = (
-        from_ranges(recorded, found, launched_by)
-        if found
+        from_ranges(recorded, recognised, launched_by)
+        if recognised
         else from_structure(recorded, find_loop(recorded.device.name))
     )
     run = measured(call.nodes, call.wall_seconds)
@@ -73,9 +73,9 @@ def explain(path: Path | str) -> Read:
         on_device=stages,
         syncs=waits,
         notes=recorded.notes,
-        doubts=_doubts(recorded, bool(found), bool(call.nodes)),
+        doubts=_doubts(recorded, bool(recognised), bool(call.nodes)),
     )
-    return Read(recorded, call, idle, with_predictions(session))
+    return TraceReading(recorded, call, idle, with_predictions(session))
 
 
 def _ledger(run: Measured) -> tuple[LedgerRow, ...]:
@@ -105,27 +105,27 @@ def _environment(recorded: Trace) -> Environment:
 
 
 def _doubts(recorded: Trace, has_ranges: bool, has_stages: bool) -> tuple[str, ...]:
-    found = [
+    doubts = [
         "the call was traced, which slows the host: confirm what counts with `halftime profile`."
     ]
     if not len(recorded.device):
-        found.append(
+        doubts.append(
             "the trace holds no device operations: record it with ProfilerActivity.CUDA to see "
             "the device."
         )
     elif not len(recorded.runtime):
-        found.append(
+        doubts.append(
             "the trace holds no runtime calls, so idle time cannot be told apart by cause: "
             "record both activities."
         )
     if not has_stages:
-        found.append(
+        doubts.append(
             "no stages were recognised: record with_stack=True, or with `halftime profile "
             "--trace DIR`."
         )
     elif not has_ranges:
-        found.append(
+        doubts.append(
             "steps were found by repetition and stages before and after them not told apart: "
             "record with_stack=True."
         )
-    return tuple(found)
+    return tuple(doubts)

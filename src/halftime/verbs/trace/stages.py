@@ -1,5 +1,4 @@
-"""What the device did in each stage: busy and idle by cause, launches, kernels, and what bounds
-it."""
+"""What the device did in each stage: busy and idle by cause, launches, kernels, its bound."""
 
 from __future__ import annotations
 
@@ -34,29 +33,28 @@ DIRECTIONS = {
 }
 
 
-def totals(trace: Trace, found_gaps: Sequence[Gap]) -> DeviceTotals | None:
-    """The device's whole time line, from its first operation to its last; None without device
-    operations."""
+def totals(trace: Trace, idle: Sequence[Gap]) -> DeviceTotals | None:
+    """The device's time line, from its first operation to its last; None without operations."""
     if not len(trace.device):
         return None
     merged = union(trace.device)
     return DeviceTotals(
         busy_seconds=merged.busy * NANO,
         idle_seconds=(merged.span - merged.busy) * NANO,
-        idle_by_cause=_by_cause(found_gaps),
+        idle_by_cause=_by_cause(idle),
         kernels=len(trace.device),
         memcpy_bytes=_memcpy_bytes(trace),
     )
 
 
-def _by_cause(found_gaps: Sequence[Gap]) -> dict[str, float]:
-    return {cause: sum(gap.cause.get(cause, 0) for gap in found_gaps) * NANO for cause in CAUSES}
+def _by_cause(idle: Sequence[Gap]) -> dict[str, float]:
+    return {cause: sum(gap.cause.get(cause, 0) for gap in idle) * NANO for cause in CAUSES}
 
 
 def _memcpy_bytes(trace: Trace) -> dict[str, int]:
-    known = trace.device.bytes != NONE
+    sized = trace.device.bytes != NONE
     volumes = {
-        direction: int(trace.device.bytes[known & trace.named(trace.device, pattern)].sum())
+        direction: int(trace.device.bytes[sized & trace.named(trace.device, pattern)].sum())
         for direction, pattern in DIRECTIONS.items()
     }
     return {direction: volume for direction, volume in volumes.items() if volume}
@@ -66,15 +64,14 @@ def on_device(
     trace: Trace,
     intervals: Sequence[Interval],
     host_intervals: Sequence[Interval],
-    found_gaps: Sequence[Gap],
+    idle: Sequence[Gap],
     launched_by: Ints,
     steps: int | None,
 ) -> tuple[StageOnDevice, ...]:
-    """One record for each stage, in the order in which the stages begin. `intervals` are on the
-    device's clock."""
+    """One record per stage, in order of their beginnings; `intervals` are on the device's clock."""
     stages = list(dict.fromkeys(stage for stage, _, _ in intervals))
     return tuple(
-        _stage(trace, stage, intervals, host_intervals or intervals, found_gaps, launched_by, steps)
+        _stage(trace, stage, intervals, host_intervals or intervals, idle, launched_by, steps)
         for stage in stages
     )
 
@@ -91,12 +88,11 @@ def inside(moments: Ints, intervals: Sequence[Interval], stage: str) -> Mask:
 
 
 def stages_at(moments: Ints, intervals: Sequence[Interval]) -> list[str]:
-    """The stage of each moment; OUTSIDE where it lies in none. Of several the one listed first
-    counts."""
-    found = np.full(len(moments), OUTSIDE, dtype=object)
+    """The stage of each moment, or OUTSIDE; of overlapping stages the one listed first counts."""
+    names = np.full(len(moments), OUTSIDE, dtype=object)
     for stage in reversed(dict.fromkeys(name for name, _, _ in intervals)):
-        found[inside(moments, intervals, stage)] = stage
-    return [str(stage) for stage in found]
+        names[inside(moments, intervals, stage)] = stage
+    return [str(stage) for stage in names]
 
 
 def _stage(
@@ -104,14 +100,14 @@ def _stage(
     stage: str,
     intervals: Sequence[Interval],
     host_intervals: Sequence[Interval],
-    found_gaps: Sequence[Gap],
+    idle: Sequence[Gap],
     launched_by: Ints,
     steps: int | None,
 ) -> StageOnDevice:
     mine = inside(trace.device.start, intervals, stage)
     part = Trace(trace.names, trace.device.where(mine), trace.runtime, trace.host)
     by = launched_by[mine]
-    gaps = [gap for gap in found_gaps if mine[gap.before]]
+    gaps = [gap for gap in idle if mine[gap.before]]
     seconds = sum((end - start) * NANO for name, start, end in intervals if name == stage)
     busy = union(part.device).busy * NANO
     latency, depth = launch_latency(part, by), queue_depth(part, by)
@@ -133,8 +129,7 @@ def _stage(
 
 
 def _bound(part: Trace, gaps: Sequence[Gap], seconds: float) -> str:
-    """By what is recorded: idle for the host's sake, else the kind of kernel, by name, that takes
-    most of the time."""
+    """Idle for the host, or else the kind of kernel, by name, that takes most of the time."""
     if not len(part.device) or seconds <= 0:
         return "unknown"
     waiting = sum(gap.cause.get("host", 0) + gap.cause.get("sync", 0) for gap in gaps) * NANO

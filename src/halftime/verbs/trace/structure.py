@@ -1,5 +1,4 @@
-"""Steps without any range: a denoising loop is the longest stretch of operations that repeats with
-one period."""
+"""Steps without any range: a loop is the longest stretch of operations with one period."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ FEWEST_STEPS = 3
 CANDIDATES = 24
 
 
-class Loop(NamedTuple):
+class KernelLoop(NamedTuple):
     """Operations [begin, begin + period * steps) are `steps` repetitions of `period` operations."""
 
     begin: int
@@ -21,20 +20,20 @@ class Loop(NamedTuple):
     steps: int
 
 
-def find_loop(names: Ints) -> Loop | None:
+def find_loop(names: Ints) -> KernelLoop | None:
     """The repetition that covers most operations; None where nothing repeats at least three times.
 
     Layers of one network repeat too, but only until the step's first and last operations interrupt
     them, so the period with the longest unbroken run is the step's. Of equally long runs the
     shortest period counts.
     """
-    best: Loop | None = None
+    best: KernelLoop | None = None
     covered = 0
     for period in _candidate_periods(names):
         begin, length = _longest_run(names[:-period] == names[period:])
         steps = length // period + 1
         if steps >= FEWEST_STEPS and length + period > covered:
-            best, covered = Loop(begin, period, steps), length + period
+            best, covered = KernelLoop(begin, period, steps), length + period
     return best
 
 

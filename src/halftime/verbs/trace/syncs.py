@@ -21,9 +21,7 @@ _FRAME = re.compile(r"\.py\(\d+\): ")
 _TORCH = re.compile(r"(^|/)torch/|contextlib\.py|_tensor\.py|module\.py\(")
 
 
-def syncs(
-    trace: Trace, found_gaps: Sequence[Gap], intervals: Sequence[Interval]
-) -> tuple[SyncWait, ...]:
+def syncs(trace: Trace, idle: Sequence[Gap], intervals: Sequence[Interval]) -> tuple[SyncWait, ...]:
     """Waits by call, stage and Python stack, the costliest first.
 
     `host_seconds` is what the host waited. Most of it is hidden where the device works meanwhile;
@@ -32,7 +30,7 @@ def syncs(
     """
     waits = np.flatnonzero(trace.named(trace.runtime, WAIT))
     cost: dict[int, int] = defaultdict(int)
-    for gap in found_gaps:
+    for gap in idle:
         if gap.sync != NONE:
             cost[gap.sync] += gap.cause["sync"]
     stages = stages_at(trace.runtime.start[waits], intervals)
@@ -40,7 +38,7 @@ def syncs(
     grouped: dict[tuple[str, str, tuple[str, ...]], list[int]] = defaultdict(list)
     for at, stage, stack in zip(waits.tolist(), stages, stacks, strict=True):
         grouped[trace.names[trace.runtime.name[at]], stage, stack].append(at)
-    found = [
+    rows = [
         SyncWait(
             name=name,
             stage=stage,
@@ -51,15 +49,14 @@ def syncs(
         )
         for (name, stage, stack), calls in grouped.items()
     ]
-    return tuple(sorted(found, key=lambda wait: (-wait.wall_seconds, -wait.host_seconds)))
+    return tuple(sorted(rows, key=lambda wait: (-wait.wall_seconds, -wait.host_seconds)))
 
 
 def _stacks(trace: Trace, waits: Ints) -> list[tuple[str, ...]]:
-    """For each wait the recorded Python frames around it outside torch, innermost first; one sweep
-    over both."""
+    """For each wait the Python frames around it outside torch, innermost first."""
     host, runtime = trace.host, trace.runtime
     frames = host.where(trace.named(host, _FRAME) & ~trace.named(host, _TORCH))
-    found: list[tuple[str, ...]] = []
+    stacks: list[tuple[str, ...]] = []
     # thread -> frames by end, the innermost last
     open_frames: dict[int, list[tuple[int, str]]] = defaultdict(list)
     opened = 0
@@ -72,5 +69,5 @@ def _stacks(trace: Trace, waits: Ints) -> list[tuple[str, ...]]:
             stack.append((int(frames.end[opened]), trace.names[frames.name[opened]]))
             opened += 1
         mine = [name for end, name in open_frames[thread] if end >= runtime.end[at]]
-        found.append(tuple(mine[::-1][:STACK_DEPTH]))
-    return found
+        stacks.append(tuple(mine[::-1][:STACK_DEPTH]))
+    return stacks

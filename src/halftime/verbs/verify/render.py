@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from halftime import bundled
 from halftime.base.progress import Progress, silent
 from halftime.pipeline.arguments import call_arguments
+from halftime.pipeline.change import patched, progress_bars
 from halftime.records import Workload
 from halftime.verbs.verify.floor import RERUN
 from halftime.verbs.verify.pictures import UNSORTED, Latent, Picture, PictureSet, from_floats
@@ -52,7 +53,7 @@ def render(
 ) -> PictureSet:
     """One picture a prompt; picture i has the seed `workload.seed` + i, whatever its batch."""
     pictures: list[Picture] = []
-    with _quiet(pipeline), _recorded_latents(pipeline) as latents:
+    with progress_bars(pipeline, disable=True), _recorded_latents(pipeline) as latents:
         for start in range(0, len(prompts), batch):
             progress(label, start, len(prompts))
             pictures += _call(pipeline, workload, prompts[start : start + batch], start, latents)
@@ -86,19 +87,6 @@ def _call(
 
 
 @contextmanager
-def _quiet(pipeline: DiffusionPipeline) -> Iterator[None]:
-    before = getattr(pipeline, "_progress_bar_config", None)
-    pipeline.set_progress_bar_config(disable=True)
-    try:
-        yield
-    finally:
-        if before is None:
-            vars(pipeline).pop("_progress_bar_config", None)
-        else:
-            pipeline._progress_bar_config = before
-
-
-@contextmanager
 def _recorded_latents(pipeline: DiffusionPipeline) -> Iterator[list[Latent]]:
     """What goes into `vae.decode`, one entry a picture; empty for a pipeline without it."""
     latents: list[Latent] = []
@@ -112,15 +100,8 @@ def _recorded_latents(pipeline: DiffusionPipeline) -> Iterator[list[Latent]]:
         latents.extend(z.detach().float().cpu().numpy())
         return decode(z, *args, **kwargs)
 
-    own = vars(vae).get("decode")
-    vars(vae)["decode"] = recorded
-    try:
+    with patched(vae, "decode", recorded):
         yield latents
-    finally:
-        if own is None:
-            vars(vae).pop("decode", None)
-        else:
-            vars(vae)["decode"] = own
 
 
 # ---- what should change nothing
