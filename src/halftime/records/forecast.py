@@ -114,8 +114,7 @@ class Forecast(Record, frozen=True, kw_only=True):
 
 
 class RowResult(Record, frozen=True, kw_only=True):
-    """One measured row beside its forecast; `error` is (forecast - measured) / measured, None for a
-    calibration row."""
+    """One measured row and its forecast; `error` is relative, None for a calibration row."""
 
     id: str
     gpu: str
@@ -126,7 +125,7 @@ class RowResult(Record, frozen=True, kw_only=True):
     low: float
     high: float
     floor_seconds: float
-    error: float | None
+    error: float | None  # (forecast - measured) / measured
 
 
 class ErrorSummary(Record, frozen=True, kw_only=True):
@@ -182,8 +181,7 @@ class Observation(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Calibration(Record, frozen=True, kw_only=True):
-    """What a measured session says about one machine: logarithms of its factors, with their
-    covariance."""
+    """What a measured session says of one machine: logarithms of its factors, and covariance."""
 
     schema: Literal[1] = 1
     kind: Literal["forecast-calibration"] = "forecast-calibration"

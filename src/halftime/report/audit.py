@@ -95,8 +95,7 @@ def _table(sites: list[Site]) -> Table:
 
 
 def _near(file: str) -> str:
-    """A path that does not break a table: a long one by its file alone. Pages and JSON have them
-    whole."""
+    """A path that does not break a table: a long one by its file alone."""
     return file if len(file) <= _LONGEST_PATH else f"…/{file.rpartition('/')[2]}"
 
 

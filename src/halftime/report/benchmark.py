@@ -99,8 +99,7 @@ def _words(name: str) -> str:
 
 
 def written(name: str, value: object) -> Cell:
-    """A leaf as a person reads it; the last known word of its name says its unit: `added_seconds`
-    are seconds."""
+    """A leaf as a person reads it; its name says its unit: `added_seconds` are seconds."""
     if value is None:
         return None
     if isinstance(value, bool):

@@ -10,8 +10,7 @@ from halftime.report.session import ledger_table
 
 
 def comparison_of(baseline: Session, candidate: Session) -> Report:
-    """Baseline against candidate; speedup = baseline / candidate. The two must be alike in workload
-    and machine."""
+    """Baseline against candidate, of one workload and machine; speedup = baseline / candidate."""
     interval = speedup(baseline, candidate)
     items = [
         Text(f"{which}: {doubt}", "warning")

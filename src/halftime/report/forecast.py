@@ -42,7 +42,7 @@ def report_of(forecast: Forecast) -> Report:
     sections = (
         Section("Claims", _claims(forecast)),
         Section("Stages", (_stages(forecast),)),
-        Section("What each fix would bring", _fixes(forecast)),
+        Section("What each fix would save", _fixes(forecast)),
         Section("What a picture costs", _prices(forecast)),
         Section("Roofline", _roofline(forecast), console=False),
         Section("Networks", (_networks(forecast),), console=False),

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from halftime.base import units
 from halftime.records import Finding
-from halftime.records.gateway import GRID, Added, Distribution, GatewayResult, Load, Truth
+from halftime.records.gateway import GRID, Added, GatewayResult, Load, Truth
 from halftime.report.charts import FAINT, SERIES, figure, svg
 from halftime.report.model import (
     Block,
@@ -43,16 +43,13 @@ def report_of(result: GatewayResult) -> Report:
     return Report(title=f"Gateway: {title}", summary=_summary(result), sections=tuple(sections))
 
 
-def _quietest(result: GatewayResult) -> Load:
-    return next((load for load in result.rates if not load.saturated), result.rates[0])
-
-
 def _summary(result: GatewayResult) -> str:
-    return f"{result.failing}. {_times(result)}" if result.failing else _times(result)
+    failures = f"{result.failing}. " if result.failing else ""
+    quietest = next((load for load in result.rates if not load.saturated), result.rates[0])
+    return failures + _times(result, quietest)
 
 
-def _times(result: GatewayResult) -> str:
-    load = _quietest(result)
+def _times(result: GatewayResult, load: Load) -> str:
     if load.added is None and result.through:
         return "What the gateway adds is not known: no request was answered both ways."
     if load.added is None:
@@ -206,7 +203,8 @@ def _curves(load: Load) -> Markup:
         )
         for name, curve, colour in arms:
             if curve:
-                axes.step(_milliseconds(curve), GRID, color=colour, where="post")
+                milliseconds = [1e3 * max(value, 1e-6) for value in curve.values]
+                axes.step(milliseconds, GRID, color=colour, where="post")
                 axes.plot([], [], color=colour, label=f"{name} ({curve.count:,} requests)")
         ends = [
             value for _, curve, _ in arms if curve for value in (curve.values[0], curve.values[-1])
@@ -222,10 +220,6 @@ def _curves(load: Load) -> Markup:
         axes.grid(color=FAINT, alpha=0.5)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         return svg(chart, f"Cumulative distribution of latency, direct and through, {_name(load)}")
-
-
-def _milliseconds(curve: Distribution) -> list[float]:
-    return [1e3 * max(value, 1e-6) for value in curve.values]
 
 
 def _findings(result: GatewayResult) -> Iterator[Section]:

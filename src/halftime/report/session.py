@@ -191,13 +191,12 @@ def _doubts(session: Session) -> Iterator[Section]:
 
 
 def _first_call(session: Session) -> Iterator[Section]:
-    cold = session.cold_start
     rows = [
         [
             row.stage,
             row.first_call_seconds,
             row.seconds,
-            _ratio(row.first_call_seconds, row.seconds),
+            row.first_call_seconds / row.seconds if row.seconds > 0 else None,
         ]
         for row in session.ledger
         if row.first_call_seconds is not None
@@ -212,22 +211,11 @@ def _first_call(session: Session) -> Iterator[Section]:
     )
     table = Table(columns, rows_of(*rows))
     blocks: list[Block] = [table]
-    if cold:
-        blocks.append(
-            Text(
-                f"In a fresh process the first call took {units.seconds(cold.first_call_seconds)}: "
-                + _stages(cold.first_call)
-            )
-        )
+    if cold := session.cold_start:
+        stages = ", ".join(f"{row.stage} {units.seconds(row.seconds)}" for row in cold.first_call)
+        seconds = units.seconds(cold.first_call_seconds)
+        blocks.append(Text(f"In a fresh process the first call took {seconds}: {stages}."))
     yield Section("First call against steady state", tuple(blocks), console=False)
-
-
-def _stages(rows: tuple[LedgerRow, ...]) -> str:
-    return ", ".join(f"{row.stage} {units.seconds(row.seconds)}" for row in rows) + "."
-
-
-def _ratio(value: float | None, base: float) -> float | None:
-    return value / base if value is not None and base > 0 else None
 
 
 def _compilation(session: Session) -> Iterator[Section]:
