@@ -184,7 +184,7 @@ def test_from_start_to_sigterm_with_the_official_client(started: tuple) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("no/such/folder",), "'no/such/folder' is no model"),
+        (("no/such/folder",), "'no/such/folder' is not a model"),
         (("--sizes", "33"), "33"),
         (("mine:without_weights",), "ValueError: my weights are missing (mine.py:2)"),
     ],

@@ -1,4 +1,4 @@
-"""Under Ray: another drawer where one dies. Ray itself is not needed; benchmarks/serve_ray.py runs
+"""Under Ray: another drawer where one dies. Ray itself is not needed; benchmarks.serve.ray runs
 the real thing."""
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Worker:
 
     def _with_times(self, certificate: Certificate) -> Certificate:
         artefacts = self.studio.artefacts
-        used = artefacts is not None and artefacts.found
+        used = artefacts is not None and artefacts.fits
         times = ColdStartTimes(
             loaded_seconds=self.loaded_seconds,
             ready_seconds=time.time() - self.begin.started,

@@ -21,12 +21,13 @@ from halftime.base.errors import BadInput, BadWorkload
 from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
+from halftime.bundled import BUNDLED
 from halftime.fix import tiny_vae
 from halftime.fix.apply import applied, kept_artefacts, read_plan
 from halftime.fix.table import FIXES
 from halftime.pipeline.arguments import call_parameters
 from halftime.pipeline.device import device_of, this_environment
-from halftime.pipeline.load import BUNDLED, Loaded, load
+from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Session, Workload
 from halftime.records.serve import Mode
 from halftime.verbs.profile.call import out_of_memory_explained, tree
@@ -40,7 +41,7 @@ from halftime.verbs.serve.stepping import Watch, watched
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin
 
-    from halftime.fix.artefacts import Kept
+    from halftime.fix.artefacts import OpenArtefacts
 
 OTHER = "other"  # of a call: what no stage took
 # a fix that runs all steps in one go: nothing can be seen or ended in between
@@ -70,12 +71,12 @@ class Drawing(NamedTuple):
 class Studio:
     """One pipeline, its img2img sibling, and what is around them. Used by one thread."""
 
-    loaded: Loaded
+    loaded: LoadedPipeline
     modes: dict[Mode, DiffusionPipeline]
     template: SchedulerMixin
     tiny: AutoencoderTiny | None
     fixes: tuple[str, ...]
-    artefacts: Kept | None
+    artefacts: OpenArtefacts | None
     recipe_hash: str | None
     default_guidance: float | None
     recorder: Recorder
@@ -221,7 +222,7 @@ def open_studio(settings: EngineSettings) -> Studio:
 
 def _fix(
     pipeline: DiffusionPipeline, settings: EngineSettings, stack: ExitStack
-) -> tuple[tuple[str, ...], Kept | None]:
+) -> tuple[tuple[str, ...], OpenArtefacts | None]:
     """Put the recipe on; the names of its fixes, and the file of compiled code where one is
     kept."""
     if settings.recipe is None:

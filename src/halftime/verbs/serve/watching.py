@@ -70,7 +70,7 @@ class Memory:
         """
         if self._watch.grew():
             return self._watch.message()
-        levels = self._watch.seen
+        levels = self._watch.readings
         if len(levels) < RUNS:
             return None
         if self._highest_at_first is None:
