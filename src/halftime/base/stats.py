@@ -5,7 +5,6 @@ All functions take plain sequences of floats and return floats; none of them rou
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -51,13 +50,6 @@ def middle_half(order_by: Sequence[float]) -> list[int]:
     ranked = sorted(range(n), key=lambda i: order_by[i])
     cut = n // 4 if n != 3 else 1
     return sorted(ranked[cut : n - cut])
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """The mean for ratios. Raises ValueError when empty or when a value is not positive."""
-    if not values or min(values) <= 0:
-        raise ValueError("geometric mean needs positive values")
-    return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
 def bootstrap(
