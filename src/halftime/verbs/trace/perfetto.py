@@ -10,8 +10,8 @@ import msgspec
 
 from halftime.base.errors import BadFile
 from halftime.base.store import read_bytes, write_bytes
+from halftime.verbs.trace.device import CAUSES
 from halftime.verbs.trace.run import TraceReading
-from halftime.verbs.trace.tree import stage_intervals
 
 PROCESS = "halftime"
 _TRACKS = ("stages", "device idle, by cause", "findings")
@@ -63,17 +63,18 @@ def _added(reading: TraceReading, first: float) -> list[dict[str, object]]:
             "args": args,
         }
 
-    added = [event(stage, 0, start, end, {}) for stage, start, end in stage_intervals(reading.call)]
-    for gap in reading.gaps:
-        moment = gap.start
-        for cause, length in gap.cause.items():
-            added.append(event(cause, 1, moment, moment + length, {}))
-            moment += length
-    intervals = {
-        stage: (start, end) for stage, start, end in reversed(stage_intervals(reading.call))
-    }
+    added = [event(stage, 0, start, end, {}) for stage, start, end in reading.intervals]
+    for at, begin in enumerate(reading.gaps.start.tolist()):
+        moment = begin
+        for cause in CAUSES:
+            length = int(reading.gaps.cause(cause)[at])
+            if length:
+                added.append(event(cause, 1, moment, moment + length, {}))
+                moment += length
+    intervals = {stage: (start, end) for stage, start, end in reversed(reading.intervals)}
+    bounds = reading.calls[0].start, reading.calls[-1].end
     for finding in reading.session.findings:
-        start, end = intervals.get(finding.stage, (reading.call.start, reading.call.end))
+        start, end = intervals.get(finding.stage, bounds)
         added.append(
             event(finding.id, 2, start, end, {"message": finding.message, "fix": finding.fix})
         )
