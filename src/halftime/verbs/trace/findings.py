@@ -76,8 +76,8 @@ def _launches(session: Session, calls: int) -> Iterator[Finding]:
                 seconds=slow,
                 ceiling=ceiling(slow, session.wall_seconds),
                 fix=LAUNCH_FIXES.get(stage.stage),
-                message=f"{_in(stage.stage)} the device waits {units.seconds(slow)} for a host that is "
-                f"too slow to launch {units.count(round(stage.kernels / calls))} operations",
+                message=f"{_in(stage.stage)} the device waits {units.seconds(slow)} for a host "
+                f"that is too slow to launch {units.count(round(stage.kernels / calls))} operations",
                 where=tuple(lines[:LINES]),
             )
 
