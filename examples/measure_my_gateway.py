@@ -6,13 +6,13 @@ python examples/measure_my_gateway.py http://127.0.0.1:9000/v1 http://127.0.0.1:
 import sys
 
 from halftime.base import units
-from halftime.verbs.gateway.run import Settings, gateway
+from halftime.verbs.gateway.run import GatewaySettings, gateway
 
 
 def main(
     direct: str, through: str, rate: str = "20", seconds: str = "6", requests: str = "200"
 ) -> None:
-    settings = Settings(
+    settings = GatewaySettings(
         direct, through, rates=(float(rate),), seconds=float(seconds), requests=int(requests)
     )
     result = gateway(settings)

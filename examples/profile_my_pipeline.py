@@ -8,8 +8,6 @@ import sys
 
 import halftime
 from halftime.base import units
-from halftime.report.page import html
-from halftime.report.session import report_of
 
 
 def main(model: str | None = None, steps: str = "30", page: str = "profile.html") -> None:
@@ -19,8 +17,7 @@ def main(model: str | None = None, steps: str = "30", page: str = "profile.html"
         print(f"{row.stage:14} {units.seconds(row.seconds):>8} {units.share(row.share):>7}")
     for finding in session.findings:
         print(f"- {finding.message}; at most {units.ratio(finding.ceiling)}, fix: {finding.fix}")
-    with open(page, "w", encoding="utf-8") as file:
-        file.write(html(report_of(session), session))
+    session.html(page)
     print(f"wrote {page}")
 
 

@@ -32,9 +32,10 @@ def main(
         ratios = f"predicted {units.ratio(rung.predicted)}, observed {units.ratio(rung.observed)}"
         print(f"{rung.fix:24} {word:9} {ratios} {rung.why}")
     print(f"{units.ratio(recipe.speedup)} in all; pictures: {recipe.verdict}")
+    recipe.save("recipe.toml")
     with halftime.applied(pipeline, Plan(fixes=recipe.fixes)):
         pipeline("a red apple", num_inference_steps=workload.steps).images[0].save("tuned.png")
-    print("wrote tuned.png; the pipeline is as it was")
+    print("wrote recipe.toml and tuned.png; the pipeline is as it was")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Logs whose truth is known: whether the small model's answer is acceptable depends on the features
-alone."""
+"""Logs whose truth is known: whether a small answer is acceptable depends on the features alone."""
 
 from __future__ import annotations
 
@@ -18,8 +17,10 @@ from halftime.verbs.captions.log import Log
 def synthetic(
     count: int, *, seed: int = 0, hard: float = 0.3, slip: float = 0.004, check: bool = False
 ) -> Log:
-    """`hard` of the requests show themselves in the first feature and fail half of the time, others
-    `slip` of it."""
+    """A share `hard` of the requests shows in the first feature and fails half of the time.
+
+    The small model fails a share `slip` of the others.
+    """
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(count, len(NAMES)))
     is_hard = rng.random(count) < hard
@@ -61,14 +62,14 @@ def chat(
     picture: bytes | None,
     prompt: str = "What is in this picture?",
     model: str = "captions",
-    **more: object,
+    **fields: object,
 ) -> dict:
     """An OpenAI-shaped caption request."""
     content: list[dict] = [{"type": "text", "text": prompt}]
     if picture is not None:
         url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
         content.append({"type": "image_url", "image_url": {"url": url}})
-    return {"model": model, "messages": [{"role": "user", "content": content}], **more}
+    return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
 
 
 def words(picture: bytes, prompt: str, answer: str) -> float:
@@ -77,10 +78,9 @@ def words(picture: bytes, prompt: str, answer: str) -> float:
 
 
 def certified(threshold: float | None = 0.5, **changes: object) -> Router:
-    """Says 'acceptable' to everything that is like a plain picture: weights of zero, an intercept
-    of 3."""
+    """A router that accepts everything like a plain picture: zero weights, an intercept of 3."""
     width = len(NAMES)
-    made = Router(
+    router = Router(
         features=NAMES,
         mean=(0.0,) * width,
         scale=(10.0,) * width,
@@ -93,4 +93,4 @@ def certified(threshold: float | None = 0.5, **changes: object) -> Router:
         tolerance=0.0,
         small_share=0.7,
     )
-    return msgspec.structs.replace(made, **changes)
+    return msgspec.structs.replace(router, **changes)

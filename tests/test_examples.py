@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gateway_servers import mock_and_proxy
 from halftime.base.store import read_report
 from halftime.records import Session
+from halftime.verbs.gateway.mock import Behaviour
 from served import served
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 def run(folder: Path, *words: str | Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=folder,
         env=environment,
@@ -34,8 +36,8 @@ def run(folder: Path, *words: str | Path) -> str:
         check=False,
         timeout=280,
     )
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
-    return done.stdout
+    assert completed.returncode == 0, completed.stdout[-1500:] + completed.stderr[-1500:]
+    return completed.stdout
 
 
 def test_profile_my_pipeline(tmp_path: Path) -> None:
@@ -105,11 +107,7 @@ def test_serve_with_previews(tmp_path: Path, server: str) -> None:
 
 
 def test_measure_my_gateway(tmp_path: Path) -> None:
-    from gateway.test_gateway_live import served
-
-    from halftime.verbs.gateway.mock import Behaviour
-
-    with served(Behaviour(delay=0.005)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.005)) as (direct, through):
         out = run(tmp_path, EXAMPLES / "measure_my_gateway.py", direct, through, "20", "1", "20")
     assert "adds" in out
     assert "p50" in out

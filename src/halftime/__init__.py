@@ -1,7 +1,6 @@
-"""halftime finds where a diffusion pipeline's time goes, fixes it, proves that the pictures hold,
-and serves it.
+"""halftime profiles a diffusion pipeline, fixes it, proves that its pictures hold, and serves it.
 
-The front door. Nothing heavy is imported until a name is used.
+Every name here is imported from its module when it is first used, so `import halftime` is light.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     import halftime.bundled  # noqa: F401
+    from halftime.base.errors import HalftimeError as HalftimeError
+    from halftime.base.errors import HalftimeWarning as HalftimeWarning
     from halftime.fix import FIXES as FIXES
     from halftime.fix import applied as applied
     from halftime.pipeline.load import load_pipeline as load_pipeline
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "FIXES": "halftime.fix",
     "Finding": "halftime.records",
+    "HalftimeError": "halftime.base.errors",
+    "HalftimeWarning": "halftime.base.errors",
     "Session": "halftime.records",
     "Workload": "halftime.records",
     "applied": "halftime.fix",
@@ -54,12 +57,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(
             f"module 'halftime' has no attribute {name!r}; it has: {', '.join(_HOMES)}"
         )
-    home = _HOMES[name]
-    return (
-        importlib.import_module(f"halftime.{name}")
-        if home == "halftime"
-        else getattr(importlib.import_module(home), name)
-    )
+    if name == "bundled":
+        return importlib.import_module("halftime.bundled")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

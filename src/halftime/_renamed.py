@@ -1,22 +1,26 @@
-"""The module names of 0.1.0's drafts, kept for one version: importing one warns and names the new
-one.
+"""The names of 0.1.0's drafts, kept for one version: using one warns and names the new one.
 
-`halftime.serve.app` was what is now `halftime.verbs.serve.app`. A verb's old package could be
-called, too.
+`halftime.serve.app` is now `halftime.verbs.serve.app`. A verb's old package could be called, too:
+`import halftime.gateway; halftime.gateway("http://...")`. A renamed thing gets a row in one of the
+three tables, and a module that is still where it was, but whose names have moved, one line:
+`__getattr__ = attributes_of(__name__)`.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from collections.abc import Callable, Sequence
+from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
 
+# Old module -> new module, both without 'halftime.'; a module's row counts before its package's.
 MODULES = {
     "arguments": "pipeline.arguments",
+    "captions.asgi": "verbs.captions.app",
     "door": "base.listening",
     "environment": "base.environment",
     "errors": "base.errors",
@@ -24,6 +28,11 @@ MODULES = {
     "ledger": "base.ledger",
     "notebook": "report.notebook",
     "priors": "records.priors",
+    "serve.auth": "http.access",
+    "serve.disconnect": "http.disconnect",
+    "serve.errors_http": "http.errors",
+    "serve.observe": "http.traffic",
+    "serve.server": "http.server",
     "shown": "report.show",
     "source": "base.source",
     "stats": "base.stats",
@@ -32,7 +41,7 @@ MODULES = {
     "version": "base.version",
     "workload": "pipeline.workload",
 }
-# verb -> where the function of that name is
+# Verb, whose old package moved into `verbs` with all its modules -> where the verb's function is.
 VERBS = {
     "audit": "verbs.audit.run",
     "captions": "verbs.captions.run",
@@ -46,72 +55,147 @@ VERBS = {
     "tune": "verbs.tune.run",
     "verify": "verbs.verify.run",
 }
+# Old module -> old name -> new module and new name, where the tables above do not lead there.
+ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
+    "captions.asgi": {
+        "Judge": ("verbs.captions.judge", "AnswerJudge"),
+        "Shell": ("verbs.captions.app", "application"),
+        "ShellSettings": ("verbs.captions.passthrough", "PassThroughSettings"),
+    },
+    "captions.calibrate": {"Settings": ("verbs.captions.calibrate", "CalibrationSettings")},
+    "environment": {
+        "collect": ("pipeline.device", "this_environment"),
+        "devices": ("pipeline.device", "devices"),
+        "torch_build": ("pipeline.device", "torch_build"),
+    },
+    "gateway.run": {"Settings": ("verbs.gateway.run", "GatewaySettings")},
+    "notebook": {
+        "Progress": ("base.progress", "Progress"),
+        "in_a_notebook": ("base.progress", "in_a_notebook"),
+        "progress": ("base.progress", "notebook_bar"),
+    },
+    "pipeline": {
+        "Loaded": ("pipeline.load", "LoadedPipeline"),
+        "Place": ("records.stages", "Place"),
+        "call_arguments": ("pipeline.arguments", "call_arguments"),
+        "checked_device": ("pipeline.device", "checked_device"),
+        "load_pipeline": ("pipeline.load", "load_pipeline"),
+        "pipelines_of": ("pipeline.components", "pipelines_of"),
+        "place_of": ("records.stages", "place_of"),
+        "scheduler_named": ("pipeline.load", "scheduler_named"),
+    },
+    "profile.run": {"Settings": ("verbs.profile.run", "ProfileSettings")},
+    "verify.floor": {
+        "entries": ("verbs.verify.floor", "floor_entries"),
+        "sound": ("verbs.verify.floor", "usable_entries"),
+        "strangers": ("verbs.verify.floor", "unrelated_distances"),
+    },
+    "verify.metrics": {"Judge": ("verbs.verify.metrics", "AgreementJudge")},
+    "verify.render": {"Prompt": ("verbs.verify.render", "PicturePrompt")},
+    "verify.run": {
+        "Settings": ("verbs.verify.run", "VerifySettings"),
+        "judged": ("verbs.verify.run", "verdict_of"),
+    },
+}
 
 
-class RenamedModules(MetaPathFinder, Loader):
-    """Finds what nobody else does: modules of ours by the names that they had."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self, is_package=True) if new_name(fullname) else None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        name = new_name(spec.name)
-        assert name is not None
-        warnings.warn(
-            f"{spec.name} is now {name}; the old name goes in 0.2.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return _Renamed(spec.name, name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: every attribute is read from the new module."""
+def new_module(old: str) -> str | None:
+    """'halftime.verbs.serve.app' for 'halftime.serve.app'; None for a name that did not change."""
+    package, _, inside = old.partition(".")
+    if package != "halftime":
+        return None
+    if inside in MODULES:
+        return f"halftime.{MODULES[inside]}"
+    return f"halftime.verbs.{inside}" if inside.partition(".")[0] in VERBS else None
 
 
-class _Renamed(ModuleType):
-    def __init__(self, name: str, new: str) -> None:
-        super().__init__(name)
-        self.__dict__["_new"] = new
+def attributes_of(module: str) -> Callable[[str], object]:
+    """A `__getattr__` for a module that exists, some of whose names have moved."""
+
+    def attribute(name: str) -> object:
+        if name not in ATTRIBUTES[module.removeprefix("halftime.")]:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return renamed_attribute(module, name)
+
+    return attribute
+
+
+def renamed_attribute(module: str, name: str) -> object:
+    """What the old `module` had by that name; warns where the name itself is another now."""
+    new, new_name = ATTRIBUTES.get(module.removeprefix("halftime."), {}).get(name, (None, name))
+    if new is not None:
+        _warn(f"{module}.{name}", f"halftime.{new}.{new_name}", stacklevel=4)
+        return getattr(importlib.import_module(f"halftime.{new}"), new_name)
+    target = importlib.import_module(new_module(module) or module)
+    verb = module.removeprefix("halftime.")
+    if verb in VERBS and not hasattr(target, name):  # the package had the verb's function
+        target = importlib.import_module(f"halftime.{VERBS[verb]}")
+    return getattr(target, name)
+
+
+def _warn(old: str, new: str, stacklevel: int) -> None:
+    text = f"{old} is now {new}; the old name will be removed in 0.2."
+    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
+
+
+class RenamedModule(ModuleType):
+    """An old module: every attribute is read from the new one."""
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(_home_of(self.__dict__["_new"], name), name)
+        return renamed_attribute(self.__name__, name)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        verb = self.__name__.rpartition(".")[2]
-        module = importlib.import_module(f"halftime.{VERBS[verb]}")
+        verb = self.__name__.removeprefix("halftime.")
+        if verb not in VERBS:
+            raise TypeError(f"module {self.__name__!r} is not callable")
+        function: Callable[..., object] = renamed_attribute(self.__name__, verb)  # type: ignore[assignment]
         if verb == "gateway":  # it took the fields of what is now its one argument
-            names = dict(zip(("direct", "through"), args, strict=False))
-            return module.gateway(module.Settings(**names, **kwargs))
+            fields = dict(zip(("direct", "through"), args, strict=False)) | kwargs
+            return function(_settings("gateway.run", fields))
         if verb == "captions":
-            return module.captions(*args, module.Settings(**kwargs))
-        return getattr(module, verb)(*args, **kwargs)
+            log = args[0] if args else kwargs.pop("log")
+            return function(log, _settings("captions.calibrate", kwargs))
+        return function(*args, **kwargs)
 
 
-def _home_of(module: str, name: str) -> ModuleType:
-    """The module that has the name: for a verb's package the one with its function, if the package
-    has it not."""
-    new = importlib.import_module(module)
-    verb = module.rpartition(".")[2]
-    return (
-        importlib.import_module(f"halftime.{VERBS[verb]}")
-        if verb in VERBS and not hasattr(new, name)
-        else new
-    )
+def _settings(module: str, fields: dict[str, object]) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        settings: Callable[..., object] = renamed_attribute(f"halftime.{module}", "Settings")  # type: ignore[assignment]
+    return settings(**fields)
 
 
-def new_name(old: str) -> str | None:
-    """'halftime.verbs.serve.app' for 'halftime.serve.app'; None for what was never called so."""
-    package, _, rest = old.partition(".")
-    first, _, inner = rest.partition(".")
-    if package != "halftime":
-        return None
-    if first in VERBS:
-        return ".".join(filter(None, ("halftime.verbs", first, inner)))
-    return f"halftime.{MODULES[first]}" if first in MODULES and not inner else None
+class RenamedModules(MetaPathFinder, InspectLoader):
+    """Finds our modules by their old names, after everybody else has looked."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """A spec for an old name that a new module has replaced."""
+        new = new_module(fullname)
+        spec = importlib.util.find_spec(new) if new else None
+        if spec is None:
+            return None
+        return ModuleSpec(fullname, self, is_package=spec.submodule_search_locations is not None)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        _warn(spec.name, str(new_module(spec.name)), stacklevel=3)
+        return RenamedModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing to run: every attribute is read from the new module."""
+
+    def get_source(self, fullname: str) -> None:
+        """None: the text is the new module's."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """For `python -m halftime.gateway.proxy`: run the new module as the main one."""
+        new = new_module(fullname)
+        _warn(fullname, str(new), stacklevel=2)
+        text = f"import runpy; runpy.run_module({new!r}, run_name='__main__', alter_sys=True)"
+        return compile(text, fullname, "exec")
 
 
 def install() -> None:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halftime.base import store
-from halftime.base.errors import BadFile
-from halftime.records import Environment, LedgerRow, Session, Workload
+from halftime.base.errors import BadFile, BadInput
+from halftime.records import Environment, Finding, LedgerRow, Session, Workload
+from halftime.records.recipe import Choice, Plan
 
 PLACE = Environment(
     system="s", processor="p", cores=2, memory_bytes=1, threads=2, device="cpu", device_name="p"
@@ -64,6 +65,27 @@ def test_a_workload_comes_back_from_toml_with_the_same_hash(
     again = store.read_toml(path, Workload)
     assert again == workload
     assert again.content_hash() == workload.content_hash()
+
+
+@pytest.mark.parametrize("name", ["record.json", "record.toml"])
+def test_a_record_saves_itself_in_the_form_that_its_name_says(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "new folder" / name
+    plan = Plan(fixes=(Choice(name="vae-dtype", settings={"dtype": "bfloat16"}),))
+    plan.save(str(path))
+    read = store.read_toml if path.suffix == ".toml" else store.read_json
+    assert read(path, Plan) == plan
+    with pytest.raises(BadFile, match="cannot write"):
+        plan.save(path / "x.json")
+
+
+def test_a_record_draws_itself_if_a_report_draws_its_type(tmp_path: Path) -> None:
+    finding = Finding(id="vae-fp32", stage="vae_decode", message="the <vae> runs in fp32")
+    finding.html(tmp_path / "finding.html")
+    assert "the &lt;vae&gt; runs" in (tmp_path / "finding.html").read_text()
+    assert store.read_report(tmp_path / "finding.html", Finding) == finding
+    with pytest.raises(BadInput, match=r"a Workload has no report\. These have one: Audit, Bench"):
+        Workload().html(tmp_path / "workload.html")
+    assert not (tmp_path / "workload.html").exists()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(

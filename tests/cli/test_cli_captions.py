@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from captions_synthetic import certified, chat, jpeg, synthetic
+from captions_upstreams import Model, serving
 from halftime.cli import main
 
 AT_NOBODY = [
@@ -103,10 +104,13 @@ def test_what_is_wrong_is_said(
         (["serve", "r.json", *AT_NOBODY, "--shadow", "2"], "'--shadow': 2.0 is not in the range"),
         (["serve", "r.json", *AT_NOBODY, "--shadow", "-1"], "'--shadow'"),
         (["serve", "r.json", *AT_NOBODY, "--port", "70000"], "'--port'"),
-        (["serve", "r.json", *AT_NOBODY, "--small", "foo"], "'foo' is no http:// or https:// URL"),
+        (
+            ["serve", "r.json", *AT_NOBODY, "--small", "foo"],
+            "'foo' is not an http:// or https:// URL",
+        ),
         (
             ["serve", "r.json", *AT_NOBODY, "--large", "http://:99999/v1"],
-            "is no http:// or https:// URL",
+            "is not an http:// or https:// URL",
         ),
         (["collect", "r.jsonl", *AT_NOBODY, "--small-price", "-1"], "'--small-price'"),
     ],
@@ -130,15 +134,15 @@ def test_a_busy_port_is_said_before_any_address(tmp_path: Path) -> None:
             "--port",
             str(port),
         ]
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "halftime", *words],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(
+    assert (completed.returncode, completed.stdout) == (2, "")
+    assert completed.stderr.startswith(
         f"halftime: cannot listen on 127.0.0.1 port {port}: Address already in use"
     )
 
@@ -152,28 +156,26 @@ def test_the_documented_calibration_gives_the_documented_number() -> None:
         page,
         re.MULTILINE,
     )
-    shown = re.search(
+    documented = re.search(
         r"cascade, certified\*\* \| ([\d.]+) % \| \*\*([\d.]+) %\*\* \[([\d.]+), ([\d.]+)\]", page
     )
     assert command is not None
-    assert shown is not None
+    assert documented is not None
     measured = json.loads((root / "benchmarks/results/captions_savings.json").read_text())["result"]
     assert float(command[2]) == pytest.approx(measured["decision_cpu_seconds"], rel=0.001)
     words = [sys.executable, "-m", "halftime", "captions", *command[1].split(), "--json", "-"]
-    done = subprocess.run(words, capture_output=True, cwd=root, timeout=120, check=True)
-    data = json.loads(done.stdout)
-    got = [
+    completed = subprocess.run(words, capture_output=True, cwd=root, timeout=120, check=True)
+    data = json.loads(completed.stdout)
+    rounded = [
         f"{data[name]:.1%}" for name in ("small_share", "savings", "savings_low", "savings_high")
     ]
-    assert got == [f"{number}%" for number in shown.groups()]
+    assert rounded == [f"{number}%" for number in documented.groups()]
 
 
 def test_serve_and_collect_run(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a user does: collect a log from two models, calibrate, serve the router, and ask it."""
-    from captions.test_captions_asgi import Model, serving
-
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     (tmp_path / "requests.jsonl").write_text(
         '{"image": "a.jpg", "prompt": "what?"}\n{"image": "none.jpg"}\n'
@@ -181,7 +183,7 @@ def test_serve_and_collect_run(
     (tmp_path / "router.json").write_bytes(msgspec.json.encode(certified()))
     with serving(Model("s")) as small, serving(Model("l")) as large:
         upstreams = ["--small", small, "--small-model", "s", "--large", large, "--large-model", "l"]
-        made = tmp_path / "made.jsonl"
+        collected = tmp_path / "collected.jsonl"
         judge = ["--judge", "captions_synthetic:words"]
         assert (
             run(
@@ -191,13 +193,13 @@ def test_serve_and_collect_run(
                     *upstreams,
                     *judge,
                     "--out",
-                    str(made),
+                    str(collected),
                 ]
             )
             == 0
         )
         assert "1 of 2 requests" in capsys.readouterr().out
-        row = json.loads(made.read_text())
+        row = json.loads(collected.read_text())
         assert (row["small"]["text"], row["large"]["text"]) == (
             "s says a red apple",
             "l says a red apple",

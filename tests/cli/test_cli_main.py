@@ -45,7 +45,7 @@ def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ValueError("odd\nmore"),
             2,
-            "ValueError: odd (tests/cli/test_cli_main.py:53). Run again with --debug",
+            "ValueError: odd (tests/cli/test_cli_main.py:{line}). Run again with --debug",
         ),
         (OSError(), 2, "OSError: no message"),
     ],
@@ -60,10 +60,11 @@ def test_errors_end_in_one_sentence(
     def failing(*args: object, **kwargs: object) -> None:
         raise error
 
+    line = failing.__code__.co_firstlineno + 1
     monkeypatch.setattr(group, "main", failing)
     assert _run([], debug=False) == code
     err = capsys.readouterr().err
-    assert words in err
+    assert words.replace("{line}", str(line)) in err
     assert "Traceback" not in err
 
 
@@ -72,3 +73,12 @@ def test_as_a_module() -> None:
         [sys.executable, "-m", "halftime", "--version"], capture_output=True, text=True, check=True
     )
     assert halftime.__version__ in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_imports_no_torch(verb: str) -> None:
+    code = f"import sys, halftime.cli.{verb}; print(*sys.modules)"
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "diffusers", "matplotlib"} & set(completed.stdout.split())

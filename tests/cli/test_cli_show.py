@@ -16,7 +16,7 @@ from halftime.records.forecast import Forecast
 from halftime.records.gateway import GatewayResult
 from halftime.records.tune import Tuning
 from halftime.records.verdict import Verdict
-from halftime.report.drawn import DRAWN_BY
+from halftime.report.registry import REPORT_FUNCTIONS
 from halftime.report.show import read
 
 ROOT = Path(__file__).parents[2]
@@ -67,9 +67,9 @@ def test_every_record_that_is_drawn_has_a_verb_or_a_benchmark() -> None:
         path.stem
         for path in (ROOT / "src" / "halftime" / "report").glob("*.py")
         if "def report_of(" in path.read_text()
-    } - {"session"}
+    } - {"session", "registry"}
     assert {
-        drawn_by.partition(":")[0].rpartition(".")[2] for drawn_by in DRAWN_BY.values()
+        drawn_by.partition(":")[0].rpartition(".")[2] for drawn_by in REPORT_FUNCTIONS.values()
     } == reports
 
 
@@ -77,8 +77,8 @@ def test_every_record_that_is_drawn_has_a_verb_or_a_benchmark() -> None:
     ("text", "says"),
     [
         ('{"a": 1}', "holds nothing that halftime draws"),
-        ("[1]", "is no JSON and no page"),
-        ("{", "is no JSON and no page"),
+        ("[1]", "is neither JSON nor a page"),
+        ("{", "is neither JSON nor a page"),
         ("<html></html>", "without halftime's data"),
     ],
 )

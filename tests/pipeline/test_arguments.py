@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from halftime.base.errors import BadWorkload, HalftimeWarning
-from halftime.pipeline.arguments import call_arguments
+from halftime.pipeline.arguments import call_arguments, call_parameters
 from halftime.records import Workload
 from tiny_pipelines import PIPELINES
 
@@ -72,3 +72,33 @@ def test_a_misspelt_argument_is_refused_though_diffusers_swallows_it() -> None:
         BadWorkload, match=r"takes no gidance_scale\. Did you mean 'guidance_scale'\?"
     ):
         call_arguments(PIPELINES["sdxl"].build(), Workload(arguments={"gidance_scale": 1}))
+
+
+def test_the_parameters_of_a_call_are_those_of_all_calls_that_it_extends() -> None:
+    class Wrapper(Closed):
+        def __call__(self, *args: object, steps_of_mine: int = 3, **more: object) -> None: ...
+
+    parameters = call_parameters(Wrapper())  # type: ignore[arg-type]
+    assert parameters.names == ("steps_of_mine", "prompt", "num_inference_steps")
+    assert parameters.default("num_inference_steps") == 50
+    assert parameters.hands_on
+    assert not parameters.takes("guidance_scale")
+
+
+def test_a_call_that_hands_nothing_on_closes_the_list() -> None:
+    class Narrow(Closed):
+        def __call__(self, prompt: str) -> None: ...
+
+    parameters = call_parameters(Narrow())  # type: ignore[arg-type]
+    assert parameters.names == ("prompt",)
+    assert parameters.default("prompt") is None
+    assert set(call_arguments(Narrow(), Workload())) == {"prompt"}  # type: ignore[arg-type]
+
+
+def test_a_call_that_takes_anything_takes_what_nobody_names() -> None:
+    class Wrapper:
+        def __call__(self, **kwargs: object) -> None: ...
+
+    parameters = call_parameters(Wrapper())  # type: ignore[arg-type]
+    assert parameters.takes("anything")
+    assert parameters.names == ()

@@ -14,8 +14,7 @@ from nbclient import NotebookClient
 
 from halftime.base import progress
 from halftime.records import Finding
-from halftime.report.drawn import DRAWN_BY, named
-from halftime.report.drawn import drawn as report_of
+from halftime.report.registry import REPORT_FUNCTIONS, named, report_of
 
 ROOT = Path(__file__).parents[2]
 CELLS = (
@@ -76,7 +75,7 @@ def test_records_draw_themselves(
 
 
 def test_every_renderer_is_for_a_type_that_exists() -> None:
-    for kind, target in DRAWN_BY.items():
+    for kind, target in REPORT_FUNCTIONS.items():
         found = named(kind)
         assert isinstance(found, type)
         assert f"{found.__module__}:{found.__qualname__}" == kind

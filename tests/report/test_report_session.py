@@ -7,6 +7,7 @@ import io
 import re
 
 import pytest
+from markupsafe import Markup
 from rich.console import Console
 
 import halftime
@@ -99,7 +100,7 @@ def test_markup_in_data_is_text_everywhere() -> None:
         Bullets((Text("<i>"),)),
         Entries((Entry("<t>", "[bold]", "<u>"),)),
         Table((Column("<c>"),), (("<d>",),)),
-        Html("<svg></svg>", fallback="a picture"),
+        Html(Markup("<svg></svg>"), fallback="a picture"),
     )
     report = Report("<title>", "[bold]s", (Section("<s>", blocks),))
     page = html(report)

@@ -1,4 +1,4 @@
-"""The machine, the software and the settings that change speed; what torch knows is elsewhere."""
+"""The machine, the software and the settings that change speed; torch's part: `pipeline.device`."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def processor_name() -> str:
 
 def versions() -> dict[str, str]:
     """Package -> version, of those that are installed."""
-    found = {"python": platform.python_version(), "halftime": version()}
+    installed = {"python": platform.python_version(), "halftime": version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 # Instruction sets that decide which dtypes a processor computes in, by the names in /proc/cpuinfo.
@@ -74,7 +74,7 @@ _INSTRUCTIONS = (
 
 
 def instructions() -> list[str]:
-    """The processor's instruction sets that matter here; empty where /proc/cpuinfo is missing."""
+    """The processor's instruction sets of this list; empty where /proc/cpuinfo is missing."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()

@@ -1,8 +1,7 @@
 """What can go wrong, in one tree.
 
 HalftimeError                    every error that halftime raises on purpose
-├── BadInput                     a value that the user gave; the message says which values are
-allowed
+├── BadInput                     a value that the user gave; the message says what is allowed
 │   ├── UnknownModel             no such folder, hub id or module:function
 │   ├── BadWorkload              steps, size, scheduler … that this pipeline cannot run
 │   ├── BadFile                  not a file of ours, a broken one, or one of a newer schema
@@ -20,7 +19,7 @@ from __future__ import annotations
 class HalftimeError(Exception):
     """Base class. `str(error)` is one or two sentences that a user can act on.
 
-    `exit_code` is what the command line ends with: 2 for everything a user can mend.
+    `exit_code` is the exit code of the command line: 2 for everything a user can mend.
     """
 
     exit_code = 2
@@ -31,8 +30,7 @@ class BadInput(HalftimeError):
 
 
 class UnknownModel(BadInput):
-    """The model is neither the bundled one, a diffusers folder, a cached hub id nor
-    `module:function`."""
+    """Not the bundled model, a diffusers folder, a cached hub id or `module:function`."""
 
 
 class BadWorkload(BadInput):
@@ -52,8 +50,7 @@ class DoesNotApply(HalftimeError):
 
 
 class Unrepeatable(HalftimeError):
-    """A pipeline draws other pictures from the same prompts and seeds, so that nothing can be
-    verified against it."""
+    """A pipeline draws other pictures from the same prompts and seeds: nothing can be verified."""
 
 
 class Unlike(HalftimeError):
@@ -61,8 +58,7 @@ class Unlike(HalftimeError):
 
 
 class MissingExtra(HalftimeError):
-    """An optional dependency is needed; `halftime.base.extras` makes these, with the command that
-    installs it."""
+    """An optional package is needed; the message says how to install it (`base.extras`)."""
 
     def __init__(self, package: str, purpose: str, install: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install}")
@@ -72,6 +68,10 @@ class OutOfMemory(HalftimeError):
     """The device or the host ran out of memory."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its class name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class HalftimeWarning(UserWarning):
-    """What a user should know and need not mend; the command line shows it on a line of standard
-    error."""
+    """What a user should know and need not mend; the command line prints it to standard error."""

@@ -1,4 +1,4 @@
-"""Optional packages: imported on use, and their absence said in words that can be acted on."""
+"""Optional packages: imported on use; a missing one is named with the command that installs it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,11 @@ def optional(module: str, extra: str, purpose: str) -> ModuleType:
 
 def install(extra: str) -> str:
     """The command that installs `halftime[EXTRA]` into the environment that runs now."""
-    return f"{_pip()} install 'halftime[{extra}]'"
-
-
-def _pip() -> str:
-    """`pip` where a shell finds this environment's own, else this Python's by its path, relative
-    where it is below."""
-    found = shutil.which("pip")
-    if found is not None and Path(found).parent == Path(sys.executable).parent:
-        return "pip"
-    near = os.path.relpath(sys.executable)
-    return f"{sys.executable if near.startswith(os.pardir) else near} -m pip"
+    pip = shutil.which("pip")
+    if pip is not None and Path(pip).parent == Path(sys.executable).parent:
+        command = "pip"  # a shell finds this environment's own
+    else:
+        near = os.path.relpath(sys.executable)
+        python = sys.executable if near.startswith(os.pardir) else near
+        command = f"{python} -m pip"
+    return f"{command} install 'halftime[{extra}]'"

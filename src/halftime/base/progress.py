@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# What is being done, how many are done, and of how many.
+from markupsafe import Markup
+
+# The task, how much of it is finished, and of how much.
 Progress = Callable[[str, int, int], None]
 
 
-def silent(what: str, done: int, total: int) -> None:
+def silent(task: str, finished: int, total: int) -> None:
     """A Progress that says nothing."""
 
 
@@ -28,17 +29,18 @@ def in_a_notebook() -> bool:
 
 @contextmanager
 def notebook_bar() -> Iterator[Progress]:
-    """In a notebook a bar under the cell, gone when done; elsewhere nothing."""
+    """In a notebook a bar under the cell, gone at the end; elsewhere nothing."""
     if not in_a_notebook():
         yield silent
         return
     from IPython.display import HTML, display
 
+    bar = Markup('<progress max="{}" value="{}"></progress> {} ({} of {})')  # format() escapes
     handle = display(HTML(""), display_id=True)  # type: ignore[no-untyped-call]
 
-    def show(what: str, done: int, total: int) -> None:
-        bar = f'<progress max="{max(total, 1)}" value="{done}"></progress>'
-        handle.update(HTML(f"{bar} {html.escape(what)} ({done} of {total})"))  # type: ignore[no-untyped-call]
+    def show(task: str, finished: int, total: int) -> None:
+        markup = bar.format(max(total, 1), finished, task, finished, total)
+        handle.update(HTML(markup))  # type: ignore[no-untyped-call]
 
     try:
         yield show

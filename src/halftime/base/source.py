@@ -15,8 +15,7 @@ def is_installed(file: str) -> bool:
 
 
 def short(file: str) -> str:
-    """From the package's root where it is installed, else from the working directory, as
-    annotations need it."""
+    """From the package's root where it is installed, else from the working directory."""
     for root in _INSTALLED:
         if root in file:
             return file.rpartition(root)[2]
@@ -27,24 +26,22 @@ def short(file: str) -> str:
 
 
 def in_a_sentence(error: Exception) -> str:
-    """An error that is none of halftime's: its kind, its first line, and the line where it was
-    raised."""
+    """An error that is not halftime's: its kind, its first line, and the line that raised it."""
     first_line = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             f"out of memory ({first_line}). Try a smaller --size or --batch, or --dtype bfloat16."
         )
-    return f"{type(error).__name__}: {first_line.rstrip('.') or 'no message'}{_place(error)}."
+    return f"{type(error).__name__}: {first_line.rstrip('.') or 'no message'}{_raised_at(error)}."
 
 
-def _place(error: Exception) -> str:
-    """' (FILE:LINE)', the innermost that is not ours, torch's or click's: mostly the line that
-    somebody can mend."""
+def _raised_at(error: Exception) -> str:
+    """' (FILE:LINE)': the innermost frame outside halftime, torch and click, or ''."""
     home = str(Path(__file__).parents[1])
-    theirs = [
+    frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith((home, "<"))
         and not {"torch", "click"} & {*Path(frame.filename).parts}
     ]
-    return f" ({short(theirs[-1].filename)}:{theirs[-1].lineno})" if theirs else ""
+    return f" ({short(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""

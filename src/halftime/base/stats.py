@@ -22,8 +22,7 @@ class Interval(NamedTuple):
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value; the mean of the two middle ones for an even count. Raises ValueError when
-    empty."""
+    """The middle value, or the mean of the two in the middle. Raises ValueError when empty."""
     if not values:
         raise ValueError("median of no values")
     return float(np.median(np.asarray(values, dtype=float)))
@@ -37,15 +36,13 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Interquartile range over the median: 0 for equal values, 0.05 for a steady machine, above 0.2
-    a shaky one."""
+    """Interquartile range over the median: 0.05 on a steady machine, above 0.2 on a shaky one."""
     middle = median(values)
     return (quantile(values, 0.75) - quantile(values, 0.25)) / middle if middle else 0.0
 
 
 def middle_half(order_by: Sequence[float]) -> list[int]:
-    """Indices of the values within the middle half by rank; all of them where there are fewer than
-    three.
+    """Indices of the values within the middle half by rank; all of fewer than three.
 
     Averages over these are as robust as an interquartile mean, and since every row of a ledger is
     averaged over the same runs, the rows still add up to the whole, which medians would not.
@@ -113,11 +110,10 @@ def unpaired_ratio(
     confidence: float = 0.95,
     resamples: int = 2000,
 ) -> Interval:
-    """Speedup as the ratio of medians, each side resampled by itself: for runs that were not made
-    in turns.
+    """Speedup as the ratio of medians, each side resampled separately.
 
-    Drift between the two sides is not in the interval; prefer `paired_ratio`. A single run has no
-    spread to resample: low and high are then the value itself.
+    For runs that were not made in turns: drift between the two sides is not in the interval; prefer
+    `paired_ratio`. A single run has no spread to resample: low and high are then the value itself.
     """
     value = median(baseline) / median(candidate)
     if min(len(baseline), len(candidate)) < 2:
@@ -126,9 +122,8 @@ def unpaired_ratio(
     sides = []
     for values in (baseline, candidate):
         data = np.asarray(values, dtype=float)
-        sides.append(
-            np.median(data[rng.integers(0, data.size, size=(resamples, data.size))], axis=1)
-        )
+        samples = data[rng.integers(0, data.size, size=(resamples, data.size))]
+        sides.append(np.median(samples, axis=1))
     tail = (1 - confidence) / 2
     low, high = np.quantile(sides[0] / sides[1], [tail, 1 - tail])
     return Interval(value, float(low), float(high))

@@ -87,8 +87,7 @@ def count(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}"
 
 
-# One table: a column's unit decides how it is written, on the console, in markdown and in HTML
-# alike.
+# One table: a column's unit decides how it is written, on the console, in markdown and in HTML.
 FORMATS: dict[str, Callable[[float | None], str]] = {
     "seconds": seconds,
     "bytes": size,

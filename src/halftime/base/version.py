@@ -10,16 +10,14 @@ from halftime import __version__
 
 # Of a checkout; of an installed package the folder that holds Python's library, which has no .git.
 _ROOT = Path(__file__).parents[3]
-_MEASURED = ("src", "benchmarks")  # where a change can change a measurement
+_MEASURED = ("src", "benchmarks", "workshop")  # where a change can change a measurement
 
 
 @cache
 def version() -> str:
-    """As every record names it: '0.1.0', and from a checkout '0.1.0+g1a2b3c4d5e6f', with '.dirty'
-    where sources differ.
+    """'0.1.0'; from a checkout '0.1.0+g1a2b3c4d5e6f', with '.dirty' where sources differ.
 
-    A local version label after PEP 440, spelt as setuptools-scm spells it. '0.1.0' too where git is
-    missing.
+    A local version label after PEP 440, spelt as setuptools-scm spells it; '0.1.0' without git.
     """
     head = _git("rev-parse", "--short=12", "HEAD") if (_ROOT / ".git").exists() else ""
     if not head:
@@ -32,9 +30,9 @@ def version() -> str:
 
 def _git(*words: str) -> str:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", *words], cwd=_ROOT, capture_output=True, text=True, check=False
         )
     except OSError:  # no git
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return completed.stdout.strip() if completed.returncode == 0 else ""

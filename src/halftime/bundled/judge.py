@@ -1,5 +1,4 @@
-"""A small CLIP-style judge: pictures and prompts in one space, trained contrastively on emoji-xl's
-own vocabulary."""
+"""A small CLIP-style judge, trained contrastively on emoji-xl's vocabulary."""
 
 from __future__ import annotations
 
@@ -16,6 +15,8 @@ from PIL.Image import Image, Resampling
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
+
+from halftime import bundled
 
 SIDE = 64  # pixels; pictures of any size are reduced to it
 WEIGHTS = "model.safetensors"
@@ -43,8 +44,8 @@ class Towers(nn.Module):
 
     def text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
         """N, length to N, width, of length one."""
-        each = F.gelu(self.words(ids) + self.places) * mask[..., None]
-        return F.normalize(self.text(each.sum(1) / mask.sum(1, keepdim=True) ** 0.5), dim=-1)
+        words = F.gelu(self.words(ids) + self.places) * mask[..., None]
+        return F.normalize(self.text(words.sum(1) / mask.sum(1, keepdim=True) ** 0.5), dim=-1)
 
 
 def _halving(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
@@ -68,7 +69,7 @@ class Judge:
     def __init__(self, towers: Towers, tokenizer: CLIPTokenizer) -> None:
         self.towers = towers.eval()
         self.tokenizer = tokenizer
-        self._known: Tensor | None = None
+        self._prompt_features: Tensor | None = None
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
@@ -98,16 +99,15 @@ class Judge:
         ]
 
     def aesthetic(self, images: Sequence[Image]) -> list[float]:
-        """A stand-in for an aesthetic score: the cosine with the nearest prompt of the test set,
-        whichever it is.
+        """A stand-in for an aesthetic score: the cosine with the nearest prompt of the test set.
 
         It rewards pictures that clearly are something. It knows nothing of taste.
         """
-        from halftime import bundled
-
-        if self._known is None:
-            self._known = self.text_features([prompt.text for prompt in bundled.prompts()])
-        return [float(s) for s in (self.image_features(images) @ self._known.T).amax(-1)]
+        if self._prompt_features is None:
+            self._prompt_features = self.text_features(
+                [prompt.text for prompt in bundled.prompts()]
+            )
+        return [float(s) for s in (self.image_features(images) @ self._prompt_features.T).amax(-1)]
 
 
 def tokens(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:

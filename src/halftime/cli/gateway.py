@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,14 @@ import click
 
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
+from halftime.base.store import read_json
 from halftime.base.units import parse_seconds
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit
 
 if TYPE_CHECKING:
     from halftime.records.gateway import GatewayResult, Mode
-    from halftime.verbs.gateway.run import Settings
+    from halftime.verbs.gateway.run import GatewaySettings
 
 _BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1_000_000, "kib": 1024, "mib": 1024**2}
 _ARRIVALS: dict[str, tuple[Mode, ...]] = {
@@ -38,13 +40,11 @@ def parse_bytes(text: str) -> int:
     )
 
 
-def parse_lasting(option: str, text: str) -> float:
-    """A time that must not be none -> seconds. Raises BadInput."""
+def parse_positive_seconds(option: str, text: str) -> float:
+    """A time above zero -> seconds. Raises BadInput."""
     seconds = parse_seconds(text)
     if seconds <= 0:
-        raise BadInput(
-            f"{option} {text!r} is no time at all. Write one above zero, for example 2s."
-        )
+        raise BadInput(f"{option} {text!r} is not above zero. Write a longer time, for example 2s.")
     return seconds
 
 
@@ -63,10 +63,10 @@ def parse_rates(text: str | None) -> tuple[float, ...]:
 
 
 def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
-    """'name: value' or 'name: $VARIABLE' -> headers, variables read from the environment. Raises
-    BadInput."""
-    import os
+    """'name: value' or 'name: $VARIABLE' -> headers, with variables from the environment.
 
+    Raises BadInput.
+    """
     headers = {}
     for line in lines:
         name, colon, value = line.partition(":")
@@ -181,11 +181,15 @@ def command(
     if ctx.invoked_subcommand:
         return None
     _refuse_idle(values | {"budget": budget, "session": session_file})
-    judge = _judge(budget, session_file)
-    result = judge(_measure(_settings(values), output.quiet))
+    from halftime.verbs.gateway.run import gateway
+
+    with_verdicts = _with_verdicts(budget, session_file)
+    settings = _settings(values)
+    with _progress(output.quiet) as progress:
+        result = with_verdicts(gateway(settings, progress))
     emit(result, output)
     if result.failing and (output.quiet or "-" in output.files):
-        # a gate that says no because of failures says so in any case
+        # a gate that fails because of failed requests says so in any case
         click.echo(f"{result.failing}.", err=True)
     return 1 if result.within_budget is False else 0
 
@@ -194,7 +198,7 @@ _GATEWAY_ONLY = ("through_key_env", "through_headers", "budget", "session")
 
 
 def _refuse_idle(values: dict[str, object]) -> None:
-    """Options that could change nothing here. Raises BadInput."""
+    """Raises BadInput for options that would change nothing."""
     for name in _GATEWAY_ONLY:
         if values[name] and not values["through"]:
             option = "--" + name.removesuffix("s" if name == "through_headers" else "").replace(
@@ -207,21 +211,20 @@ def _refuse_idle(values: dict[str, object]) -> None:
     if values["picture_url"] and values["payload"] != "image-in":
         raise BadInput(
             "--picture-url is sent with --payload image-in alone, and the payload is "
-            f"{values['payload']!r}. "
-            "Write --payload image-in, or leave --picture-url out."
+            f"{values['payload']!r}. Write --payload image-in, or leave --picture-url out."
         )
 
 
-def _settings(values: dict[str, object]) -> Settings:
+def _settings(values: dict[str, object]) -> GatewaySettings:
     from halftime.verbs.gateway.endpoint import Payload
-    from halftime.verbs.gateway.run import Settings
+    from halftime.verbs.gateway.run import GatewaySettings
 
     if not values["direct"]:
         raise BadInput(
             "--direct URL is needed: the endpoint that the gateway forwards to. Try: halftime "
             "gateway mock."
         )
-    taken = {name: values[name] for name in _PASSED}
+    unchanged = {name: values[name] for name in _PASSED}
     payload = Payload(
         kind=str(values["payload"]),
         picture=parse_bytes(str(values["size"])),
@@ -230,16 +233,16 @@ def _settings(values: dict[str, object]) -> Settings:
         model=str(values["model"]),
     )
     rates = values["rates"]
-    return Settings(
+    return GatewaySettings(
         payload=payload,
         rates=parse_rates(str(rates) if rates else None),
         arrivals=_ARRIVALS[str(values["arrival"])],
-        seconds=parse_lasting("--duration", str(values["duration"])),
+        seconds=parse_positive_seconds("--duration", str(values["duration"])),
         sequential_seconds=parse_seconds(str(values["sequential_time"])),
-        timeout=parse_lasting("--timeout", str(values["timeout"])),
+        timeout=parse_positive_seconds("--timeout", str(values["timeout"])),
         headers=parse_headers(values["headers"]),  # type: ignore[arg-type]
         through_headers=parse_headers(values["through_headers"]),  # type: ignore[arg-type]
-        **taken,  # type: ignore[arg-type]
+        **unchanged,  # type: ignore[arg-type]
     )
 
 
@@ -258,30 +261,24 @@ _PASSED = (
 )
 
 
-def _measure(settings: Settings, quiet: bool) -> GatewayResult:
-    from halftime.verbs.gateway.run import gateway
-
-    with _progress(quiet) as progress:
-        return gateway(settings, progress)
-
-
-def _judge(
+def _with_verdicts(
     budget: str | None, session_file: str | None
 ) -> Callable[[GatewayResult], GatewayResult]:
-    """What adds the verdicts to a result; both options are read first, for a measurement takes
-    minutes."""
-    from halftime.base.store import read_json
+    """A function that adds the verdicts to a result.
+
+    Both options are read before it is returned: a measurement takes minutes.
+    """
     from halftime.records import Session
     from halftime.verbs.gateway.verdict import with_budget, with_session
 
     limit = parse_seconds(budget) if budget else None
     session = read_json(Path(session_file), Session) if session_file else None
 
-    def judged(result: GatewayResult) -> GatewayResult:
+    def with_verdicts(result: GatewayResult) -> GatewayResult:
         result = result if limit is None else with_budget(result, limit)
         return with_session(result, session) if session else result
 
-    return judged
+    return with_verdicts
 
 
 @contextmanager
@@ -291,9 +288,10 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 
     console = Console(stderr=True)
 
-    def show(what: str, done: int, total: int) -> None:
+    def show(phase: str, finished: int, total: int) -> None:
         if console.is_terminal and not quiet:
-            console.print(f"{what} ({done + 1} of {total})" if total > 1 else what, style="dim")
+            count = f" ({finished + 1} of {total})" if total > 1 else ""
+            console.print(f"{phase}{count}", style="dim")
 
     yield show
 
@@ -348,11 +346,11 @@ def mock(
         error_rate,
         seed,
     )
-    need("uvloop").run(serve(behaviour, host, port, lambda taken: _announce(host, taken)))
 
+    def announce(bound_port: int) -> None:
+        click.echo(
+            f"mock upstream on http://{host}:{bound_port}/v1 (openai), also kserve, replicate and "
+            "fal without /v1"
+        )
 
-def _announce(host: str, port: int) -> None:
-    click.echo(
-        f"mock upstream on http://{host}:{port}/v1 (openai), also kserve, replicate and fal "
-        "without /v1"
-    )
+    need("uvloop").run(serve(behaviour, host, port, announce))

@@ -1,5 +1,4 @@
-"""Where results go: files first, then the console, and nothing beside JSON when that has standard
-output."""
+"""Where results go: files first, then the console, unless a file has standard output."""
 
 from __future__ import annotations
 
@@ -12,10 +11,8 @@ import click
 from halftime.base.progress import Progress
 from halftime.base.store import write_bytes, write_json
 from halftime.records import Record
-from halftime.report.drawn import drawn
 from halftime.report.model import Report
-
-"""What is being done, how much of it is done, of how much."""
+from halftime.report.registry import report_of
 
 
 @contextmanager
@@ -37,8 +34,8 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     ) as bar:
         task = bar.add_task("starting", total=1)
 
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+        def show(activity: str, completed: int, total: int) -> None:
+            bar.update(task, description=activity, completed=completed, total=total)
 
         yield show
 
@@ -57,17 +54,17 @@ class Output(NamedTuple):
         return tuple(file for file in (self.html_file, self.markdown_file, self.json_file) if file)
 
 
-def emit(record: Record, output: Output, report_of: Callable[[], Report] | None = None) -> None:
-    """Write what was asked for; the report is drawn only where something needs it.
+def emit(record: Record, output: Output, draw: Callable[[], Report] | None = None) -> None:
+    """Write the files and print the report, which is drawn only where something needs it.
 
-    `report_of` makes it where it shows more than the record holds, or another view of it.
+    `draw` makes it where it shows more than the record holds, or another view of it.
     """
     if output.json_file:
         write_json(output.json_file, record)
     show = not output.quiet and "-" not in output.files
     if not (show or output.html_file or output.markdown_file):
         return
-    report = drawn(record) if report_of is None else report_of()
+    report = report_of(record) if draw is None else draw()
     if output.html_file:
         from halftime.report.page import html
 

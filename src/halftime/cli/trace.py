@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit
 
-if TYPE_CHECKING:
-    from halftime.records import Session
-    from halftime.report.model import Report
-
 
 @click.command()
-@click.argument("file")
-@click.argument("candidate", metavar="[OTHER]", required=False)
+@click.argument("files", nargs=-1, required=True, metavar="FILE [OTHER]...")
 @click.option(
     "--perfetto",
     metavar="OUT",
     help="Write the trace with stages, idle gaps and findings, for Perfetto.",
 )
+@click.option(
+    "--flame",
+    metavar="OUT",
+    help="Write idle time by Python stack, folded, for speedscope or flamegraph.pl.",
+)
 @output_options
 def command(
-    file: str,
-    candidate: str | None,
+    files: tuple[str, ...],
     perfetto: str | None,
+    flame: str | None,
     output: Output,
 ) -> None:
     """The same, from a torch.profiler trace recorded elsewhere.
 
-    FILE is a Chrome trace as export_chrome_trace() writes it, plain or gzipped. With OTHER, a trace
+    FILE is a Chrome trace as export_chrome_trace() writes it, plain or gzipped, or an SQLite export
+    of Nsight Systems. Files of different ranks of one run are read together. With one OTHER file,
     of the same workload, the two are compared stage by stage: FILE is the baseline.
     """
-    from halftime.verbs.trace.run import explain
-
-    first = explain(Path(file))
-    second = explain(Path(candidate)) if candidate else None
-    last = second or first
-    if perfetto:
-        from halftime.verbs.trace.perfetto import annotate
-
-        annotate(Path(candidate or file), last, Path(perfetto))
-    emit(last.session, output, _comparison(first.session, second.session) if second else None)
-
-
-def _comparison(base: Session, session: Session) -> Callable[[], Report]:
     from halftime.report.comparison import comparison_of
+    from halftime.verbs.trace.flame import folded
+    from halftime.verbs.trace.perfetto import annotate
+    from halftime.verbs.trace.run import explain_files
 
-    return lambda: comparison_of(base, session)
+    baseline, explained = explain_files([Path(file) for file in files])
+    if perfetto:
+        annotate(explained.path, explained, Path(perfetto))
+    if flame:
+        folded(explained, Path(flame))
+    comparison = partial(comparison_of, baseline.session, explained.session) if baseline else None
+    emit(explained.session, output, comparison)

@@ -10,16 +10,17 @@ import click
 
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
+from halftime.base.store import write_bytes
 from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
+from halftime.records import Workload
+from halftime.records.verdict import Verdict
+from halftime.report.model import Report
+from halftime.report.verify import report_of
 
 if TYPE_CHECKING:
-    from halftime.pipeline.load import Loaded
-    from halftime.records import Workload
-    from halftime.records.verdict import Verdict
-    from halftime.report.model import Report
+    from halftime.pipeline.load import LoadedPipeline
     from halftime.verbs.verify.pictures import PictureSet
-    from halftime.verbs.verify.render import Prompt
 
 EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
 BASELINE = "baseline"
@@ -51,11 +52,16 @@ BASELINE = "baseline"
 )
 @click.option("--judge", help="A CLIP by folder or hub id.  [default: the bundled judge]")
 @click.option(
-    "--aesthetic-head", metavar="FILE", help="Linear aesthetic head for that CLIP (safetensors)."
+    "--aesthetic-head",
+    type=Path,
+    metavar="FILE",
+    help="Linear aesthetic head for that CLIP (safetensors).",
 )
-@click.option("--lpips-weights", metavar="FILE", help="AlexNet's weights, for LPIPS.")
+@click.option("--lpips-weights", type=Path, metavar="FILE", help="AlexNet's weights, for LPIPS.")
 @click.option("--sheet", metavar="PNG", help="Write the contact sheet.")
-@click.option("--keep", metavar="DIR", help="Keep the pictures that are made, in DIR/a and DIR/b.")
+@click.option(
+    "--keep", type=Path, metavar="DIR", help="Keep the pictures that are made, in DIR/a and DIR/b."
+)
 @workload_options()
 @output_options
 def command(
@@ -68,10 +74,10 @@ def command(
     floor_folders: tuple[str, ...],
     floor_prompts: int,
     judge: str | None,
-    aesthetic_head: str | None,
-    lpips_weights: str | None,
+    aesthetic_head: Path | None,
+    lpips_weights: Path | None,
     sheet: str | None,
-    keep: str | None,
+    keep: Path | None,
     output: Output,
     **workload_values: object,
 ) -> int:
@@ -81,39 +87,38 @@ def command(
     pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
     from halftime.pipeline.device import this_environment
-    from halftime.verbs.verify import metrics
-    from halftime.verbs.verify.pictures import read_folder
-    from halftime.verbs.verify.run import MARGIN, Settings, judged
+    from halftime.verbs.verify.metrics import require
+    from halftime.verbs.verify.pictures import read_folder, write_folder
+    from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
 
-    metrics.require()
+    require()
     if count is not None and count < 1:
         raise BadInput(f"--prompts is {count}; it must be 1 or more.")
     workload = take_workload(workload_values, model)
+    both_folders = Path(a).is_dir() and Path(b).is_dir()
     with progress_bar(output.quiet) as progress:
         baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
-        floors |= {
-            f"folder {i + 1}": read_folder(Path(folder)) for i, folder in enumerate(floor_folders)
-        }
+        for number, folder in enumerate(floor_folders, 1):
+            floors[f"folder {number}"] = read_folder(Path(folder))
         progress("comparing", 0, 1)
-        settings = Settings(
-            MARGIN if margin is None else margin,
-            floors,
-            strict,
-            judge,
-            _path(aesthetic_head),
-            _path(lpips_weights),
+        settings = VerifySettings(
+            margin=MARGIN if margin is None else margin,
+            floors=floors,
+            strict=strict,
+            judge=judge,
+            aesthetic_head=aesthetic_head,
+            lpips_weights=lpips_weights,
         )
-        made_here = not (Path(a).is_dir() and Path(b).is_dir())
-        verdict = judged(
-            baseline, candidate, settings, this_environment(workload.device) if made_here else None
-        )
-    _write_pictures(verdict, baseline, candidate, sheet, keep)
+        environment = None if both_folders else this_environment(workload.device)
+        verdict = verdict_of(baseline, candidate, settings, environment)
+    if keep:
+        write_folder(keep / "a", baseline)
+        write_folder(keep / "b", candidate)
+    if sheet:
+        write_bytes(sheet, _sheet(verdict, baseline, candidate))
+        click.echo(f"wrote {sheet}", err=True)
     emit(verdict, output, lambda: _report(verdict, baseline, candidate))
     return EXIT_CODES[verdict.verdict]
-
-
-def _path(name: str | None) -> Path | None:
-    return Path(name) if name else None
 
 
 def _sets(
@@ -125,34 +130,40 @@ def _sets(
     floor_prompts: int,
     progress: Progress,
 ) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
-    """Both sets, and the harmless variations of A where A is made here."""
+    """Both sets, at least one of them drawn here, and the harmless variations of A where it is."""
     from halftime.verbs.verify.pictures import read_folder
 
     if Path(a).is_dir() and Path(b).is_dir():
         return read_folder(Path(a)), read_folder(Path(b)), {}
     from halftime.pipeline.load import load
-    from halftime.verbs.verify.render import floor_sets, prompt_set
+    from halftime.verbs.verify.render import floor_sets, prompt_set, render
 
     for source in (a, b):
         _refuse_early(source)
     progress("loading", 0, 1)
     loaded = load(model, workload)
     prompts = prompt_set(workload, count)
+
+    def pictures(source: str) -> PictureSet:
+        if Path(source).is_dir():
+            return read_folder(Path(source))
+        return render(loaded.pipeline, workload, prompts, source, progress=progress)
+
     with _configured(loaded, a):
-        first = _made(loaded, a, workload, prompts, progress)
-        few = prompts[: max(1, floor_prompts)]
+        baseline = pictures(a)
         floors = (
             {}
             if Path(a).is_dir()
-            else floor_sets(loaded.pipeline, workload, few, progress=progress)
+            else floor_sets(
+                loaded.pipeline, workload, prompts[: max(1, floor_prompts)], progress=progress
+            )
         )
     with _configured(loaded, b):
-        second = _made(loaded, b, workload, prompts, progress)
-    return first, second, floors
+        return baseline, pictures(b), floors
 
 
 def _refuse_early(source: str) -> None:
-    """A plan that names no fix of ours is refused before pictures are made for minutes."""
+    """A plan with an unknown fix is refused before pictures are drawn for minutes."""
     from halftime.fix.apply import choose, read_plan
 
     if source == BASELINE or Path(source).is_dir():
@@ -165,47 +176,20 @@ def _refuse_early(source: str) -> None:
     choose(read_plan(Path(source)))
 
 
-def _configured(loaded: Loaded, source: str) -> AbstractContextManager[object]:
-    from halftime.fix import applied
-
+def _configured(loaded: LoadedPipeline, source: str) -> AbstractContextManager[object]:
     if source == BASELINE or Path(source).is_dir():
         return nullcontext()
+    from halftime.fix import applied
+
     return applied(loaded.pipeline, Path(source))
 
 
-def _made(
-    loaded: Loaded, source: str, workload: Workload, prompts: list[Prompt], progress: Progress
-) -> PictureSet:
-    from halftime.verbs.verify.pictures import read_folder
-    from halftime.verbs.verify.render import render
-
-    if Path(source).is_dir():
-        return read_folder(Path(source))
-    return render(loaded.pipeline, workload, prompts, source, progress=progress)
-
-
-def _write_pictures(
-    verdict: Verdict,
-    baseline: PictureSet,
-    candidate: PictureSet,
-    sheet: str | None,
-    keep: str | None,
-) -> None:
-    from halftime.base.store import write_bytes
-    from halftime.verbs.verify.pictures import write_folder
+def _sheet(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> bytes:
     from halftime.verbs.verify.sheet import contact_sheet, png
 
-    if keep:
-        write_folder(Path(keep) / "a", baseline)
-        write_folder(Path(keep) / "b", candidate)
-    if sheet:
-        write_bytes(sheet, png(contact_sheet(verdict, baseline, candidate)))
-        click.echo(f"wrote {sheet}", err=True)
+    return png(contact_sheet(verdict, baseline, candidate))
 
 
 def _report(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> Report:
-    from halftime.report.verify import report_of
-    from halftime.verbs.verify.sheet import contact_sheet, png
-
-    sheet = png(contact_sheet(verdict, baseline, candidate)) if verdict.worst_pairs else None
+    sheet = _sheet(verdict, baseline, candidate) if verdict.worst_pairs else None
     return report_of(verdict, sheet)

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from halftime.fix.apply import applied as applied
-    from halftime.fix.table import CONFLICTS as CONFLICTS
     from halftime.fix.table import FIXES as FIXES
-    from halftime.fix.table import ORDER as ORDER
+    from halftime.records.fixes import CONFLICTS as CONFLICTS
+    from halftime.records.fixes import ORDER as ORDER
 
-_HOMES = {"applied": "apply", "FIXES": "table", "ORDER": "table", "CONFLICTS": "table"}
+_HOMES = {
+    "applied": "halftime.fix.apply",
+    "FIXES": "halftime.fix.table",
+    "ORDER": "halftime.records.fixes",
+    "CONFLICTS": "halftime.records.fixes",
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'halftime.fix' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"halftime.fix.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

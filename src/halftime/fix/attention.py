@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    call,
-    ceiling_of,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    of,
-    text,
-)
-from halftime.fix.undo import patched, restored
+from halftime.base.errors import first_line
+from halftime.fix.base import FixCode, Settings, call, first_reason, needs_denoiser, text
+from halftime.fix.undo import restored
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import denoisers
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +38,9 @@ def _fuse_applies(
     if not all(hasattr(model, "fuse_qkv_projections") for model in models):
         return "its denoiser cannot fuse projections"
     added = any(
-        "Added" in type(p).__name__
-        for m in models
-        for p in getattr(m, "attn_processors", {}).values()
+        "Added" in type(processor).__name__
+        for model in models
+        for processor in getattr(model, "attn_processors", {}).values()
     )
     return first_reason(
         needs_denoiser(pipeline, device, settings),
@@ -65,7 +59,7 @@ def _fused(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
 
 def _under(forward: Callable[..., object], backend: SDPBackend) -> Callable[..., object]:
     # The chosen kernel first, any other where it cannot run.
-    order = [backend, *(other for other in NATIVE.values() if other is not backend)]
+    order = list(dict.fromkeys([backend, *NATIVE.values()]))
 
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:
@@ -94,33 +88,30 @@ def _backend_applies(
 
 
 def _refused(model: nn.Module, name: str) -> str | None:
-    """Whether diffusers takes this backend for this model: asked of diffusers itself, then taken
-    back."""
+    """Why diffusers refuses this backend for this model, or None: it is set, and taken back."""
     if not hasattr(model, "set_attention_backend"):
         return "its denoiser does not dispatch attention"
     try:
         with _processors_restored(model):
             call(model, "set_attention_backend", name)
     except (ValueError, ImportError, RuntimeError) as error:
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return first_line(error)
     return None
 
 
 @contextmanager
 def _processors_restored(model: nn.Module) -> Iterator[None]:
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-
     processors = [getattr(module, "processor", None) for module in model.modules()]
-    kept = [(each, dict(vars(each))) for each in processors if each is not None]
-    active = _AttentionBackendRegistry._active_backend
+    before = [
+        (processor, dict(vars(processor))) for processor in processors if processor is not None
+    ]
     try:
-        yield
+        with hugging_face.active_attention_backend_restored():
+            yield
     finally:
-        # setting one model's also sets the whole process's
-        _AttentionBackendRegistry._active_backend = active
-        for each, attributes in kept:
-            vars(each).clear()
-            vars(each).update(attributes)
+        for processor, attributes in before:
+            vars(processor).clear()
+            vars(processor).update(attributes)
 
 
 @contextmanager
@@ -136,28 +127,5 @@ def _with_backend(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[N
         yield
 
 
-FUSED_QKV = Fix(
-    name="fused-qkv",
-    summary="Query, key and value projections as one matrix product.",
-    level="equivalent",
-    stage="denoise",
-    applies=_fuse_applies,
-    apply=_fused,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    parts=of("denoiser"),
-)
-ATTENTION_BACKEND = Fix(
-    name="attention-backend",
-    summary=(
-        "Another attention kernel: torch's flash, efficient, cudnn or math, or one of "
-        "diffusers' backends."
-    ),
-    level="equivalent",
-    stage="denoise",
-    applies=_backend_applies,
-    apply=_with_backend,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"backend": "flash"},
-    parts=of("denoiser"),
-    proposals=({"backend": "cudnn"},),
-)
+FUSED_QKV = FixCode(_fuse_applies, _fused)
+ATTENTION_BACKEND = FixCode(_backend_applies, _with_backend)

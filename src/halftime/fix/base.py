@@ -4,66 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from halftime.base.errors import BadInput
-from halftime.records import Json, LedgerRow, Session
+from halftime.pipeline.components import denoisers, vae_of
+from halftime.records import Json, Session
 from halftime.records.finding import ceiling
-from halftime.records.recipe import Level
-from halftime.records.stages import place_of
+from halftime.records.fixes import FixRow
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
-    from torch import nn
 
 Settings = Mapping[str, Json]
 Applies = Callable[["DiffusionPipeline", "torch.device", Settings], str | None]
 Apply = Callable[["DiffusionPipeline", Settings], AbstractContextManager[None]]
-Ceiling = Callable[[Session], float | None]
 
 
-def _everywhere(settings: Settings) -> frozenset[str]:
-    return frozenset({"everything"})
-
-
-@dataclass(frozen=True)
-class Fix:
-    """A reversible change of a pipeline.
+class FixCode(NamedTuple):
+    """What a fix does: one file of this folder gives it, `halftime.fix.table` enters it.
 
     `applies(pipeline, device, settings)` gives the reason why it cannot be applied, or None.
     `apply(pipeline, settings)` is a context manager: on its exit the pipeline is bit for bit what
-    it was. `ceiling(session)` is Amdahl's bound from a ledger: the whole call's speedup if all that
-    the fix works on took no time; None where the ledger does not say. `proposals` are the settings
-    that `tune` tries, besides the defaults.
+    it was.
     """
 
-    name: str
-    summary: str  # one sentence
-    level: Level
-    stage: str  # of the ledger
     applies: Applies
     apply: Apply
-    ceiling: Ceiling
-    settings: Settings = field(default_factory=dict)  # defaults; what is not here is not known
-    parts: Callable[[Settings], frozenset[str]] = _everywhere  # what it replaces, for CONFLICTS
-    proposals: tuple[Settings, ...] = ()
-    extra: str | None = None  # halftime[EXTRA] brings its package
 
-    def with_defaults(self, given: Settings) -> Settings:
+
+class Fix(FixRow, frozen=True, kw_only=True):
+    """A reversible change of a pipeline: its row of the table, and what it does (see `FixCode`)."""
+
+    applies: Applies
+    apply: Apply
+
+    def ceiling(self, session: Session) -> float | None:
+        """Amdahl's bound from a ledger: the speedup of the whole call if what the fix works on took
+        no time; None where the ledger does not say."""
+        row = session.row(self.stage)
+        if row is not None and self.part:
+            row = next((part for part in row.parts if part.stage == self.part), None)
+        if row is None or self.ceiling_of == "unknown":
+            return None
+        if self.ceiling_of == "steady call":
+            return ceiling(row.seconds, session.wall_seconds)
+        if row.first_call_seconds is None or session.first_call_seconds is None:
+            return None
+        return ceiling(max(0.0, row.first_call_seconds - row.seconds), session.first_call_seconds)
+
+    def with_defaults(self, settings: Settings) -> Settings:
         """The settings, complete. Raises BadInput for a name or a type that the fix does not
         know."""
-        for name, value in given.items():
+        for name, value in settings.items():
             if name not in self.settings:
-                known = ", ".join(self.settings) or "none"
-                raise BadInput(f"fix {self.name!r} has no setting {name!r}. It has: {known}.")
+                names = ", ".join(self.settings) or "none"
+                raise BadInput(f"fix {self.name!r} has no setting {name!r}. It has: {names}.")
             default = self.settings[name]
             if default is not None and not _same_kind(value, default):
                 raise BadInput(
                     f"fix {self.name!r}: {name} is {value!r}; it must be like {default!r}."
                 )
-        return {**self.settings, **given}
+        return {**self.settings, **settings}
 
 
 def _same_kind(value: Json, default: Json) -> bool:
@@ -72,80 +74,7 @@ def _same_kind(value: Json, default: Json) -> bool:
     return type(value) is type(default)
 
 
-def of(*parts: str) -> Callable[[Settings], frozenset[str]]:
-    """A fix that works on these parts, whatever its settings."""
-    return lambda settings: frozenset(parts)
-
-
-def chosen_parts(settings: Settings) -> frozenset[str]:
-    """A fix whose setting `components` lists the parts."""
-    components = settings.get("components")
-    return (
-        frozenset(str(part) for part in components) if isinstance(components, list) else frozenset()
-    )
-
-
-# ---- ceilings
-
-
-def ceiling_of(stage: str, part: str | None = None) -> Ceiling:
-    """Amdahl's bound if this stage (or one part of it) took no time."""
-
-    def bound(session: Session) -> float | None:
-        row = session.row(stage)
-        if row is not None and part is not None:
-            row = _part(row, part)
-        return None if row is None else ceiling(row.seconds, session.wall_seconds)
-
-    return bound
-
-
-def _part(row: LedgerRow, part: str) -> LedgerRow | None:
-    return next((inner for inner in row.parts if inner.stage == part), None)
-
-
-def ceiling_of_first_call(stage: str) -> Ceiling:
-    """The bound on the first call: what its first run of this stage took beyond a steady one."""
-
-    def bound(session: Session) -> float | None:
-        row = session.row(stage)
-        if row is None or row.first_call_seconds is None or session.first_call_seconds is None:
-            return None
-        return ceiling(max(0.0, row.first_call_seconds - row.seconds), session.first_call_seconds)
-
-    return bound
-
-
-def no_ceiling(session: Session) -> float | None:
-    """Where a ledger says nothing about the gain."""
-    return None
-
-
-# ---- a pipeline's parts
-
-
-def components(pipeline: DiffusionPipeline, part: str) -> dict[str, nn.Module]:
-    """The modules of one part ('denoiser', 'vae', 'text_encoder'): name -> module."""
-    from torch import nn
-
-    found = {}
-    for name, module in pipeline.components.items():
-        place = place_of(name)
-        if place is not None and place.part == part and isinstance(module, nn.Module):
-            found[name] = module
-    return found
-
-
-def denoisers(pipeline: DiffusionPipeline) -> list[nn.Module]:
-    """The UNet or transformer; both in a pipeline with two."""
-    names = ("unet", "transformer", "transformer_2", "unet_2")
-    return [module for name, module in components(pipeline, "denoiser").items() if name in names]
-
-
-def vae_of(pipeline: DiffusionPipeline) -> nn.Module | None:
-    """The VAE whose `decode` makes the picture."""
-    vae = components(pipeline, "vae").get("vae")
-    return vae if vae is not None and hasattr(vae, "decode") else None
+# ---- reasons
 
 
 def needs_vae(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
@@ -163,16 +92,6 @@ def needs_denoiser(
 def first_reason(*reasons: str | None) -> str | None:
     """The first that is a reason."""
     return next((reason for reason in reasons if reason), None)
-
-
-def device_of(pipeline: DiffusionPipeline) -> torch.device:
-    """Where the denoiser lives."""
-    import torch
-
-    for module in denoisers(pipeline) or components(pipeline, "vae").values():
-        for parameter in module.parameters():
-            return parameter.device
-    return torch.device("cpu")
 
 
 def call(owner: object, method: str, *args: object) -> object:

@@ -12,32 +12,26 @@ from torch import nn
 
 from halftime.fix.artefacts import keeping
 from halftime.fix.base import (
-    Fix,
+    FixCode,
     Settings,
-    ceiling_of,
-    denoisers,
     first_reason,
     needs_denoiser,
     needs_vae,
-    of,
     one_of,
     text,
-    vae_of,
 )
-from halftime.fix.undo import patched, restored
+from halftime.fix.undo import restored
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import denoisers, vae_of
+from halftime.records.fixes import FIX_ROWS
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Forward = Callable[..., object]
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-DEFAULTS: Settings = {
-    "mode": "default",
-    "fullgraph": False,
-    "dynamic": False,  # shapes are pinned; a new shape compiles anew
-    "freezing": True,  # CPU: weights become constants, so that they are packed once
-    "region": "whole",  # or 'blocks': only the repeated ones, which compiles much faster
-}
+DEFAULTS: Settings = FIX_ROWS["denoiser-compile"].settings
 
 
 def compile_options(settings: Settings, device: torch.device) -> dict[str, object]:
@@ -45,7 +39,7 @@ def compile_options(settings: Settings, device: torch.device) -> dict[str, objec
     becomes its options."""
     options: dict[str, object] = {}
     if settings["mode"] != "default":
-        options.update(torch._inductor.list_mode_options(text(settings, "mode")))
+        options.update(pytorch.mode_options(text(settings, "mode")))
     if settings["freezing"] and device.type == "cpu":
         options["freezing"] = True
     if keeping() and device.type == "cpu":
@@ -74,11 +68,6 @@ def compiled(holder: nn.Module, entry: str, settings: Settings) -> Iterator[None
         yield
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    names = getattr(module, "_repeated_blocks", None) or []
-    return [sub for sub in module.modules() if type(sub).__name__ in names]
-
-
 @contextmanager
 def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     with ExitStack() as stack:
@@ -88,7 +77,7 @@ def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator
             else:
                 stack.enter_context(restored(module))
                 options = compile_options(settings, next(module.parameters()).device)
-                for block in _blocks(module):
+                for block in hugging_face.repeated_blocks(module):
                     block.compile(**options)
         yield
 
@@ -104,7 +93,7 @@ def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None
 
 
 def _works(settings: Settings) -> str | None:
-    if torch.compiler.is_compiling() or not torch._dynamo.is_dynamo_supported():  # type: ignore[attr-defined]
+    if not pytorch.can_compile():
         return "torch.compile does not work with this Python and torch"
     return first_reason(
         one_of(settings, "mode", _MODES), one_of(settings, "region", ("whole", "blocks"))
@@ -118,7 +107,7 @@ def _denoiser_applies(
     if (
         reason is None
         and settings["region"] == "blocks"
-        and not all(map(_blocks, denoisers(pipeline)))
+        and not all(map(hugging_face.repeated_blocks, denoisers(pipeline)))
     ):
         return "its denoiser names no repeated blocks; use region = 'whole'"
     return reason
@@ -133,25 +122,5 @@ def _vae_applies(
     return reason
 
 
-VAE_COMPILE = Fix(
-    name="vae-compile",
-    summary="The VAE's decoder through torch.compile.",
-    level="equivalent",
-    stage="vae_decode",
-    applies=_vae_applies,
-    apply=_vae_apply,
-    ceiling=ceiling_of("vae_decode"),
-    settings=DEFAULTS,
-    parts=of("vae"),
-)
-DENOISER_COMPILE = Fix(
-    name="denoiser-compile",
-    summary="The denoiser through torch.compile, whole or by repeated blocks.",
-    level="equivalent",
-    stage="denoise",
-    applies=_denoiser_applies,
-    apply=_denoiser_apply,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings=DEFAULTS,
-    parts=of("denoiser"),
-)
+VAE_COMPILE = FixCode(_vae_applies, _vae_apply)
+DENOISER_COMPILE = FixCode(_denoiser_applies, _denoiser_apply)

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from halftime.fix.base import Fix, Settings, no_ceiling, of
+from torch import nn
+
+from halftime.fix.base import FixCode, Settings
+from halftime.pipeline.change import subclassed
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
     from torch import nn
 
-_HOOKS = ("_hf_hook", "_diffusers_hook")
-
 
 def _modules(pipeline: DiffusionPipeline) -> list[nn.Module]:
-    from torch import nn
-
     return [
         component for component in pipeline.components.values() if isinstance(component, nn.Module)
     ]
@@ -31,41 +31,22 @@ def _modules(pipeline: DiffusionPipeline) -> list[nn.Module]:
 
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
     modules = _modules(pipeline)
-    if not modules or not hasattr(type(pipeline), "_execution_device"):
+    if not modules or not hasattr(type(pipeline), hugging_face.EXECUTION_DEVICE):
         return "the pipeline has no modules to ask"
-    hooked = any(
-        hasattr(sub, hook) for module in modules for sub in module.modules() for hook in _HOOKS
-    )
-    if hooked:
+    if any(hugging_face.is_hooked(sub) for module in modules for sub in module.modules()):
         return "a component has hooks (offloading), which decide where it runs"
-    same = pipeline.device == pipeline._execution_device == next(modules[0].parameters()).device
+    weights_on = next(modules[0].parameters()).device
+    same = pipeline.device == hugging_face.execution_device(pipeline) == weights_on
     return None if same else "its components are on more than one device"
 
 
 @contextmanager
 def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    # Properties live on the class, so the pipeline becomes an instance of a subclass of the same
-    # name. The parameter is asked each time: a pipeline that is moved knows it.
-    original, first = type(pipeline), _modules(pipeline)[0]
-    where = property(lambda self: next(first.parameters()).device)
-    names = {"__module__": original.__module__, "__qualname__": original.__qualname__}
-    lookups = {"device": where, "_execution_device": where}
-    pipeline.__class__ = cast(
-        "type[DiffusionPipeline]", type(original.__name__, (original,), {**names, **lookups})
-    )
-    try:
+    # The parameter is asked each time: a pipeline that is moved knows it.
+    first = _modules(pipeline)[0]
+    lookup = property(lambda self: next(first.parameters()).device)
+    with subclassed(pipeline, {"device": lookup, hugging_face.EXECUTION_DEVICE: lookup}):
         yield
-    finally:
-        pipeline.__class__ = original
 
 
-KNOWN_DEVICE = Fix(
-    name="known-device",
-    summary="Where the pipeline runs, looked up once and not in every module at every call.",
-    level="bit-exact",
-    stage="encode_prompt",
-    applies=_applies,
-    apply=_apply,
-    ceiling=no_ceiling,
-    parts=of("device-lookup"),
-)
+KNOWN_DEVICE = FixCode(_applies, _apply)

@@ -1,29 +1,22 @@
-"""guidance-interval and step-cache: evaluate the denoiser on less. Approximate: look at the
-pictures."""
+"""guidance-interval and step-cache: evaluate less of the denoiser. Look at the pictures."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from diffusers import FirstBlockCacheConfig
 from torch import Tensor, nn
 
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    ceiling_of,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    number,
-    of,
-)
-from halftime.fix.undo import intercepted, patched, restored
+from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number
+from halftime.fix.undo import restored
+from halftime.pipeline.change import intercepted, patched
+from halftime.pipeline.components import denoisers
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -31,8 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Counter:
-    """Which denoiser evaluation of the current call this is, counted from 0; set back by each call
-    of the pipeline."""
+    """Which denoiser evaluation of the pipeline's current call this is, counted from 0."""
 
     index: int = 0
 
@@ -45,16 +37,6 @@ class Counter:
         return self.index - 1
 
 
-def guides_in_one_batch(pipeline: DiffusionPipeline) -> bool:
-    """Whether its loop evaluates unconditional and conditional inputs as two halves of one batch,
-    in that order."""
-    try:
-        source = inspect.getsource(type(pipeline).__call__)
-    except (OSError, TypeError):
-        return False
-    return "[latents] * 2" in source and hasattr(type(pipeline), "do_classifier_free_guidance")
-
-
 # ---- guidance-interval
 
 
@@ -65,7 +47,7 @@ def second_half(value: object, batch: int) -> object:
         doubled = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
         return leaf[batch // 2 :] if doubled and isinstance(leaf, Tensor) else leaf
 
-    return torch.utils._pytree.tree_map(half, value)
+    return pytorch.tree_map(half, value)
 
 
 def _batch(args: tuple[object, ...], kwargs: dict[str, object]) -> int:
@@ -76,7 +58,7 @@ def _batch(args: tuple[object, ...], kwargs: dict[str, object]) -> int:
 
 
 def _doubled(value: object) -> object:
-    return torch.utils._pytree.tree_map(
+    return pytorch.tree_map(
         lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf, value
     )
 
@@ -91,9 +73,9 @@ def _guided_within(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:
         steps = getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps)
-        place = counter.next() / max(steps, 1)
+        progress = counter.next() / max(steps, 1)
         batch = _batch(args, kwargs)
-        if start <= place < stop or not pipeline.do_classifier_free_guidance or batch % 2:
+        if start <= progress < stop or not pipeline.do_classifier_free_guidance or batch % 2:
             return forward(*args, **kwargs)
         half_args, half_kwargs = second_half(args, batch), second_half(kwargs, batch)
         assert isinstance(half_args, tuple)
@@ -115,7 +97,7 @@ def _guidance_applies(
         if 0 <= start < stop <= 1
         else f"start {start} and stop {stop} must satisfy 0 <= start < stop <= 1",
         None
-        if guides_in_one_batch(pipeline)
+        if hugging_face.guides_in_one_batch(pipeline)
         else "it does not evaluate guidance as two halves of one batch",
         None if len(denoisers(pipeline)) == 1 else "it has two denoisers",
     )
@@ -136,33 +118,38 @@ class DeepCache:
     counter: Counter = field(default_factory=Counter)
     skip: bool = False
     batch: int = 0
-    kept: dict[int, object] = field(default_factory=dict)
+    outputs: dict[str, object] = field(default_factory=dict)  # of each block on the last full step
 
     def decide(self, batch: int) -> None:
-        """Before each evaluation: is this a full one? A new batch size, or nothing kept yet, makes
-        it one."""
+        """Before each evaluation: is it a full one? A new batch size makes it one, and so does an
+        empty memory."""
         index = self.counter.next()
         if index == 0:
-            self.kept.clear()
-        self.skip = index % self.every != 0 and batch == self.batch and bool(self.kept)
+            self.outputs.clear()
+        self.skip = index % self.every != 0 and batch == self.batch and bool(self.outputs)
         self.batch = batch
 
-    def around(self, block: nn.Module) -> Callable[..., object]:
-        """The block's forward, answered from memory on the steps between."""
-        forward, key = block.forward, id(block)
+    def around(self, name: str, block: nn.Module) -> Callable[..., object]:
+        """The forward of the block of that name, answered from memory on the steps between."""
+        forward = block.forward
 
         @functools.wraps(forward)
         def call(*args: object, **kwargs: object) -> object:
             if not self.skip:
-                self.kept[key] = forward(*args, **kwargs)
-            return self.kept[key]
+                self.outputs[name] = forward(*args, **kwargs)
+            return self.outputs[name]
 
         return call
 
 
-def _deep_blocks(unet: nn.Module) -> list[nn.Module]:
-    middle = [unet.mid_block] if getattr(unet, "mid_block", None) is not None else []
-    return [*unet.down_blocks[1:], *middle, *unet.up_blocks[:-1]]  # type: ignore[index,list-item]
+def _deep_blocks(unet: nn.Module) -> dict[str, nn.Module]:
+    """Name -> block of all but the outermost resolution."""
+    down = list(unet.down_blocks.named_children())[1:]  # type: ignore[union-attr]
+    up = list(unet.up_blocks.named_children())[:-1]  # type: ignore[union-attr]
+    middle = getattr(unet, "mid_block", None)
+    blocks = {f"down {name}": block for name, block in down}
+    blocks |= {"middle": middle} if middle is not None else {}
+    return blocks | {f"up {name}": block for name, block in up}
 
 
 @contextmanager
@@ -180,16 +167,14 @@ def _unet_cached(
     with ExitStack() as stack:
         stack.enter_context(intercepted(pipeline, cache.counter.reset))
         stack.enter_context(patched(unet, "forward", call))
-        for block in _deep_blocks(unet):
-            stack.enter_context(patched(block, "forward", cache.around(block)))
+        for name, block in _deep_blocks(unet).items():
+            stack.enter_context(patched(block, "forward", cache.around(name, block)))
         yield
-        cache.kept.clear()
+        cache.outputs.clear()
 
 
 @contextmanager
 def _transformer_cached(model: nn.Module, settings: Settings) -> Iterator[None]:
-    from diffusers import FirstBlockCacheConfig
-
     with restored(model):
         model.enable_cache(FirstBlockCacheConfig(threshold=number(settings, "threshold")))  # type: ignore[operator]
         try:
@@ -224,51 +209,8 @@ def _uncachable(model: nn.Module) -> str | None:
         return None if len(model.up_blocks) > 1 else "its UNet has a single resolution"  # type: ignore[arg-type]
     if not hasattr(model, "enable_cache"):
         return "its transformer takes none of diffusers' caches"
-    return _without_block_entry(model)
+    return hugging_face.unknown_to_first_block_cache(model)
 
 
-def _without_block_entry(model: nn.Module) -> str | None:
-    """FirstBlockCache knows blocks by class; an unknown class is refused here and not in the middle
-    of a call."""
-    from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
-    from diffusers.hooks._helpers import TransformerBlockRegistry
-
-    count = 0
-    for name, blocks in model.named_children():
-        if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS and isinstance(blocks, nn.ModuleList):
-            count += len(blocks)
-            try:
-                for block in blocks:
-                    TransformerBlockRegistry.get(type(block))
-            except ValueError:
-                return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
-    return None if count > 1 else "its transformer has no two blocks that FirstBlockCache knows"
-
-
-GUIDANCE_INTERVAL = Fix(
-    name="guidance-interval",
-    summary="Guidance on part of the steps only; the others evaluate half the batch.",
-    level="approximate",
-    stage="denoise",
-    applies=_guidance_applies,
-    apply=_guided_within,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"start": 0.0, "stop": 0.7},
-    parts=of("evaluations"),
-    proposals=({"stop": 0.5},),
-)
-STEP_CACHE = Fix(
-    name="step-cache",
-    summary=(
-        "Reuse deep features between steps: FirstBlockCache for transformers, DeepCache's "
-        "idea for UNets."
-    ),
-    level="approximate",
-    stage="denoise",
-    applies=_cache_applies,
-    apply=_cached,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"every": 2, "threshold": 0.1},
-    parts=of("blocks"),
-    proposals=({"every": 3},),
-)
+GUIDANCE_INTERVAL = FixCode(_guidance_applies, _guided_within)
+STEP_CACHE = FixCode(_cache_applies, _cached)

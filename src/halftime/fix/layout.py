@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import Fix, Settings, ceiling_of, denoisers, of, vae_of
+from halftime.fix.base import FixCode, Settings
 from halftime.fix.undo import replace_tensors, restored
+from halftime.pipeline.components import denoisers, vae_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -64,23 +65,9 @@ def _denoiser_applies(
     return _reason(denoisers(pipeline))
 
 
-VAE_CHANNELS_LAST = Fix(
-    name="vae-channels-last",
-    summary="The VAE's convolution weights in channels_last.",
-    level="equivalent",
-    stage="vae_decode",
-    applies=_vae_applies,
-    apply=lambda pipeline, settings: _in_channels_last(_vaes(pipeline)),
-    ceiling=ceiling_of("vae_decode"),
-    parts=of("vae"),
+VAE_CHANNELS_LAST = FixCode(
+    _vae_applies, lambda pipeline, settings: _in_channels_last(_vaes(pipeline))
 )
-DENOISER_CHANNELS_LAST = Fix(
-    name="denoiser-channels-last",
-    summary="The denoiser's convolution weights in channels_last.",
-    level="equivalent",
-    stage="denoise",
-    applies=_denoiser_applies,
-    apply=lambda pipeline, settings: _in_channels_last(denoisers(pipeline)),
-    ceiling=ceiling_of("denoise", "denoiser"),
-    parts=of("denoiser"),
+DENOISER_CHANNELS_LAST = FixCode(
+    _denoiser_applies, lambda pipeline, settings: _in_channels_last(denoisers(pipeline))
 )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from halftime.base.extras import optional
-from halftime.fix.base import Fix, Settings, ceiling_of, chosen_parts
+from halftime.fix.base import FixCode, Settings
 from halftime.fix.runtime import Flat, Runner, elsewhere, reason_against
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def convert(flat: Flat, tensors: tuple[Tensor, ...]) -> Runner:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    names = [each.name for each in session.get_inputs()]
+    names = [argument.name for argument in session.get_inputs()]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         arrays = [tensor.detach().contiguous().numpy() for tensor in inputs]
@@ -57,16 +57,4 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> AbstractContextMa
     return elsewhere(pipeline, settings, convert)
 
 
-ONNXRUNTIME = Fix(
-    name="onnxruntime",
-    summary="Denoiser and VAE through ONNX Runtime, for machines without a GPU.",
-    level="equivalent",
-    stage="denoise",
-    applies=_applies,
-    apply=_apply,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"components": ["denoiser", "vae"]},
-    parts=chosen_parts,
-    proposals=({"components": ["denoiser"]}, {"components": ["vae"]}),
-    extra="onnx",
-)
+ONNXRUNTIME = FixCode(_applies, _apply)

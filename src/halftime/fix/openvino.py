@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from halftime.base.extras import optional
-from halftime.fix.base import Fix, Settings, ceiling_of, chosen_parts, first_reason, one_of, text
+from halftime.fix.base import FixCode, Settings, first_reason, one_of, text
 from halftime.fix.runtime import Convert, Flat, Runner, elsewhere, not_installed, reason_against
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def converter(settings: Settings) -> Convert:
     precision = _PRECISIONS[text(settings, "precision")]
     config: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
-        # Left to itself OpenVINO takes bf16 where the processor has it; here it is said.
+        # By default OpenVINO takes bf16 where the processor has it; here the user decides.
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
@@ -39,7 +39,7 @@ def converter(settings: Settings) -> Convert:
         shapes = [openvino.PartialShape(list(t.shape)) for t in tensors]  # static ones are faster
         with warnings.catch_warnings():
             # What the tracer takes for constants is constant here: shapes are static.
-            warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             model = openvino.convert_model(flat, example_input=tensors, input=shapes)
         request = openvino.compile_model(model, "CPU", config).create_infer_request()
         # Buffers that stay: handing arrays over anew on each call costs more than copying small
@@ -74,7 +74,7 @@ def missing() -> str | None:
 
 
 def precision_reason(settings: Settings) -> str | None:
-    """A reason where the precision is none that OpenVINO is asked for here."""
+    """A reason where the precision is not one that is offered for OpenVINO."""
     return one_of(settings, "precision", tuple(_PRECISIONS))
 
 
@@ -89,23 +89,4 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> AbstractContextMa
     return elsewhere(pipeline, settings, converter(settings))
 
 
-OPENVINO = Fix(
-    name="openvino",
-    summary=(
-        "Denoiser, VAE and, if named, text encoders through OpenVINO, for machines without a GPU."
-    ),
-    level="equivalent",
-    stage="denoise",
-    applies=_applies,
-    apply=_apply,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"components": ["denoiser", "vae"], "precision": "bfloat16"},
-    parts=chosen_parts,
-    proposals=(
-        {"components": ["denoiser"]},
-        {"components": ["vae"]},
-        {"components": ["vae", "text_encoder"]},
-        {"components": ["denoiser", "vae", "text_encoder"]},
-    ),
-    extra="openvino",
-)
+OPENVINO = FixCode(_applies, _apply)

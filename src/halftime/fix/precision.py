@@ -11,19 +11,18 @@ import torch
 from torch import nn
 
 from halftime.fix.base import (
-    Fix,
+    FixCode,
     Settings,
-    ceiling_of,
-    denoisers,
     first_reason,
     needs_denoiser,
     needs_vae,
-    of,
     one_of,
     text,
-    vae_of,
 )
-from halftime.fix.undo import casting, patched, replace_tensors, restored
+from halftime.fix.undo import casting, replace_tensors, restored
+from halftime.pipeline.change import patched, subclassed
+from halftime.pipeline.components import denoisers, vae_of
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -35,7 +34,7 @@ _ALLOWED = ("bfloat16", "float16", "float32")
 def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None]:
     """The module's weights in `dtype`; the method `entry` casts what comes in, and what goes out
     back."""
-    keep = tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
+    keep = hugging_face.kept_in_fp32(module)
     with restored(module), _outward_dtype(module):
         replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
         with (
@@ -48,19 +47,10 @@ def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None
 @contextmanager
 def _outward_dtype(module: nn.Module) -> Iterator[None]:
     """`module.dtype` goes on naming what callers should hand in: pipelines make their latents in
-    that dtype.
-
-    It is a property of the class, so the module becomes an instance of a subclass of the same name.
-    """
-    original, dtype = type(module), next(module.parameters()).dtype
-    names = {"dtype": property(lambda self: dtype), "__module__": original.__module__}
-    module.__class__ = type(
-        original.__name__, (original,), {**names, "__qualname__": original.__qualname__}
-    )
-    try:
+    that dtype."""
+    dtype = next(module.parameters()).dtype
+    with subclassed(module, {"dtype": property(lambda self: dtype)}):
         yield
-    finally:
-        module.__class__ = original
 
 
 def _to(module: nn.Module) -> Callable[..., nn.Module]:
@@ -146,25 +136,5 @@ def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator
         yield
 
 
-VAE_DTYPE = Fix(
-    name="vae-dtype",
-    summary="Decode in lower precision. Test hard edges and pixel art on your own pictures.",
-    level="equivalent",
-    stage="vae_decode",
-    applies=_vae_applies,
-    apply=_vae_apply,
-    ceiling=ceiling_of("vae_decode"),
-    settings={"dtype": "bfloat16"},
-    parts=of("vae"),
-)
-DENOISER_DTYPE = Fix(
-    name="denoiser-dtype",
-    summary="Denoise in lower precision; latents and scheduler keep theirs.",
-    level="equivalent",
-    stage="denoise",
-    applies=_denoiser_applies,
-    apply=_denoiser_apply,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"dtype": "bfloat16"},
-    parts=of("denoiser"),
-)
+VAE_DTYPE = FixCode(_vae_applies, _vae_apply)
+DENOISER_DTYPE = FixCode(_denoiser_applies, _denoiser_apply)

@@ -12,17 +12,9 @@ import torch
 from torch import nn
 
 from halftime.base.extras import install, optional
-from halftime.fix.base import (
-    Fix,
-    Settings,
-    ceiling_of,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    number,
-    of,
-)
+from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number
 from halftime.fix.undo import replace_tensors, restored
+from halftime.pipeline.components import denoisers
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -57,18 +49,4 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         yield
 
 
-INT8_DYNAMIC = Fix(
-    name="int8-dynamic",
-    summary=(
-        "The denoiser's linear layers in int8 with dynamic activations (torchao). Loses on "
-        "many CPUs."
-    ),
-    level="approximate",
-    stage="denoise",
-    applies=_applies,
-    apply=_apply,
-    ceiling=ceiling_of("denoise", "denoiser"),
-    settings={"least_features": 128},
-    parts=of("denoiser"),
-    extra="torchao",
-)
+INT8_DYNAMIC = FixCode(_applies, _apply)

@@ -1,5 +1,4 @@
-"""schedule-table, set-begin-index, solver-steps and progress-bar-off: the loop's small costs, and
-fewer steps."""
+"""schedule-table, set-begin-index, solver-steps, progress-bar-off: the loop's small costs."""
 
 from __future__ import annotations
 
@@ -10,11 +9,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+import diffusers
+
 from halftime.base.errors import DoesNotApply, HalftimeWarning
 from halftime.base.source import short
-from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, number, of, text
-from halftime.fix.undo import intercepted, like, patched
+from halftime.fix.base import FixCode, Settings, first_reason, number, text
+from halftime.fix.schedule_table import build
+from halftime.fix.table_scheduler import index_in_schedule, tabled
+from halftime.fix.undo import like
+from halftime.pipeline.arguments import call_parameters
+from halftime.pipeline.change import intercepted, patched, progress_bars
 from halftime.pipeline.components import pipelines_of
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     import torch
@@ -23,17 +29,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def scheduler_in_place(pipeline: DiffusionPipeline, scheduler: object) -> Iterator[None]:
-    """Another scheduler for a while, in the pipelines too that this one holds; the original comes
-    back untouched."""
+    """Another scheduler within the block, also in the pipelines that this one holds."""
     original = pipeline.scheduler
-    holders = [one for one in pipelines_of(pipeline) if getattr(one, "scheduler", None) is original]
-    for one in holders:
-        one.scheduler = scheduler
-    try:
+    with ExitStack() as stack:
+        for holder in pipelines_of(pipeline):
+            if getattr(holder, "scheduler", None) is original:
+                stack.enter_context(patched(holder, "scheduler", scheduler))
         yield
-    finally:
-        for one in holders:
-            one.scheduler = original
 
 
 def _needs_scheduler(pipeline: DiffusionPipeline) -> str | None:
@@ -54,8 +56,6 @@ def _table_applies(
 
 def not_linear(scheduler: SchedulerMixin, steps: int = 8) -> str | None:
     """The reason why a scheduler has no table, tried on a short schedule; None where it has one."""
-    from halftime.fix.schedule_table import build
-
     trial = type(scheduler).from_config(scheduler.config)
     try:
         trial.set_timesteps(steps, **_shift(trial))
@@ -79,26 +79,23 @@ def _shift(scheduler: SchedulerMixin) -> dict[str, float]:
 
 
 def own_step(scheduler: SchedulerMixin) -> str:
-    """'Class.step (file:line)' where somebody wrote the scheduler's step themselves; '' where it is
-    diffusers'."""
-    kind = next(each for each in type(scheduler).__mro__ if "step" in vars(each))
-    if kind.__module__.startswith("diffusers."):
+    """'Class.step (file:line)' of a step that is not diffusers' own; '' where it is."""
+    home = next(base for base in type(scheduler).__mro__ if "step" in vars(base))
+    if home.__module__.startswith("diffusers."):
         return ""
-    code = inspect.unwrap(vars(kind)["step"]).__code__
-    return f"{kind.__qualname__}.step ({short(code.co_filename)}:{code.co_firstlineno})"
+    code = inspect.unwrap(vars(home)["step"]).__code__
+    return f"{home.__qualname__}.step ({short(code.co_filename)}:{code.co_firstlineno})"
 
 
 @contextmanager
 def _table_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    from halftime.fix.table_scheduler import tabled
-
-    place = own_step(pipeline.scheduler)
-    if place:
-        text = (
-            f"{place} is your own: the table keeps its arithmetic, and what else it does "
-            "(logs, checks) is left out."
+    step = own_step(pipeline.scheduler)
+    if step:
+        warning = (
+            f"{step} is your own: the table keeps its arithmetic and leaves out what else it does "
+            "(logs, checks)."
         )
-        warnings.warn(text, HalftimeWarning, stacklevel=2)
+        warnings.warn(warning, HalftimeWarning, stacklevel=2)
     with scheduler_in_place(pipeline, tabled(pipeline.scheduler)):
         yield
 
@@ -114,25 +111,25 @@ def _begin_applies(
         return reason
     if not hasattr(pipeline.scheduler, "set_begin_index"):
         return "its scheduler does not look for its place in the schedule"
-    known = "set_begin_index" in inspect.getsource(type(pipeline).__call__)
-    return "the pipeline sets it already" if known else None
+    already = hugging_face.sets_begin_index(pipeline)
+    if already is None:
+        return "its call is not Python code, so whether it sets it already cannot be seen"
+    return "the pipeline sets it already" if already else None
 
 
 @contextmanager
 def _begin_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    """The place comes from the timestep's address in the schedule, which the host knows, not from
-    its value."""
-    from halftime.fix.table_scheduler import place_in_schedule
-
+    """The index comes from the timestep's address in the schedule, which the host knows, not from
+    its value on the device."""
     scheduler = pipeline.scheduler
     step = scheduler.step
     scale = getattr(scheduler, "scale_model_input", None)
 
     def find(timestep: object) -> None:
         if scheduler.begin_index is None and scheduler.step_index is None:
-            place = place_in_schedule(scheduler.timesteps, timestep)
-            if place is not None:
-                scheduler.set_begin_index(place)
+            index = index_in_schedule(scheduler.timesteps, timestep)
+            if index is not None:
+                scheduler.set_begin_index(index)
 
     def scaled(sample: object, timestep: object = None, *args: object, **kwargs: object) -> object:
         find(timestep)
@@ -168,22 +165,20 @@ SOLVERS: dict[str, dict[str, object]] = {
 def _solver_applies(
     pipeline: DiffusionPipeline, device: torch.device, settings: Settings
 ) -> str | None:
-    parameters = inspect.signature(type(pipeline).__call__).parameters
+    names = call_parameters(pipeline).names
     name = text(settings, "scheduler")
     return first_reason(
         _needs_scheduler(pipeline),
-        None if "num_inference_steps" in parameters else "its call takes no num_inference_steps",
+        None if "num_inference_steps" in names else "its call takes no num_inference_steps",
         None if number(settings, "steps") >= 1 else "steps must be 1 or more",
         _other_family(pipeline.scheduler, name) if name else None,
     )
 
 
 def _other_family(scheduler: SchedulerMixin, name: str) -> str | None:
-    import diffusers
-
     kind = getattr(diffusers, name, None)
     if kind is None:
-        return f"diffusers has no scheduler {name!r}; tried ones: {', '.join(SOLVERS)}"
+        return f"diffusers has no scheduler {name!r}; tested are: {', '.join(SOLVERS)}"
     flow = "FlowMatch" in type(scheduler).__name__
     knows_flow = (
         "FlowMatch" in name or "use_flow_sigmas" in inspect.signature(kind.__init__).parameters
@@ -205,20 +200,17 @@ def _solver_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[N
 
 
 def _solver(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
-    import diffusers
-
     kind = getattr(diffusers, name)
-    known = inspect.signature(kind.__init__).parameters
-    wanted = dict(SOLVERS.get(name, {}))
-    if "FlowMatch" in type(scheduler).__name__ and "use_flow_sigmas" in known:
-        wanted = {
+    parameters = inspect.signature(kind.__init__).parameters
+    options = dict(SOLVERS.get(name, {}))
+    if "FlowMatch" in type(scheduler).__name__ and "use_flow_sigmas" in parameters:
+        options = {
             "use_flow_sigmas": True,
             "prediction_type": "flow_prediction",
             "flow_shift": scheduler.config.shift,
         }
-    return kind.from_config(
-        scheduler.config, **{key: value for key, value in wanted.items() if key in known}
-    )
+    accepted = {key: value for key, value in options.items() if key in parameters}
+    return kind.from_config(scheduler.config, **accepted)
 
 
 # ---- progress-bar-off
@@ -226,65 +218,16 @@ def _solver(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
 
 @contextmanager
 def _no_bar(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    with patched(
-        pipeline,
-        "_progress_bar_config",
-        {**getattr(pipeline, "_progress_bar_config", {}), "disable": True},
-    ):
+    with progress_bars(pipeline, disable=True):
         yield
 
 
-SCHEDULE_TABLE = Fix(
-    name="schedule-table",
-    summary="The scheduler as a table: each step one multiply-add, no scheduler code, no sync.",
-    level="equivalent",
-    stage="denoise",
-    applies=_table_applies,
-    apply=_table_apply,
-    ceiling=ceiling_of("denoise", "scheduler"),
-    parts=of("scheduler-step"),
-)
-SET_BEGIN_INDEX = Fix(
-    name="set-begin-index",
-    summary=(
-        "Tell the scheduler where it starts, so that it does not search the schedule on the device."
-    ),
-    level="bit-exact",
-    stage="denoise",
-    applies=_begin_applies,
-    apply=_begin_apply,
-    ceiling=ceiling_of("denoise", "scheduler"),
-    parts=of("scheduler-step"),
-)
-SOLVER_STEPS = Fix(
-    name="solver-steps",
-    summary="Another solver, fewer steps.",
-    level="approximate",
-    stage="denoise",
-    applies=_solver_applies,
-    apply=_solver_apply,
-    ceiling=ceiling_of("denoise"),
-    settings={"scheduler": "", "steps": 20},
-    parts=of("schedule"),
-    proposals=tuple(
-        {"scheduler": name, "steps": steps}
-        for steps in (24, 20, 15, 12, 10)
-        for name in (
-            "DPMSolverMultistepScheduler",
-            "UniPCMultistepScheduler",
-            "EulerDiscreteScheduler",
-        )
-    ),
-)
-PROGRESS_BAR_OFF = Fix(
-    name="progress-bar-off",
-    summary="No progress bar.",
-    level="bit-exact",
-    stage="denoise",
-    applies=lambda pipeline, device, settings: (
+SCHEDULE_TABLE = FixCode(_table_applies, _table_apply)
+SET_BEGIN_INDEX = FixCode(_begin_applies, _begin_apply)
+SOLVER_STEPS = FixCode(_solver_applies, _solver_apply)
+PROGRESS_BAR_OFF = FixCode(
+    lambda pipeline, device, settings: (
         None if hasattr(pipeline, "progress_bar") else "the pipeline has no progress bar"
     ),
-    apply=_no_bar,
-    ceiling=ceiling_of("denoise", "progress_bar"),
-    parts=of("progress_bar"),
+    _no_bar,
 )

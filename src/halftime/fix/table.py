@@ -1,10 +1,11 @@
-"""The tables: which fixes there are, in which order they are applied, and which exclude each
-other."""
+"""What each fix of the table in `halftime.records.fixes` does: one entry a fix."""
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from halftime.fix.attention import ATTENTION_BACKEND, FUSED_QKV
-from halftime.fix.base import Fix
+from halftime.fix.base import Fix, FixCode
 from halftime.fix.compilation import DENOISER_COMPILE, VAE_COMPILE
 from halftime.fix.device_lookup import KNOWN_DEVICE
 from halftime.fix.fewer_evaluations import GUIDANCE_INTERVAL, STEP_CACHE
@@ -19,82 +20,35 @@ from halftime.fix.text import BATCH_PROMPTS, PROMPT_CACHE, TEXT_WARMUP
 from halftime.fix.tiny_vae import TINY_VAE
 from halftime.fix.upsampling import VAE_FOLDED_UPSAMPLE
 from halftime.fix.vae_memory import VAE_SLICING_OFF
+from halftime.records.fixes import FIX_ROWS, ORDER, FixName
 
-# In the order of application: what replaces a component before what changes it, weights before what
-# wraps a method, compilers last among those, and the loop around everything.
-_ALL: tuple[Fix, ...] = (
-    PROGRESS_BAR_OFF,
-    KNOWN_DEVICE,
-    SOLVER_STEPS,
-    TINY_VAE,
-    FUSED_QKV,
-    VAE_FOLDED_UPSAMPLE,
-    INT8_DYNAMIC,
-    DENOISER_CHANNELS_LAST,
-    VAE_CHANNELS_LAST,
-    DENOISER_DTYPE,
-    VAE_DTYPE,
-    VAE_SLICING_OFF,
-    ATTENTION_BACKEND,
-    STEP_CACHE,
-    DENOISER_COMPILE,
-    VAE_COMPILE,
-    OPENVINO,
-    ONNXRUNTIME,
-    GUIDANCE_INTERVAL,
-    SCHEDULE_TABLE,
-    SET_BEGIN_INDEX,
-    LOOP_GRAPH,
-    BATCH_PROMPTS,
-    PROMPT_CACHE,
-    TEXT_WARMUP,
-)
-FIXES: dict[str, Fix] = {fix.name: fix for fix in _ALL}
-ORDER: tuple[str, ...] = tuple(FIXES)
-
-# Pairs that cannot stand together where both work on the same part: part -> names, any two of which
-# exclude each other.
-CONFLICTS: tuple[tuple[str, frozenset[str]], ...] = (
-    # loop-graph works on the denoiser itself where its backend is OpenVINO.
-    *(
-        ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", name}))
-        for name in (
-            "denoiser-compile",
-            "int8-dynamic",
-            "denoiser-dtype",
-            "denoiser-channels-last",
-            "attention-backend",
-            "fused-qkv",
-        )
-    ),
-    ("vae", frozenset({"openvino", "onnxruntime", "vae-compile"})),
-    ("vae", frozenset({"openvino", "onnxruntime", "vae-dtype"})),
-    ("vae", frozenset({"openvino", "onnxruntime", "vae-channels-last"})),
-    ("scheduler-step", frozenset({"schedule-table", "set-begin-index", "loop-graph"})),
-)
-# And those that exclude each other whatever they work on: the second would not see what the first
-# changes.
-ALWAYS: tuple[tuple[frozenset[str], str], ...] = (
-    (
-        frozenset({"step-cache", "denoiser-compile"}),
-        "a compiled denoiser would bake in one of the cache's two paths",
-    ),
-    (frozenset({"step-cache", "openvino"}), "a converted denoiser has no blocks to skip"),
-    (frozenset({"step-cache", "onnxruntime"}), "a converted denoiser has no blocks to skip"),
-    (frozenset({"step-cache", "loop-graph"}), "a captured loop cannot decide step by step"),
-    (
-        frozenset({"guidance-interval", "loop-graph"}),
-        "the loop is taken over, so a step's guidance is not seen",
-    ),
-    (frozenset({"loop-graph", "openvino"}), "the captured loop evaluates the torch denoiser"),
-    (frozenset({"loop-graph", "onnxruntime"}), "the captured loop evaluates the torch denoiser"),
-    (frozenset({"loop-graph", "denoiser-compile"}), "loop-graph compiles the denoiser itself"),
-    (
-        frozenset({"attention-backend", "denoiser-compile"}),
-        "the kernel is chosen at run time, which breaks the graph",
-    ),
-    (
-        frozenset({"int8-dynamic", "denoiser-dtype"}),
-        "quantised weights cannot be cast; int8 keeps its own precision",
-    ),
-)
+_CODE: dict[FixName, FixCode] = {
+    "progress-bar-off": PROGRESS_BAR_OFF,
+    "known-device": KNOWN_DEVICE,
+    "solver-steps": SOLVER_STEPS,
+    "tiny-vae": TINY_VAE,
+    "fused-qkv": FUSED_QKV,
+    "vae-folded-upsample": VAE_FOLDED_UPSAMPLE,
+    "int8-dynamic": INT8_DYNAMIC,
+    "denoiser-channels-last": DENOISER_CHANNELS_LAST,
+    "vae-channels-last": VAE_CHANNELS_LAST,
+    "denoiser-dtype": DENOISER_DTYPE,
+    "vae-dtype": VAE_DTYPE,
+    "vae-slicing-off": VAE_SLICING_OFF,
+    "attention-backend": ATTENTION_BACKEND,
+    "step-cache": STEP_CACHE,
+    "denoiser-compile": DENOISER_COMPILE,
+    "vae-compile": VAE_COMPILE,
+    "openvino": OPENVINO,
+    "onnxruntime": ONNXRUNTIME,
+    "guidance-interval": GUIDANCE_INTERVAL,
+    "schedule-table": SCHEDULE_TABLE,
+    "set-begin-index": SET_BEGIN_INDEX,
+    "loop-graph": LOOP_GRAPH,
+    "batch-prompts": BATCH_PROMPTS,
+    "prompt-cache": PROMPT_CACHE,
+    "text-warmup": TEXT_WARMUP,
+}
+FIXES: dict[str, Fix] = {
+    name: Fix(**structs.asdict(FIX_ROWS[name]), **_CODE[name]._asdict()) for name in ORDER
+}

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, needs_vae, of, text, vae_of
+from halftime.fix.base import FixCode, Settings, first_reason, needs_vae, text
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import vae_of
 
 if TYPE_CHECKING:
     import torch
@@ -75,25 +77,8 @@ def _is_bundled(pipeline: DiffusionPipeline) -> bool:
 def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     original = vae_of(pipeline)
     assert original is not None
-    pipeline.vae = load(text(settings, "source"), original)
-    try:
+    with patched(pipeline, "vae", load(text(settings, "source"), original)):
         yield
-    finally:
-        pipeline.vae = original
 
 
-TINY_VAE = Fix(
-    name="tiny-vae",
-    summary=(
-        "Final pictures through a distilled VAE (TAESD and its kin). Lossy: look at the "
-        "contact sheet."
-    ),
-    level="approximate",
-    stage="vae_decode",
-    applies=_applies,
-    apply=_apply,
-    ceiling=ceiling_of("vae_decode"),
-    settings={"source": ""},
-    parts=of("vae"),
-    proposals=({"source": "bundled"},),
-)
+TINY_VAE = FixCode(_applies, _apply)

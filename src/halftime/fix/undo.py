@@ -1,46 +1,26 @@
-"""How a fix takes itself back: by keeping the very objects that were there, never by converting
-them back."""
+"""How a fix takes itself back: by keeping the original objects, never by converting them back."""
 
 from __future__ import annotations
 
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+from halftime.upstream import pytorch
 
 T = TypeVar("T")
-_ABSENT = object()
-
-
-@contextmanager
-def patched(holder: object, name: str, value: object) -> Iterator[None]:
-    """An attribute of this one object, for a while; what the instance had (or had not) comes
-    back."""
-    attributes = vars(holder)
-    before = attributes.get(name, _ABSENT)
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if before is _ABSENT:
-            attributes.pop(name, None)
-        else:
-            attributes[name] = before
 
 
 @contextmanager
 def restored(module: nn.Module) -> Iterator[None]:
-    """Whatever happens to the module inside (weights, submodules, hooks, attributes), it is itself
-    again afterwards.
+    """What happens to the module in the block (weights, submodules, hooks, attributes) is undone.
 
-    The tensors and submodules are kept, not copied: change them by putting others in their place.
+    The tensors and submodules are kept, not copied: replace them, and do not write into them.
     """
     before = [(sub, dict(vars(sub)), _tables(sub)) for sub in module.modules()]
     try:
@@ -65,30 +45,29 @@ def _tables(module: nn.Module) -> list[tuple[dict[object, object], dict[object, 
 def replace_tensors(
     module: nn.Module, convert: Callable[[Tensor], Tensor], keep: tuple[str, ...] = ()
 ) -> None:
-    """Put a converted copy in the place of each floating parameter and buffer; call inside
-    `restored`.
+    """Replace each floating parameter and buffer by a converted copy; call inside `restored`.
 
-    Submodules whose name holds a word of `keep` stay. Tied weights stay tied.
+    Submodules whose name contains a word of `keep` stay. Tied weights stay tied.
     """
-    done: dict[int, Tensor] = {}
+    converted: dict[int, Tensor] = {}  # by the identity of a tensor that its module keeps alive
     for path, sub in module.named_modules():
         if any(word in path.split(".") for word in keep):
             continue
-        for table in (sub._parameters, sub._buffers):
+        for table in pytorch.tensor_tables(sub):
             for name, tensor in table.items():
                 if tensor is not None and tensor.is_floating_point():
-                    table[name] = _converted(tensor, convert, done)
+                    table[name] = _converted(tensor, convert, converted)
 
 
 def _converted(
-    tensor: Tensor, convert: Callable[[Tensor], Tensor], done: dict[int, Tensor]
+    tensor: Tensor, convert: Callable[[Tensor], Tensor], converted: dict[int, Tensor]
 ) -> Tensor:
-    if id(tensor) not in done:
+    if id(tensor) not in converted:
         new = convert(tensor.detach())
-        done[id(tensor)] = (
+        converted[id(tensor)] = (
             nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
         )
-    return done[id(tensor)]
+    return converted[id(tensor)]
 
 
 def like(original: Callable[..., object], function: Callable[..., object]) -> Callable[..., object]:
@@ -98,7 +77,7 @@ def like(original: Callable[..., object], function: Callable[..., object]) -> Ca
 
 def cast(value: T, dtype: torch.dtype) -> T:
     """Every floating tensor inside (dicts, lists, tuples, model outputs) in that dtype."""
-    return torch.utils._pytree.tree_map(  # type: ignore[no-any-return]
+    return pytorch.tree_map(  # type: ignore[no-any-return]
         lambda leaf: (
             leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
         ),
@@ -108,15 +87,15 @@ def cast(value: T, dtype: torch.dtype) -> T:
 
 def first_tensor(*values: object) -> Tensor | None:
     """The first floating tensor among the arguments of a call."""
-    leaves = torch.utils._pytree.tree_leaves(values)
+    leaves = pytorch.tree_leaves(values)
     return next(
         (leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()), None
     )
 
 
 def casting(function: Callable[..., T], dtype: torch.dtype) -> Callable[..., T]:
-    """The function in another dtype: its arguments are cast to it, and its result back to what the
-    caller works in."""
+    """The function in another dtype: its arguments are cast to it, and its result back to the
+    caller's."""
 
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> T:
@@ -125,39 +104,3 @@ def casting(function: Callable[..., T], dtype: torch.dtype) -> Callable[..., T]:
         return result if first is None else cast(result, first.dtype)
 
     return call
-
-
-@contextmanager
-def intercepted(
-    pipeline: DiffusionPipeline, before: Callable[[dict[str, object]], dict[str, object]]
-) -> Iterator[None]:
-    """Every call of the pipeline passes its keyword arguments through `before` first.
-
-    Python looks `__call__` up on the class, so the pipeline becomes an instance of a subclass of
-    the same name.
-    """
-    original = type(pipeline)
-
-    @functools.wraps(original.__call__)
-    def call(self: DiffusionPipeline, *args: object, **kwargs: object) -> object:
-        return original.__call__(self, *args, **before(kwargs))
-
-    names = {
-        "__call__": call,
-        "__module__": original.__module__,
-        "__qualname__": original.__qualname__,
-    }
-    pipeline.__class__ = type(original.__name__, (original,), names)
-    try:
-        yield
-    finally:
-        pipeline.__class__ = original
-
-
-@contextmanager
-def all_of(*contexts: object) -> Iterator[None]:
-    """Enter several context managers, leave them in reverse."""
-    with ExitStack() as stack:
-        for context in contexts:
-            stack.enter_context(context)  # type: ignore[arg-type]
-        yield

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from halftime.fix.base import Fix, Settings, ceiling_of, first_reason, needs_vae, of, vae_of
-from halftime.fix.undo import patched
+from halftime.fix.base import FixCode, Settings, first_reason, needs_vae
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import vae_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,13 +35,4 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         yield
 
 
-VAE_SLICING_OFF = Fix(
-    name="vae-slicing-off",
-    summary="Decode the whole batch at once, without slices and tiles; costs memory.",
-    level="equivalent",  # overlapping tiles are blended, a whole decode is not
-    stage="vae_decode",
-    applies=_applies,
-    apply=_apply,
-    ceiling=ceiling_of("vae_decode"),
-    parts=of("vae"),
-)
+VAE_SLICING_OFF = FixCode(_applies, _apply)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import difflib
 import inspect
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
 
 from halftime.base.errors import BadWorkload, HalftimeWarning
 from halftime.records import Workload
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-# Passed without having been asked for, so dropped without a word where a pipeline does not take
-# them.
+# Passed without a request for them, so dropped silently where a pipeline does not take them.
 _DEFAULTED = {"prompt", "num_inference_steps", "generator"}
 
 
@@ -28,6 +30,53 @@ def vae_factor(pipeline: DiffusionPipeline) -> int:
     return factor if isinstance(factor, int) and factor > 0 else 1
 
 
+@dataclass(frozen=True)
+class CallParameters:
+    """What the call of a pipeline takes, over all calls that it extends.
+
+    A call that takes **kwargs hands them on to the call that it extends, so what that one names is
+    taken too. The **kwargs of diffusers' own calls only swallow names that it gave up.
+    """
+
+    defaults: Mapping[str, object]  # by name, the outermost call's first; Parameter.empty for none
+    hands_on: bool  # takes **kwargs of the user's own
+    takes_anything: bool  # no call that it extends closes the list
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.defaults)
+
+    def takes(self, name: str) -> bool:
+        """Whether the call can be given this keyword argument."""
+        return name in self.defaults or self.takes_anything
+
+    def default(self, name: str) -> object:
+        """What the argument is where it is left out; None also where it must be given."""
+        value = self.defaults.get(name)
+        return None if value is inspect.Parameter.empty else value
+
+
+def call_parameters(pipeline: DiffusionPipeline) -> CallParameters:
+    """What the pipeline's call takes."""
+    defaults: dict[str, object] = {}
+    hands_on: list[bool] = []
+    for base in type(pipeline).__mro__:
+        if "__call__" not in vars(base):
+            continue
+        call = vars(base)["__call__"]
+        parameters = list(inspect.signature(call).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind not in CATCH_ALL:
+                defaults.setdefault(parameter.name, parameter.default)
+        hands_on.append(
+            any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+            and not call.__module__.startswith("diffusers.")
+        )
+        if not hands_on[-1]:
+            break
+    return CallParameters(defaults, hands_on[0] if hands_on else False, all(hands_on))
+
+
 def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, object]:
     """The keyword arguments of one call of `pipeline` for `workload`, with generators seeded anew.
 
@@ -36,53 +85,29 @@ def call_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str,
     hold. A call that takes **kwargs of the user's own gets what was set in any case, with a
     HalftimeWarning where nothing names it.
     """
-    wanted, taken = _wanted_arguments(pipeline, workload), _taken(type(pipeline))
-    missing = set() if taken.anything else {name for name in wanted if name not in taken.names}
-    refused = missing - _DEFAULTED
-    if refused and not taken.hands_on:
-        raise BadWorkload(_takes_no(type(pipeline).__name__, min(refused), taken.names))
-    if taken.hands_on and (unnamed := sorted(set(workload.arguments) - set(taken.names))):
+    arguments, parameters = _workload_arguments(pipeline, workload), call_parameters(pipeline)
+    refused = {name for name in arguments if not parameters.takes(name)}
+    if refused - _DEFAULTED and not parameters.hands_on:
+        name = min(refused - _DEFAULTED)
+        raise BadWorkload(_not_taken(type(pipeline).__name__, name, parameters.names))
+    unnamed = sorted(set(workload.arguments) - set(parameters.names))
+    if parameters.hands_on and unnamed:
         text = (
             f"{type(pipeline).__name__} names no argument {unnamed[0]!r}; it goes in by "
             "**kwargs, which may ignore it."
         )
         warnings.warn(text, HalftimeWarning, stacklevel=2)
     _check_size(pipeline, workload)
-    return {name: value for name, value in wanted.items() if name not in missing & _DEFAULTED}
+    return {name: value for name, value in arguments.items() if name not in refused & _DEFAULTED}
 
 
-class _Taken(NamedTuple):
-    """What a call takes: the names of all calls that it extends; whether it hands **kwargs of the
-    user's own on; and whether it may hand them to anything, since no call that it extends closes
-    the list."""
-
-    names: list[str]
-    hands_on: bool
-    anything: bool
-
-
-def _taken(kind: type) -> _Taken:
-    calls = [vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)]
-    signatures = [inspect.signature(call).parameters.values() for call in calls]
-    # diffusers' own **kwargs only swallow names that it gave up.
-    opens = [
-        any(one.kind is one.VAR_KEYWORD for one in each)
-        and not call.__module__.startswith("diffusers.")
-        for call, each in zip(calls, signatures, strict=True)
-    ]
-    names = {
-        one.name: None for each in signatures for one in list(each)[1:] if one.kind not in CATCH_ALL
-    }
-    return _Taken(list(names), opens[0], all(opens))
-
-
-def _takes_no(pipeline: str, name: str, names: list[str]) -> str:
+def _not_taken(pipeline: str, name: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"{pipeline} takes no {name}.{hint} It takes: {', '.join(names)}."
 
 
-def _wanted_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, object]:
+def _workload_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, object]:
     prompts = list(workload.prompts)
     negative = workload.negative_prompt
     optional: dict[str, object] = {
@@ -104,13 +129,14 @@ def _wanted_arguments(pipeline: DiffusionPipeline, workload: Workload) -> dict[s
 
 
 def generators(workload: Workload) -> torch.Generator | list[torch.Generator]:
-    """One generator a picture, seeded seed, seed + 1, …; on the CPU, so that no picture depends on
-    the device."""
-    import torch
+    """One generator for each picture, seeded seed, seed + 1, …
 
+    They are on the CPU, so that no picture depends on the device.
+    """
     pictures = len(workload.prompts) * workload.images_per_prompt
-    made = [torch.Generator("cpu").manual_seed(workload.seed + index) for index in range(pictures)]
-    return made[0] if pictures == 1 else made
+    seeds = range(workload.seed, workload.seed + pictures)
+    seeded = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return seeded[0] if pictures == 1 else seeded
 
 
 def _check_size(pipeline: DiffusionPipeline, workload: Workload) -> None:

@@ -1,18 +1,75 @@
-"""What a pipeline holds."""
+"""What a pipeline holds: its components by the part that they play, and pipelines within it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from diffusers import DiffusionPipeline
+from torch import nn
 
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+from halftime.records.stages import place_of
+
+# The component names under which diffusers' pipelines keep what they call in every step.
+DENOISERS = ("unet", "transformer", "transformer_2", "unet_2")
 
 
 def pipelines_of(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
-    """The pipeline and those that it holds, as combined ones do."""
-    from diffusers import DiffusionPipeline
-
+    """The pipeline, and those that it holds as attributes, as a combined pipeline does."""
     return [
         pipeline,
         *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline)),
     ]
+
+
+def components_of(pipeline: DiffusionPipeline) -> dict[str, object]:
+    """Name -> component of the pipeline and of those within it, each object once, with the
+    processors that pipelines keep beside their components.
+
+    Where two pipelines name different objects alike, the later ones are numbered from 2.
+    """
+    unique: dict[int, tuple[str, object]] = {}
+    for part in pipelines_of(pipeline):
+        processors = {
+            name: value for name, value in vars(part).items() if name.endswith("processor")
+        }
+        for name, component in {**part.components, **processors}.items():
+            if component is not None and hasattr(component, "__dict__"):
+                unique.setdefault(id(component), (name, component))
+    named: dict[str, object] = {}
+    for name, component in unique.values():
+        free, number = name, 2
+        while free in named:
+            free, number = f"{name}_{number}", number + 1
+        named[free] = component
+    return named
+
+
+def modules_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The neural ones of `components_of`."""
+    return {
+        name: component
+        for name, component in components_of(pipeline).items()
+        if isinstance(component, nn.Module)
+    }
+
+
+def components(pipeline: DiffusionPipeline, part: str) -> dict[str, nn.Module]:
+    """Name -> module of one part ('denoiser', 'vae', 'text_encoder') of the pipeline itself."""
+    return {
+        name: module
+        for name, module in pipeline.components.items()
+        if (home := place_of(name)) is not None
+        and home.part == part
+        and isinstance(module, nn.Module)
+    }
+
+
+def denoisers(pipeline: DiffusionPipeline) -> list[nn.Module]:
+    """The UNet or transformer; both in a pipeline with two."""
+    return [
+        module for name, module in components(pipeline, "denoiser").items() if name in DENOISERS
+    ]
+
+
+def vae_of(pipeline: DiffusionPipeline) -> nn.Module | None:
+    """The VAE whose `decode` makes the picture."""
+    vae = components(pipeline, "vae").get("vae")
+    return vae if vae is not None and hasattr(vae, "decode") else None

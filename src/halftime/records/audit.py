@@ -6,6 +6,7 @@ from typing import Literal
 
 from halftime.records.base import Record
 from halftime.records.finding import Finding
+from halftime.records.fixes import RecordedFixName
 from halftime.records.workload import Workload
 
 Direction = Literal["d2h", "h2d"]
@@ -27,7 +28,7 @@ class Site(Record, frozen=True, kw_only=True):
     in_loop: bool
     per_step: bool = False  # at least once in every denoising step
     stage: str
-    fix: str | None = None
+    fix: RecordedFixName | None = None
     operation: str = ""  # aten's name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from halftime.records.base import Record
+from halftime.records.fixes import RecordedFixName
 
 
 class Finding(Record, frozen=True, kw_only=True):
@@ -10,7 +11,7 @@ class Finding(Record, frozen=True, kw_only=True):
 
     `ceiling` is Amdahl's bound: the speedup of the whole call if this cost vanished entirely, wall
     / (wall - seconds); None where the cost could not be measured. `predicted` is the speedup of the
-    whole call that the fix brings by its prior (`halftime.records.priors`), not a measurement.
+    whole call that the fix brings by its prior (`halftime.records.fixes`), not a measurement.
     `fix` names an entry of `halftime.FIXES`, or None where the remedy is not one of them; the
     message then says what to do.
     """
@@ -21,7 +22,7 @@ class Finding(Record, frozen=True, kw_only=True):
     seconds: float | None = None  # per call
     ceiling: float | None = None
     predicted: float | None = None
-    fix: str | None = None
+    fix: RecordedFixName | None = None
     where: tuple[str, ...] = ()  # file:line, costliest first
     evidence: dict[str, float | int | str] = {}
 

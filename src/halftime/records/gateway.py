@@ -1,5 +1,4 @@
-"""What `gateway` measured: two arms side by side, the difference, and what it means. Seconds
-throughout."""
+"""What `gateway` measured: two arms side by side, their difference, its meaning. In seconds."""
 
 from __future__ import annotations
 
@@ -20,8 +19,10 @@ class Percentiles(Record, frozen=True, kw_only=True):
 
 
 class Added(Record, frozen=True, kw_only=True):
-    """Through less direct, quantile by quantile, with 95 % bootstrap intervals over pairs (low,
-    high: of p50)."""
+    """Through less direct, quantile by quantile, with 95 % bootstrap intervals over pairs.
+
+    `low` and `high` are those of p50.
+    """
 
     p50: float
     p95: float
@@ -44,25 +45,22 @@ class Split(Record, frozen=True, kw_only=True):
 
 
 class Distribution(Record, frozen=True, kw_only=True):
-    """Latencies of one arm. `values` are the quantiles at `halftime.records.gateway.GRID`; `hdr` is
-    the whole histogram in HdrHistogram's own encoding, microseconds, mergeable by any of its
-    tools."""
+    """Latencies of one arm. `values` are the quantiles at `halftime.records.gateway.GRID`."""
 
     count: int
     values: tuple[float, ...]
-    hdr: str = ""
+    hdr: str = ""  # the first files of schema 1 held an HdrHistogram here; neither read nor written
 
 
 GRID = (*(i / 100 for i in range(0, 100)), 0.995, 0.999, 1.0)
 
 
 class Truth(Record, frozen=True, kw_only=True):
-    """What the mock upstream's log says, same clock, per request: (client receive - send) - (mock
-    send - receive).
+    """What the mock upstream's log says, on the client's clock, request by request.
 
-    `added` is through less direct. The request path ends when the mock holds the whole request, the
-    response path begins with its last byte, the first-chunk path with its first; all three are
-    medians, less the direct arm's.
+    Overhead is (client receive - send) - (mock send - receive); `added` is through less direct.
+    The request path ends when the mock holds the whole request, the response path begins with its
+    last byte, the first-chunk path with its first; all three are medians, less the direct arm's.
     """
 
     matched: int  # requests found in the log, both arms
@@ -97,12 +95,12 @@ class Load(Record, frozen=True, kw_only=True):
     split_direct: Split | None = None
     split_through: Split | None = None
     requests: int  # of both arms
-    through_requests: int = 0  # of them through the gateway; 0 in files of before too
+    through_requests: int = 0  # of them through the gateway; 0 in older files too
     errors: int = 0
     error_kinds: dict[str, int] = {}  # 'through: 429' -> count
     saturated: bool = False
     direct_saturated: bool = False
-    # more requests failed than may, and than the direct arm's failures explain
+    # more requests failed than are allowed to, and than the direct arm's failures explain
     failing: bool = False
     # completed requests a second, through (the only arm where there is one)
     throughput: float | None = None
@@ -116,7 +114,7 @@ class Load(Record, frozen=True, kw_only=True):
 
 
 class Generator(Record, frozen=True, kw_only=True):
-    """What the instrument itself costs and can do, against a mock of its own without delay."""
+    """What the instrument itself costs and can do, against its own mock without delay."""
 
     floor: Percentiles
     max_rate: float  # requests a second, closed loop

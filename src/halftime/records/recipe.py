@@ -7,8 +7,7 @@ from typing import Literal
 
 from halftime.records.base import Json, Record
 from halftime.records.environment import Environment
-
-Level = Literal["bit-exact", "equivalent", "approximate"]
+from halftime.records.fixes import Level
 
 
 class Choice(Record, frozen=True, kw_only=True):

@@ -76,7 +76,7 @@ def _sections(audit: Audit) -> Iterator[Section]:
             Entry(f.id, ", ".join(f.where) or f.stage, f.message) for f in audit.findings
         )
         yield Section("What every step repeats, and what differs", (Entries(entries),))
-    yield Section("Not seen", (Bullets(tuple(Text(what) for what in audit.not_seen)),))
+    yield Section("Not seen", (Bullets(tuple(Text(part) for part in audit.not_seen)),))
 
 
 def _table(sites: list[Site]) -> Table:
@@ -95,20 +95,28 @@ def _table(sites: list[Site]) -> Table:
 
 
 def _near(file: str) -> str:
-    """A path that does not break a table: a long one by its file alone. Pages and JSON have them
-    whole."""
+    """A path that does not break a table: a long one by its file alone."""
     return file if len(file) <= _LONGEST_PATH else f"…/{file.rpartition('/')[2]}"
 
 
 def github_annotations(audit: Audit) -> str:
     """GitHub's workflow commands, one a line: a warning for each site in the loop."""
     lines = [
-        f"::warning file={site.file},line={site.line},title=wait in the denoising loop::"
-        f"{site.kind}, {site.count} times in {audit.steps_seen} steps: {site.code}"
+        f"::warning file={_property(site.file)},line={site.line},title=wait in the denoising loop::"
+        + _message(f"{site.kind}, {site.count} times in {audit.steps_seen} steps: {site.code}")
         for site in audit.sites
         if site.in_loop
     ]
-    return "\n".join([*lines, f"::notice title=halftime audit::{_summary(audit)}"])
+    return "\n".join([*lines, f"::notice title=halftime audit::{_message(_summary(audit))}"])
+
+
+def _message(text: str) -> str:
+    """Text as GitHub wants it in a workflow command, which ends with its line."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _message(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def rules_report_of(check: RulesCheck) -> Report:

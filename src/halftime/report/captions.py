@@ -1,15 +1,16 @@
-"""A CaptionsResult as a Report: the sentence, what was certified, spend against quality, where it
-errs."""
+"""A CaptionsResult as a Report: the certificate, spend against quality, and the mistakes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
+
+from markupsafe import Markup
 
 from halftime.base import units
-from halftime.records.captions import CaptionsResult, Mistake, Policy
+from halftime.records.captions import CaptionsResult, Policy
 from halftime.report.charts import FAINT, INK, SERIES, figure, svg
 from halftime.report.model import Block, Cell, Column, Html, Report, Section, Table, Text
+from halftime.report.templates import render
 
 
 def report_of(result: CaptionsResult) -> Report:
@@ -126,11 +127,11 @@ def _row(policy: Policy) -> tuple[Cell, ...]:
     )
 
 
-def _curve(result: CaptionsResult) -> str:
+def _curve(result: CaptionsResult) -> Markup:
     large = next(policy for policy in result.policies if policy.name == "always large")
     small = next(policy for policy in result.policies if policy.name == "always small")
-    with figure(6.4, 3.2) as drawn:
-        axes = drawn.add_subplot()
+    with figure(6.4, 3.2) as chart:
+        axes = chart.add_subplot()
         axes.plot(
             [p.cost / large.cost for p in (small, large)],
             [p.quality for p in (small, large)],
@@ -169,7 +170,7 @@ def _curve(result: CaptionsResult) -> str:
         axes.set_ylabel("mean quality")
         axes.grid(color=FAINT, alpha=0.5)
         axes.legend(loc="lower right")
-        return svg(drawn, "Spend against mean quality for every way of choosing the model")
+        return svg(chart, "Spend against mean quality for every way of choosing the model")
 
 
 def _slices(result: CaptionsResult) -> Table:
@@ -202,20 +203,10 @@ def _mistakes(result: CaptionsResult) -> Iterator[Section]:
         return
     columns = (Column("request"), Column("kind"), Column("prompt"), Column("chance", "share"))
     rows = tuple((m.id, m.slice, m.prompt, m.probability) for m in result.mistakes)
-    shown = [m for m in result.mistakes if m.image]
-    pictures = "".join(_figure(mistake) for mistake in shown)
-    blocks: tuple[Block, ...] = (Table(columns, rows), *((Html(pictures),) if shown else ()))
-    yield Section("Where it errs (the surest mistakes)", blocks, console=False)
-
-
-def _figure(mistake: Mistake) -> str:
-    said = f"{mistake.id}: small said “{mistake.small}”, large “{mistake.large}”"
-    return (
-        '<figure style="display:inline-block;margin:0 .6rem .6rem 0"><img '
-        f'src="{mistake.image}" width="96" '
-        f'alt="{escape(mistake.id)}"><figcaption '
-        f'style="max-width:9rem">{escape(said)}</figcaption></figure>'
-    )
+    blocks: list[Block] = [Table(columns, rows)]
+    if with_pictures := [mistake for mistake in result.mistakes if mistake.image]:
+        blocks.append(Html(render("mistakes.html", mistakes=with_pictures)))
+    yield Section("Where it errs (the surest mistakes)", tuple(blocks), console=False)
 
 
 def _steps(result: CaptionsResult) -> Iterator[Block]:

@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from halftime.report.model import Block, Bullets, Entries, Report, Table, Text
+from halftime.report.model import Block, Bullets, Entries, Report, Table, Text, printable
 
 WIDE = 110  # columns of a terminal that holds a table's wide columns too
 _STYLES = {"plain": "", "good": "green", "warning": "yellow", "bad": "red"}
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
-    """Print to standard output; rich honours NO_COLOR and drops colour where the output is no
-    terminal."""
+    """Print to standard output; rich honours NO_COLOR and uses no colour outside a terminal."""
     console = console or Console(highlight=False)
-    console.print(f"[bold]{escape(report.title)}[/bold]")
-    console.print(escape(report.summary))
+    console.print(_text(report.title, "bold"))
+    console.print(_text(report.summary))
     for section in report.sections:
         if section.console:
             console.print()
-            console.print(f"[bold]{escape(section.title)}[/bold]")
+            console.print(_text(section.title, "bold"))
             for block in section.blocks:
                 _print_block(block, console)
+
+
+def _text(text: str, style: str = "") -> RichText:
+    """Text of a report, which is data: never rich's markup, and without control characters."""
+    return RichText(printable(text), style)
 
 
 def _print_block(block: Block, console: Console) -> None:
     if isinstance(block, Table):
         console.print(_rich_table(block, console.width))
     elif isinstance(block, Text):
-        console.print(RichText(block.text, style=_STYLES[block.tone]))
+        console.print(_text(block.text, _STYLES[block.tone]))
     elif isinstance(block, Bullets):
         for item in block.items:
-            _print_indented("•", RichText(item.text, style=_STYLES[item.tone]), console)
+            _print_indented("•", _text(item.text, _STYLES[item.tone]), console)
     elif isinstance(block, Entries):
         for entry in block.items:
-            title = RichText.assemble(
-                (entry.title, f"bold {_STYLES[entry.tone]}"), "  ", entry.facts
-            )
-            console.print(title)
-            _print_indented(" ", RichText(entry.text), console)
+            title = _text(entry.title, f"bold {_STYLES[entry.tone]}")
+            console.print(RichText.assemble(title, "  ", _text(entry.facts)))
+            _print_indented(" ", _text(entry.text), console)
     elif block.fallback:
-        console.print(escape(block.fallback))
+        console.print(_text(block.fallback))
 
 
 def _print_indented(mark: str, text: RichText, console: Console) -> None:
@@ -53,22 +54,25 @@ def _print_indented(mark: str, text: RichText, console: Console) -> None:
 
 
 def _rich_table(table: Table, width: int) -> RichTable:
-    drawn = RichTable(
-        title=table.title or None,
+    rich_table = RichTable(
+        title=_text(table.title) if table.title else None,
         title_justify="left",
         box=None,
         pad_edge=False,
         header_style="dim",
     )
-    shown = [i for i, column in enumerate(table.columns) if width >= WIDE or not column.wide]
-    for index in shown:
-        column = table.columns[index]
-        text = column.unit == "text"
-        drawn.add_column(
-            column.title, justify="left" if text else "right", no_wrap=not text, overflow="fold"
+    indices = [i for i, column in enumerate(table.columns) if width >= WIDE or not column.wide]
+    for column in (table.columns[i] for i in indices):
+        is_text = column.unit == "text"
+        rich_table.add_column(
+            _text(column.title),
+            justify="left" if is_text else "right",
+            no_wrap=not is_text,
+            overflow="fold",
         )
-    for index, texts in enumerate(table.texts()):
-        texts[0] = f"  {texts[0]}" if index in table.indent else texts[0]
-        style = "bold" if index in table.emphasis else "dim" if index in table.indent else ""
-        drawn.add_row(*(escape(texts[i]) for i in shown), style=style)
-    return drawn
+    for index, cells in enumerate(table.texts()):
+        indented = index in table.indent
+        cells[0] = f"  {cells[0]}" if indented else cells[0]
+        style = "bold" if index in table.emphasis else "dim" if indented else ""
+        rich_table.add_row(*(_text(cells[i]) for i in indices), style=style)
+    return rich_table

@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
-from halftime.report.model import Block, Bullets, Entries, Report, Section, Table, Text
+from halftime.report.model import Block, Bullets, Entries, Report, Table, Text, printable
 
 _MARKS = {"plain": "", "good": "✅ ", "warning": "⚠️ ", "bad": "❌ "}
 
 
 def markdown(report: Report) -> str:
     """The whole report as GitHub-flavoured markdown."""
-    parts = [f"## {report.title}", report.summary]
+    parts = [f"## {_text(report.title)}", _text(report.summary)]
     for section in report.sections:
-        parts += _section(section)
+        if blocks := [text for text in map(_block, section.blocks) if text]:
+            parts += [f"### {_text(section.title)}", *blocks]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(section: Section) -> list[str]:
-    blocks = [text for text in map(_block, section.blocks) if text]
-    return [f"### {section.title}", *blocks] if blocks else []
+def _text(text: str) -> str:
+    """Text of a report, which is data: no HTML, no link and no picture of its own."""
+    return printable(text).replace("\\", "\\\\").replace("<", "&lt;").replace("[", "\\[")
 
 
 def _block(block: Block) -> str:
     if isinstance(block, Table):
         return table(block)
     if isinstance(block, Text):
-        return _MARKS[block.tone] + block.text
+        return _MARKS[block.tone] + _text(block.text)
     if isinstance(block, Bullets):
-        return "\n".join(f"- {_MARKS[item.tone]}{item.text}" for item in block.items)
+        return "\n".join(f"- {_MARKS[item.tone]}{_text(item.text)}" for item in block.items)
     if isinstance(block, Entries):
         return "\n".join(
-            f"- {_MARKS[e.tone]}**{e.title}** ({e.facts}): {e.text}" for e in block.items
+            f"- {_MARKS[entry.tone]}**{_text(entry.title)}** ({_text(entry.facts)}): "
+            f"{_text(entry.text)}"
+            for entry in block.items
         )
-    return block.fallback
+    return _text(block.fallback)
 
 
 def table(data: Table) -> str:
     """One table; parts of a row are indented with a dot, since markdown drops spaces."""
-    header = _line([column.title for column in data.columns])
+    header = _line([_cell(column.title) for column in data.columns])
     rule = _line(["---" if column.unit == "text" else "---:" for column in data.columns])
     rows = []
     for index, texts in enumerate(data.texts()):
-        first = f"· {texts[0]}" if index in data.indent else texts[0]
-        cells = [first, *texts[1:]]
+        cells = [_cell(text) for text in texts]
+        cells[0] = f"· {cells[0]}" if index in data.indent else cells[0]
         rows.append(_line([f"**{cell}**" if index in data.emphasis else cell for cell in cells]))
-    title = [f"**{data.title}**\n"] if data.title else []
+    title = [f"**{_text(data.title)}**\n"] if data.title else []
     return "\n".join([*title, header, rule, *rows])
 
 
+def _cell(text: str) -> str:
+    return _text(text).replace("|", "\\|").replace("\n", " ")
+
+
 def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return f"| {' | '.join(cells)} |"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from markupsafe import Markup
 
 from halftime.base import units
 
 Cell = float | int | str | None
+Tone = Literal["plain", "good", "warning", "bad"]
+Script = Literal["d3.min.js", "timeline.js", "slider.js"]  # files of report/assets
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `unit` is 'text' or a key of `units.FORMATS`; `wide` ones are left out on a narrow
-    terminal."""
+    """A column: `unit` is 'text' or a key of `units.FORMATS`; narrow terminals skip `wide` ones."""
 
     title: str
     unit: str = "text"
@@ -29,8 +33,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells. `emphasis` names rows to set in bold, `indent` those that are parts of the row
-    above."""
+    """Rows of cells; rows in `emphasis` are bold, those in `indent` are parts of one above."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -48,11 +51,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; `tone` colours it where colours exist and is named in words where they do
-    not."""
+    """A paragraph; `tone` colours it where colours exist and is a mark where they do not."""
 
     text: str
-    tone: Literal["plain", "good", "warning", "bad"] = "plain"
+    tone: Tone = "plain"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Entry:
     title: str
     facts: str
     text: str
-    tone: Literal["plain", "good", "warning", "bad"] = "plain"
+    tone: Tone = "plain"
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,9 @@ class Entries:
 
 @dataclass(frozen=True)
 class Html:
-    """Ready markup (an SVG, a picture, a widget) for the page; elsewhere `fallback` stands for it,
-    if not empty."""
+    """Markup of a template or of `charts.svg`, for the page; elsewhere `fallback` replaces it."""
 
-    markup: str
+    markup: Markup
     fallback: str = ""
     caption: str = ""
 
@@ -94,7 +95,7 @@ Block = Table | Text | Bullets | Entries | Html
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands under it. `console` False keeps it to the page and markdown."""
+    """A heading and its blocks. `console` False keeps it to the page and markdown."""
 
     title: str
     blocks: tuple[Block, ...]
@@ -103,15 +104,23 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole report. `summary` is the one sentence that must be read; `scripts` are inlined at the
-    page's end."""
+    """A whole report; `summary` is the one sentence that must be read."""
 
     title: str
     summary: str
     sections: tuple[Section, ...]
-    scripts: tuple[str, ...] = field(default=())
+    scripts: tuple[Script, ...] = ()
 
 
 def rows_of(*rows: Sequence[Cell]) -> tuple[tuple[Cell, ...], ...]:
     """Rows as tuples."""
     return tuple(tuple(row) for row in rows)
+
+
+# Control characters but tab and line feed, and those that turn the direction of writing around.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text without the characters that a terminal obeys instead of printing."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)

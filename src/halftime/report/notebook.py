@@ -1,54 +1,43 @@
-"""The notebook front: records draw themselves in Jupyter, and long calls show where they are.
+"""The notebook front: records draw themselves in Jupyter.
 
-`import halftime` in a notebook is enough. Records know nothing of reports: IPython is told, by
-name, how to draw each type, and nothing of halftime is imported until one is shown.
+`import halftime` in a notebook is enough. IPython learns by name how to draw each type of record,
+and nothing more of halftime is imported until one is displayed.
 """
 
 from __future__ import annotations
 
-import html
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from halftime.base.progress import ipython_shell
-from halftime.report.drawn import DRAWN_BY, drawn
-
-if TYPE_CHECKING:
-    from halftime.report.model import Report
+from halftime.report.registry import REPORT_FUNCTIONS, report_of
 
 MOST_SCRIPT = 100_000  # bytes: a notebook keeps every output, so d3's timeline stays with the pages
 
 
 def register() -> bool:
-    """Tell the running IPython how to draw our records; False where there is none. Called by
-    `import halftime`."""
+    """Teach the running IPython to draw our records, on `import halftime`; False without one."""
     shell = ipython_shell()
     if shell is None:
         return False
     formatter = shell.display_formatter.formatters["text/html"]  # type: ignore[attr-defined]
-    for kind in DRAWN_BY:
-        formatter.for_type_by_name(*kind.split(":"), page_in_a_frame)
+    for record_type in REPORT_FUNCTIONS:
+        formatter.for_type_by_name(*record_type.split(":"), page_in_a_frame)
     return True
 
 
 def page_in_a_frame(record: object) -> str:
-    """A record's report in an iframe of its own, so that its style and the notebook's do not
-    meet."""
-    from halftime.report.page import html as page
-
-    text = page(_light(drawn(record)))
-    return (
-        f'<iframe srcdoc="{html.escape(text, quote=True)}" title="{type(record).__name__}" '
-        'style="width: 100%; height: 32rem; border: 0; resize: vertical; overflow: auto"></iframe>'
-    )
-
-
-def _light(report: Report) -> Report:
+    """A record's report in a sandboxed iframe, apart from the notebook's style and scripts."""
+    # Here, since `import halftime` imports this module and must stay light.
     from halftime.report.model import Html
+    from halftime.report.page import html
+    from halftime.report.templates import asset, render
 
-    if sum(map(len, report.scripts)) <= MOST_SCRIPT:
-        return report
-    kept = tuple(
-        s for s in report.sections if not any(isinstance(block, Html) for block in s.blocks)
-    )
-    return replace(report, sections=kept, scripts=())
+    report = report_of(record)
+    if sum(len(asset(script)) for script in report.scripts) > MOST_SCRIPT:
+        sections = tuple(
+            section
+            for section in report.sections
+            if not any(isinstance(block, Html) for block in section.blocks)
+        )
+        report = replace(report, sections=sections, scripts=())
+    return render("notebook.html", page=html(report), title=type(record).__name__)

@@ -10,41 +10,36 @@ from halftime.base.errors import BadFile
 from halftime.base.store import data_of, decoded
 from halftime.records import Record
 from halftime.report.console import print_report
-from halftime.report.drawn import drawn, kinds
+from halftime.report.registry import record_types, report_of, type_names
 
 
-def show(what: Record | Path | str) -> None:
-    """Print the report of a record (a Session, an Audit, a Verdict, …), or of the JSON or page that
-    a verb wrote.
+def show(record: Record | Path | str) -> None:
+    """Print the report of a record (a Session, an Audit, a Verdict, …) or of a verb's file.
 
-    Raises BadFile where the file is none of halftime's, KeyError for a record that none draws.
+    The file is the JSON of --json or the page of --html. Raises BadFile for a file that halftime
+    did not write, BadInput for a record that has no report.
     """
-    print_report(drawn(what if isinstance(what, Record) else read(what)))
+    print_report(report_of(record if isinstance(record, Record) else read(record)))
 
 
 def read(file: Path | str) -> Record:
-    """The record in a file of any verb, known by its fields. Raises BadFile where it is none of
-    halftime's."""
+    """The record in a file of any verb, known by its fields. Raises BadFile for any other file."""
     data = data_of(file)
-    names = _top_level(file, data)
-    fitting = [kind for kind in kinds() if _fits(kind, names)]
-    if not fitting:
-        known = ", ".join(sorted(kind.__name__ for kind in kinds()))
-        raise BadFile(f"{file} holds nothing that halftime draws. Files of these do: {known}.")
-    return decoded(
-        file, data, max(fitting, key=lambda kind: len(names & set(kind.__struct_fields__)))
-    )
-
-
-def _top_level(file: Path | str, data: bytes) -> set[str]:
     try:
-        return set(msgspec.json.decode(data, type=dict[str, msgspec.Raw]))
+        field_names = set(msgspec.json.decode(data, type=dict[str, msgspec.Raw]))
     except msgspec.DecodeError as error:
         raise BadFile(
-            f"{file} is no JSON and no page of halftime's. Name what --json or --html wrote."
+            f"{file} is neither JSON nor a page of halftime's. Name what --json or --html wrote."
         ) from error
+    candidates = [kind for kind in record_types() if _required_fields(kind) <= field_names]
+    if not candidates:
+        raise BadFile(
+            f"{file} holds nothing that halftime draws. It draws files of these: "
+            f"{', '.join(type_names())}."
+        )
+    closest = max(candidates, key=lambda kind: len(field_names & set(kind.__struct_fields__)))
+    return decoded(file, data, closest)
 
 
-def _fits(kind: type[Record], names: set[str]) -> bool:
-    """All fields that must be there are."""
-    return {field.name for field in msgspec.structs.fields(kind) if field.required} <= names
+def _required_fields(kind: type[Record]) -> set[str]:
+    return {field.name for field in msgspec.structs.fields(kind) if field.required}

@@ -1,10 +1,10 @@
-"""A Tuning as a Report: what was reached, the ladder, the ledger before and after, the verdict, the
-pictures."""
+"""A Tuning as a Report: the result, the ladder, the ledgers, the sweep, pictures and verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from halftime.base import units
 from halftime.records.recipe import Rung
@@ -12,8 +12,8 @@ from halftime.records.tune import Slide, SweepPoint, Tuning
 from halftime.report import verify as verify_report
 from halftime.report.charts import FAINT, INK, SERIES, figure, svg
 from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Section, Table, Text
-from halftime.report.page import asset
 from halftime.report.session import ledger_table
+from halftime.report.templates import render
 
 
 def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
@@ -28,22 +28,26 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
         *_parts(tuning),
         Section("What was run, where", tuple(_where(tuning)), console=False),
     ]
-    scripts = (asset("slider.js"),) if slides else ()
     title = (
         f"{tuning.recipe.pipeline}: {units.seconds(tuning.baseline_seconds)} to "
         f"{units.seconds(tuning.tuned_seconds)}"
     )
-    return Report(title, _summary(tuning), tuple(sections), scripts)
+    return Report(
+        title,
+        _summary(tuning),
+        tuple(sections),
+        scripts=("slider.js",) if slides else (),
+    )
 
 
 def _summary(tuning: Tuning) -> str:
-    kept = [choice.name for choice in tuning.recipe.fixes]
-    if not kept and all(rung.observed is None for rung in tuning.ladder):
+    names = [choice.name for choice in tuning.recipe.fixes]
+    if not names and all(rung.observed is None for rung in tuning.ladder):
         return (
             f"Nothing was tried, because {tuning.stopped}: "
             f"{units.seconds(tuning.baseline_seconds)} a call as it is."
         )
-    if not kept:
+    if not names:
         return (
             "Nothing paid: the pipeline stays as it is, at "
             f"{units.seconds(tuning.baseline_seconds)} a call."
@@ -53,7 +57,7 @@ def _summary(tuning: Tuning) -> str:
     )
     return (
         f"{units.ratio(tuning.speedup)} ({interval}): {units.seconds(tuning.baseline_seconds)} to "
-        f"{units.seconds(tuning.tuned_seconds)} a call with {', '.join(kept)}. The pictures: "
+        f"{units.seconds(tuning.tuned_seconds)} a call with {', '.join(names)}. The pictures: "
         f"{tuning.verdict}."
     )
 
@@ -97,17 +101,15 @@ _LADDER = (
 def _ladder(tuning: Tuning) -> Iterator[Block]:
     tried = [rung for rung in tuning.ladder if rung.observed is not None]
     rows = tuple(_rung(rung) for rung in tried)
-    kept = frozenset(i for i, rung in enumerate(tried) if rung.kept)
+    rows_in_bold = frozenset(i for i, rung in enumerate(tried) if rung.kept)
     if rows:
-        yield Table(_LADDER, rows, emphasis=kept)
+        yield Table(_LADDER, rows, emphasis=rows_in_bold)
         yield Text(
-            "Speedups of the whole call over the baseline, stacked on what was kept above; "
-            "each trial is timed in "
-            "turns with the baseline and what stood. Compare within a row, not down the "
-            "column: the machine moves "
-            "between trials, and what decides is 'why', against what stood in the same turns. "
-            "'predicted' is Amdahl's "
-            "sum over the ledger, with a prior a fix."
+            "Speedups of the whole call over the baseline, stacked on the fixes kept above; each "
+            "trial is timed in turns with the baseline and the plan so far. Compare within a row, "
+            "not down the column: the machine moves between trials, and what decides is 'why', "
+            "against the plan so far in the same turns. 'predicted' is Amdahl's sum over the "
+            "ledger, with a prior for each fix."
         )
         yield Html(
             _chart(tried),
@@ -142,33 +144,35 @@ def _rung(rung: Rung) -> tuple[Cell, ...]:
 
 
 def _short(value: object) -> str:
-    return (
-        "+".join(map(str, value))
-        if isinstance(value, list)
-        else str(value).removesuffix("Scheduler")
-    )
+    if isinstance(value, list):
+        return "+".join(map(str, value))
+    return str(value).removesuffix("Scheduler")
 
 
-def _chart(tried: list[Rung]) -> str:
-    shown = [(rung, rung.observed) for rung in tried if rung.observed is not None]
-    with figure(7.2, 0.7 + 0.32 * max(1, len(shown))) as drawn:
-        axes = drawn.add_subplot()
-        for place, (rung, seen) in enumerate(reversed(shown)):
+def _chart(tried: list[Rung]) -> Markup:
+    observations = [(rung, rung.observed) for rung in tried if rung.observed is not None]
+    with figure(7.2, 0.7 + 0.32 * max(1, len(observations))) as chart:
+        axes = chart.add_subplot()
+        for height, (rung, observed) in enumerate(reversed(observations)):
             colour = SERIES[0] if rung.kept else FAINT
-            low, high = rung.observed_low or seen, rung.observed_high or seen
+            low, high = rung.observed_low or observed, rung.observed_high or observed
             axes.plot(
-                [low, high], [place, place], color=colour, linewidth=3, solid_capstyle="round"
+                [low, high], [height, height], color=colour, linewidth=3, solid_capstyle="round"
             )
-            axes.plot(seen, place, "o", color=colour, markersize=6)
+            axes.plot(observed, height, "o", color=colour, markersize=6)
             if rung.predicted is not None:
-                axes.plot(rung.predicted, place, "|", color=INK, markersize=11, markeredgewidth=1.6)
+                axes.plot(
+                    rung.predicted, height, "|", color=INK, markersize=11, markeredgewidth=1.6
+                )
         axes.axvline(1.0, color=FAINT, linewidth=1)
-        axes.set_yticks(range(len(shown)), [_label(rung) for rung, _ in reversed(shown)])
+        axes.set_yticks(
+            range(len(observations)), [_label(rung) for rung, _ in reversed(observations)]
+        )
         axes.set_xlabel(
             "speedup over the baseline (dot: observed, bar: 95 %, tick: predicted; blue: kept)"
         )
         axes.grid(axis="x", color=FAINT, alpha=0.5)
-        return svg(drawn, "Predicted and observed speedup of every trial")
+        return svg(chart, "Predicted and observed speedup of every trial")
 
 
 def _label(rung: Rung) -> str:
@@ -180,9 +184,8 @@ def _ledgers(tuning: Tuning) -> Iterator[Block]:
     if tuning.before is not None and tuning.after is not None:
         yield _two_ledgers(tuning)
         yield Text(
-            "Medians of five profiled calls each, in turns. The headline is timed apart, so "
-            "the totals differ from it "
-            "by what the machine did meanwhile."
+            "Medians of five profiled calls each, in turns. The headline is timed apart, so the "
+            "totals differ from it by what the machine did meanwhile."
         )
 
 
@@ -203,15 +206,19 @@ def _two_ledgers(tuning: Tuning) -> Table:
     ]
     rows: list[tuple[Cell, ...]] = []
     for stage in stages:
-        one, other = tuning.before.row(stage), after.get(stage)
-        ratio = one.seconds / other.seconds if one and other and other.seconds > 1e-6 else None
+        before, after_row = tuning.before.row(stage), after.get(stage)
+        ratio = (
+            before.seconds / after_row.seconds
+            if before and after_row and after_row.seconds > 1e-6
+            else None
+        )
         rows.append(
             (
                 stage,
-                one.seconds if one else None,
-                one.share if one else None,
-                other.seconds if other else None,
-                other.share if other else None,
+                before.seconds if before else None,
+                before.share if before else None,
+                after_row.seconds if after_row else None,
+                after_row.share if after_row else None,
                 ratio,
             )
         )
@@ -244,9 +251,8 @@ def _sweep(tuning: Tuning) -> Iterator[Section]:
     rows = tuple(_point(point) for point in sorted(tuning.sweep, key=lambda p: p.seconds))
     note = Text(
         f"FLIP is the mean distance from the baseline's pictures of {tuning.workload.steps} "
-        "steps; agreement is the "
-        "judge's with the prompt, less the baseline's. The chosen setting is the fastest "
-        "within the loss allowed."
+        "steps; agreement is the judge's with the prompt, less the baseline's. The chosen setting "
+        "is the fastest within the loss allowed."
     )
     chart = Html(
         _pareto(tuning), caption="Solver and steps: time against distance from the reference."
@@ -268,9 +274,9 @@ def _point(point: SweepPoint) -> tuple[Cell, ...]:
     )
 
 
-def _pareto(tuning: Tuning) -> str:
-    with figure(7.2, 3.4) as drawn:
-        axes = drawn.add_subplot()
+def _pareto(tuning: Tuning) -> Markup:
+    with figure(7.2, 3.4) as chart:
+        axes = chart.add_subplot()
         for index, solver in enumerate(dict.fromkeys(point.scheduler for point in tuning.sweep)):
             mine = sorted(
                 (p for p in tuning.sweep if p.scheduler == solver), key=lambda p: p.seconds
@@ -307,32 +313,19 @@ def _pareto(tuning: Tuning) -> str:
         axes.set_ylabel("FLIP from the reference")
         axes.grid(color=FAINT, alpha=0.5)
         axes.legend(loc="upper right", fontsize=8)
-        return svg(drawn, "Solver and steps: time against distance from the many-step reference")
+        return svg(chart, "Solver and steps: time against distance from the many-step reference")
 
 
 def _pictures(slides: Sequence[Slide]) -> Iterator[Section]:
     if slides:
-        figures = "".join(_slide(slide) for slide in slides)
         text = Text(
             "The pairs that are farthest apart first. Drag, or focus one and use the arrow keys."
         )
         yield Section(
             "Look at the pictures",
-            (text, Html(f'<div class="slides">{figures}</div>')),
+            (text, Html(render("slides.html", slides=slides))),
             console=False,
         )
-
-
-def _slide(slide: Slide) -> str:
-    prompt = escape(slide.prompt)
-    return (
-        f'<figure class="slide"><div class="slide-frame" style="--cut:50%">'
-        f'<img src="{slide.baseline}" alt="baseline: {prompt}"><img class="slide-over" '
-        f'src="{slide.candidate}" '
-        f'alt="with the recipe: {prompt}"><input type="range" min="0" max="100" value="50" '
-        f'aria-label="how much of the picture is the baseline&#39;s: {prompt}"></div>'
-        f"<figcaption>{escape(slide.content_class)}: {prompt}</figcaption></figure>"
-    )
 
 
 def _verdict(tuning: Tuning) -> Iterator[Section]:
@@ -342,17 +335,17 @@ def _verdict(tuning: Tuning) -> Iterator[Section]:
 
 
 def _where(tuning: Tuning) -> Iterator[Block]:
-    place = tuning.recipe.environment
+    environment = tuning.recipe.environment
     rows: list[tuple[Cell, ...]] = [
         ("model", tuning.recipe.model),
         ("prompts' hash", tuning.prompts_hash),
         ("workload's hash", tuning.recipe.workload_hash),
     ]
-    if place is not None:
+    if environment is not None:
         rows += [
-            ("processor", place.processor),
-            ("threads", str(place.threads)),
-            ("device", place.device_name),
+            ("processor", environment.processor),
+            ("threads", str(environment.threads)),
+            ("device", environment.device_name),
         ]
-        rows += sorted(place.versions.items()) + sorted(place.settings.items())
+        rows += sorted(environment.versions.items()) + sorted(environment.settings.items())
     yield Table((Column("what"), Column("value")), tuple(rows))

@@ -7,8 +7,10 @@ import base64
 from halftime.records.verdict import EVERYTHING, Comparison, Verdict
 from halftime.report import charts
 from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Section, Table, Text
+from halftime.report.templates import render
 
 _TONES = {"equivalent": "good", "different": "bad", "inconclusive": "warning"}
+_COLOURS = {"equivalent": 2, "different": 1, "inconclusive": 4}  # of charts.SERIES
 
 
 def report_of(verdict: Verdict, sheet_png: bytes | None = None) -> Report:
@@ -51,9 +53,9 @@ def summary_of(verdict: Verdict) -> str:
 
 def _reasons(verdict: Verdict) -> Bullets:
     tone = _TONES[verdict.verdict]
-    shown = verdict.reasons[:8]
+    reasons = verdict.reasons[:8]
     more = [Text(f"and {len(verdict.reasons) - 8} more")] if len(verdict.reasons) > 8 else []
-    return Bullets((*(Text(reason, tone) for reason in shown), *more))  # type: ignore[arg-type]
+    return Bullets((*(Text(reason, tone) for reason in reasons), *more))  # type: ignore[arg-type]
 
 
 def _number(value: float) -> str:
@@ -71,59 +73,62 @@ def _table(verdict: Verdict) -> Table:
         Column("floors"),
         Column("decision"),
     )
-    rows: list[tuple[Cell, ...]] = [_cells(each) for each in verdict.per_class]
+    rows: list[tuple[Cell, ...]] = [_cells(comparison) for comparison in verdict.per_class]
     bold = {
         i
-        for i, each in enumerate(verdict.per_class)
-        if each.content_class == EVERYTHING and each.decides
+        for i, comparison in enumerate(verdict.per_class)
+        if comparison.content_class == EVERYTHING and comparison.decides
     }
     return Table(columns, tuple(rows), emphasis=frozenset(bold))
 
 
-def _cells(each: Comparison) -> tuple[Cell, ...]:
-    decision = each.decision if each.decides else f"({each.decision})"
-    needed = f", {each.prompts_needed:,} prompts" if each.prompts_needed and each.decides else ""
-    interval = f"{_number(each.low)} to {_number(each.high)}".replace(" ", "\N{NO-BREAK SPACE}")
+def _cells(comparison: Comparison) -> tuple[Cell, ...]:
+    decision = comparison.decision if comparison.decides else f"({comparison.decision})"
+    if comparison.prompts_needed and comparison.decides:
+        decision += f", {comparison.prompts_needed:,} prompts"
+    interval = f"{_number(comparison.low)} to {_number(comparison.high)}"
     return (
-        each.content_class,
-        each.metric,
-        each.pairs,
-        _number(each.value),
-        interval,
-        _number(each.floors),
-        decision + needed,
+        comparison.content_class,
+        comparison.metric,
+        comparison.pairs,
+        _number(comparison.value),
+        interval.replace(" ", "\N{NO-BREAK SPACE}"),
+        _number(comparison.floors),
+        decision,
     )
 
 
 def _chart(verdict: Verdict) -> tuple[Block, ...]:
     """Each deciding comparison's interval in noise floors, with the margin as a line."""
-    deciding = [each for each in verdict.per_class if each.decides]
+    deciding = [comparison for comparison in verdict.per_class if comparison.decides]
     if not deciding:
         return ()
     with charts.figure(7.2, 0.6 + 0.3 * len(deciding)) as figure:
         axes = figure.subplots()
-        for place, each in enumerate(reversed(deciding)):
-            floor = verdict.noise_floor[each.metric]
-            low, high = each.low / floor, each.high / floor
+        for height, comparison in enumerate(reversed(deciding)):
+            floor = verdict.noise_floor[comparison.metric]
+            low, high = comparison.low / floor, comparison.high / floor
             colour = charts.SERIES[
-                {"equivalent": 2, "different": 1, "inconclusive": 4}[each.decision]
+                {"equivalent": 2, "different": 1, "inconclusive": 4}[comparison.decision]
             ]
             axes.plot(
-                [low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round"
+                [low, high], [height, height], color=colour, linewidth=2.4, solid_capstyle="round"
             )
-            axes.plot([each.value / floor], [place], "o", color=colour, markersize=4)
+            axes.plot([comparison.value / floor], [height], "o", color=colour, markersize=4)
         axes.axvline(verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")
-        if min(each.low for each in deciding) < 0:
+        if min(comparison.low for comparison in deciding) < 0:
             axes.axvline(-verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")
         axes.set_yticks(
-            range(len(deciding)), [f"{e.content_class}  {e.metric}" for e in reversed(deciding)]
+            range(len(deciding)),
+            [f"{row.content_class}  {row.metric}" for row in reversed(deciding)],
         )
         axes.set_xlabel(f"noise floors (dashed: the margin of {verdict.margin:g})")
         axes.grid(axis="x")
         return (
             Html(
                 charts.svg(
-                    figure, "Distance of each class and metric in noise floors, with 90 % intervals"
+                    figure,
+                    "Distance of comparison class and metric in noise floors, with 90 % intervals",
                 )
             ),
         )
@@ -132,11 +137,11 @@ def _chart(verdict: Verdict) -> tuple[Block, ...]:
 def _floor(verdict: Verdict) -> Table:
     sources = list(dict.fromkeys(entry.source for entry in verdict.floor_entries))
     columns = (Column("metric"), *(Column(source) for source in sources), Column("one floor"))
-    known = {(entry.metric, entry.source): entry.value for entry in verdict.floor_entries}
+    values = {(entry.metric, entry.source): entry.value for entry in verdict.floor_entries}
     rows: list[tuple[Cell, ...]] = [
         (
             metric,
-            *(_number(known[metric, s]) if (metric, s) in known else None for s in sources),
+            *(_number(values[metric, s]) if (metric, s) in values else None for s in sources),
             _number(value),
         )
         for metric, value in verdict.noise_floor.items()
@@ -161,12 +166,7 @@ def _worst(verdict: Verdict, sheet_png: bytes | None) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if sheet_png is not None:
         data = base64.b64encode(sheet_png).decode()
-        picture = (
-            '<img alt="Contact sheet: baseline, candidate and amplified difference of the '
-            'worst pairs" '
-            'style="max-width:100%;height:auto;border:1px solid var(--line)" '
-            f'src="data:image/png;base64,{data}">'
-        )
+        picture = render("contact_sheet.html", picture=f"data:image/png;base64,{data}")
         blocks.append(Html(picture, caption="Worst pairs first, by class."))
     return (*blocks, Table(columns, tuple(rows)))
 

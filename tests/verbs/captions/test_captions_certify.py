@@ -55,9 +55,11 @@ def test_the_upper_bound_holds_as_often_as_it_says(truth: float) -> None:
 
 
 def test_a_certified_threshold_errs_too_often_in_at_most_delta_of_the_draws() -> None:
-    """Scores are true probabilities, so every threshold's error is known; alpha lies where
-    certificates are close."""
-    rng, alpha, wrong, found = np.random.default_rng(1), 0.05, 0, 0
+    """Scores are true probabilities, so every threshold's error is known.
+
+    Alpha lies where certificates are close.
+    """
+    rng, alpha, wrong, certificates = np.random.default_rng(1), 0.05, 0, 0
     for _ in range(200):
         chance = rng.beta(8, 0.8, size=1600)
         fine = (rng.random(1600) < chance).astype(float)
@@ -71,9 +73,9 @@ def test_a_certified_threshold_errs_too_often_in_at_most_delta_of_the_draws() ->
         threshold = threshold_of(steps)
         if threshold is not None:
             population = rng.beta(8, 0.8, size=40_000)
-            found += 1
+            certificates += 1
             wrong += float((1 - population[population >= threshold]).mean()) > alpha
-    assert found > 150
+    assert certificates > 150
     assert wrong / 200 <= 0.1
 
 

@@ -1,5 +1,4 @@
-"""`halftime captions collect` between models and judges that fail: nothing that was paid for is
-lost."""
+"""`halftime captions collect` with models and judges that fail: nothing paid for is lost."""
 
 from __future__ import annotations
 
@@ -14,32 +13,31 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
-from captions.test_captions_asgi import Model, rude, serving
 
 from captions_synthetic import jpeg
+from captions_upstreams import Model, rude, serving
 from halftime.base.errors import BadFile
 from halftime.cli import main
 from halftime.verbs.captions import collect as collecting
-from halftime.verbs.captions.collect import _seconds
-from halftime.verbs.captions.log import lines_there, read_log
+from halftime.verbs.captions.collect import _retry_seconds
+from halftime.verbs.captions.log import logged_lines, read_log
 
 
 @dataclass
 class Moody:
-    """A model that answers `statuses` first, one a request, and 200 from then on; or always
-    `always`."""
+    """A model that answers `statuses` first, one a request, and `always` from then on."""
 
     statuses: list[int] = field(default_factory=list)
     always: int = 200
     retry_after: bytes = b""
-    asked: int = 0
+    requests: int = 0
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             return
         while (await receive()).get("more_body"):
             pass
-        self.asked += 1
+        self.requests += 1
         status = self.statuses.pop(0) if self.statuses else self.always
         headers = [(b"content-type", b"application/json")]
         headers += [(b"retry-after", self.retry_after)] if self.retry_after else []
@@ -47,7 +45,7 @@ class Moody:
         await send(
             {
                 "type": "http.response.body",
-                "body": Model("m").whole() if status == 200 else b"no such luck",
+                "body": Model("m").completion() if status == 200 else b"no such luck",
             }
         )
 
@@ -154,7 +152,7 @@ def test_what_may_pass_is_tried_again(desk: Desk, status: int) -> None:
     desk.large.statuses = [status, status]
     assert desk.collect(desk.requests(2)) == 0
     assert desk.images() == ["0.jpg", "1.jpg"]
-    assert (desk.small.asked, desk.large.asked) == (2, 4)
+    assert (desk.small.requests, desk.large.requests) == (2, 4)
 
 
 def test_a_request_that_fails_costs_that_request_alone(
@@ -163,15 +161,15 @@ def test_a_request_that_fails_costs_that_request_alone(
     desk.large.statuses = [200, 500, 500, 500, 200, 400]
     assert desk.collect(desk.requests(5, {"image": "none.jpg"})) == 0
     assert desk.images() == ["0.jpg", "2.jpg", "4.jpg"]
-    said = capsys.readouterr()
-    assert "3 of 6 requests" in said.out
+    output = capsys.readouterr()
+    assert "3 of 6 requests" in output.out
     for words in (
         "left out 3: ",
         "1 x l answered 500 (1.jpg: no such luck)",
         "1 x l answered 400",
         "1 x the picture",
     ):
-        assert words in said.err
+        assert words in output.err
 
 
 def test_a_judge_that_raises_costs_one_request(
@@ -194,19 +192,19 @@ def test_a_second_run_takes_up_what_is_there(
     desk.log.write_bytes(desk.log.read_bytes()[:-30])  # and half a line of a run that was killed
     assert desk.collect(requests) == 0
     assert desk.images() == ["0.jpg", "2.jpg", "1.jpg", "3.jpg"]
-    assert desk.small.asked == 4 + 2
-    assert "4 of 4 requests, 2 of them from before" in capsys.readouterr().out
+    assert desk.small.requests == 4 + 2
+    assert "4 of 4 requests, 2 of them from an earlier run" in capsys.readouterr().out
     assert desk.collect(requests) == 0  # nothing is left
-    assert desk.small.asked == 6
+    assert desk.small.requests == 6
 
 
 def test_ctrl_c_keeps_what_was_paid_for(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     requests = desk.requests(3)
     assert desk.collect(requests, "interrupts") == 130
     assert desk.images() == ["0.jpg"]
-    said = capsys.readouterr().err
-    assert "interrupted" in said
-    assert "holds 1 of 3 requests; run the same again to go on" in said
+    output = capsys.readouterr().err
+    assert "interrupted" in output
+    assert "holds 1 of 3 requests; run the same command again to go on" in output
     assert desk.collect(requests) == 0
     assert desk.images() == ["0.jpg", "1.jpg", "2.jpg"]
 
@@ -217,10 +215,10 @@ def test_a_model_that_is_down_stops_the_run_and_not_the_wallet(
     desk.large.statuses, desk.large.always = [200], 503
     assert desk.collect(desk.requests(30)) == 2
     assert desk.images() == ["0.jpg"]
-    assert desk.small.asked == 1 + collecting.MOST_IN_A_ROW
-    said = capsys.readouterr().err
-    assert "stopped after 10 failures in a row. Left out: 10 x l answered 503" in said
-    assert "holds 1 of 30 requests; run the same again" in said
+    assert desk.small.requests == 1 + collecting.MOST_IN_A_ROW
+    output = capsys.readouterr().err
+    assert "stopped after 10 failures in a row. Left out: 10 x l answered 503" in output
+    assert "holds 1 of 30 requests; run the same command again" in output
 
 
 @pytest.mark.parametrize(
@@ -234,15 +232,15 @@ def test_a_model_that_is_down_stops_the_run_and_not_the_wallet(
         ("\n\n", "has no request"),
     ],
 )
-def test_nothing_written_is_said_and_is_no_success(
+def test_nothing_written_is_reported_and_is_not_a_success(
     desk: Desk, lines: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     requests = desk.folder / "requests.jsonl"
     requests.write_text(lines)
     assert desk.collect(requests) == 2
-    said = capsys.readouterr()
-    assert words in said.err
-    assert said.out == ""
+    output = capsys.readouterr()
+    assert words in output.err
+    assert output.out == ""
     assert not desk.log.exists()
 
 
@@ -250,14 +248,14 @@ def test_paths_are_beside_the_log_so_that_it_can_be_calibrated(desk: Desk, tmp_p
     requests = desk.requests(2, {"image": str(tmp_path / "0.jpg"), "prompt": "why?"})
     out = tmp_path / "sub" / "log.jsonl"
     assert desk.collect(requests, out=out) == 0
-    assert [row.image for row in lines_there(out)] == [
+    assert [row.image for row in logged_lines(out)] == [
         "../0.jpg",
         "../1.jpg",
         str(tmp_path / "0.jpg"),
     ]
     assert len(read_log(out).rows) == 3
     assert desk.collect(requests, out=out) == 0
-    assert desk.small.asked == 3
+    assert desk.small.requests == 3
 
 
 def test_a_log_behind_a_link_names_its_pictures_too(desk: Desk, tmp_path: Path) -> None:
@@ -289,7 +287,7 @@ def test_the_requests_are_not_written_over(desk: Desk, capsys: pytest.CaptureFix
     before = requests.read_bytes()
     assert desk.collect(requests, out=desk.folder / "." / "requests.jsonl") == 2
     assert "is the file of the requests itself" in capsys.readouterr().err
-    assert (requests.read_bytes(), desk.small.asked) == (before, 0)
+    assert (requests.read_bytes(), desk.small.requests) == (before, 0)
 
 
 @pytest.mark.parametrize(("judge", "value"), [("says_words", "'good'"), ("says_nan", "nan")])
@@ -298,7 +296,7 @@ def test_a_judge_that_gives_no_number_is_refused_at_once_by_name(
 ) -> None:
     assert desk.collect(desk.requests(3), judge) == 2
     assert f"--judge '{__name__}:{judge}' returned {value}" in capsys.readouterr().err
-    assert (desk.small.asked, desk.large.asked) == (1, 0)
+    assert (desk.small.requests, desk.large.requests) == (1, 0)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -307,19 +305,19 @@ def test_a_model_that_is_not_there_is_one_sentence(
 ) -> None:
     desk.urls[which] = "http://127.0.0.1:9/v1"
     assert desk.collect(desk.requests(2)) == 2
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     name, option = (("s", "--small"), ("l", "--large"))[which]
-    assert f"the model {name} cannot be reached at http://127.0.0.1:9/v1: " in said
-    assert f"Check {option} and whether it runs." in said
-    assert "aiohttp" not in said
-    assert "ClientConnectorError" not in said
+    assert f"the model {name} cannot be reached at http://127.0.0.1:9/v1: " in output
+    assert f"Check {option} and whether it runs." in output
+    assert "aiohttp" not in output
+    assert "ClientConnectorError" not in output
 
 
 def test_a_connection_that_breaks_is_tried_again(desk: Desk) -> None:
     with rude([], [], []) as (server, url):
         desk.urls[1] = url
         assert desk.collect(desk.requests(1)) == 2
-        assert len(server.seen) == 3
+        assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("text", ["a diary, not a log", '{"small": 3}\n', "\x1f\x8bgzip"])
@@ -327,19 +325,25 @@ def test_a_file_that_is_no_log_is_left_as_it_is(tmp_path: Path, text: str) -> No
     path = tmp_path / "log.jsonl"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(BadFile, match="Name another --out"):
-        lines_there(path)
+        logged_lines(path)
     assert path.read_bytes() == text.encode("latin-1")
 
 
 def test_retry_after_in_seconds_as_a_date_and_as_nonsense() -> None:
-    assert _seconds("7") == 7.0
+    assert _retry_seconds("7") == 7.0
     assert (
         8
-        < (_seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)) or 0)
+        < (
+            _retry_seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True))
+            or 0
+        )
         <= 10
     )
-    assert _seconds(format_datetime(datetime.now(UTC) - timedelta(seconds=10), usegmt=True)) == 0.0
-    assert _seconds("soon") is _seconds(None) is None
+    assert (
+        _retry_seconds(format_datetime(datetime.now(UTC) - timedelta(seconds=10), usegmt=True))
+        == 0.0
+    )
+    assert _retry_seconds("soon") is _retry_seconds(None) is None
 
 
 def test_retry_after_is_honoured_up_to_a_minute(

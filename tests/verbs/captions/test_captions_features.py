@@ -31,11 +31,11 @@ def test_a_jpeg_is_never_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
     convert = Image.Image.convert
 
-    def seen(image: Image.Image, *args: object, **kwargs: object) -> Image.Image:
+    def recorded(image: Image.Image, *args: object, **kwargs: object) -> Image.Image:
         sizes.append(image.size)
         return convert(image, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Image.Image, "convert", seen)
+    monkeypatch.setattr(Image.Image, "convert", recorded)
     features.of_picture(jpeg(size=1024))
     assert sizes == [(128, 128)]
 
@@ -60,10 +60,10 @@ def test_a_small_png_is_looked_at() -> None:
 
 
 def test_near_duplicates_are_few_bits_apart() -> None:
-    one, other = features.fingerprint(jpeg(1)), features.fingerprint(jpeg(5))
+    first, second = features.fingerprint(jpeg(1)), features.fingerprint(jpeg(5))
     for again in (jpeg(1, noise=4), jpeg(1, size=256)):
-        assert (one ^ features.fingerprint(again)).bit_count() <= 3
-    assert (one ^ other).bit_count() > 3
+        assert (first ^ features.fingerprint(again)).bit_count() <= 3
+    assert (first ^ second).bit_count() > 3
 
 
 @given(st.text(max_size=400))

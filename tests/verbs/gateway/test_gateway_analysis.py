@@ -1,50 +1,53 @@
-"""The statistics on synthetic samples: quantile differences, saturation, the mock's truth,
-limits."""
+"""The statistics on synthetic samples: quantiles, saturation, the log's truth, limits."""
 
 from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halftime.records.gateway import Load, Percentiles
+from halftime.records.gateway import GRID, Distribution, Load, Percentiles
 from halftime.verbs.gateway import analysis
 from halftime.verbs.gateway.client import Sample
-from halftime.verbs.gateway.mock import Entry
+from halftime.verbs.gateway.mock import LogEntry
 from halftime.verbs.gateway.summary import beyond_capacity, limits
 
 
 def sample(
     intended: float, latency: float, *, arm: str = "through", number: str = "", **fields: object
 ) -> Sample:
-    made = Sample(
-        number, arm, intended, intended, intended, intended + latency / 2, intended + latency / 2
-    )
-    made.end, made.status = intended + latency, 200
+    middle = intended + latency / 2
+    result = Sample(number, arm, intended, intended, intended, middle, middle)
+    result.end, result.status = intended + latency, 200
     for name, value in fields.items():
-        setattr(made, name, value)
-    return made
+        setattr(result, name, value)
+    return result
 
 
 def queue(rate: float, capacity: float, seconds: float, seed: int = 0) -> list[Sample]:
-    """A single server with fixed service time, offered at a constant rate: Lindley's recursion,
-    with some noise."""
-    dice, free, samples = random.Random(seed), 0.0, []
+    """A single server with fixed service time at a constant rate, with some noise.
+
+    Lindley's recursion.
+    """
+    rng, free, samples = random.Random(seed), 0.0, []
     for index in range(int(rate * seconds)):
         intended = index / rate
         free = max(free, intended) + 1 / capacity
-        samples.append(sample(intended, free - intended + 0.02 + dice.expovariate(1000)))
+        samples.append(sample(intended, free - intended + 0.02 + rng.expovariate(1000)))
     return samples
 
 
 def shared(rate: float, capacity: float, seconds: float) -> list[Sample]:
-    """A server that works on all requests at once and finishes them all together: an event loop
-    that is hogged."""
+    """A server that works on all requests at once and finishes them together.
+
+    So does an event loop that is hogged.
+    """
     count = int(rate * seconds)
-    done = max(seconds, count / capacity) + 0.02
-    return [sample(i / rate, max(0.02, done + 1e-3 * i / count - i / rate)) for i in range(count)]
+    end = max(seconds, count / capacity) + 0.02
+    return [sample(i / rate, max(0.02, end + 1e-3 * i / count - i / rate)) for i in range(count)]
 
 
 shifts = st.floats(0, 0.1)
@@ -52,18 +55,18 @@ shifts = st.floats(0, 0.1)
 
 @given(st.lists(st.floats(0.001, 1), min_size=5, max_size=50), shifts)
 def test_a_constant_shift_is_recovered_at_every_quantile(values: list[float], shift: float) -> None:
-    found = analysis.added([(value, value + shift) for value in values], resamples=20)
+    added = analysis.added([(value, value + shift) for value in values], resamples=20)
     for name in ("p50", "p95", "p99", "low", "high", "p95_low", "p99_high"):
-        assert getattr(found, name) == pytest.approx(shift, abs=1e-9)
+        assert getattr(added, name) == pytest.approx(shift, abs=1e-9)
 
 
 def test_the_interval_covers_the_truth_in_most_repetitions() -> None:
     covered = 0
     for seed in range(60):
-        dice = random.Random(seed)
-        pairs = [(0.02 + dice.gauss(0, 1e-3), 0.025 + dice.gauss(0, 1e-3)) for _ in range(80)]
-        found = analysis.added(pairs, resamples=200, seed=seed)
-        covered += found.low <= 0.005 <= found.high
+        rng = random.Random(seed)
+        pairs = [(0.02 + rng.gauss(0, 1e-3), 0.025 + rng.gauss(0, 1e-3)) for _ in range(80)]
+        added = analysis.added(pairs, resamples=200, seed=seed)
+        covered += added.low <= 0.005 <= added.high
     assert covered >= 52  # 95 % of 60 is 57; below 52 has probability < 2 %
 
 
@@ -116,8 +119,10 @@ def test_the_mocks_log_gives_each_path() -> None:
         d = sample(index, 0.0202, arm="direct", number=f"{2 * index:08x}")
         t = sample(index + 0.5, 0.0262, number=f"{2 * index + 1:08x}")
         d.first_chunk, t.first_chunk = d.end, t.end
-        log[d.id] = Entry(d.id, 1, d.sent + 0.0001, d.sent + 0.0201, d.sent + 0.0201, 200)
-        log[t.id] = Entry(t.id, 2 + index, t.sent + 0.0041, t.sent + 0.0241, t.sent + 0.0241, 200)
+        log[d.id] = LogEntry(d.id, 1, d.sent + 0.0001, d.sent + 0.0201, d.sent + 0.0201, 200)
+        log[t.id] = LogEntry(
+            t.id, 2 + index, t.sent + 0.0041, t.sent + 0.0241, t.sent + 0.0241, 200
+        )
         pairs.append((d, t))
     truth = analysis.truth(pairs, log)
     assert truth.floor.p50 == pytest.approx(0.0002)
@@ -135,16 +140,18 @@ def test_error_kinds_name_arm_and_cause() -> None:
     assert kinds == {"through: 429": 1, "through: timeout": 1}
 
 
-def test_histogram_keeps_every_value() -> None:
-    drawn = analysis.distribution([0.001 * i for i in range(1, 101)])
-    assert drawn.count == 100
-    assert drawn.values[0] == pytest.approx(0.001)
-    assert drawn.values[-1] == pytest.approx(0.1)
-    from hdrh.histogram import HdrHistogram
+def test_a_distribution_keeps_both_ends_and_its_quantiles() -> None:
+    curve = analysis.distribution([0.001 * i for i in range(1, 101)])
+    assert curve.count == 100
+    assert curve.values[0] == pytest.approx(0.001)
+    assert curve.values[-1] == pytest.approx(0.1)
+    assert curve.values[GRID.index(0.5)] == pytest.approx(0.0505)
+    assert len(curve.values) == len(GRID)
 
-    decoded = HdrHistogram.decode(drawn.hdr)
-    assert decoded.get_total_count() == 100
-    assert decoded.get_value_at_percentile(50) == pytest.approx(50_000, rel=2e-3)
+
+def test_a_file_with_a_histogram_still_loads() -> None:
+    older = b'{"count": 2, "values": [0.1, 0.2], "hdr": "HISTFAAAAC"}'
+    assert msgspec.json.decode(older, type=Distribution).values == (0.1, 0.2)
 
 
 def level(rate: float, saturated: bool, throughput: float) -> Load:
@@ -168,5 +175,5 @@ def test_limits_are_the_highest_held_below_the_lowest_broken() -> None:
     assert [load.saturated for load in marked] == [False, True, True]
     assert limits(marked)[0] == 20
     assert limits([level(20, False, 20)]) == (20, None)
-    seen = [level(80, False, 80), level(100, True, 62)]
-    assert beyond_capacity(seen) == seen  # it did complete 80 a second
+    completed = [level(80, False, 80), level(100, True, 62)]
+    assert beyond_capacity(completed) == completed  # it did complete 80 a second

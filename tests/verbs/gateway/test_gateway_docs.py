@@ -12,7 +12,7 @@ GUIDE = (ROOT / "docs" / "gateway.md").read_text()
 
 
 def test_every_finding_is_explained() -> None:
-    source = (ROOT / "src" / "halftime" / "gateway" / "findings.py").read_text()
+    source = (ROOT / "src" / "halftime" / "verbs" / "gateway" / "findings.py").read_text()
     named = set(re.findall(r'_finding\("([a-z-]+)"', source))
     assert len(named) >= 7
     for name in named:
@@ -20,7 +20,7 @@ def test_every_finding_is_explained() -> None:
 
 
 def test_every_option_in_the_guide_exists() -> None:
-    known = {
+    options = {
         word
         for option in [*command.params, *command.commands["mock"].params]
         for word in option.opts
@@ -32,4 +32,4 @@ def test_every_option_in_the_guide_exists() -> None:
     ]
     used = {word for line in lines for word in re.findall(r"--[a-z-]+", line)}
     assert len(used) > 10
-    assert used <= known
+    assert used <= options

@@ -1,5 +1,4 @@
-"""A gateway that fails its requests holds no load and keeps no budget; one whose upstream fails is
-not blamed."""
+"""A gateway that fails requests holds no load; one whose upstream fails is not blamed."""
 
 from __future__ import annotations
 
@@ -8,9 +7,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from click.testing import CliRunner
-from gateway.test_gateway_findings import load, result
-from gateway.test_gateway_live import served
 
+from gateway_servers import mock_and_proxy, shorten_calibration
+from gateway_synthetic import load, result
 from halftime.cli.gateway import command
 from halftime.records.gateway import Load
 from halftime.report.gateway import report_of
@@ -18,16 +17,16 @@ from halftime.report.markdown import markdown
 from halftime.verbs.gateway import failures
 from halftime.verbs.gateway.mock import Behaviour
 from halftime.verbs.gateway.proxy import Faults
-from halftime.verbs.gateway.run import Settings, gateway
+from halftime.verbs.gateway.run import GatewaySettings, gateway
 from halftime.verbs.gateway.summary import limits
 from halftime.verbs.gateway.verdict import with_budget
 
 
-def counted(direct: int = 0, through: int = 0, each: int = 600, **fields: object) -> Load:
+def counted(direct: int = 0, through: int = 0, per_arm: int = 600, **fields: object) -> Load:
     kinds = {
         f"{arm}: 502": count for arm, count in (("direct", direct), ("through", through)) if count
     }
-    return load(error_kinds=kinds, requests=2 * each, through_requests=each, **fields)
+    return load(error_kinds=kinds, requests=2 * per_arm, through_requests=per_arm, **fields)
 
 
 @pytest.mark.parametrize(
@@ -53,15 +52,15 @@ def test_an_endpoint_by_itself_may_fail_one_in_a_hundred() -> None:
     assert not failures.fails(msgspec.structs.replace(alone, requests=700), through=False)
 
 
-def test_the_share_is_told_with_its_denominator_and_causes() -> None:
-    one = failures.failures([counted(through=540)], "through")
-    assert one.told() == "through: 90 % of 600 requests failed (502)"
+def test_the_share_comes_with_its_denominator_and_causes() -> None:
+    single = failures.failures([counted(through=540)], "through")
+    assert single.sentence() == "through: 90 % of 600 requests failed (502)"
     mixed = msgspec.structs.replace(
         counted(), error_kinds={"through: timeout": 2, "through: 502": 10, "direct: 500": 1}
     )
-    told = failures.failures([mixed, mixed], "through").told()
-    assert told == "through: 2 % of 1,200 requests failed (20 x 502, 4 x timeout)"
-    assert failures.sentence([mixed], through=True) is None  # only loads that are failing are told
+    text = failures.failures([mixed, mixed], "through").sentence()
+    assert text == "through: 2 % of 1,200 requests failed (20 x 502, 4 x timeout)"
+    assert failures.failing_sentence([mixed], through=True) is None  # only loads that fail
 
 
 def test_a_failing_rate_is_not_held_nor_is_one_above_it() -> None:
@@ -75,38 +74,37 @@ def test_a_failing_rate_is_not_held_nor_is_one_above_it() -> None:
 
 
 def test_no_budget_is_kept_where_requests_fail() -> None:
-    made = with_budget(result(load(0.001), load(0.001, mode="closed", failing=True)), 0.02)
-    assert made.within_budget is False
+    judged = with_budget(result(load(0.001), load(0.001, mode="closed", failing=True)), 0.02)
+    assert judged.within_budget is False
     text = markdown(
         report_of(
-            msgspec.structs.replace(made, failing="through: 90 % of 600 requests failed (502)")
+            msgspec.structs.replace(judged, failing="through: 90 % of 600 requests failed (502)")
         )
     )
     assert "not kept, since requests failed" in text
     assert text.index("through: 90 % of 600") < text.index("The gateway adds")  # before any time
 
 
+@pytest.fixture(autouse=True)
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_calibration(monkeypatch)
+
+
 @pytest.fixture
 def invoked() -> Callable[..., tuple[int, str, str]]:
-    """The command against a mock and a proxy that answers 502 to nine of ten: exit code, output,
-    error output."""
+    """The command against a mock and a proxy that answers 502 to nine of ten requests.
+
+    Returns exit code, output and error output.
+    """
 
     def run(*words: str) -> tuple[int, str, str]:
-        with served(Behaviour(delay=0.0), Faults(fail=0.9)) as (direct, through):
-            ends = [
-                "--direct",
-                direct,
-                "--through",
-                through,
-                "--requests",
-                "40",
-                "--concurrency",
-                "0",
-            ]
-            ran = CliRunner().invoke(
+        with mock_and_proxy(Behaviour(delay=0.0), Faults(fail=0.9)) as (direct, through):
+            ends = ["--direct", direct, "--through", through]
+            ends += ["--requests", "40", "--concurrency", "0"]
+            completed = CliRunner().invoke(
                 command, [*ends, "--budget", "10s", *words], standalone_mode=False
             )
-        return ran.return_value, ran.stdout, ran.stderr
+        return completed.return_value, completed.stdout, completed.stderr
 
     return run
 
@@ -130,12 +128,12 @@ def test_it_says_so_with_quiet_too(invoked: Callable[..., tuple[int, str, str]])
 
 
 def test_failures_of_the_upstream_are_a_doubt_not_the_gateways_fault() -> None:
-    with served(Behaviour(delay=0.0, error_rate=0.4, seed=2)) as (direct, through):
-        made = gateway(Settings(direct, through, requests=100, concurrency=0))
-    assert made.rates[0].errors > 40
-    assert made.failing is None
+    with mock_and_proxy(Behaviour(delay=0.0, error_rate=0.4, seed=2)) as (direct, through):
+        result = gateway(GatewaySettings(direct, through, requests=100, concurrency=0))
+    assert result.rates[0].errors > 40
+    assert result.failing is None
     assert any(
         doubt.startswith("direct: ") and "of 100 requests failed (500)" in doubt
-        for doubt in made.doubts
+        for doubt in result.doubts
     )
-    assert with_budget(made, 10.0).within_budget
+    assert with_budget(result, 10.0).within_budget

@@ -5,72 +5,26 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gateway_synthetic import level, load, plus, result, truth
 from halftime.base.errors import BadInput
 from halftime.records import Environment, LedgerRow, Session, Workload
-from halftime.records.gateway import (
-    Added,
-    GatewayResult,
-    Generator,
-    Load,
-    PayloadFacts,
-    Percentiles,
-    Truth,
-)
+from halftime.records.gateway import Load, Percentiles
 from halftime.report.gateway import report_of
 from halftime.report.markdown import markdown
-from halftime.verbs.gateway.findings import Evidence, find
+from halftime.verbs.gateway.findings import GatewayEvidence, find
 from halftime.verbs.gateway.verdict import share, with_budget
 
 
-def level(value: float) -> Percentiles:
-    return Percentiles(p50=value, p95=value, p99=value)
-
-
-def plus(value: float) -> Added:
-    names = ("p50", "p95", "p99", "low", "high", "p95_low", "p95_high", "p99_low", "p99_high")
-    return Added(**dict.fromkeys(names, value))
-
-
-def truth(request: float = 0.002, response: float = 0.001, **fields: object) -> Truth:
-    made = Truth(
-        matched=200,
-        floor=level(2e-4),
-        overhead=level(request + response + 2e-4),
-        added=plus(request + response),
-        request_path=request,
-        response_path=response,
-        first_chunk_path=response,
-        last_chunk_path=response,
-        first_chunk_low=response,
-        connections=1,
-        requests=100,
-    )
-    return msgspec.structs.replace(made, **fields)
-
-
-def load(added: float = 0.003, **fields: object) -> Load:
-    made = Load(
-        mode="sequential",
-        direct=level(0.02),
-        through=level(0.02 + added),
-        added=plus(added),
-        requests=200,
-        ttft_added=added,
-        truth=truth(),
-    )
-    return msgspec.structs.replace(made, **fields)
-
-
-def found(*loads: Load, **evidence: object) -> dict[str, str]:
-    return {finding.id: finding.message for finding in find(Evidence(loads, **evidence))}
+def messages(*loads: Load, **evidence: object) -> dict[str, str]:
+    return {finding.id: finding.message for finding in find(GatewayEvidence(loads, **evidence))}
 
 
 def test_a_decent_gateway_gets_no_finding() -> None:
-    assert found(load(), stream=True, ca_bundle=0.014) == {}
+    assert messages(load(), stream=True, ca_bundle=0.014) == {}
 
 
 def test_a_new_client_per_request_is_named_with_its_ca_bundle() -> None:
-    words = found(load(0.03, truth=truth(0.0285, 0.0015, connections=100)), ca_bundle=0.028)
+    words = messages(load(0.03, truth=truth(0.0285, 0.0015, connections=100)), ca_bundle=0.028)
     assert (
         "a new HTTP client per request (28.0 ms of CA bundle loading"
         in words["new-client-per-request"]
@@ -79,31 +33,30 @@ def test_a_new_client_per_request_is_named_with_its_ca_bundle() -> None:
 
 
 def test_a_bundle_that_does_not_fit_is_not_blamed() -> None:
-    words = found(load(0.03, truth=truth(0.0285, 0.0015, connections=100)), ca_bundle=0.09)
+    words = messages(load(0.03, truth=truth(0.0285, 0.0015, connections=100)), ca_bundle=0.09)
     assert "CA bundle" not in words["new-client-per-request"]
 
 
 def test_new_connections_that_cost_little_are_another_finding() -> None:
-    words = found(load(truth=truth(connections=100)), ca_bundle=0.028)
+    words = messages(load(truth=truth(connections=100)), ca_bundle=0.028)
     assert set(words) == {"new-connection-per-request"}
 
 
 def test_kept_connections_are_not_blamed_for_a_slow_request_path() -> None:
-    assert found(load(0.03, truth=truth(0.0285, 0.0015, connections=3)), ca_bundle=0.028) == {}
+    assert messages(load(0.03, truth=truth(0.0285, 0.0015, connections=3)), ca_bundle=0.028) == {}
 
 
 def test_a_constant_wait_of_the_first_chunk() -> None:
     waiting = truth(first_chunk_path=0.026, first_chunk_low=0.0255)
-    assert "a constant 25.0 ms" in found(load(truth=waiting), stream=True)["first-chunk-waits"]
+    assert "a constant 25.0 ms" in messages(load(truth=waiting), stream=True)["first-chunk-waits"]
     varying = truth(first_chunk_path=0.026, first_chunk_low=0.004)
-    assert "first-chunk-waits" not in found(load(truth=varying), stream=True)
-    assert found(load(truth=waiting), stream=False) == {}
+    assert "first-chunk-waits" not in messages(load(truth=varying), stream=True)
+    assert messages(load(truth=waiting), stream=False) == {}
 
 
 def streamed(first: float, last: float, gap: float, **fields: object) -> Load:
-    """A stream of 8 chunks, 10 ms apart at the mock, whose first and last chunk come later by so
-    much through."""
-    made = load(
+    """A stream of 8 chunks, 10 ms apart; its first and last come this much later through."""
+    measured = load(
         last,
         direct=level(0.09),
         through=level(0.09 + last),
@@ -114,62 +67,64 @@ def streamed(first: float, last: float, gap: float, **fields: object) -> Load:
         gap_through=level(gap),
         truth=truth(0.0, last, first_chunk_path=first, last_chunk_path=last, first_chunk_low=first),
     )
-    return msgspec.structs.replace(made, **fields)
+    return msgspec.structs.replace(measured, **fields)
 
 
-def both_ways(made: Load) -> tuple[dict[str, str], dict[str, str]]:
-    """What is found with the mock's log and without."""
-    return found(made, stream=True), found(msgspec.structs.replace(made, truth=None), stream=True)
+def with_and_without_log(measured: Load) -> tuple[dict[str, str], dict[str, str]]:
+    """Messages by finding with the mock's log, and without it."""
+    unlogged = msgspec.structs.replace(measured, truth=None)
+    return messages(measured, stream=True), messages(unlogged, stream=True)
 
 
 @pytest.mark.parametrize("last", [0.0002, 0.003])
 def test_a_buffered_stream_is_that_and_nothing_else(last: float) -> None:
-    for words in both_ways(streamed(0.07 + last, last, gap=0.0)):
+    for words in with_and_without_log(streamed(0.07 + last, last, gap=0.0)):
         assert set(words) == {"stream-buffered"}
         assert words["stream-buffered"].endswith("chunks leave 10.0 ms apart and arrive together.")
 
 
 @pytest.mark.parametrize("wait", [0.005, 0.04, 0.06])
-def test_a_first_chunk_that_waits_is_no_buffering(wait: float) -> None:
+def test_a_first_chunk_that_waits_is_not_buffering(wait: float) -> None:
     # most gaps vanish, the stream still takes its time
-    for words in both_ways(streamed(wait, 0.0002, gap=0.0)):
+    for words in with_and_without_log(streamed(wait, 0.0002, gap=0.0)):
         assert set(words) == {"first-chunk-waits"}
 
 
-def test_a_wait_beyond_the_streams_end_is_told_with_what_it_looks_like() -> None:
-    words = found(streamed(0.1, 0.03, gap=0.0), stream=True)
+def test_a_wait_beyond_the_streams_end_is_reported_with_what_it_looks_like() -> None:
+    words = messages(streamed(0.1, 0.03, gap=0.0), stream=True)
     assert set(words) == {"stream-buffered"}
     assert "arrive together, 30.0 ms after the last one left" in words["stream-buffered"]
 
 
 def test_held_chunks_are_named_with_what_every_request_pays() -> None:
-    for words in both_ways(streamed(0.03, 0.207, gap=0.03)):
+    for words in with_and_without_log(streamed(0.03, 0.207, gap=0.03)):
         assert set(words) == {"chunks-held"}
-        said = words["chunks-held"]
         assert (
             "they leave 10.0 ms apart and come 30.0 ms apart, so that the last one is 207 ms late"
-            in said
+            in words["chunks-held"]
         )
-    one = found(streamed(0.0, 0.1, gap=0.01), stream=True)["chunks-held"]
-    assert one.startswith("some chunks are held: first to last takes 170 ms, and 70.0 ms direct")
+    partial = messages(streamed(0.0, 0.1, gap=0.01), stream=True)["chunks-held"]
+    assert partial.startswith(
+        "some chunks are held: first to last takes 170 ms, and 70.0 ms direct"
+    )
     # LiteLLM, as measured
-    assert "chunks-held" not in found(streamed(0.012, 0.016, gap=0.01), stream=True)
-    assert found(streamed(0.03, 0.207, gap=0.03), stream=False) == {}
+    assert "chunks-held" not in messages(streamed(0.012, 0.016, gap=0.01), stream=True)
+    assert messages(streamed(0.03, 0.207, gap=0.03), stream=False) == {}
 
 
 def test_the_first_request_pays_only_what_later_ones_do_not() -> None:
     slow = load(0.207)
-    assert "first-request" not in found(slow, first_request=0.24)
-    words = found(slow, first_request=0.6)
+    assert "first-request" not in messages(slow, first_request=0.24)
+    words = messages(slow, first_request=0.6)
     assert words["first-request"] == "the first request paid 373 ms: send one before traffic comes."
     shaky = msgspec.structs.replace(slow, through=Percentiles(p50=0.227, p95=0.7, p99=0.9))
-    assert "first-request" not in found(shaky, first_request=0.6)  # as many later ones take
+    assert "first-request" not in messages(shaky, first_request=0.6)  # as many later ones take
 
 
 def test_a_header_that_hides_half() -> None:
-    words = found(load(0.027, header_reported=0.013, truth=truth(0.02, 0.007)))
+    words = messages(load(0.027, header_reported=0.013, truth=truth(0.02, 0.007)))
     assert words["header-differs"] == "the header reports 13.0 ms of a true 27.0 ms."
-    assert found(load(0.027, header_reported=0.026, truth=truth(0.02, 0.007))) == {}
+    assert messages(load(0.027, header_reported=0.026, truth=truth(0.02, 0.007))) == {}
 
 
 def test_saturation_first_request_and_errors() -> None:
@@ -177,30 +132,18 @@ def test_saturation_first_request_and_errors() -> None:
     broken = load(
         0.5, mode="constant", rate=100.0, saturated=True, error_kinds=errors, through_requests=100
     )
-    words = found(load(through_requests=100), broken, capacity=62.4, first_request=1.004)
+    words = messages(load(through_requests=100), broken, capacity=62.4, first_request=1.004)
     assert words["saturated"].startswith("saturated at 62 requests/s")
     assert words["first-request"].startswith("the first request paid 981 ms")
-    told = (
+    assert words["errors"] == (
         "through: 1.5 % of 200 requests failed (500); direct: 0.5 % of 200 requests failed "
         "(timeout)."
     )
-    assert words["errors"] == told
 
 
 def test_a_saturated_upstream_is_not_the_gateways_fault() -> None:
     both = load(0.5, mode="constant", rate=100.0, saturated=True, direct_saturated=True)
-    assert "saturated" not in found(load(), both, capacity=62.0)
-
-
-def result(*loads: Load, through: str | None = "http://127.0.0.1:2/v1") -> GatewayResult:
-    return GatewayResult(
-        direct="http://127.0.0.1:1/v1",
-        through=through,
-        method="mock log",
-        rates=loads,
-        payload=PayloadFacts(kind="chat", request_bytes=300),
-        generator=Generator(floor=level(5e-5), max_rate=2e4),
-    )
+    assert "saturated" not in messages(load(), both, capacity=62.0)
 
 
 def test_the_budget_is_kept_or_not() -> None:
@@ -214,7 +157,7 @@ def test_the_budget_is_kept_or_not() -> None:
 
 
 def test_the_sentence_about_a_picture() -> None:
-    place = Environment(
+    environment = Environment(
         system="",
         processor="",
         cores=1,
@@ -226,12 +169,12 @@ def test_the_sentence_about_a_picture() -> None:
         settings={},
     )
     row = LedgerRow(stage="encode_prompt", seconds=0.012, share=0.005)
-    session = Session(wall_seconds=2.4, ledger=(row,), environment=place, workload=Workload())
-    made = share(load(0.036), session)
-    assert made.sentence == (
+    session = Session(wall_seconds=2.4, ledger=(row,), environment=environment, workload=Workload())
+    picture_share = share(load(0.036), session)
+    assert picture_share.sentence == (
         "this gateway adds 36.0 ms, 1.5 % of your 2.40 s picture, 3.00x your text encoder's 12.0 ms"
     )
-    assert made.of_call == pytest.approx(0.015)
+    assert picture_share.of_call == pytest.approx(0.015)
     unclear = msgspec.structs.replace(plus(0.036), low=-0.001)
     assert (
         "told from noise" in share(msgspec.structs.replace(load(), added=unclear), session).sentence
@@ -240,10 +183,10 @@ def test_the_sentence_about_a_picture() -> None:
 
 def test_the_report_says_what_the_record_holds() -> None:
     broken = load(0.5, mode="constant", rate=100.0, saturated=True)
-    made = msgspec.structs.replace(
+    measured = msgspec.structs.replace(
         result(load(0.0031), broken), capacity=62.0, doubts=("too noisy",)
     )
-    text = markdown(report_of(made))
+    text = markdown(report_of(measured))
     for words in (
         "3.10 ms",
         "Saturated at 100/s constant",

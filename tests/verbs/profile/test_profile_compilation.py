@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from halftime.records import CompileReport
-from halftime.verbs.profile.compilation import is_compiled, look, report
+from halftime.upstream.pytorch import is_compiled
+from halftime.verbs.profile.compilation import look, report
 from tiny_pipelines import PIPELINES
 
 

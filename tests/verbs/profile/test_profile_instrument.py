@@ -11,7 +11,7 @@ from torch import nn
 
 from halftime.testing import FakeClock, FakePipeline
 from halftime.verbs.profile.clock import HostClock
-from halftime.verbs.profile.instrument import UNRECOGNISED, instrumented, swap_class
+from halftime.verbs.profile.instrument import UNRECOGNISED, instrumented
 from halftime.verbs.profile.recorder import Recorder
 
 
@@ -100,8 +100,23 @@ def test_a_module_compiled_in_place_is_timed_outside_of_what_is_compiled() -> No
     assert sum(span.name == "unet" for span in recorder.spans) == 3
 
 
-def test_a_class_that_cannot_be_swapped_is_left_alone() -> None:
-    import contextlib
+class CannotBeExtended:
+    """As a class laid out in C: `__class__` cannot be assigned."""
 
-    with contextlib.ExitStack() as undo:
-        swap_class([], {"append": lambda self, item: None}, undo)
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "__class__":
+            raise TypeError("__class__ assignment: object layout differs")
+        super().__setattr__(name, value)
+
+    def postprocess(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+
+def test_a_component_whose_class_cannot_be_extended_is_left_alone() -> None:
+    pipeline = FakePipeline(FakeClock())
+    pipeline.image_processor = CannotBeExtended()
+    recorder = Recorder(HostClock())
+    with instrumented(pipeline, recorder):
+        pipeline("x", num_inference_steps=1)
+        assert type(pipeline.image_processor) is CannotBeExtended
+    assert "postprocess" not in {span.place.stage for span in recorder.spans}

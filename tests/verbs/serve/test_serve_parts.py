@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from halftime.verbs.serve.auth import matches
-from halftime.verbs.serve.disconnect import ClientLeft, unless_disconnected
-from halftime.verbs.serve.encode import checked_picture, encode
-from halftime.verbs.serve.errors_http import ApiError, ErrorBody
-from halftime.verbs.serve.observe import _pieces
-from halftime.verbs.serve.offer import quality_of, size_for, steps_for
-from halftime.verbs.serve.pictures import PictureStore
-from halftime.verbs.serve.profiled import Profiled
+from halftime.http.errors import ApiError
+from halftime.verbs.serve.files import PictureStore, checked_picture, encode
+from halftime.verbs.serve.request import quality_of, size_for, steps_for
+from halftime.verbs.serve.service import LiveProfiler
 from serve_fake import CERTIFICATE
 
 
@@ -49,7 +43,7 @@ def test_a_clients_picture_loses_its_alpha_and_what_else_it_carries() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"RIFF\0\0\0\0WEBP"]
 )
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
+def test_what_is_not_a_picture_is_refused(data: bytes) -> None:
     with pytest.raises(ApiError, match="cannot be read"):
         checked_picture(data)
 
@@ -77,34 +71,6 @@ def test_the_store_never_holds_more_than_it_may(sizes: list[int]) -> None:
         assert len(name) >= 43
 
 
-@pytest.mark.parametrize(
-    ("given_key", "keys", "fits"),
-    [
-        ("a", ("a",), True),
-        ("b", ("a", "b"), True),
-        ("", ("a",), False),
-        ("A", ("a",), False),
-        ("aa", ("a",), False),
-        ("\udcff", ("a",), False),
-        ("ü", ("ü",), True),
-        ("a", (), False),
-    ],
-)
-def test_keys(given_key: str, keys: tuple[str, ...], fits: bool) -> None:
-    assert matches(given_key, keys) is fits
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [(400, "invalid_request_error"), (429, "rate_limit_error"), (503, "server_error")],
-)
-def test_errors_in_openais_words(status: int, kind: str) -> None:
-    error = ApiError(status, "Said.", code="c", param="p", retry_after=0.2)
-    body = msgspec.json.decode(error.body(), type=ErrorBody).error
-    assert (body.message, body.type, body.code, body.param) == ("Said.", kind, "c", "p")
-    assert error.headers() == {"retry-after": "1"}
-
-
 def test_quality_and_size_come_from_the_certificate() -> None:
     assert [steps_for((30, 4, 10), quality) for quality in ("low", "medium", "high")] == [4, 10, 30]
     assert [steps_for((7,), quality) for quality in ("low", "medium", "high")] == [7, 7, 7]
@@ -124,38 +90,10 @@ def test_quality_and_size_come_from_the_certificate() -> None:
 
 
 def test_profiling_takes_as_many_as_asked_for_and_keeps_the_newest() -> None:
-    profiled = Profiled()
-    assert not profiled.take()
-    profiled.start(2)
-    assert [profiled.take() for _ in range(3)] == [True, True, False]
+    profiler = LiveProfiler()
+    assert not profiler.take()
+    profiler.start(2)
+    assert [profiler.take() for _ in range(3)] == [True, True, False]
     for number in range(20):
-        profiled.keep(b"%d" % number)
-    assert profiled.stop() == [b"%d" % number for number in range(4, 20)]
-
-
-@given(st.integers(0, 3 * 256 * 1024 + 1), st.booleans())
-def test_pieces_are_the_body(size: int, more: bool) -> None:
-    message = {"type": "http.response.body", "body": bytes(size), "more_body": more}
-    pieces = list(_pieces(message))
-    assert b"".join(piece["body"] for piece in pieces) == message["body"]
-    assert [piece["more_body"] for piece in pieces] == [True] * (len(pieces) - 1) + [more]
-    assert max(len(piece["body"]) for piece in pieces) <= 256 * 1024
-
-
-def test_work_is_cancelled_and_waited_for_when_the_client_leaves() -> None:
-    ended = []
-
-    async def work() -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            await asyncio.sleep(0)
-            ended.append(True)
-
-    async def receive() -> dict[str, str]:
-        await asyncio.sleep(0.01)
-        return {"type": "http.disconnect"}
-
-    with pytest.raises(ClientLeft):
-        asyncio.run(unless_disconnected(receive, work()))
-    assert ended == [True]
+        profiler.sessions.append(b"%d" % number)
+    assert profiler.stop() == [b"%d" % number for number in range(4, 20)]

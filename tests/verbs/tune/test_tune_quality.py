@@ -13,14 +13,18 @@ from halftime.records.recipe import Choice
 from halftime.verbs.tune import quality
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.verify.pictures import Picture, PictureSet
-from halftime.verbs.verify.render import Prompt
+from halftime.verbs.verify.render import PicturePrompt
 
 
 def test_a_plan_asked_for_again_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 
     def render(
-        pipeline: object, workload: object, prompts: list[Prompt], *words: str, **more: object
+        pipeline: object,
+        workload: object,
+        prompts: list[PicturePrompt],
+        *words: str,
+        **more: object,
     ) -> PictureSet:
         drawn.append(len(prompts))
         return PictureSet(
@@ -28,8 +32,8 @@ def test_a_plan_asked_for_again_is_not_drawn_again(monkeypatch: pytest.MonkeyPat
         )
 
     monkeypatch.setattr(quality, "render", render)
-    monkeypatch.setattr(quality, "judged", lambda *_: object())
-    prompts = [Prompt("a cat", "drawing", f"{i}") for i in range(4)]
+    monkeypatch.setattr(quality, "verdict_of", lambda *_: object())
+    prompts = [PicturePrompt("a cat", "drawing", f"{i}") for i in range(4)]
     bench = cast(Bench, SimpleNamespace(at=lambda plan: SimpleNamespace(pipeline=None)))
     pictures = quality.Pictures(
         bench, Workload(), prompts, lambda *_: None, baseline=render(None, None, prompts)

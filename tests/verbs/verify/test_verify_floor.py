@@ -16,22 +16,22 @@ from halftime.verbs.verify.run import check_repeats, verify
 def drawn(seed: int, count: int = 8) -> PictureSet:
     """Smooth pictures that have nothing in common."""
     rng = np.random.default_rng(seed)
-    made = [
+    pictures = [
         rng.integers(0, 256, (4, 4, 3)).astype(np.uint8).repeat(24, 0).repeat(24, 1)
         for _ in range(count)
     ]
     return PictureSet(
-        f"seed {seed}", tuple(Picture(str(i), pixels) for i, pixels in enumerate(made))
+        f"seed {seed}", tuple(Picture(str(i), pixels) for i, pixels in enumerate(pictures))
     )
 
 
-def nudged(one: PictureSet, grey: int) -> PictureSet:
+def nudged(pictures: PictureSet, grey: int) -> PictureSet:
     """The same, some grey levels brighter."""
-    pictures = [
+    brighter = [
         replace(p, pixels=np.clip(p.pixels.astype(int) + grey, 0, 255).astype(np.uint8))
-        for p in one.pictures
+        for p in pictures.pictures
     ]
-    return PictureSet(one.label, tuple(pictures))
+    return PictureSet(pictures.label, tuple(brighter))
 
 
 def test_a_baseline_that_does_not_repeat_itself_is_refused() -> None:
@@ -57,13 +57,13 @@ def test_a_variation_that_is_not_harmless_is_left_out_and_said() -> None:
     """A pipeline may draw its noise by batch: then its pictures in batches are others, and no
     measure of noise."""
     floors = {"rerun": drawn(0), "batch": drawn(4)}
-    found = verify(drawn(0), drawn(1), floors=floors)
-    assert found.verdict == "different"
+    verdict = verify(drawn(0), drawn(1), floors=floors)
+    assert verdict.verdict == "different"
     assert (
-        "A batch of two draws other pictures here, so it is left out of the floor." in found.notes
+        "A batch of two draws other pictures here, so it is left out of the floor." in verdict.notes
     )
-    assert {entry.source for entry in found.floor_entries} == {EIGHT_BIT, "rerun", "batch"}
-    assert found.noise_floor == verify(drawn(0), drawn(1), floors={"rerun": drawn(0)}).noise_floor
+    assert {entry.source for entry in verdict.floor_entries} == {EIGHT_BIT, "rerun", "batch"}
+    assert verdict.noise_floor == verify(drawn(0), drawn(1), floors={"rerun": drawn(0)}).noise_floor
 
 
 def test_a_baseline_of_one_picture_again_and_again_is_said() -> None:

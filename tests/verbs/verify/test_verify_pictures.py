@@ -12,7 +12,7 @@ import halftime
 from halftime.base.errors import BadFile, BadInput, Unlike
 from halftime.base.store import read_json
 from halftime.records.verdict import Verdict
-from halftime.verbs.verify.floor import EIGHT_BIT, eight_bit, entries, noise_floor
+from halftime.verbs.verify.floor import EIGHT_BIT, eight_bit, floor_entries, noise_floor
 from halftime.verbs.verify.metrics import METRICS, flip, kit, ms_ssim, psnr, rmse
 from halftime.verbs.verify.pictures import (
     Picture,
@@ -22,7 +22,7 @@ from halftime.verbs.verify.pictures import (
     read_folder,
     write_folder,
 )
-from halftime.verbs.verify.run import Settings, judged
+from halftime.verbs.verify.run import VerifySettings, verdict_of
 from halftime.verbs.verify.sheet import contact_sheet, difference, png
 from halftime.verbs.verify.tripwires import broken
 
@@ -36,10 +36,10 @@ def drawing(seed: int, side: int = 96) -> np.ndarray:
 
 def shelf(change=lambda pixels: pixels, count: int = 12, label: str = "a") -> PictureSet:  # type: ignore[no-untyped-def]
     classes = ("photo-like", "hard-edged")
-    made = [
+    pictures = [
         Picture(f"{i:02d}", change(drawing(i)), classes[i % 2], f"prompt {i}") for i in range(count)
     ]
-    return PictureSet(label, tuple(made))
+    return PictureSet(label, tuple(pictures))
 
 
 def blurred(pixels: np.ndarray) -> np.ndarray:
@@ -68,9 +68,9 @@ def test_subfolders_are_classes(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="no folder"):
+    with pytest.raises(BadFile, match="is not a folder"):
         read_folder(tmp_path / "absent")
-    with pytest.raises(BadFile, match="no pictures"):
+    with pytest.raises(BadFile, match="contains no pictures"):
         read_folder(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(BadFile, match=r"broken\.png"):
@@ -103,33 +103,35 @@ def test_nan_is_caught_before_it_becomes_a_colour() -> None:
 
 @pytest.mark.parametrize("metric", [flip, ms_ssim, rmse])
 def test_a_distance_is_zero_for_equal_pictures_and_grows(metric) -> None:  # type: ignore[no-untyped-def]
-    one = Picture("x", drawing(1))
-    half = Picture("x", ((one.pixels.astype(int) + blurred(one.pixels)) // 2).astype(np.uint8))
-    assert metric(one, one) == pytest.approx(0, abs=1e-6)
-    assert 0 < metric(one, half) < metric(one, Picture("x", blurred(one.pixels)))
+    picture = Picture("x", drawing(1))
+    half = Picture(
+        "x", ((picture.pixels.astype(int) + blurred(picture.pixels)) // 2).astype(np.uint8)
+    )
+    assert metric(picture, picture) == pytest.approx(0, abs=1e-6)
+    assert 0 < metric(picture, half) < metric(picture, Picture("x", blurred(picture.pixels)))
 
 
 def test_rmse_of_one_grey_level() -> None:
-    one, other = (
+    dark, bright = (
         Picture("x", np.full((8, 8, 3), 100, np.uint8)),
         Picture("x", np.full((8, 8, 3), 101, np.uint8)),
     )
-    assert rmse(one, other) == pytest.approx(1.0)
+    assert rmse(dark, bright) == pytest.approx(1.0)
     assert psnr(1.0) == pytest.approx(48.13, abs=0.01)
 
 
 def test_the_eight_bit_floor_is_half_the_values_by_one_level() -> None:
-    one = Picture("x", np.full((64, 64, 3), 100, np.uint8))
-    assert rmse(one, eight_bit(one)) == pytest.approx(np.sqrt(0.5), rel=0.05)
+    picture = Picture("x", np.full((64, 64, 3), 100, np.uint8))
+    assert rmse(picture, eight_bit(picture)) == pytest.approx(np.sqrt(0.5), rel=0.05)
 
 
 def test_a_floor_is_the_largest_of_its_entries() -> None:
     tools = kit(list(shelf().pictures), "no judge", "no weights")
-    found = entries(shelf(), {"rerun": shelf(), "batch": shelf(blurred)}, tools)
-    floor = noise_floor(found)
-    assert floor["rmse"] == max(e.value for e in found if e.metric == "rmse")
-    assert {e.source for e in found} == {EIGHT_BIT, "rerun", "batch"}
-    assert noise_floor([e for e in found if e.source != "batch"], strict=True)["rmse"] < 1e-6
+    entries = floor_entries(shelf(), {"rerun": shelf(), "batch": shelf(blurred)}, tools)
+    floor = noise_floor(entries)
+    assert floor["rmse"] == max(e.value for e in entries if e.metric == "rmse")
+    assert {e.source for e in entries} == {EIGHT_BIT, "rerun", "batch"}
+    assert noise_floor([e for e in entries if e.source != "batch"], strict=True)["rmse"] < 1e-6
 
 
 class Words:
@@ -146,21 +148,24 @@ class Words:
 
 def test_a_judge_scores_candidate_minus_baseline() -> None:
     tools = kit(list(shelf().pictures), Words(), "no weights")
-    one = shelf().pictures[0]
+    picture = shelf().pictures[0]
     brighter = Picture(
-        one.name, (one.pixels // 2 + 128).astype(np.uint8), one.content_class, one.prompt
+        picture.name,
+        (picture.pixels // 2 + 128).astype(np.uint8),
+        picture.content_class,
+        picture.prompt,
     )
-    assert tools.measure(one, brighter)["agreement"] > 0
+    assert tools.measure(picture, brighter)["agreement"] > 0
     assert "aesthetic" in tools.skipped
     assert set(tools.functions) <= set(METRICS)
 
 
 def test_identical_sets_are_equivalent_and_blurred_ones_different() -> None:
     assert halftime.verify(shelf(), shelf(label="b")).verdict == "equivalent"
-    found = halftime.verify(shelf(), shelf(blurred, label="b"))
-    assert found.verdict == "different"
-    assert {c.content_class for c in found.per_class} == {"all", "photo-like", "hard-edged"}
-    assert found.worst_pairs[0].metrics["rmse"] >= found.worst_pairs[-1].metrics["rmse"] * 0.5
+    verdict = halftime.verify(shelf(), shelf(blurred, label="b"))
+    assert verdict.verdict == "different"
+    assert {c.content_class for c in verdict.per_class} == {"all", "photo-like", "hard-edged"}
+    assert verdict.worst_pairs[0].metrics["rmse"] >= verdict.worst_pairs[-1].metrics["rmse"] * 0.5
 
 
 def test_one_black_picture_is_different_whatever_the_metrics_say() -> None:
@@ -168,15 +173,15 @@ def test_one_black_picture_is_different_whatever_the_metrics_say() -> None:
     pictures[3] = Picture(
         pictures[3].name, np.zeros_like(pictures[3].pixels), pictures[3].content_class
     )
-    found = halftime.verify(shelf(), PictureSet("b", tuple(pictures)))
-    assert found.verdict == "different"
-    assert found.reasons[0] == "picture 03: it is black"
+    verdict = halftime.verify(shelf(), PictureSet("b", tuple(pictures)))
+    assert verdict.verdict == "different"
+    assert verdict.reasons[0] == "picture 03: it is black"
 
 
 def test_another_size_is_different() -> None:
-    found = halftime.verify(shelf(), shelf(lambda pixels: pixels[:64]))
-    assert found.verdict == "different"
-    assert "96x64" in found.reasons[0]
+    verdict = halftime.verify(shelf(), shelf(lambda pixels: pixels[:64]))
+    assert verdict.verdict == "different"
+    assert "96x64" in verdict.reasons[0]
 
 
 def test_strict_finds_what_no_picture_shows() -> None:
@@ -186,18 +191,20 @@ def test_strict_finds_what_no_picture_shows() -> None:
         return changed
 
     floors = {"rerun": shelf()}
-    assert judged(shelf(), shelf(one_value), Settings(floors=floors)).verdict == "equivalent"
     assert (
-        judged(shelf(), shelf(one_value), Settings(floors=floors, strict=True)).verdict
+        verdict_of(shelf(), shelf(one_value), VerifySettings(floors=floors)).verdict == "equivalent"
+    )
+    assert (
+        verdict_of(shelf(), shelf(one_value), VerifySettings(floors=floors, strict=True)).verdict
         == "different"
     )
     with pytest.raises(BadInput, match="second time"):
-        Settings(strict=True)
+        VerifySettings(strict=True)
 
 
 def test_the_contact_sheet_shows_every_worst_pair() -> None:
-    found = halftime.verify(shelf(), shelf(blurred))
-    sheet = contact_sheet(found, shelf(), shelf(blurred), rows=4)
+    verdict = halftime.verify(shelf(), shelf(blurred))
+    sheet = contact_sheet(verdict, shelf(), shelf(blurred), rows=4)
     assert sheet.height > 4 * 192
     assert png(sheet).startswith(b"\x89PNG")
     assert difference(drawing(0), drawing(0)).max() == 0

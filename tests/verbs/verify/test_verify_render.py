@@ -6,10 +6,12 @@ import pytest
 
 import halftime
 from halftime.records import Workload
-from halftime.verbs.verify.render import Prompt, floor_sets, prompt_set, render
+from halftime.verbs.verify.render import PicturePrompt, floor_sets, prompt_set, render
 
 WORKLOAD = Workload(steps=2, width=64, height=64, seed=5)
-PROMPTS = [Prompt(f"a 3D render of a {word}", "photo-like", word) for word in ("cat", "dog", "car")]
+PROMPTS = [
+    PicturePrompt(f"a 3D render of a {word}", "photo-like", word) for word in ("cat", "dog", "car")
+]
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +20,14 @@ def pipeline():  # type: ignore[no-untyped-def]
 
 
 def test_a_picture_has_its_own_seed_whatever_its_batch(pipeline) -> None:  # type: ignore[no-untyped-def]
-    one = render(pipeline, WORKLOAD, PROMPTS, "one by one")
-    two = render(pipeline, WORKLOAD, PROMPTS, "by two", batch=2)
-    assert [p.name for p in one.pictures] == ["cat", "dog", "car"]
-    for single, batched in zip(one.pictures, two.pictures, strict=True):
+    singles = render(pipeline, WORKLOAD, PROMPTS, "one by one")
+    doubles = render(pipeline, WORKLOAD, PROMPTS, "by two", batch=2)
+    assert [p.name for p in singles.pictures] == ["cat", "dog", "car"]
+    for single, batched in zip(singles.pictures, doubles.pictures, strict=True):
         assert np.abs(single.pixels.astype(int) - batched.pixels).max() <= 2
         assert single.latent is not None
         assert single.latent.shape == (4, 8, 8)
-    assert not np.array_equal(one.pictures[0].pixels, one.pictures[1].pixels)
+    assert not np.array_equal(singles.pictures[0].pixels, singles.pictures[1].pixels)
 
 
 def test_the_pipeline_is_left_as_it_was(pipeline) -> None:  # type: ignore[no-untyped-def]

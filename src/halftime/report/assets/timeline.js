@@ -32,7 +32,7 @@
       });
       groups.attr("transform", span => `translate(${Math.max(0, x(span[0]))},${AXIS + span[2] * (ROW + GAP)})`);
       const pixels = span => Math.max(0.6, Math.min(width, x(span[0] + span[1])) - Math.max(0, x(span[0])));
-      groups.select("rect").attr("width", pixels).attr("style", span => `fill:var(--series-${span[4]})`);
+      groups.select("rect").attr("width", pixels).attr("class", span => `series-${span[4]}`);
       groups.select("text").attr("dx", 4).text(span => pixels(span) > 6.5 * span[3].length + 8 ? span[3] : "");
       groups.select("title").text(span => `${span[3]} (${span[5]}): ${format(span[1])}, from ${format(span[0])}`);
     }

@@ -1,5 +1,4 @@
-"""Where the denoising loop is: by the pipeline's progress bar, or by its scheduler's steps where it
-makes none."""
+"""Where the denoising loop is: by the pipeline's progress bar, or else by its scheduler's steps."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING
 
+from halftime.pipeline.change import patched, subclassed
 from halftime.pipeline.components import pipelines_of
 from halftime.verbs.audit.sites import Sites
 
@@ -21,43 +21,25 @@ Function = Callable[..., object]
 
 @contextmanager
 def loop_watched(pipeline: DiffusionPipeline, device: ShadowDevice) -> Iterator[None]:
-    """Tell the device's sites when a denoising loop begins and ends and when a step is done, and
-    count module walks."""
+    """Let the device's sites know of each denoising loop and step, and count module walks."""
     with ExitStack() as undo:
         for part in pipelines_of(pipeline):
-            cls = type(part)
             bar = _watched_bar(device.sites)
-            part.__class__ = type(
-                cls.__name__, (cls,), {"progress_bar": bar, "__module__": cls.__module__}
-            )
-            undo.callback(setattr, part, "__class__", cls)
+            undo.enter_context(subclassed(part, {"progress_bar": bar}))
         for scheduler in _schedulers(pipeline):
-            step = scheduler.step  # type: ignore[attr-defined]
-            held = vars(scheduler).get("step")
-            vars(scheduler)["step"] = _watched_step(step, scheduler, device.sites)
-            undo.callback(_restore, scheduler, held)
+            step = _watched_step(scheduler.step, scheduler, device.sites)  # type: ignore[attr-defined]
+            undo.enter_context(patched(scheduler, "step", step))
         undo.enter_context(device.steps.walks_counted(device.sites))
         yield
 
 
-def _restore(scheduler: object, held: object) -> None:
-    if held is None:
-        del vars(scheduler)["step"]
-    else:
-        vars(scheduler)["step"] = held
-
-
 def _schedulers(pipeline: DiffusionPipeline) -> list[object]:
-    found = [
-        value
-        for part in pipelines_of(pipeline)
-        for value in part.components.values()
-        if hasattr(value, "step")
-    ]
     unique = {
-        id(value): value
-        for value in found
-        if hasattr(value, "timesteps") or hasattr(value, "set_timesteps")
+        id(component): component
+        for part in pipelines_of(pipeline)
+        for component in part.components.values()
+        if hasattr(component, "step")
+        and (hasattr(component, "timesteps") or hasattr(component, "set_timesteps"))
     }
     return list(unique.values())
 

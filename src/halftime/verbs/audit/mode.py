@@ -1,5 +1,4 @@
-"""The shadow device: makes tensors that say cuda:0, runs their operations on the CPU, and records
-what would wait."""
+"""The shadow device: its tensors say cuda:0, run on the CPU, and record what would wait."""
 
 from __future__ import annotations
 
@@ -9,10 +8,9 @@ from types import TracebackType
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from halftime.pipeline.change import patched
+from halftime.upstream import pytorch
 from halftime.verbs.audit import ghost, guard, patches
 from halftime.verbs.audit.rules import MIXED
 from halftime.verbs.audit.sites import Sites
@@ -23,11 +21,10 @@ from halftime.verbs.audit.waits import waits
 _SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
-class ShadowDevice(TorchDispatchMode):
+class ShadowDevice(pytorch.TorchDispatchMode):
     """Within the block there is a CUDA device with index 0; afterwards torch is as it was.
 
-    Raises RuntimeError on entering a second one: torch's global state is changed only once at a
-    time.
+    Entering a second one raises RuntimeError, since torch's global state can be changed once only.
     """
 
     def __init__(self, without_values: bool = False) -> None:
@@ -49,11 +46,15 @@ class ShadowDevice(TorchDispatchMode):
             undo.enter_context(guard.installed())
             patches.apply(self.sites, undo)
             undo.enter_context(_Functions(self))
-            ShadowTensor.device_mode = self
-            undo.callback(setattr, ShadowTensor, "device_mode", None)
+            undo.enter_context(patched(ShadowTensor, "device_mode", self))
             super().__enter__()  # type: ignore[no-untyped-call]
             self._undo = undo.pop_all()
         return self
+
+    def hold(self, tensor: torch.Tensor) -> None:
+        """A pinned copy lives as long as the audit, so that no other tensor gets its id."""
+        self.pinned.add(id(tensor))
+        self._held.append(tensor)
 
     def __exit__(
         self,
@@ -66,7 +67,7 @@ class ShadowDevice(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: torch._ops.OpOverload,
+        func: pytorch.Operation,
         types: Sequence[type],
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
@@ -74,22 +75,24 @@ class ShadowDevice(TorchDispatchMode):
         return self.run(func, args, kwargs or {})
 
     def run(
-        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, func: pytorch.Operation, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object:
         """Run one operation on the CPU tensors inside, having recorded whether it would wait."""
-        flat, spec = pytree.tree_flatten((args, dict(kwargs)))
+        flat, spec = pytorch.tree_flatten((args, dict(kwargs)))
         shadows = [value for value in flat if isinstance(value, ShadowTensor)]
-        wanted = kwargs.get("device")
-        to = torch.device(wanted) if isinstance(wanted, str | torch.device | int) else None
+        device = kwargs.get("device")
+        to = torch.device(device) if isinstance(device, str | torch.device | int) else None
         if not shadows and (to is None or to.type != "cuda"):
             return func(*args, **kwargs)
-        name, overload = func._schema.name, func._overloadname
+        name, overload = pytorch.operation_name(func), pytorch.overload_name(func)
         for wait in waits(name, overload, args, kwargs, to, self.pinned):
             self.sites.record(wait.kind, name)
         if self.sites.recording and self.sites.step is not None:
             self.steps.observe(self.sites.step, name, flat, dict(kwargs))
         _check_one_device(name, flat, shadows)
-        inner_args, inner_kwargs = pytree.tree_unflatten([unwrapped(value) for value in flat], spec)
+        inner_args, inner_kwargs = pytorch.tree_unflatten(
+            [unwrapped(value) for value in flat], spec
+        )
         if to is not None and to.type == "cuda":
             inner_kwargs["device"] = CPU
         if inner_kwargs.get("pin_memory"):
@@ -101,7 +104,9 @@ class ShadowDevice(TorchDispatchMode):
         else:
             out = func(*inner_args, **inner_kwargs)
         if torch.Tag.inplace_view in func.tags and shadows:
-            _change_outer_view(func, args, kwargs)
+            # An in-place view must change the wrapper's own sizes too: on its metadata alone.
+            with pytorch.metadata_only():
+                func(*args, **kwargs)
         on_device = to.type == "cuda" if to is not None else True
         return _wrapped(out, flat, shadows, on_device)
 
@@ -118,19 +123,6 @@ def _check_one_device(name: str, flat: Sequence[object], shadows: Sequence[Shado
             "Expected all tensors to be on the same device, but found at least two devices, "
             f"cuda:0 and cpu! ({name})"
         )
-
-
-def _change_outer_view(
-    func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> None:
-    """In-place views change the wrapper's own sizes too: run them on its metadata alone."""
-    with no_dispatch():
-        before = torch._C._meta_in_tls_dispatch_include()
-        torch._C._set_meta_in_tls_dispatch_include(True)
-        try:
-            func(*args, **kwargs)
-        finally:
-            torch._C._set_meta_in_tls_dispatch_include(before)
 
 
 def _wrapped(
@@ -151,12 +143,11 @@ def _wrapped(
             return outer[id(value)]
         return ShadowTensor(value.resolve_conj()) if on_device else value
 
-    return pytree.tree_map(wrap, out)
+    return pytorch.tree_map(wrap, out)
 
 
 class _Functions(TorchFunctionMode):
-    """What the dispatcher does not see: pinning, `x.data = y`, streams, generators of another
-    device."""
+    """What the dispatcher does not see: pinning, `x.data = y`, streams, foreign generators."""
 
     def __init__(self, device: ShadowDevice) -> None:
         super().__init__()
@@ -189,20 +180,17 @@ class _Functions(TorchFunctionMode):
             )
         assert isinstance(tensor, torch.Tensor)
         copy = tensor.clone()
-        self._device.pinned.add(id(copy))
-        self._device._held.append(copy)
+        self._device.hold(copy)
         return copy
 
 
 def _check_generator(kwargs: Mapping[str, object]) -> None:
-    generator, wanted = kwargs.get("generator"), kwargs.get("device")
-    if generator is None or not isinstance(wanted, str | torch.device):
+    generator, device = kwargs.get("generator"), kwargs.get("device")
+    if generator is None or not isinstance(device, str | torch.device):
         return
-    has = getattr(generator, "device", CPU).type
-    if {has, torch.device(wanted).type} == {"cpu", "cuda"}:
-        raise RuntimeError(
-            f"Expected a '{torch.device(wanted).type}' device type for generator but found '{has}'"
-        )
+    needs, has = torch.device(device).type, getattr(generator, "device", CPU).type
+    if {has, needs} == {"cpu", "cuda"}:  # in torch's words
+        raise RuntimeError(f"Expected a '{needs}' device type for generator but found '{has}'")
 
 
 def _set_data(func: Callable[..., object], target: object, source: object) -> None:
@@ -213,7 +201,7 @@ def _set_data(func: Callable[..., object], target: object, source: object) -> No
             "a CPU tensor is assigned to .data of one on the shadow device; offloading is not "
             "audited"
         )
-    with torch._C.DisableTorchFunctionSubclass():
+    with pytorch.plain_tensor_functions():
         func(target, source)  # keeps the target's identity, and so what ties and hooks hang on it
     if not isinstance(target, ShadowTensor):
         target.__class__ = ShadowTensor

@@ -1,5 +1,4 @@
-"""What else must believe in the device: torch.cuda, generators, streams. Every change is undone on
-leaving."""
+"""What else must believe in the device: torch.cuda, generators, streams. All of it is undone."""
 
 from __future__ import annotations
 
@@ -10,11 +9,12 @@ from contextlib import ExitStack
 
 import torch
 
-# tabulates torch's functions when first imported, so before any of them is replaced
-import torch._dynamo
-
+from halftime.pipeline.change import patched
+from halftime.upstream import pytorch
 from halftime.verbs.audit.sites import Sites
 from halftime.verbs.audit.tensor import CUDA, ShadowTensor
+
+pytorch.load_dynamo()  # before any of torch's functions is replaced
 
 ONE_AT_A_TIME = threading.Lock()
 MEMORY = 80 << 30  # bytes that the device claims, so that no pipeline offloads for want of memory
@@ -23,25 +23,17 @@ CAPABILITY = (8, 9)  # Ada: bf16 and fused attention are taken
 
 def apply(sites: Sites, undo: ExitStack) -> None:
     """Change torch's globals; `undo` puts them back."""
-    lifted = torch._C._only_lift_cpu_tensors()
-    torch._C._set_only_lift_cpu_tensors(True)
-    undo.callback(torch._C._set_only_lift_cpu_tensors, lifted)
+    undo.enter_context(pytorch.lifting_cpu_tensors_only())
     _read_behind_the_dispatcher(sites, undo)
     for name, value in _cuda_functions(sites).items():
-        _patch(torch.cuda, name, value, undo)
-    _patch(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"), undo)
-    _patch(torch.accelerator, "is_available", lambda: True, undo)
-    _patch(torch, "Generator", ShadowGenerator, undo)
-
-
-def _patch(owner: object, name: str, value: object, undo: ExitStack) -> None:
-    missing = object()
-    before = vars(owner).get(name, missing)
-    setattr(owner, name, value)
-    if before is missing:
-        undo.callback(delattr, owner, name)
-    else:
-        undo.callback(setattr, owner, name, before)
+        undo.enter_context(patched(torch.cuda, name, value))
+    accelerator = {
+        "current_accelerator": lambda *_, **__: torch.device("cuda"),
+        "is_available": lambda: True,
+    }
+    for name, function in accelerator.items():
+        undo.enter_context(patched(torch.accelerator, name, function))
+    undo.enter_context(patched(torch, "Generator", ShadowGenerator))
 
 
 def _read_behind_the_dispatcher(sites: Sites, undo: ExitStack) -> None:
@@ -58,9 +50,7 @@ def _read_behind_the_dispatcher(sites: Sites, undo: ExitStack) -> None:
         sites.record("item", name)
         return tensor.on_host.item()
 
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("_local_scalar_dense", read, "CUDA", allow_override=True)
-    undo.callback(library._destroy)
+    undo.enter_context(pytorch.kernel_replaced("_local_scalar_dense", read, "CUDA"))
 
 
 def _cuda_functions(sites: Sites) -> dict[str, object]:
@@ -74,7 +64,7 @@ def _cuda_functions(sites: Sites) -> dict[str, object]:
         return ShadowStream(sites)
 
     return {
-        "_lazy_init": nothing,
+        pytorch.CUDA_INITIALISATION: nothing,
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "device_count": lambda: 1,
@@ -130,20 +120,23 @@ class ShadowStream:
     wait = wait_event = wait_stream = record_event = record
 
 
-class _GeneratorMeta(type(torch._C.Generator)):  # type: ignore[misc]
+_Generator = torch.Generator  # torch.Generator itself is replaced while an audit runs
+
+
+class _GeneratorMeta(type(_Generator)):  # type: ignore[misc]
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, torch._C.Generator)
+        return isinstance(instance, _Generator)
 
 
-class ShadowGenerator(torch._C.Generator, metaclass=_GeneratorMeta):
-    """A CPU generator that says it belongs to the device it was asked for."""
+class ShadowGenerator(_Generator, metaclass=_GeneratorMeta):
+    """A CPU generator that says it belongs to the device that was named."""
 
     _says: torch.device
 
     def __new__(cls, device: torch.device | str = "cpu") -> ShadowGenerator:
-        made: ShadowGenerator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
-        made._says = CUDA if torch.device(device).type == "cuda" else torch.device(device)
-        return made
+        generator: ShadowGenerator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
+        generator._says = CUDA if torch.device(device).type == "cuda" else torch.device(device)
+        return generator
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         pass

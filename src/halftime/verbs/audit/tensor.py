@@ -1,5 +1,7 @@
-"""A tensor that says it is on cuda:0 and holds a real one on the CPU: control flow stays real,
-since values are."""
+"""A tensor that says it is on cuda:0 and holds a real tensor on the CPU.
+
+Since its values are real, control flow is.
+"""
 
 from __future__ import annotations
 
@@ -8,56 +10,46 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from halftime.upstream import pytorch
 from halftime.verbs.audit.sites import Sites, innermost
 
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 
 
-class Device(Protocol):
+class OperationRunner(Protocol):
     """What a shadow tensor asks of the device that it is on."""
 
     sites: Sites
 
     def run(
-        self, func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self, func: pytorch.Operation, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> object: ...
 
 
 class ShadowTensor(torch.Tensor):
-    """`on_host` is the CPU tensor with the values; every operation goes through the active
-    ShadowDevice."""
+    """`on_host` is the CPU tensor with the values; operations run on the active ShadowDevice."""
 
     on_host: torch.Tensor
-    # the one that is active, set and cleared by the mode itself
-    device_mode: ClassVar[Device | None] = None
+    # the active ShadowDevice, set and cleared by itself
+    device_mode: ClassVar[OperationRunner | None] = None
 
     @staticmethod
     def __new__(cls, value: torch.Tensor, **kwargs: object) -> ShadowTensor:
         # accelerate calls type(parameter)(value, requires_grad=...): hence the keywords, which an
         # audit does not need
         inner = value.on_host if isinstance(value, ShadowTensor) else value
-        made: ShadowTensor = torch.Tensor._make_wrapper_subclass(
-            cls,
-            inner.size(),
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            layout=inner.layout,
-            device=CUDA,
-            requires_grad=False,
-        )
-        return made
+        return pytorch.wrapper_tensor(cls, inner, CUDA)
 
     def __init__(self, value: torch.Tensor, **kwargs: object) -> None:
         self.on_host = value.on_host if isinstance(value, ShadowTensor) else value
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = pytorch.no_torch_function  # type: ignore[assignment]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls,
-        func: torch._ops.OpOverload,
+        func: pytorch.Operation,
         types: Sequence[type],
         args: tuple[object, ...] = (),
         kwargs: dict[str, object] | None = None,
@@ -74,8 +66,7 @@ class ShadowTensor(torch.Tensor):
         return self.cpu().tolist() if self.dim() else self.item()
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        """Of the tensor inside, so that two views of one tensor are known as such, as on a
-        device."""
+        """Of the tensor inside, so that two views of one tensor share it, as on a device."""
         return self.on_host.untyped_storage()
 
     def numpy(self, *, force: bool = False) -> object:  # type: ignore[override]
@@ -84,8 +75,8 @@ class ShadowTensor(torch.Tensor):
         frame = innermost()
         raise TypeError(
             "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the "
-            "tensor to host memory "
-            f"first. ({frame.short}:{frame.line}; on a CUDA device this call fails just so.)"
+            f"tensor to host memory first. ({frame.short}:{frame.line}; on a CUDA device this call "
+            "fails in the same way.)"
         )
 
     def __array__(self, *args: object, **kwargs: object) -> object:

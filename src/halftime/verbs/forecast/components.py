@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from halftime.base.errors import BadInput
 from halftime.records import Json
+from halftime.upstream import hugging_face
 from halftime.verbs.forecast.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def build(
 def _transformers_config(kind: type, config: Mapping[str, Json]) -> object:
     settings = kind.config_class.from_dict(dict(config))  # type: ignore[attr-defined]
     # Gemma 2 caps its attention scores, which fused attention cannot.
-    settings._attn_implementation = "eager" if kind.__name__.startswith("Gemma2") else "sdpa"
+    attention = "eager" if kind.__name__.startswith("Gemma2") else "sdpa"
+    hugging_face.set_attention_implementation(settings, attention)
     return settings
 
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from halftime.upstream import pytorch
 from halftime.verbs.forecast.fusion import fuse
 from halftime.verbs.forecast.ops import Kind, Op, StageTrace, grouped, product
 
@@ -146,7 +145,7 @@ def _modules_counted(module: nn.Module, recorder: OperationRecorder) -> Iterator
             hook.remove()
 
 
-class OperationRecorder(TorchDispatchMode):
+class OperationRecorder(pytorch.TorchDispatchMode):
     """Records every dispatched operation, and tracks the bytes of live storages by number."""
 
     def __init__(self) -> None:
@@ -162,14 +161,16 @@ class OperationRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+        results = [leaf for leaf in pytorch.tree_leaves(out) if isinstance(leaf, torch.Tensor)]
         if name in _VIEWS:
             self.views += 1
             for tensor in results:
                 self.number(tensor)
         elif results:
             tensors = [
-                leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+                leaf
+                for leaf in pytorch.tree_leaves((args, kwargs))
+                if isinstance(leaf, torch.Tensor)
             ]
             self.ops.append(self._op(name, args, tensors, results[0]))
         return out
@@ -177,7 +178,7 @@ class OperationRecorder(TorchDispatchMode):
     def number(self, tensor: Tensor, *, weight: bool = False) -> int:
         """A number for the tensor's storage, unique even where its memory is used again."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = pytorch.storage_key(storage)
         if key not in self._numbers:
             size = 0 if weight else storage.nbytes()
             self._numbers[key] = self._next

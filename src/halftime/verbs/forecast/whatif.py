@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from halftime.records.fixes import FixName
 from halftime.records.forecast import FixForecast
 from halftime.verbs.forecast.architectures import ARCHITECTURES
 from halftime.verbs.forecast.host import INDEX_SHARE, SCHEDULER_SHARE
@@ -35,7 +36,7 @@ class WhatIfFix(NamedTuple):
     asked for.
     """
 
-    name: str
+    name: FixName
     apply: Callable[[Scenario, Works], Works | None]
     doubt: float
     stacks: bool

@@ -1,28 +1,24 @@
-"""From samples to records: pure functions."""
+"""From samples to records: pure functions of what the client and the mock wrote down."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halftime.base.stats import median, quantile
 from halftime.records.gateway import GRID, Added, Distribution, Percentiles, Split, Truth
-from halftime.verbs.gateway.extra import need
-
-if TYPE_CHECKING:
-    from halftime.verbs.gateway.client import Sample
-    from halftime.verbs.gateway.mock import Entry
+from halftime.verbs.gateway.client import Sample
+from halftime.verbs.gateway.mock import LogEntry
 
 Pair = tuple[float, float]  # direct, through
 _LEVELS = (0.5, 0.95, 0.99)
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:
-    """None where there is nothing."""
+    """p50, p95 and p99; None without values."""
     if not values:
         return None
     return Percentiles(
@@ -31,16 +27,18 @@ def percentiles(values: Sequence[float]) -> Percentiles | None:
 
 
 def added(pairs: Sequence[Pair], *, resamples: int = 1000, seed: int = 0) -> Added | None:
-    """Through less direct at each quantile; pairs are resampled whole, so what hit both arms
-    cancels."""
+    """Through minus direct at each quantile, in seconds, with 95 % bootstrap intervals.
+
+    Pairs are resampled whole, so that what disturbed both arms cancels.
+    """
     if not pairs:
         return None
     data = np.asarray(pairs, dtype=float)
     rng = np.random.default_rng(seed)
-    drawn = np.array(
+    resampled = np.array(
         [_differences(data[rng.integers(0, len(data), len(data))]) for _ in range(resamples)]
     )
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
     value = _differences(data)
     return Added(
         p50=float(value[0]),
@@ -56,21 +54,16 @@ def added(pairs: Sequence[Pair], *, resamples: int = 1000, seed: int = 0) -> Add
 
 
 def _differences(data: NDArray[np.float64]) -> NDArray[np.float64]:
-    found = np.quantile(data, _LEVELS, axis=0)
-    return np.asarray(found[:, 1] - found[:, 0])
+    levels = np.quantile(data, _LEVELS, axis=0)
+    return np.asarray(levels[:, 1] - levels[:, 0])
 
 
 def distribution(values: Sequence[float]) -> Distribution | None:
-    """Quantiles for drawing, and the HdrHistogram (1 µs to 10 min, three digits) for merging."""
+    """The quantiles at GRID, for drawing; None without values."""
     if not values:
         return None
-    histogram = need("hdrh.histogram").HdrHistogram(1, 600_000_000, 3)
-    for value in values:
-        histogram.record_value(max(1, int(value * 1e6)))
-    drawn = np.quantile(np.asarray(values), GRID)
-    return Distribution(
-        count=len(values), values=tuple(map(float, drawn)), hdr=histogram.encode().decode()
-    )
+    quantiles = np.quantile(np.asarray(values), GRID)
+    return Distribution(count=len(values), values=tuple(map(float, quantiles)))
 
 
 def split(samples: Sequence[Sample], connect: float | None, tls: float | None) -> Split | None:
@@ -98,75 +91,72 @@ def error_kinds(samples: Sequence[Sample]) -> dict[str, int]:
 
 
 SATURATED_SHARE = 0.95  # of the offered rate
-_LAST = 0.98  # of the completions: the few slowest are the tail's business, not the rate's
+_COUNTED = 0.98  # of the completions: the few slowest belong to the tail, not to the rate
 
 
 def saturated(block: Sequence[Sample], unloaded: float) -> bool:
-    """More was offered than is completed: when sending ends, a queue is left.
+    """Whether more was offered than completed, so that a queue is left when sending ends.
 
     `unloaded` is the latency of one request at a time, in seconds. The rule looks at completions
-    only, not at how waiting rises, and so holds for a queue in order and for a server that works on
-    all requests at once.
+    only, not at how waiting rises, so it holds both for a queue served in order and for a server
+    that works on all requests at once.
     """
     ends = _ends(block)
     if len(ends) < 8:
         return any(s.error == "timeout" for s in block)
     sending = max(s.intended for s in block) - min(s.intended for s in block)
-    left = ends[-1] - max(s.intended for s in block) - unloaded
+    after_sending = ends[-1] - max(s.intended for s in block) - unloaded
     offered = (len(block) - 1) / sending if sending > 0 else 0.0
-    return (
-        left > max(0.01, unloaded) and completed_rate(block, unloaded) < SATURATED_SHARE * offered
-    )
+    if after_sending <= max(0.01, unloaded):
+        return False
+    return completed_rate(block, unloaded) < SATURATED_SHARE * offered
 
 
 def _ends(block: Sequence[Sample]) -> list[float]:
-    """Completions in order, a time-out among them; refusals and other errors are no work done."""
+    """Completions in order, time-outs included; refusals and other errors are not work done."""
     ends = sorted(s.end for s in block if s.ok or s.error == "timeout")
-    return ends[: max(1, int(len(ends) * _LAST))] if ends else []
+    return ends[: max(1, int(len(ends) * _COUNTED))] if ends else []
 
 
 def completed_rate(block: Sequence[Sample], unloaded: float = 0.0) -> float:
-    """Completions a second, from when the first could have been done."""
+    """Completions a second, counted from when the first could have ended."""
     ends = _ends(block)
-    taken = ends[-1] - min(s.intended for s in block) - unloaded if ends else 0.0
-    return (len(ends) - 1) / taken if len(ends) > 1 and taken > 0 else 0.0
+    if len(ends) < 2:
+        return 0.0
+    seconds = ends[-1] - min(s.intended for s in block) - unloaded
+    return (len(ends) - 1) / seconds if seconds > 0 else 0.0
 
 
-def truth(pairs: Sequence[tuple[Sample, Sample]], log: Mapping[str, Entry]) -> Truth | None:
-    """Exact overheads from the mock's log, per request; None where it does not hold these
-    requests."""
-    known = [(d, t) for d, t in pairs if d.ok and t.ok and d.id in log and t.id in log]
-    if not known:
+def truth(pairs: Sequence[tuple[Sample, Sample]], log: Mapping[str, LogEntry]) -> Truth | None:
+    """Exact overheads, request by request; None where the mock's log has none of these pairs."""
+    logged = [(d, t) for d, t in pairs if d.ok and t.ok and d.id in log and t.id in log]
+    if not logged:
         return None
-    sides = {
-        arm: _paths([pair[i] for pair in known], log) for i, arm in enumerate(("direct", "through"))
-    }
-    direct, through = sides["direct"], sides["through"]
+    direct, through = (_paths([pair[arm] for pair in logged], log) for arm in (0, 1))
     floor, overhead = percentiles(direct["whole"]), percentiles(through["whole"])
     difference = added(list(zip(direct["whole"], through["whole"], strict=True)))
     assert floor is not None
     assert overhead is not None
     assert difference is not None
     return Truth(
-        matched=2 * len(known),
+        matched=2 * len(logged),
         floor=floor,
         overhead=overhead,
         added=difference,
         **{f"{path}_path": median(through[path]) - median(direct[path]) for path in _PATHS},
         first_chunk_low=quantile(through["first_chunk"], 0.05) - median(direct["first_chunk"]),
-        connections=len({log[t.id].connection for _, t in known}),
-        requests=len(known),
+        connections=len({log[t.id].connection for _, t in logged}),
+        requests=len(logged),
     )
 
 
 _PATHS = ("request", "response", "first_chunk", "last_chunk")
 
 
-def _paths(samples: Sequence[Sample], log: Mapping[str, Entry]) -> dict[str, list[float]]:
+def _paths(samples: Sequence[Sample], log: Mapping[str, LogEntry]) -> dict[str, list[float]]:
     entries = [(s, log[s.id]) for s in samples]
     return {
-        # From `sent`, so that waiting for the generator or for a connection is in no path of the
-        # gateway's.
+        # From `sent`: waiting for the generator or for a connection is not the gateway's time.
         "request": [e.received - s.sent for s, e in entries],
         "response": [s.end - e.sent for s, e in entries],
         "first_chunk": [s.first_chunk - e.first for s, e in entries],

@@ -1,5 +1,4 @@
-"""A fast HTTP/1.1 client that times one request at a time on each connection: asyncio.Protocol and
-httptools."""
+"""A fast HTTP/1.1 client on asyncio.Protocol and httptools: one timed request per connection."""
 
 from __future__ import annotations
 
@@ -9,13 +8,11 @@ import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from halftime.verbs.gateway.endpoint import Endpoint
 from halftime.verbs.gateway.extra import need
 from halftime.verbs.gateway.timer import now
-
-if TYPE_CHECKING:
-    from halftime.verbs.gateway.endpoint import Endpoint
 
 
 @dataclass(slots=True)
@@ -52,7 +49,7 @@ class Sample:
         return (self.first_chunk or self.end) - self.intended
 
 
-class Connection(asyncio.Protocol):
+class TimedConnection(asyncio.Protocol):
     """One keep-alive connection with at most one request in flight."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, header: bytes) -> None:
@@ -70,8 +67,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def send(self, parts: Sequence[bytes], sample: Sample) -> asyncio.Future[None]:
-        """Write a request; the future is done when the answer is complete or the connection
-        broke."""
+        """Write a request; the future ends with its answer or with the connection."""
         assert self._transport is not None
         self._sample, self._waiter = sample, self._loop.create_future()
         sample.sent = now()
@@ -144,7 +140,7 @@ class Pool:
     def __init__(self, endpoint: Endpoint, arm: str, timeout: float) -> None:
         self.endpoint, self.arm, self._timeout = endpoint, arm, timeout
         self._loop = asyncio.get_running_loop()
-        self._idle: list[Connection] = []
+        self._idle: list[TimedConnection] = []
         self._address: tuple[int, tuple[object, ...]] | None = None
         self._context = (
             ssl.create_default_context(cafile=endpoint.ca_file) if endpoint.tls else None
@@ -155,13 +151,13 @@ class Pool:
         sample = Sample(number, self.arm, intended, begun=now())
         fresh = await self._attempt(sample)
         if not fresh and sample.error == "connection lost" and not sample.first_byte:
-            # A server may close an idle connection at any moment: that is no error of the
-            # request's.
+            # A server may close an idle connection at any moment: the request is not to blame.
             sample.error = ""
             await self._attempt(sample)
         return sample
 
     async def _attempt(self, sample: Sample) -> bool:
+        """Send once; whether that took a fresh connection."""
         connection, fresh = self._take(), False
         try:
             if connection is None:
@@ -170,8 +166,8 @@ class Pool:
         except (OSError, TimeoutError) as error:
             sample.error, sample.end = f"connect: {type(error).__name__}", now()
             return fresh
-        held = connection
-        expiry = self._loop.call_later(self._timeout, lambda: held.close("timeout"))
+        in_use = connection
+        expiry = self._loop.call_later(self._timeout, lambda: in_use.close("timeout"))
         await connection.send(self.endpoint.parts(sample.id), sample)
         expiry.cancel()
         if connection.reusable:
@@ -180,16 +176,15 @@ class Pool:
             connection.close()
         return fresh
 
-    def _take(self) -> Connection | None:
+    def _take(self) -> TimedConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.reusable:
                 return connection
         return None
 
-    async def open(self) -> tuple[Connection, float, float]:
-        """A fresh connection, with the seconds of TCP connect and of the TLS handshake (0 without
-        TLS)."""
+    async def open(self) -> tuple[TimedConnection, float, float]:
+        """A fresh connection, and the seconds of TCP connect and TLS handshake (0 without TLS)."""
         family, address = await self._resolved()
         plain = socket.socket(cast("socket.AddressFamily", family), socket.SOCK_STREAM)
         plain.setblocking(False)
@@ -204,7 +199,7 @@ class Pool:
         name = self.endpoint.host if self._context else None
         header = self.endpoint.overhead_header.lower().encode()
         _, connection = await self._loop.create_connection(
-            lambda: Connection(self._loop, header),
+            lambda: TimedConnection(self._loop, header),
             sock=plain,
             ssl=self._context,
             server_hostname=name,
@@ -214,16 +209,16 @@ class Pool:
     async def _resolved(self) -> tuple[int, tuple[object, ...]]:
         # Once, so that name resolution is in no request's time.
         if self._address is None:
-            found = await self._loop.getaddrinfo(
+            addresses = await self._loop.getaddrinfo(
                 self.endpoint.host, self.endpoint.port, type=socket.SOCK_STREAM
             )
-            self._address = (found[0][0], cast("tuple[object, ...]", found[0][4]))
+            family, *_, address = addresses[0]
+            self._address = family, cast("tuple[object, ...]", address)
         return self._address
 
     async def warm(self, count: int) -> None:
         """Open connections ahead, so that a burst does not pay for them."""
-        missing = count - len(self._idle)
-        for _ in range(max(0, missing)):
+        for _ in range(count - len(self._idle)):
             self._idle.append((await self.open())[0])
 
     def close(self) -> None:

@@ -1,5 +1,4 @@
-"""What is sent and where: named targets, payloads as image services send them, and the bytes of one
-request."""
+"""What is sent and where: named targets, payloads as image services send them, and their bytes."""
 
 from __future__ import annotations
 
@@ -12,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
+from PIL import Image
+
 from halftime.base.errors import BadFile, BadInput
 
-# stands in every prompt, followed by the request's id: it survives whatever rewrites headers
+# in every prompt, followed by the request's id: it survives whatever rewrites headers
 MARK = "halftime-"
 _ID = "0" * 8
 PAYLOADS = ("chat", "image-in", "image-out")
@@ -23,7 +25,7 @@ Body = dict[str, object]
 
 @dataclass(frozen=True)
 class Payload:
-    """What to ask for. `picture`: bytes of the picture sent (image-in) or wanted (image-out)."""
+    """What to ask for. `picture`: bytes of the picture sent (image-in) or returned (image-out)."""
 
     kind: str = "chat"
     picture: int = 65536
@@ -34,8 +36,7 @@ class Payload:
 
 @dataclass(frozen=True)
 class Target:
-    """A family of endpoints: its path by payload kind ({model} is filled in), its body, and its
-    key's header."""
+    """A family of endpoints: paths by payload kind ({model} is filled in), body, key's scheme."""
 
     paths: Mapping[str, str]
     body: Callable[[Payload], Body]
@@ -44,11 +45,10 @@ class Target:
 
 
 def picture(size: int) -> bytes:
-    """A PNG of noise, `size` bytes exactly (bytes after its end are ignored by decoders); the same
-    for each size."""
-    import numpy as np
-    from PIL import Image
+    """A PNG of noise of exactly `size` bytes, the same for each size.
 
+    Decoders ignore the bytes after its end.
+    """
     side = max(1, int(((max(size, 256) - 200) / 3.01) ** 0.5) - 1)
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -64,13 +64,10 @@ def _picture_url(payload: Payload) -> str:
 
 
 def _prompt(payload: Payload) -> str:
-    # The mock reads the wanted size of the answer from here, since no field of the request carries
-    # it.
-    wanted = f"-{payload.picture}" if payload.kind == "image-out" else ""
-    what = (
-        "A red apple on a table" if payload.kind == "image-out" else "Describe this in one sentence"
-    )
-    return f"{what} ({MARK}{_ID}{wanted})"
+    if payload.kind == "image-out":
+        # The mock reads the size of its answer from here: no field of the request carries it.
+        return f"A red apple on a table ({MARK}{_ID}-{payload.picture})"
+    return f"Describe this in one sentence ({MARK}{_ID})"
 
 
 def _openai(payload: Payload) -> Body:
@@ -168,49 +165,50 @@ def endpoint(
     overhead_header: str = "x-litellm-overhead-duration-ms",
     ca_file: str | None = None,
 ) -> Endpoint:
-    """Where to send and what. Raises BadInput for a URL, target, payload or variable that does not
-    exist."""
+    """Where to send and what.
+
+    Raises BadInput for a URL or target that is not one and for an environment variable that is not
+    set, BadFile for a payload that is neither a known kind nor a file.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadInput(f"{url!r} is not a URL. Write it as http://HOST:PORT/v1 or https://HOST/v1.")
     if target not in TARGETS:
         raise BadInput(f"--target {target!r} is not known. It is one of: {', '.join(TARGETS)}.")
-    shape = TARGETS[target]
-    body, path = _body_and_path(payload, shape, parts.path)
-    head = _head(
-        parts.netloc.rpartition("@")[2],
-        path + (f"?{parts.query}" if parts.query else ""),
-        len(body),
+    family = TARGETS[target]
+    body, path = _body_and_path(payload, family, parts.path)
+    lines = {
+        "Host": parts.netloc.rpartition("@")[2],
+        "User-Agent": "halftime",
+        "Accept": "*/*",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+    }
+    lines |= dict(family.headers) | _key(key_env, family.key) | dict(headers or {})
+    query = f"?{parts.query}" if parts.query else ""
+    head = f"POST {path}{query} HTTP/1.1\r\n" + "".join(
+        f"{name}: {value}\r\n" for name, value in lines.items()
     )
-    lines = dict(shape.headers) | _key(key_env, shape.key) | dict(headers or {})
-    message = (
-        head
-        + b"".join(f"{name}: {value}\r\n".encode() for name, value in lines.items())
-        + b"\r\n"
-        + body
-    )
-    prefix, mark, suffix = message.partition((MARK + _ID).encode())
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    start = prefix + MARK.encode() if mark else prefix
+    prefix, mark, suffix = (head.encode() + b"\r\n" + body).partition((MARK + _ID).encode())
     secure = parts.scheme == "https"
     return Endpoint(
-        parts.hostname, port, secure, start, suffix, bool(mark), overhead_header, ca_file
+        host=parts.hostname,
+        port=parts.port or (443 if secure else 80),
+        tls=secure,
+        prefix=prefix + MARK.encode() if mark else prefix,
+        suffix=suffix,
+        marked=bool(mark),
+        overhead_header=overhead_header,
+        ca_file=ca_file,
     )
 
 
-def _head(host: str, path: str, length: int) -> bytes:
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: halftime\r\nAccept: */*\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
-    ).encode()
-
-
-def _body_and_path(payload: Payload, shape: Target, base: str) -> tuple[bytes, str]:
+def _body_and_path(payload: Payload, family: Target, base: str) -> tuple[bytes, str]:
     if payload.kind not in PAYLOADS:
         return _file(payload.kind), base or "/"
-    ending = shape.paths[payload.kind].format(model=payload.model)
+    ending = family.paths[payload.kind].format(model=payload.model)
     path = base if base.endswith(ending) else base.rstrip("/") + ending
-    return json.dumps(shape.body(payload)).encode(), path
+    return json.dumps(family.body(payload)).encode(), path
 
 
 def _file(name: str) -> bytes:

@@ -16,7 +16,7 @@ DIRECT, THROUGH = "direct", "through"
 
 
 class Failures(NamedTuple):
-    """Of one arm, over one load or several."""
+    """Failed requests of one arm, over one load or several."""
 
     arm: str
     causes: dict[str, int]  # '502' or 'timeout' -> count, the most frequent first
@@ -32,7 +32,7 @@ class Failures(NamedTuple):
         """Of the arm's requests; 0 where it had none."""
         return self.failed / self.requests if self.requests else 0.0
 
-    def told(self) -> str:
+    def sentence(self) -> str:
         """'through: 90 % of 600 requests failed (502)'."""
         share = units.share(self.share).replace(".0 %", " %")
         causes = list(self.causes)
@@ -45,12 +45,12 @@ class Failures(NamedTuple):
 
 
 def failures(loads: Sequence[Load], arm: str) -> Failures:
-    """Of this arm over these loads."""
+    """The failures of this arm over these loads."""
     causes: Counter[str] = Counter()
     for load in loads:
         for kind, count in load.error_kinds.items():
-            of, _, cause = kind.partition(": ")
-            causes[cause] += count if of == arm else 0
+            failed_arm, _, cause = kind.partition(": ")
+            causes[cause] += count if failed_arm == arm else 0
     requests = sum(
         load.through_requests if arm == THROUGH else load.requests - load.through_requests
         for load in loads
@@ -59,8 +59,10 @@ def failures(loads: Sequence[Load], arm: str) -> Failures:
 
 
 def fails(load: Load, through: bool) -> bool:
-    """The arm that is judged, through or else direct, fails more of this load's requests than it
-    may."""
+    """Whether the arm that is judged fails more of this load's requests than it may.
+
+    That is the gateway's where one is measured (`through`), and else the direct one.
+    """
     direct = failures([load], DIRECT)
     if not through:
         return direct.share > FAILING_SHARE
@@ -69,23 +71,22 @@ def fails(load: Load, through: bool) -> bool:
 
 
 def _explained(direct: Failures, requests: int) -> float:
-    """The share that may fail because the upstream itself fails: the direct arm's, and what chance
-    adds to it."""
+    """The share that may fail with the upstream: the direct arm's, and what chance adds to it."""
     if not direct.failed or not requests:
         return 0.0
     share = direct.share
     return share + _SURE * math.sqrt(share * (1 - share) * (1 / direct.requests + 1 / requests))
 
 
-def sentence(loads: Sequence[Load], through: bool) -> str | None:
+def failing_sentence(loads: Sequence[Load], through: bool) -> str | None:
     """What failed over the loads at which more failed than may; None where there are none."""
     failing = [load for load in loads if load.failing]
-    return failures(failing, THROUGH if through else DIRECT).told() if failing else None
+    return failures(failing, THROUGH if through else DIRECT).sentence() if failing else None
 
 
-def all_told(loads: Sequence[Load]) -> Iterator[str]:
-    """Each arm that failed at all, the gateway's first."""
+def failure_sentences(loads: Sequence[Load]) -> Iterator[str]:
+    """A sentence for each arm that failed at all, the gateway's first."""
     for arm in (THROUGH, DIRECT):
-        made = failures(loads, arm)
-        if made.failed:
-            yield made.told()
+        failed = failures(loads, arm)
+        if failed.failed:
+            yield failed.sentence()

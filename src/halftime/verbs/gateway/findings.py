@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from halftime.base import units
 from halftime.records import Finding
 from halftime.records.gateway import Load, Percentiles, Truth
-from halftime.verbs.gateway.failures import THROUGH, all_told, failures
+from halftime.verbs.gateway.failures import THROUGH, failure_sentences, failures
 
-_STAGE = "gateway"
 NEW_CLIENT_FLOOR = 0.004  # below this a new connection is opened, but no CA bundle is read for it
-CONSTANT_WAIT = 0.004
-FIRST_REQUEST = 0.1
+CONSTANT_WAIT = 0.004  # of the first chunk; a shorter one is not told from work
+FIRST_REQUEST = 0.1  # paid once, beyond what later requests take
 SPREAD_OUT = 0.004  # first to last chunk; a shorter stream cannot be seen to be buffered
 GAPS_LEFT = 0.1  # of the time from first to last chunk, where a stream is buffered
 DRAWN_OUT = 1.25  # times as long from first to last chunk, where chunks are held
+Facts = dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What findings are drawn from beside the loads."""
+class GatewayEvidence:
+    """What findings are drawn from: the loads, and what was measured beside them."""
 
     loads: Sequence[Load]
     first_request: float | None = None  # latency of the first one through
@@ -30,33 +30,29 @@ class Evidence:
     stream: bool = False
 
 
-def find(evidence: Evidence) -> tuple[Finding, ...]:
+def find(evidence: GatewayEvidence) -> tuple[Finding, ...]:
     """All findings, costliest first."""
-    found = [finding for rule in RULES if (finding := rule(evidence)) is not None]
-    return tuple(sorted(found, key=lambda finding: -(finding.seconds or 0.0)))
+    findings = [finding for rule in RULES if (finding := rule(evidence)) is not None]
+    return tuple(sorted(findings, key=lambda finding: -(finding.seconds or 0.0)))
 
 
 def quietest(loads: Sequence[Load]) -> Load | None:
-    """The load whose numbers are least disturbed by queueing: sequential, or else the first
-    unsaturated one."""
+    """The load least disturbed by queueing: sequential, or else the first unsaturated one."""
     usable = [load for load in loads if load.added is not None and not load.saturated]
     return next(
         (load for load in usable if load.mode == "sequential"), usable[0] if usable else None
     )
 
 
-def _new_client(evidence: Evidence) -> Finding | None:
+def _new_client(evidence: GatewayEvidence) -> Finding | None:
     load = quietest(evidence.loads)
     truth = load.truth if load else None
-    if (
-        load is None
-        or truth is None
-        or truth.requests < 8
-        or truth.connections < 0.9 * truth.requests
-    ):
+    if load is None or truth is None or truth.requests < 8:
+        return None
+    if truth.connections < 0.9 * truth.requests:
         return None
     share = truth.request_path / truth.added.p50 if truth.added.p50 > 0 else 0.0
-    facts: dict[str, float | int | str] = {
+    facts: Facts = {
         "connections": truth.connections,
         "requests": truth.requests,
         "request_path": truth.request_path,
@@ -73,35 +69,26 @@ def _new_client(evidence: Evidence) -> Finding | None:
         return _finding(
             "new-connection-per-request", message + "; keep them alive.", truth.request_path, facts
         )
-    bundle = _bundle(evidence.ca_bundle, truth.request_path)
+    bundle = ""
+    # named only where its time on this machine fits within what the request path takes
+    if evidence.ca_bundle and 0.2 <= evidence.ca_bundle / truth.request_path <= 1.3:
+        bundle = f"{units.seconds(evidence.ca_bundle)} of CA bundle loading, "
     message = (
         f"a new HTTP client per request ({bundle}{units.seconds(truth.request_path)} on the "
-        "request path, "
-        f"{100 * min(share, 1.0):.0f} % of the overhead; {truth.connections} connections for "
-        f"{truth.requests} "
-        "requests). Create the client once, at start-up."
+        f"request path, {100 * min(share, 1.0):.0f} % of the overhead; {truth.connections} "
+        f"connections for {truth.requests} requests). Create the client once, at start-up."
     )
     return _finding("new-client-per-request", message, truth.request_path, facts)
 
 
-def _bundle(seconds: float | None, path: float) -> str:
-    """Loading the CA bundle is named where its time here fits within what the request path
-    takes."""
-    return (
-        f"{units.seconds(seconds)} of CA bundle loading, "
-        if seconds and 0.2 * path <= seconds <= 1.3 * path
-        else ""
-    )
-
-
-def _first_chunk(evidence: Evidence) -> Finding | None:
+def _first_chunk(evidence: GatewayEvidence) -> Finding | None:
     load = quietest(evidence.loads)
     if load is None or not evidence.stream or _arrives_together(load):
         return None
     wait, low = _chunk_wait(load, load.truth)
     if wait is None or wait < CONSTANT_WAIT or (low is not None and low < 0.75 * wait):
         return None
-    facts: dict[str, float | int | str] = {
+    facts: Facts = {
         "first_chunk_wait": wait,
         "ttft_added": load.ttft_added or 0.0,
     }
@@ -109,8 +96,7 @@ def _first_chunk(evidence: Evidence) -> Finding | None:
         facts["fifth_percentile"] = low
     message = (
         f"the first chunk waits a constant {units.seconds(wait)}: a timer, not work. Later "
-        "chunks do not wait for it; "
-        "look for a delay before the first write of a stream."
+        "chunks do not wait for it; look for a delay before the first write of a stream."
     )
     return _finding("first-chunk-waits", message, wait, facts)
 
@@ -133,9 +119,11 @@ def _span(total: Percentiles | None, first: Percentiles | None) -> float | None:
 
 
 def _spans(load: Load) -> tuple[float, float] | None:
-    """From the first chunk to the last one, direct and through. Not the median gap: a gateway that
-    holds the first chunk alone lets most gaps vanish too, while the stream that follows still takes
-    its time."""
+    """From the first chunk to the last one, direct and through.
+
+    Not the median gap: a gateway that holds the first chunk alone makes most gaps vanish too, while
+    the stream that follows still takes its time.
+    """
     direct, through = _span(load.direct, load.ttft_direct), _span(load.through, load.ttft_through)
     return None if direct is None or through is None else (direct, through)
 
@@ -149,17 +137,14 @@ def _gap(gaps: Percentiles | None) -> float:
     return gaps.p50 if gaps else 0.0
 
 
-def _buffered(evidence: Evidence) -> Finding | None:
+def _buffered(evidence: GatewayEvidence) -> Finding | None:
     load = quietest(evidence.loads)
-    if (
-        load is None
-        or not evidence.stream
-        or load.ttft_added is None
-        or not _arrives_together(load)
-    ):
+    if load is None or load.ttft_added is None:
+        return None
+    if not evidence.stream or not _arrives_together(load):
         return None
     apart, late = _gap(load.gap_direct), load.truth.last_chunk_path if load.truth else 0.0
-    facts: dict[str, float | int | str] = {
+    facts: Facts = {
         "gap_direct": apart,
         "gap_through": _gap(load.gap_through),
     }
@@ -172,22 +157,18 @@ def _buffered(evidence: Evidence) -> Finding | None:
     return _finding("stream-buffered", message + ".", load.ttft_added, facts)
 
 
-def _held(evidence: Evidence) -> Finding | None:
+def _held(evidence: GatewayEvidence) -> Finding | None:
     load = quietest(evidence.loads)
     spans = _spans(load) if load else None
-    if (
-        load is None
-        or spans is None
-        or not evidence.stream
-        or load.added is None
-        or load.added.low <= 0
-    ):
+    if load is None or spans is None or not evidence.stream:
+        return None
+    if load.added is None or load.added.low <= 0:
         return None
     direct, through = spans
     if through - direct < CONSTANT_WAIT or through < DRAWN_OUT * direct:
         return None
     leave, come = _gap(load.gap_direct), _gap(load.gap_through)
-    facts: dict[str, float | int | str] = {
+    facts: Facts = {
         "gap_direct": leave,
         "gap_through": come,
         "span_direct": direct,
@@ -195,23 +176,23 @@ def _held(evidence: Evidence) -> Finding | None:
     }
     late = load.truth.last_chunk_path if load.truth else load.added.p50
     if come >= DRAWN_OUT * leave:
-        what = (
+        observation = (
             f"every chunk is held: they leave {units.seconds(leave)} apart and come "
             f"{units.seconds(come)} apart"
         )
     else:
-        what = (
+        observation = (
             f"some chunks are held: first to last takes {units.seconds(through)}, and "
             f"{units.seconds(direct)} direct"
         )
     message = (
-        f"{what}, so that the last one is {units.seconds(late)} late. Look for a wait or "
+        f"{observation}, so that the last one is {units.seconds(late)} late. Look for a wait or "
         "work for each chunk."
     )
     return _finding("chunks-held", message, late, facts)
 
 
-def _header(evidence: Evidence) -> Finding | None:
+def _header(evidence: GatewayEvidence) -> Finding | None:
     load = quietest(evidence.loads)
     if load is None or load.header_reported is None or load.added is None:
         return None
@@ -221,35 +202,33 @@ def _header(evidence: Evidence) -> Finding | None:
     message = (
         f"the header reports {units.seconds(load.header_reported)} of a true {units.seconds(true)}."
     )
-    facts: dict[str, float | int | str] = {"header": load.header_reported, "true": true}
+    facts: Facts = {"header": load.header_reported, "true": true}
     return _finding("header-differs", message, abs(true - load.header_reported), facts)
 
 
-def _saturated(evidence: Evidence) -> Finding | None:
-    at = [
+def _saturated(evidence: GatewayEvidence) -> Finding | None:
+    saturated = [
         load
         for load in evidence.loads
         if load.saturated and not load.direct_saturated and load.rate
     ]
-    if not at or evidence.capacity is None:
+    if not saturated or evidence.capacity is None:
         return None
-    lowest = min(at, key=lambda load: load.rate or 0.0)
-    facts: dict[str, float | int | str] = {
+    lowest = min(saturated, key=lambda load: load.rate or 0.0)
+    facts: Facts = {
         "offered": lowest.rate or 0.0,
         "completed": evidence.capacity,
     }
     message = (
         f"saturated at {evidence.capacity:.0f} requests/s: at {lowest.rate:.0f} requests/s "
-        "offered its queue grows for "
-        "as long as the load lasts. Add workers or replicas."
+        "offered its queue grows for as long as the load lasts. Add workers or replicas."
     )
     seconds = lowest.added.p50 if lowest.added else None
     return _finding("saturated", message, seconds, facts)
 
 
-def _first(evidence: Evidence) -> Finding | None:
-    """Over what later requests through the gateway take: what each of them pays is no price of the
-    first."""
+def _first(evidence: GatewayEvidence) -> Finding | None:
+    """Counted beyond what later requests through the gateway take: those pay that as well."""
     load = quietest(evidence.loads)
     steady = load.through if load else None
     if evidence.first_request is None or steady is None or evidence.first_request <= steady.p95:
@@ -258,22 +237,22 @@ def _first(evidence: Evidence) -> Finding | None:
     if excess < FIRST_REQUEST:
         return None
     message = f"the first request paid {units.seconds(excess)}: send one before traffic comes."
-    facts: dict[str, float | int | str] = {
+    facts: Facts = {
         "first_request": evidence.first_request,
         "later_requests": steady.p50,
     }
     return _finding("first-request", message, excess, facts)
 
 
-def _errors(evidence: Evidence) -> Finding | None:
+def _errors(evidence: GatewayEvidence) -> Finding | None:
     through = failures(evidence.loads, THROUGH)
     if not through.failed:
         return None
-    facts: dict[str, float | int | str] = {"requests": through.requests, **through.causes}
-    return _finding("errors", "; ".join(all_told(evidence.loads)) + ".", None, facts)
+    facts: Facts = {"requests": through.requests, **through.causes}
+    return _finding("errors", "; ".join(failure_sentences(evidence.loads)) + ".", None, facts)
 
 
-RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
+RULES: tuple[Callable[[GatewayEvidence], Finding | None], ...] = (
     _new_client,
     _first_chunk,
     _buffered,
@@ -285,7 +264,5 @@ RULES: tuple[Callable[[Evidence], Finding | None], ...] = (
 )
 
 
-def _finding(
-    name: str, message: str, seconds: float | None, facts: dict[str, float | int | str]
-) -> Finding:
-    return Finding(id=name, stage=_STAGE, message=message, seconds=seconds, evidence=facts)
+def _finding(name: str, message: str, seconds: float | None, facts: Facts) -> Finding:
+    return Finding(id=name, stage="gateway", message=message, seconds=seconds, evidence=facts)

@@ -1,5 +1,7 @@
-"""Ways to load: sequential pairs, a closed loop, and an open loop whose latency counts from the
-intended send."""
+"""Ways to load: sequential pairs, a closed loop, and an open loop that sends on schedule.
+
+Latency counts from the intended send everywhere, so that a queue cannot hide.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from halftime.verbs.gateway.client import Pool, Sample
 from halftime.verbs.gateway.timer import Timer, now
 
 Numbers = Callable[[], str]
+FEWEST_ROUNDS = 5
 
 
 def numbers(seed: int) -> Numbers:
@@ -20,28 +23,24 @@ def numbers(seed: int) -> Numbers:
     return lambda: f"{next(counter):08x}"
 
 
-FEWEST_ROUNDS = 5
-
-
 async def sequential(
     pools: Sequence[Pool],
     rounds: int,
     number: Numbers,
-    dice: random.Random,
+    rng: random.Random,
     seconds: float = float("inf"),
 ) -> list[list[Sample]]:
-    """One request at a time, both arms in each round in a shuffled order; a round's samples are a
-    pair.
+    """One request at a time, both arms in each round in a shuffled order; a round is a pair.
 
-    Ends early after `seconds`, though not before a few rounds.
+    Ends early after `seconds`, though not before FEWEST_ROUNDS.
     """
     pairs: list[list[Sample]] = []
     deadline = now() + seconds
-    for done in range(rounds):
-        if done >= FEWEST_ROUNDS and now() > deadline:
+    for finished in range(rounds):
+        if finished >= FEWEST_ROUNDS and now() > deadline:
             break
         order = list(pools)
-        dice.shuffle(order)
+        rng.shuffle(order)
         by_arm = {pool.arm: await pool.send(number(), now()) for pool in order}
         pairs.append([by_arm[pool.arm] for pool in pools])
     return pairs
@@ -60,15 +59,17 @@ async def closed(pool: Pool, workers: int, seconds: float, number: Numbers) -> l
     return samples
 
 
-def schedule(rate: float, seconds: float, poisson: bool, dice: random.Random) -> list[float]:
-    """Offsets of the sends from the start, in seconds: evenly spaced, or with exponential gaps of
-    the same mean."""
+def schedule(rate: float, seconds: float, poisson: bool, rng: random.Random) -> list[float]:
+    """Offsets of the sends from the start, in seconds.
+
+    Evenly spaced, or with exponential gaps of the same mean.
+    """
     if not poisson:
         return [i / rate for i in range(max(1, int(rate * seconds)))]
-    offsets, moment = [], dice.expovariate(rate)
+    offsets, moment = [], rng.expovariate(rate)
     while moment < seconds:
         offsets.append(moment)
-        moment += dice.expovariate(rate)
+        moment += rng.expovariate(rate)
     return offsets or [0.0]
 
 

@@ -1,5 +1,4 @@
-"""`halftime gateway mock`: an upstream with set delay, jitter, size, chunking and error rate, and a
-log of moments.
+"""`halftime gateway mock`: an upstream that behaves as it is set to, and logs when.
 
 It answers chat completions, image generations and models as OpenAI does, KServe v2 inference, and
 Replicate- and fal-shaped predictions. Each request's arrival and answer are logged under the id
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from halftime.base.listening import BACKLOG, listening
+from halftime.base.listening import BACKLOG, listening_socket
 from halftime.verbs.gateway.extra import need
 from halftime.verbs.gateway.timer import Timer, now
 
@@ -47,7 +46,7 @@ class Behaviour:
     seed: int = 0
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """One line of the log; moments on the monotonic clock."""
 
     id: str
@@ -59,20 +58,20 @@ class Entry(NamedTuple):
 
 
 @dataclass
-class State:
+class MockState:
     """What all connections of one mock share."""
 
     behaviour: Behaviour
     timer: Timer
     random: random.Random
-    log: deque[Entry] = field(default_factory=lambda: deque(maxlen=200_000))
+    log: deque[LogEntry] = field(default_factory=lambda: deque(maxlen=200_000))
     connections: int = 0
 
 
-class _Server(asyncio.Protocol):
-    """One connection."""
+class _MockConnection(asyncio.Protocol):
+    """One client's connection: reads its requests and answers them."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: MockState) -> None:
         self._state = state
         state.connections += 1
         self._number = state.connections
@@ -108,13 +107,11 @@ class _Server(asyncio.Protocol):
         received, body, self._body = now(), b"".join(self._body), []
         if self._parser.get_method() == b"GET":
             return self._write(_answer(200, self._look_up()))
-        behaviour, dice = self._state.behaviour, self._state.random
-        delay = (
-            max(0.0, dice.gauss(behaviour.delay, behaviour.jitter))
-            if behaviour.jitter
-            else behaviour.delay
-        )
-        failed = dice.random() < behaviour.error_rate
+        behaviour, rng = self._state.behaviour, self._state.random
+        delay = behaviour.delay
+        if behaviour.jitter:
+            delay = max(0.0, rng.gauss(delay, behaviour.jitter))
+        failed = rng.random() < behaviour.error_rate
         answer = self._failure if failed else self._stream if _wants_stream(body) else self._whole
         self._at(received + delay, lambda: answer(body, received))
         return None
@@ -124,30 +121,28 @@ class _Server(asyncio.Protocol):
         if self._path == LOG_PATH:
             entries, state.log = list(state.log), deque(maxlen=200_000)
             return json.dumps(entries).encode()
+        answer: dict[str, object]
         if self._path == INFO_PATH:
-            return json.dumps(
-                {"mock": "halftime", "boot": boot(), "delay": state.behaviour.delay}
-            ).encode()
-        return json.dumps(
-            {"object": "list", "data": [{"id": "mock-model", "object": "model"}]}
-        ).encode()
+            answer = {"mock": "halftime", "boot": boot(), "delay": state.behaviour.delay}
+        else:
+            answer = {"object": "list", "data": [{"id": "mock-model", "object": "model"}]}
+        return json.dumps(answer).encode()
 
     def _whole(self, body: bytes, received: float) -> None:
         number, size = _marked(body, self._state.behaviour.size)
         answer = _answer(200, _shape(self._path)(size))
         moment = now()  # before the write: the other side may have it before the write returns
         self._write(answer)
-        self._state.log.append(Entry(number, self._number, received, moment, moment, 200))
+        self._state.log.append(LogEntry(number, self._number, received, moment, moment, 200))
 
     def _failure(self, body: bytes, received: float) -> None:
         error = {
             "error": {"message": "planted by the mock", "type": "server_error", "code": "mock"}
         }
+        number, _ = _marked(body, 0)
         moment = now()
         self._write(_answer(500, json.dumps(error).encode()))
-        self._state.log.append(
-            Entry(_marked(body, 0)[0], self._number, received, moment, moment, 500)
-        )
+        self._state.log.append(LogEntry(number, self._number, received, moment, moment, 500))
 
     def _stream(self, body: bytes, received: float) -> None:
         behaviour = self._state.behaviour
@@ -158,15 +153,14 @@ class _Server(asyncio.Protocol):
         self._write(_STREAM_HEAD + pieces[0])
 
         def step(index: int) -> None:
-            if index + 1 == len(pieces):
-                self._state.log.append(
-                    Entry(number, self._number, received, first, now() if index else first, 200)
-                )
+            last = index + 1 == len(pieces)
+            if last:  # before the write, as above
+                sent = now() if index else first
+                self._state.log.append(LogEntry(number, self._number, received, first, sent, 200))
             if index:
                 self._write(pieces[index])
-            if index + 1 == len(pieces):
-                return None
-            return self._at(first + behaviour.gap * (index + 1), lambda: step(index + 1))
+            if not last:
+                self._at(first + behaviour.gap * (index + 1), lambda: step(index + 1))
 
         step(0)
 
@@ -211,11 +205,8 @@ def _marked(body: bytes, size: int) -> tuple[str, int]:
 
 def _chat(size: int) -> bytes:
     message = {"role": "assistant", "content": "a" * size}
-    usage = {
-        "prompt_tokens": 10,
-        "completion_tokens": max(1, size // 4),
-        "total_tokens": 10 + max(1, size // 4),
-    }
+    tokens = max(1, size // 4)
+    usage = {"prompt_tokens": 10, "completion_tokens": tokens, "total_tokens": 10 + tokens}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return json.dumps(_head("chat.completion") | {"choices": [choice], "usage": usage}).encode()
 
@@ -284,20 +275,21 @@ def _event(size: int, index: int) -> bytes:
 
 async def start(
     behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0
-) -> tuple[asyncio.Server, State]:
-    """Listen; `server.sockets[0].getsockname()[1]` is the port. Raises BadInput where it cannot
-    listen there."""
+) -> tuple[asyncio.Server, MockState]:
+    """Listen; `server.sockets[0].getsockname()[1]` is the port.
+
+    Raises BadInput where it cannot listen there.
+    """
     loop = asyncio.get_running_loop()
-    state = State(behaviour, Timer(loop), random.Random(behaviour.seed))
+    state = MockState(behaviour, Timer(loop), random.Random(behaviour.seed))
     server = await loop.create_server(
-        lambda: _Server(state), sock=listening(host, port), backlog=BACKLOG
+        lambda: _MockConnection(state), sock=listening_socket(host, port), backlog=BACKLOG
     )
     return server, state
 
 
 async def serve(behaviour: Behaviour, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serve until cancelled; `ready` gets the port. Raises BadInput where it cannot listen
-    there."""
+    """Serve until cancelled; `ready` gets the port. Raises BadInput where it cannot listen."""
     server, state = await start(behaviour, host, port)
     ready(int(server.sockets[0].getsockname()[1]))
     try:

@@ -1,5 +1,4 @@
-"""CPU of the gateway where its process is local, and of everything else on the machine
-meanwhile."""
+"""CPU of the gateway where its process is local, and of everything else on the machine."""
 
 from __future__ import annotations
 
@@ -16,20 +15,21 @@ from halftime.verbs.gateway.timer import now
 _LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 
-def listening(url: str) -> set[int]:
-    """Ids of the local processes that listen on the URL's port; empty for a foreign host or without
-    permission."""
+def listener_pids(url: str) -> set[int]:
+    """Ids of the local processes that listen on the URL's port.
+
+    Empty for another host, or without permission to look.
+    """
     parts = urlsplit(url)
     if parts.hostname not in _LOCAL:
         return set()
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        found = psutil.net_connections(kind="tcp")
+        connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
         return set()
-    return {
-        c.pid for c in found if c.status == psutil.CONN_LISTEN and c.laddr.port == port and c.pid
-    }
+    listeners = [c for c in connections if c.status == psutil.CONN_LISTEN]
+    return {c.pid for c in listeners if c.laddr.port == port and c.pid}
 
 
 def family(pids: Iterable[int]) -> set[int]:
@@ -73,8 +73,7 @@ def _busy() -> float:
 
 
 class Meter:
-    """CPU between `start` and `stop`, for the gateway and for processes that are no part of the
-    measurement."""
+    """CPU between `start` and `stop`: the gateway's, and that of unrelated processes."""
 
     def __init__(self, gateway: Collection[int], upstream: Collection[int]) -> None:
         self._gateway = family(gateway)
@@ -82,7 +81,7 @@ class Meter:
         self.gateway_seconds = self.background_seconds = self.wall_seconds = 0.0
 
     def start(self) -> None:
-        """Begin a stretch."""
+        """Begin a stretch of load."""
         self._at = now(), cpu_seconds(self._gateway), _busy(), cpu_seconds(self._ours)
 
     def stop(self, through: bool) -> None:

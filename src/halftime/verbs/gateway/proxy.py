@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
 from halftime.base.stats import median
-from halftime.verbs.gateway.extra import need
+from halftime.verbs.gateway.extra import load_ca_bundle, need
 from halftime.verbs.gateway.timer import Timer, now
 
 
@@ -42,28 +41,28 @@ class Faults:
 _FAILURE = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
 
 
-class _Upstream(asyncio.Protocol):
-    """The connection to the upstream: hands every read to its downstream."""
+class _ProxyTarget(asyncio.Protocol):
+    """The connection to the upstream: hands every read to its client connection."""
 
-    def __init__(self, downstream: _Downstream) -> None:
-        self.downstream = downstream
+    def __init__(self, client: _ProxyClient) -> None:
+        self.client = client
         self.transport: asyncio.Transport | None = None
         self._parser = need("httptools").HttpResponseParser(self)
-        self._done = False
+        self._complete = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
     def on_message_complete(self) -> None:
-        self._done = True
+        self._complete = True
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
-        done, self._done = self._done, False
-        self.downstream.answer(data, done)
+        complete, self._complete = self._complete, False
+        self.client.answer(data, complete)
 
 
-class _Downstream(asyncio.Protocol):
+class _ProxyClient(asyncio.Protocol):
     """A client's connection: collects one request, then sends it on."""
 
     def __init__(self, proxy: Proxy) -> None:
@@ -72,7 +71,7 @@ class _Downstream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._request: list[bytes] = []
         self._complete = False
-        self._upstream: _Upstream | None = None
+        self._target: _ProxyTarget | None = None
         self._held: list[bytes] = []
         self._holding = self._first = False
         self._passed_at = 0.0
@@ -101,32 +100,30 @@ class _Downstream(asyncio.Protocol):
         faults = self._proxy.faults
         if faults.new_client:
             self._drop()
-            _load_ca_bundle()
-        if (
-            self._upstream is None
-            or self._upstream.transport is None
-            or self._upstream.transport.is_closing()
-        ):
+            load_ca_bundle()
+        target = self._target
+        if target is None or target.transport is None or target.transport.is_closing():
             loop = asyncio.get_running_loop()
-            _, self._upstream = await loop.create_connection(
-                lambda: _Upstream(self), *self._proxy.address
+            _, target = await loop.create_connection(
+                lambda: _ProxyTarget(self), *self._proxy.address
             )
-        if self._upstream.transport:
-            self._upstream.transport.write(request)
+            self._target = target
+        if target.transport:
+            target.transport.write(request)
 
-    def answer(self, data: bytes, done: bool) -> None:
+    def answer(self, data: bytes, complete: bool) -> None:
         """Bytes from the upstream, held or passed on."""
         faults = self._proxy.faults
         if faults.buffer:
             self._held.append(data)
-            return self._release() if done else None
+            return self._release() if complete else None
         if faults.hold_each:
             self._passed_at = max(now(), self._passed_at) + faults.hold_each
             return self._proxy.timer.call_at(self._passed_at, lambda: self._write(data))
         if self._holding:
             self._held.append(data)
             return None
-        hold = faults.hold_first if self._first and not done else 0.0
+        hold = faults.hold_first if self._first and not complete else 0.0
         self._first = False
         if not hold:
             return self._write(data)
@@ -142,15 +139,9 @@ class _Downstream(asyncio.Protocol):
             self._transport.write(data)
 
     def _drop(self) -> None:
-        if self._upstream and self._upstream.transport:
-            self._upstream.transport.close()
-        self._upstream = None
-
-
-def _load_ca_bundle() -> None:
-    import certifi
-
-    ssl.create_default_context(cafile=certifi.where())
+        if self._target and self._target.transport:
+            self._target.transport.close()
+        self._target = None
 
 
 class Proxy:
@@ -167,8 +158,7 @@ class Proxy:
         self._requests = 0
 
     def fails_now(self) -> bool:
-        """Whether this request is one of the share that fails: evenly spread, and never the
-        first."""
+        """Whether this request is one of those that fail: evenly spread, and never the first."""
         before = int(self._requests * self.faults.fail)
         self._requests += 1
         return int(self._requests * self.faults.fail) > before and self._requests > 1
@@ -189,16 +179,16 @@ class Proxy:
         else:
             self.timer.call_at(when, let_go)
 
-    def spawn(self, work: Coroutine[object, object, None]) -> None:
-        """Run a coroutine and keep hold of it until it is done."""
-        task = asyncio.get_running_loop().create_task(work)
+    def spawn(self, coroutine: Coroutine[object, object, None]) -> None:
+        """Run a coroutine, and hold a reference to it until it ends."""
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def start(self, port: int = 0) -> asyncio.Server:
         """Listen on 127.0.0.1."""
         return await asyncio.get_running_loop().create_server(
-            lambda: _Downstream(self), "127.0.0.1", port
+            lambda: _ProxyClient(self), "127.0.0.1", port
         )
 
 
@@ -225,9 +215,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, default=0.0)
     for name in ("new-client", "buffer"):
         parser.add_argument(f"--{name}", action="store_true")
-    given = vars(parser.parse_args())
-    to, port = given.pop("to"), given.pop("port")
-    need("uvloop").run(_serve(to, port, Faults(**given)))
+    options = vars(parser.parse_args())
+    to, port = options.pop("to"), options.pop("port")
+    need("uvloop").run(_serve(to, port, Faults(**options)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import random
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,21 +23,23 @@ from halftime.records.gateway import GatewayResult, Generator, Load, Mode, Paylo
 from halftime.verbs.gateway import analysis, load, process, upstream
 from halftime.verbs.gateway.client import Pool, Sample
 from halftime.verbs.gateway.endpoint import Endpoint, Payload, endpoint, shown
-from halftime.verbs.gateway.extra import need
-from halftime.verbs.gateway.failures import DIRECT, FAILING_SHARE, failures, sentence
-from halftime.verbs.gateway.findings import Evidence, find
+from halftime.verbs.gateway.extra import load_ca_bundle, need
+from halftime.verbs.gateway.failures import DIRECT, FAILING_SHARE, failing_sentence, failures
+from halftime.verbs.gateway.findings import GatewayEvidence, find
 from halftime.verbs.gateway.mock import Behaviour
 from halftime.verbs.gateway.summary import beyond_capacity, limits, summarised
 from halftime.verbs.gateway.timer import Timer, now
 
-NOISY_CORES = 0.25
+NOISY_CORES = 0.25  # kept busy by other processes; above it the report doubts itself
 BLOCKS = 3  # of each arm at each level, in shuffled order
-LAG_LIMIT = 0.0015
+FLOOR_REQUESTS = 300  # to the generator's own mock, one at a time
+CROWD_SECONDS = 1.0  # of a closed loop to it, for the highest rate
+LAG_LIMIT = 0.0015  # seconds; above it the generator's own lateness is a doubt
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to measure."""
+class GatewaySettings:
+    """What to measure and how: two ways to one upstream, and the loads."""
 
     direct: str
     through: str | None = None
@@ -62,17 +63,19 @@ class Settings:
     seed: int = 0
 
 
-def gateway(settings: Settings, progress: Progress | None = None) -> GatewayResult:
-    """Measure. Raises BadInput for what cannot be reached or understood, HalftimeError where it was
-    too noisy."""
+def gateway(settings: GatewaySettings, progress: Progress | None = None) -> GatewayResult:
+    """Measure what the gateway adds.
+
+    Raises BadInput for what cannot be reached or understood, HalftimeError where other processes
+    kept more than `max_background` cores busy.
+    """
     uvloop = need("uvloop")
     need("httptools")
-    need("hdrh.histogram")
-    progress = progress or (silent)
-    return uvloop.run(_Run(settings, progress).measure())  # type: ignore[no-any-return]
+    measurement = _Measurement(settings, progress or silent)
+    return uvloop.run(measurement.measure())  # type: ignore[no-any-return]
 
 
-def _endpoints(settings: Settings) -> list[tuple[str, Endpoint]]:
+def _endpoints(settings: GatewaySettings) -> list[tuple[str, Endpoint]]:
     """The arms: name and endpoint, the direct one first."""
     arms = [("direct", settings.direct, settings.key_env, settings.headers)]
     if settings.through:
@@ -95,22 +98,20 @@ def _endpoints(settings: Settings) -> list[tuple[str, Endpoint]]:
     ]
 
 
-class _Run:
-    """State of one measurement: its pools, its dice, its timer."""
+class _Measurement:
+    """State of one measurement: its pools, its random numbers, its timer."""
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
+    def __init__(self, settings: GatewaySettings, progress: Progress) -> None:
         self.settings, self.progress = settings, progress
-        self.dice = random.Random(settings.seed)
+        self.rng = random.Random(settings.seed)
         self.number = load.numbers(settings.seed)
         self.arms = _endpoints(settings)
         self.mock = upstream.is_mock(settings.direct)
-        self.upstream = process.listening(settings.direct)
-        through = settings.through or settings.direct
-        self.gateway = (
-            {process.checked_pid(settings.pid)} if settings.pid else process.listening(through)
-        )
-        if not settings.through:
-            self.gateway = set()
+        self.upstream = process.listener_pids(settings.direct)
+        pid = process.checked_pid(settings.pid) if settings.pid else None
+        self.gateway: set[int] = set()
+        if settings.through:
+            self.gateway = {pid} if pid else process.listener_pids(settings.through)
         self.unloaded: tuple[float, ...] = (0.0, 0.0)
         self.fresh: dict[str, tuple[float, float]] = {}
         self.response_bytes: int | None = None
@@ -141,8 +142,10 @@ class _Run:
         return self._result(loads, generator, first)
 
     async def _first_requests(self) -> float | None:
-        """Each arm once: unreachable endpoints are refused here; the gateway's first request is
-        kept."""
+        """What the gateway's first request took longer than the direct one, in seconds.
+
+        Raises BadInput where an endpoint cannot be reached or refuses.
+        """
         samples = []
         for pool in self.pools:
             sample = await pool.send(self.number(), now())
@@ -178,15 +181,14 @@ class _Run:
             self.pools,
             self.settings.requests,
             self.number,
-            self.dice,
+            self.rng,
             self.settings.sequential_seconds,
         )
         meter.stop(through=True)
-        made = self._load("sequential", pairs, meter)
-        self.unloaded = (
-            tuple(arm.p50 for arm in (made.direct, made.through) if arm) or self.unloaded
-        )
-        return made
+        result = self._load("sequential", pairs, meter)
+        latencies = tuple(arm.p50 for arm in (result.direct, result.through) if arm)
+        self.unloaded = latencies or self.unloaded
+        return result
 
     async def _closed(self) -> Load:
         workers = self.settings.concurrency
@@ -195,14 +197,13 @@ class _Run:
             return await load.closed(pool, workers, self.settings.seconds / BLOCKS, self.number)
 
         blocks, meter = await self._interleaved("closed loop", block)
-        return msgspec.structs.replace(
-            self._load("closed", _zipped(blocks), meter, blocks), concurrency=workers
-        )
+        result = self._load("closed", _zipped(blocks), meter, blocks)
+        return msgspec.structs.replace(result, concurrency=workers)
 
     async def _open(self, rate: float, arrival: Mode) -> Load:
         seconds = self.settings.seconds / BLOCKS
         offsets = [
-            load.schedule(rate, seconds, arrival == "poisson", self.dice) for _ in range(BLOCKS)
+            load.schedule(rate, seconds, arrival == "poisson", self.rng) for _ in range(BLOCKS)
         ]
 
         async def block(pool: Pool, index: int) -> list[Sample]:
@@ -214,22 +215,22 @@ class _Run:
         return self._load(arrival, _zipped(blocks), meter, blocks, rate)
 
     async def _interleaved(
-        self, what: str, block: Callable[[Pool, int], Awaitable[list[Sample]]]
+        self, name: str, block: Callable[[Pool, int], Awaitable[list[Sample]]]
     ) -> tuple[list[list[list[Sample]]], process.Meter]:
         """Blocks of each arm in a shuffled order; [block][arm] -> samples."""
         if self.mock:
             upstream.take_log(self.settings.direct)
         meter, blocks = self._meter(), []
         for index in range(BLOCKS):
-            self.progress(what, index, BLOCKS)
+            self.progress(name, index, BLOCKS)
             order = list(self.pools)
-            self.dice.shuffle(order)
-            taken = {}
+            self.rng.shuffle(order)
+            samples = {}
             for pool in order:
                 meter.start()
-                taken[pool.arm] = await block(pool, index)
+                samples[pool.arm] = await block(pool, index)
                 meter.stop(through=pool.arm == "through")
-            blocks.append([taken[pool.arm] for pool in self.pools])
+            blocks.append([samples[pool.arm] for pool in self.pools])
         return blocks, meter
 
     def _load(
@@ -241,12 +242,11 @@ class _Run:
         rate: float | None = None,
     ) -> Load:
         log = upstream.take_log(self.settings.direct) if self.mock else {}
-        arms = (
-            [[s for block in blocks for s in block[i]] for i in range(len(self.pools))]
-            if blocks
-            else None
-        )
-        arms = arms or [[pair[i] for pair in pairs] for i in range(len(self.pools))]
+        indices = range(len(self.pools))
+        if blocks:
+            arms = [[s for block in blocks for s in block[i]] for i in indices]
+        else:
+            arms = [[pair[i] for pair in pairs] for i in indices]
         return summarised(mode, pairs, arms, blocks, log, meter, self.fresh, rate, self.unloaded)
 
     def _result(
@@ -256,9 +256,10 @@ class _Run:
         _, capacity = limits(loads)
         loads = beyond_capacity(loads)
         held, _ = limits(loads)
-        evidence = Evidence(
+        evidence = GatewayEvidence(
             loads, self.first_latency, ca_bundle_seconds(), capacity, payload.stream
         )
+        with_picture = payload.kind in ("image-in", "image-out")
         return GatewayResult(
             halftime=version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -271,14 +272,12 @@ class _Run:
                 request_bytes=self.arms[0][1].request_bytes,
                 response_bytes=self.response_bytes,
                 stream=payload.stream,
-                picture_bytes=payload.picture
-                if payload.kind in ("image-in", "image-out")
-                else None,
+                picture_bytes=payload.picture if with_picture else None,
             ),
             rates=tuple(loads),
             generator=generator,
             findings=find(evidence) if settings.through else (),
-            failing=sentence(loads, bool(settings.through)),
+            failing=failing_sentence(loads, bool(settings.through)),
             held_rate=held,
             capacity=capacity,
             first_request=first,
@@ -293,11 +292,11 @@ def _zipped(blocks: list[list[list[Sample]]]) -> list[tuple[Sample, ...]]:
 
 
 def _refusal(sample: Sample, pool: Pool) -> str:
-    what = sample.error or f"HTTP status {sample.status}"
+    answer = sample.error or f"HTTP status {sample.status}"
     return (
-        f"the {sample.arm} endpoint {pool.endpoint.host}:{pool.endpoint.port} answered the "
-        f"first request with {what}. "
-        "Check its URL, --target, --model and the keys (--key-env, --header)."
+        f"the {sample.arm} endpoint {pool.endpoint.host}:{pool.endpoint.port} answered the first "
+        f"request with {answer}. Check its URL, --target, --model and the keys (--key-env, "
+        "--header)."
     )
 
 
@@ -314,51 +313,51 @@ def _no_collection() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _calibrated(run: _Run, loads: Sequence[Load]) -> Generator:
-    """The instrument against its own mock without delay: latency floor, and the most it can
-    send."""
+async def _calibrated(run: _Measurement, loads: Sequence[Load]) -> Generator:
+    """The instrument against its own mock without delay: latency floor, and its highest rate."""
     run.progress("the generator's own floor", 0, 1)
     with upstream.spawned(Behaviour(delay=0.0)) as (url, _):
         pool = Pool(endpoint(url, Payload()), "direct", run.settings.timeout)
-        await load.sequential([pool], 50, run.number, run.dice)
-        singles = await load.sequential([pool], 300, run.number, run.dice)
-        many = await load.closed(pool, 16, 1.0, run.number)
+        await load.sequential([pool], FLOOR_REQUESTS // 6, run.number, run.rng)  # warm-up
+        singles = await load.sequential([pool], FLOOR_REQUESTS, run.number, run.rng)
+        crowd = await load.closed(pool, 16, CROWD_SECONDS, run.number)
         pool.close()
     floor = analysis.percentiles([s[0].latency for s in singles if s[0].ok])
     if floor is None:
         raise HalftimeError(
             "the generator could not reach its own mock on 127.0.0.1; is a firewall in between?"
         )
-    most = analysis.completed_rate(many)
+    max_rate = analysis.completed_rate(crowd)
     lags = [item.send_lag.p99 for item in loads if item.send_lag]
     return Generator(
         floor=floor,
-        max_rate=most,
-        headroom=most / max(run.settings.rates) if run.settings.rates else None,
+        max_rate=max_rate,
+        headroom=max_rate / max(run.settings.rates) if run.settings.rates else None,
         send_lag_p99=max(lags, default=None),
     )
 
 
 def ca_bundle_seconds() -> float | None:
-    """What a new HTTP client spends on the CA bundle here (median of three); None without
-    certifi."""
-    try:
-        import certifi
-    except ImportError:
-        return None
-    taken = []
+    """CPU that a new HTTP client spends on the CA bundle here, median of three.
+
+    None without certifi.
+    """
+    times = []
     for _ in range(3):
         start = time.thread_time()
-        ssl.create_default_context(cafile=certifi.where())
-        taken.append(time.thread_time() - start)
-    return median(taken)
+        try:
+            load_ca_bundle()
+        except ImportError:
+            return None
+        times.append(time.thread_time() - start)
+    return median(times)
 
 
-def _doubts(loads: Sequence[Load], generator: Generator, settings: Settings) -> Iterator[str]:
+def _doubts(
+    loads: Sequence[Load], generator: Generator, settings: GatewaySettings
+) -> Iterator[str]:
     noisy = max(item.background_cores for item in loads)
-    text = (
-        f"other processes kept {noisy:.1f} cores busy meanwhile; quieten the machine and run again"
-    )
+    text = f"other processes kept {noisy:.1f} cores busy; quieten the machine and run again"
     if settings.max_background is not None and noisy > settings.max_background:
         raise HalftimeError(
             f"refused: {text}, or raise --max-background ({settings.max_background:g} cores)."
@@ -367,9 +366,9 @@ def _doubts(loads: Sequence[Load], generator: Generator, settings: Settings) -> 
         yield text + "."
     if generator.send_lag_p99 and generator.send_lag_p99 > LAG_LIMIT:
         yield (
-            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their "
-            "time: the generator was "
-            "late, and that is in the latencies. Lower --rate or give it a core of its own."
+            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their time: "
+            "the generator was late, and that is in the latencies. Lower --rate, or give it its "
+            "own core."
         )
     if generator.headroom is not None and generator.headroom < 2:
         yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."
@@ -381,7 +380,7 @@ def _doubts(loads: Sequence[Load], generator: Generator, settings: Settings) -> 
     upstream_fails = failures(loads, DIRECT)
     if settings.through and upstream_fails.share > FAILING_SHARE:
         yield (
-            f"{upstream_fails.told()}: the upstream itself fails; only requests answered both "
+            f"{upstream_fails.sentence()}: the upstream itself fails; only requests answered both "
             "ways are compared."
         )
     pairs = loads[0].requests // (2 if settings.through else 1)

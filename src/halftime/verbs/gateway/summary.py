@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -11,7 +12,7 @@ from halftime.records.gateway import Load, Mode
 from halftime.verbs.gateway import analysis, process
 from halftime.verbs.gateway.client import Sample
 from halftime.verbs.gateway.failures import fails
-from halftime.verbs.gateway.mock import Entry
+from halftime.verbs.gateway.mock import LogEntry
 
 
 def summarised(
@@ -19,7 +20,7 @@ def summarised(
     pairs: Sequence[Sequence[Sample]],
     arms: Sequence[list[Sample]],
     blocks: list[list[list[Sample]]] | None,
-    log: dict[str, Entry],
+    log: dict[str, LogEntry],
     meter: process.Meter,
     fresh: dict[str, tuple[float, float]],
     rate: float | None = None,
@@ -28,18 +29,18 @@ def summarised(
     """One load level as a record."""
     good = [[s for s in arm if s.ok] for arm in arms]
     both = len(arms) > 1
-    whole = [(p[0], p[1]) for p in pairs if both and p[0].ok and p[1].ok]
+    complete = [(p[0], p[1]) for p in pairs if both and p[0].ok and p[1].ok]
     ttft = [analysis.percentiles([s.ttft for s in arm]) for arm in good]
     everything = [s for arm in arms for s in arm]
     reported = [s.reported for s in good[-1] if both and s.reported is not None]
     first, last = ([block[i] for block in blocks or ()] for i in (0, -1))
-    made = Load(
+    load = Load(
         mode=mode,
         rate=rate,
         direct=analysis.percentiles([s.latency for s in good[0]]),
         through=analysis.percentiles([s.latency for s in good[1]]) if both else None,
-        added=analysis.added([(d.latency, t.latency) for d, t in whole]),
-        paired=median([t.latency - d.latency for d, t in whole]) if whole else None,
+        added=analysis.added([(d.latency, t.latency) for d, t in complete]),
+        paired=median([t.latency - d.latency for d, t in complete]) if complete else None,
         ttft_added=ttft[1].p50 - ttft[0].p50 if both and ttft[0] and ttft[1] else None,
         ttft_direct=ttft[0],
         ttft_through=ttft[1] if both else None,
@@ -60,7 +61,7 @@ def summarised(
         else None,
         send_lag=analysis.percentiles([s.begun - s.intended for s in everything]) if rate else None,
         header_reported=median(reported) if reported else None,
-        truth=analysis.truth(whole, log) if log else None,
+        truth=analysis.truth(complete, log) if log else None,
         cpu_per_request=meter.gateway_seconds / len(arms[-1])
         if both and meter.knows_gateway and arms[-1]
         else None,
@@ -68,7 +69,7 @@ def summarised(
         curve_direct=analysis.distribution([s.latency for s in good[0]]),
         curve_through=analysis.distribution([s.latency for s in good[1]]) if both else None,
     )
-    return msgspec.structs.replace(made, failing=fails(made, both))
+    return msgspec.structs.replace(load, failing=fails(load, both))
 
 
 def _opened(fresh: dict[str, tuple[float, float]], arm: str) -> tuple[float | None, float | None]:
@@ -84,7 +85,7 @@ def _most(rate: float | None, blocks: Sequence[list[Sample]], unloaded: float) -
 
 
 def beyond_capacity(loads: Sequence[Load]) -> list[Load]:
-    """A rate above the most that was ever completed is saturated too, also where bursts hid it."""
+    """Mark rates above the most that was ever completed as saturated, where bursts hid it."""
     if not any(item.saturated for item in loads):
         return list(loads)
     most = max(item.throughput or 0.0 for item in loads)
@@ -105,7 +106,6 @@ def limits(loads: Sequence[Load]) -> tuple[float | None, float | None]:
         for item in loads
         if item.rate and (item.failing or (item.saturated and item.throughput))
     ]
-    below = [rate for rate in held if all(rate < other for other in broken)]
-    return max(below, default=None), median(
-        [item.throughput or 0.0 for item in full]
-    ) if full else None
+    below = [rate for rate in held if rate < min(broken, default=math.inf)]
+    capacity = median([item.throughput or 0.0 for item in full]) if full else None
+    return max(below, default=None), capacity

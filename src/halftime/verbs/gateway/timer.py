@@ -1,5 +1,4 @@
-"""A timer of microseconds for an event loop: asyncio's and uvloop's own are rounded to about a
-millisecond.
+"""A timer of microseconds for an event loop, whose own rounds to about a millisecond.
 
 On Linux one timerfd (timerfd_create(2)) serves a heap of deadlines. Elsewhere the loop's timer is
 used until 2 ms before the deadline and then the loop is polled.
@@ -69,7 +68,7 @@ class Timer:
         await woken
 
     def close(self) -> None:
-        """Give the descriptor back; what is still due is forgotten."""
+        """Give the descriptor back; callbacks that are still due are dropped."""
         self._heap.clear()
         if self._descriptor:
             self._loop.remove_reader(self._descriptor[1])
@@ -80,9 +79,9 @@ class Timer:
         when = self._heap[0][0]
         if self._descriptor:
             libc, handle = self._descriptor
-            whole = int(when)
+            seconds = int(when)
             # A value of zero would disarm.
-            value = _Timespec(whole, max(1, int((when - whole) * 1e9)))
+            value = _Timespec(seconds, max(1, int((when - seconds) * 1e9)))
             libc.timerfd_settime(
                 handle, _ABSTIME, ctypes.byref(_Itimerspec(_Timespec(0, 0), value)), None
             )

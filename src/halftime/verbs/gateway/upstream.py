@@ -1,4 +1,4 @@
-"""The mock as a process of its own, and the reading of a mock's log."""
+"""The mock as a separate process, and the reading of a mock's log."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from halftime.base.errors import HalftimeError
-from halftime.verbs.gateway.mock import INFO_PATH, LOG_PATH, Behaviour, Entry, boot
+from halftime.verbs.gateway.mock import INFO_PATH, LOG_PATH, Behaviour, LogEntry, boot
 
-# A proxy of the environment's must not stand between us and what we measure.
+# A proxy set in the environment must not come between us and what we measure.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -31,9 +31,9 @@ def spawned(behaviour: Behaviour) -> Iterator[tuple[str, int]]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if "http://" not in line:
+            output = line.strip() or "no output"
             raise HalftimeError(
-                f"the mock did not start: {line.strip() or 'no output'}. Run: halftime gateway "
-                "mock."
+                f"the mock did not start: {output}. Run `halftime gateway mock` to see why."
             )
         yield "http://" + line.split("http://")[1].split()[0], process.pid
     finally:
@@ -42,7 +42,7 @@ def spawned(behaviour: Behaviour) -> Iterator[tuple[str, int]]:
 
 
 def is_mock(url: str) -> bool:
-    """The URL is a halftime mock on this machine, since its start: their clock is ours."""
+    """Whether the URL is a halftime mock on this machine, whose clock is then ours."""
     try:
         info = msgspec.json.decode(_get(url, INFO_PATH))
     except (OSError, ValueError):
@@ -55,9 +55,10 @@ def is_mock(url: str) -> bool:
     )
 
 
-def take_log(url: str) -> dict[str, Entry]:
+def take_log(url: str) -> dict[str, LogEntry]:
     """The mock's log since the last call, by request id."""
-    return {entry.id: entry for entry in msgspec.json.decode(_get(url, LOG_PATH), type=list[Entry])}
+    entries = msgspec.json.decode(_get(url, LOG_PATH), type=list[LogEntry])
+    return {entry.id: entry for entry in entries}
 
 
 def _get(url: str, path: str) -> bytes:

@@ -12,21 +12,20 @@ from halftime.verbs.gateway.findings import quietest
 
 
 def with_budget(result: GatewayResult, budget: float) -> GatewayResult:
-    """Within budget: no load adds more than it at p50, saturates the gateway, or fails more than it
-    may."""
+    """The result with a verdict on the budget, in seconds.
+
+    Within budget: no load adds more at p50, saturates the gateway, or fails more than it may.
+    """
     if result.through is None:
         raise BadInput("--budget needs --through URL: without a gateway nothing is added.")
     worst = max((load.added.p50 for load in result.rates if load.added), default=None)
-    fine = (
-        worst is not None
-        and worst <= budget
-        and not any(load.saturated or load.failing for load in result.rates)
-    )
-    return msgspec.structs.replace(result, budget=budget, within_budget=fine)
+    broken = any(load.saturated or load.failing for load in result.rates)
+    within = worst is not None and worst <= budget and not broken
+    return msgspec.structs.replace(result, budget=budget, within_budget=within)
 
 
 def with_session(result: GatewayResult, session: Session) -> GatewayResult:
-    """Say what the gateway is to a picture of this session."""
+    """The result with what the gateway adds, as a share of this session's picture."""
     load = quietest(result.rates)
     if load is None or load.added is None:
         raise BadInput("--session needs a load whose added time is known: give --through URL.")
@@ -38,18 +37,15 @@ def share(load: Load, session: Session) -> Share:
     assert load.added is not None
     seconds = load.added.p50
     encoder = session.row("encode_prompt")
-    times = seconds / encoder.seconds if encoder and encoder.seconds > 0 else None
+    ratio = seconds / encoder.seconds if encoder and encoder.seconds > 0 else None
     of_call = seconds / session.wall_seconds
     if load.added.low <= 0:
-        noise = "this gateway adds nothing that can be told from noise"
-        return Share(sentence=noise, of_call=of_call, of_text_encoder=times)
+        noise = "what this gateway adds cannot be told from noise"
+        return Share(sentence=noise, of_call=of_call, of_text_encoder=ratio)
     words = [
         f"this gateway adds {units.seconds(seconds)}",
         f"{units.share(of_call)} of your {units.seconds(session.wall_seconds)} picture",
     ]
-    if times is not None:
-        words.append(
-            f"{units.ratio(times)} your text encoder's "
-            f"{units.seconds(encoder.seconds if encoder else None)}"
-        )
-    return Share(sentence=", ".join(words), of_call=of_call, of_text_encoder=times)
+    if encoder is not None and ratio is not None:
+        words.append(f"{units.ratio(ratio)} your text encoder's {units.seconds(encoder.seconds)}")
+    return Share(sentence=", ".join(words), of_call=of_call, of_text_encoder=ratio)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,14 @@ from halftime.base.environment import load_average
 from halftime.base.errors import OutOfMemory
 from halftime.base.ledger import Measured, Node, measured, with_loops
 from halftime.pipeline.arguments import call_arguments
+from halftime.pipeline.change import progress_bars
 from halftime.records import Workload
+from halftime.upstream import pytorch
 from halftime.verbs.profile.clock import Clock, Mark
 from halftime.verbs.profile.instrument import instrumented
 from halftime.verbs.profile.recorder import Recorder
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 
@@ -52,8 +54,7 @@ def tree(recorder: Recorder, clock: Clock, origin: Mark) -> list[Node]:
 
 
 def observed_call(pipeline: DiffusionPipeline, workload: Workload, recorder: Recorder) -> None:
-    """Call the pipeline once with a recorder that observes; its times mean nothing. Raises
-    OutOfMemory."""
+    """Call the pipeline once with a recorder that only observes. Raises OutOfMemory."""
     arguments = call_arguments(pipeline, workload)
     with instrumented(pipeline, recorder), out_of_memory_explained():
         pipeline(**arguments)
@@ -62,55 +63,23 @@ def observed_call(pipeline: DiffusionPipeline, workload: Workload, recorder: Rec
 @contextlib.contextmanager
 def out_of_memory_explained() -> Iterator[None]:
     """torch says 'out of memory' in three ways; say it in ours."""
-    import torch
-
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_advice(error)) from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error) or "out of memory" in str(error):
-            raise OutOfMemory(_advice(error)) from error
+    except (MemoryError, RuntimeError) as error:
+        if pytorch.is_out_of_memory(error):
+            first_line = next(iter(str(error).strip().splitlines()), "no details")
+            raise OutOfMemory(
+                f"out of memory in the middle of a call: {first_line} Try a smaller size or batch, "
+                "or dtype bfloat16."
+            ) from error
         raise
-
-
-def _advice(error: BaseException) -> str:
-    first_line = next(iter(str(error).strip().splitlines()), "no details")
-    return (
-        f"out of memory in the middle of a call: {first_line} Try a smaller size or batch, or "
-        "dtype bfloat16."
-    )
 
 
 @contextlib.contextmanager
 def quiet_progress_bars(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Let the pipeline's own progress bars do their work, and cost their time, without writing on
-    our screen."""
-    from halftime.verbs.profile.instrument import pipelines_within
-
-    missing = object()
-    before = [
-        (part, getattr(part, "_progress_bar_config", missing))
-        for part in pipelines_within(pipeline)
-    ]
-    with open("/dev/null", "w", encoding="utf-8") as nowhere:
-        for part, config in before:
-            part._progress_bar_config = {
-                **(config if isinstance(config, dict) else {}),
-                "file": nowhere,
-            }
-        try:
-            yield
-        finally:
-            for part, config in before:
-                if config is missing:
-                    vars(part).pop("_progress_bar_config", None)
-                else:
-                    part._progress_bar_config = config
-
-
-def device_of(pipeline: DiffusionPipeline) -> torch.device:
-    """Where the pipeline computes, also when its weights are offloaded."""
-    import torch
-
-    return torch.device(getattr(pipeline, "_execution_device", None) or pipeline.device)
+    """The pipeline's progress bars cost the time that they cost, without writing on the screen."""
+    with (
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+        progress_bars(pipeline, file=nowhere),
+    ):
+        yield

@@ -1,21 +1,20 @@
-"""What torch.compile did: graphs, recompiles and graph breaks, with dynamo's reason in plain
-words."""
+"""What torch.compile did: graphs, recompiles and graph breaks, with the reason in plain words."""
 
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from halftime.pipeline.components import components_of
 from halftime.records import CompileReport, Recompile
-from halftime.verbs.profile.instrument import components_within
+from halftime.upstream import pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from torch._dynamo.utils import CompilationMetrics
 
 # dynamo's reason -> what a user can act on; the first that matches counts. Source:
 # torch/_dynamo/guards.py (2.13).
@@ -53,8 +52,7 @@ PLAIN_WORDS: tuple[tuple[str, str], ...] = (
 
 
 def plain_words(reason: str) -> str:
-    """A recompile's reason as a sentence; dynamo's own first line where it is none of the known
-    kinds."""
+    """A recompile's reason as a sentence; dynamo's own first line where the kind is not known."""
     line = next(iter(reason.strip().splitlines()), "no reason given")
     guard = re.sub(r"^\s*-?\s*\d+/\d+:\s*", "", line)
     guard = re.sub(r"\s+#.*$", "", guard)
@@ -66,40 +64,44 @@ def plain_words(reason: str) -> str:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """How much dynamo had done at a moment."""
+class CompileCounters:
+    """How much dynamo had compiled at a moment."""
 
     microseconds: float  # since the epoch
     graphs: int
     breaks: Counter[str]
 
 
-def look() -> Seen:
+def look() -> CompileCounters:
     """The counters as they are now; zero where dynamo was never loaded."""
     now = time.time() * 1e6
-    if "torch._dynamo.utils" not in sys.modules:
-        return Seen(now, 0, Counter())
-    from torch._dynamo.utils import counters
-
-    return Seen(now, counters["stats"]["unique_graphs"], Counter(counters["graph_break"]))
+    counters = pytorch.dynamo_counters()
+    return CompileCounters(
+        now, counters["stats"]["unique_graphs"], Counter(counters["graph_break"])
+    )
 
 
 def report(
-    pipeline: DiffusionPipeline, before: Seen, warm: Seen, after: Seen
+    pipeline: DiffusionPipeline,
+    before: CompileCounters,
+    warm: CompileCounters,
+    after: CompileCounters,
 ) -> CompileReport | None:
-    """What was compiled from `before` to `after`, and how much of it after the warm-up; None if
-    nothing ever was."""
+    """What was compiled from `before` to `after`, and how much of it after the warm-up.
+
+    None where nothing was compiled, then or earlier.
+    """
     compiled = tuple(
-        name for name, component in components_within(pipeline).items() if is_compiled(component)
+        name
+        for name, component in components_of(pipeline).items()
+        if pytorch.is_compiled(component)
     )
     if not compiled and after.graphs == before.graphs:
         return None
-    from torch._dynamo.utils import get_compilation_metrics
-
     # dynamo keeps the last 64 compilations; the counters above count all of them.
     metrics = [
         metric
-        for metric in get_compilation_metrics()
+        for metric in pytorch.compilations()
         if (metric.start_time_us or 0) >= before.microseconds
     ]
     return CompileReport(
@@ -108,28 +110,15 @@ def report(
         compile_seconds=sum(metric.entire_frame_compile_time_s or 0.0 for metric in metrics),
         recompiles=_recompiles(metrics),
         graph_breaks=tuple(
-            Recompile(where="", reason=_first_line(reason), count=count)
+            Recompile(where="", reason=next(iter(reason.strip().splitlines()), reason), count=count)
             for reason, count in (after.breaks - before.breaks).most_common()
         ),
         after_warmup=after.graphs - warm.graphs,
     )
 
 
-def is_compiled(component: object) -> bool:
-    """Whether a module, or one of its submodules, runs through torch.compile."""
-    from torch import nn
-
-    if not isinstance(component, nn.Module):
-        return False
-    return any(
-        type(module).__name__ == "OptimizedModule"
-        or getattr(module, "_compiled_call_impl", None) is not None
-        for module in component.modules()
-    )
-
-
-def _recompiles(metrics: list[CompilationMetrics]) -> tuple[Recompile, ...]:
-    found = Counter(
+def _recompiles(metrics: Sequence[pytorch.CompilationMetrics]) -> tuple[Recompile, ...]:
+    reasons = Counter(
         (
             f"{metric.co_filename}:{metric.co_firstlineno} {metric.co_name}",
             plain_words(metric.recompile_reason),
@@ -139,9 +128,5 @@ def _recompiles(metrics: list[CompilationMetrics]) -> tuple[Recompile, ...]:
     )
     return tuple(
         Recompile(where=where, reason=reason, count=count)
-        for (where, reason), count in found.most_common()
+        for (where, reason), count in reasons.most_common()
     )
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), text)

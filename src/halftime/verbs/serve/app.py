@@ -8,16 +8,16 @@ import logging
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from halftime.http.access import AccessControl
+from halftime.http.endpoints import healthz
+from halftime.http.errors import ERROR_HANDLERS
+from halftime.http.limits import LimitedBodies
+from halftime.http.traffic import Observed
 from halftime.verbs.serve import health, images, openapi, page, profiling
-from halftime.verbs.serve.auth import KeysAndOrigins
-from halftime.verbs.serve.bodies import LimitedBodies
-from halftime.verbs.serve.errors_http import ApiError, api_error, http_exception
-from halftime.verbs.serve.observe import Observed
-from halftime.verbs.serve.service import Engine, HttpSettings, Service
+from halftime.verbs.serve.service import DrawingEngine, HttpSettings, Service
 
 logger = logging.getLogger("halftime.serve")
 
@@ -28,7 +28,7 @@ ROUTES = (
     Route("/v1/models", health.models, methods=["GET"]),
     Route("/v1/models/{name:path}", health.model, methods=["GET"]),
     Route("/pictures/{name}", images.picture, methods=["GET"], name="picture"),
-    Route("/healthz", health.healthz, methods=["GET"]),
+    Route("/healthz", healthz, methods=["GET"]),
     Route("/readyz", health.readyz, methods=["GET"]),
     Route("/metrics", health.metrics, methods=["GET"]),
     Route("/profile", profiling.state, methods=["GET"]),
@@ -40,7 +40,7 @@ ROUTES = (
 )
 
 
-def application(engine: Engine, settings: HttpSettings) -> Starlette:
+def application(engine: DrawingEngine, settings: HttpSettings) -> Starlette:
     """The server as an ASGI application; its lifespan starts the engine in the background and
     drains it at the end.
 
@@ -51,11 +51,11 @@ def application(engine: Engine, settings: HttpSettings) -> Starlette:
     app = Starlette(
         routes=ROUTES,
         middleware=[  # the first sees a request first
-            Middleware(Observed, service=service),
-            Middleware(KeysAndOrigins, keys=settings.api_keys),
+            Middleware(Observed, traffic=service.traffic),
+            Middleware(AccessControl, keys=settings.api_keys),
             Middleware(LimitedBodies, most=settings.most_body, seconds=settings.body_seconds),
         ],
-        exception_handlers={ApiError: api_error, HTTPException: http_exception},
+        exception_handlers=ERROR_HANDLERS,
         lifespan=_lifespan,
     )
     app.state.service = service
@@ -71,7 +71,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     finally:
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
-        if not service.draining:
+        if not service.traffic.draining:
             await service.engine.drain(service.settings.drain_seconds)
 
 

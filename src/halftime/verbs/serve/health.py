@@ -1,60 +1,109 @@
-"""/healthz: the process answers. /readyz: the warm-up certificate, 503 until it stands. /v1/models,
-/metrics."""
+"""/readyz: the warm-up certificate, 503 until there is one. /v1/models, /metrics."""
 
 from __future__ import annotations
 
-import time
-
 import msgspec
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
-from halftime.verbs.serve.errors_http import JSON, ApiError
-from halftime.verbs.serve.offer import readiness_of
-from halftime.verbs.serve.schema import Model, ModelList
-from halftime.verbs.serve.service import service_of
+from halftime.base import units
+from halftime.http.endpoints import ModelObject, json_response, models_response
+from halftime.http.errors import ApiError
+from halftime.records.serve import Certificate, EngineStatus, State
+from halftime.verbs.serve.request import steps_for
+from halftime.verbs.serve.service import Service, service_of
 
-_STARTED = int(time.time())
+
+class Choices(msgspec.Struct, kw_only=True, frozen=True):
+    """What a client can ask for without being snapped or refused. Sizes are written
+    WIDTHxHEIGHT."""
+
+    model: str
+    sizes: tuple[str, ...]
+    steps: tuple[int, ...]
+    default_steps: int
+    previews: bool
+    edits: bool
 
 
-async def healthz(_: Request) -> Response:
-    """The event loop runs; says nothing about the worker."""
-    return PlainTextResponse("ok\n")
+class Readiness(msgspec.Struct, kw_only=True):
+    """GET /readyz. `facts` are the certificate in words, for people."""
+
+    state: State
+    why: str
+    offer: Choices | None
+    certificate: Certificate | None
+    alarms: tuple[str, ...]
+    facts: list[tuple[str, str]]
 
 
 async def readyz(request: Request) -> Response:
     """What is warm, and why not yet where it is not."""
-    service = service_of(request)
-    told = readiness_of(service)
-    ready = told.state == "ready"
+    readiness = readiness_of(service_of(request))
+    ready = readiness.state == "ready"
     headers = {"cache-control": "no-store"} | ({} if ready else {"retry-after": "2"})
-    return Response(msgspec.json.encode(told), 200 if ready else 503, headers, JSON)
+    return json_response(readiness, 200 if ready else 503, headers)
 
 
 async def metrics(request: Request) -> Response:
     """Prometheus's text format."""
-    text = generate_latest(service_of(request).metrics.registry)
-    return Response(text, media_type=CONTENT_TYPE_LATEST)
+    return service_of(request).metrics.response()
 
 
 async def models(request: Request) -> Response:
     """The one model, as OpenAI's client lists it."""
-    return Response(msgspec.json.encode(ModelList(data=[_model(request)])), media_type=JSON)
+    return models_response([service_of(request).settings.model])
 
 
 async def model(request: Request) -> Response:
     """The one model by its name."""
-    one, name = _model(request), request.path_params["name"]
-    if name != one.id:
+    name, served = request.path_params["name"], service_of(request).settings.model
+    if name != served:
         raise ApiError(
             404,
-            f"The model {name!r} does not exist here; this server draws with {one.id!r}.",
+            f"The model {name!r} does not exist here; this server draws with {served!r}.",
             code="model_not_found",
             param="model",
         )
-    return Response(msgspec.json.encode(one), media_type=JSON)
+    return json_response(ModelObject(id=served))
 
 
-def _model(request: Request) -> Model:
-    return Model(id=service_of(request).settings.model, created=_STARTED)
+def readiness_of(service: Service) -> Readiness:
+    """The state now; a draining server is not ready, however warm its engine is."""
+    status = service.engine.status
+    certificate = status.certificate
+    return Readiness(
+        state="draining" if service.traffic.draining else status.state,
+        why=status.why,
+        offer=_choices(service.settings.model, certificate) if certificate else None,
+        certificate=certificate,
+        alarms=status.alarms,
+        facts=_facts(certificate, status) if certificate else [],
+    )
+
+
+def _facts(certificate: Certificate, status: EngineStatus) -> list[tuple[str, str]]:
+    cold = certificate.cold_start
+    facts = [
+        ("pipeline", certificate.pipeline),
+        ("sizes", ", ".join(f"{width} × {height}" for width, height in certificate.sizes)),
+        ("steps", ", ".join(map(str, certificate.steps))),
+        ("pictures at once", ", ".join(map(str, certificate.batch_sizes))),
+        ("kinds of call that ran", units.count(len(certificate.entries))),
+        ("compiled since ready", units.count(status.recompiles)),
+        ("one picture takes", units.seconds(status.seconds_per_picture)),
+    ]
+    if cold:
+        facts.append(("from start to ready", units.seconds(cold.ready_seconds)))
+    return facts + [("fixes", ", ".join(certificate.fixes))] * bool(certificate.fixes)
+
+
+def _choices(model: str, certificate: Certificate) -> Choices:
+    return Choices(
+        model=model,
+        sizes=tuple(f"{width}x{height}" for width, height in certificate.sizes),
+        steps=certificate.steps,
+        default_steps=steps_for(certificate.steps, "medium"),
+        previews=certificate.previews,
+        edits=certificate.img2img,
+    )

@@ -1,47 +1,19 @@
-"""/metrics: what Prometheus reads, in base units; HTTP metrics under OpenTelemetry's names, ours
-under `halftime_`."""
+"""The server's own metrics for /metrics: pictures, their stages, and what the engine counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-)
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from halftime.http.metrics import HttpMetrics
 
 if TYPE_CHECKING:
     from halftime.records.serve import EngineStatus
     from halftime.verbs.serve.messages import Final
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each, which nobody asks for
-
-# From a table lookup to a large picture on a small machine.
-_SECONDS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-)
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 
 # name, field of EngineStatus, help; counters end in _total by themselves.
@@ -60,54 +32,28 @@ _COUNTERS = (
 )
 
 
-class Metrics:
-    """One server's metrics, in a registry of their own."""
+class ServerMetrics(HttpMetrics):
+    """What every server counts about its requests, and what this one counts about pictures."""
 
     def __init__(self, status: Callable[[], EngineStatus]) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        self.registry.register(_OfEngine(status))
-        labels = ("http_request_method", "http_route", "http_response_status_code")
-        self.request_seconds = self._histogram(
-            "http_server_request_duration_seconds",
-            "From the first byte asked to the last answered.",
-            labels,
-        )
-        self.active = Gauge(
-            "http_server_active_requests", "Requests in the server.", registry=self.registry
-        )
-        self.stage_seconds = self._histogram(
+        super().__init__()
+        self.registry.register(_EngineCollector(status))
+        self.stage_seconds = self.histogram(
             "halftime_stage_duration_seconds", "A stage of one picture.", ("stage",)
         )
-        self.queue_seconds = self._histogram(
+        self.queue_seconds = self.histogram(
             "halftime_queue_duration_seconds", "What a picture waited."
         )
-        self.compute_seconds = self._histogram(
+        self.compute_seconds = self.histogram(
             "halftime_compute_duration_seconds", "What drawing a picture took."
         )
-        self.batch_size = Histogram(
-            "halftime_batch_size",
-            "Pictures drawn together, seen by each of them.",
-            buckets=_BATCHES,
-            registry=self.registry,
+        self.batch_size = self.histogram(
+            "halftime_batch_size", "Pictures drawn together, seen by each of them.", (), _BATCHES
         )
-        self.pictures = self._counter("halftime_pictures", "Pictures drawn.")
-        self.previews = self._counter("halftime_previews", "Previews sent.")
-        self.cancelled = self._counter(
-            "halftime_requests_cancelled", "Requests whose client left before the answer."
-        )
-        self.rejected = self._counter(
-            "halftime_requests_rejected", "Requests not answered with a picture.", ("code",)
-        )
+        self.pictures = self.counter("halftime_pictures", "Pictures drawn.")
+        self.previews = self.counter("halftime_previews", "Previews sent.")
 
-    def _histogram(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
-        return Histogram(name, text, labels, buckets=_SECONDS, registry=self.registry)
-
-    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def drawn(self, final: Final) -> None:
+    def picture_drawn(self, final: Final) -> None:
         """One picture is done."""
         self.pictures.inc()
         self.queue_seconds.observe(final.queue_seconds)
@@ -117,8 +63,8 @@ class Metrics:
             self.stage_seconds.labels(stage).observe(seconds)
 
 
-class _OfEngine(Collector):
-    """What the engine counts itself, read when it is asked for."""
+class _EngineCollector(Collector):
+    """What the engine counts itself, read when a scrape comes."""
 
     def __init__(self, status: Callable[[], EngineStatus]) -> None:
         self._status = status
@@ -129,6 +75,5 @@ class _OfEngine(Collector):
             yield GaugeMetricFamily(name, text, value=float(getattr(status, field) or 0))
         for name, field, text in _COUNTERS:
             yield CounterMetricFamily(name, text, value=float(getattr(status, field) or 0))
-        yield GaugeMetricFamily(
-            "halftime_ready", "1 when ready.", value=float(status.state == "ready")
-        )
+        ready = float(status.state == "ready")
+        yield GaugeMetricFamily("halftime_ready", "1 when ready.", value=ready)

@@ -9,7 +9,7 @@ from importlib import resources
 from starlette.requests import Request
 from starlette.responses import Response
 
-from halftime.verbs.serve.errors_http import ApiError
+from halftime.http.errors import ApiError
 
 # Only these are served; a name from a request never becomes a path.
 ASSETS = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 
 from halftime.base.extras import optional
+from halftime.base.listening import listening_socket
 
 if TYPE_CHECKING:
     from halftime.verbs.serve.messages import EngineSettings
-    from halftime.verbs.serve.service import HttpSettings
+    from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
 NEEDED = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
 
@@ -26,17 +29,40 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
 ) -> int:
-    """Serve until SIGTERM or SIGINT. 0: everything that was accepted has been answered; 1: the
-    drain ran out of time.
+    """Serve until SIGTERM or SIGINT. 0: every accepted request has been answered; 1: the drain ran
+    out of time; 2: the engine cannot draw, now or ever.
 
     Raises BadInput where the address cannot be listened on, MissingExtra without `halftime[serve]`.
     To put the server into another ASGI application, use
     `halftime.verbs.serve.app.application(engine, settings)`.
     """
     check_installed()
+    from halftime.http.server import STALLED_SECONDS
     from halftime.verbs.serve.engine import Engine
     from halftime.verbs.serve.messages import EngineSettings
-    from halftime.verbs.serve.server import listening, run
     from halftime.verbs.serve.service import HttpSettings
 
-    return run(Engine(engine or EngineSettings()), http or HttpSettings(), listening(host, port))
+    listener = listening_socket(host, port, stalled_seconds=STALLED_SECONDS)
+    return run(Engine(engine or EngineSettings()), http or HttpSettings(), listener)
+
+
+def run(
+    engine: DrawingEngine,
+    settings: HttpSettings,
+    listener: socket.socket,
+    watch: Callable[[DrawingEngine], Coroutine[None, None, None]] | None = None,
+) -> int:
+    """Serve with this engine on this socket; the exit code, as of `serve`.
+
+    `watch` runs beside the server, for example to report the warm-up on the screen.
+    """
+    from halftime.http import server
+    from halftime.verbs.serve.app import application
+
+    app = application(engine, settings)
+    backend = server.Backend(
+        drain=engine.drain,
+        failed=lambda: engine.status.state == "failed",
+        watch=None if watch is None else lambda: watch(engine),
+    )
+    return server.run(app, listener, app.state.service.traffic, backend)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from halftime.verbs.serve.encode import PictureFormat
+from halftime.verbs.serve.files import PictureFormat
 
 MOST_PICTURES = 10  # as OpenAI's
 MOST_PARTIALS = 3
@@ -111,7 +111,7 @@ class Usage(msgspec.Struct, kw_only=True):
     input_tokens_details: InputTokens = msgspec.field(default_factory=InputTokens)
 
 
-class Picture(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ImageObject(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One picture: its file in base64, or where it is for a while; and the seed that draws it
     again."""
 
@@ -124,7 +124,7 @@ class ImagesResponse(msgspec.Struct, kw_only=True):
     """The answer of both endpoints without `stream`."""
 
     created: int
-    data: list[Picture]
+    data: list[ImageObject]
     output_format: PictureFormat
     quality: ResolvedQuality
     size: str
@@ -160,19 +160,3 @@ class CompletedEvent(msgspec.Struct, kw_only=True):
     seed: int
     usage: Usage
     background: Literal["opaque"] = "opaque"
-
-
-class Model(msgspec.Struct, kw_only=True):
-    """The model that this server draws with."""
-
-    id: str
-    created: int
-    object: Literal["model"] = "model"
-    owned_by: str = "halftime"
-
-
-class ModelList(msgspec.Struct, kw_only=True):
-    """GET /v1/models."""
-
-    data: list[Model]
-    object: Literal["list"] = "list"

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from halftime.base import units
 from halftime.records import Finding, Session, StageOnDevice
 from halftime.records.finding import ceiling
+from halftime.records.fixes import FixName
 from halftime.verbs.trace.stages import OUTSIDE
 
 WORTH_SAYING = 0.02
 GROWTH_WORTH_SAYING = 64 << 20  # bytes
 LINES = 3  # lines of Python named for a stage
 # Stage -> the fix that takes its launches off the host.
-LAUNCH_FIXES = {"denoise": "loop-graph", "vae_decode": "vae-compile"}
-WAIT_FIXES = {"denoise": "schedule-table"}
+LAUNCH_FIXES: dict[str, FixName] = {"denoise": "loop-graph", "vae_decode": "vae-compile"}
+WAIT_FIXES: dict[str, FixName] = {"denoise": "schedule-table"}
 
 
 def findings(session: Session, calls: int) -> tuple[Finding, ...]:
@@ -70,6 +71,7 @@ def _launches(session: Session, calls: int) -> Iterator[Finding]:
         slow = stage.idle_by_cause.get("host", 0.0) / calls
         if _worth(session, slow):
             lines = [gap.frame for gap in session.host_gaps if gap.stage == stage.stage]
+            operations = units.count(round(stage.kernels / calls))
             yield Finding(
                 id="launch-bound" if stage.bound == "launch-bound" else "launch-gaps",
                 stage=stage.stage,
@@ -77,7 +79,7 @@ def _launches(session: Session, calls: int) -> Iterator[Finding]:
                 ceiling=ceiling(slow, session.wall_seconds),
                 fix=LAUNCH_FIXES.get(stage.stage),
                 message=f"{_in(stage.stage)} the device waits {units.seconds(slow)} for a host "
-                f"that is too slow to launch {units.count(round(stage.kernels / calls))} operations",
+                f"that is too slow to launch {operations} operations",
                 where=tuple(lines[:LINES]),
             )
 
@@ -93,7 +95,7 @@ def _lines(session: Session) -> Iterator[Finding]:
                 seconds=gap.seconds,
                 ceiling=gap.ceiling,
                 message=f"{_in(gap.stage)} {what} {units.seconds(gap.seconds)} while the host is "
-                f"in {function or line} ({units.share(gap.share)} of the call)",
+                f"in {function or line}() ({units.share(gap.share)} of the call)",
                 where=(gap.frame, *gap.where[:LINES]),
             )
 

@@ -12,7 +12,7 @@ import numpy as np
 from halftime.verbs.trace.device import Union
 from halftime.verbs.trace.read import FRAME, NONE, Events, Ints, Trace
 
-STACK_DEPTH = 6
+STACK_DEPTH = 8
 _LINE = re.compile(r"\.py\(\d+\): ")
 # Frames of torch itself say nothing about whose fault a wait or a gap is.
 _INTERNAL = re.compile(

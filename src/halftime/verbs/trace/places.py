@@ -104,6 +104,15 @@ def is_diffusion(trace: Trace) -> bool:
     return any(_DIFFUSION.search(name) for name in trace.names)
 
 
+def pipeline_of(trace: Trace) -> str:
+    """The module of the pipeline that was called, 'pipeline_flux'; '' where no frame says."""
+    frames = trace.host.where(trace.named(trace.host, _CALL))
+    if not len(frames):
+        return ""
+    name = trace.names[int(frames.name[_outermost(frames)[0]])]
+    return name.rpartition("/")[2].partition(".py")[0]
+
+
 def calls(trace: Trace) -> list[Ranges]:
     """The recognised ranges of the main thread, call by call; empty where nothing is recognised."""
     ours = [_ours(name) for name in trace.names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from halftime.records import Environment, HostGap, LedgerRow, Session, Workload
 from halftime.records.finding import ceiling
 from halftime.records.priors import with_predictions
 from halftime.verbs.trace import nsight
+from halftime.verbs.trace.alike import differences, refuse_unlike
 from halftime.verbs.trace.device import Gaps, gaps, launches
 from halftime.verbs.trace.findings import findings
-from halftime.verbs.trace.frames import FrameIdle, frames_of, idle_by_frame
+from halftime.verbs.trace.frames import STACK_DEPTH, FrameIdle, frames_of, idle_by_frame
 from halftime.verbs.trace.movement import communication, devices, transfers
-from halftime.verbs.trace.places import Ranges, calls, is_diffusion
+from halftime.verbs.trace.places import Ranges, calls, is_diffusion, pipeline_of
 from halftime.verbs.trace.ranks import is_one_run, rank_finding, rank_rows
 from halftime.verbs.trace.rates import operation_rates
 from halftime.verbs.trace.read import Ints, Trace, read
@@ -46,6 +47,7 @@ HOST_GAPS = 20  # lines of Python that a session names
 class TraceReading:
     """A trace with what was computed from it; `perfetto` and the flame graph draw on it."""
 
+    path: Path
     trace: Trace
     calls: tuple[TracedCall, ...]
     gaps: Gaps
@@ -73,23 +75,40 @@ def trace(path: Path | str, *ranks: Path | str) -> Session:
 def explain(path: Path | str) -> TraceReading:
     """As `trace`, with the columns that it was computed from."""
     recorded = nsight.read(path) if nsight.is_export(path) else read(path)
-    return explained(recorded, Path(path).name)
+    return explained(recorded, Path(path))
 
 
 def explain_ranks(paths: Sequence[Path | str]) -> TraceReading:
     """The slowest of several ranks of one run, with a row for each."""
+    return _together([explain(path) for path in paths])
+
+
+def explain_files(paths: Sequence[Path]) -> tuple[TraceReading | None, TraceReading]:
+    """A baseline, where there is one, and what is shown.
+
+    One file, two to compare, or one of each rank of a run. Raises BadInput for two of different
+    workloads, and for more files that are not ranks of one run.
+    """
     readings = [explain(path) for path in paths]
+    if len(readings) == 1:
+        return None, readings[0]
+    if len(readings) > 2 or is_one_run([reading.trace for reading in readings]):
+        return None, _together(readings)
+    baseline, candidate = readings
+    refuse_unlike(baseline.session, candidate.session)
+    doubts = (*candidate.session.doubts, *differences(baseline.session, candidate.session))
+    session = msgspec.structs.replace(candidate.session, doubts=doubts)
+    return baseline, replace(candidate, session=session)
+
+
+def _together(readings: Sequence[TraceReading]) -> TraceReading:
+    """The reading of the slowest rank with `ranks` filled in, and a finding on who waits."""
     if not is_one_run([reading.trace for reading in readings]):
         ranks = ", ".join(str(reading.trace.rank) for reading in readings)
         raise BadInput(
             f"the {len(readings)} files are not different ranks of one run (ranks: {ranks}). "
             "Give one file, two to compare, or one of each rank."
         )
-    return ranks_together(readings)
-
-
-def ranks_together(readings: Sequence[TraceReading]) -> TraceReading:
-    """The reading of the slowest rank with `ranks` filled in, and a finding on who waits."""
     slowest = max(readings, key=lambda reading: reading.session.wall_seconds)
     rows = rank_rows([(reading.trace, reading.session) for reading in readings])
     extra = rank_finding(rows, slowest.session.wall_seconds)
@@ -98,11 +117,11 @@ def ranks_together(readings: Sequence[TraceReading]) -> TraceReading:
         ranks=rows,
         findings=(*slowest.session.findings, *([extra] if extra else [])),
     )
-    return TraceReading(slowest.trace, slowest.calls, slowest.gaps, slowest.frames, session)
+    return replace(slowest, session=session)
 
 
-def explained(recorded: Trace, name: str) -> TraceReading:
-    """What a trace that was read says; `name` stands for the model's."""
+def explained(recorded: Trace, path: Path) -> TraceReading:
+    """What a trace that was read from `path` says."""
     launched_by = launches(recorded)
     recognised = calls(recorded)
     traced = _calls(recorded, recognised, launched_by)
@@ -117,7 +136,8 @@ def explained(recorded: Trace, name: str) -> TraceReading:
         kind="trace",
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=name,
+        model=path.name,
+        pipeline=pipeline_of(recorded),
         wall_seconds=wall,
         ledger=_ledger(runs),
         environment=_environment(recorded),
@@ -136,7 +156,7 @@ def explained(recorded: Trace, name: str) -> TraceReading:
     )
     session = msgspec.structs.replace(session, findings=findings(session, len(runs)))
     every = tuple(frame for _, frame in frames)
-    return TraceReading(recorded, tuple(traced), idle, every, with_predictions(session))
+    return TraceReading(path, recorded, tuple(traced), idle, every, with_predictions(session))
 
 
 def _calls(recorded: Trace, recognised: Sequence[Ranges], launched_by: Ints) -> list[TracedCall]:
@@ -218,7 +238,7 @@ def _host_gaps(
     for stage, frame in frames:
         key = stage, frame.stack[0]
         idle[key] = idle.get(key, 0) + frame.idle
-        callers.setdefault(key, frame.stack[1:4])
+        callers.setdefault(key, frame.stack[1:STACK_DEPTH])
     ranked = sorted(idle, key=lambda key: -idle[key])[:HOST_GAPS]
     return tuple(
         HostGap(

@@ -1,5 +1,4 @@
-"""From paired measurements to a verdict: an equivalence test against a margin in units of the noise
-floor.
+"""From paired measurements to a verdict: an equivalence test against a margin in noise floors.
 
 For a distance the question is one-sided: is its mean below the margin? For a signed score it is
 two-sided: does the mean difference lie within plus and minus the margin? Both by the interval form
@@ -36,20 +35,20 @@ def compare(
     groups = {EVERYTHING: list(range(len(classes)))}
     for index, name in enumerate(classes):
         groups.setdefault(name, []).append(index)
-    kept = [
+    tested = [
         (name, group)
         for name, group in groups.items()
         if name == EVERYTHING or len(group) >= FEWEST
     ]
-    if len(kept) == 2:  # a single class is all there is
-        kept = kept[:1]
+    if len(tested) == 2:  # the only class is everything
+        tested = tested[:1]
     names = list(measured[0])
-    tests = len(kept) * sum(METRICS[name].decides for name in names)
+    tests = len(tested) * sum(METRICS[name].decides for name in names)
     return [
         _compare(
             name, group_name, [measured[i][name] for i in group], floor[name], margin, max(tests, 1)
         )
-        for group_name, group in kept
+        for group_name, group in tested
         for name in names
     ]
 
@@ -91,8 +90,7 @@ def mean_interval(values: Sequence[float], confidence: float) -> Interval:
 
 
 def decide(inner: Interval, outer: Interval, limit: float, pairs: int) -> Decision:
-    """Inside, outside, or neither. Fewer than FEWEST pairs decide only when they are all exactly
-    equal."""
+    """Inside, outside, or neither; fewer than FEWEST pairs decide only when all are equal."""
     if pairs < FEWEST:
         return "equivalent" if inner == Interval(0.0, 0.0, 0.0) else "inconclusive"
     if -limit < inner.low and inner.high < limit:
@@ -101,8 +99,7 @@ def decide(inner: Interval, outer: Interval, limit: float, pairs: int) -> Decisi
 
 
 def prompts_needed(values: Sequence[float], limit: float) -> int:
-    """How many pairs would decide with 80 % probability, if mean and spread stay as they look now
-    (normal theory)."""
+    """How many pairs would decide with 80 % probability if mean and spread stay (normal theory)."""
     distance = abs(abs(fmean(values)) - limit)
     spread = stdev(values) if len(values) > 1 else abs(fmean(values))
     z = NormalDist().inv_cdf(1 - _ALPHA) + NormalDist().inv_cdf(_POWER)
@@ -112,9 +109,8 @@ def prompts_needed(values: Sequence[float], limit: float) -> int:
 
 
 def overall(comparisons: Sequence[Comparison]) -> Decision:
-    """Different if anything that decides is; equivalent if all that decides is; else not
-    decided."""
-    decisions = [each.decision for each in comparisons if each.decides]
+    """Different if any deciding comparison is; equivalent if all are; else inconclusive."""
+    decisions = [c.decision for c in comparisons if c.decides]
     if "different" in decisions:
         return "different"
     return (

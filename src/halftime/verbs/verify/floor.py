@@ -1,5 +1,4 @@
-"""The noise floor: what changes nothing still changes a little. Measured first, and the unit of
-every margin."""
+"""The noise floor, the unit of every margin: what changes nothing still changes a little."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from halftime.verbs.verify.metrics import METRICS, Kit
 from halftime.verbs.verify.pictures import Picture, PictureSet, paired
 
 EIGHT_BIT, RERUN = "8-bit", "rerun"
-# What should change nothing that anybody sees, and mostly does not: source -> in words.
+# What should change nothing that anybody sees, and usually does not: source -> in words.
 VARIATIONS = {
     "batch": "A batch of two",
     "threads": "Another number of threads",
@@ -23,8 +22,7 @@ VARIATIONS = {
 
 
 def eight_bit(picture: Picture, seed: int = 0) -> Picture:
-    """The picture with half of its values one grey level off: what rounding to 8 bits can do, and
-    no eye sees."""
+    """Half of the values one grey level off: what rounding to 8 bits can do, and no eye sees."""
     rng = np.random.default_rng(seed)
     step = rng.choice(np.array([-1, 0, 0, 1], dtype=np.int16), size=picture.pixels.shape)
     pixels = np.clip(picture.pixels.astype(np.int16) + step, 0, 255).astype(np.uint8)
@@ -37,21 +35,21 @@ def eight_bit(picture: Picture, seed: int = 0) -> Picture:
     return Picture(picture.name, pixels, picture.content_class, picture.prompt, latent)
 
 
-def entries(baseline: PictureSet, others: dict[str, PictureSet], kit: Kit) -> list[FloorEntry]:
-    """Each metric over each harmless change, and over the resolution of 8-bit pictures, below which
-    nothing is seen."""
-    found = []
+def floor_entries(
+    baseline: PictureSet, variations: dict[str, PictureSet], kit: Kit
+) -> list[FloorEntry]:
+    """Each metric over each harmless change and over the resolution of 8-bit pictures."""
     dithered = [(p, eight_bit(p, seed)) for seed, p in enumerate(baseline.pictures[:32])]
-    found += _entries(EIGHT_BIT, dithered, kit)
-    for source, other in others.items():
-        names = {picture.name for picture in other.pictures}
+    entries = _entries(EIGHT_BIT, dithered, kit)
+    for source, variation in variations.items():
+        names = {picture.name for picture in variation.pictures}
         same = PictureSet(baseline.label, tuple(p for p in baseline.pictures if p.name in names))
-        found += _entries(source, paired(same, other), kit)
-    return found
+        entries += _entries(source, paired(same, variation), kit)
+    return entries
 
 
 def _entries(source: str, pairs: Sequence[tuple[Picture, Picture]], kit: Kit) -> list[FloorEntry]:
-    rows = [kit.measure(one, other) for one, other in pairs]
+    rows = [kit.measure(*pair) for pair in pairs]
     return [
         FloorEntry(
             metric=name,
@@ -70,9 +68,11 @@ def _size(name: str, values: Sequence[float]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def strangers(baseline: PictureSet, kit: Kit) -> dict[str, float]:
-    """How far apart pictures are that have nothing in common: each of the baseline's and the next,
-    by each distance that decides; empty for a single picture."""
+def unrelated_distances(baseline: PictureSet, kit: Kit) -> dict[str, float]:
+    """Each deciding distance between pictures of different prompts: the baseline's neighbours.
+
+    Empty for a single picture.
+    """
     pairs = [
         (a, b) for a, b in pairwise(baseline.pictures[:32]) if a.pixels.shape == b.pixels.shape
     ]
@@ -86,45 +86,36 @@ def strangers(baseline: PictureSet, kit: Kit) -> dict[str, float]:
     )
 
 
-def drowning(
-    found: Sequence[FloorEntry], apart: Mapping[str, float], margin: float
-) -> list[FloorEntry]:
-    """The entries that alone widen the margin to the distance of strangers: with them all things
-    are equivalent."""
-    return [
-        entry
-        for entry in found
-        if entry.metric in apart and margin * entry.value >= apart[entry.metric]
-    ]
-
-
-def sound(
-    found: Sequence[FloorEntry], apart: Mapping[str, float], margin: float
+def usable_entries(
+    entries: Sequence[FloorEntry], unrelated: Mapping[str, float], margin: float
 ) -> tuple[list[FloorEntry], list[str]]:
-    """The entries without those of a variation that turns out not to be harmless here, and a note
-    on each of these.
+    """The entries without the variations that are not harmless here, and a note on each of these.
 
-    Raises Unrepeatable where the baseline made a second time, without any variation, is no nearer
-    than strangers are.
+    An entry is too large when it alone widens the margin to the distance of unrelated pictures:
+    with it everything would be equivalent. Raises Unrepeatable where the baseline, drawn again
+    without any variation, is that far from itself.
     """
-    drowned = {entry.source: entry for entry in reversed(drowning(found, apart, margin))}
-    for entry in drowned.values():
+    too_large = {
+        entry.source: entry
+        for entry in reversed(entries)
+        if entry.metric in unrelated and margin * entry.value >= unrelated[entry.metric]
+    }
+    for entry in too_large.values():
         if entry.source not in (EIGHT_BIT, *VARIATIONS):
-            raise Unrepeatable(_unrepeatable(entry, apart[entry.metric]))
-    left_out = [source for source in drowned if source in VARIATIONS]
+            raise Unrepeatable(_unrepeatable(entry, unrelated[entry.metric]))
+    harmful = [source for source in too_large if source in VARIATIONS]
     notes = [
         f"{VARIATIONS[source]} draws other pictures here, so it is left out of the floor."
-        for source in left_out
+        for source in harmful
     ]
-    if EIGHT_BIT in drowned:
+    if EIGHT_BIT in too_large:
         notes.append(
-            "The baseline's own pictures hardly differ from one another, so that they can show "
-            "little."
+            "The baseline's own pictures hardly differ from one another, so they can show little."
         )
-    return [entry for entry in found if entry.source not in left_out], notes
+    return [entry for entry in entries if entry.source not in harmful], notes
 
 
-def _unrepeatable(entry: FloorEntry, apart: float) -> str:
+def _unrepeatable(entry: FloorEntry, unrelated: float) -> str:
     again = (
         "the same prompts and seeds, drawn again,"
         if entry.source == RERUN
@@ -132,20 +123,20 @@ def _unrepeatable(entry: FloorEntry, apart: float) -> str:
     )
     return (
         f"The baseline does not repeat itself: by {entry.metric}, {again} came out "
-        f"{entry.value:.2g} away, and "
-        f"pictures of different prompts are {apart:.2g} apart. Against that nothing can be "
-        "verified. The pipeline must "
-        "draw all its noise from the `generator` of its call."
+        f"{entry.value:.2g} away, and pictures of different prompts are {unrelated:.2g} apart. "
+        "Against that nothing can be verified. "
+        "The pipeline must draw all its noise from the `generator` of its call."
     )
 
 
-def noise_floor(found: Sequence[FloorEntry], strict: bool = False) -> dict[str, float]:
-    """metric -> one floor: the largest of its entries, and never nothing.
+def noise_floor(entries: Sequence[FloorEntry], strict: bool = False) -> dict[str, float]:
+    """metric -> one floor: the largest of its entries, and never zero.
 
-    `strict` leaves the resolution of 8-bit pictures out: what counts then is what the configuration
+    `strict` leaves out the resolution of 8-bit pictures: what counts then is what the configuration
     does to itself.
     """
     floor: dict[str, float] = {}
-    for entry in [each for each in found if not (strict and each.source == EIGHT_BIT)]:
-        floor[entry.metric] = max(floor.get(entry.metric, 1e-9), entry.value)
+    for entry in entries:
+        if not (strict and entry.source == EIGHT_BIT):
+            floor[entry.metric] = max(floor.get(entry.metric, 1e-9), entry.value)
     return floor

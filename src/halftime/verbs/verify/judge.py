@@ -1,31 +1,28 @@
-"""Judges: the bundled one, any CLIP of transformers, with or without a LAION-style aesthetic
-head."""
+"""Judges: the bundled one, or any CLIP, with or without a LAION-style aesthetic head."""
 
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
 
+from halftime import bundled
 from halftime.base.errors import BadFile, BadInput
-from halftime.verbs.verify.metrics import Distance, Judge
+from halftime.verbs.verify.metrics import AgreementJudge, Distance
 from halftime.verbs.verify.pictures import Array, Picture
-
-if TYPE_CHECKING:
-    import torch
 
 
 class BundledJudge:
-    """emoji-xl's own small judge; its scores mean something inside its vocabulary alone."""
+    """emoji-xl's small judge; its scores mean something inside its vocabulary alone."""
 
     name, has_aesthetic = "the bundled judge", True
 
     def __init__(self) -> None:
-        from halftime import bundled
-
         self.inner = bundled.load_judge()
 
     def agreement(self, picture: Array, prompt: str) -> float:
@@ -36,36 +33,29 @@ class BundledJudge:
 
 
 class ClipJudge:
-    """Any CLIP that transformers loads, by folder or hub id; the aesthetic head is linear layers on
-    its picture vector.
+    """Any CLIP that transformers loads, by folder or hub id.
 
-    The head is a safetensors file of weights and biases in order (LAION's improved aesthetic
-    predictor is one).
+    The aesthetic head is linear layers on its picture vector: a safetensors file of weights and
+    biases in order (LAION's improved aesthetic predictor is one).
     """
 
     def __init__(self, source: str, head: Path | None = None) -> None:
-        from transformers import AutoModel, AutoProcessor
-
         try:
             self.model = AutoModel.from_pretrained(source).eval()
             self.processor = AutoProcessor.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise BadInput(
-                f"judge {source!r} is no CLIP that transformers can load: {error}"
+                f"judge {source!r} is not a CLIP that transformers can load: {error}"
             ) from error
         self.name, self.head = source, _read_head(head) if head else []
         self.has_aesthetic = bool(self.head)
 
     def _picture(self, picture: Array) -> torch.Tensor:
-        import torch
-
         inputs = self.processor(images=Image.fromarray(picture), return_tensors="pt")
         with torch.inference_mode():
             return _unit(self.model.get_image_features(**inputs))
 
     def agreement(self, picture: Array, prompt: str) -> float:
-        import torch
-
         inputs = self.processor(text=[prompt], return_tensors="pt", padding=True, truncation=True)
         with torch.inference_mode():
             return float(
@@ -86,42 +76,33 @@ def _unit(features: object) -> torch.Tensor:
 
 
 def _read_head(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BadFile(f"{path} is no safetensors file: {error}.") from error
+        raise BadFile(f"{path} is not a safetensors file: {error}.") from error
     names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
     missing = [name for name in names if f"{name}.bias" not in tensors]
     if not names or missing:
         raise BadFile(
-            f"{path} holds no linear layers with weight and bias; it holds: {', '.join(tensors)}."
+            f"{path} has no linear layers with weight and bias; it has: {', '.join(tensors)}."
         )
     return [(tensors[f"{name}.weight"].float(), tensors[f"{name}.bias"].float()) for name in names]
 
 
-def find(source: str | None, head: Path | None = None) -> Judge | str:
-    """The judge that was asked for; the bundled one where none was; or the reason why there is
-    none."""
-    from halftime import bundled
-
+def find(source: str | None, head: Path | None = None) -> AgreementJudge | str:
+    """The CLIP at `source`, the bundled judge for None, or the reason why there is none."""
     if source:
         return ClipJudge(source, head)
     if not (bundled.JUDGE / "config.json").is_file():
-        return "no judge: this installation carries no bundled one; name a CLIP with --judge"
-    config = json.loads((bundled.JUDGE / "config.json").read_text(encoding="utf-8"))
-    return BundledJudge() if config else "the bundled judge has no configuration"
+        return "this installation has no bundled judge; name a CLIP with --judge"
+    return BundledJudge()
 
 
 def find_lpips(weights: Path | None) -> Distance | str:
-    """LPIPS with the backbone weights that were given, or the reason why there is none."""
+    """LPIPS with these AlexNet weights, or the reason why it cannot be computed."""
     if weights is None:
-        return "no backbone weights; give AlexNet's with --lpips-weights"
+        return "it needs AlexNet's weights; give them with --lpips-weights"
     try:
-        import torch
-
         lpips = importlib.import_module("lpips")
     except (ImportError, RuntimeError) as error:
         return f"the package lpips does not import here: {error}"
@@ -140,10 +121,10 @@ def find_lpips(weights: Path | None) -> Distance | str:
             {k.split(".", 1)[1]: v for k, v in features.items() if k.split(".", 1)[0] == name}
         )
 
-    def distance(one: Picture, other: Picture) -> float:
+    def distance(baseline: Picture, candidate: Picture) -> float:
         a, b = (
             torch.from_numpy(p.pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-            for p in (one, other)
+            for p in (baseline, candidate)
         )
         with torch.inference_mode():
             return float(model(a, b))

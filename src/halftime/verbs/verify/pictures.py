@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,13 +18,12 @@ Array = NDArray[np.uint8]  # height, width, 3
 Latent = NDArray[np.float32]  # channels, height, width
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
 INDEX = "prompts.toml"
-UNSORTED = "unsorted"  # the class of a picture that says none
+UNSORTED = "unsorted"  # the class of a picture that names none
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, as a viewer gets it. `broken` says what was wrong with it before it became
-    8-bit."""
+    """One picture, as a viewer gets it; `broken`: what was wrong before it became 8-bit."""
 
     name: str
     pixels: Array
@@ -43,24 +41,23 @@ class PictureSet:
     pictures: tuple[Picture, ...]
 
     def first(self, count: int) -> PictureSet:
-        """The first so many of them."""
+        """The first `count` pictures."""
         return replace(self, pictures=self.pictures[:count])
 
 
 def read_folder(folder: Path) -> PictureSet:
-    """All pictures under a folder. A subfolder's name is its pictures' class; `prompts.toml` may
-    say more.
+    """All pictures under a folder; a subfolder's name is its class; `prompts.toml` may say more.
 
     Raises BadFile for a folder without pictures, or a picture that cannot be read.
     """
     if not folder.is_dir():
         raise BadFile(
-            f"{folder} is no folder. Name a folder of pictures, a recipe's TOML file, or "
+            f"{folder} is not a folder. Name a folder of pictures, a recipe's TOML file, or "
             "'baseline'."
         )
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise BadFile(f"{folder} holds no pictures. Pictures end with: {', '.join(SUFFIXES)}.")
+        raise BadFile(f"{folder} contains no pictures. Pictures end with: {', '.join(SUFFIXES)}.")
     index = _read_index(folder / INDEX)
     return PictureSet(str(folder), tuple(_read(path, folder, index) for path in files))
 
@@ -73,7 +70,7 @@ def _read_index(path: Path) -> dict[str, dict[str, str]]:
         return {row["file"]: row for row in rows}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise BadFile(
-            f"{path} is no list of pictures with file, class and prompt: {error}."
+            f"{path} is not a list of pictures with file, class and prompt: {error}."
         ) from error
 
 
@@ -111,16 +108,16 @@ def write_folder(folder: Path, pictures: PictureSet) -> None:
 
 def paired(baseline: PictureSet, candidate: PictureSet) -> list[tuple[Picture, Picture]]:
     """Pairs by name. Raises Unlike, naming what one of them lacks."""
-    for one, other in ((baseline, candidate), (candidate, baseline)):
-        missing = [p.name for p in one.pictures if p.name not in {q.name for q in other.pictures}]
+    for left, right in ((baseline, candidate), (candidate, baseline)):
+        names = {picture.name for picture in right.pictures}
+        missing = [picture.name for picture in left.pictures if picture.name not in names]
         if missing:
             raise Unlike(
-                f"{other.label} lacks {len(missing)} of the pictures of {one.label}, for "
-                f"example {missing[0]!r}. "
-                "Both sets need the same names: one picture a prompt and seed."
+                f"{right.label} lacks {len(missing)} of the pictures of {left.label}, for example "
+                f"{missing[0]!r}. Both sets need the same names: one picture a prompt and seed."
             )
-    others = {picture.name: picture for picture in candidate.pictures}
-    return [(picture, others[picture.name]) for picture in baseline.pictures]
+    by_name = {picture.name: picture for picture in candidate.pictures}
+    return [(picture, by_name[picture.name]) for picture in baseline.pictures]
 
 
 def from_floats(
@@ -130,8 +127,7 @@ def from_floats(
     prompt: str,
     latent: Latent | None = None,
 ) -> Picture:
-    """One picture from floats in 0..1, shape (height, width, 3), with what was wrong with them
-    noted."""
+    """One picture from floats in 0..1, shape (height, width, 3); notes what was wrong with them."""
     if values.ndim != 3 or values.shape[-1] != 3:
         raise BadInput(
             f"picture {name} has the shape {values.shape}; verify compares RGB pictures "
@@ -143,8 +139,3 @@ def from_floats(
     return Picture(
         name, pixels, content_class, prompt, latent, "" if finite else "it holds NaN or infinity"
     )
-
-
-def classes(pictures: Sequence[Picture]) -> list[str]:
-    """The classes in the order of their first picture."""
-    return list(dict.fromkeys(picture.content_class for picture in pictures))

@@ -21,7 +21,14 @@ from halftime.records.verdict import (
 )
 from halftime.verbs.verify import judge as judges
 from halftime.verbs.verify.decide import FEWEST, compare, overall
-from halftime.verbs.verify.floor import EIGHT_BIT, RERUN, entries, noise_floor, sound, strangers
+from halftime.verbs.verify.floor import (
+    EIGHT_BIT,
+    RERUN,
+    floor_entries,
+    noise_floor,
+    unrelated_distances,
+    usable_entries,
+)
 from halftime.verbs.verify.metrics import kit
 from halftime.verbs.verify.pictures import Picture, PictureSet, paired, read_folder
 from halftime.verbs.verify.tripwires import trips
@@ -32,7 +39,7 @@ _NO_JUDGE = "not asked"
 
 
 @dataclass(frozen=True)
-class Settings:
+class VerifySettings:
     """How to judge. `margin` is in noise floors; `floors` are further sets of the baseline that
     should equal it."""
 
@@ -74,41 +81,41 @@ def verify(
     finds differences that no picture shows. Raises Unrepeatable where such a set has nothing in
     common with the baseline, HalftimeError otherwise.
     """
-    return judged(_given(baseline), _given(candidate), Settings(margin, floors or {}, strict))
+    return verdict_of(
+        _pictures(baseline), _pictures(candidate), VerifySettings(margin, floors or {}, strict)
+    )
 
 
-def _given(pictures: PictureSet | Path | str) -> PictureSet:
+def _pictures(pictures: PictureSet | Path | str) -> PictureSet:
     return pictures if isinstance(pictures, PictureSet) else read_folder(Path(pictures))
 
 
-def judged(
+def verdict_of(
     baseline: PictureSet,
     candidate: PictureSet,
-    settings: Settings,
+    settings: VerifySettings,
     environment: Environment | None = None,
 ) -> Verdict:
     """As `verify`, with all settings."""
     pairs = paired(baseline, candidate)
-    found = trips(pairs)
-    whole = [(one, other) for one, other in pairs if one.pixels.shape == other.pixels.shape]
+    faults = trips(pairs)
+    comparable = [pair for pair in pairs if pair[0].pixels.shape == pair[1].pixels.shape]
     tools = kit(
-        [picture for pair in whole for picture in pair] or list(baseline.pictures),
+        [picture for pair in comparable for picture in pair] or list(baseline.pictures),
         judges.find(settings.judge, settings.aesthetic_head),
         judges.find_lpips(settings.lpips_weights),
     )
-    floor_entries = entries(baseline, settings.floors, tools)
-    usable, remarks = sound(floor_entries, strangers(baseline, tools), settings.margin)
+    entries = floor_entries(baseline, settings.floors, tools)
+    unrelated = unrelated_distances(baseline, tools)
+    usable, remarks = usable_entries(entries, unrelated, settings.margin)
     floor = noise_floor(usable, settings.strict)
-    measured = [tools.measure(one, other) for one, other in whole]
-    comparisons = (
-        compare(measured, [one.content_class for one, _ in whole], floor, settings.margin)
-        if whole
-        else []
-    )
-    decision = _decision(comparisons, found)
+    measured = [tools.measure(*pair) for pair in comparable]
+    classes = [picture.content_class for picture, _ in comparable]
+    comparisons = compare(measured, classes, floor, settings.margin) if comparable else []
+    decision = "different" if new_faults(faults) or not comparisons else overall(comparisons)
     return Verdict(
         verdict=decision,
-        reasons=tuple(reasons(decision, comparisons, found, settings.margin)),
+        reasons=tuple(reasons(decision, comparisons, faults, settings.margin)),
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         baseline=baseline.label,
@@ -116,39 +123,36 @@ def judged(
         pairs=len(pairs),
         margin=settings.margin,
         noise_floor=floor,
-        floor_entries=tuple(floor_entries),
+        floor_entries=tuple(entries),
         per_class=tuple(comparisons),
-        worst_pairs=tuple(worst(whole, measured, floor)),
-        trips=tuple(found),
+        worst_pairs=tuple(worst(comparable, measured, floor)),
+        trips=tuple(faults),
         skipped=tools.skipped,
         prompts_needed=_needed(comparisons) if decision == "inconclusive" else None,
         environment=environment,
-        notes=(*remarks, *_notes(settings, found), *_below_sight(settings, comparisons, usable)),
+        notes=(*remarks, *_notes(settings, faults), *_below_sight(settings, comparisons, usable)),
     )
 
 
 def check_repeats(baseline: PictureSet, again: PictureSet, margin: float = MARGIN) -> None:
-    """Raises Unrepeatable where the baseline, drawn again, is no nearer to itself than different
-    pictures are."""
+    """Raises Unrepeatable where the baseline, drawn again, is as far away as unrelated pictures."""
     tools = kit(list(baseline.pictures), _NO_JUDGE, _NO_JUDGE)
-    sound(entries(baseline, {RERUN: again}, tools), strangers(baseline, tools), margin)
+    entries = floor_entries(baseline, {RERUN: again}, tools)
+    usable_entries(entries, unrelated_distances(baseline, tools), margin)
 
 
-def _decision(comparisons: Sequence[Comparison], found: Sequence[Trip]) -> Decision:
-    return "different" if _new_faults(found) or not comparisons else overall(comparisons)
-
-
-def _new_faults(found: Sequence[Trip]) -> list[Trip]:
+def new_faults(faults: Sequence[Trip]) -> list[Trip]:
     """Pictures that are broken in the candidate alone, or in another way."""
-    known = {(trip.name, trip.reason) for trip in found if trip.side == "baseline"}
+    in_baseline = {(trip.name, trip.reason) for trip in faults if trip.side == "baseline"}
     return [
-        trip for trip in found if trip.side == "candidate" and (trip.name, trip.reason) not in known
+        trip
+        for trip in faults
+        if trip.side == "candidate" and (trip.name, trip.reason) not in in_baseline
     ]
 
 
 def _needed(comparisons: Sequence[Comparison]) -> int | None:
-    """Prompts of the whole set, at its present mix of classes, for the comparison that needs
-    most."""
+    """Prompts for the comparison that needs most, at the present mix of classes."""
     total = max((c.pairs for c in comparisons), default=0)
     needs = [
         -(-c.prompts_needed * total // c.pairs)
@@ -159,24 +163,18 @@ def _needed(comparisons: Sequence[Comparison]) -> int | None:
 
 
 def reasons(
-    decision: Decision, comparisons: Sequence[Comparison], found: Sequence[Trip], margin: float
+    decision: Decision, comparisons: Sequence[Comparison], faults: Sequence[Trip], margin: float
 ) -> list[str]:
-    """Why, in words: broken pictures first, then the comparisons that decided, the farthest
-    first."""
-    texts = [f"picture {trip.name}: {trip.reason}" for trip in _new_faults(found)]
+    """Why, in words: broken pictures, then the comparisons that decided, the farthest first."""
+    texts = [f"picture {trip.name}: {trip.reason}" for trip in new_faults(faults)]
     deciding = [c for c in comparisons if c.decides and c.decision == decision]
-    for each in sorted(deciding, key=lambda c: -c.floors):
-        place = (
-            "over all pairs"
-            if each.content_class == EVERYTHING
-            else f"in class {each.content_class}"
-        )
-        word = {"different": "beyond", "equivalent": "within", "inconclusive": "too near to"}[
-            decision
-        ]
+    relation = {"different": "beyond", "equivalent": "within", "inconclusive": "too near to"}
+    for comparison in sorted(deciding, key=lambda c: -c.floors):
+        name = comparison.content_class
+        scope = "over all pairs" if name == EVERYTHING else f"in class {name}"
         texts.append(
-            f"{each.metric} {place}: {each.floors:.2g} noise floors, {word} the margin of "
-            f"{margin:g}"
+            f"{comparison.metric} {scope}: {comparison.floors:.2g} noise floors, "
+            f"{relation[decision]} the margin of {margin:g}"
         )
     return texts
 
@@ -193,19 +191,18 @@ def worst(
 
     ranked = sorted(zip(pairs, measured, strict=True), key=lambda item: -size(item[1]))
     return [
-        Pair(name=one.name, content_class=one.content_class, prompt=one.prompt, metrics=row)
-        for (one, _), row in ranked[:_WORST]
+        Pair(name=p.name, content_class=p.content_class, prompt=p.prompt, metrics=row)
+        for (p, _), row in ranked[:_WORST]
     ]
 
 
 def _below_sight(
-    settings: Settings, comparisons: Sequence[Comparison], floor_entries: Sequence[FloorEntry]
+    settings: VerifySettings, comparisons: Sequence[Comparison], entries: Sequence[FloorEntry]
 ) -> list[str]:
-    """Small and real are two questions: say where a difference that counts as none is no
-    accident."""
+    """Small and real are two questions: name differences that count as none but are no accident."""
     if settings.strict or not settings.floors:
         return []
-    measured = noise_floor(floor_entries, strict=True)
+    measured = noise_floor(entries, strict=True)
     real = [
         c
         for c in comparisons
@@ -220,17 +217,17 @@ def _below_sight(
     ]
 
 
-def _notes(settings: Settings, found: Sequence[Trip]) -> list[str]:
+def _notes(settings: VerifySettings, faults: Sequence[Trip]) -> list[str]:
     notes = []
     if not settings.floors:
         notes.append(
             f"The noise floor is the resolution of {EIGHT_BIT} pictures alone; the baseline "
             "was not made a second time."
         )
-    broken = [trip for trip in found if trip.side == "baseline"]
+    broken = [trip for trip in faults if trip.side == "baseline"]
     if broken:
         notes.append(
             f"{len(broken)} pictures of the baseline itself look broken: {broken[0].reason}."
         )
-    notes.append(f"A class needs {FEWEST} pairs for a decision of its own.")
+    notes.append(f"A class needs {FEWEST} pairs to be decided separately.")
     return notes

@@ -1,10 +1,8 @@
-"""The contact sheet: baseline, candidate, amplified difference; worst pairs first, by class. A
-number is not a look."""
+"""The contact sheet: baseline, candidate, amplified difference; worst pairs first, by class."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,30 +20,21 @@ def contact_sheet(
     verdict: Verdict, baseline: PictureSet, candidate: PictureSet, rows: int = 12
 ) -> Image.Image:
     """One row a pair: its name and prompt, then three pictures."""
-    ones = {p.name: p for p in baseline.pictures}
-    others = {p.name: p for p in candidate.pictures}
-    chosen = _by_class(verdict.worst_pairs[:rows])
+    before = {picture.name: picture for picture in baseline.pictures}
+    after = {picture.name: picture for picture in candidate.pictures}
+    # Classes in the order of their worst pair, and within each the worst first.
+    worst = verdict.worst_pairs[:rows]
+    classes = dict.fromkeys(pair.content_class for pair in worst)
+    pairs = [pair for name in classes for pair in worst if pair.content_class == name]
     width = 3 * _TILE + 4 * _GAP
-    sheet = Image.new("RGB", (width, _HEAD + len(chosen) * (_TILE + _LINE + _GAP) + _GAP), _PAPER)
+    sheet = Image.new("RGB", (width, _HEAD + len(pairs) * (_TILE + _LINE + _GAP) + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(("baseline", "candidate", f"difference x{AMPLIFICATION}")):
         draw.text((_GAP + column * (_TILE + _GAP), 8), title, fill=_INK, font=_font(14))
-    for index, pair in enumerate(chosen):
-        _row(
-            sheet,
-            draw,
-            _HEAD + index * (_TILE + _LINE + _GAP),
-            pair,
-            ones[pair.name],
-            others[pair.name],
-        )
+    for index, pair in enumerate(pairs):
+        top = _HEAD + index * (_TILE + _LINE + _GAP)
+        _row(sheet, draw, top, pair, before[pair.name], after[pair.name])
     return sheet
-
-
-def _by_class(pairs: Sequence[Pair]) -> list[Pair]:
-    """Classes in the order of their worst pair, and within each the worst first."""
-    order = list(dict.fromkeys(pair.content_class for pair in pairs))
-    return [pair for name in order for pair in pairs if pair.content_class == name]
 
 
 def _row(
@@ -53,15 +42,19 @@ def _row(
     draw: ImageDraw.ImageDraw,
     top: int,
     pair: Pair,
-    one: Picture,
-    other: Picture,
+    baseline: Picture,
+    candidate: Picture,
 ) -> None:
     facts = "  ".join(f"{name} {value:.3g}" for name, value in list(pair.metrics.items())[:3])
     draw.text(
         (_GAP, top), f"{pair.content_class} · {pair.name}   {facts}", fill=_INK, font=_font(12)
     )
     draw.text((_GAP, top + 16), _short(pair.prompt, 3 * _TILE), fill=_FAINT, font=_font(11))
-    tiles = (one.pixels, other.pixels, difference(one.pixels, other.pixels))
+    tiles = (
+        baseline.pixels,
+        candidate.pixels,
+        difference(baseline.pixels, candidate.pixels),
+    )
     for column, pixels in enumerate(tiles):
         image = Image.fromarray(pixels)
         scale = _TILE / max(image.size)
@@ -70,11 +63,11 @@ def _row(
         sheet.paste(image.resize(size, method), (_GAP + column * (_TILE + _GAP), top + _LINE))
 
 
-def difference(one: Array, other: Array) -> Array:
+def difference(baseline: Array, candidate: Array) -> Array:
     """|candidate - baseline| amplified, on black."""
-    if one.shape != other.shape:
-        return np.full_like(one, 255)
-    gap = np.abs(one.astype(np.int16) - other.astype(np.int16)) * AMPLIFICATION
+    if baseline.shape != candidate.shape:
+        return np.full_like(baseline, 255)
+    gap = np.abs(candidate.astype(np.int16) - baseline.astype(np.int16)) * AMPLIFICATION
     return np.asarray(np.clip(gap, 0, 255), dtype=np.uint8)
 
 

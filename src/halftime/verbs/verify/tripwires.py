@@ -1,7 +1,7 @@
-"""Pictures that are broken whatever the metrics say: NaN, black, of one colour, pure noise, or of
-another size.
+"""Pictures that are broken whatever the metrics say.
 
-A black frame can beat a healthy picture on a CLIP score, so these come before any metric.
+NaN, black, one colour, pure noise, or another size than the baseline's. A black frame can beat
+a healthy picture on a CLIP score, so these come before any metric.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _NOISE_SPREAD = 12.0  # of 255
 
 def trips(pairs: Sequence[tuple[Picture, Picture]]) -> list[Trip]:
     """What is broken on either side."""
-    found = []
+    faults = []
     for baseline, candidate in pairs:
-        found += [
+        faults += [
             Trip(side="baseline", name=baseline.name, reason=r) for r in [broken(baseline)] if r
         ]
         reason = broken(candidate) or _other_size(baseline, candidate)
-        found += [Trip(side="candidate", name=candidate.name, reason=reason)] if reason else []
-    return found
+        faults += [Trip(side="candidate", name=candidate.name, reason=reason)] if reason else []
+    return faults
 
 
 def broken(picture: Picture) -> str:
-    """Why a picture is no picture, or nothing."""
+    """Why a picture is broken, or an empty string."""
     if picture.broken:
         return picture.broken
     values = picture.pixels.astype(np.float32)
@@ -43,7 +43,7 @@ def broken(picture: Picture) -> str:
 
 
 def is_noise(pixels: Array) -> bool:
-    """Whether neighbours know nothing of each other, in both directions and in brightness."""
+    """Whether neighbours are unrelated in brightness, in both directions."""
     grey = pixels.astype(np.float32).mean(axis=-1)
     if grey.std() < _NOISE_SPREAD or min(grey.shape) < 8:
         return False
@@ -52,10 +52,10 @@ def is_noise(pixels: Array) -> bool:
     return max(across, down) < _NOISE_CORRELATION
 
 
-def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    scale = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum()) / scale if scale else 1.0
+def _correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    first, second = first - first.mean(), second - second.mean()
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / scale if scale else 1.0
 
 
 def _other_size(baseline: Picture, candidate: Picture) -> str:

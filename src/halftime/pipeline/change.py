@@ -1,0 +1,97 @@
+"""How to change an object for a while: one attribute set and restored, one class extended.
+
+Both are undone exactly, also after an exception: the very objects that were there come back. Nested
+changes of one object are undone in the reverse order, as `with` statements and ExitStack do.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from halftime.pipeline.components import pipelines_of
+from halftime.upstream import hugging_face
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_ABSENT = object()
+
+
+@contextmanager
+def patched(holder: object, name: str, value: object) -> Iterator[None]:
+    """An attribute of this one object (an instance, a module or a class) set within the block.
+
+    It goes straight into the object's `__dict__`, because nn.Module gives `setattr` a meaning of
+    its own. Afterwards the object has exactly the attribute that it had itself, or none.
+    """
+    before = vars(holder).get(name, _ABSENT)
+    _put(holder, name, value)
+    try:
+        yield
+    finally:
+        _put(holder, name, before)
+
+
+def _put(holder: object, name: str, value: object) -> None:
+    attributes = vars(holder)
+    if not isinstance(attributes, MutableMapping):  # of a class: a read-only view
+        delattr(holder, name) if value is _ABSENT else setattr(holder, name, value)
+    elif value is _ABSENT:
+        attributes.pop(name, None)
+    else:
+        attributes[name] = value
+
+
+@contextmanager
+def subclassed(instance: object, members: Mapping[str, object]) -> Iterator[None]:
+    """The instance as one of a subclass of its class with these members, within the block.
+
+    Python looks special methods and properties up on the class, and copies of an object share its
+    class but not its patched attributes. The subclass has the name, module and docstring of the
+    class. Raises TypeError for an object laid out in C, whose class cannot be changed.
+    """
+    original = type(instance)
+    identity = {
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "__doc__": original.__doc__,
+    }
+    instance.__class__ = types.new_class(
+        original.__name__, (original,), exec_body=lambda body: body.update({**identity, **members})
+    )
+    try:
+        yield
+    finally:
+        instance.__class__ = original
+
+
+@contextmanager
+def intercepted(
+    pipeline: DiffusionPipeline, before: Callable[[dict[str, object]], dict[str, object]]
+) -> Iterator[None]:
+    """Every call of the pipeline passes its keyword arguments through `before` first."""
+    original = type(pipeline).__call__
+
+    @functools.wraps(original)
+    def call(self: DiffusionPipeline, *args: object, **kwargs: object) -> object:
+        return original(self, *args, **before(kwargs))
+
+    with subclassed(pipeline, {"__call__": call}):
+        yield
+
+
+@contextmanager
+def progress_bars(pipeline: DiffusionPipeline, **config: object) -> Iterator[None]:
+    """The pipeline's progress bars, and those of pipelines within it, with these options of tqdm
+    in addition to their own."""
+    name = hugging_face.PROGRESS_BAR_CONFIG
+    with ExitStack() as undo:
+        for part in pipelines_of(pipeline):
+            own = getattr(part, name, None)
+            merged = {**(own if isinstance(own, dict) else {}), **config}
+            undo.enter_context(patched(part, name, merged))
+        yield

@@ -1,0 +1,236 @@
+"""In what state a pipeline is, as plain data: what was loaded into it, hooked onto it, or shared.
+
+Fixes and measurements that hold for a pipeline as it was published may not hold for one in such a
+state. All of it is read off attributes, so it needs neither peft nor accelerate.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from halftime.pipeline.components import components_of, modules_of, pipelines_of
+from halftime.upstream import hugging_face, pytorch
+
+Offloading = Literal["model", "sequential", "group", "device map"]
+
+# The first part of a weight's (or a layer's) module -> the library that quantised it.
+_QUANTISERS = {
+    "torchao": "torchao",
+    "bitsandbytes": "bitsandbytes",
+    "optimum": "quanto",
+    "quanto": "quanto",
+    "gguf": "gguf",
+}
+_QUANTISED_TYPES = {
+    "Params4bit": "bitsandbytes",
+    "Int8Params": "bitsandbytes",
+    "Linear4bit": "bitsandbytes",
+    "Linear8bitLt": "bitsandbytes",
+    "GGUFParameter": "gguf",
+    "GGUFLinear": "gguf",
+    "QTensor": "quanto",
+    "QModuleMixin": "quanto",
+    "AffineQuantizedTensor": "torchao",
+    "TorchAOBaseTensor": "torchao",
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One LoRA, or another adapter of peft, by the name under which it was loaded."""
+
+    name: str
+    components: tuple[str, ...]
+    active: bool  # in any of them
+    fused: bool  # its weights are written into the component's own, in any of them
+
+
+@dataclass(frozen=True)
+class PipelineState:
+    """What was done to a pipeline. Components are named as `components_of` names them.
+
+    `adapters` are loaded now; `fused` names those whose weights are in the component's own, also
+    where they were unloaded afterwards, as far as the pipeline says. `shared` are components that
+    another pipeline in this process holds too; `repeated` those that this one holds under a second
+    name.
+    """
+
+    adapters: tuple[Adapter, ...] = ()
+    fused: tuple[str, ...] = ()
+    ip_adapters: tuple[str, ...] = ()  # denoisers whose attention takes an image prompt
+    offloading: tuple[tuple[str, Offloading], ...] = ()  # (component, how)
+    layerwise_casting: tuple[str, ...] = ()
+    hooks: tuple[tuple[str, str], ...] = ()  # (component, name) of diffusers' other hooks
+    meta: tuple[str, ...] = ()  # with a weight that has a shape and no values
+    quantised: tuple[tuple[str, str], ...] = ()  # (component, library)
+    compiled: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing was done to it, as far as can be seen."""
+        return self == PipelineState()
+
+
+def state_of(pipeline: DiffusionPipeline) -> PipelineState:
+    """Look at a pipeline without running or changing it."""
+    modules = modules_of(pipeline)
+    adapters = _adapters(modules)
+    fused = {adapter.name for adapter in adapters if adapter.fused}
+    return PipelineState(
+        adapters=adapters,
+        fused=tuple(sorted(fused | {*hugging_face.fused_adapters(pipeline)})),
+        ip_adapters=_having(modules, _takes_image_prompts),
+        offloading=tuple(
+            (name, how) for name, module in modules.items() if (how := _offloading(module))
+        ),
+        layerwise_casting=_having(modules, _casts_layerwise),
+        hooks=tuple(
+            (name, hook) for name, module in modules.items() for hook in _other_hooks(module)
+        ),
+        meta=_having(modules, lambda module: any(weight.is_meta for weight in _weights(module))),
+        quantised=tuple(
+            (name, library) for name, module in modules.items() if (library := quantised_by(module))
+        ),
+        compiled=_having(modules, pytorch.is_compiled),
+        shared=_shared(pipeline),
+        repeated=_repeated(pipeline),
+    )
+
+
+def _having(modules: dict[str, nn.Module], holds: Callable[[nn.Module], bool]) -> tuple[str, ...]:
+    return tuple(name for name, module in modules.items() if holds(module))
+
+
+def _weights(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _names_of_types(value: object) -> set[str]:
+    return {base.__name__ for base in type(value).__mro__}
+
+
+# ---- adapters
+
+
+def _adapters(modules: dict[str, nn.Module]) -> tuple[Adapter, ...]:
+    holders: dict[str, list[str]] = {}
+    active: set[str] = set()
+    fused: set[str] = set()
+    for name, module in modules.items():
+        for adapter in hugging_face.loaded_adapters(module):
+            holders.setdefault(adapter, []).append(name)
+        for layer in module.modules():
+            if "BaseTunerLayer" in _names_of_types(layer):  # peft's, around a layer of the model
+                fused.update(getattr(layer, "merged_adapters", ()))
+                if not getattr(layer, "disable_adapters", False):
+                    active.update(getattr(layer, "active_adapters", ()))
+    return tuple(
+        Adapter(name, tuple(components), active=name in active, fused=name in fused)
+        for name, components in holders.items()
+    )
+
+
+def _takes_image_prompts(module: nn.Module) -> bool:
+    processors = getattr(module, "attn_processors", None)
+    return isinstance(processors, dict) and any(
+        "IPAdapter" in type(processor).__name__ for processor in processors.values()
+    )
+
+
+# ---- hooks
+
+
+def _offloading(module: nn.Module) -> Offloading | None:
+    kinds = {kind for part in module.modules() for kind in _hook_kinds(part)}
+    for kind in ("group", "sequential", "model", "device map"):
+        if kind in kinds:
+            return kind
+    return None
+
+
+def _hook_kinds(module: nn.Module) -> Iterator[Offloading]:
+    if hugging_face.GROUP_OFFLOADING in hugging_face.diffusers_hooks(module):
+        yield "group"
+    hook = hugging_face.accelerate_hook(module)
+    for single in getattr(hook, "hooks", None) or ([] if hook is None else [hook]):
+        kinds = _names_of_types(single)
+        if "CpuOffload" in kinds:
+            yield "model"
+        elif "AlignDevicesHook" in kinds:  # also where weights stay on several devices
+            yield "sequential" if getattr(single, "offload", False) else "device map"
+
+
+def _casts_layerwise(module: nn.Module) -> bool:
+    return any(
+        hugging_face.LAYERWISE_CASTING in hugging_face.diffusers_hooks(part)
+        for part in module.modules()
+    )
+
+
+def _other_hooks(module: nn.Module) -> list[str]:
+    names = {name for part in module.modules() for name in hugging_face.diffusers_hooks(part)}
+    return sorted(names - {hugging_face.GROUP_OFFLOADING, hugging_face.LAYERWISE_CASTING})
+
+
+# ---- weights
+
+
+def quantised_by(module: nn.Module) -> str | None:
+    """The library that holds a weight of this module in fewer bits; None where none does.
+
+    Known by the types of weights and layers, since each library marks a model in its own way.
+    """
+    for value in (*_weights(module), *module.modules()):
+        for base in type(value).__mro__:
+            library = _QUANTISED_TYPES.get(base.__name__) or _QUANTISERS.get(
+                base.__module__.partition(".")[0]
+            )
+            if library is not None:
+                return library
+    return None
+
+
+# ---- sharing
+
+
+def _shared(pipeline: DiffusionPipeline) -> tuple[str, ...]:
+    """Components that another live pipeline holds. Only where one seems to is the garbage
+    collected first: a pipeline that nobody can reach any more shares nothing."""
+    if not _held_elsewhere(pipeline):
+        return ()
+    gc.collect()
+    return _held_elsewhere(pipeline)
+
+
+def _held_elsewhere(pipeline: DiffusionPipeline) -> tuple[str, ...]:
+    own = pipelines_of(pipeline)
+    elsewhere = {
+        id(component)
+        for holder in gc.get_objects()
+        if issubclass(type(holder), DiffusionPipeline) and not any(holder is part for part in own)
+        for component in vars(holder).values()
+    }
+    return tuple(
+        name for name, component in components_of(pipeline).items() if id(component) in elsewhere
+    )
+
+
+def _repeated(pipeline: DiffusionPipeline) -> tuple[str, ...]:
+    """Later names of a module that the pipeline holds under an earlier one."""
+    identities: set[int] = set()
+    repeated = []
+    for name, component in pipeline.components.items():
+        if isinstance(component, nn.Module):
+            if id(component) in identities:
+                repeated.append(name)
+            identities.add(id(component))
+    return tuple(repeated)

@@ -1,0 +1,461 @@
+"""The table of fixes, as data: what each is called, works on, promises, and is expected to save.
+
+To add a fix: its name in `FixName` and its row in `_ROWS` below, at its place in the order of
+application; one file in `halftime/fix/` with what it does, entered under that name in
+`halftime/fix/table.py`; and its row in docs/fix.md. A test says what is missing. Everything else
+reads this table: `profile` and `trace` name its fixes, `forecast` models them, `tune` tries them.
+
+The priors are from this project's runs on CPUs (benchmarks/results) and, for CUDA, from published
+ones. They decide only the order of what `profile` names and `tune` tries, and which rivals are
+worth their time; what is kept is decided by measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from halftime.records.base import Json, Record
+
+FixName = Literal[
+    "progress-bar-off",
+    "known-device",
+    "solver-steps",
+    "tiny-vae",
+    "fused-qkv",
+    "vae-folded-upsample",
+    "int8-dynamic",
+    "denoiser-channels-last",
+    "vae-channels-last",
+    "denoiser-dtype",
+    "vae-dtype",
+    "vae-slicing-off",
+    "attention-backend",
+    "step-cache",
+    "denoiser-compile",
+    "vae-compile",
+    "openvino",
+    "onnxruntime",
+    "guidance-interval",
+    "schedule-table",
+    "set-begin-index",
+    "loop-graph",
+    "batch-prompts",
+    "prompt-cache",
+    "text-warmup",
+]
+# Our own code may name only these, which mypy checks; a file may come from a version that has
+# others, so a record reads any string.
+if TYPE_CHECKING:
+    RecordedFixName = FixName
+else:
+    RecordedFixName = str
+
+Level = Literal["bit-exact", "equivalent", "approximate"]
+LedgerPart = tuple[str, str]  # stage and part of the ledger; part '' is the whole stage
+
+DENOISER: LedgerPart = ("denoise", "denoiser")
+SCHEDULER: LedgerPart = ("denoise", "scheduler")
+PROGRESS_BAR: LedgerPart = ("denoise", "progress_bar")
+GLUE: LedgerPart = ("denoise", "glue")
+VAE: LedgerPart = ("vae_decode", "")
+TEXT: LedgerPart = ("encode_prompt", "")
+
+
+class Prior(NamedTuple):
+    """Expected speedup of a part of the call, and how much longer it makes a first call, in
+    seconds; 1.0 means that nothing is expected."""
+
+    cpu: float
+    cuda: float
+    setup_seconds: float = 0.5
+
+
+class SettingEffect(Record, frozen=True, kw_only=True):
+    """What a fix works on, and is expected to save, where a setting is, or lists, this value."""
+
+    setting: str
+    value: str
+    part: str
+    priors: dict[LedgerPart, Prior]
+
+
+class FixRow(Record, frozen=True, kw_only=True):
+    """One fix, as data.
+
+    `part` of `stage` is what would cost nothing at best: Amdahl's bound is computed from it, over
+    the call that `ceiling_of` names. `works_on` names what the fix changes, for `CONFLICTS`;
+    `priors` and `works_on` hold for every setting, `setting_effects` for some.
+    """
+
+    name: FixName
+    summary: str  # one sentence
+    level: Level
+    stage: str  # of the ledger
+    part: str = ""  # of that stage; '' is the whole stage
+    ceiling_of: Literal["steady call", "first call", "unknown"] = "steady call"
+    works_on: tuple[str, ...] = ()
+    settings: dict[str, Json] = {}  # the defaults; a name that is not here is refused
+    proposals: tuple[dict[str, Json], ...] = ({},)  # the settings that `tune` tries
+    not_tried: str = ""  # why `tune` does not try it on its own
+    extra: str | None = None  # halftime[EXTRA] installs its package
+    priors: dict[LedgerPart, Prior] = {}
+    setting_effects: tuple[SettingEffect, ...] = ()
+
+    @property
+    def is_runtime(self) -> bool:
+        """Whether it replaces the components that its settings list."""
+        return "components" in self.settings
+
+    def parts(self, settings: Mapping[str, Json]) -> frozenset[str]:
+        """What it works on with these settings, for `CONFLICTS`."""
+        return frozenset({*self.works_on, *(effect.part for effect in self._effects(settings))})
+
+    def expected(self, settings: Mapping[str, Json]) -> dict[LedgerPart, Prior]:
+        """Its priors with these settings."""
+        priors = dict(self.priors)
+        for effect in self._effects(settings):
+            priors |= effect.priors
+        return priors
+
+    def _effects(self, settings: Mapping[str, Json]) -> Iterator[SettingEffect]:
+        for effect in self.setting_effects:
+            value = settings.get(effect.setting, self.settings[effect.setting])
+            if effect.value == value or (isinstance(value, list) and effect.value in value):
+                yield effect
+
+
+def _component(name: str, part: LedgerPart, prior: Prior) -> SettingEffect:
+    return SettingEffect(setting="components", value=name, part=name, priors={part: prior})
+
+
+_COMPILE_SETTINGS: dict[str, Json] = {
+    "mode": "default",
+    "fullgraph": False,
+    "dynamic": False,  # shapes are pinned; a new shape compiles anew
+    "freezing": True,  # CPU: weights become constants, so that they are packed once
+    "region": "whole",  # or 'blocks': only the repeated ones, which compiles much faster
+}
+
+# In the order of application: what replaces a component before what changes it, weights before what
+# wraps a method, compilers last among those, and the loop around everything.
+_ROWS: tuple[FixRow, ...] = (
+    FixRow(
+        name="progress-bar-off",
+        summary="No progress bar.",
+        level="bit-exact",
+        stage="denoise",
+        part="progress_bar",
+        works_on=("progress_bar",),
+        priors={PROGRESS_BAR: Prior(10.0, 10.0)},
+    ),
+    FixRow(
+        name="known-device",
+        summary="Where the pipeline runs, looked up once and not in every module at every call.",
+        level="bit-exact",
+        stage="encode_prompt",
+        ceiling_of="unknown",
+        works_on=("device-lookup",),
+        priors={GLUE: Prior(1.2, 1.2), TEXT: Prior(1.1, 1.1)},
+    ),
+    FixRow(
+        name="solver-steps",
+        summary="Another solver, fewer steps.",
+        level="approximate",
+        stage="denoise",
+        works_on=("schedule",),
+        settings={"scheduler": "", "steps": 20},
+        not_tried="chosen by the sweep",
+    ),
+    FixRow(
+        name="tiny-vae",
+        summary="Final pictures through a distilled VAE (TAESD and its kin). Lossy: look at the "
+        "contact sheet.",
+        level="approximate",
+        stage="vae_decode",
+        works_on=("vae",),
+        settings={"source": ""},
+        proposals=({}, {"source": "bundled"}),
+        priors={VAE: Prior(4.0, 6.0)},
+    ),
+    FixRow(
+        name="fused-qkv",
+        summary="Query, key and value projections as one matrix product.",
+        level="equivalent",
+        stage="denoise",
+        part="denoiser",
+        works_on=("denoiser",),
+        priors={DENOISER: Prior(1.02, 1.03)},
+    ),
+    FixRow(
+        name="vae-folded-upsample",
+        summary="The VAE's doublings and the convolutions after them as one: 4 instead of 9 "
+        "multiplications.",
+        level="equivalent",
+        stage="vae_decode",
+        works_on=("vae-upsample",),
+        priors={VAE: Prior(1.15, 1.1)},
+    ),
+    FixRow(
+        name="int8-dynamic",
+        summary="The denoiser's linear layers in int8 with dynamic activations (torchao). Loses "
+        "on many CPUs.",
+        level="approximate",
+        stage="denoise",
+        part="denoiser",
+        works_on=("denoiser",),
+        settings={"least_features": 128},
+        extra="torchao",
+        priors={DENOISER: Prior(0.7, 1.2, 10.0)},
+    ),
+    FixRow(
+        name="denoiser-channels-last",
+        summary="The denoiser's convolution weights in channels_last.",
+        level="equivalent",
+        stage="denoise",
+        part="denoiser",
+        works_on=("denoiser",),
+        priors={DENOISER: Prior(1.1, 1.1)},
+    ),
+    FixRow(
+        name="vae-channels-last",
+        summary="The VAE's convolution weights in channels_last.",
+        level="equivalent",
+        stage="vae_decode",
+        works_on=("vae",),
+        priors={VAE: Prior(1.2, 1.2)},
+    ),
+    FixRow(
+        name="denoiser-dtype",
+        summary="Denoise in lower precision; latents and scheduler keep theirs.",
+        level="equivalent",
+        stage="denoise",
+        part="denoiser",
+        works_on=("denoiser",),
+        settings={"dtype": "bfloat16"},
+        priors={DENOISER: Prior(1.4, 2.0)},
+    ),
+    FixRow(
+        name="vae-dtype",
+        summary="Decode in lower precision. Test hard edges and pixel art on your own pictures.",
+        level="equivalent",
+        stage="vae_decode",
+        works_on=("vae",),
+        settings={"dtype": "bfloat16"},
+        priors={VAE: Prior(1.9, 2.0)},
+    ),
+    FixRow(
+        name="vae-slicing-off",
+        summary="Decode the whole batch at once, without slices and tiles; costs memory.",
+        level="equivalent",  # overlapping tiles are blended, a whole decode is not
+        stage="vae_decode",
+        works_on=("vae",),
+        priors={VAE: Prior(1.05, 1.1)},
+    ),
+    FixRow(
+        name="attention-backend",
+        summary="Another attention kernel: torch's flash, efficient, cudnn or math, or one of "
+        "diffusers' backends.",
+        level="equivalent",
+        stage="denoise",
+        part="denoiser",
+        works_on=("denoiser",),
+        settings={"backend": "flash"},
+        proposals=({}, {"backend": "cudnn"}),
+        priors={DENOISER: Prior(1.01, 1.1)},
+    ),
+    FixRow(
+        name="step-cache",
+        summary="Reuse deep features between steps: FirstBlockCache for transformers, "
+        "DeepCache's idea for UNets.",
+        level="approximate",
+        stage="denoise",
+        part="denoiser",
+        works_on=("blocks",),
+        settings={"every": 2, "threshold": 0.1},
+        proposals=({}, {"every": 3}),
+        priors={DENOISER: Prior(1.4, 1.5)},
+    ),
+    FixRow(
+        name="denoiser-compile",
+        summary="The denoiser through torch.compile, whole or by repeated blocks.",
+        level="equivalent",
+        stage="denoise",
+        part="denoiser",
+        works_on=("denoiser",),
+        settings=_COMPILE_SETTINGS,
+        priors={DENOISER: Prior(1.5, 1.3, 90.0)},
+    ),
+    FixRow(
+        name="vae-compile",
+        summary="The VAE's decoder through torch.compile.",
+        level="equivalent",
+        stage="vae_decode",
+        works_on=("vae",),
+        settings=_COMPILE_SETTINGS,
+        priors={VAE: Prior(1.6, 1.4, 40.0)},
+    ),
+    FixRow(
+        name="openvino",
+        summary="Denoiser, VAE and, if named, text encoders through OpenVINO, for machines "
+        "without a GPU.",
+        level="equivalent",
+        stage="denoise",
+        part="denoiser",
+        settings={"components": ["denoiser", "vae"], "precision": "bfloat16"},
+        proposals=(
+            {"components": ["denoiser"]},
+            {"components": ["vae"]},
+            {"components": ["text_encoder"]},
+        ),
+        extra="openvino",
+        setting_effects=(
+            _component("denoiser", DENOISER, Prior(2.7, 1.0, 6.0)),
+            _component("vae", VAE, Prior(2.1, 1.0, 5.0)),
+            _component("text_encoder", TEXT, Prior(1.4, 1.0, 5.0)),
+        ),
+    ),
+    FixRow(
+        name="onnxruntime",
+        summary="Denoiser and VAE through ONNX Runtime, for machines without a GPU.",
+        level="equivalent",
+        stage="denoise",
+        part="denoiser",
+        settings={"components": ["denoiser", "vae"]},
+        proposals=(
+            {"components": ["denoiser"]},
+            {"components": ["vae"]},
+            {"components": ["text_encoder"]},
+        ),
+        extra="onnx",
+        setting_effects=(
+            _component("denoiser", DENOISER, Prior(1.3, 1.0, 40.0)),
+            _component("vae", VAE, Prior(1.2, 1.0, 20.0)),
+            _component("text_encoder", TEXT, Prior(1.3, 1.0, 20.0)),
+        ),
+    ),
+    FixRow(
+        name="guidance-interval",
+        summary="Guidance on part of the steps only; the others evaluate half the batch.",
+        level="approximate",
+        stage="denoise",
+        part="denoiser",
+        works_on=("evaluations",),
+        settings={"start": 0.0, "stop": 0.7},
+        proposals=({}, {"stop": 0.5}),
+        priors={DENOISER: Prior(1.2, 1.1)},
+    ),
+    FixRow(
+        name="schedule-table",
+        summary="The scheduler as a table: each step one multiply-add, no scheduler code, no sync.",
+        level="equivalent",
+        stage="denoise",
+        part="scheduler",
+        works_on=("scheduler-step",),
+        priors={SCHEDULER: Prior(3.0, 5.0)},
+    ),
+    FixRow(
+        name="set-begin-index",
+        summary="Tell the scheduler where it starts, so that it does not search the schedule on "
+        "the device.",
+        level="bit-exact",
+        stage="denoise",
+        part="scheduler",
+        works_on=("scheduler-step",),
+        priors={SCHEDULER: Prior(1.3, 1.5)},
+    ),
+    FixRow(
+        name="loop-graph",
+        summary="The whole denoising loop as one CUDA graph; on the CPU as one step function.",
+        level="equivalent",
+        stage="denoise",
+        works_on=("loop", "scheduler-step", "denoiser-compile"),
+        settings={"backend": "inductor", "precision": "bfloat16", "watch_bytes": 256 * 2**20},
+        proposals=({}, {"backend": "openvino"}),
+        priors={
+            DENOISER: Prior(1.5, 1.1, 90.0),
+            SCHEDULER: Prior(5.0, 5.0),
+            GLUE: Prior(2.0, 5.0),
+        },
+        setting_effects=(
+            # OpenVINO converts the denoiser's weights too, so nothing else may change them.
+            SettingEffect(
+                setting="backend",
+                value="openvino",
+                part="denoiser",
+                priors={DENOISER: Prior(2.9, 1.0, 8.0)},
+            ),
+        ),
+    ),
+    FixRow(
+        name="batch-prompts",
+        summary="Positive and negative prompt through the text encoders in one forward.",
+        level="equivalent",
+        stage="encode_prompt",
+        works_on=("encode_prompt",),
+        priors={TEXT: Prior(1.3, 1.5)},
+    ),
+    FixRow(
+        name="prompt-cache",
+        summary="Keep the embeddings of the last prompts; pays where prompts repeat.",
+        level="bit-exact",
+        stage="encode_prompt",
+        works_on=("encode_prompt",),
+        settings={"size": 64},
+        priors={TEXT: Prior(20.0, 20.0)},
+    ),
+    FixRow(
+        name="text-warmup",
+        summary="Run the text encoders once before the first request.",
+        level="bit-exact",
+        stage="encode_prompt",
+        ceiling_of="first call",
+        works_on=("text-warmup",),
+        not_tried="changes the first call alone, which a steady measurement cannot see; "
+        "`halftime serve` warms up",
+    ),
+)
+FIX_ROWS: dict[str, FixRow] = {row.name: row for row in _ROWS}
+ORDER: tuple[FixName, ...] = tuple(row.name for row in _ROWS)
+
+# Fixes that exclude each other where both work on the same part: the part, and names of which any
+# two do.
+CONFLICTS: tuple[tuple[str, frozenset[FixName]], ...] = (
+    # loop-graph works on the denoiser itself where its backend is OpenVINO
+    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-compile"})),
+    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "int8-dynamic"})),
+    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-dtype"})),
+    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-channels-last"})),
+    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "attention-backend"})),
+    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "fused-qkv"})),
+    ("vae", frozenset({"openvino", "onnxruntime", "vae-compile"})),
+    ("vae", frozenset({"openvino", "onnxruntime", "vae-dtype"})),
+    ("vae", frozenset({"openvino", "onnxruntime", "vae-channels-last"})),
+    ("scheduler-step", frozenset({"schedule-table", "set-begin-index", "loop-graph"})),
+)
+# Pairs that exclude each other whatever they work on, because the second would not see what the
+# first changes; and why.
+ALWAYS: tuple[tuple[frozenset[FixName], str], ...] = (
+    (
+        frozenset({"step-cache", "denoiser-compile"}),
+        "a compiled denoiser would bake in one of the cache's two paths",
+    ),
+    (frozenset({"step-cache", "openvino"}), "a converted denoiser has no blocks to skip"),
+    (frozenset({"step-cache", "onnxruntime"}), "a converted denoiser has no blocks to skip"),
+    (frozenset({"step-cache", "loop-graph"}), "a captured loop cannot decide step by step"),
+    (
+        frozenset({"guidance-interval", "loop-graph"}),
+        "the loop is taken over, so a step's guidance is not seen",
+    ),
+    (frozenset({"loop-graph", "openvino"}), "the captured loop evaluates the torch denoiser"),
+    (frozenset({"loop-graph", "onnxruntime"}), "the captured loop evaluates the torch denoiser"),
+    (frozenset({"loop-graph", "denoiser-compile"}), "loop-graph compiles the denoiser itself"),
+    (
+        frozenset({"attention-backend", "denoiser-compile"}),
+        "the kernel is chosen at run time, which breaks the graph",
+    ),
+    (
+        frozenset({"int8-dynamic", "denoiser-dtype"}),
+        "quantised weights cannot be cast; int8 keeps its own precision",
+    ),
+)

@@ -1,0 +1,222 @@
+"""Private names of diffusers and transformers, and of accelerate and peft as diffusers uses them,
+each with the reason."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, SchedulerMixin
+    from torch import nn
+
+# ---- pipelines
+
+# Where `set_progress_bar_config` keeps its keywords; there is no public way to read them, and they
+# must be put back.
+PROGRESS_BAR_CONFIG = "_progress_bar_config"
+# The old name of `encode_prompt`, which pipelines from before 2023 still call.
+OLD_ENCODE_PROMPT = "_encode_prompt"
+# Where a pipeline's call looks for the device of its inputs: under offloading it is not the device
+# that the weights are on.
+EXECUTION_DEVICE = "_execution_device"
+
+
+def execution_device(pipeline: DiffusionPipeline) -> torch.device | None:
+    """Where the pipeline's call computes, by its offloading hooks if it has any; None for a
+    pipeline without the property."""
+    import torch
+
+    device = getattr(pipeline, EXECUTION_DEVICE, None)
+    return None if device is None else torch.device(device)
+
+
+def unpacked_latents(
+    pipeline: DiffusionPipeline, latents: torch.Tensor, width: int, height: int
+) -> torch.Tensor | None:
+    """Latents [batch, cells, channels] as [batch, channels, h, w]; None where the pipeline cannot.
+    Flux and its kin pack their latents, and unpack them in a private method."""
+    unpack = getattr(pipeline, "_unpack_latents", None)
+    if unpack is None:
+        return None
+    unpacked: torch.Tensor = unpack(latents, height, width, pipeline.vae_scale_factor)
+    return unpacked
+
+
+# ---- what a pipeline's call does, read off its compiled code
+
+
+def guides_in_one_batch(pipeline: DiffusionPipeline) -> bool:
+    """Whether the call evaluates the unconditional and the conditional input as two halves of one
+    batch: its code has `[latents] * 2`, as diffusers writes it. False where there is no code."""
+    kind = type(pipeline)
+    return hasattr(kind, "do_classifier_free_guidance") and any(
+        _doubles_latents(code) for code in codes_of(kind)
+    )
+
+
+def _doubles_latents(code: CodeType) -> bool:
+    """Looks for: load latents, build a list of one, load 2, multiply."""
+    steps = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "NOP")]
+    return any(
+        load.opname.startswith("LOAD_")
+        and load.argval == "latents"
+        and (build.opname, build.argval) == ("BUILD_LIST", 1)
+        and (two.opname.startswith("LOAD_") and two.argval == 2)
+        and (multiply.opname == "BINARY_OP" and multiply.argrepr == "*")
+        for load, build, two, multiply in zip(steps, steps[1:], steps[2:], steps[3:], strict=False)
+    )
+
+
+def sets_begin_index(pipeline: DiffusionPipeline) -> bool | None:
+    """Whether the call tells the scheduler where it starts; None where there is no code to
+    look at."""
+    codes = codes_of(type(pipeline))
+    return any("set_begin_index" in code.co_names for code in codes) if codes else None
+
+
+def codes_of(kind: type) -> list[CodeType]:
+    """The code that a call of the class may run: its own `__call__`, that of the class which it
+    extends wherever it hands on to it, and the functions defined inside. Empty where the call is
+    not a Python function."""
+    codes: list[CodeType] = []
+    for base in kind.__mro__:
+        call = vars(base).get("__call__")
+        if call is None:
+            continue
+        code = getattr(inspect.unwrap(call), "__code__", None)
+        if not isinstance(code, CodeType):
+            break
+        own = list(_nested(code))
+        codes += own
+        if not any({"super", "__call__"} & {*part.co_names} for part in own):
+            break
+    return codes
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _nested(constant)
+
+
+# ---- models
+
+
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks that the model is made of many times, which `compile_repeated_blocks` compiles:
+    diffusers lists their class names privately."""
+    names = getattr(model, "_repeated_blocks", None) or ()
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def kept_in_fp32(model: nn.Module) -> tuple[str, ...]:
+    """Names of submodules that lose their pictures in lower precision, by diffusers' own list."""
+    return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
+
+
+def unknown_to_first_block_cache(model: nn.Module) -> str | None:
+    """The reason why diffusers' FirstBlockCache cannot cache this transformer; None where it can.
+
+    It knows blocks by class, and raises for an unknown one only in the middle of a call.
+    """
+    from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
+    from diffusers.hooks._helpers import TransformerBlockRegistry
+    from torch import nn
+
+    blocks = [
+        block
+        for name, child in model.named_children()
+        if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS and isinstance(child, nn.ModuleList)
+        for block in child
+    ]
+    for block in blocks:
+        try:
+            TransformerBlockRegistry.get(type(block))
+        except ValueError:
+            return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
+    return (
+        None if len(blocks) > 1 else "its transformer has no two blocks that FirstBlockCache knows"
+    )
+
+
+@contextmanager
+def active_attention_backend_restored() -> Iterator[None]:
+    """Afterwards the process's attention backend is what it was: setting one model's also sets
+    that, and diffusers does not set it back."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    active = Registry._active_backend
+    try:
+        yield
+    finally:
+        Registry._active_backend = active
+
+
+def set_attention_implementation(config: object, name: str) -> None:
+    """Choose 'sdpa' or 'eager' in a transformers configuration: `from_config` takes it as an
+    argument, and the classes themselves from here alone."""
+    config._attn_implementation = name  # type: ignore[attr-defined]
+
+
+# ---- hooks and adapters
+
+
+def accelerate_hook(module: nn.Module) -> object | None:
+    """The hook that accelerate put on this very module for offloading or a device map."""
+    return getattr(module, "_hf_hook", None)
+
+
+def diffusers_hooks(module: nn.Module) -> Mapping[str, object]:
+    """Name -> diffusers' hook on this very module: 'group_offloading', 'layerwise_casting', …"""
+    return getattr(getattr(module, "_diffusers_hook", None), "hooks", None) or {}
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a library's hooks decide where or how this very module runs."""
+    return accelerate_hook(module) is not None or hasattr(module, "_diffusers_hook")
+
+
+GROUP_OFFLOADING = "group_offloading"  # of `diffusers_hooks`
+LAYERWISE_CASTING = "layerwise_casting"
+
+
+def loaded_adapters(module: nn.Module) -> tuple[str, ...]:
+    """Names of the peft adapters of a component. The flag tells a component that has had them from
+    one that has them."""
+    loaded = getattr(module, "_hf_peft_config_loaded", False) or hasattr(module, "peft_config")
+    return tuple(getattr(module, "peft_config", None) or ()) if loaded else ()
+
+
+def fused_adapters(pipeline: DiffusionPipeline) -> tuple[str, ...]:
+    """Names of adapters that `fuse_lora` wrote into the weights; they stay there after their own
+    layers are unloaded. The public `fused_loras` is missing from older versions."""
+    return tuple(sorted(getattr(pipeline, "_merged_adapters", None) or ()))
+
+
+# ---- schedulers
+
+
+def show_step_index(scheduler: SchedulerMixin, index: int) -> None:
+    """Set the step index where the scheduler has one: the property has no setter, and inpainting
+    pipelines read it."""
+    if hasattr(scheduler, "_step_index"):
+        scheduler._step_index = index
+
+
+def shift_of(scheduler: SchedulerMixin) -> object:
+    """The shift of a flow-match scheduler, which `set_shift` changes without changing the
+    configuration; None for others."""
+    return getattr(scheduler, "_shift", None)
+
+
+def scales_by_variance(scheduler: SchedulerMixin) -> bool:
+    """Whether the scheduler's sample keeps its variance (signal² + noise² = 1) though it counts in
+    sigmas: the multistep solvers do, and only they convert."""
+    return hasattr(scheduler, "_sigma_to_alpha_sigma_t")

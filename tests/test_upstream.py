@@ -1,0 +1,684 @@
+"""Each private name of torch, diffusers and transformers that halftime relies on: that it is there,
+and that it does what we rely on. A docstring says what breaks where its test fails."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
+from torch import nn
+
+from halftime.records.stages import PIPELINE_METHODS
+from halftime.upstream import hugging_face, pytorch
+from tiny_pipelines import PIPELINES
+
+SOURCE = Path(__file__).parent.parent / "src" / "halftime"
+CPU = torch.device("cpu")
+
+
+# ---- every entry has a test, and nothing is used elsewhere
+
+
+def entries(module: object) -> set[str]:
+    source = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
+    names = {node.name for node in source.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in source.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.ImportFrom):  # `from x import name as name` is an entry too
+            names |= {alias.asname for alias in node.names if alias.asname}
+    names.discard("T")
+    return {name for name in names if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("module", [pytorch, hugging_face])
+def test_each_entry_is_named_in_a_test(module: object) -> None:
+    tests = Path(__file__).read_text()
+    short = module.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
+    untested = {name for name in entries(module) if not re.search(rf"{short}\.{name}\b", tests)}
+    assert not untested
+
+
+# Private names that are Python's own or NamedTuple's, which are documented.
+DOCUMENTED = {"_replace", "_asdict", "_fields", "_exit", "_getframe"}
+OTHERS = {"_describe_range"}  # click's, replaced in a range of ours
+LIBRARIES = {"torch", "diffusers", "transformers", "accelerate", "peft"}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def own_names(tree: ast.Module) -> set[str]:
+    """Private names that a file of ours defines: functions, variables, and attributes of `self`."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names |= {node.attr} if ast.unparse(node.value) in ("self", "cls") else set()
+    return names
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Private names in a file that none of our files defines: attributes, imports, and those that
+    getattr, hasattr, setattr and dicts of attributes name as strings."""
+    tree = ast.parse(path.read_text())
+    own = own_names(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in LIBRARIES:
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            named = node.func.id in ("getattr", "hasattr", "setattr", "delattr", "patched")
+            names = [
+                argument.value
+                for argument in node.args[1:2]
+                if named and isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+            ]
+        else:
+            continue
+        for name in names:
+            if is_private(name) and name not in own | DOCUMENTED | OTHERS:
+                yield f"{path.relative_to(SOURCE)}:{node.lineno} {name}"
+
+
+def test_private_names_of_the_libraries_are_used_in_upstream_alone() -> None:
+    files = [path for path in SOURCE.rglob("*.py") if path.parent.name != "upstream"]
+    assert len(files) > 200
+    assert not [name for path in files for name in private_names(path)]
+
+
+def test_the_scan_finds_each_way_to_name_one(tmp_path: Path) -> None:
+    ways = [
+        "torch._dynamo.reset()",
+        "from torch.utils import _pytree",
+        "from diffusers.hooks._common import X",
+        "import torch._dynamo",
+        "pipe._callback",
+        "getattr(pipe, '_interrupt', None)",
+    ]
+    path = SOURCE / "fix" / "scanned.py"
+    for way in ways:
+        tree = SimpleNamespace(
+            read_text=lambda way=way: way, relative_to=lambda _: path.relative_to(SOURCE)
+        )
+        assert list(private_names(tree)), way  # type: ignore[arg-type]
+
+
+# ---- torch: nested values
+
+
+def test_nested_values_are_walked() -> None:
+    """prompt-cache, guidance-interval, loop-graph, the audit and the forecast read tensors out of
+    model outputs with these."""
+    from diffusers.models.modeling_outputs import AutoencoderKLOutput
+
+    nested = {"a": [torch.zeros(1), 2], "b": (torch.ones(1), None)}
+    assert len([x for x in pytorch.tree_leaves(nested) if isinstance(x, torch.Tensor)]) == 2
+    doubled = pytorch.tree_map(lambda x: x * 2 if isinstance(x, torch.Tensor) else x, nested)
+    assert doubled["b"][0] == 2
+    leaves, spec = pytorch.tree_flatten(nested)
+    assert pytorch.tree_unflatten(leaves, spec)["a"][1] == 2
+    assert spec == pytorch.tree_flatten({"a": [3, 4], "b": (5, None)})[1]
+    output = AutoencoderKLOutput(latent_dist=torch.zeros(1))
+    assert isinstance(pytorch.tree_map(lambda x: x, output), AutoencoderKLOutput)
+
+
+# ---- torch: operations, tensors and storages
+
+
+class Names(pytorch.TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert isinstance(func, pytorch.Operation)
+        self.names.append((pytorch.operation_name(func), pytorch.overload_name(func)))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mode_sees_each_operation_and_its_name() -> None:
+    """The audit's rules and the forecast's trace know operations by these names."""
+    with Names() as mode:
+        _ = torch.zeros(2) + torch.ones(2)
+    assert ("aten::add", "Tensor") in mode.names
+
+
+class Wrapped(torch.Tensor):
+    """A tensor that says it is on a device that does not exist."""
+
+    __torch_function__ = pytorch.no_torch_function  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        raise RuntimeError(f"dispatched {func}")
+
+
+def test_a_wrapper_tensor_says_it_is_elsewhere() -> None:
+    """The whole audit stands on it: without it no tensor can be on the shadow device."""
+    inner = torch.arange(6.0).reshape(2, 3).t()
+    wrapper = pytorch.wrapper_tensor(Wrapped, inner, torch.device("meta"))
+    assert (type(wrapper), wrapper.device.type) == (Wrapped, "meta")
+    assert (wrapper.shape, wrapper.stride(), wrapper.dtype) == ((3, 2), (1, 3), torch.float32)
+
+
+def test_a_wrapper_goes_straight_to_its_dispatcher() -> None:
+    """Without `no_torch_function` an audited operation would be recorded twice."""
+    wrapper = pytorch.wrapper_tensor(Wrapped, torch.zeros(2), torch.device("meta"))
+    with pytest.raises(RuntimeError, match=r"dispatched aten\.add\.Tensor"):
+        _ = wrapper + 1
+    assert Wrapped.__torch_function__ is pytorch.no_torch_function
+
+
+def test_data_of_a_subclass_can_be_set_as_that_of_a_plain_tensor() -> None:
+    """`module.to('cuda')` on the shadow device sets `.data`; it would lose the tensor inside."""
+    target, source = torch.zeros(2), torch.ones(2).as_subclass(Wrapped)
+    with pytorch.plain_tensor_functions():
+        torch.Tensor.data.__set__(target, source)
+    assert type(target) is torch.Tensor
+
+
+def test_metadata_can_be_changed_alone() -> None:
+    """In-place views (`unsqueeze_`, `t_`) of a shadow tensor would keep their old shape."""
+    wrapper = pytorch.wrapper_tensor(Wrapped, torch.zeros(2, 3), torch.device("meta"))
+    with pytorch.metadata_only():
+        torch.ops.aten.t_.default(wrapper)
+    assert wrapper.shape == (3, 2)
+
+
+def test_modes_can_be_switched_off() -> None:
+    """`metadata_only` would call the audit again for its own bookkeeping."""
+    with Names() as mode, pytorch.no_dispatch():
+        torch.zeros(2)
+    assert mode.names == []
+
+
+def test_tensors_from_lists_are_lifted_from_the_cpu() -> None:
+    """`torch.tensor([...], device='cuda')` would be made behind the dispatcher, and its copy to the
+    device would be missing from an audit."""
+    before = torch._C._only_lift_cpu_tensors()
+    with pytorch.lifting_cpu_tensors_only():
+        assert torch._C._only_lift_cpu_tensors() is True
+    assert torch._C._only_lift_cpu_tensors() is before
+
+
+def test_a_kernel_is_replaced_for_a_while() -> None:
+    """`torch.tensor([device scalars])` reads values where only the CUDA kernel sees it."""
+    with pytorch.kernel_replaced("_local_scalar_dense", lambda tensor: 7, "Meta"):
+        assert torch.zeros((), device="meta").item() == 7
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.zeros((), device="meta").item()
+
+
+def test_views_of_one_storage_have_one_key() -> None:
+    """The forecast's peak memory counts each storage once, on the meta device too."""
+    base = torch.zeros(4, device="meta")
+    key = pytorch.storage_key(base.untyped_storage())
+    assert key == pytorch.storage_key(base[1:].untyped_storage())
+    assert key != pytorch.storage_key(torch.zeros(4, device="meta").untyped_storage())
+
+
+def test_writes_to_a_tensor_are_counted() -> None:
+    """prompt-cache would give old embeddings after the text encoder was trained in place."""
+    tensor = torch.zeros(2)
+    before = pytorch.writes_to(tensor)
+    tensor.add_(1)
+    assert pytorch.writes_to(tensor) != before
+    with torch.inference_mode():
+        assert pytorch.writes_to(torch.zeros(2)) is None
+
+
+def test_attention_on_a_cpu_is_the_operation_that_flops_are_counted_for() -> None:
+    """The ledger would count no FLOPs for attention on a CPU."""
+    with Names() as mode, torch.no_grad():
+        x = torch.randn(1, 2, 8, 16)
+        nn.functional.scaled_dot_product_attention(x, x, x)
+    name = str(pytorch.cpu_attention())
+    assert name.removeprefix("aten.") in {n.removeprefix("aten::") for n, _ in mode.names}
+
+
+# ---- torch: modules
+
+
+def test_parameters_and_buffers_are_in_tables() -> None:
+    """A fix puts weights back by these; without them every fix that converts weights breaks."""
+    norm = nn.BatchNorm1d(2)
+    parameters, buffers = pytorch.tensor_tables(norm)
+    assert parameters["weight"] is norm.weight
+    assert buffers["running_mean"] is norm.running_mean
+    parameters["weight"] = other = nn.Parameter(torch.zeros(2))
+    assert norm.weight is other
+
+
+def test_a_module_compiled_in_place_runs_its_compiled_call() -> None:
+    """The profile would wrap `forward`, be compiled itself, and show a recompile for each span."""
+    module = nn.Linear(1, 1)
+    assert pytorch.call_entry(module) == "forward"
+    module.compile(backend="eager")
+    assert pytorch.call_entry(module) == pytorch.COMPILED_CALL
+    vars(module)[pytorch.COMPILED_CALL] = lambda x: "called"
+    assert module(torch.zeros(1)) == "called"
+
+
+def test_a_compiled_module_is_known() -> None:
+    """The audit would call a compiled pipeline free of waits, and the profile would miscount its
+    FLOPs."""
+    inside = nn.Sequential(nn.Linear(1, 1))
+    assert not pytorch.is_compiled(inside)
+    assert pytorch.is_compiled(nn.Sequential(torch.compile(inside, backend="eager")))
+    inside[0].compile(backend="eager")
+    assert pytorch.is_compiled(inside)
+    assert not pytorch.is_compiled("a tokenizer")
+
+
+# ---- torch: torch.compile
+
+
+def test_dynamo_counts_graphs_breaks_and_reasons() -> None:
+    """`serve` would call itself warm while dynamo compiles, and `profile` would report no
+    recompiles."""
+    pytorch.load_dynamo()
+    assert pytorch.dynamo_is_loaded()
+    torch.compiler.reset()
+
+    def function(x: torch.Tensor, flag: int) -> torch.Tensor:
+        return x + flag
+
+    before = pytorch.dynamo_counters()["stats"]["unique_graphs"]
+    compiled = torch.compile(function, backend="eager", dynamic=False)
+    compiled(torch.zeros(2), 1)
+    compiled(torch.zeros(3), 1)
+    counters = pytorch.dynamo_counters()
+    assert counters["stats"]["unique_graphs"] == before + 2
+    assert {"calls_captured"} <= counters["stats"].keys()
+    assert isinstance(sum(counters["graph_break"].values()), int)
+    last = pytorch.compilations()[-1]
+    assert last.co_name == "function"
+    assert last.start_time_us
+    assert last.entire_frame_compile_time_s is not None
+    assert "size mismatch" in last.recompile_reason
+
+
+def test_dynamo_may_be_allowed_more_graphs() -> None:
+    """`serve` pins more shapes than dynamo's limit of eight, beyond which it silently runs
+    eagerly."""
+    config = torch._dynamo.config
+    before = config.recompile_limit, config.accumulated_recompile_limit
+    try:
+        pytorch.allow_recompiles(before[0] + 5)
+        assert config.recompile_limit == before[0] + 5
+        assert config.accumulated_recompile_limit >= 8 * config.recompile_limit
+        pytorch.allow_recompiles(1)
+        assert config.recompile_limit == before[0] + 5
+    finally:
+        config.recompile_limit, config.accumulated_recompile_limit = before
+
+
+def test_whether_anything_can_be_compiled_is_known() -> None:
+    """The compile fixes would be refused everywhere, or crash where Python is too new."""
+    assert pytorch.can_compile() is True
+
+
+def test_a_mode_stands_for_options() -> None:
+    """denoiser-compile with a mode and freezing: torch refuses `mode` beside `options`."""
+    assert pytorch.mode_options("reduce-overhead") == {"triton.cudagraphs": True}
+    assert "max_autotune" in pytorch.mode_options("max-autotune-no-cudagraphs")
+
+
+def test_inductors_folder_can_be_set_for_a_while(tmp_path: Path) -> None:
+    """Compile artefacts would be empty, and a server would compile for minutes at each start."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    before = cache_dir()
+    with pytorch.inductor_folder(tmp_path):
+        assert cache_dir() == str(tmp_path)
+    assert cache_dir() == before
+
+
+def test_the_onnx_exporter_logs_under_its_name() -> None:
+    """`halftime tune` would print a warning for every operator of a package not installed."""
+    from importlib.util import find_spec
+
+    assert find_spec(pytorch.ONNX_EXPORTER_LOG) is not None
+
+
+# ---- torch: the machine and the process
+
+
+def test_the_processors_bfloat16_units_are_known() -> None:
+    """Findings would propose bfloat16 on processors that only emulate it, and previews be slow."""
+    assert isinstance(pytorch.has_avx512_bf16(), bool)
+    assert isinstance(pytorch.has_amx(), bool)
+
+
+def test_a_running_profiler_is_noticed() -> None:
+    """A session timed under a profiler would carry no doubt."""
+    assert not pytorch.is_tracing()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        assert pytorch.is_tracing()
+
+
+def test_out_of_memory_is_told_from_other_errors() -> None:
+    """`profile` and `serve` would end in a traceback without advice."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    assert pytorch.is_out_of_memory(caught.value)
+    assert pytorch.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert pytorch.is_out_of_memory(MemoryError())
+    assert not pytorch.is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+# ---- torch: a CUDA device that is not there
+
+
+def test_cuda_is_initialised_by_the_function_that_an_audit_replaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without it `torch.cuda.*` raises within an audit on a machine without a GPU."""
+    calls: list[int] = []
+    monkeypatch.setattr(torch.cuda, pytorch.CUDA_INITIALISATION, lambda: calls.append(1))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    torch.cuda.init()
+    assert calls == [1]
+
+
+def test_the_device_guards_are_found_in_torchs_library() -> None:
+    """No audit at all: c10 refuses tensors on cuda:0 without a guard. All of guard.py stands on
+    these symbols."""
+    guards = pytorch.device_guards()
+    assert len(guards) == pytorch.CUDA_GUARD + 1
+    assert guards[0]  # the CPU's own
+    assert isinstance(guards, ctypes.Array)
+    pytorch.forget_cuda_initialisation()
+    assert not torch.cuda.is_initialized()
+
+
+def test_a_cuda_guard_is_made_sure_of() -> None:
+    """As above; entered through the audit's own guard, which supplies the stand-in that it swaps
+    on a CPU build (`pytorch.ensure_cuda_guard`)."""
+    from halftime.verbs.audit import guard
+
+    before = pytorch.device_guards()[pytorch.CUDA_GUARD]
+    with guard.installed():
+        assert pytorch.device_guards()[pytorch.CUDA_GUARD]
+    assert pytorch.device_guards()[pytorch.CUDA_GUARD] == before
+
+
+# ---- diffusers: pipelines
+
+
+@functools.cache
+def sd15() -> StableDiffusionPipeline:
+    return PIPELINES["sd15"].build()
+
+
+def test_progress_bars_are_configured_in_an_attribute() -> None:
+    """progress-bar-off would do nothing, and cold starts and verify would draw bars."""
+    pipeline = PIPELINES["sd15"].build()
+    pipeline.set_progress_bar_config(disable=True, desc="x")
+    assert vars(pipeline)[hugging_face.PROGRESS_BAR_CONFIG] == {"disable": True, "desc": "x"}
+    vars(pipeline)[hugging_face.PROGRESS_BAR_CONFIG] = {"disable": False, "desc": "y"}
+    assert pipeline.progress_bar(total=1).desc.startswith("y")
+
+
+def test_old_pipelines_encode_prompts_by_another_name() -> None:
+    """Their text encoding would stand in the ledger as unexplained."""
+    assert hasattr(StableDiffusionPipeline, hugging_face.OLD_ENCODE_PROMPT)
+    assert dict(PIPELINE_METHODS)[hugging_face.OLD_ENCODE_PROMPT] == "encode_prompt"
+
+
+def test_a_pipeline_knows_where_it_executes() -> None:
+    """Under offloading everything would be measured and planned for the CPU."""
+    assert hugging_face.execution_device(sd15()) == CPU
+    assert isinstance(
+        inspect.getattr_static(StableDiffusionPipeline, hugging_face.EXECUTION_DEVICE), property
+    )
+    assert hugging_face.execution_device(SimpleNamespace()) is None  # type: ignore[arg-type]
+
+
+def test_packed_latents_are_unpacked() -> None:
+    """`serve` would show no previews for Flux and its kin."""
+    flux = PIPELINES["flux"].build()
+    packed = torch.zeros(1, (32 // 2 // flux.vae_scale_factor) ** 2, 16)
+    unpacked = hugging_face.unpacked_latents(flux, packed, 32, 32)
+    assert unpacked is not None
+    assert unpacked.shape == (1, 4, 32 // flux.vae_scale_factor, 32 // flux.vae_scale_factor)
+    assert hugging_face.unpacked_latents(sd15(), packed, 32, 32) is None
+
+
+# ---- diffusers: what a call does
+
+
+class Handing(StableDiffusionPipeline):
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return super().__call__(*args, **kwargs)
+
+
+class Replacing(StableDiffusionPipeline):
+    def __call__(self, prompt: str) -> str:
+        return prompt
+
+
+def without_source() -> type:
+    """A class as in a notebook or from a template: it has no file."""
+    namespace: dict[str, object] = {"Base": StableDiffusionPipeline}
+    code = (
+        "class Made(Base):\n"
+        "    def __call__(self, latents):\n"
+        "        def double():\n"
+        "            return [latents] * 2\n"
+        "        self.scheduler.set_begin_index(0)\n"
+        "        return double()\n"
+    )
+    exec(code, namespace)
+    made = namespace["Made"]
+    assert isinstance(made, type)
+    return made
+
+
+class NotPython:
+    do_classifier_free_guidance = True
+    __call__ = len
+
+
+def instance(kind: type) -> object:
+    return object.__new__(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_one_batch", "sets_index"),
+    [
+        (StableDiffusionPipeline, True, False),
+        (type(PIPELINES["flux"].build()), False, True),
+        (Handing, True, False),
+        (Replacing, False, False),
+        (without_source(), True, True),
+        (NotPython, False, None),
+    ],
+)
+def test_what_a_call_does_is_read_off_its_code(
+    kind: type, in_one_batch: bool, sets_index: bool | None
+) -> None:
+    """guidance-interval, loop-graph and set-begin-index would be refused everywhere, or be applied
+    where they change pictures."""
+    pipeline = instance(kind)
+    assert hugging_face.guides_in_one_batch(pipeline) is in_one_batch  # type: ignore[arg-type]
+    assert hugging_face.sets_begin_index(pipeline) is sets_index  # type: ignore[arg-type]
+
+
+def test_the_code_of_a_call_ends_where_it_hands_nothing_on() -> None:
+    assert len(hugging_face.codes_of(Replacing)) == 1
+    assert len(hugging_face.codes_of(Handing)) > 1
+    assert hugging_face.codes_of(NotPython) == []
+
+
+def test_the_code_agrees_with_the_source_of_every_pipeline_here() -> None:
+    for name, tiny in PIPELINES.items():
+        pipeline = tiny.build()
+        source = inspect.getsource(type(pipeline).__call__)
+        guided = "[latents] * 2" in source and hasattr(
+            type(pipeline), "do_classifier_free_guidance"
+        )
+        assert hugging_face.guides_in_one_batch(pipeline) is guided, name
+        assert hugging_face.sets_begin_index(pipeline) is ("set_begin_index" in source), name
+
+
+# ---- diffusers: models
+
+
+def test_a_model_names_its_repeated_blocks() -> None:
+    """denoiser-compile by blocks would not apply to any model."""
+    blocks = hugging_face.repeated_blocks(PIPELINES["flux"].build().transformer)
+    assert {type(block).__name__ for block in blocks} <= {
+        "FluxTransformerBlock",
+        "FluxSingleTransformerBlock",
+    }
+    assert len(blocks) >= 2
+    assert hugging_face.repeated_blocks(nn.Linear(1, 1)) == []
+
+
+def test_a_model_names_what_stays_in_fp32() -> None:
+    """denoiser-dtype would round the parts that diffusers itself keeps in fp32."""
+    from diffusers import WanTransformer3DModel
+
+    assert "time_embedder" in WanTransformer3DModel._keep_in_fp32_modules
+    wan = object.__new__(WanTransformer3DModel)
+    nn.Module.__init__(wan)
+    assert "time_embedder" in hugging_face.kept_in_fp32(wan)
+    assert hugging_face.kept_in_fp32(nn.Linear(1, 1)) == ()
+
+
+def test_models_that_first_block_cache_does_not_know_are_named() -> None:
+    """step-cache would apply, and fail in the middle of a call."""
+    flux = PIPELINES["flux"].build().transformer
+    assert hugging_face.unknown_to_first_block_cache(flux) is None
+    flux.transformer_blocks[0] = nn.Linear(1, 1)
+    assert "Linear" in str(hugging_face.unknown_to_first_block_cache(flux))
+    assert "no two blocks" in str(hugging_face.unknown_to_first_block_cache(nn.Linear(1, 1)))
+
+
+def test_the_processs_attention_backend_is_put_back() -> None:
+    """attention-backend would change every other model of the process for good."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    before = Registry._active_backend
+    with hugging_face.active_attention_backend_restored():
+        PIPELINES["flux"].build().transformer.set_attention_backend("_native_math")
+        assert Registry._active_backend is not before
+    assert Registry._active_backend is before
+
+
+def test_attention_of_a_transformers_model_is_chosen_in_its_configuration() -> None:
+    """Forecasts of text encoders would count the attention that CUDA does not run."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        hidden_size=8, intermediate_size=8, num_attention_heads=1, num_hidden_layers=1
+    )
+    for name in ("eager", "sdpa"):
+        hugging_face.set_attention_implementation(config, name)
+        assert CLIPTextModel(config).config._attn_implementation == name
+
+
+# ---- diffusers: hooks and adapters
+
+
+def test_diffusers_own_hooks_are_in_a_registry() -> None:
+    """Group offloading and layerwise casting would be invisible, and fixes be applied over them."""
+    from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
+
+    model, cast = PIPELINES["flux"].build().transformer, PIPELINES["sd15"].build().vae
+    apply_group_offloading(model, onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
+    apply_layerwise_casting(cast, storage_dtype=torch.float16, compute_dtype=torch.float32)
+
+    def hooks(module: nn.Module) -> set[str]:
+        return {name for part in module.modules() for name in hugging_face.diffusers_hooks(part)}
+
+    assert hugging_face.GROUP_OFFLOADING in hooks(model)
+    assert hugging_face.LAYERWISE_CASTING in hooks(cast)
+    assert any(hugging_face.is_hooked(part) for part in model.modules())
+    assert not hugging_face.is_hooked(nn.Linear(1, 1))
+
+
+def test_accelerates_hook_is_where_diffusers_looks_for_it() -> None:
+    """An offloaded pipeline would seem to run on the CPU."""
+    from diffusers import DiffusionPipeline
+
+    module = nn.Linear(1, 1)
+    assert hugging_face.accelerate_hook(module) is None
+    module._hf_hook = hook = SimpleNamespace(execution_device="cuda:1")
+    assert hugging_face.accelerate_hook(module) is hook
+    assert hugging_face.is_hooked(module)
+    code = inspect.getattr_static(DiffusionPipeline, hugging_face.EXECUTION_DEVICE).fget.__code__
+    assert "_hf_hook" in {*code.co_names, *code.co_consts}
+
+
+def test_adapters_are_where_diffusers_keeps_them() -> None:
+    """prompt-cache would give embeddings of another adapter."""
+    from diffusers.loaders.peft import PeftAdapterMixin
+
+    assert PeftAdapterMixin._hf_peft_config_loaded is False
+    model = nn.Linear(1, 1)
+    assert hugging_face.loaded_adapters(model) == ()
+    model._hf_peft_config_loaded, model.peft_config = True, {"style": None}
+    assert hugging_face.loaded_adapters(model) == ("style",)
+
+
+def test_fused_adapters_are_where_diffusers_keeps_them() -> None:
+    """A model with a LoRA in its weights would pass for the published one."""
+    pipeline = PIPELINES["sd15"].build()
+    assert hugging_face.fused_adapters(pipeline) == ()
+    pipeline._merged_adapters = {"style"}
+    assert pipeline.fused_loras == {"style"}
+    assert hugging_face.fused_adapters(pipeline) == ("style",)
+
+
+# ---- diffusers: schedulers
+
+
+def test_the_step_index_can_be_shown() -> None:
+    """schedule-table: inpainting pipelines read `step_index` in their loop."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    hugging_face.show_step_index(scheduler, 3)
+    assert scheduler.step_index == 3
+
+
+def test_a_changed_shift_is_seen() -> None:
+    """schedule-table would give the tables of the old shift."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    before = hugging_face.shift_of(scheduler)
+    scheduler.set_shift(7.0)
+    assert (hugging_face.shift_of(scheduler), before) == (7.0, 1.0)
+    assert hugging_face.shift_of(sd15().scheduler) is None
+
+
+def test_schedulers_that_keep_their_variance_are_known() -> None:
+    """Previews of DPM++, UniPC and DEIS would be far too bright."""
+    from diffusers import (
+        DEISMultistepScheduler,
+        DPMSolverMultistepScheduler,
+        EulerDiscreteScheduler,
+        UniPCMultistepScheduler,
+    )
+
+    for kind in (DPMSolverMultistepScheduler, UniPCMultistepScheduler, DEISMultistepScheduler):
+        assert hugging_face.scales_by_variance(kind())
+    assert not hugging_face.scales_by_variance(EulerDiscreteScheduler())
