@@ -22,7 +22,7 @@ from halftime.report.model import (
 from halftime.report.session import report_of as session_report
 
 NAME_LENGTH = 90  # of a kernel's name in a table
-LINE_LENGTH = 48  # of a line of Python
+LINE_LENGTH = 40  # of a line of Python
 WORTH_A_LINE = 0.005  # of the call
 CONSOLE_LINES = 6
 
@@ -37,6 +37,7 @@ def report_of(session: Session) -> Report:
         *_syncs(session),
         *_movement(session),
         *_several(session),
+        *_top_kernels(session),
         *_rates(session),
         *base.sections[1:],
     ]
@@ -58,6 +59,9 @@ def _device(session: Session) -> Iterator[Section]:
         f"{f' ({causes})' if causes else ''}; {units.count(device.kernels)} operations{copies}."
     )
     yield Section("On the device", (Text(summary), _stages(session)))
+
+
+def _top_kernels(session: Session) -> Iterator[Section]:
     rows: list[list[Cell]] = [
         [stage.stage, kernel.name[:NAME_LENGTH], kernel.count, kernel.seconds]
         for stage in session.on_device
@@ -69,7 +73,8 @@ def _device(session: Session) -> Iterator[Section]:
         Column("count", "count"),
         Column("time", "seconds"),
     )
-    yield Section("Top kernels by stage", (Table(columns, rows_of(*rows)),), console=False)
+    if rows:
+        yield Section("Top kernels by stage", (Table(columns, rows_of(*rows)),), console=False)
 
 
 def _stages(session: Session) -> Table:
@@ -143,7 +148,7 @@ def _line_table(session: Session, gaps: Sequence[HostGap]) -> Table:
             gap.seconds,
             gap.share,
             gap.ceiling,
-            " < ".join(map(_line, gap.where[:2])),
+            _line(gap.where[0]) if gap.where else None,
         ]
         for gap in gaps
     ]

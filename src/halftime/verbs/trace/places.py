@@ -113,6 +113,12 @@ def pipeline_of(trace: Trace) -> str:
     return name.rpartition("/")[2].partition(".py")[0]
 
 
+def within_call(stack: tuple[str, ...]) -> tuple[str, ...]:
+    """A stack, innermost first, up to the pipeline's call: who called that is the same for all."""
+    outside = next((at for at, frame in enumerate(stack, 1) if _CALL.search(frame)), len(stack))
+    return stack[:outside]
+
+
 def calls(trace: Trace) -> list[Ranges]:
     """The recognised ranges of the main thread, call by call; empty where nothing is recognised."""
     ours = [_ours(name) for name in trace.names]

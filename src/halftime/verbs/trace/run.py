@@ -22,7 +22,7 @@ from halftime.verbs.trace.device import Gaps, gaps, launches
 from halftime.verbs.trace.findings import findings
 from halftime.verbs.trace.frames import STACK_DEPTH, FrameIdle, frames_of, idle_by_frame
 from halftime.verbs.trace.movement import communication, devices, transfers
-from halftime.verbs.trace.places import Ranges, calls, is_diffusion, pipeline_of
+from halftime.verbs.trace.places import Ranges, calls, is_diffusion, pipeline_of, within_call
 from halftime.verbs.trace.ranks import is_one_run, rank_finding, rank_rows
 from halftime.verbs.trace.rates import operation_rates
 from halftime.verbs.trace.read import Ints, Trace, read
@@ -238,7 +238,7 @@ def _host_gaps(
     for stage, frame in frames:
         key = stage, frame.stack[0]
         idle[key] = idle.get(key, 0) + frame.idle
-        callers.setdefault(key, frame.stack[1:STACK_DEPTH])
+        callers.setdefault(key, within_call(frame.stack)[1:STACK_DEPTH])
     ranked = sorted(idle, key=lambda key: -idle[key])[:HOST_GAPS]
     return tuple(
         HostGap(
