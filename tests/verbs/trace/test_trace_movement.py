@@ -115,7 +115,7 @@ def test_collectives_and_which_rank_waits(tmp_path: Path) -> None:
     assert row.seconds == pytest.approx(4 * 350 * MICRO)
     assert row.exposed_seconds == pytest.approx(4 * 350 * MICRO)
     assert [stage.bound for stage in alone.on_device] == ["communication-bound"]
-    together = halftime.trace(*paths)
+    together = halftime.trace(paths[0], ranks=paths[1:])
     assert [rank.rank for rank in together.ranks] == [0, 1]
     assert [rank.waited_seconds for rank in together.ranks] == pytest.approx([4 * 300 * MICRO, 0.0])
     finding = next(finding for finding in together.findings if finding.id == "rank-waits")

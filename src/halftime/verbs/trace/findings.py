@@ -59,7 +59,7 @@ def _waits(session: Session, calls: int) -> Iterator[Finding]:
 
 
 def _in(stage: str) -> str:
-    return "between the stages" if stage == OUTSIDE else f"in {stage}"
+    return "outside of any stage" if stage == OUTSIDE else f"in {stage}"
 
 
 def _times(count: float) -> str:

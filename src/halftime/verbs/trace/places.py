@@ -26,8 +26,8 @@ _MODULE = re.compile(r"^nn\.Module: ")
 _OURS = re.compile(r"halftime/(?P<stage>[\w ()-]+)(?:/(?P<part>[\w ()-]+))?(?:#(?P<step>\d+))?")
 # Anything that only a recording of a diffusion pipeline holds.
 _DIFFUSION = re.compile(
-    r"diffus|denois|\bunet|UNet\w*Model|Transformer[23]D|\w*DiT\w*Model|pipeline_\w+\.py|scheduling_\w+\.py",
-    re.IGNORECASE,
+    r"(?i:diffus|denois|autoencoder)|UNet|Transformer[23]D|\bDiT|DiT\w*Model"
+    r"|pipeline_\w+\.py|scheduling_\w+\.py|^(unet|transformer|text_encoder(_\d)?|vae)\b"
 )
 
 _TEXT = "CLIPText|T5Encoder|UMT5|Gemma|Qwen|Llama|Bert|ChatGLM|Mistral"
@@ -124,6 +124,8 @@ def calls(trace: Trace) -> list[Ranges]:
     ours = [_ours(name) for name in trace.names]
     if any(ours):
         return _split(_pick(trace, ours, trace.host))
+    if not is_diffusion(trace):
+        return []  # a language model's layers are nobody's text encoder
     host = trace.host
     frames = _main_thread(host, trace.named(host, _CALL))
     bounds = _outermost(frames)

@@ -31,7 +31,7 @@ Mask = NDArray[np.bool_]
 
 NONE = -1
 CHUNK = 4096  # of a gzip file; what a damaged one has in the chunk before the damage is lost
-LATEST = 1e18  # microseconds; a time beyond is a fault of the file
+LONGEST = 4e15  # microseconds, within which nanoseconds are whole numbers; more is a fault
 INSTANT_MEMORY = "[memory]"
 # What an event of the host is.
 OPERATOR, ANNOTATION, FRAME = range(3)
@@ -57,6 +57,9 @@ _SHAPED = re.compile(
 Number = int | float | str | None
 
 
+_EMPTY = msgspec.Raw()
+
+
 class _Args(msgspec.Struct, frozen=True, gc=False):
     correlation: Number = None
     stream: Number = None
@@ -64,9 +67,9 @@ class _Args(msgspec.Struct, frozen=True, gc=False):
     bytes: Number = None
     size: Number = None  # ROCm's word for bytes, on the runtime's side
     external: Number = msgspec.field(name="External id", default=None)
-    shapes: msgspec.Raw = msgspec.field(name="Input Dims", default=msgspec.Raw())
-    types: msgspec.Raw = msgspec.field(name="Input type", default=msgspec.Raw())
-    values: msgspec.Raw = msgspec.field(name="Concrete Inputs", default=msgspec.Raw())
+    shapes: msgspec.Raw = msgspec.field(name="Input Dims", default=_EMPTY)
+    types: msgspec.Raw = msgspec.field(name="Input type", default=_EMPTY)
+    values: msgspec.Raw = msgspec.field(name="Concrete Inputs", default=_EMPTY)
     allocated: int | None = msgspec.field(name="Total Allocated", default=None)
     device_type: int | None = msgspec.field(name="Device Type", default=None)
 
@@ -170,10 +173,12 @@ class Trace:
 
     def named(self, events: Events, pattern: re.Pattern[str]) -> Mask:
         """Which events have a name that matches."""
-        matching = np.fromiter(
-            (bool(pattern.search(name)) for name in self.names), bool, len(self.names)
-        )
-        return matching[events.name] if len(events) else np.zeros(0, bool)
+        if not len(events):
+            return np.zeros(0, bool)
+        matching = np.zeros(len(self.names), bool)
+        used = np.flatnonzero(np.bincount(events.name, minlength=len(self.names)))
+        matching[used] = [bool(pattern.search(self.names[at])) for at in used.tolist()]
+        return matching[events.name]
 
 
 def read(path: Path | str) -> Trace:
@@ -233,7 +238,8 @@ def _unpacked(data: bytes, path: Path | str, notes: list[str]) -> bytes:
 
 def _decoded(data: bytes, path: Path | str, notes: list[str]) -> tuple[_File, bool]:
     """The file, and whether it is cut off."""
-    text = data.strip()
+    # Stripping copies a large file, and only the array form needs it.
+    text = data if data[:64].lstrip()[:1] == b"{" else data.strip()
     if text[:1] == b"[":  # the array form of the Chrome trace format
         text = b'{"traceEvents":' + text + b"}"
     try:
@@ -262,7 +268,8 @@ def _head(text: bytes) -> _Head:
 
 
 def _columns(file: _File, notes: tuple[str, ...], cut: bool) -> Trace | None:
-    events = [e for e in file.traceEvents if e.ph in ("X", "i") and abs(e.ts) < LATEST]
+    # What is not a finite number does not equal itself less itself.
+    events = [e for e in file.traceEvents if e.ph in ("X", "i") and e.ts - e.ts == 0]
     if not events:
         return None
     origin = min(event.ts for event in events)
@@ -271,13 +278,18 @@ def _columns(file: _File, notes: tuple[str, ...], cut: bool) -> Trace | None:
     tables: dict[str, list[_Event]] = {"device": [], "runtime": [], "host": [], INSTANT_MEMORY: []}
     for event in events:
         table = _TABLES.get(event.cat or "") if event.ph == "X" else event.name
-        if table in tables and abs(event.dur or 0.0) < LATEST:
+        if (
+            table in tables
+            and event.ts - origin < LONGEST
+            and -LONGEST < (event.dur or 0) < LONGEST
+        ):
             tables[table].append(event)
     # Compiled recordings and MTIA's queues hold waits among the work.
     device = [e for e in tables["device"] if not vendors.NOT_WORK.search(e.name)]
     memory = [e for e in tables[INSTANT_MEMORY] if _is_device_memory(_args(e))]
     on_device, calls, on_host = (
-        _table(rows, origin, names, threads) for rows in (device, tables["runtime"], tables["host"])
+        _table(rows, origin, names, threads, on_host=rows is tables["host"])
+        for rows in (device, tables["runtime"], tables["host"])
     )
     rank, world = (file.distributedInfo.get(key) for key in ("rank", "world_size"))
     return Trace(
@@ -316,7 +328,7 @@ def _shapes(host: Sequence[_Event]) -> dict[int, Shapes]:
     shapes: dict[int, Shapes] = {}
     for event in host:
         args = event.args
-        if not isinstance(args, _Args) or not bytes(args.shapes) or not _SHAPED.search(event.name):
+        if not isinstance(args, _Args) or args.shapes is _EMPTY or not _SHAPED.search(event.name):
             continue
         try:
             dims = msgspec.json.decode(args.shapes, type=tuple[tuple[int, ...], ...])
@@ -350,20 +362,30 @@ def _int(value: Number) -> int:
     return NONE if value is None or not -(2**63) <= number < 2**63 else number
 
 
+def _numbers(numbers: list[Number]) -> Ints:
+    """A column of numbers however they are written; NONE where one is absent."""
+    plain = [
+        number if type(number) is int else NONE if number is None else _int(number)
+        for number in numbers
+    ]
+    try:
+        return np.array(plain, np.int64)
+    except OverflowError:
+        return np.array([_int(number) for number in plain], np.int64)
+
+
 def _table(
-    events: list[_Event], origin: float, names: dict[str, int], threads: dict[object, int]
+    events: list[_Event],
+    origin: float,
+    names: dict[str, int],
+    threads: dict[object, int],
+    on_host: bool,
 ) -> Events:
     start = _nanoseconds([event.ts for event in events], origin)
     end = start + np.maximum(0, _nanoseconds([event.dur or 0.0 for event in events], 0.0))
-    args = [_args(event) for event in events]
-
-    def column(numbers: list[Number]) -> Ints:
-        plain = [number if type(number) is int else _int(number) for number in numbers]
-        try:
-            return np.array(plain, np.int64)
-        except OverflowError:
-            return np.array([_int(number) for number in plain], np.int64)
-
+    nothing = np.full(len(events), NONE, np.int64)
+    # Events of the host have none of the device's numbers, and are most of a recording.
+    args = [] if on_host else [_args(event) for event in events]
     columns = Events(
         start=start,
         end=end,
@@ -371,17 +393,21 @@ def _table(
         thread=np.array(
             [threads.setdefault((event.pid, event.tid), len(threads)) for event in events], np.int64
         ),
-        correlation=column([item.correlation for item in args]),
-        device=column(
+        correlation=nothing if on_host else _numbers([item.correlation for item in args]),
+        device=nothing
+        if on_host
+        else _numbers(
             [
-                item.device if item.device is not None else event.pid
+                event.pid if item.device is None else item.device
                 for event, item in zip(events, args, strict=True)
             ]
         ),
-        stream=column([item.stream for item in args]),
-        bytes=column([item.size if item.bytes is None else item.bytes for item in args]),
+        stream=nothing if on_host else _numbers([item.stream for item in args]),
+        bytes=nothing
+        if on_host
+        else _numbers([item.size if item.bytes is None else item.bytes for item in args]),
         kind=np.array([_KINDS.get(event.cat or "", 0) for event in events], np.int64),
-        external=column([item.external for item in args]),
+        external=nothing if on_host else _numbers([item.external for item in args]),
     )
     # by start; of equals the longer, which is outside, first
     return columns.where(np.lexsort((-end, start)))

@@ -26,7 +26,7 @@ from halftime.verbs.trace.places import Ranges, calls, is_diffusion, pipeline_of
 from halftime.verbs.trace.ranks import is_one_run, rank_finding, rank_rows
 from halftime.verbs.trace.rates import operation_rates
 from halftime.verbs.trace.read import Ints, Trace, read
-from halftime.verbs.trace.stages import on_device, stages_at, totals
+from halftime.verbs.trace.stages import OUTSIDE, on_device, stages_at, totals
 from halftime.verbs.trace.structure import find_loop
 from halftime.verbs.trace.syncs import syncs
 from halftime.verbs.trace.tree import (
@@ -35,6 +35,7 @@ from halftime.verbs.trace.tree import (
     TracedCall,
     from_ranges,
     from_structure,
+    outside_intervals,
     stage_intervals,
 )
 
@@ -60,16 +61,16 @@ class TraceReading:
         return [interval for call in self.calls for interval in stage_intervals(call)]
 
 
-def trace(path: Path | str, *ranks: Path | str) -> Session:
+def trace(path: Path | str, *, ranks: Sequence[Path | str] = ()) -> Session:
     """A Session from a Chrome trace of torch.profiler or an SQLite export of Nsight Systems.
 
-    Plain or gzipped, with or without halftime's ranges. More files are the other ranks of the same
-    run; the session is that of the rank with the longest wall clock, with a row for each. The
-    ledger adds up to the wall clock of the traced call, or to the mean of several; tracing itself
-    has slowed it, which is among the doubts. Seconds throughout. Raises BadFile if a file is not a
-    trace or has no events, BadInput if files are not ranks of one run.
+    Plain or gzipped, with or without halftime's ranges. `ranks` are the files of the other ranks
+    of the same run: the session is that of the slowest, with a row for each. The ledger adds up to
+    the wall clock of the traced call, or to the mean of several; tracing itself has slowed it,
+    which is among the doubts. Seconds throughout. Raises BadFile if a file is not a trace or has no
+    events, BadInput if files are not ranks of one run.
     """
-    return explain_ranks([path, *ranks]).session if ranks else explain(path).session
+    return explain_ranks([path, *ranks]).session if len(ranks) else explain(path).session
 
 
 def explain(path: Path | str) -> TraceReading:
@@ -127,6 +128,7 @@ def explained(recorded: Trace, path: Path) -> TraceReading:
     traced = _calls(recorded, recognised, launched_by)
     idle = gaps(recorded, launched_by)
     intervals = [interval for call in traced for interval in stage_intervals(call)]
+    outside = [interval for call in traced for interval in outside_intervals(call, OUTSIDE)]
     host = [interval for call in traced for interval in call.host]
     runs = [measured(call.nodes, call.wall_seconds) for call in traced]
     stages = stages_at(recorded.device.start, intervals)
@@ -144,7 +146,9 @@ def explained(recorded: Trace, path: Path) -> TraceReading:
         workload=Workload(prompts=(UNKNOWN,), device=_device(recorded)),
         runs=tuple(run.run for run in runs),
         device=totals(recorded, idle, launched_by),
-        on_device=on_device(recorded, intervals, host, idle, launched_by, _steps(runs)),
+        on_device=on_device(
+            recorded, [*intervals, *outside], host, idle, launched_by, _steps(runs)
+        ),
         syncs=syncs(recorded, idle, host or intervals),
         host_gaps=_host_gaps(frames, wall, len(runs)),
         transfers=transfers(recorded, launched_by, stages, len(runs)),

@@ -70,9 +70,13 @@ def on_device(
 ) -> tuple[StageOnDevice, ...]:
     """One record per stage, in order of their beginnings; `intervals` are on the device's clock.
 
-    `steps` are those of the whole recording.
+    `steps` are those of the whole recording. Work outside of every stage has a record of its own.
     """
-    stages = list(dict.fromkeys(stage for stage, _, _ in intervals))
+    stages = [
+        stage
+        for stage in dict.fromkeys(stage for stage, _, _ in intervals)
+        if stage != OUTSIDE or inside(trace.device.start, intervals, OUTSIDE).any()
+    ]
     return tuple(
         _stage(trace, stage, intervals, host_intervals or intervals, idle, launched_by, steps)
         for stage in stages

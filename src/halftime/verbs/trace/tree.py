@@ -175,3 +175,14 @@ def stage_intervals(call: TracedCall) -> list[Interval]:
         low, high = (call.start + round(at / NANO) for at in (node.start, node.end))
         intervals.append((node.place.stage, low, high))
     return intervals
+
+
+def outside_intervals(call: TracedCall, name: str) -> list[Interval]:
+    """What of a call lies in none of its stages, as intervals of that name."""
+    intervals: list[Interval] = []
+    reach = call.start
+    for _, start, end in [*stage_intervals(call), ("", call.end, call.end)]:
+        if start > reach:
+            intervals.append((name, reach, start))
+        reach = max(reach, end)
+    return intervals
