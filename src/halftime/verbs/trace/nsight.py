@@ -22,7 +22,7 @@ from halftime.verbs.trace.read import ANNOTATION, COPY, FILL, KERNEL, NONE, OPER
 _COPIES = {1: "HtoD", 2: "DtoH", 3: "HtoA", 8: "DtoD", 10: "PtoP"}
 _PUSH_POP, _START_END = 59, 60  # NVTX ranges; other events are marks
 
-Row = tuple[int, int, str, int, int, int, int, int, int]
+Row = tuple[int, int, str, int, int, int, int, int]
 
 
 def is_export(path: Path | str) -> bool:
@@ -83,11 +83,11 @@ def _trace(database: sqlite3.Connection) -> Trace | None:
 
 
 def _device(database: sqlite3.Connection, tables: set[str], texts: dict[int, str]) -> Iterator[Row]:
-    for start, end, name, thread, correlation, number, stream in _select(
+    for start, end, name, thread, correlation, number in _select(
         database,
         tables,
         "CUPTI_ACTIVITY_KIND_KERNEL",
-        "start, end, demangledName, streamId, correlationId, deviceId, streamId",
+        "start, end, demangledName, streamId, correlationId, deviceId",
     ):
         yield (
             start,
@@ -96,34 +96,33 @@ def _device(database: sqlite3.Connection, tables: set[str], texts: dict[int, str
             thread,
             correlation,
             number,
-            stream,
             NONE,
             KERNEL,
         )
-    for start, end, copy, thread, correlation, number, stream, size in _select(
+    for start, end, copy, thread, correlation, number, size in _select(
         database,
         tables,
         "CUPTI_ACTIVITY_KIND_MEMCPY",
-        "start, end, copyKind, streamId, correlationId, deviceId, streamId, bytes",
+        "start, end, copyKind, streamId, correlationId, deviceId, bytes",
     ):
         direction = f"Memcpy {_COPIES.get(copy, 'other')}"
-        yield start, end, direction, thread, correlation, number, stream, size, COPY
-    for start, end, thread, correlation, number, stream, size in _select(
+        yield start, end, direction, thread, correlation, number, size, COPY
+    for start, end, thread, correlation, number, size in _select(
         database,
         tables,
         "CUPTI_ACTIVITY_KIND_MEMSET",
-        "start, end, streamId, correlationId, deviceId, streamId, bytes",
+        "start, end, streamId, correlationId, deviceId, bytes",
     ):
-        yield start, end, "Memset", thread, correlation, number, stream, size, FILL
+        yield start, end, "Memset", thread, correlation, number, size, FILL
     # Where graphs were traced whole, one row stands for all kernels of a replay.
-    for start, end, graph, thread, correlation, number, stream in _select(
+    for start, end, graph, thread, correlation, number in _select(
         database,
         tables,
         "CUPTI_ACTIVITY_KIND_GRAPH_TRACE",
-        "start, end, graphId, streamId, correlationId, deviceId, streamId",
+        "start, end, graphId, streamId, correlationId, deviceId",
     ):
         replay = f"CUDA graph {graph}"
-        yield start, end, replay, thread, correlation, number, stream, NONE, KERNEL
+        yield start, end, replay, thread, correlation, number, NONE, KERNEL
 
 
 def _runtime(
@@ -137,7 +136,7 @@ def _runtime(
     ):
         # 'cudaLaunchKernel_v7000' is cudaLaunchKernel, by the version of its interface.
         call = texts.get(name, "call").partition("_v")[0]
-        yield start, end, call, thread, correlation, NONE, NONE, NONE, OPERATOR
+        yield start, end, call, thread, correlation, NONE, NONE, OPERATOR
 
 
 def _host(database: sqlite3.Connection, tables: set[str], texts: dict[int, str]) -> Iterator[Row]:
@@ -146,11 +145,11 @@ def _host(database: sqlite3.Connection, tables: set[str], texts: dict[int, str])
     ):
         label = text if text is not None else texts.get(text_id, "")
         if end is not None and event in (_PUSH_POP, _START_END):
-            yield start, end, str(label), thread, NONE, NONE, NONE, NONE, ANNOTATION
+            yield start, end, str(label), thread, NONE, NONE, NONE, ANNOTATION
     for start, end, name, thread in _select(
         database, tables, "OSRT_API", "start, end, nameId, globalTid"
     ):
-        yield start, end, texts.get(name, ""), thread, NONE, NONE, NONE, NONE, OPERATOR
+        yield start, end, texts.get(name, ""), thread, NONE, NONE, NONE, OPERATOR
 
 
 def _select(
@@ -176,14 +175,13 @@ def _events(rows: list[Row], origin: int, names: dict[str, int], threads: dict[i
                 threads.setdefault(thread, len(threads)),
                 correlation,
                 device,
-                stream,
                 size,
                 kind,
                 NONE,
             )
-            for start, end, name, thread, correlation, device, stream, size, kind in rows
+            for start, end, name, thread, correlation, device, size, kind in rows
         ],
         np.int64,
-    ).reshape(len(rows), 10)
+    ).reshape(len(rows), 9)
     columns = Events(*(np.ascontiguousarray(column) for column in numbers.T))
     return columns.where(np.lexsort((-columns.end, columns.start)))

@@ -11,6 +11,7 @@ import msgspec
 from halftime.base.errors import BadFile
 from halftime.base.store import read_bytes, write_bytes
 from halftime.verbs.trace.device import CAUSES
+from halftime.verbs.trace.nsight import is_export
 from halftime.verbs.trace.run import TraceReading
 
 PROCESS = "halftime"
@@ -22,33 +23,26 @@ def annotate(path: Path | str, reading: TraceReading, out: Path | str) -> None:
 
     Raises BadFile.
     """
+    if is_export(path):
+        raise BadFile(
+            f"{path} is an export of Nsight Systems; only a Chrome trace can be annotated."
+        )
     data = read_bytes(path)
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         original = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         events = msgspec.json.decode(original["traceEvents"], type=list[msgspec.Raw])
-        first = min(ts for ts in (_timestamp(event) for event in events) if ts is not None)
     except (EOFError, OSError, zlib.error, msgspec.DecodeError, KeyError, ValueError) as error:
         raise BadFile(
             f"{path} is damaged ({error}); only a whole trace can be annotated. Export it again."
         ) from error
-    original["traceEvents"] = msgspec.Raw(msgspec.json.encode([*events, *_added(reading, first)]))
+    original["traceEvents"] = msgspec.Raw(msgspec.json.encode([*events, *_added(reading)]))
     text = msgspec.json.encode(original)
     write_bytes(out, gzip.compress(text, 5) if str(out).endswith(".gz") else text)
 
 
-class _Timed(msgspec.Struct):
-    ph: str = ""
-    ts: float | None = None
-
-
-def _timestamp(event: msgspec.Raw) -> float | None:
-    timed = msgspec.json.decode(event, type=_Timed)
-    return timed.ts if timed.ph in ("X", "i") else None
-
-
-def _added(reading: TraceReading, first: float) -> list[dict[str, object]]:
+def _added(reading: TraceReading) -> list[dict[str, object]]:
     def event(
         name: str, track: int, start: int, end: int, args: dict[str, object]
     ) -> dict[str, object]:
@@ -58,7 +52,7 @@ def _added(reading: TraceReading, first: float) -> list[dict[str, object]]:
             "name": name,
             "pid": PROCESS,
             "tid": _TRACKS[track],
-            "ts": first + start / 1000,
+            "ts": reading.trace.origin + start / 1000,
             "dur": (end - start) / 1000,
             "args": args,
         }

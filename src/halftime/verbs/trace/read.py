@@ -14,7 +14,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,6 +29,7 @@ from halftime.verbs.trace.foreign import refuse_foreign
 from halftime.verbs.trace.salvage import salvage
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 NONE = -1
@@ -43,6 +46,7 @@ _TABLES = {
     **dict.fromkeys(vendors.HOST_CATEGORIES, "host"),
 }
 _KINDS = {
+    **dict.fromkeys(_TABLES, 0),
     **dict.fromkeys(vendors.ANNOTATION_CATEGORIES, ANNOTATION),
     **dict.fromkeys(vendors.FRAME_CATEGORIES, FRAME),
     "gpu_memcpy": COPY,
@@ -55,18 +59,15 @@ _SHAPED = re.compile(
 
 # Numbers that some profilers write as text: ROCm 6.2 has "stream": "0x0".
 Number = int | float | str | None
-
-
 _EMPTY = msgspec.Raw()
 
 
 class _Args(msgspec.Struct, frozen=True, gc=False):
-    correlation: Number = None
-    stream: Number = None
-    device: Number = None
-    bytes: Number = None
-    size: Number = None  # ROCm's word for bytes, on the runtime's side
-    external: Number = msgspec.field(name="External id", default=None)
+    correlation: Number = NONE
+    device: Number = NONE
+    bytes: Number = NONE
+    size: Number = NONE  # ROCm's word for bytes, on the runtime's side
+    external: Number = msgspec.field(name="External id", default=NONE)
     shapes: msgspec.Raw = msgspec.field(name="Input Dims", default=_EMPTY)
     types: msgspec.Raw = msgspec.field(name="Input type", default=_EMPTY)
     values: msgspec.Raw = msgspec.field(name="Concrete Inputs", default=_EMPTY)
@@ -118,7 +119,6 @@ class Events:
     thread: Ints
     correlation: Ints  # NONE where there is none
     device: Ints
-    stream: Ints
     bytes: Ints
     kind: Ints  # OPERATOR, ANNOTATION, FRAME; of a device's operations KERNEL, COPY, FILL
     external: Ints  # links a device's operation to the operator that caused it
@@ -268,36 +268,39 @@ def _head(text: bytes) -> _Head:
 
 
 def _columns(file: _File, notes: tuple[str, ...], cut: bool) -> Trace | None:
-    # What is not a finite number does not equal itself less itself.
-    events = [e for e in file.traceEvents if e.ph in ("X", "i") and e.ts - e.ts == 0]
-    if not events:
+    tables: dict[str, list[_Event]] = {"device": [], "runtime": [], "host": []}
+    append = {category: tables[table].append for category, table in _TABLES.items()}
+    memory: list[_Event] = []
+    timed = False
+    for event in file.traceEvents:
+        if event.ph == "X":
+            timed = True
+            if event.cat in append:
+                append[event.cat](event)
+        elif event.ph == "i":
+            timed = True
+            if event.name == INSTANT_MEMORY and _is_device_memory(_args(event)):
+                memory.append(event)
+    if not timed:
         return None
-    origin = min(event.ts for event in events)
     names: dict[str, int] = {}
     threads: dict[object, int] = {}
-    tables: dict[str, list[_Event]] = {"device": [], "runtime": [], "host": [], INSTANT_MEMORY: []}
-    for event in events:
-        table = _TABLES.get(event.cat or "") if event.ph == "X" else event.name
-        if (
-            table in tables
-            and event.ts - origin < LONGEST
-            and -LONGEST < (event.dur or 0) < LONGEST
-        ):
-            tables[table].append(event)
-    # Compiled recordings and MTIA's queues hold waits among the work.
-    device = [e for e in tables["device"] if not vendors.NOT_WORK.search(e.name)]
-    memory = [e for e in tables[INSTANT_MEMORY] if _is_device_memory(_args(e))]
-    on_device, calls, on_host = (
-        _table(rows, origin, names, threads, on_host=rows is tables["host"])
-        for rows in (device, tables["runtime"], tables["host"])
+    starts = {table: _floats(events, "ts") for table, events in tables.items()}
+    moments = np.concatenate([*starts.values(), [np.inf]])
+    origin = float(moments[np.isfinite(moments)].min(initial=np.inf))
+    origin = 0.0 if math.isinf(origin) else origin
+    device, runtime, host = (
+        _table(table, events, starts[table], origin, names, threads)
+        for table, events in tables.items()
     )
+    work = np.array([not vendors.NOT_WORK.search(name) for name in names], bool)
     rank, world = (file.distributedInfo.get(key) for key in ("rank", "world_size"))
     return Trace(
         names=tuple(names),
-        device=on_device,
-        runtime=calls,
-        host=on_host,
-        memory_time=_nanoseconds([event.ts for event in memory], origin),
+        device=device.where(work[device.name]) if len(device) else device,
+        runtime=runtime,
+        host=host,
+        memory_time=_nanoseconds(_floats(memory, "ts"), origin),
         memory_allocated=np.array([_args(event).allocated for event in memory], np.int64),
         rank=rank if isinstance(rank, int) else None,
         world_size=world if isinstance(world, int) else None,
@@ -348,66 +351,80 @@ def _is_device_memory(args: _Args) -> bool:
     return args.allocated is not None and args.device_type != 0
 
 
-def _nanoseconds(moments: list[float], origin: float) -> Ints:
+def _nanoseconds(moments: Floats, origin: float) -> Ints:
     # Microseconds since boot or epoch: subtract before scaling, or a double loses the nanoseconds.
-    return np.rint((np.array(moments, np.float64) - origin) * 1000).astype(np.int64)
+    return np.rint((moments - origin) * 1000).astype(np.int64)
 
 
-def _int(value: Number) -> int:
+def _int(value: object) -> int:
     """A number however it is written; NONE where it is absent or not a number."""
     try:
-        number = int(value, 0) if isinstance(value, str) else int(value or 0)
-    except (ValueError, OverflowError):
+        number = int(value, 0) if isinstance(value, str) else int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
         return NONE
-    return NONE if value is None or not -(2**63) <= number < 2**63 else number
+    return number if -(2**63) <= number < 2**63 else NONE
 
 
-def _numbers(numbers: list[Number]) -> Ints:
-    """A column of numbers however they are written; NONE where one is absent."""
-    plain = [
-        number if type(number) is int else NONE if number is None else _int(number)
-        for number in numbers
-    ]
+def _floats(events: Sequence[_Event], field: str) -> Floats:
+    # numpy reads a null as not a number
+    return np.fromiter(map(attrgetter(field), events), np.float64, len(events))
+
+
+def _ints(events: Sequence[_Event], field: str) -> Ints:
+    """One of the arguments as a column: at once where all are numbers, as nearly always."""
+    values = map(attrgetter(f"args.{field}"), events)
     try:
-        return np.array(plain, np.int64)
-    except OverflowError:
-        return np.array([_int(number) for number in plain], np.int64)
+        return np.fromiter(values, np.int64, len(events))
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return np.array([_int(getattr(_args(event), field)) for event in events], np.int64)
+
+
+def _numbered(keys: Sequence[object], numbers: dict[Any, int]) -> Ints:
+    """Keys as numbers, those that are new counted on."""
+    for key in dict.fromkeys(keys):
+        numbers.setdefault(key, len(numbers))
+    return np.fromiter(map(numbers.__getitem__, keys), np.int64, len(keys))
 
 
 def _table(
+    table: str,
     events: list[_Event],
+    moments: Floats,
     origin: float,
     names: dict[str, int],
     threads: dict[object, int],
-    on_host: bool,
 ) -> Events:
-    start = _nanoseconds([event.ts for event in events], origin)
-    end = start + np.maximum(0, _nanoseconds([event.dur or 0.0 for event in events], 0.0))
+    durations = np.nan_to_num(_floats(events, "dur"))
+    timely = (np.abs(moments - origin) < LONGEST) & (np.abs(durations) < LONGEST)
+    if not timely.all():
+        events = [event for event, keep in zip(events, timely.tolist(), strict=True) if keep]
+        moments, durations = moments[timely], durations[timely]
+    start = _nanoseconds(moments, origin)
+    end = start + np.maximum(0, _nanoseconds(durations, 0.0))
     nothing = np.full(len(events), NONE, np.int64)
-    # Events of the host have none of the device's numbers, and are most of a recording.
-    args = [] if on_host else [_args(event) for event in events]
+    device = correlation = size = external = nothing
+    if table != "host":  # most of a recording, without any of these
+        correlation = _ints(events, "correlation")
+        size = _ints(events, "bytes")
+        if (size == NONE).any():
+            size = np.where(size == NONE, _ints(events, "size"), size)
+    if table == "device":
+        device, external = _ints(events, "device"), _ints(events, "external")
+        if (device == NONE).any():  # MTIA's process is the device
+            processes = np.array([_int(event.pid) for event in events], np.int64)
+            device = np.where(device == NONE, processes, device)
     columns = Events(
         start=start,
         end=end,
-        name=np.array([names.setdefault(event.name, len(names)) for event in events], np.int64),
-        thread=np.array(
-            [threads.setdefault((event.pid, event.tid), len(threads)) for event in events], np.int64
+        name=_numbered(list(map(attrgetter("name"), events)), names),
+        thread=_numbered(list(map(attrgetter("pid", "tid"), events)), threads),
+        correlation=correlation,
+        device=device,
+        bytes=size,
+        kind=np.fromiter(
+            map(_KINDS.__getitem__, map(attrgetter("cat"), events)), np.int64, len(events)
         ),
-        correlation=nothing if on_host else _numbers([item.correlation for item in args]),
-        device=nothing
-        if on_host
-        else _numbers(
-            [
-                event.pid if item.device is None else item.device
-                for event, item in zip(events, args, strict=True)
-            ]
-        ),
-        stream=nothing if on_host else _numbers([item.stream for item in args]),
-        bytes=nothing
-        if on_host
-        else _numbers([item.size if item.bytes is None else item.bytes for item in args]),
-        kind=np.array([_KINDS.get(event.cat or "", 0) for event in events], np.int64),
-        external=nothing if on_host else _numbers([item.external for item in args]),
+        external=external,
     )
     # by start; of equals the longer, which is outside, first
     return columns.where(np.lexsort((-end, start)))

@@ -32,9 +32,9 @@ RUNTIME_CATEGORIES = (
 )
 ANNOTATION_CATEGORIES = ("user_annotation",)
 FRAME_CATEGORIES = ("python_function",)
-HOST_CATEGORIES = ("cpu_op", "cpu_instant_event", *ANNOTATION_CATEGORIES, *FRAME_CATEGORIES)
-# Known and of no use here: a device's view of waits and ranges that the host's events show too.
-IGNORED_CATEGORIES = ("cuda_sync", "gpu_user_annotation", "Trace", "overhead", "ac2g", "fwdbwd")
+HOST_CATEGORIES = ("cpu_op", *ANNOTATION_CATEGORIES, *FRAME_CATEGORIES)
+# Left out on purpose: cuda_sync and gpu_user_annotation, the device's view of what the host's
+# events show too; overhead and Trace, the profiler's own; ac2g and fwdbwd, arrows.
 
 # On MTIA's queues beside the work itself: markers that wait for other queues.
 NOT_WORK = re.compile(r"^event_(wait|record)$|^Event#")
@@ -55,9 +55,6 @@ ALLOCATOR = re.compile(
     r"|^(cu|hip)Mem(Alloc|Free|Create|Map|Unmap|Release|SetAccess|HostAlloc)"
     r"|^zeMem(Alloc|Free)|USM(Device|Host|Shared)?(Alloc|Free)|^aclrt(Malloc|Free)"
 )
-# Calls that queue work: only needed to tell a launch from its neighbours by name; a device
-# operation finds its launching call by correlation id.
-LAUNCH = re.compile(r"Launch|(Memcpy|Memset|MemoryCopy|MemFill|Enqueue|enqueue|runFunction)")
 # Kernels that move data between devices, by NCCL, RCCL and their kin.
 COMMUNICATION = re.compile(
     r"nccl|rccl|oneccl|hccl|msccl|allreduce|all_reduce|all_gather|allgather|reduce_scatter"
