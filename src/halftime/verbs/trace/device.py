@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from halftime.verbs.trace import vendors
-from halftime.verbs.trace.read import NONE, Events, Ints, Trace
+from halftime.verbs.trace.read import NONE, Events, Ints, Trace, distinct
 
 CAUSES = ("host", "sync", "allocator", "other")
 
@@ -147,7 +147,7 @@ def gaps(trace: Trace, launched_by: Ints) -> Gaps:
 
 def _threads(trace: Trace, thread: Ints, calls: Ints) -> Iterator[tuple[Ints, Ints]]:
     """For each thread the gaps that it ended, and those of the calls that are its own."""
-    for number in np.unique(thread):
+    for number in distinct(thread):
         own = calls[trace.runtime.thread[calls] == number]
         if number != NONE and len(own):
             yield np.flatnonzero(thread == number), own

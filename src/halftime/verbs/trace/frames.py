@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from halftime.verbs.trace.device import Union
-from halftime.verbs.trace.read import FRAME, NONE, Events, Ints, Trace
+from halftime.verbs.trace.read import FRAME, NONE, Events, Ints, Trace, distinct
 
 STACK_DEPTH = 8
 _LINE = re.compile(r"\.py\(\d+\): ")
@@ -69,7 +69,7 @@ def idle_by_frame(
     covers is left out.
     """
     result: list[FrameIdle] = []
-    for number in np.unique(thread[thread != NONE]).tolist():
+    for number in distinct(thread[thread != NONE]):
         own = thread == number
         idle = Union(start[own], end[own], np.flatnonzero(own))
         here = frames.where(frames.thread == number)

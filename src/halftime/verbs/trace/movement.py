@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 
 from halftime.records import Communication, TracedDevice, Transfer
 from halftime.verbs.trace import vendors
 from halftime.verbs.trace.device import Union, union
-from halftime.verbs.trace.read import COPY, KERNEL, NONE, Ints, Mask, Trace
+from halftime.verbs.trace.read import COPY, KERNEL, NONE, Ints, Mask, Names, Trace, distinct
 
 NANO = 1e-9
 UNKNOWN_DIRECTION = "other"
@@ -40,7 +39,7 @@ def _exposed(trace: Trace, moving: Mask) -> Ints:
     """Of each moving operation, the nanoseconds in which no kernel ran on the same device."""
     device = trace.device
     exposed = device.duration.copy()
-    for number in np.unique(device.device[moving]):
+    for number in distinct(device.device[moving]):
         here = device.device == number
         work = union(device.where(here & ~moving & (device.kind == KERNEL)))
         own = here & moving
@@ -48,9 +47,7 @@ def _exposed(trace: Trace, moving: Mask) -> Ints:
     return exposed
 
 
-def transfers(
-    trace: Trace, launched_by: Ints, stages: Sequence[str], calls: int
-) -> tuple[Transfer, ...]:
+def transfers(trace: Trace, launched_by: Ints, stages: Names, calls: int) -> tuple[Transfer, ...]:
     """Copies by stage and direction, the longest first; `stages` has one for each operation."""
     moving = copies(trace)
     exposed, sizes = _exposed(trace, moving), bytes_of(trace, launched_by)
@@ -76,7 +73,7 @@ def transfers(
     return tuple(sorted(rows, key=lambda row: -row.seconds))
 
 
-def communication(trace: Trace, stages: Sequence[str], calls: int) -> tuple[Communication, ...]:
+def communication(trace: Trace, stages: Names, calls: int) -> tuple[Communication, ...]:
     """Collectives by stage and name, the longest first."""
     moving = communicates(trace)
     exposed = _exposed(trace, moving)
@@ -99,7 +96,7 @@ def communication(trace: Trace, stages: Sequence[str], calls: int) -> tuple[Comm
 def devices(trace: Trace) -> tuple[TracedDevice, ...]:
     """The time line of each device, over the time in which any had work; () for a single one."""
     device = trace.device
-    numbers = np.unique(device.device).tolist()
+    numbers = distinct(device.device)
     if len(numbers) < 2:
         return ()
     span = int(device.end.max() - device.start.min())

@@ -12,11 +12,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from halftime.records import OperationRate
 from halftime.records.gpus import Gpu, Rate, find_gpu
-from halftime.verbs.trace.read import Shapes, Trace
+from halftime.verbs.trace.read import Names, Shapes, Trace, distinct
 
 MOST = 10
 NANO = 1e-9
@@ -95,7 +93,7 @@ def _integers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"-?\d+", text)] if text.startswith("[") else []
 
 
-def operation_rates(trace: Trace, stages: Sequence[str]) -> tuple[OperationRate, ...]:
+def operation_rates(trace: Trace, stages: Names) -> tuple[OperationRate, ...]:
     """The operators with most to gain: those whose device time is furthest above their roofline.
 
     `stages` has one for each device operation. () where no shapes were recorded.
@@ -119,7 +117,7 @@ def operation_rates(trace: Trace, stages: Sequence[str]) -> tuple[OperationRate,
 
 
 def _gpu(trace: Trace) -> Gpu | None:
-    names = {trace.device_name(number) for number in np.unique(trace.device.device).tolist()}
+    names = {trace.device_name(number) for number in distinct(trace.device.device)}
     name = next(iter(names)) if len(names) == 1 else None
     return find_gpu(name) if name else None
 

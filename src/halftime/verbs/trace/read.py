@@ -31,10 +31,12 @@ from halftime.verbs.trace.salvage import salvage
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Names = NDArray[np.object_]
 
 NONE = -1
 CHUNK = 4096  # of a gzip file; what a damaged one has in the chunk before the damage is lost
 LONGEST = 4e15  # microseconds, within which nanoseconds are whole numbers; more is a fault
+SOME = 1000  # calls that show whose runtime it is
 INSTANT_MEMORY = "[memory]"
 # What an event of the host is.
 OPERATOR, ANNOTATION, FRAME = range(3)
@@ -179,6 +181,11 @@ class Trace:
         used = np.flatnonzero(np.bincount(events.name, minlength=len(self.names)))
         matching[used] = [bool(pattern.search(self.names[at])) for at in used.tolist()]
         return matching[events.name]
+
+
+def distinct(numbers: Ints) -> list[int]:
+    """The numbers that occur, in order; numpy's own way loads its masked arrays."""
+    return sorted(set(numbers.tolist()))
 
 
 def read(path: Path | str) -> Trace:
@@ -402,29 +409,39 @@ def _table(
     start = _nanoseconds(moments, origin)
     end = start + np.maximum(0, _nanoseconds(durations, 0.0))
     nothing = np.full(len(events), NONE, np.int64)
-    device = correlation = size = external = nothing
-    if table != "host":  # most of a recording, without any of these
-        correlation = _ints(events, "correlation")
-        size = _ints(events, "bytes")
-        if (size == NONE).any():
-            size = np.where(size == NONE, _ints(events, "size"), size)
-    if table == "device":
-        device, external = _ints(events, "device"), _ints(events, "external")
-        if (device == NONE).any():  # MTIA's process is the device
-            processes = np.array([_int(event.pid) for event in events], np.int64)
-            device = np.where(device == NONE, processes, device)
+    own_names = list(map(attrgetter("name"), events))
     columns = Events(
         start=start,
         end=end,
-        name=_numbered(list(map(attrgetter("name"), events)), names),
-        thread=_numbered(list(map(attrgetter("pid", "tid"), events)), threads),
-        correlation=correlation,
-        device=device,
-        bytes=size,
+        name=_numbered(own_names, names),
+        thread=nothing
+        if table == "device"
+        else _numbered(list(map(attrgetter("pid", "tid"), events)), threads),
+        correlation=nothing if table == "host" else _ints(events, "correlation"),
+        device=_devices(events) if table == "device" else nothing,
+        bytes=nothing if table == "host" else _sizes(events, table, own_names),
         kind=np.fromiter(
             map(_KINDS.__getitem__, map(attrgetter("cat"), events)), np.int64, len(events)
         ),
-        external=external,
+        external=_ints(events, "external") if table == "device" else nothing,
     )
     # by start; of equals the longer, which is outside, first
     return columns.where(np.lexsort((-end, start)))
+
+
+def _devices(events: Sequence[_Event]) -> Ints:
+    devices = _ints(events, "device")
+    if (devices != NONE).all():
+        return devices
+    # On MTIA the process of an operation is its device.
+    processes = np.array([_int(event.pid) for event in events], np.int64)
+    return np.where(devices == NONE, processes, devices)
+
+
+def _sizes(events: Sequence[_Event], table: str, names: Sequence[str]) -> Ints:
+    """Bytes of copies; ROCm 6.2 has them at the call that queued a copy, under another name."""
+    if table == "device":
+        return _ints(events, "bytes")
+    if any(name.startswith("hip") for name in names[:SOME]):
+        return _ints(events, "size")
+    return np.full(len(events), NONE, np.int64)

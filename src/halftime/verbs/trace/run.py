@@ -25,7 +25,7 @@ from halftime.verbs.trace.movement import communication, devices, transfers
 from halftime.verbs.trace.places import Ranges, calls, is_diffusion, pipeline_of, within_call
 from halftime.verbs.trace.ranks import is_one_run, rank_finding, rank_rows
 from halftime.verbs.trace.rates import operation_rates
-from halftime.verbs.trace.read import Ints, Trace, read
+from halftime.verbs.trace.read import Ints, Names, Trace, distinct, read
 from halftime.verbs.trace.stages import OUTSIDE, on_device, stages_at, totals
 from halftime.verbs.trace.structure import find_loop
 from halftime.verbs.trace.syncs import syncs
@@ -188,7 +188,7 @@ def _steps(runs: Sequence[Measured]) -> int | None:
 def _frames(
     recorded: Trace,
     idle: Gaps,
-    stages: Sequence[str],
+    stages: Names,
     traced: Sequence[TracedCall],
 ) -> list[tuple[str, FrameIdle]]:
     """Stage and frame of all idle time that the device spent waiting for Python."""
@@ -202,7 +202,7 @@ def _frames(
             (LOOP.stage, frame) for frame in idle_by_frame(recorded, frames, start, end, thread)
         ]
     start, end = idle.start + idle.sync, idle.start + idle.sync + idle.host
-    ended = np.array(stages, dtype=object)[idle.before] if len(idle) else np.zeros(0, object)
+    ended = stages[idle.before]
     rows: list[tuple[str, FrameIdle]] = []
     for stage in dict.fromkeys(ended.tolist()):
         own = (ended == stage) & (idle.host > 0)
@@ -263,7 +263,7 @@ def _device(recorded: Trace) -> str:
 
 def _environment(recorded: Trace) -> Environment:
     rank = "" if recorded.rank is None else f", rank {recorded.rank}"
-    numbers = np.unique(recorded.device.device).tolist() or list(recorded.device_names)
+    numbers = distinct(recorded.device.device) or list(recorded.device_names)
     names = {name for number in numbers if (name := recorded.device_name(number))}
     memory = list(recorded.device_memory.values())
     return Environment(

@@ -14,7 +14,7 @@ from halftime.records import DeviceTotals, KernelTotal, StageOnDevice
 from halftime.verbs.trace import vendors
 from halftime.verbs.trace.device import Gaps, launch_latency, queue_depth, union
 from halftime.verbs.trace.movement import bytes_of, communicates, copies
-from halftime.verbs.trace.read import NONE, Ints, Mask, Trace
+from halftime.verbs.trace.read import NONE, Ints, Mask, Names, Trace
 from halftime.verbs.trace.tree import GUESS, Interval
 
 NANO = 1e-9
@@ -94,12 +94,12 @@ def inside(moments: Ints, intervals: Sequence[Interval], stage: str) -> Mask:
     return (at >= 0) & (moments < reach[np.maximum(at, 0)])
 
 
-def stages_at(moments: Ints, intervals: Sequence[Interval]) -> list[str]:
+def stages_at(moments: Ints, intervals: Sequence[Interval]) -> Names:
     """The stage of each moment, or OUTSIDE; of overlapping stages the one listed first counts."""
     names = np.full(len(moments), OUTSIDE, dtype=object)
     for stage in reversed(dict.fromkeys(name for name, _, _ in intervals)):
         names[inside(moments, intervals, stage)] = stage
-    return [str(stage) for stage in names]
+    return names
 
 
 def _stage(
