@@ -417,3 +417,42 @@ def framed(
                 trace.launch("conv_vae", 300.0)
             trace.synchronize()
     return trace
+
+
+def flux_sized(trace: Synthetic, steps: int = 28, blocks: int = 57) -> Synthetic:
+    """A call as large as FLUX.1's at 1024 pixels: 57 blocks of 26 kernels, 28 steps.
+
+    Each step looks for cached hooks by walking the module tree, for 7 ms, after the scheduler has
+    read a number back from the device; the VAE decodes at the end.
+    """
+    root = "diffusers/pipelines/flux"
+    with trace.frame(f"{root}/pipeline_flux.py(652): __call__"):
+        with (
+            trace.frame(f"{root}/pipeline_flux.py(311): encode_prompt"),
+            trace.frame("nn.Module: T5EncoderModel_0"),
+        ):
+            for layer in range(24):
+                for kernel in range(12):
+                    trace.launch(f"sm90_gemm_t5_{kernel}", 60.0 if layer else 80.0)
+        for _ in range(steps):
+            with (
+                trace.frame("diffusers/models/cache_utils.py(154): cache_context"),
+                trace.frame("torch/nn/modules/module.py(2868): named_modules"),
+            ):
+                trace.work(7000.0)
+            with trace.frame("nn.Module: FluxTransformer2DModel_0"):
+                for _ in range(blocks):
+                    for kernel in range(26):
+                        kind = "gemm" if kernel % 3 else "elementwise"
+                        trace.launch(f"sm90_{kind}_{kernel}", 28.0)
+            with trace.frame(
+                "diffusers/schedulers/scheduling_flow_match_euler_discrete.py(425): step"
+            ):
+                trace.launch("elementwise_step", 5.0)
+                trace.copy_to_host(4)
+        with trace.frame("diffusers/models/autoencoders/autoencoder_kl.py(300): decode"):
+            for layer in range(60):
+                trace.launch(f"cudnn_conv_vae_{layer % 7}", 900.0)
+        with trace.frame("diffusers/image_processor.py(738): postprocess"):
+            trace.copy_to_host(6_291_456, 500.0)
+    return trace

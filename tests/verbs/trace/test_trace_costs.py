@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import halftime
+from halftime.cli import _run
 from halftime.verbs.trace.run import explain
-from trace_synthetic import Synthetic, diffusion, framed
+from trace_synthetic import VENDORS, Synthetic, diffusion, flux_sized, framed
 
 MICRO = 1e-6
 
@@ -46,19 +48,14 @@ def test_the_cost_of_a_wait_is_the_gap_where_the_wait_is_longer(tmp_path: Path) 
 
 
 def test_the_line_that_costs_is_named_with_its_share(tmp_path: Path) -> None:
-    # The device waits in each of four steps: 1 us to return from the wait of `step` and 6,000 us
-    # of walking the module tree before the next launch.
+    # Before each of four steps the host walks the module tree for 6,000 us.
     trace = framed(Synthetic(), walk=6000.0)
     session = halftime.trace(trace.write(tmp_path / "t.json"))
     line = "diffusers/models/cache_utils.py(154): cache_context"
     gap = next(gap for gap in session.host_gaps if gap.frame == line)
-    # 310 us of text encoding hide the beginning of the first walk; of each later gap as much as
-    # the host had waited before it is the wait's.
-    waited = [finding for finding in session.syncs if finding.wall_seconds]
-    cost = sum(wait.wall_seconds for wait in waited)
-    hidden = 300 + 2 - 2 * 4  # of the text encoder, from the end of its last launch
-    expected = 4 * 6000 - hidden - cost / MICRO
-    assert gap.seconds == pytest.approx(expected * MICRO, abs=25 * MICRO)
+    # The text encoder runs from 6 us to 306 us and its launches return at 12 us, so it hides the
+    # first 294 us of the first walk.
+    assert gap.seconds == pytest.approx((4 * 6000 - 294) * MICRO, abs=1e-9)
     assert gap.share == pytest.approx(gap.seconds / session.wall_seconds)
     assert gap.ceiling == pytest.approx(session.wall_seconds / (session.wall_seconds - gap.seconds))
     assert gap.where[0].endswith("pipeline_flux.py(652): __call__")
@@ -67,12 +64,13 @@ def test_the_line_that_costs_is_named_with_its_share(tmp_path: Path) -> None:
     assert finding.where[0] == line
 
 
-def test_idle_time_of_lines_adds_up_to_the_hosts(tmp_path: Path) -> None:
+def test_idle_time_of_lines_adds_up(tmp_path: Path) -> None:
     reading = explain(framed(Synthetic(), walk=500.0).write(tmp_path / "t.json"))
     assert reading.session.device is not None
-    # Everything happens inside __call__, so every moment has a line.
+    # Everything happens inside __call__, so every moment for the host's sake has a line.
+    causes = reading.session.device.idle_by_cause
     assert sum(frame.idle for frame in reading.frames) * 1e-9 == pytest.approx(
-        reading.session.device.idle_by_cause["host"], abs=1e-9
+        causes["host"] + causes["sync"], abs=1e-9
     )
 
 
@@ -129,3 +127,21 @@ def test_the_wall_clock_holds_all_that_the_device_did(tmp_path: Path) -> None:
     # From the first launch: 4 us of the call, 2 us of latency, then no gap.
     assert session.wall_seconds == pytest.approx(10_006 * MICRO)
     assert sum(row.seconds for row in session.ledger) == pytest.approx(session.wall_seconds)
+
+
+def test_the_pages_example_is_what_the_command_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = replace(VENDORS["cuda"], device_name="NVIDIA H100 80GB HBM3")
+    path = flux_sized(Synthetic(vendor=card)).write(tmp_path / "trace.json.gz")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert _run(["trace", str(path)], debug=False) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.strip().splitlines()]
+    page = (Path(__file__).parents[3] / "docs" / "trace.md").read_text()
+    example = page.partition("<!-- example -->\n```text\n")[2].partition("\n```")[0]
+    assert example.splitlines() == printed
+    # Before each of 28 steps 7 ms, of which the text encoder hides what it takes beyond its
+    # launches: 24 layers of 12 kernels of 60 us, the first layer's of 80 us, and 4 us a launch.
+    hidden = 6 + 12 * 80 + 23 * 12 * 60 - 288 * 4
+    gap = halftime.trace(path).host_gaps[0]
+    assert gap.seconds == pytest.approx((28 * 7000 - min(hidden, 7000)) * MICRO, abs=1e-9)

@@ -201,11 +201,12 @@ def _frames(
         return [
             (LOOP.stage, frame) for frame in idle_by_frame(recorded, frames, start, end, thread)
         ]
-    start, end = idle.start + idle.sync, idle.start + idle.sync + idle.host
+    # Whether the host had waited before or was only slow, what it then did kept the device idle.
+    start, end = idle.start, idle.end - idle.other
     ended = stages[idle.before]
     rows: list[tuple[str, FrameIdle]] = []
     for stage in dict.fromkeys(ended.tolist()):
-        own = (ended == stage) & (idle.host > 0)
+        own = (ended == stage) & (end > start)
         rows += [
             (stage, frame)
             for frame in idle_by_frame(recorded, frames, start[own], end[own], idle.thread[own])
