@@ -22,6 +22,7 @@ def report_of(verdict: Verdict, sheet_png: bytes | None = None) -> Report:
             section
             for section in (
                 Section("Why", (_reasons(verdict),)),
+                Section("Single pairs", _single(verdict)),
                 Section("By class and metric", (*_chart(verdict), _table(verdict))),
                 Section("The noise floor", (_floor(verdict),)),
                 Section("Worst pairs", _worst(verdict, sheet_png)),
@@ -38,7 +39,7 @@ def summary_of(verdict: Verdict) -> str:
     if verdict.verdict == "equivalent":
         return (
             f"Equivalent: over {verdict.pairs} pairs every metric that decides stays within "
-            f"{margin}."
+            f"{margin}{_bound(verdict)}."
         )
     if verdict.verdict == "different":
         return (
@@ -49,6 +50,29 @@ def summary_of(verdict: Verdict) -> str:
         f"Inconclusive with {verdict.pairs} pairs: {need} would settle it against a margin of "
         f"{margin}."
     )
+
+
+def _bound(verdict: Verdict) -> str:
+    share = verdict.visible
+    if share is None:
+        return ""
+    at_most, confidence = 100 * share.at_most, 100 * share.confidence
+    return f"; at most {at_most:.1f} % of pictures differ visibly ({confidence:g} % confidence)"
+
+
+def _single(verdict: Verdict) -> tuple[Block, ...]:
+    """The share of pictures that differ visibly, and the pairs that differ by themselves."""
+    share = verdict.visible
+    if share is None:
+        return ()
+    differ = "differs" if share.different == 1 else "differ"
+    sentence = f"{share.different} of {share.pairs} pictures {differ} visibly{_bound(verdict)}."
+    rows: list[tuple[Cell, ...]] = [
+        (outlier.name, outlier.content_class, _number(outlier.floors), outlier.reason)
+        for outlier in verdict.outliers
+    ]
+    columns = (Column("picture"), Column("class"), Column("floors"), Column("why", wide=True))
+    return (Bullets((Text(sentence),)), *([Table(columns, tuple(rows))] if rows else []))
 
 
 def _reasons(verdict: Verdict) -> Bullets:
@@ -85,6 +109,7 @@ def _table(verdict: Verdict) -> Table:
 
 def _cells(row: Comparison) -> tuple[Cell, ...]:
     decision = row.decision if row.decides else f"({row.decision})"
+    decision += ", stands aside" if row.stands_aside else ""
     needed = f", {row.prompts_needed:,} prompts" if row.prompts_needed and row.decides else ""
     interval = f"{_number(row.low)} to {_number(row.high)}".replace(" ", "\N{NO-BREAK SPACE}")
     return (
