@@ -7,6 +7,7 @@ CACHE  := $(CURDIR)/.cache
 MODEL  ?=
 ARGS   ?=
 JOBS   ?= 2
+RESULTS := benchmarks/results
 
 export PIP_CACHE_DIR := $(CACHE)/pip
 export HF_HOME := $(CACHE)/huggingface
@@ -46,20 +47,21 @@ unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS proces
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)
 
-bench: $(VENV)/test.stamp  ## the benchmarks that need nothing beside this checkout, 6 min 20 s on the project's two cores
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/profile_overhead.py --out benchmarks/results/profile_overhead.json
-	$(BIN)/python benchmarks/trace_reading.py --out benchmarks/results/trace_reading.json
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fix_schedule_table.py --output benchmarks/results/fix_schedule_table.json
-	$(BIN)/python benchmarks/gateway_reach.py
+bench: $(VENV)/test.stamp  ## the benchmarks that need nothing outside this checkout, 6 min 20 s on the project's two cores
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.profile.overhead --out $(RESULTS)/profile_overhead.json
+	$(BIN)/python -m benchmarks.trace.reading --out $(RESULTS)/trace_reading.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fix.schedule_table --out $(RESULTS)/fix_schedule_table.json
+	$(BIN)/python -m benchmarks.gateway.reach --out $(RESULTS)/gateway_reach.json
 
 docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
-	$(BIN)/python scripts/audit_coverage.py
-	$(BIN)/python benchmarks/forecast_fit.py --check
-	$(BIN)/python benchmarks/gateway_table.py
-	$(BIN)/python benchmarks/fix_table.py
-	$(BIN)/python benchmarks/serve_table.py
-	$(BIN)/python benchmarks/verify_table.py
-	$(BIN)/python scripts/readme_table.py
+	$(BIN)/python -m benchmarks.audit.coverage
+	$(BIN)/python -m workshop.forecast.fit --check --out $(RESULTS)/forecast_check.json --plot docs/forecast-residuals.svg
+	$(BIN)/python -m workshop.forecast.page
+	$(BIN)/python -m benchmarks.fix.page
+	$(BIN)/python -m benchmarks.gateway.page
+	$(BIN)/python -m benchmarks.serve.page
+	$(BIN)/python -m benchmarks.verify.page
+	$(BIN)/python -m benchmarks.evidence
 
 docs: $(VENV)/test.stamp  ## the documentation as a site in site/, every link checked
 	$(BIN)/mkdocs build --strict --quiet --site-dir site

@@ -1,5 +1,4 @@
-"""A hook of mkdocs: the menu from the verbs, the reference from the code, links into the checkout
-as plain paths."""
+"""A hook of mkdocs: the menu, the reference from the code, links into the checkout as paths."""
 
 from __future__ import annotations
 
@@ -19,7 +18,9 @@ from halftime.cli import VERBS
 from halftime.cli import halftime as group
 from halftime.records import Record, Session, Workload
 from halftime.records.recipe import Recipe
+from halftime.records.serve import EngineStatus
 from halftime.records.verdict import Verdict
+from halftime.verbs.serve.metrics import ServerMetrics
 
 DOCS = Path(__file__).parent.parent / "docs"
 CONCEPTS = (
@@ -80,7 +81,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, **_: object) -> str:
     """`[text](../deploy/x)` leads out of the site: show the path instead."""
     return re.sub(
-        r"\[`?([^\]`]+)`?\]\(\.\./((?:deploy|src|benchmarks|examples|training|scripts)/[^)]+)\)",
+        r"\[`?([^\]`]+)`?\]\(\.\./((?:deploy|src|benchmarks|examples|workshop|scripts)/[^)]+)\)",
         r"\1 (`\2`)",
         markdown,
     )
@@ -100,18 +101,14 @@ def command_line() -> Iterator[str]:
 
 
 def _command(command: click.Command, name: str) -> Iterator[str]:
-    context = click.Context(command, info_name=name)
     children = command.commands if isinstance(command, click.Group) else {}
-    implied = {
-        key: child for key, child in children.items() if key == "run"
-    }  # `forecast MODEL` is `forecast run MODEL`
+    main = children.get("run", command)  # `forecast MODEL` is `forecast run MODEL`
+    context = click.Context(main, info_name=name)
     yield f"## {name}\n" if name.count(" ") == 1 else f"### {name}\n"
-    shown = next(iter(implied.values()), command)
-    context = click.Context(shown, info_name=name)
-    yield f"```text\n{shown.get_usage(context)}\n```\n\n{inspect.cleandoc(shown.help or '')}\n"
-    yield from _options(shown, context)
+    yield f"```text\n{main.get_usage(context)}\n```\n\n{inspect.cleandoc(main.help or '')}\n"
+    yield from _options(main, context)
     for key, child in children.items():
-        if key not in implied:
+        if key != "run":
             yield from _command(child, f"{name} {key}")
 
 
@@ -128,28 +125,22 @@ def _cell(text: str) -> str:
 
 
 def schema(name: str, kind: type[Record], text: str) -> Iterator[str]:
-    """A record's JSON schema: a table for each type, and the whole for tools."""
-    whole: dict[str, Any] = msgspec.json.schema(kind)
-    yield (
-        f"# {name.capitalize()} file\n\n{text} Seconds, bytes, FLOPs, ratios; an unknown field "
-        "is an error.\n"
-    )
-    for title, part in sorted(
-        whole.get("$defs", {}).items(), key=lambda item: item[0] != kind.__name__
-    ):
+    """A record's JSON schema: a table for each type, and all of it for tools."""
+    full: dict[str, Any] = msgspec.json.schema(kind)
+    yield f"# {name.capitalize()} file\n"
+    yield f"{text} Seconds, bytes, FLOPs, ratios; an unknown field is an error.\n"
+    definitions = full.get("$defs", {})
+    for title, part in sorted(definitions.items(), key=lambda item: item[0] != kind.__name__):
         if part.get("properties"):
-            yield (
-                f"## {title}\n\n{part.get('description', '')}\n\n| field | type | default "
-                "|\n|---|---|---|"
-            )
+            yield f"## {title}\n\n{part.get('description', '')}\n"
+            yield "| field | type | default |\n|---|---|---|"
             required = set(part.get("required", ()))
-            for field, of in part["properties"].items():
-                default = (
-                    "*required*" if field in required else f"`{json.dumps(of.get('default'))}`"
-                )
-                yield f"| `{field}` | {_type(of)} | {default} |"
+            for field, declared in part["properties"].items():
+                value = f"`{json.dumps(declared.get('default'))}`"
+                default = "*required*" if field in required else value
+                yield f"| `{field}` | {_type(declared)} | {default} |"
             yield ""
-    yield f"## JSON schema\n\n```json\n{json.dumps(whole, indent=1)}\n```"
+    yield f"## JSON schema\n\n```json\n{json.dumps(full, indent=1)}\n```"
 
 
 def _type(of: dict[str, Any]) -> str:
@@ -157,7 +148,7 @@ def _type(of: dict[str, Any]) -> str:
         title = of["$ref"].rpartition("/")[2]
         return f"[{title}](#{title.lower()})"
     if "anyOf" in of:
-        return " or ".join(dict.fromkeys(_type(each) for each in of["anyOf"]))
+        return " or ".join(dict.fromkeys(map(_type, of["anyOf"])))
     if "enum" in of:
         return ", ".join(f"`{value}`" for value in of["enum"])
     if of.get("type") == "array":
@@ -170,21 +161,16 @@ def _type(of: dict[str, Any]) -> str:
 
 def metrics() -> Iterator[str]:
     """What `halftime serve` gives to Prometheus, from its own registry."""
-    from halftime.records.serve import EngineStatus
-    from halftime.verbs.serve.metrics import ServerMetrics
-
-    made = ServerMetrics(lambda: EngineStatus(state="ready"))
-    yield (
-        "# Metrics of halftime serve\n\nAt `/metrics`, in base units; the client library's own "
-        "come beside them.\n"
-    )
+    server = ServerMetrics(lambda: EngineStatus(state="ready"))
+    yield "# Metrics of halftime serve\n"
+    yield "At `/metrics`, in base units, beside the client library's own.\n"
     yield "| metric | type | labels | |\n|---|---|---|---|"
     labels = {
-        name: known._labelnames
-        for known in (vars(made).values())
-        if (name := getattr(known, "_name", None))
+        name: metric._labelnames
+        for metric in vars(server).values()
+        if (name := getattr(metric, "_name", None))
     }
-    for metric in made.registry.collect():
+    for metric in server.registry.collect():
         if metric.name.startswith(("halftime_", "http_")):
-            named = ", ".join(f"`{label}`" for label in labels.get(metric.name, ()))
-            yield f"| `{metric.name}` | {metric.type} | {named} | {metric.documentation} |"
+            label_names = ", ".join(f"`{label}`" for label in labels.get(metric.name, ()))
+            yield f"| `{metric.name}` | {metric.type} | {label_names} | {metric.documentation} |"

@@ -45,7 +45,7 @@ class Model:
             {
                 "type": "http.response.start",
                 "status": self.status,
-                "headers": [(b"content-type", kind), (b"x-up", b"1")],
+                "headers": [(b"content-type", kind), (b"x-request-id", b"upstream-1")],
             }
         )
         for piece in STREAM if streamed else (self.completion(),):

@@ -39,7 +39,7 @@ def served(*words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str
     finally:
         child.terminate()
         try:
-            child.wait(20)
+            child.wait(60)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()

@@ -21,6 +21,7 @@ from captions_synthetic import synthetic
 from documented import (
     PAGES,
     ROOT,
+    WAYS,
     Alone,
     Bash,
     Elsewhere,
@@ -31,6 +32,7 @@ from documented import (
     Python,
     Shown,
     Way,
+    code_of,
     shown,
 )
 from gateway_servers import mock_and_proxy
@@ -80,34 +82,32 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _checkout(folder: Path) -> None:
     """What guides name of a checkout, with the tables of measurements cut to their first rows."""
-    (folder / "benchmarks" / "data").mkdir(parents=True)
-    for item in (ROOT / "benchmarks").iterdir():
-        if item.name != "data":
-            (folder / "benchmarks" / item.name).symlink_to(item)
-    for rows in (ROOT / "benchmarks" / "data").glob("*.csv"):
-        first = rows.read_text().splitlines(keepends=True)[:30]
-        (folder / "benchmarks" / "data" / rows.name).write_text("".join(first))
-    (folder / "docs").symlink_to(ROOT / "docs")
+    for name in ("benchmarks", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "workshop" / "forecast").mkdir(parents=True)
+    tables = list((ROOT / "workshop" / "forecast").glob("*.csv"))
+    assert tables
+    for table in tables:
+        first = table.read_text().splitlines(keepends=True)[:30]
+        (folder / "workshop" / "forecast" / table.name).write_text("".join(first))
 
 
 def _record(file: Path) -> None:
     from halftime.verbs.profile.traced import trace_call
     from tiny_pipelines import PIPELINES
 
-    made = trace_call(
-        PIPELINES["sdxl"].build(), Workload(steps=3, width=32, height=32), file.parent
-    )
-    made.rename(file)
+    workload = Workload(steps=3, width=32, height=32)
+    trace_call(PIPELINES["sdxl"].build(), workload, file.parent).rename(file)
 
 
 @pytest.fixture
 def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of the page's own, with links to what a reader has, and halftime and python on the
+    """The page's own folder, with links to what a reader has, and halftime and python on the
     path."""
     for item in models.iterdir():
         (tmp_path / item.name).symlink_to(item)
     for page, name in (("fix", "plan.toml"), ("profile", "workload.toml")):
-        toml = next(each for each in shown(ROOT / "docs" / f"{page}.md") if each.kind == "toml")
+        toml = next(item for item in shown(ROOT / "docs" / f"{page}.md") if item.kind == "toml")
         (tmp_path / name).write_text(toml.text)
     (tmp_path / "typo.toml").write_text('schema = 1\n[[fixes]]\nname = "vae-dtypo"\n')
     tools = tmp_path / ".bin"
@@ -148,22 +148,22 @@ def endpoints() -> Iterator[dict[str, str]]:
 def test_what_a_page_shows_runs(
     page: Path, here: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for each in shown(page):
-        if each.kind == "toml":
+    for item in shown(page):
+        if item.kind == "toml":
             continue
-        way = each.way()
-        assert way is not None, f"{each.place}\nis run by no test: add a row to tests/documented.py"
-        text = each.text
+        way = item.way()
+        assert way is not None, f"{item.where}\nis run by no test: add a row to tests/documented.py"
+        text = item.text
         if "halftime gateway --" in text:
             for written, real in request.getfixturevalue("endpoints").items():
                 text = text.replace(written, real)
         failure = RUNNERS[type(way)](way, text)
         captured = capfd.readouterr()
-        assert not failure, f"{each.place}\n{failure}\n{captured.err[-3000:]}"
-        for line in each.output:
-            wanted = ".*".join(map(re.escape, line.split("…")))
-            assert re.search(wanted, captured.out + captured.err), (
-                f"{each.place}\n{line}\nnot in\n{captured.err}"
+        assert not failure, f"{item.where}\n{failure}\n{captured.err[-3000:]}"
+        for line in item.output:
+            pattern = ".*".join(map(re.escape, line.split("…")))
+            assert re.search(pattern, captured.out + captured.err), (
+                f"{item.where}\n{line}\nnot in\n{captured.err}"
             )
 
 
@@ -172,16 +172,21 @@ def _ours(way: Way, text: str) -> str:
     first = re.split(r" (?:\|\|?|&&|;|&)(?: |$)", text)[0]
     words = shlex.split(first, comments=True)
     code = _run([*words[1:], *shlex.split(way.more)], debug=False)
-    return "" if code in way.codes else f"exit code {code}, not of {way.codes}"
+    return _difference(code, way)
 
 
 def _alone(way: Way, text: str) -> str:
     assert isinstance(way, Alone)
     words = [*shlex.split(text, comments=True)[1:], *shlex.split(way.more)]
-    done = subprocess.run([sys.executable, "-m", "halftime", *words], check=False, timeout=300)
-    return (
-        "" if done.returncode in way.codes else f"exit code {done.returncode}, not of {way.codes}"
-    )
+    command = [sys.executable, "-m", "halftime", *words]
+    return _difference(subprocess.run(command, check=False, timeout=300).returncode, way)
+
+
+def _difference(code: int, way: Ours) -> str:
+    if code == 2 != way.code:  # it failed, so there is no record to look at
+        return "exit code 2"
+    expected = way.expected_code()
+    return "" if code == expected else f"exit code {code}, not {expected}"
 
 
 def _bash(way: Way, text: str) -> str:
@@ -194,13 +199,14 @@ def _bash(way: Way, text: str) -> str:
 
 
 def _process(words: list[str], **options: object) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         words, capture_output=True, text=True, check=False, timeout=300, **options
     )  # type: ignore[call-overload]
     return (
         ""
-        if done.returncode == 0
-        else f"{words} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        if completed.returncode == 0
+        else f"{words} ended with {completed.returncode}:\n"
+        f"{completed.stdout[-2000:]}{completed.stderr[-2000:]}"
     )
 
 
@@ -233,8 +239,8 @@ def _pip(way: Way, text: str) -> str:
     """Resolve the requirement against what is installed: every package of the extra exists by that
     name."""
     extras = re.search(r"\[([\w,]+)\]", text)
-    wanted = str(ROOT) + (extras[0] if extras else "")
-    words = ["install", "--dry-run", "--quiet", "--no-index", "--no-build-isolation", wanted]
+    requirement = str(ROOT) + (extras[0] if extras else "")
+    words = ["install", "--dry-run", "--quiet", "--no-index", "--no-build-isolation", requirement]
     return _process([sys.executable, "-m", "pip", *words])
 
 
@@ -263,6 +269,42 @@ RUNNERS: dict[type, Callable[[Way, str], str]] = {
 }
 
 
+def test_every_row_is_for_a_command_that_a_page_shows() -> None:
+    ways = {id(item.way()) for page in PAGES for item in shown(page) if item.kind != "toml"}
+    assert [pattern for pattern, way in WAYS if id(way) not in ways] == []
+
+
+def test_a_page_shows_what_is_run_here() -> None:
+    items = [item for page in PAGES for item in shown(page)]
+    assert len(items) > 100
+    assert sum(len(item.output) for item in items) > 10
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        ({"verdict": "equivalent"}, 0),
+        ({"verdict": "different"}, 1),
+        ({"verdict": "inconclusive"}, 3),
+        ({"verdict": "equivalent", "reached": False, "ladder": []}, 1),
+        ({"verdict": "different", "ladder": [{"kept": True, "level": "approximate"}]}, 0),
+        ({"within_budget": False}, 1),
+        ({"within_budget": True}, 0),
+    ],
+)
+def test_a_records_exit_code(record: dict, code: int) -> None:
+    assert code_of(record) == code
+
+
+def test_another_exit_code_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("verdict.json").write_text('{"verdict": "different"}')
+    assert _difference(1, Ours(record="verdict.json")) == ""
+    assert _difference(0, Ours(record="verdict.json")) == "exit code 0, not 1"
+    assert _difference(1, Ours()) == "exit code 1, not 0"
+    assert _difference(2, Ours(code=2)) == ""
+
+
 def test_a_new_command_without_a_row_is_noticed() -> None:
     unknown = Shown(ROOT / "README.md", 1, "sh", "halftime fly --to moon")
     assert unknown.way() is None
@@ -279,13 +321,14 @@ TOML_KINDS: dict[str, type[Record]] = {"fix": Plan, "profile": Workload}
 
 
 @pytest.mark.parametrize(
-    "each", [each for page in PAGES for each in shown(page) if each.kind == "toml"], ids=str
+    "item", [item for page in PAGES for item in shown(page) if item.kind == "toml"], ids=str
 )
-def test_toml_of_a_page_is_what_it_says(each: Shown) -> None:
-    values = tomllib.loads(each.text)
-    kind = TOML_KINDS.get(each.page.stem)
+def test_toml_of_a_page_is_what_it_says(item: Shown) -> None:
+    values = tomllib.loads(item.text)
+    assert values
+    kind = TOML_KINDS.get(item.page.stem)
     if kind:
-        msgspec.convert(values, type=kind)
+        assert isinstance(msgspec.convert(values, type=kind), kind)
 
 
 def test_doubts_of_the_page_are_those_of_the_source() -> None:

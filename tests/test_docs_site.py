@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
@@ -28,12 +28,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert completed.returncode == 0, completed.stderr[-3000:]
     return folder
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
-    for page in site.rglob("*.html"):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    for page in pages:
         fetched = re.findall(
             r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)', page.read_text()
         )
@@ -63,10 +65,10 @@ def test_every_verb_is_in_the_menu(site: Path) -> None:
 
 def test_a_phone_needs_no_sideways_scrolling(site: Path, chromium) -> None:
     page = chromium.new_page(viewport={"width": 390, "height": 844})
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     for name in ("index", "profile", "reference/cli", "troubleshooting"):
         page.goto(f"file://{site}/{name}.html")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
     page.close()
-    assert [url for url in asked if not url.startswith("file://")] == []
+    assert [url for url in urls if not url.startswith("file://")] == []

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 def run(folder: Path, *words: str | Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=folder,
         env=environment,
@@ -36,8 +36,8 @@ def run(folder: Path, *words: str | Path) -> str:
         check=False,
         timeout=280,
     )
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
-    return done.stdout
+    assert completed.returncode == 0, completed.stdout[-1500:] + completed.stderr[-1500:]
+    return completed.stdout
 
 
 def test_profile_my_pipeline(tmp_path: Path) -> None:

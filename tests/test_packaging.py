@@ -82,8 +82,11 @@ def test_the_metadata(wheel: Path) -> None:
 def test_the_sdist_holds_what_a_packager_needs(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {
+    required = {
         "pyproject.toml",
+        "benchmarks/frame.py",
+        "workshop/forecast/rows.csv",
+        "workshop/bundled/numbers.json",
         "LICENSE",
         "README.md",
         "CHANGELOG.md",
@@ -95,28 +98,28 @@ def test_the_sdist_holds_what_a_packager_needs(built: Path) -> None:
         "tests/conftest.py",
         "src/halftime/__init__.py",
     }
-    assert wanted <= names
+    assert required <= names
     assert not [name for name in names if name.startswith((".venv", ".cache", "out/", "site/"))]
 
 
 def closure(requirements: list[str]) -> set[str]:
     """Every distribution that these requirements pull in here, by name, without any extra."""
-    seen: set[str] = set()
+    names: set[str] = set()
     waiting = [Requirement(text) for text in requirements]
     while waiting:
         requirement = waiting.pop()
-        asked = [{"extra": extra} for extra in requirement.extras] or [{"extra": ""}]
+        extras = [{"extra": extra} for extra in requirement.extras] or [{"extra": ""}]
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        if name not in seen:
-            seen.add(name)
+        if name not in names:
+            names.add(name)
             for text in metadata.requires(name) or []:
                 child = Requirement(text)
-                if child.marker is None or any(child.marker.evaluate(extra) for extra in asked):
+                if child.marker is None or any(child.marker.evaluate(extra) for extra in extras):
                     child.marker = None
                     waiting.append(child)
-    return seen
+    return names
 
 
 def pieces(distribution: str) -> Iterator[Path]:
@@ -164,14 +167,14 @@ def base_python(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
 
 def run_alone(python: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run without anything of this checkout or environment on the path."""
-    kept = {
+    variables = {
         name: value
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "PYTHONHOME")
     }
     return subprocess.run(
         [str(python), *words],
-        env=kept,
+        env=variables,
         cwd=python.parent,
         capture_output=True,
         text=True,
@@ -190,7 +193,7 @@ def test_no_extra_is_within_reach_of_the_base(base_python: Path) -> None:
 def test_the_base_alone_profiles_the_bundled_model(base_python: Path, tmp_path: Path) -> None:
     command = str(base_python.with_name("halftime"))
     page = tmp_path / "p.html"
-    done = run_alone(
+    completed = run_alone(
         Path(base_python),
         command,
         "profile",
@@ -205,8 +208,8 @@ def test_the_base_alone_profiles_the_bundled_model(base_python: Path, tmp_path: 
         "--json",
         "-",
     )
-    assert done.returncode == 0, done.stderr
-    session = json.loads(done.stdout)
+    assert completed.returncode == 0, completed.stderr
+    session = json.loads(completed.stdout)
     assert sum(row["seconds"] for row in session["ledger"]) == pytest.approx(
         session["wall_seconds"]
     )
@@ -218,13 +221,13 @@ def test_the_base_alone_profiles_the_bundled_model(base_python: Path, tmp_path: 
     "words", [["audit", "--steps", "2"], ["forecast", "sdxl"], ["doctor"], ["--help"]]
 )
 def test_the_base_alone_runs_what_needs_no_extra(base_python: Path, words: list[str]) -> None:
-    done = run_alone(base_python, str(base_python.with_name("halftime")), *words)
-    assert done.returncode == 0, done.stderr
+    completed = run_alone(base_python, str(base_python.with_name("halftime")), *words)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_an_extra_that_is_missing_is_named(base_python: Path) -> None:
-    done = run_alone(
+    completed = run_alone(
         base_python, str(base_python.with_name("halftime")), "gateway", "mock", "--port", "0"
     )
-    assert done.returncode == 2
-    assert f"{base_python.name} -m pip install 'halftime[gateway]'" in done.stderr
+    assert completed.returncode == 2
+    assert f"{base_python.name} -m pip install 'halftime[gateway]'" in completed.stderr

@@ -17,6 +17,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
 from torch import nn
 
+from halftime.records.stages import PIPELINE_METHODS
 from halftime.upstream import hugging_face, pytorch
 from tiny_pipelines import PIPELINES
 
@@ -440,6 +441,7 @@ def test_progress_bars_are_configured_in_an_attribute() -> None:
 def test_old_pipelines_encode_prompts_by_another_name() -> None:
     """Their text encoding would stand in the ledger as unexplained."""
     assert hasattr(StableDiffusionPipeline, hugging_face.OLD_ENCODE_PROMPT)
+    assert dict(PIPELINE_METHODS)[hugging_face.OLD_ENCODE_PROMPT] == "encode_prompt"
 
 
 def test_a_pipeline_knows_where_it_executes() -> None:

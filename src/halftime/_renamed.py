@@ -20,6 +20,7 @@ from types import CodeType, ModuleType
 # Old module -> new module, both without 'halftime.'; a module's row counts before its package's.
 MODULES = {
     "arguments": "pipeline.arguments",
+    "captions.asgi": "verbs.captions.app",
     "door": "base.listening",
     "environment": "base.environment",
     "errors": "base.errors",
@@ -56,6 +57,12 @@ VERBS = {
 }
 # Old module -> old name -> new module and new name, where the tables above do not lead there.
 ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
+    "captions.asgi": {
+        "Judge": ("verbs.captions.judge", "AnswerJudge"),
+        "Shell": ("verbs.captions.app", "application"),
+        "ShellSettings": ("verbs.captions.passthrough", "PassThroughSettings"),
+    },
+    "captions.calibrate": {"Settings": ("verbs.captions.calibrate", "CalibrationSettings")},
     "environment": {
         "collect": ("pipeline.device", "this_environment"),
         "devices": ("pipeline.device", "devices"),
@@ -68,7 +75,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
         "progress": ("base.progress", "notebook_bar"),
     },
     "pipeline": {
-        "Loaded": ("pipeline.load", "Loaded"),
+        "Loaded": ("pipeline.load", "LoadedPipeline"),
         "Place": ("records.stages", "Place"),
         "call_arguments": ("pipeline.arguments", "call_arguments"),
         "checked_device": ("pipeline.device", "checked_device"),
@@ -77,6 +84,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
         "place_of": ("records.stages", "place_of"),
         "scheduler_named": ("pipeline.load", "scheduler_named"),
     },
+    "profile.run": {"Settings": ("verbs.profile.run", "ProfileSettings")},
     "verify.floor": {
         "entries": ("verbs.verify.floor", "floor_entries"),
         "sound": ("verbs.verify.floor", "usable_entries"),

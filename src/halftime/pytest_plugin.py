@@ -28,17 +28,18 @@ def assert_no_syncs_in_loop(
     Returns the Audit. AssertionError names every line that waits; a call without a denoising loop
     fails too.
     """
+    # Here, since pytest loads this module wherever halftime is installed.
     from halftime.records import Workload
     from halftime.verbs.audit.run import audit
 
     steps = arguments.get("num_inference_steps")
-    found = audit(pipeline, Workload(steps=steps if isinstance(steps, int) else 4), **arguments)
-    if found.in_loop_total > allowed or not found.steps_seen:
-        lines = "\n  ".join(found.because)
+    record = audit(pipeline, Workload(steps=steps if isinstance(steps, int) else 4), **arguments)
+    if record.in_loop_total > allowed or not record.steps_seen:
+        lines = "\n  ".join(record.because)
         raise AssertionError(
-            f"{found.in_loop_total} waits in the denoising loop, {allowed} allowed:\n  {lines}"
+            f"{record.in_loop_total} waits in the denoising loop, {allowed} allowed:\n  {lines}"
         )
-    return found
+    return record
 
 
 @pytest.fixture(name="assert_no_syncs_in_loop")

@@ -1,5 +1,4 @@
-"""Public fakes: a pipeline without weights and a clock without waiting, for tests of what is built
-on halftime.
+"""Public fakes: a pipeline without weights and a clock without waiting, for tests of your code.
 
 clock = FakeClock()
 pipeline = FakePipeline(clock, {"unet": 0.07, "vae.decode": 0.2})
@@ -17,8 +16,7 @@ from torch import nn
 
 from halftime.verbs.profile.clock import Mark
 
-# What a call of FakePipeline costs unless told otherwise, in seconds: the founding story's
-# proportions.
+# The default costs of FakePipeline's parts, in seconds: the proportions of the founding story.
 STORY = {
     "text_encoder": 0.012,
     "unet": 0.07,
@@ -30,7 +28,7 @@ STORY = {
 
 @dataclass
 class FakeClock:
-    """A clock that moves only when told to; a stand-in for halftime.profile's clocks."""
+    """A clock that moves only when it is advanced; stands in for the clocks of halftime.profile."""
 
     now: float = 0.0
     marks: list[float] = field(default_factory=list)

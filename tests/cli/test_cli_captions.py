@@ -104,10 +104,13 @@ def test_what_is_wrong_is_said(
         (["serve", "r.json", *AT_NOBODY, "--shadow", "2"], "'--shadow': 2.0 is not in the range"),
         (["serve", "r.json", *AT_NOBODY, "--shadow", "-1"], "'--shadow'"),
         (["serve", "r.json", *AT_NOBODY, "--port", "70000"], "'--port'"),
-        (["serve", "r.json", *AT_NOBODY, "--small", "foo"], "'foo' is no http:// or https:// URL"),
+        (
+            ["serve", "r.json", *AT_NOBODY, "--small", "foo"],
+            "'foo' is not an http:// or https:// URL",
+        ),
         (
             ["serve", "r.json", *AT_NOBODY, "--large", "http://:99999/v1"],
-            "is no http:// or https:// URL",
+            "is not an http:// or https:// URL",
         ),
         (["collect", "r.jsonl", *AT_NOBODY, "--small-price", "-1"], "'--small-price'"),
     ],

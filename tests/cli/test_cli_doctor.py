@@ -20,7 +20,7 @@ from halftime.report.doctor import report_of
 from halftime.verbs.doctor import examine as doctor
 from halftime.verbs.doctor.examine import (
     RULES,
-    _Seen,
+    MachineFacts,
     advice,
     base_problems,
     examine,
@@ -44,16 +44,16 @@ def environment(**changes: object) -> Environment:
     return msgspec.structs.replace(MACHINE, **changes)
 
 
-def seen(**changes: object) -> _Seen:
+def machine(**changes: object) -> MachineFacts:
     facts: dict[str, object] = {
-        "place": MACHINE,
+        "environment": MACHINE,
         "devices": (Device(name="cpu", description="a processor", fast_dtypes=("float32",)),),
-        "build": "CPU only",
+        "torch_build": "CPU only",
         "compiler": "/usr/bin/g++",
         "free_bytes": 64 * 1024**3,
         "extras": (),
     }
-    return _Seen(**(facts | changes))  # type: ignore[arg-type]
+    return MachineFacts(**(facts | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -62,25 +62,25 @@ def no_gpu_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_machine_in_order_gets_no_advice() -> None:
-    assert list(advice(seen())) == []
+    assert list(advice(machine())) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "wanted", "command"),
+    ("changes", "advice_id", "command"),
     [
         (
-            {"place": environment(settings={"OMP_WAIT_POLICY": "PASSIVE"})},
+            {"environment": environment(settings={"OMP_WAIT_POLICY": "PASSIVE"})},
             "openmp-sleeps",
             "unset OMP_WAIT_POLICY",
         ),
-        ({"place": environment(threads=1, cores=8)}, "threads", "export OMP_NUM_THREADS=8"),
+        ({"environment": environment(threads=1, cores=8)}, "threads", "export OMP_NUM_THREADS=8"),
         (
-            {"place": environment(settings={"CUDA_LAUNCH_BLOCKING": "1"})},
+            {"environment": environment(settings={"CUDA_LAUNCH_BLOCKING": "1"})},
             "blocking-setting",
             "unset CUDA_LAUNCH_BLOCKING",
         ),
         (
-            {"place": environment(settings={"OMP_WAIT_POLICY": "passive"}, load_average=9.0)},
+            {"environment": environment(settings={"OMP_WAIT_POLICY": "passive"}, load_average=9.0)},
             "busy",
             "uptime",
         ),
@@ -98,20 +98,25 @@ def test_a_machine_in_order_gets_no_advice() -> None:
         ),
     ],
 )
-def test_each_rule(changes: dict[str, object], wanted: str, command: str) -> None:
-    assert [(one.id, one.command) for one in advice(seen(**changes))] == [(wanted, command)]
+def test_each_rule(changes: dict[str, object], advice_id: str, command: str) -> None:
+    assert [(item.id, item.command) for item in advice(machine(**changes))] == [
+        (advice_id, command)
+    ]
 
 
 def test_threads_that_spin_beside_other_work() -> None:
-    found = [(one.id, one.command) for one in advice(seen(place=environment(load_average=9.0)))]
-    assert found == [("openmp-spins", "export OMP_WAIT_POLICY=PASSIVE"), ("busy", "uptime")]
+    items = [
+        (item.id, item.command)
+        for item in advice(machine(environment=environment(load_average=9.0)))
+    ]
+    assert items == [("openmp-spins", "export OMP_WAIT_POLICY=PASSIVE"), ("busy", "uptime")]
 
 
 def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert [one.id for one in advice(seen())] == ["gpu-unused"]
+    assert [item.id for item in advice(machine())] == ["gpu-unused"]
     cuda = Device(name="cuda:0", description="", fast_dtypes=("float32",))
-    assert list(advice(seen(devices=(cuda,)))) == []
+    assert list(advice(machine(devices=(cuda,)))) == []
 
 
 def test_every_rule_is_explained() -> None:
@@ -171,26 +176,26 @@ def test_a_torch_that_does_not_import_is_reported(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(doctor, "devices", failing)
     monkeypatch.setattr(doctor, "extra_names", lambda: [])
-    found = examine()
-    assert not found.healthy
-    assert found.problems == (
+    report = examine()
+    assert not report.healthy
+    assert report.problems == (
         "torch does not work: OSError: libtorch_cpu.so: cannot open shared object file",
     )
-    print_report(report_of(found))
+    print_report(report_of(report))
 
 
 @pytest.mark.slow
 def test_here_and_now(capfd: pytest.CaptureFixture[str]) -> None:
     assert _run(["doctor", "--json"], debug=False) == 0
-    found = json.loads(capfd.readouterr().out)
-    assert found["healthy"]
-    assert found["devices"][0]["name"] == "cpu"
-    assert found["environment"]["threads"] >= 1
-    assert {extra["name"] for extra in found["extras"]} >= {
+    report = json.loads(capfd.readouterr().out)
+    assert report["healthy"]
+    assert report["devices"][0]["name"] == "cpu"
+    assert report["environment"]["threads"] >= 1
+    assert {extra["name"] for extra in report["extras"]} >= {
         "gateway",
         "openvino",
         "onnx",
         "verify",
         "test",
     }
-    assert all(extra["usable"] for extra in found["extras"] if extra["name"] == "gateway")
+    assert all(extra["usable"] for extra in report["extras"] if extra["name"] == "gateway")

@@ -73,3 +73,12 @@ def test_as_a_module() -> None:
         [sys.executable, "-m", "halftime", "--version"], capture_output=True, text=True, check=True
     )
     assert halftime.__version__ in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_imports_no_torch(verb: str) -> None:
+    code = f"import sys, halftime.cli.{verb}; print(*sys.modules)"
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "diffusers", "matplotlib"} & set(completed.stdout.split())

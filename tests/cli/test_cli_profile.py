@@ -85,13 +85,13 @@ def test_against_an_earlier_session(tmp_path: Path, capfd: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["nowhere"], "'nowhere' is no model"),
+        (["nowhere"], "'nowhere' is not a model"),
         ([MODEL, "--steps", "0"], "steps is 0; it must be 1 or more"),
         ([MODEL, "--steps", "-2"], "steps is -2"),
         ([MODEL, "--steps", "many"], "not a valid integer"),
         ([MODEL, "--size", "33"], "width 33 is not divisible by 2"),
         ([MODEL, "--size", "huge"], "'huge' is not a size"),
-        ([MODEL, "--device", "cuda:5"], "device 'cuda:5' does not exist here. Here are: cpu"),
+        ([MODEL, "--device", "cuda:5"], "device 'cuda:5' does not exist here. Available: cpu"),
         ([MODEL, "--dtype", "int3"], "dtype 'int3' is not known"),
         ([MODEL, "--scheduler", "Magic"], "scheduler 'Magic' is not in diffusers"),
         ([MODEL, "--runs", "0"], "runs must be 1 or more"),
@@ -114,7 +114,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 def test_a_file_that_is_no_session(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text("{}")
     assert run("profile", MODEL, "--against", str(tmp_path / "x.json")) == 2
-    assert "is no session file" in capfd.readouterr().err
+    assert "is not a session file" in capfd.readouterr().err
 
 
 def test_debug_shows_the_traceback(capfd: pytest.CaptureFixture[str]) -> None:

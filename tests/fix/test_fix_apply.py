@@ -10,8 +10,7 @@ from halftime.base.errors import BadFile, BadInput, DoesNotApply, Unlike
 from halftime.base.store import read_toml, write_toml
 from halftime.fix import FIXES
 from halftime.fix.apply import architecture, choose, conflict, open_findings, read_plan, reasons
-from halftime.fix.base import device_of
-from halftime.pipeline.device import this_environment
+from halftime.pipeline.device import device_of, this_environment
 from halftime.records import Finding, LedgerRow, Session, Workload
 from halftime.records.recipe import Choice, Plan, Recipe, Rung
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halftime.base.errors import BadFile, HalftimeWarning
-from halftime.fix.artefacts import beside, compiles, differences, keeping, kept, made_for
+from halftime.fix.artefacts import beside, compiles, differences, keeping, made_for, open_artefacts
 from halftime.fix.base import Settings
 from halftime.fix.compilation import compile_options
 from halftime.records.recipe import Choice, Plan
@@ -29,7 +29,7 @@ def written(
     path: Path, kind: dict[str, str] = KIND, name: str = "ab/kernel.so", text: str = "code"
 ) -> Path:
     """A file of artefacts, made as a compiler would: by writing into the folder that it is told."""
-    with kept(path, kind) as opened:
+    with open_artefacts(path, kind) as opened:
         file = opened.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -49,8 +49,8 @@ def test_what_was_compiled_is_there_the_next_time(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/before")
     path = written(tmp_path / "r.artefacts")
     before = path.read_bytes()
-    with kept(path, KIND) as opened:
-        assert opened.found
+    with open_artefacts(path, KIND) as opened:
+        assert opened.fits
         assert (opened.folder / "ab" / "kernel.so").read_text() == "code"
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(opened.folder)
         (opened.folder / "locks").mkdir()
@@ -59,19 +59,19 @@ def test_what_was_compiled_is_there_the_next_time(
     assert not opened.folder.exists()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/before"
     written(path, name="cd/more.so")
-    with kept(path, KIND) as opened:
+    with open_artefacts(path, KIND) as opened:
         assert {file.name for file in opened.folder.rglob("*.so")} == {"kernel.so", "more.so"}
 
 
 def test_nothing_compiled_writes_nothing(tmp_path: Path) -> None:
-    with kept(tmp_path / "r.artefacts", KIND) as opened:
-        assert not opened.found
+    with open_artefacts(tmp_path / "r.artefacts", KIND) as opened:
+        assert not opened.fits
     assert list(tmp_path.iterdir()) == []
 
 
 def taken_up(path: Path, kind: dict[str, str]) -> tuple[bool, list[Path]]:
-    with kept(path, kind) as opened:
-        return opened.found, list(opened.folder.iterdir())
+    with open_artefacts(path, kind) as opened:
+        return opened.fits, list(opened.folder.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_was_made_for_something_else_is_not_used(
     assert path.read_bytes() == before  # nothing was compiled
     with pytest.warns(HalftimeWarning, match=words):
         written(path, KIND | other, name="ef/other.so")
-    with kept(path, KIND | other) as opened:
+    with open_artefacts(path, KIND | other) as opened:
         assert [file.name for file in opened.folder.rglob("*.so")] == ["other.so"]
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_was_cut_off_is_refused(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "cut.artefacts"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    with pytest.raises(BadFile, match="damaged"), kept(path, KIND):
+    with pytest.raises(BadFile, match="damaged"), open_artefacts(path, KIND):
         raise AssertionError("it was taken")
 
 
@@ -118,7 +118,7 @@ def test_a_changed_byte_of_the_code_is_refused(whole: bytes, tmp_path: Path) -> 
     )
     path = tmp_path / "r.artefacts"
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    with pytest.raises(BadFile, match="damaged"), kept(path, KIND):
+    with pytest.raises(BadFile, match="damaged"), open_artefacts(path, KIND):
         raise AssertionError("it was taken")
 
 
@@ -126,7 +126,10 @@ def test_a_changed_byte_of_the_code_is_refused(whole: bytes, tmp_path: Path) -> 
 def test_a_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "r.artefacts"
     path.write_bytes(content)
-    with pytest.raises(BadFile, match="not a file of compile artefacts"), kept(path, KIND):
+    with (
+        pytest.raises(BadFile, match="not a file of compile artefacts"),
+        open_artefacts(path, KIND),
+    ):
         raise AssertionError("it was taken")
     assert path.read_bytes() == content
 
@@ -141,9 +144,9 @@ def test_other_archives_newer_ones_and_folders_are_refused(tmp_path: Path) -> No
             archive.writestr("inductor/x.so", "code")
             if manifest:
                 archive.writestr("halftime.json", manifest)
-        with pytest.raises(BadFile, match=words), kept(path, KIND):
+        with pytest.raises(BadFile, match=words), open_artefacts(path, KIND):
             raise AssertionError("it was taken")
-    with pytest.raises(BadFile, match="Name a file"), kept(tmp_path, KIND):
+    with pytest.raises(BadFile, match="Name a file"), open_artefacts(tmp_path, KIND):
         raise AssertionError("it was taken")
 
 
@@ -153,7 +156,7 @@ def test_no_name_leads_out_of_the_folder(whole: bytes, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("inductor/../../../outside", "x")
         archive.writestr("beside", "x")
-    with kept(path, KIND) as opened:
+    with open_artefacts(path, KIND) as opened:
         place = opened.folder.parent
         assert {file.relative_to(place).parts[0] for file in place.rglob("*")} <= {
             "inductor",
@@ -227,7 +230,7 @@ def test_headers_are_compiled_ahead_only_where_nothing_is_kept(tmp_path: Path) -
     settings: Settings = {"mode": "default", "freezing": True, "fullgraph": False, "dynamic": False}
     cpu = torch.device("cpu")
     assert compile_options(settings, cpu)["options"] == {"freezing": True}
-    with kept(tmp_path / "r.artefacts", KIND):
+    with open_artefacts(tmp_path / "r.artefacts", KIND):
         options = compile_options(settings, cpu)["options"]
     assert options == {"freezing": True, "cpp_cache_precompile_headers": False}
 
@@ -238,7 +241,7 @@ from pathlib import Path
 import torch
 from torch._dynamo.utils import counters
 from halftime.base.errors import HalftimeWarning
-from halftime.fix.artefacts import kept
+from halftime.fix.artefacts import open_artefacts
 from halftime.fix.compilation import DEFAULTS, compile_with
 
 warnings.simplefilter("error", HalftimeWarning)
@@ -248,8 +251,8 @@ outside = torch.compile(lambda x: x.cos() * 3, dynamic=False)
 x = torch.ones(2, 8)
 with torch.no_grad():
     expected, other = model(x), outside(x) if first else None
-    with kept(Path(sys.argv[1]), {"threads": str(torch.get_num_threads())}) as opened:
-        found = opened.found
+    with open_artefacts(Path(sys.argv[1]), {"threads": str(torch.get_num_threads())}) as opened:
+        found = opened.fits
         counters.clear()
         torch.testing.assert_close(compile_with(model.forward, DEFAULTS, x.device)(x), expected)
         found_in_cache = counters["inductor"]

@@ -80,7 +80,7 @@ def test_step_cache_runs_the_middle_every_other_step(pipeline) -> None:  # type:
 def test_deep_cache_recomputes_for_another_batch() -> None:
     cache = DeepCache(every=2)
     cache.decide(2)
-    cache.kept[0] = "features"
+    cache.outputs["middle"] = "features"
     cache.decide(1)
     assert not cache.skip
 

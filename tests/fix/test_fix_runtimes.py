@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import halftime
-from halftime.fix.base import device_of
 from halftime.fix.openvino import converter
 from halftime.fix.runtime import Converted, Flat, signature
 from halftime.fix.upsampling import FoldedUpsample
+from halftime.pipeline.device import device_of
 from halftime.records.recipe import Choice
 
 

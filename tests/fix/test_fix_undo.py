@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import halftime
 from halftime.base.errors import DoesNotApply
 from halftime.fix.apply import choose
-from halftime.fix.base import device_of
+from halftime.pipeline.device import device_of
 from halftime.records.recipe import Choice, Plan
 
 # Settings that keep a test short, or that a fix needs to apply at all.

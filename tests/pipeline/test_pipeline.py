@@ -93,7 +93,7 @@ def test_a_function_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match=r"no model_index\.json"):
         load(str(tmp_path), Workload())
-    with pytest.raises(UnknownModel, match="is no model"):
+    with pytest.raises(UnknownModel, match="is not a model"):
         load("surely not a model", Workload())
     with pytest.raises(UnknownModel, match="no such folder"):
         load("./nowhere", Workload())
@@ -103,7 +103,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda:7", "abacus", "tpu"])
 def test_devices_that_are_not_here(device: str) -> None:
-    with pytest.raises(UnknownDevice, match=r"Here are: cpu"):
+    with pytest.raises(UnknownDevice, match=r"Available: cpu"):
         checked_device(device)
 
 

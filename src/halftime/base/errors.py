@@ -68,5 +68,10 @@ class OutOfMemory(HalftimeError):
     """The device or the host ran out of memory."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its class name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class HalftimeWarning(UserWarning):
     """What a user should know and need not mend; the command line prints it to standard error."""

@@ -1,5 +1,4 @@
-"""Records to files and back. Writing is atomic: a reader sees the old file or the new one, never
-half of one."""
+"""Records to files and back. Writing is atomic: a reader sees the old file or the new one."""
 
 from __future__ import annotations
 
@@ -25,17 +24,16 @@ R = TypeVar("R", bound="Record")
 
 def check_writable(path: Path | str) -> None:
     """Raises BadFile, before the work whose result goes there, where `path` cannot be written."""
-    place = Path(path).absolute()
-    folder = next(parent for parent in place.parents if parent.exists())
+    target = Path(path).absolute()
+    folder = next(parent for parent in target.parents if parent.exists())
     if str(path) != "-" and (
-        place.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)
+        target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)
     ):
         raise BadFile(f"cannot write {path}. Name a file in a folder that you may write to.")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write to a temporary name beside `path`, then rename; `-` is standard output. Raises BadFile
-    with the reason."""
+    """Write beside `path`, then rename; `-` is standard output. Raises BadFile with the reason."""
     if str(path) == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -82,8 +80,7 @@ def write_json(path: Path | str, record: Record) -> None:
 
 
 def read_json(path: Path | str, kind: type[R]) -> R:
-    """Read a record of a known kind. Raises BadFile, naming the field that is wrong and where it
-    stands."""
+    """Read a record of a known kind. Raises BadFile, naming the field that is wrong."""
     return decoded(path, read_bytes(path), kind)
 
 
@@ -93,12 +90,12 @@ def decoded(path: Path | str, data: bytes, kind: type[R]) -> R:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
         raise BadFile(
-            f"{path} is no {kind.__name__.lower()} file of this halftime: {_sentence(error)}"
+            f"{path} is not a {kind.__name__.lower()} file of this halftime: {_sentence(error)}"
         ) from error
 
 
 def _sentence(error: Exception) -> str:
-    """Its words, with the full stop that some bring and some do not."""
+    """Its words, with one full stop."""
     return f"{str(error).rstrip('.')}."
 
 
@@ -113,17 +110,16 @@ def read_report(path: Path | str, kind: type[R]) -> R:
 
 
 def data_of(path: Path | str) -> bytes:
-    """The JSON in a file that holds nothing else, or in an HTML page that was drawn from it. Raises
-    BadFile."""
+    """The JSON in a file that holds nothing else, or in a page drawn from it. Raises BadFile."""
     data = read_bytes(path)
     if data.lstrip()[:1] != b"<":
         return data
-    found = _EMBEDDED.search(data)
-    if found is None:
+    match = _EMBEDDED.search(data)
+    if match is None:
         raise BadFile(
             f"{path} is a page without halftime's data in it. Write it again with --html."
         )
-    return found[1]
+    return match[1]
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -141,7 +137,9 @@ def read_toml(path: Path | str, kind: type[R]) -> R:
     try:
         return msgspec.convert(tomllib.loads(read_bytes(path).decode()), type=kind)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise BadFile(f"{path} is no {kind.__name__.lower()} file: {_sentence(error)}") from error
+        raise BadFile(
+            f"{path} is not a {kind.__name__.lower()} file: {_sentence(error)}"
+        ) from error
 
 
 def write_toml(path: Path | str, record: Record) -> None:

@@ -10,7 +10,7 @@ from halftime import __version__
 
 # Of a checkout; of an installed package the folder that holds Python's library, which has no .git.
 _ROOT = Path(__file__).parents[3]
-_MEASURED = ("src", "benchmarks")  # where a change can change a measurement
+_MEASURED = ("src", "benchmarks", "workshop")  # where a change can change a measurement
 
 
 @cache

@@ -1,5 +1,4 @@
-"""The command line: one file a verb, each of which parses, calls one function, renders, and sets
-the exit code."""
+"""The command line: each verb's file parses, calls one function, renders, sets the exit code."""
 
 from __future__ import annotations
 
@@ -67,8 +66,7 @@ def halftime(debug: bool) -> None:
 
 
 def _hush_libraries() -> None:
-    """The libraries' hints about versions and backends are not what the user asked; --debug shows
-    them."""
+    """Hide the libraries' hints about versions and backends, which --debug shows."""
     for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(variable, "error")
     warnings.simplefilter("ignore", category=FutureWarning)
@@ -94,8 +92,7 @@ def _one_line(
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 a gate said no, 2 bad input or failure, 130
-    interrupted."""
+    """Run it and exit: 0 done, 1 a gate said no, 2 bad input or failure, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     # --debug is welcome anywhere on the line, where people add it after a failure.

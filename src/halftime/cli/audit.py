@@ -7,15 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from halftime.base.store import read_json
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit
-
-if TYPE_CHECKING:
-    from halftime.records.audit import Audit
+from halftime.records.audit import Audit
+from halftime.report.audit import github_annotations
 
 NEW_SITE = 1
 WRONG_RULE = 1
@@ -62,49 +62,36 @@ def command(
     """
     if check_rules:
         return _check_rules(output)
-    base = _read(baseline) if baseline else None
-    found = _audit(model, geometry, workload_values)
+    base = read_json(Path(baseline), Audit) if baseline else None
+    result = _audit(model, geometry, workload_values)
     if github:
-        from halftime.report.audit import github_annotations
-
-        click.echo(github_annotations(found))
-
-    emit(found, output._replace(quiet=output.quiet or github))
-    return _gate(base, found) if base else 0
+        click.echo(github_annotations(result))
+    emit(result, output._replace(quiet=output.quiet or github))
+    return _gate(base, result) if base else 0
 
 
 def _check_rules(output: Output) -> int:
     from halftime.verbs.audit import check
 
-    found = check.check_rules()
-    emit(found, output)
-    return WRONG_RULE if found.wrong else 0
-
-
-def _read(path: str) -> Audit:
-    from halftime.base.store import read_json
-    from halftime.records.audit import Audit
-
-    return read_json(Path(path), Audit)
+    result = check.check_rules()
+    emit(result, output)
+    return WRONG_RULE if result.wrong else 0
 
 
 def _audit(model: str | None, geometry: str, workload_values: dict[str, object]) -> Audit:
     # Read when torch is imported. Nothing is timed or large here, and threads that wait for each
     # other beside other work took six times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    steps_are_chosen = any(
+        workload_values.get(name) is not None for name in ("steps", "workload_file")
+    )
     with _no_collection():
-        import msgspec
-
         from halftime.pipeline.load import load
         from halftime.verbs.audit.ghost import load_ghost
         from halftime.verbs.audit.run import STEPS, audit_loaded
 
-        given = (
-            workload_values.get("steps") is not None
-            or workload_values.get("workload_file") is not None
-        )
         workload = take_workload(workload_values, model)
-        if not given:
+        if not steps_are_chosen:
             workload = msgspec.structs.replace(workload, steps=STEPS)
         loaded = load(model, workload) if geometry == "tiny" else load_ghost(model, workload)
     return audit_loaded(loaded, workload)
@@ -112,8 +99,7 @@ def _audit(model: str | None, geometry: str, workload_values: dict[str, object])
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Importing and loading leave nothing to collect, and looking for it takes 0.9 s of the few
-    that an audit needs."""
+    """Importing and loading leave nothing to collect, and looking for it takes 0.9 s."""
     gc.disable()
     try:
         yield
@@ -122,23 +108,18 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _gate(base: Audit, found: Audit) -> int:
+def _gate(base: Audit, candidate: Audit) -> int:
     from halftime.verbs.audit.compare import new_sites
 
-    if not found.steps_seen:
+    if not candidate.steps_seen:
         # No loop, no waits in it: that would pass for the wrong reason.
         click.echo(
             "no denoising loop was seen, so nothing can be said of its waits; see 'not seen'.",
             err=True,
         )
         return NEW_SITE
-    new = new_sites(base, found)
-    for site in new:
-        click.echo(
-            (
-                f"new wait in the loop: {site.file}:{site.line} {site.kind}, {site.count} times: "
-                f"{site.code}"
-            ),
-            err=True,
-        )
-    return NEW_SITE if new else 0
+    sites = new_sites(base, candidate)
+    for site in sites:
+        site_words = f"{site.file}:{site.line} {site.kind}, {site.count} times: {site.code}"
+        click.echo(f"new wait in the loop: {site_words}", err=True)
+    return NEW_SITE if sites else 0

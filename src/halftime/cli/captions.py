@@ -6,20 +6,22 @@ import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
 from halftime.base.errors import BadInput, HalftimeError
-from halftime.base.store import check_writable
+from halftime.base.listening import address_of, listening_socket
+from halftime.base.store import check_writable, read_json, write_json
 from halftime.cli import EXIT_INTERRUPTED
 from halftime.cli.options import output_options, quiet_option
-from halftime.cli.output import Output, emit
+from halftime.cli.output import Output, emit, progress_bar
+from halftime.records.captions import Router
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from halftime.verbs.captions.asgi import Judge
-    from halftime.verbs.captions.collect import LeftOut, Request, Work
+    from halftime.verbs.captions.collect import CollectedRequest, CollectionPlan, LeftOut
     from halftime.verbs.captions.upstream import Upstream
 
 
@@ -39,16 +41,15 @@ _AMOUNT = _Number(min=0)
 
 
 def _http_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    from urllib.parse import urlsplit
-
     try:
         parts = urlsplit(value)
-        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of brackets or a port
-        fine = False
-    if not fine:
+        valid = False
+    if not valid:
         raise click.BadParameter(
-            f"{value!r} is no http:// or https:// URL; for example http://127.0.0.1:9001/v1."
+            f"{value!r} is not an http:// or https:// URL; write for example "
+            "http://127.0.0.1:9001/v1."
         )
     return value
 
@@ -93,18 +94,17 @@ def calibrate(
     output: Output,
     **values: object,
 ) -> int:
-    """Learn a router from LOG, JSON lines of requests that both models answered, and certify its
-    threshold.
+    """Learn a router from LOG and certify its threshold.
+
+    LOG has a request that both models answered on each line, as JSON.
 
     Exit code 1: too few examples for the guarantee; the router then sends everything to the large
     model.
     """
-    from halftime.base.store import write_json
-    from halftime.verbs.captions.calibrate import Settings
-    from halftime.verbs.captions.calibrate import calibrate as run
-    from halftime.verbs.captions.log import read_log
+    from halftime.verbs.captions.calibrate import CalibrationSettings
+    from halftime.verbs.captions.run import captions
 
-    result = run(read_log(log), Settings(**values))  # type: ignore[arg-type]
+    result = captions(log, CalibrationSettings(**values))  # type: ignore[arg-type]
     if out:
         write_json(out, result.router)
 
@@ -186,22 +186,26 @@ def serve(
     host: str,
     port: int,
     **upstreams: object,
-) -> None:
-    """Route chat requests for the model NAME by ROUTER; everything else passes through to the large
-    model."""
-    from halftime.base.extras import optional
-    from halftime.base.listening import address_of, listening_socket
-    from halftime.base.store import read_json
-    from halftime.records.captions import Router
-    from halftime.verbs.captions.asgi import Shell, ShellSettings
+) -> int:
+    """Route chat requests for the model NAME by ROUTER.
+
+    Everything else passes through to the large model.
+    """
+    from halftime.verbs.captions.extra import check_installed
+
+    check_installed()
+    from halftime.http.server import STALLED_SECONDS, Backend, run
+    from halftime.verbs.captions.app import application
+    from halftime.verbs.captions.judge import judge_named
+    from halftime.verbs.captions.passthrough import PassThroughSettings
 
     calibrated = read_json(Path(router), Router)
     if calibrated.mode == "cascade" and judge is None:
         raise BadInput(
             "this router is a cascade's and needs a judge at run time: --judge bundled, or "
-            "module:function."
+            "--judge module:function."
         )
-    settings = ShellSettings(
+    settings = PassThroughSettings(
         calibrated,
         _upstream(upstreams, "small"),
         _upstream(upstreams, "large"),
@@ -209,16 +213,14 @@ def serve(
         shadow=shadow,
         judge=judge_named(judge) if judge else None,
     )
-    uvicorn = optional("uvicorn", "captions", "halftime captions serve")
-    server = uvicorn.Server(uvicorn.Config(Shell(settings), log_level="warning", access_log=False))
-    taken = listening_socket(host, port)  # who reads the next line may connect at once
-    routed = (
-        "every request goes large: not certified"
-        if calibrated.threshold is None
-        else f"{calibrated.mode} mode"
-    )
-    click.echo(f"captions on {address_of(taken)}/v1, model {name!r}, {routed}")
-    server.run(sockets=[taken])
+    app = application(settings)
+    # opened first: whoever reads the next line may connect at once
+    listener = listening_socket(host, port, stalled_seconds=STALLED_SECONDS)
+    mode = f"{calibrated.mode} mode"
+    if calibrated.threshold is None:
+        mode = "every request goes large: not certified"
+    click.echo(f"captions on {address_of(listener)}/v1, model {name!r}, {mode}")
+    return run(app, listener, app.state.traffic, Backend())
 
 
 @command.command()
@@ -238,120 +240,89 @@ def serve(
 )
 @quiet_option
 def collect(requests: str, judge: str, out: str, quiet: bool, **upstreams: object) -> int:
-    """Send REQUESTS (JSON lines with 'image' and 'prompt') to both models, judge the answers, and
-    write a log.
+    """Send REQUESTS to both models, judge the answers, and write a log.
 
-    Lines are written as they come; run again with the same --out, and only what is missing is
-    asked. Exit code 2: the log holds none of the requests, or the run was stopped.
+    REQUESTS has JSON lines with 'image' and 'prompt'. Lines of the log are written as they come;
+    run again with the same --out, and only missing requests are sent. Exit code 2: the log holds
+    none of the requests, or the run was stopped.
     """
-    from halftime.verbs.captions.collect import Work, read_requests, still_to_ask
-    from halftime.verbs.captions.log import lines_there
+    from halftime.verbs.captions.extra import check_installed
+
+    check_installed()
+    from halftime.verbs.captions.collect import CollectionPlan, missing_requests, read_requests
+    from halftime.verbs.captions.judge import judge_named
+    from halftime.verbs.captions.log import logged_lines
 
     if Path(out).resolve() == Path(requests).resolve():
         raise BadInput(
             f"--out {out} is the file of the requests itself. Name another file for the log."
         )
     check_writable(out)
-    asked, folder = read_requests(Path(requests)), Path(requests).parent
-    work = Work(
+    collected = read_requests(Path(requests))
+    plan = CollectionPlan(
         _upstream(upstreams, "small"),
         _upstream(upstreams, "large"),
         judge_named(judge),
         judge,
-        folder,
+        Path(requests).parent,
         Path() if out == "-" else Path(out).parent,
     )
-    left = still_to_ask(asked, lines_there(out), work)
-    return _collected(asked, left, work, out, quiet)
+    missing = missing_requests(collected, logged_lines(out), plan)
+    return _collect_missing(missing, len(collected), plan, out, quiet)
 
 
-def _collected(
-    asked: Sequence[Request], left: Sequence[Request], work: Work, out: str, quiet: bool
+def _collect_missing(
+    missing: Sequence[CollectedRequest], total: int, plan: CollectionPlan, out: str, quiet: bool
 ) -> int:
-    """Ask, write, and say how it ended; the exit code."""
-    from halftime.cli.output import progress_bar
+    """Ask, write, and report how it ended; the exit code."""
     from halftime.verbs.captions.collect import LeftOut
     from halftime.verbs.captions.collect import collect as run
     from halftime.verbs.captions.log import add_line
 
     left_out: list[LeftOut] = []
-    there = len(asked) - len(left)
-    written = there
+    earlier = total - len(missing)
+    written = earlier
     try:
         with progress_bar(quiet) as progress:
-            for done in run(left, work, progress):
-                if isinstance(done, LeftOut):
-                    left_out.append(done)
+            for result in run(missing, plan, progress):
+                if isinstance(result, LeftOut):
+                    left_out.append(result)
                 else:
-                    add_line(out, done)
+                    add_line(out, result)
                     written += 1
     except KeyboardInterrupt:
-        click.echo(f"halftime: interrupted.{_kept(out, written, len(asked), left_out)}", err=True)
+        state = _unfinished(out, written, total, left_out)
+        click.echo(f"halftime: interrupted.{state}", err=True)
         return EXIT_INTERRUPTED
     except HalftimeError as error:
-        raise HalftimeError(
-            f"{str(error).rstrip('.')}.{_kept(out, written, len(asked), left_out)}"
-        ) from error
+        state = _unfinished(out, written, total, left_out)
+        raise HalftimeError(f"{str(error).rstrip('.')}.{state}") from error
     if not written:
         raise BadInput(
-            f"nothing was written to {out}: {_reasons(left_out)}. Mend this and run again."
+            f"nothing was written to {out}: {_reasons(left_out)}. Correct this and run again."
         )
-    before = f", {there} of them from before" if there else ""
-    said = (
-        f"wrote {out}: {written} of {len(asked)} requests{before}; next: halftime captions "
-        f"calibrate {out}"
+    from_earlier = f", {earlier} of them from an earlier run" if earlier else ""
+    click.echo(
+        f"wrote {out}: {written} of {total} requests{from_earlier}; next: halftime captions "
+        f"calibrate {out}",
+        err=out == "-",
     )
-    click.echo(said, err=out == "-")
     if left_out:
         click.echo(f"left out {len(left_out)}: {_reasons(left_out)}.", err=True)
     return 0
 
 
-def _kept(out: str, written: int, asked: int, left_out: Sequence[LeftOut]) -> str:
-    """What a run that did not come to its end leaves behind."""
+def _unfinished(out: str, written: int, total: int, left_out: Sequence[LeftOut]) -> str:
+    """What a run that stopped early leaves behind."""
     reasons = f" Left out: {_reasons(left_out)}." if left_out else ""
-    again = "; run the same again to go on" if written else ""
-    return f"{reasons} {out} holds {written} of {asked} requests{again}."
+    advice = "; run the same command again to go on" if written else ""
+    return f"{reasons} {out} holds {written} of {total} requests{advice}."
 
 
 def _reasons(left_out: Sequence[LeftOut]) -> str:
-    """Each kind with its number, the most frequent first, and the first of its like."""
-    kinds = Counter(one.kind for one in left_out)
-    first = {one.kind: one.why for one in reversed(left_out)}
+    """Each kind with its count, the most frequent first, and its first example."""
+    kinds = Counter(request.kind for request in left_out)
+    first = {request.kind: request.why for request in reversed(left_out)}
     return "; ".join(
         f"{count} x {kind} ({first[kind].rstrip('.')})" for kind, count in kinds.most_common()
     )
-
-
-def judge_named(name: str) -> Judge:
-    """'bundled', or module:function taking a picture's bytes, the prompt and an answer. Raises
-    BadInput."""
-    if name == "bundled":
-        return _bundled_judge()
-    import importlib
-    import sys
-
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise BadInput(f"--judge {name!r} is neither 'bundled' nor module:function.")
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` would find it
-    try:
-        found: Judge = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise BadInput(f"--judge {name!r} cannot be loaded: {error}.") from error
-    return found
-
-
-def _bundled_judge() -> Judge:
-    import io
-
-    from PIL import Image
-
-    from halftime import bundled
-
-    inner = bundled.load_judge()
-
-    def judge(picture: bytes, prompt: str, answer: str) -> float:
-        return float(inner.scores([Image.open(io.BytesIO(picture)).convert("RGB")], [answer])[0])
-
-    return judge

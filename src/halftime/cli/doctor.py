@@ -17,6 +17,6 @@ def command(output: Output) -> int:
     """
     from halftime.verbs.doctor.examine import examine
 
-    found = examine()
-    emit(found, output)
-    return 0 if found.healthy else 1
+    doctor = examine()
+    emit(doctor, output)
+    return 0 if doctor.healthy else 1

@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from halftime.base.store import write_json
+from halftime.base.units import parse_seconds
 from halftime.cli.options import json_output, model_argument, output_options, parse_size
 from halftime.cli.output import Output, emit
+from halftime.report.forecast import calibration_report_of
 
 if TYPE_CHECKING:
     from halftime.verbs.forecast.scenario import ForecastSettings
 
 
-class _Forecast(click.Group):
-    """`forecast MODEL …`, and a few words in MODEL's place that are commands of their own."""
+class _ModelOrCommand(click.Group):
+    """`forecast MODEL …`; a few words in MODEL's place are commands themselves."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -29,13 +33,12 @@ class _Forecast(click.Group):
 
 
 @click.group(
-    cls=_Forecast,
+    cls=_ModelOrCommand,
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def command() -> None:
-    """What would each stage take on a named GPU, and what would each fix bring? No GPU, no
-    weights."""
+    """What would each stage take on a named GPU, and what would each fix save?"""
 
 
 @command.command(
@@ -112,15 +115,14 @@ def run(
     output: Output,
     **values: object,
 ) -> int:
-    """What would each stage take on a named GPU, and what would each fix bring? No GPU, no weights.
+    """What would each stage take on a named GPU, and what would each fix save? No GPU, no weights.
 
     MODEL is a built-in architecture (sdxl, sd15, flux-dev, …: see `forecast models`), a diffusers
     folder (its config.json files are enough), a cached hub id, or nothing for the bundled model.
     """
-    from halftime.base.units import parse_seconds
     from halftime.verbs.forecast.run import forecast
 
-    made = forecast(
+    result = forecast(
         model,
         gpu,
         settings=_settings(values),
@@ -129,13 +131,11 @@ def run(
         target_seconds=parse_seconds(target) if target else None,
         calibration=calibration,
     )
-    emit(made, output)
-    return 1 if any(claim.verdict == "impossible" for claim in made.claims) else 0
+    emit(result, output)
+    return 1 if any(claim.verdict == "impossible" for claim in result.claims) else 0
 
 
 def _settings(values: dict[str, object]) -> ForecastSettings:
-    import msgspec
-
     from halftime.verbs.forecast.scenario import ForecastSettings
 
     size = values.pop("size")
@@ -168,7 +168,7 @@ def evaluate_rows(rows: str, calibrate: str, output: Output) -> None:
 @click.option(
     "--output",
     "-o",
-    "place",
+    "output_file",
     metavar="FILE",
     help="Where to write.  [default: the user's data folder, used by later forecasts]",
 )
@@ -178,19 +178,17 @@ def calibrate_from(
     model: str | None,
     gpu: str | None,
     dtype: str | None,
-    place: str | None,
+    output_file: str | None,
     output: Output,
 ) -> None:
     """Learn a machine's factors from one measured session (of `profile` or `trace`)."""
-    from halftime.base.store import write_json
-    from halftime.report.forecast import calibration_report_of
     from halftime.verbs.forecast.saved import saved_path
     from halftime.verbs.forecast.session import calibrate
 
-    made = calibrate(session, model=model, gpu=gpu, dtype=dtype)
-    path = place or str(saved_path(made.gpu))
-    write_json(path, made)
-    emit(made, output, lambda: calibration_report_of(made, path))
+    calibration = calibrate(session, model=model, gpu=gpu, dtype=dtype)
+    path = output_file or str(saved_path(calibration.gpu))
+    write_json(path, calibration)
+    emit(calibration, output, lambda: calibration_report_of(calibration, path))
 
 
 @command.command("gpus")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 import click
 
+from halftime import bundled
 from halftime.base.errors import BadInput, BadWorkload
 from halftime.base.store import check_writable
 from halftime.cli.output import Output
-
-if TYPE_CHECKING:
-    from halftime.records import Workload
+from halftime.pipeline.workload import change, read
+from halftime.records import Workload
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -79,28 +80,29 @@ artefacts_option = click.option(
     is_flag=False,
     flag_value=_BESIDE,
     help="Take compiled code from FILE and keep it there; no FILE is the one beside the recipe. "
-    "It is code that runs: "
-    "only your own.",
+    "It is code that runs: only your own.",
 )
 
 
 def take_artefacts(value: str | None, recipe: str | None, quiet: bool = False) -> str | None:
-    """The file that --artefacts means, or None. Raises BadInput where there is no recipe; says what
-    lies unused."""
-    from halftime.fix.artefacts import beside
+    """The file that --artefacts means, or None; names one that lies beside the recipe unused.
 
+    Raises BadInput for --artefacts without --recipe.
+    """
     if recipe is None:
         if value is not None:
             raise BadInput(
                 "--artefacts keeps what a recipe compiles; name the recipe with --recipe."
             )
         return None
-    if value is None and beside(recipe).is_file() and not quiet:
+    from halftime.fix.artefacts import beside
+
+    file = beside(recipe)
+    if value is None and file.is_file() and not quiet:
         click.echo(
-            f"{beside(recipe)} lies beside the recipe; --artefacts takes compiled code from it.",
-            err=True,
+            f"{file} lies beside the recipe; --artefacts takes compiled code from it.", err=True
         )
-    return str(beside(recipe)) if value == _BESIDE else value
+    return str(file) if value == _BESIDE else value
 
 
 def output_options(function: F) -> F:
@@ -115,73 +117,65 @@ def json_output(function: F) -> F:
 
 def _output(function: F, *options: Callable[[F], F]) -> F:
     @functools.wraps(function)
-    def bundled(*args: object, **values: object) -> object:
+    def with_output(*args: object, **values: object) -> object:
         output = Output(**{name: values.pop(name) for name in Output._fields if name in values})  # type: ignore[arg-type]
         for file in output.files:
             check_writable(file)
         return function(*args, output=output, **values)
 
-    made = cast(F, bundled)
+    command = cast(F, with_output)
     for option in reversed(options):
-        made = option(made)
-    return made
+        command = option(command)
+    return command
 
 
 def workload_options(steps: int = 30) -> Callable[[F], F]:
-    """Add the options that describe a workload; their values arrive as keyword arguments. `steps`
-    is the default."""
+    """Add the options of a workload, which arrive as keyword arguments; `steps` is the default."""
 
-    def added(function: F) -> F:
+    def decorated(function: F) -> F:
         steps_option = click.option(
             "--steps", type=int, help=f"Denoising steps.  [default: {steps}]"
         )
-        for option in (
-            *reversed(_MORE_WORKLOAD_OPTIONS),
-            steps_option,
-            *reversed(_FIRST_WORKLOAD_OPTIONS),
-        ):
+        options = (*_FIRST_WORKLOAD_OPTIONS, steps_option, *_MORE_WORKLOAD_OPTIONS)
+        for option in reversed(options):
             function = option(function)
         return function
 
-    return added
+    return decorated
+
+
+_WORKLOAD_NAMES = (
+    "prompts",
+    "negative_prompt",
+    "steps",
+    "guidance",
+    "size",
+    "images_per_prompt",
+    "seed",
+    "scheduler",
+    "dtype",
+    "device",
+    "arguments",
+)
 
 
 def take_workload(values: dict[str, object], model: str | None) -> Workload:
-    """Take the workload's options out of `values`: the TOML file first, then what was given on the
-    command line.
+    """Take the workload's options out of `values`: the TOML file first, then the command line.
 
-    The bundled model (no `model`) gets its own guidance where none is given.
+    The bundled model (no `model`) gets its own guidance where none is set.
     """
-    from halftime import bundled
-    from halftime.pipeline.workload import change, read
-
     file = values.pop("workload_file", None)
-    given = {name: values.pop(name, None) for name in _names()}
-    changes = {name: value for name, value in given.items() if value not in (None, ())}
+    options = {name: values.pop(name, None) for name in _WORKLOAD_NAMES}
+    changes = {name: value for name, value in options.items() if value not in (None, ())}
     if "size" in changes:
         changes["width"], changes["height"] = parse_size(str(changes.pop("size")))
     if "arguments" in changes:
-        changes["arguments"] = dict(_assignment(text) for text in given["arguments"] or ())  # type: ignore[attr-defined]
+        assignments = cast("tuple[str, ...]", changes["arguments"])
+        changes["arguments"] = dict(map(_assignment, assignments))
     workload = read(Path(str(file)) if file else None)
     if model is None and workload.guidance is None:
         changes.setdefault("guidance", bundled.GUIDANCE)
     return change(workload, changes)
-
-
-def _names() -> tuple[str, ...]:
-    return (
-        "prompts",
-        "negative_prompt",
-        "steps",
-        "guidance",
-        "size",
-        "images_per_prompt",
-        "seed",
-        "scheduler",
-        "dtype",
-        "device",
-        "arguments",
-    )
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -197,8 +191,6 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _assignment(text: str) -> tuple[str, object]:
-    import json
-
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise BadWorkload(f"--set {text!r} is not NAME=VALUE, for example --set num_frames=16.")

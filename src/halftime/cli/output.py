@@ -1,5 +1,4 @@
-"""Where results go: files first, then the console, and nothing beside JSON when that has standard
-output."""
+"""Where results go: files first, then the console, unless a file has standard output."""
 
 from __future__ import annotations
 
@@ -14,8 +13,6 @@ from halftime.base.store import write_bytes, write_json
 from halftime.records import Record
 from halftime.report.model import Report
 from halftime.report.registry import report_of
-
-"""What is being done, how much of it is done, of how much."""
 
 
 @contextmanager
@@ -37,8 +34,8 @@ def progress_bar(quiet: bool) -> Iterator[Progress]:
     ) as bar:
         task = bar.add_task("starting", total=1)
 
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+        def show(activity: str, completed: int, total: int) -> None:
+            bar.update(task, description=activity, completed=completed, total=total)
 
         yield show
 
@@ -58,7 +55,7 @@ class Output(NamedTuple):
 
 
 def emit(record: Record, output: Output, draw: Callable[[], Report] | None = None) -> None:
-    """Write what was asked for; the report is drawn only where something needs it.
+    """Write the files and print the report, which is drawn only where something needs it.
 
     `draw` makes it where it shows more than the record holds, or another view of it.
     """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from halftime.base.store import read_report
 from halftime.cli.options import (
     artefacts_option,
     model_argument,
@@ -18,11 +20,12 @@ from halftime.cli.options import (
     workload_options,
 )
 from halftime.cli.output import Output, emit, progress_bar
+from halftime.records import Session, Workload
+from halftime.report.model import Report
+from halftime.verbs.profile.compare import checked_alike, checked_workload
 
 if TYPE_CHECKING:
-    from halftime.pipeline.load import Loaded
-    from halftime.records import Session, Workload
-    from halftime.report.model import Report
+    from halftime.pipeline.load import LoadedPipeline
 
 
 @click.command()
@@ -100,12 +103,7 @@ def command(
 
 
 def _read_base(path: str, workload: Workload) -> Session:
-    """The session to compare with. Raises Unlike, before minutes of measuring, where the workload
-    is another."""
-    from halftime.base.store import read_report
-    from halftime.records import Session
-    from halftime.verbs.profile.compare import checked_workload
-
+    """The session to compare with. Raises Unlike for another workload, before minutes of work."""
     base = read_report(Path(path), Session)
     checked_workload(base, workload)
     return base
@@ -113,10 +111,9 @@ def _read_base(path: str, workload: Workload) -> Session:
 
 def _comparison(base: Session, session: Session) -> Callable[[], Report]:
     from halftime.report.comparison import comparison_of
-    from halftime.verbs.profile.compare import checked_alike
 
     checked_alike(base, session)
-    return lambda: comparison_of(base, session)
+    return partial(comparison_of, base, session)
 
 
 def _measure(
@@ -131,63 +128,43 @@ def _measure(
     recipe: str | None,
     artefacts: str | None,
 ) -> Session:
+    from halftime.pipeline.arguments import call_arguments
     from halftime.pipeline.device import checked_device
+    from halftime.pipeline.load import load
     from halftime.verbs.profile import coldstart
-    from halftime.verbs.profile.run import Settings, measure
+    from halftime.verbs.profile.call import quiet_progress_bars
+    from halftime.verbs.profile.run import ProfileSettings, measure
+    from halftime.verbs.profile.traced import trace_call
 
-    settings = Settings(runs, warmup, probes)
+    settings = ProfileSettings(runs, warmup, probes)
     checked_device(workload.device)
     with progress_bar(quiet) as progress:
         progress("loading", 0, 1)
-        loaded = _load(model, workload)
+        loaded = load(model, workload)
+        call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
         progress("cold start in a fresh process", 0, 1)
         cold = coldstart.measure(model, workload) if cold_start else None
-        with _quiet_bars(loaded), _fixed(loaded, recipe, artefacts):
+        with quiet_progress_bars(loaded.pipeline), _fixed(loaded, recipe, artefacts):
             session = measure(loaded, workload, settings, cold_start=cold, progress=progress)
             if trace_folder:
                 progress("traced run", 0, 1)
-                _trace(loaded, workload, Path(trace_folder), quiet)
-    return _open(session, recipe) if recipe else session
-
-
-def _open(session: Session, recipe: str) -> Session:
+                trace = trace_call(loaded.pipeline, workload, Path(trace_folder))
+                if not quiet:
+                    words = "open it in Perfetto, or with halftime trace"
+                    click.echo(f"wrote {trace} ({words})", err=True)
+    if recipe is None:
+        return session
     from halftime.fix.apply import open_findings, read_plan
 
     return open_findings(session, read_plan(Path(recipe)))
 
 
-def _load(model: str | None, workload: Workload) -> Loaded:
-    from halftime.pipeline.arguments import call_arguments
-    from halftime.pipeline.load import load
-
-    loaded = load(model, workload)
-    call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
-    return loaded
-
-
-@contextmanager
-def _quiet_bars(loaded: Loaded) -> Iterator[None]:
-    from halftime.verbs.profile.call import quiet_progress_bars
-
-    with quiet_progress_bars(loaded.pipeline):
-        yield
-
-
-@contextmanager
-def _fixed(loaded: Loaded, recipe: str | None, artefacts: str | None) -> Iterator[None]:
-    """The fixes of a recipe, where there is one."""
+def _fixed(
+    loaded: LoadedPipeline, recipe: str | None, artefacts: str | None
+) -> AbstractContextManager[object]:
+    """The fixes of a recipe, if there is one."""
+    if recipe is None:
+        return nullcontext()
     from halftime.fix import applied
 
-    if recipe is None:
-        yield
-    else:
-        with applied(loaded.pipeline, Path(recipe), artefacts):
-            yield
-
-
-def _trace(loaded: Loaded, workload: Workload, folder: Path, quiet: bool) -> None:
-    from halftime.verbs.profile.traced import trace_call
-
-    path = trace_call(loaded.pipeline, workload, folder)
-    if not quiet:
-        click.echo(f"wrote {path} (open it in Perfetto, or with halftime trace)", err=True)
+    return applied(loaded.pipeline, Path(recipe), artefacts)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit, progress_bar
-
-if TYPE_CHECKING:
-    from halftime.records.replay import Replay
 
 
 @click.command()
@@ -37,17 +32,11 @@ def command(
 
     REPORT is the HTML page or the JSON that `halftime profile` wrote, here or elsewhere.
     """
-    found = _replay(report, model, device, runs, warmup, output.quiet)
-    emit(found, output)
-
-
-def _replay(
-    report: str, model: str | None, device: str | None, runs: int | None, warmup: int, quiet: bool
-) -> Replay:
-    from halftime.verbs.profile.run import Settings
+    from halftime.verbs.profile.run import ProfileSettings
     from halftime.verbs.replay.run import read, replay
 
     session = read(report)
-    settings = Settings(len(session.runs) or 1 if runs is None else runs, warmup)
-    with progress_bar(quiet) as progress:
-        return replay(session, model=model, device=device, settings=settings, progress=progress)
+    settings = ProfileSettings(len(session.runs) or 1 if runs is None else runs, warmup)
+    with progress_bar(output.quiet) as progress:
+        result = replay(session, model=model, device=device, settings=settings, progress=progress)
+    emit(result, output)

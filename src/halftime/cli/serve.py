@@ -15,6 +15,8 @@ import click
 
 from halftime.base import units
 from halftime.base.errors import BadInput
+from halftime.base.extras import optional
+from halftime.base.listening import address_of, listening_socket
 from halftime.base.units import parse_seconds
 from halftime.cli.options import (
     artefacts_option,
@@ -23,6 +25,8 @@ from halftime.cli.options import (
     quiet_option,
     take_artefacts,
 )
+from halftime.verbs.serve.messages import EngineSettings
+from halftime.verbs.serve.run import check_installed, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from halftime.records.serve import Certificate, EngineStatus
-    from halftime.verbs.serve.messages import EngineSettings
     from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
 
@@ -142,8 +145,6 @@ def command(
     between); HALFTIME_PROFILE_TOKEN turns on /profile. SIGTERM drains: what runs is finished, what
     comes gets 503, exit code 0.
     """
-    from halftime.verbs.serve.run import check_installed
-
     check_installed()
     engine_settings = _engine_settings(model, deadline, engine_values)
     settings = _http_settings(
@@ -157,24 +158,22 @@ def command(
 
 
 def _engine_settings(model: str | None, deadline: str, values: dict[str, object]) -> EngineSettings:
-    from halftime.verbs.serve.messages import EngineSettings
-
-    taken = {
+    settings = {
         "sizes": parse_sizes(values.pop("sizes")),
         "steps": parse_steps(str(values.pop("steps"))),
         "queue_limit": values.pop("queue"),
         "deadline_seconds": parse_seconds(deadline),
         **{name: value for name, value in values.items() if value is not None},
     }
-    if not taken["deadline_seconds"]:
+    if not settings["deadline_seconds"]:
         raise BadInput("--deadline is 0; it must be more, for example 60s.")
-    taken["artefacts"] = take_artefacts(values.get("artefacts"), values.get("recipe"))  # type: ignore[arg-type]
-    return EngineSettings(model=model, **taken)  # type: ignore[arg-type]
+    settings["artefacts"] = take_artefacts(values.get("artefacts"), values.get("recipe"))  # type: ignore[arg-type]
+    return EngineSettings(model=model, **settings)  # type: ignore[arg-type]
 
 
 def parse_sizes(text: object) -> tuple[tuple[int, int], ...]:
     """'512,768x512' -> ((512, 512), (768, 512)); None -> (). Raises BadWorkload."""
-    return tuple(parse_size(each) for each in str(text).split(",")) if text else ()
+    return tuple(parse_size(word) for word in str(text).split(",")) if text else ()
 
 
 def parse_steps(text: str) -> tuple[int, ...]:
@@ -182,7 +181,7 @@ def parse_steps(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise BadInput(
-            f"--steps {text!r} is no list of step counts. Write for example --steps 10,20,30."
+            f"--steps {text!r} is not a list of step counts. Write for example --steps 10,20,30."
         )
     return tuple(int(word) for word in words)
 
@@ -215,10 +214,8 @@ def _serve(
 ) -> int:
     from rich.console import Console
 
-    from halftime.base.listening import address_of, listening_socket
     from halftime.http.server import STALLED_SECONDS
     from halftime.verbs.serve.engine import Engine
-    from halftime.verbs.serve.run import run
 
     _log(quiet)
     listener = listening_socket(host, port, stalled_seconds=STALLED_SECONDS)
@@ -236,12 +233,11 @@ def _serve(
 def _serve_with_ray(
     engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, replicas: int
 ) -> int:
-    from halftime.base.extras import optional
-    from halftime.verbs.serve.ray_serve import run
-
     optional("ray", "ray", "halftime serve --ray")
+    from halftime.verbs.serve import ray_serve
+
     click.echo(f"halftime serve on http://{host}:{port} with {settings.model}, by Ray Serve")
-    return run(engine_settings, settings, host, port, replicas)
+    return ray_serve.run(engine_settings, settings, host, port, replicas)
 
 
 def _log(quiet: bool) -> None:
@@ -262,11 +258,12 @@ def _watcher(console: Console) -> Callable[[DrawingEngine], Coroutine[None, None
         if status.certificate is not None:
             took = units.seconds(time.monotonic() - begun)
             console.print(f"ready in {took}: {_summary(status.certificate)}", style="green")
-        told = len(status.alarms) if status.state == "failed" else 0  # the failure has been said
+        # of a failure the warm-up has reported the alarms already
+        reported = len(status.alarms) if status.state == "failed" else 0
         while True:
-            for alarm in engine.status.alarms[told:]:
+            for alarm in engine.status.alarms[reported:]:
                 console.print(f"alarm: {alarm}", style="bold red", soft_wrap=True)
-                told += 1
+                reported += 1
             await asyncio.sleep(_LOOK)
 
     return watch

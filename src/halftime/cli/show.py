@@ -6,6 +6,7 @@ import click
 
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit
+from halftime.report.show import read
 
 
 @click.command()
@@ -17,6 +18,4 @@ def command(file: str, output: Output) -> None:
     FILE is the JSON or the HTML page of any verb, or a result under benchmarks/results. Pictures
     are not in these files, so contact sheets and sliders are left out.
     """
-    from halftime.report.show import read
-
     emit(read(file), output)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit
-
-if TYPE_CHECKING:
-    from halftime.records import Session
-    from halftime.report.model import Report
 
 
 @click.command()
@@ -36,19 +31,13 @@ def command(
     FILE is a Chrome trace as export_chrome_trace() writes it, plain or gzipped. With OTHER, a trace
     of the same workload, the two are compared stage by stage: FILE is the baseline.
     """
+    from halftime.report.comparison import comparison_of
+    from halftime.verbs.trace.perfetto import annotate
     from halftime.verbs.trace.run import explain
 
-    first = explain(Path(file))
-    second = explain(Path(candidate)) if candidate else None
-    last = second or first
+    baseline = explain(Path(file)) if candidate else None
+    explained = explain(Path(candidate or file))
     if perfetto:
-        from halftime.verbs.trace.perfetto import annotate
-
-        annotate(Path(candidate or file), last, Path(perfetto))
-    emit(last.session, output, _comparison(first.session, second.session) if second else None)
-
-
-def _comparison(base: Session, session: Session) -> Callable[[], Report]:
-    from halftime.report.comparison import comparison_of
-
-    return lambda: comparison_of(base, session)
+        annotate(Path(candidate or file), explained, Path(perfetto))
+    comparison = partial(comparison_of, baseline.session, explained.session) if baseline else None
+    emit(explained.session, output, comparison)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.base.errors import BadInput
+from halftime.base.errors import BadInput, HalftimeError
+from halftime.base.store import write_toml
+from halftime.base.units import parse_seconds
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
+from halftime.records import Workload
+from halftime.records.tune import Tuning
+from halftime.report.model import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from halftime.records import Workload
-    from halftime.records.tune import Tuning
-    from halftime.report.model import Report
     from halftime.verbs.tune.decide import Goal
     from halftime.verbs.tune.run import Options, Outcome
 
@@ -94,7 +94,6 @@ def command(
     recipe is verified and a target is reached, 1 the pictures differ or the target is not reached,
     3 the verdict is inconclusive.
     """
-    from halftime.base.units import parse_seconds
     from halftime.verbs.tune.quality import LOSS
     from halftime.verbs.tune.run import Options
     from halftime.verbs.tune.state import partial_path
@@ -115,16 +114,18 @@ def command(
         partial.unlink(missing_ok=True)
     workload = take_workload(workload_values, model)
     outcome = _tune(model, workload, options, output.quiet)
-    _write_recipe(outcome.tuning, recipe_file, partial)
-    kept = _keep_artefacts(model, workload, Path(recipe_file), output.quiet) if artefacts else None
+    write_toml(recipe_file, outcome.tuning.recipe)
+    partial.unlink(missing_ok=True)
+    files = [recipe_file]
+    if artefacts:
+        files += _save_artefacts(model, workload, Path(recipe_file), output.quiet)
     emit(outcome.tuning, output, lambda: _report(outcome))
     if not output.quiet:
-        click.echo(f"wrote {recipe_file}" + (f" and {kept}" if kept else ""), err=True)
+        click.echo(f"wrote {' and '.join(files)}", err=True)
     return exit_code(outcome.tuning)
 
 
 def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
-    from halftime.base.units import parse_seconds
     from halftime.verbs.tune.decide import Goal
 
     if sum((target is not None, speedup is not None, best)) > 1:
@@ -141,13 +142,19 @@ def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) 
 
     # The exporter names every operator of a package that is not installed.
     logging.getLogger(ONNX_EXPORTER_LOG).setLevel(logging.ERROR)
+
+    def say(words: str) -> None:
+        """Each decision on a line of standard error, above the progress bar."""
+        if not quiet:
+            click.echo(words, err=True)
+
     checked_device(workload.device)
     with progress_bar(quiet) as progress:
         progress("loading", 0, 1)
         loaded = load(model, workload)
         call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
         try:
-            return tuned(loaded, workload, options, progress=progress, say=_speaker(quiet))
+            return tuned(loaded, workload, options, progress=progress, say=say)
         except KeyboardInterrupt:
             if options.partial is not None and options.partial.is_file() and not quiet:
                 click.echo(
@@ -156,38 +163,18 @@ def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) 
             raise
 
 
-def _speaker(quiet: bool) -> Callable[[str], None]:
-    """Each decision on a line of standard error, above the progress bar."""
-
-    def say(words: str) -> None:
-        if not quiet:
-            click.echo(words, err=True)
-
-    return say
-
-
-def _write_recipe(tuning: Tuning, recipe_file: str, partial: Path) -> None:
-    from halftime.base.store import write_toml
-
-    write_toml(recipe_file, tuning.recipe)
-    partial.unlink(missing_ok=True)
-
-
-def _keep_artefacts(
-    model: str | None, workload: Workload, recipe: Path, quiet: bool
-) -> Path | None:
-    """What the recipe compiles, beside it. The recipe stands without; so a failure here is said,
-    and no more."""
-    from halftime.base.errors import HalftimeError
+def _save_artefacts(model: str | None, workload: Workload, recipe: Path, quiet: bool) -> list[str]:
+    """Save what the recipe compiles beside it; the recipe works without, so a failure is a note."""
     from halftime.verbs.tune.artefacts import save
 
     with progress_bar(quiet) as progress:
         progress("compiling for the artefacts", 0, 1)
         try:
-            return save(model, workload, recipe)
+            artefacts = save(model, workload, recipe)
         except (HalftimeError, KeyboardInterrupt) as error:
             click.echo(f"no artefacts beside {recipe}: {str(error) or 'interrupted.'}", err=True)
-            return None
+            return []
+    return [str(artefacts)] if artefacts else []
 
 
 def _report(outcome: Outcome) -> Report:
@@ -201,8 +188,7 @@ def _report(outcome: Outcome) -> Report:
 
 
 def exit_code(tuning: Tuning) -> int:
-    """An approximate recipe is meant to draw other pictures: its loss was held to the budget, and
-    is stated."""
+    """0, 1 or 3 as the verdict says; but approximate recipes are meant to draw other pictures."""
     approximate = any(rung.kept and rung.level == "approximate" for rung in tuning.ladder)
     if tuning.reached is False:
         return 1

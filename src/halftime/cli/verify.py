@@ -13,12 +13,13 @@ from halftime.base.progress import Progress
 from halftime.base.store import write_bytes
 from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
+from halftime.records import Workload
+from halftime.records.verdict import Verdict
+from halftime.report.model import Report
+from halftime.report.verify import report_of
 
 if TYPE_CHECKING:
-    from halftime.pipeline.load import Loaded
-    from halftime.records import Workload
-    from halftime.records.verdict import Verdict
-    from halftime.report.model import Report
+    from halftime.pipeline.load import LoadedPipeline
     from halftime.verbs.verify.pictures import PictureSet
 
 EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
@@ -129,7 +130,7 @@ def _sets(
     floor_prompts: int,
     progress: Progress,
 ) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
-    """Both sets, and the harmless variations of A where it is drawn here."""
+    """Both sets, at least one of them drawn here, and the harmless variations of A where it is."""
     from halftime.verbs.verify.pictures import read_folder
 
     if Path(a).is_dir() and Path(b).is_dir():
@@ -175,11 +176,11 @@ def _refuse_early(source: str) -> None:
     choose(read_plan(Path(source)))
 
 
-def _configured(loaded: Loaded, source: str) -> AbstractContextManager[object]:
-    from halftime.fix import applied
-
+def _configured(loaded: LoadedPipeline, source: str) -> AbstractContextManager[object]:
     if source == BASELINE or Path(source).is_dir():
         return nullcontext()
+    from halftime.fix import applied
+
     return applied(loaded.pipeline, Path(source))
 
 
@@ -190,7 +191,5 @@ def _sheet(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> byt
 
 
 def _report(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> Report:
-    from halftime.report.verify import report_of
-
     sheet = _sheet(verdict, baseline, candidate) if verdict.worst_pairs else None
     return report_of(verdict, sheet)

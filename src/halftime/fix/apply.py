@@ -1,5 +1,4 @@
-"""`applied`: put a plan's fixes on a pipeline for a while, in the table's order, and take them all
-back."""
+"""`applied`: put a plan's fixes on a pipeline, in the table's order, and take them all back."""
 
 from __future__ import annotations
 
@@ -12,25 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+from torch import nn
 
 from halftime.base.environment import versions
 from halftime.base.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
 from halftime.base.store import read_bytes, read_toml
-from halftime.fix.artefacts import Kept, kept, made_for
-from halftime.fix.base import Fix, device_of
+from halftime.fix.artefacts import OpenArtefacts, made_for, open_artefacts
+from halftime.fix.base import Fix
 from halftime.fix.table import FIXES
+from halftime.pipeline.device import device_of
 from halftime.records import Json, Session
 from halftime.records.fixes import ALWAYS, CONFLICTS, FIX_ROWS
 from halftime.records.recipe import Choice, Plan, Recipe
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from torch import nn
 
 PlanLike = Plan | Recipe | Path | str | Sequence[str | Choice]
 
 
-class Chosen(NamedTuple):
+class ChosenFix(NamedTuple):
     """A fix with its complete settings."""
 
     fix: Fix
@@ -44,21 +44,20 @@ def applied(
     """The pipeline with the fixes of `plan`; on exit it is bit for bit what it was.
 
     `plan` is a Plan, a Recipe, the path of either's TOML file, or a list of names of
-    `halftime.FIXES`. `artefacts` is a file's name: compiled code is taken from it where it is
-    there, and what was compiled is in it afterwards. It holds code that torch runs: name only files
-    of your own. Raises BadInput for an unknown name or setting, Unlike for a recipe of another
-    architecture, DoesNotApply where a fix cannot work here or two exclude each other, BadFile for
-    artefacts that are damaged or none. Warns where recipe or artefacts were made with another torch
-    or device.
+    `halftime.FIXES`. `artefacts` names a file: compiled code is taken from it where it exists, and
+    what was compiled is added to it. It holds code that torch runs: name only your own files.
+    Raises BadInput for an unknown name or setting, Unlike for a recipe of another architecture,
+    DoesNotApply where a fix cannot work here or two exclude each other, BadFile for a file that is
+    damaged or holds no artefacts. Warns where recipe or artefacts are from another torch or device.
     """
-    found = read_plan(plan)
-    if isinstance(found, Recipe):
-        check_recipe(found, pipeline)
-    chosen = choose(found)
+    plan = read_plan(plan)
+    if isinstance(plan, Recipe):
+        check_recipe(plan, pipeline)
+    chosen = choose(plan)
     check(pipeline, chosen)
     with ExitStack() as stack:
         if artefacts is not None:
-            stack.enter_context(kept_artefacts(pipeline, found, artefacts))
+            stack.enter_context(kept_artefacts(pipeline, plan, artefacts))
         for fix, settings in chosen:
             stack.enter_context(fix.apply(pipeline, settings))
         yield pipeline
@@ -66,13 +65,13 @@ def applied(
 
 def kept_artefacts(
     pipeline: DiffusionPipeline, plan: Plan | Recipe, path: Path | str
-) -> AbstractContextManager[Kept]:
+) -> AbstractContextManager[OpenArtefacts]:
     """The file of this pipeline's compiled code under this plan, open. Raises BadFile."""
-    return kept(Path(path), made_for(device_of(pipeline), plan, architecture(pipeline)))
+    return open_artefacts(Path(path), made_for(device_of(pipeline), plan, architecture(pipeline)))
 
 
 def read_plan(plan: PlanLike) -> Plan | Recipe:
-    """Whatever names fixes, as a record. A TOML file with an architecture is a recipe. Raises
+    """Whatever names fixes, as a record; a TOML file with an architecture is a recipe. Raises
     BadFile or BadInput."""
     if isinstance(plan, Plan | Recipe):
         return plan
@@ -80,11 +79,11 @@ def read_plan(plan: PlanLike) -> Plan | Recipe:
         kind: type[Plan] | type[Recipe] = Recipe if b"[architecture]" in read_bytes(plan) else Plan
         return read_toml(plan, kind)
     return Plan(
-        fixes=tuple(each if isinstance(each, Choice) else Choice(name=each) for each in plan)
+        fixes=tuple(item if isinstance(item, Choice) else Choice(name=item) for item in plan)
     )
 
 
-def choose(plan: Plan | Recipe) -> list[Chosen]:
+def choose(plan: Plan | Recipe) -> list[ChosenFix]:
     """The fixes in the order of application, with complete settings. Raises BadInput or
     DoesNotApply (conflicts)."""
     names = [choice.name for choice in plan.fixes]
@@ -94,56 +93,54 @@ def choose(plan: Plan | Recipe) -> list[Chosen]:
         if names.count(name) > 1:
             raise BadInput(f"fix {name!r} is named {names.count(name)} times; name it once.")
     ordered = sorted(plan.fixes, key=lambda choice: list(FIX_ROWS).index(choice.name))
-    chosen = [Chosen(FIXES[c.name], dict(FIXES[c.name].with_defaults(c.settings))) for c in ordered]
-    for one, other in combinations(chosen, 2):
-        reason = conflict(one, other)
+    chosen = [
+        ChosenFix(FIXES[c.name], dict(FIXES[c.name].with_defaults(c.settings))) for c in ordered
+    ]
+    for left, right in combinations(chosen, 2):
+        reason = conflict(left, right)
         if reason:
-            raise DoesNotApply(
-                f"{one.fix.name} and {other.fix.name} exclude each other: {reason}. Leave one out."
-            )
+            names_of_both = f"{left.fix.name} and {right.fix.name}"
+            raise DoesNotApply(f"{names_of_both} exclude each other: {reason}. Leave one out.")
     return chosen
 
 
-def conflict(one: Chosen, other: Chosen) -> str | None:
-    """Why two fixes cannot stand together, or None."""
-    names = {one.fix.name, other.fix.name}
+def conflict(left: ChosenFix, right: ChosenFix) -> str | None:
+    """Why two fixes exclude each other, or None."""
+    names = {left.fix.name, right.fix.name}
+    # A runtime that takes the VAE only is in nobody's way on the denoiser.
+    runtimes = [fix for fix in (left, right) if fix.fix.is_runtime]
+    on_denoiser = all("denoiser" in runtime.fix.parts(runtime.settings) for runtime in runtimes)
     for pair, reason in ALWAYS:
-        if pair == names and _both_on_denoiser(one, other):
+        if pair == names and on_denoiser:
             return reason
-    shared = one.fix.parts(one.settings) & other.fix.parts(other.settings)
+    shared = left.fix.parts(left.settings) & right.fix.parts(right.settings)
     for part, group in CONFLICTS:
         if part in shared and names <= group:
             return f"both work on the {part}"
     return None
 
 
-def _both_on_denoiser(one: Chosen, other: Chosen) -> bool:
-    """A runtime that takes the VAE only is in nobody's way on the denoiser."""
-    runtimes = [each for each in (one, other) if each.fix.is_runtime]
-    return all("denoiser" in each.fix.parts(each.settings) for each in runtimes)
-
-
 def open_findings(session: Session, plan: Plan | Recipe) -> Session:
-    """The session that was measured with a plan on, without findings whose fix is in it or cannot
-    stand beside it.
+    """A session under a plan, without findings whose fix is in the plan or excluded by it.
 
-    What a fix took over cannot be seen as it was: the loop in a graph is all glue, a runtime's
-    weights are still fp32.
+    A fix changes what the ledger shows: a loop in a graph is all glue, and a runtime's weights
+    still look like fp32.
     """
     chosen = choose(plan)
 
     def settled(name: str) -> bool:
-        fix = FIXES[name]
-        own = Chosen(fix, dict(fix.with_defaults({})))
-        return any(each.fix.name == name or conflict(own, each) for each in chosen)
+        fix = ChosenFix(FIXES[name], dict(FIXES[name].settings))
+        return any(planned.fix.name == name or conflict(fix, planned) for planned in chosen)
 
-    left = tuple(
-        each for each in session.findings if each.fix not in FIXES or not settled(each.fix)
+    findings = tuple(
+        finding
+        for finding in session.findings
+        if finding.fix not in FIXES or not settled(finding.fix)
     )
-    return msgspec.structs.replace(session, findings=left)
+    return msgspec.structs.replace(session, findings=findings)
 
 
-def check(pipeline: DiffusionPipeline, chosen: Sequence[Chosen]) -> None:
+def check(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> None:
     """Raises DoesNotApply for the first fix that cannot work on this pipeline."""
     device = device_of(pipeline)
     for fix, settings in chosen:
@@ -164,13 +161,11 @@ def reasons(pipeline: DiffusionPipeline) -> dict[str, str | None]:
 
 def architecture(pipeline: DiffusionPipeline) -> dict[str, str]:
     """Component -> class, and for modules a hash over the names and shapes of their parameters."""
-    from torch import nn
-
-    found = {}
-    for name, component in sorted(pipeline.components.items()):
-        if isinstance(component, nn.Module):
-            found[name] = f"{type(component).__name__}:{_shapes_hash(component)}"
-    return found
+    return {
+        name: f"{type(component).__name__}:{_shapes_hash(component)}"
+        for name, component in sorted(pipeline.components.items())
+        if isinstance(component, nn.Module)
+    }
 
 
 def _shapes_hash(module: nn.Module) -> str:
@@ -186,8 +181,7 @@ def check_recipe(recipe: Recipe, pipeline: DiffusionPipeline) -> None:
         if theirs != ours:
             raise Unlike(
                 f"the recipe is for another architecture: {name} is {theirs} there and {ours} "
-                "here. "
-                "Make one for this pipeline with: halftime tune"
+                "here. Find one for this pipeline with: halftime tune"
             )
     for difference in _differences(recipe, pipeline):
         words = f"the recipe was made with another {difference}; verify it again here."
@@ -195,16 +189,16 @@ def check_recipe(recipe: Recipe, pipeline: DiffusionPipeline) -> None:
 
 
 def _differences(recipe: Recipe, pipeline: DiffusionPipeline) -> list[str]:
-    made = recipe.environment
-    if made is None:
+    """'torch (2.9.0, here 2.10.0)' for the software, and the kind of device."""
+    there, here = recipe.environment, versions()
+    if there is None:
         return []
-    here = versions()
-    found = [
-        f"{package} ({made.versions[package]}, here {here.get(package, 'none')})"
+    differences = [
+        f"{package} ({there.versions[package]}, here {here.get(package, 'none')})"
         for package in ("torch", "diffusers")
-        if package in made.versions and made.versions[package] != here.get(package)
+        if package in there.versions and there.versions[package] != here.get(package)
     ]
     device = device_of(pipeline).type
-    return found + (
-        [f"device ({made.device}, here {device})"] if made.device.split(":")[0] != device else []
-    )
+    if there.device.split(":")[0] != device:
+        differences.append(f"device ({there.device}, here {device})")
+    return differences

@@ -1,11 +1,10 @@
-"""Compile artefacts: what torch.compile made once, in one file, for the next process of the same
-kind.
+"""Compile artefacts: what torch.compile produced once, for the next process of the same kind.
 
 The file is a zip archive of Inductor's cache folder: graphs, kernels, and what was learnt about the
-C++ compiler. torch's own bundle (`torch.compiler.save_cache_artifacts`) brings the graphs but not
+C++ compiler. torch's own bundle (`torch.compiler.save_cache_artifacts`) has the graphs but not
 the CPU's kernels, which is where the time goes. The archive holds code that torch runs, as torch's
-bundle does: one from somebody else is a program from somebody else. It is read only where it is
-named.
+bundle does: an archive from someone else is a program from someone else. It is read only where it
+is named.
 """
 
 from __future__ import annotations
@@ -69,38 +68,36 @@ def made_for(
     device: torch.device, plan: Plan | Recipe, architecture: Mapping[str, str]
 ) -> dict[str, str]:
     """All that compiled code depends on beyond what the compiler's own keys hold."""
-    place = this_environment(str(device))
+    machine = this_environment(str(device))
     fixes = sorted(plan.fixes, key=lambda choice: choice.name)
     return {
-        **{name: place.versions[name] for name in ("torch", "cuda") if name in place.versions},
+        **{name: machine.versions[name] for name in ("torch", "cuda") if name in machine.versions},
         "Python": platform.python_version(),
-        "processor": place.processor,
-        # Virtual machines name different processors alike, and kernels are compiled for the one at
-        # hand.
+        "processor": machine.processor,
+        # Virtual machines name different processors alike, and kernels are compiled for this one.
         "set of instructions": " ".join(environment.instructions()),
-        "device": place.device_name,
-        "number of threads": str(place.threads),
+        "device": machine.device_name,
+        "number of threads": str(machine.threads),
         "model": content_hash(dict(architecture)),
         "recipe": content_hash(msgspec.to_builtins(fixes)),
     }
 
 
 @dataclass
-class Kept:
-    """An open file of artefacts. `found`: it was there and fits, so what is in it need not be
-    compiled."""
+class OpenArtefacts:
+    """An open file of artefacts. `fits`: it existed and fits, so its content is not compiled."""
 
     path: Path
     made_for: Mapping[str, str]
     folder: Path  # Inductor's while this is open
-    found: bool = False
-    known: set[str] = field(default_factory=set)  # what is in the file already
+    fits: bool = False
+    saved: set[str] = field(default_factory=set)  # what is in the file already
 
     def save(self) -> bool:
         """Write the file if something was compiled that is not in it. Warns where it cannot be
         written."""
         files = _files(self.folder)
-        if files.keys() <= self.known:
+        if files.keys() <= self.saved:
             return False
         try:
             write_bytes(self.path, _packed(files, self.made_for))
@@ -109,31 +106,31 @@ class Kept:
                 f"the compile artefacts are not kept: {error}", HalftimeWarning, stacklevel=2
             )
             return False
-        self.known = set(files)
+        self.saved = set(files)
         return True
 
     def discard(self) -> None:
-        """Remove the temporary folder, in a process that ends without leaving `kept`."""
+        """Remove the temporary folder, in a process that ends without leaving `open_artefacts`."""
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
 @contextmanager
-def kept(path: Path, kind: Mapping[str, str]) -> Iterator[Kept]:
-    """What is compiled inside comes from this file where it can, and is in it afterwards.
+def open_artefacts(path: Path, kind: Mapping[str, str]) -> Iterator[OpenArtefacts]:
+    """What is compiled in the block comes from this file where it can, and is in it afterwards.
 
-    A file that was made for something else is left alone with a warning, and replaced once
-    something was compiled. Raises BadFile for one that is none of ours or is damaged. An error
-    inside leaves the file as it was.
+    A file that is for something else is ignored with a warning, and replaced once something was
+    compiled. Raises BadFile for a file that is not ours or is damaged. An error in the block leaves
+    the file as it was.
     """
     with tempfile.TemporaryDirectory(
         prefix="halftime-artefacts-", ignore_cleanup_errors=True
-    ) as place:
-        folder = Path(place) / _INSIDE
+    ) as temporary:
+        folder = Path(temporary) / _INSIDE
         folder.mkdir()
-        opened = Kept(path, kind, folder)
+        opened = OpenArtefacts(path, kind, folder)
         if path.exists():
-            opened.found = _unpack(path, kind, Path(place))
-            opened.known = set(_files(folder))
+            opened.fits = _unpack(path, kind, Path(temporary))
+            opened.saved = set(_files(folder))
         _open.append(path)
         try:
             with pytorch.inductor_folder(folder):
@@ -145,12 +142,11 @@ def kept(path: Path, kind: Mapping[str, str]) -> Iterator[Kept]:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Name in the archive -> file; locks are of this process only."""
-    found = (
-        path
+    return {
+        path.relative_to(folder.parent).as_posix(): path
         for path in folder.rglob("*")
         if path.is_file() and path.suffix not in (".lock", ".tmp")
-    )
-    return {str(path.relative_to(folder.parent).as_posix()): path for path in found}
+    }
 
 
 def _packed(files: Mapping[str, Path], kind: Mapping[str, str]) -> bytes:
@@ -164,24 +160,23 @@ def _packed(files: Mapping[str, Path], kind: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def _unpack(path: Path, kind: Mapping[str, str], place: Path) -> bool:
-    """Lay the compiler's cache out below `place`; nothing, with a warning, where it was made for
-    something else."""
+def _unpack(path: Path, kind: Mapping[str, str], folder: Path) -> bool:
+    """Unpack the compiler's cache into the folder; False, with a warning, where it is for something
+    else."""
     try:
         with ZipFile(path) as archive:
             manifest = decoded(path, archive.read(_MANIFEST), Manifest)
-            other = differences(manifest.made_for, kind)
-            if other:
-                words = (
-                    f"{path} was made for {', '.join(other)}. It is not used: everything is "
+            differing = differences(manifest.made_for, kind)
+            if differing:
+                warning = (
+                    f"{path} was made for {', '.join(differing)}. It is not used: everything is "
                     "compiled anew."
                 )
-                warnings.warn(words, HalftimeWarning, stacklevel=6)
+                warnings.warn(warning, HalftimeWarning, stacklevel=6)
                 return False
-            # Names that lead out of the folder are mended by zipfile; a wrong checksum raises.
-            archive.extractall(
-                place, [name for name in archive.namelist() if name.startswith(f"{_INSIDE}/")]
-            )
+            # zipfile strips names that lead out of the folder; a wrong checksum raises.
+            inside = [name for name in archive.namelist() if name.startswith(f"{_INSIDE}/")]
+            archive.extractall(folder, inside)
     except OSError as error:
         raise BadFile(
             f"cannot read {path}: {error.strerror}. Name a file of compile artefacts."

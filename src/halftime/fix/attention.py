@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from halftime.fix.base import FixCode, Settings, call, denoisers, first_reason, needs_denoiser, text
-from halftime.fix.undo import patched, restored
+from halftime.base.errors import first_line
+from halftime.fix.base import FixCode, Settings, call, first_reason, needs_denoiser, text
+from halftime.fix.undo import restored
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import denoisers
 from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
@@ -35,9 +38,9 @@ def _fuse_applies(
     if not all(hasattr(model, "fuse_qkv_projections") for model in models):
         return "its denoiser cannot fuse projections"
     added = any(
-        "Added" in type(p).__name__
-        for m in models
-        for p in getattr(m, "attn_processors", {}).values()
+        "Added" in type(processor).__name__
+        for model in models
+        for processor in getattr(model, "attn_processors", {}).values()
     )
     return first_reason(
         needs_denoiser(pipeline, device, settings),
@@ -56,7 +59,7 @@ def _fused(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
 
 def _under(forward: Callable[..., object], backend: SDPBackend) -> Callable[..., object]:
     # The chosen kernel first, any other where it cannot run.
-    order = [backend, *(other for other in NATIVE.values() if other is not backend)]
+    order = list(dict.fromkeys([backend, *NATIVE.values()]))
 
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:
@@ -85,29 +88,30 @@ def _backend_applies(
 
 
 def _refused(model: nn.Module, name: str) -> str | None:
-    """Whether diffusers takes this backend for this model: asked of diffusers itself, then taken
-    back."""
+    """Why diffusers refuses this backend for this model, or None: it is set, and taken back."""
     if not hasattr(model, "set_attention_backend"):
         return "its denoiser does not dispatch attention"
     try:
         with _processors_restored(model):
             call(model, "set_attention_backend", name)
     except (ValueError, ImportError, RuntimeError) as error:
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return first_line(error)
     return None
 
 
 @contextmanager
 def _processors_restored(model: nn.Module) -> Iterator[None]:
     processors = [getattr(module, "processor", None) for module in model.modules()]
-    kept = [(each, dict(vars(each))) for each in processors if each is not None]
+    before = [
+        (processor, dict(vars(processor))) for processor in processors if processor is not None
+    ]
     try:
         with hugging_face.active_attention_backend_restored():
             yield
     finally:
-        for each, attributes in kept:
-            vars(each).clear()
-            vars(each).update(attributes)
+        for processor, attributes in before:
+            vars(processor).clear()
+            vars(processor).update(attributes)
 
 
 @contextmanager

@@ -7,10 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
 from halftime.base.errors import BadInput
-from halftime.pipeline.components import components as components
-from halftime.pipeline.components import denoisers as denoisers
-from halftime.pipeline.components import vae_of as vae_of
-from halftime.pipeline.device import device_of as device_of
+from halftime.pipeline.components import denoisers, vae_of
 from halftime.records import Json, Session
 from halftime.records.finding import ceiling
 from halftime.records.fixes import FixRow
@@ -61,8 +58,8 @@ class Fix(FixRow, frozen=True, kw_only=True):
         know."""
         for name, value in settings.items():
             if name not in self.settings:
-                known = ", ".join(self.settings) or "none"
-                raise BadInput(f"fix {self.name!r} has no setting {name!r}. It has: {known}.")
+                names = ", ".join(self.settings) or "none"
+                raise BadInput(f"fix {self.name!r} has no setting {name!r}. It has: {names}.")
             default = self.settings[name]
             if default is not None and not _same_kind(value, default):
                 raise BadInput(
@@ -75,14 +72,6 @@ def _same_kind(value: Json, default: Json) -> bool:
     if isinstance(default, float) and not isinstance(default, bool):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is type(default)
-
-
-def chosen_parts(settings: Settings) -> frozenset[str]:
-    """A fix whose setting `components` lists the parts."""
-    components = settings.get("components")
-    return (
-        frozenset(str(part) for part in components) if isinstance(components, list) else frozenset()
-    )
 
 
 # ---- reasons

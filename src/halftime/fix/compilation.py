@@ -14,15 +14,15 @@ from halftime.fix.artefacts import keeping
 from halftime.fix.base import (
     FixCode,
     Settings,
-    denoisers,
     first_reason,
     needs_denoiser,
     needs_vae,
     one_of,
     text,
-    vae_of,
 )
-from halftime.fix.undo import patched, restored
+from halftime.fix.undo import restored
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import denoisers, vae_of
 from halftime.records.fixes import FIX_ROWS
 from halftime.upstream import hugging_face, pytorch
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from halftime.fix.base import FixCode, Settings
 from halftime.pipeline.change import subclassed
 from halftime.upstream import hugging_face
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
 
 def _modules(pipeline: DiffusionPipeline) -> list[nn.Module]:
-    from torch import nn
-
     return [
         component for component in pipeline.components.values() if isinstance(component, nn.Module)
     ]

@@ -1,5 +1,4 @@
-"""guidance-interval and step-cache: evaluate the denoiser on less. Approximate: look at the
-pictures."""
+"""guidance-interval and step-cache: evaluate less of the denoiser. Look at the pictures."""
 
 from __future__ import annotations
 
@@ -10,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from diffusers import FirstBlockCacheConfig
 from torch import Tensor, nn
 
-from halftime.fix.base import FixCode, Settings, denoisers, first_reason, needs_denoiser, number
-from halftime.fix.undo import intercepted, patched, restored
+from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number
+from halftime.fix.undo import restored
+from halftime.pipeline.change import intercepted, patched
+from halftime.pipeline.components import denoisers
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Counter:
-    """Which denoiser evaluation of the current call this is, counted from 0; set back by each call
-    of the pipeline."""
+    """Which denoiser evaluation of the pipeline's current call this is, counted from 0."""
 
     index: int = 0
 
@@ -72,9 +73,9 @@ def _guided_within(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:
         steps = getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps)
-        place = counter.next() / max(steps, 1)
+        progress = counter.next() / max(steps, 1)
         batch = _batch(args, kwargs)
-        if start <= place < stop or not pipeline.do_classifier_free_guidance or batch % 2:
+        if start <= progress < stop or not pipeline.do_classifier_free_guidance or batch % 2:
             return forward(*args, **kwargs)
         half_args, half_kwargs = second_half(args, batch), second_half(kwargs, batch)
         assert isinstance(half_args, tuple)
@@ -117,33 +118,38 @@ class DeepCache:
     counter: Counter = field(default_factory=Counter)
     skip: bool = False
     batch: int = 0
-    kept: dict[int, object] = field(default_factory=dict)
+    outputs: dict[str, object] = field(default_factory=dict)  # of each block on the last full step
 
     def decide(self, batch: int) -> None:
-        """Before each evaluation: is this a full one? A new batch size, or nothing kept yet, makes
-        it one."""
+        """Before each evaluation: is it a full one? A new batch size makes it one, and so does an
+        empty memory."""
         index = self.counter.next()
         if index == 0:
-            self.kept.clear()
-        self.skip = index % self.every != 0 and batch == self.batch and bool(self.kept)
+            self.outputs.clear()
+        self.skip = index % self.every != 0 and batch == self.batch and bool(self.outputs)
         self.batch = batch
 
-    def around(self, block: nn.Module) -> Callable[..., object]:
-        """The block's forward, answered from memory on the steps between."""
-        forward, key = block.forward, id(block)
+    def around(self, name: str, block: nn.Module) -> Callable[..., object]:
+        """The forward of the block of that name, answered from memory on the steps between."""
+        forward = block.forward
 
         @functools.wraps(forward)
         def call(*args: object, **kwargs: object) -> object:
             if not self.skip:
-                self.kept[key] = forward(*args, **kwargs)
-            return self.kept[key]
+                self.outputs[name] = forward(*args, **kwargs)
+            return self.outputs[name]
 
         return call
 
 
-def _deep_blocks(unet: nn.Module) -> list[nn.Module]:
-    middle = [unet.mid_block] if getattr(unet, "mid_block", None) is not None else []
-    return [*unet.down_blocks[1:], *middle, *unet.up_blocks[:-1]]  # type: ignore[index,list-item]
+def _deep_blocks(unet: nn.Module) -> dict[str, nn.Module]:
+    """Name -> block of all but the outermost resolution."""
+    down = list(unet.down_blocks.named_children())[1:]  # type: ignore[union-attr]
+    up = list(unet.up_blocks.named_children())[:-1]  # type: ignore[union-attr]
+    middle = getattr(unet, "mid_block", None)
+    blocks = {f"down {name}": block for name, block in down}
+    blocks |= {"middle": middle} if middle is not None else {}
+    return blocks | {f"up {name}": block for name, block in up}
 
 
 @contextmanager
@@ -161,16 +167,14 @@ def _unet_cached(
     with ExitStack() as stack:
         stack.enter_context(intercepted(pipeline, cache.counter.reset))
         stack.enter_context(patched(unet, "forward", call))
-        for block in _deep_blocks(unet):
-            stack.enter_context(patched(block, "forward", cache.around(block)))
+        for name, block in _deep_blocks(unet).items():
+            stack.enter_context(patched(block, "forward", cache.around(name, block)))
         yield
-        cache.kept.clear()
+        cache.outputs.clear()
 
 
 @contextmanager
 def _transformer_cached(model: nn.Module, settings: Settings) -> Iterator[None]:
-    from diffusers import FirstBlockCacheConfig
-
     with restored(model):
         model.enable_cache(FirstBlockCacheConfig(threshold=number(settings, "threshold")))  # type: ignore[operator]
         try:

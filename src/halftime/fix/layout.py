@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import FixCode, Settings, denoisers, vae_of
+from halftime.fix.base import FixCode, Settings
 from halftime.fix.undo import replace_tensors, restored
+from halftime.pipeline.components import denoisers, vae_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

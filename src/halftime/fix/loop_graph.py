@@ -1,7 +1,6 @@
-"""loop-graph: the whole denoising loop at once; on CUDA one captured graph, on the CPU one compiled
-step function.
+"""loop-graph: the whole denoising loop at once, as one CUDA graph or one compiled CPU function.
 
-The pipeline's own loop still turns, but its first evaluation of the denoiser runs all the steps
+The pipeline's own loop still runs, but its first evaluation of the denoiser runs all the steps
 (model, guidance, table step), and the scheduler hands out the result at the end. A call that needs
 to see single steps (a callback, adapters, guidance rescale, a partial loop) runs the pipeline's own
 way, and so does every call after a capture has failed.
@@ -17,25 +16,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
+import psutil
 import torch
 from torch import Tensor, nn
 
-from halftime.base.errors import HalftimeWarning
-from halftime.fix.base import (
-    FixCode,
-    Settings,
-    denoisers,
-    device_of,
-    first_reason,
-    needs_denoiser,
-    number,
-    one_of,
-)
+from halftime.base.errors import HalftimeWarning, first_line
+from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number, one_of
+from halftime.fix.compilation import DEFAULTS, compile_with
 from halftime.fix.memory_watch import MemoryWatch
-from halftime.fix.schedule_table import OUTPUT, SAMPLE, Table
+from halftime.fix.openvino import converter, missing, precision_reason
+from halftime.fix.runtime import Converted
+from halftime.fix.schedule_table import OUTPUT, SAMPLE, ScheduleTable
 from halftime.fix.scheduling import not_linear, scheduler_in_place
 from halftime.fix.table_scheduler import draw_noise, tabled, take_table
-from halftime.fix.undo import intercepted, like, patched
+from halftime.fix.undo import like
+from halftime.pipeline.change import intercepted, patched
+from halftime.pipeline.components import denoisers
+from halftime.pipeline.device import device_of
 from halftime.upstream import pytorch
 from halftime.upstream.hugging_face import guides_in_one_batch
 
@@ -61,11 +58,11 @@ BACKENDS = ("inductor", "openvino", "eager")  # on the CPU; on CUDA the loop is 
 Forward = Callable[..., object]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity, as a key of the graphs made from it
 class Dense:
     """A table with the same shape for every step, so that one compiled step serves them all.
 
-    Step k: the next sample and what is remembered, stacked, are `weights[k]` (1 + memory, 2 +
+    TableStep k: the next sample and what is remembered, stacked, are `weights[k]` (1 + memory, 2 +
     memory + noise) times the stack of sample, model output, memory and noise; slots that a step
     does not use weigh nothing. `scales[k]` is what the sample is multiplied with before the
     denoiser sees it.
@@ -77,7 +74,7 @@ class Dense:
     noise: int
 
 
-def dense(table: Table, device: torch.device) -> Dense:
+def dense(table: ScheduleTable, device: torch.device) -> Dense:
     """The coefficients of all steps as one tensor."""
     states = sorted({name for step in table.steps for name in step.states})
     draws = max(len(step.draws) for step in table.steps)
@@ -92,9 +89,8 @@ def dense(table: Table, device: torch.device) -> Dense:
 
 
 @dataclass(frozen=True)
-class Loop:
-    """All that one denoising loop depends on: tensors in `arguments` and `timesteps`, everything
-    else constant."""
+class DenoisingLoop:
+    """What one loop depends on. Tensors in `arguments` and `timesteps` vary, the others do not."""
 
     dense: Dense
     timesteps: tuple[Tensor, ...]
@@ -110,14 +106,14 @@ def guided_step(
     t: Tensor,
     scale: Tensor,
     weights: Tensor,
-    others: tuple[Tensor, ...],
+    further: tuple[Tensor, ...],
     guidance: Tensor | None,
     arguments: dict[str, object],
 ) -> Tensor:
     """One step: scale, denoise, guide, and the table's row. Returns the next sample and the memory,
     stacked, in fp32.
 
-    `others`: memory …, noise …; what the table multiplies besides the sample and the model's
+    `further`: memory …, noise …; what the table multiplies besides the sample and the model's
     output. Scale and guidance are tensors without dimensions, so that a compiler takes them for
     values and not for constants.
     """
@@ -126,13 +122,13 @@ def guided_step(
     if guidance is not None:
         unconditional, conditional = output.chunk(2)
         output = unconditional + guidance * (conditional - unconditional)
-    stacked = torch.stack([sample.float(), output, *others])
+    stacked = torch.stack([sample.float(), output, *further])
     # Not a matrix product: runtimes that compute in bf16 would round the latents for it.
     return (weights.reshape(*weights.shape, *[1] * sample.ndim) * stacked).sum(dim=1)
 
 
 def run_loop(
-    step: Callable[..., Tensor], loop: Loop, sample: Tensor, noise: list[list[Tensor]]
+    step: Callable[..., Tensor], loop: DenoisingLoop, sample: Tensor, noise: list[list[Tensor]]
 ) -> Tensor:
     """All steps, from the first latents to the last."""
     empty = torch.zeros_like(sample, dtype=torch.float32)
@@ -190,7 +186,8 @@ class Takeover:
     )
     watch: MemoryWatch
     graphs: dict[object, Callable[[list[Tensor]], Tensor]] = field(default_factory=dict)
-    tables: dict[str, object] = field(default_factory=dict)  # the last table, and its dense form
+    table: ScheduleTable | None = None  # the last one
+    dense: Dense | None = None  # that table's
     arguments: dict[str, object] = field(default_factory=dict)  # of the denoiser, in this call
     own_way: bool = False  # this call runs as the pipeline wrote it
     broken: str = ""  # a capture failed: every call does
@@ -199,10 +196,10 @@ class Takeover:
     step: int = 0
 
     def begin_call(self, arguments: dict[str, object]) -> dict[str, object]:
-        """Before each call of the pipeline: may the loop be taken over?"""
+        """Before each call of the pipeline: whether the loop may be taken over."""
         self.step, self.result, self.doubled = 0, None, None
         self.own_way = bool(self.broken) or any(
-            arguments.get(k, v) != v for k, v in _OWN_WAY.items()
+            arguments.get(name, plain) != plain for name, plain in _OWN_WAY.items()
         )
         return arguments
 
@@ -218,14 +215,12 @@ class Takeover:
         return sample
 
     def denoise(self, sample: Tensor, timestep: Tensor, *args: object, **kwargs: object) -> object:
-        """In the denoiser's place: note the arguments, and hand out zeros until the loop has the
+        """In place of the denoiser: note the arguments, and return zeros until the loop has the
         generator."""
-        if self.own_way or self.result is not None:
-            return (
-                self.forward(sample, timestep, *args, **kwargs)
-                if self.own_way
-                else (torch.zeros_like(sample),)
-            )
+        if self.own_way:
+            return self.forward(sample, timestep, *args, **kwargs)
+        if self.result is not None:
+            return (torch.zeros_like(sample),)
         if args or kwargs.get("return_dict", True):
             return self._give_up(
                 "its loop calls the denoiser in an unknown way", sample, timestep, *args, **kwargs
@@ -237,8 +232,7 @@ class Takeover:
     def step_through(
         self, original: Forward, output: Tensor, t: Tensor, sample: Tensor, **kwargs: object
     ) -> object:
-        """In the scheduler's place: the first step runs the whole loop, the others hand on its
-        end."""
+        """In place of the scheduler: the first step runs the loop, the last returns its end."""
         if self.own_way:
             return original(output, t, sample, **kwargs)
         if self.step == 0:
@@ -253,8 +247,8 @@ class Takeover:
         warnings.warn(
             f"loop-graph: {why}; running the pipeline's own loop.", HalftimeWarning, stacklevel=2
         )
-        sample, t, *rest = args
-        return self.forward(self.scheduler.scale_model_input(sample, t), t, *rest, **kwargs)
+        sample, t, *more = args
+        return self.forward(self.scheduler.scale_model_input(sample, t), t, *more, **kwargs)
 
     # The loop itself.
 
@@ -267,7 +261,7 @@ class Takeover:
         )
         arguments = {**self.arguments, "return_dict": False}
         timesteps = tuple(self.scheduler.timesteps)
-        loop = Loop(
+        loop = DenoisingLoop(
             self._dense(table, sample.device),
             timesteps,
             guidance,
@@ -283,20 +277,20 @@ class Takeover:
         ]
         return self._through_graph(loop, sample, noise)
 
-    def _dense(self, table: Table, device: torch.device) -> Dense:
-        if self.tables.get("table") is not table:
-            self.tables = {"table": table, "dense": dense(table, device)}
-        found = self.tables["dense"]
-        assert isinstance(found, Dense)
-        return found
+    def _dense(self, table: ScheduleTable, device: torch.device) -> Dense:
+        if self.dense is None or self.table is not table:
+            self.table, self.dense = table, dense(table, device)
+        return self.dense
 
-    def _through_graph(self, loop: Loop, sample: Tensor, noise: list[list[Tensor]]) -> Tensor:
+    def _through_graph(
+        self, loop: DenoisingLoop, sample: Tensor, noise: list[list[Tensor]]
+    ) -> Tensor:
         leaves, spec = pytorch.tree_flatten((sample, noise, loop.guidance, loop.arguments))
         values = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
         def function(tensors: list[Tensor]) -> Tensor:
-            left = iter(tensors)
-            filled = [next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            remaining = iter(tensors)
+            filled = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             x, draws, guidance, arguments = pytorch.tree_unflatten(filled, spec)
             return run_loop(
                 self.guided, replace(loop, guidance=guidance, arguments=arguments), x, draws
@@ -304,15 +298,13 @@ class Takeover:
 
         if self.capture is None or self.broken:
             return function(values)
-        key = (id(loop.dense), spec, tuple((v.shape, v.dtype) for v in values))
+        key = (loop.dense, spec, tuple((value.shape, value.dtype) for value in values))
         try:
             if key not in self.graphs:
                 self.graphs[key] = self.capture(function, values)
             result = self.graphs[key](values)
         except (RuntimeError, torch.AcceleratorError) as error:
-            self._drop(
-                f"the loop could not be captured ({next(iter(str(error).splitlines()), '')})"
-            )
+            self._drop(f"the loop could not be captured ({first_line(error)})")
             return function(values)
         if self.watch.grew():
             self._drop(f"{self.watch.message()}; run 'halftime profile' again")
@@ -321,8 +313,8 @@ class Takeover:
     def _drop(self, why: str) -> None:
         self.release()
         self.broken = why
-        words = f"loop-graph: {why}. The graph is dropped; the loop runs without it."
-        warnings.warn(words, HalftimeWarning, stacklevel=2)
+        warning = f"loop-graph: {why}. The graph is dropped; the loop runs without it."
+        warnings.warn(warning, HalftimeWarning, stacklevel=2)
 
     def release(self) -> None:
         """Give the graphs' memory pools back."""
@@ -342,23 +334,24 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     scheduler = tabled(pipeline.scheduler)
     guided = _step_function(unet, device, settings)
     watch = MemoryWatch(_reader(device), limit=int(number(settings, "watch_bytes")))
-    grab = capture if device.type == "cuda" else None
-    state = Takeover(pipeline, unet.forward, guided, scheduler, grab, watch)
+    state = Takeover(
+        pipeline=pipeline,
+        forward=unet.forward,
+        guided=guided,
+        scheduler=scheduler,
+        capture=capture if device.type == "cuda" else None,
+        watch=watch,
+    )
     scale, step = scheduler.scale_model_input, scheduler.step
     with ExitStack() as stack:
         stack.enter_context(scheduler_in_place(pipeline, scheduler))
         stack.enter_context(intercepted(pipeline, state.begin_call))
         stack.callback(state.release)
-        for holder, name, method in (
-            (
-                scheduler,
-                "scale_model_input",
-                like(scale, functools.partial(state.scale_model_input, scale)),
-            ),
-            (scheduler, "step", like(step, functools.partial(state.step_through, step))),
-            (unet, "forward", like(unet.forward, state.denoise)),
-        ):
-            stack.enter_context(patched(holder, name, method))
+        scaled = like(scale, functools.partial(state.scale_model_input, scale))
+        stepped = like(step, functools.partial(state.step_through, step))
+        stack.enter_context(patched(scheduler, "scale_model_input", scaled))
+        stack.enter_context(patched(scheduler, "step", stepped))
+        stack.enter_context(patched(unet, "forward", like(unet.forward, state.denoise)))
         yield
 
 
@@ -370,34 +363,27 @@ def _step_function(
     if device.type != "cpu" or settings["backend"] == "eager":
         return guided
     if settings["backend"] == "openvino":
-        from halftime.fix.openvino import converter
-        from halftime.fix.runtime import Converted
-
         return cast(
             "Callable[..., Tensor]",
             Converted(unet, guided, converter({"precision": settings["precision"]})),
         )
-    from halftime.fix.compilation import DEFAULTS, compile_with
-
     return cast("Callable[..., Tensor]", compile_with(guided, DEFAULTS, device))
 
 
 def _reader(device: torch.device) -> Callable[[], int]:
     if device.type == "cuda":
         return lambda: torch.cuda.memory_allocated(device)
-    import psutil
-
     process = psutil.Process()
     return lambda: int(process.memory_info().rss)
 
 
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
-    known = type(pipeline).__name__ in KNOWN and guides_in_one_batch(pipeline)
+    loop_is_known = type(pipeline).__name__ in KNOWN and guides_in_one_batch(pipeline)
     return first_reason(
         needs_denoiser(pipeline, device, settings),
         _backend_reason(device, settings),
-        None if known else f"it knows the loops of {' and '.join(KNOWN)} only",
-        not_linear(pipeline.scheduler) if known else None,
+        None if loop_is_known else f"it knows the loops of {' and '.join(KNOWN)} only",
+        not_linear(pipeline.scheduler) if loop_is_known else None,
         "the scheduler evaluates more than once a step"
         if getattr(pipeline.scheduler, "order", 1) != 1
         else None,
@@ -407,14 +393,9 @@ def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settin
 def _backend_reason(device: torch.device, settings: Settings) -> str | None:
     if settings["backend"] != "openvino":
         return one_of(settings, "backend", BACKENDS)
-    from halftime.fix.openvino import missing, precision_reason
-
-    where = (
-        None
-        if device.type == "cpu"
-        else f"backend 'openvino' runs on the CPU; this pipeline is on {device.type}"
-    )
-    return first_reason(where, missing(), precision_reason(settings))
+    if device.type != "cpu":
+        return f"backend 'openvino' runs on the CPU; this pipeline is on {device.type}"
+    return first_reason(missing(), precision_reason(settings))
 
 
 LOOP_GRAPH = FixCode(_applies, _apply)

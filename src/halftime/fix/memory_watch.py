@@ -1,5 +1,4 @@
-"""A captured graph can hide a leak: watch the memory over runs, and say so when it only ever
-grows."""
+"""A captured graph can hide a leak: watch the memory over runs, and say so where it only grows."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from itertools import pairwise
 
 from halftime.base import units
 
-RUNS = 8  # growth in every one of so many runs is no warm-up and no noise
+RUNS = 8  # growth in every one of so many runs is neither warm-up nor noise
 
 
 @dataclass
@@ -19,19 +18,19 @@ class MemoryWatch:
 
     read: Callable[[], int]
     limit: int
-    seen: deque[int] = field(default_factory=lambda: deque(maxlen=RUNS))
+    readings: deque[int] = field(default_factory=lambda: deque(maxlen=RUNS))
 
     def grew(self) -> bool:
         """Note the memory after a run. True where it grew in each of the last runs, and by more
         than the limit."""
-        self.seen.append(self.read())
-        values = list(self.seen)
+        self.readings.append(self.read())
+        values = list(self.readings)
         rising = all(later > earlier for earlier, later in pairwise(values))
         return len(values) == RUNS and rising and values[-1] - values[0] > self.limit
 
     def message(self) -> str:
-        """What was seen, in plain words."""
+        """The growth, in plain words."""
         return (
-            f"memory grew by {units.size(self.seen[-1] - self.seen[0])} over the last "
-            f"{len(self.seen)} runs"
+            f"memory grew by {units.size(self.readings[-1] - self.readings[0])} over the last "
+            f"{len(self.readings)} runs"
         )

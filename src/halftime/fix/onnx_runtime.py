@@ -33,7 +33,7 @@ def convert(flat: Flat, tensors: tuple[Tensor, ...]) -> Runner:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    names = [each.name for each in session.get_inputs()]
+    names = [argument.name for argument in session.get_inputs()]
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         arrays = [tensor.detach().contiguous().numpy() for tensor in inputs]

@@ -25,7 +25,7 @@ def converter(settings: Settings) -> Convert:
     precision = _PRECISIONS[text(settings, "precision")]
     config: dict[str, object] = {
         "PERFORMANCE_HINT": "LATENCY",
-        # Left to itself OpenVINO takes bf16 where the processor has it; here it is said.
+        # By default OpenVINO takes bf16 where the processor has it; here the user decides.
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
@@ -74,7 +74,7 @@ def missing() -> str | None:
 
 
 def precision_reason(settings: Settings) -> str | None:
-    """A reason where the precision is none that OpenVINO is asked for here."""
+    """A reason where the precision is not one that is offered for OpenVINO."""
     return one_of(settings, "precision", tuple(_PRECISIONS))
 
 

@@ -13,16 +13,15 @@ from torch import nn
 from halftime.fix.base import (
     FixCode,
     Settings,
-    denoisers,
     first_reason,
     needs_denoiser,
     needs_vae,
     one_of,
     text,
-    vae_of,
 )
-from halftime.fix.undo import casting, patched, replace_tensors, restored
-from halftime.pipeline.change import subclassed
+from halftime.fix.undo import casting, replace_tensors, restored
+from halftime.pipeline.change import patched, subclassed
+from halftime.pipeline.components import denoisers, vae_of
 from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from halftime.base.extras import install, optional
-from halftime.fix.base import FixCode, Settings, denoisers, first_reason, needs_denoiser, number
+from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number
 from halftime.fix.undo import replace_tensors, restored
+from halftime.pipeline.components import denoisers
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

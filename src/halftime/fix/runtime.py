@@ -1,5 +1,4 @@
-"""What the foreign runtimes share: one component's method, converted on its first call for each set
-of input shapes."""
+"""What the foreign runtimes share: a component's method, converted once for each set of shapes."""
 
 from __future__ import annotations
 
@@ -13,17 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from halftime.base.extras import install
-from halftime.fix.base import (
-    Settings,
-    chosen_parts,
-    components,
-    denoisers,
-    first_reason,
-    needs_denoiser,
-    needs_vae,
-    vae_of,
-)
-from halftime.fix.undo import like, patched
+from halftime.fix.base import Settings, first_reason, needs_denoiser, needs_vae
+from halftime.fix.undo import like
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import components, denoisers, vae_of
+from halftime.records.priors import components_of
 from halftime.upstream import pytorch
 
 if TYPE_CHECKING:
@@ -35,8 +28,7 @@ PARTS = ("denoiser", "vae", "text_encoder")
 
 
 class Flat(nn.Module):
-    """A method as a module of tensors in, tensors out; everything else of the call is a constant of
-    it."""
+    """A method as a module from tensors to tensors; everything else of the call is a constant."""
 
     def __init__(
         self, owner: nn.Module, function: Callable[..., object], leaves: list[object], spec: object
@@ -58,8 +50,7 @@ class Flat(nn.Module):
 
 @dataclass
 class Converted:
-    """A method that runs elsewhere. Shapes are static: each set of them is converted once, on its
-    first call."""
+    """A method that runs elsewhere: converted for each set of static shapes, on its first call."""
 
     owner: nn.Module
     function: Callable[..., object]
@@ -88,9 +79,9 @@ def signature(value: object, tensors: list[Tensor]) -> object:
         tensors.append(value)
         return value.shape, value.dtype
     if isinstance(value, dict):
-        return tuple([(key, signature(each, tensors)) for key, each in value.items()])
+        return tuple([(key, signature(item, tensors)) for key, item in value.items()])
     if isinstance(value, list | tuple):
-        return tuple([signature(each, tensors) for each in value])
+        return tuple([signature(item, tensors) for item in value])
     return repr(value)
 
 
@@ -108,8 +99,7 @@ def elsewhere(pipeline: DiffusionPipeline, settings: Settings, convert: Convert)
 def _entries(
     pipeline: DiffusionPipeline, settings: Settings
 ) -> list[tuple[nn.Module, nn.Module, str]]:
-    chosen = settings["components"]
-    assert isinstance(chosen, list)
+    chosen = components_of(settings)
     entries = (
         [(model, model, "forward") for model in denoisers(pipeline)] if "denoiser" in chosen else []
     )
@@ -141,7 +131,7 @@ def reason_against(
 ) -> str | None:
     """Why this runtime cannot take the chosen components here, or None."""
     chosen = settings["components"]
-    parts = chosen_parts(settings)
+    parts = set(components_of(settings))
     wrong = not parts or not parts <= set(PARTS)
     has_encoder = bool(components(pipeline, "text_encoder"))
     return first_reason(

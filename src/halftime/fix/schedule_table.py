@@ -1,10 +1,9 @@
-"""A scheduler as a table: exact coefficients of every step, read off by running the real scheduler
-on basis vectors.
+"""A scheduler as a table: the exact coefficients of every step, read off a run on basis vectors.
 
 Most samplers (Euler, DDIM, DPM++, UniPC, Heun, PNDM, DEIS, flow matching, and the ancestral ones)
 are linear in the sample, the model's output, the noise that they draw, and the tensors that they
-remember between steps. So one run of the scheduler's own code, in which each of these is a unit
-vector of its own, gives the coefficients of each step. The loop then needs no scheduler code: each
+remember between steps. So one run of the scheduler's own code, in which each of these is its own
+unit vector, gives the coefficients of each step. The loop then needs no scheduler code: each
 step is a fused multiply-add with numbers that the host already knows, so nothing waits for the
 device. A scheduler that is not linear (clip_sample, thresholding, a learned variance) disagrees
 with its table on a random probe and is refused by name.
@@ -16,6 +15,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from halftime.base.errors import DoesNotApply
+from halftime.base.errors import DoesNotApply, first_line
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -43,41 +43,36 @@ Terms = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoiseDraw:
     """One draw of noise in a step: from the caller's generator or torch's own."""
 
     from_generator: bool
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step: next sample = sum of coefficient x source; likewise the denoised estimate and what
-    is remembered."""
+class TableStep:
+    """One step: next sample = sum of coefficient x source; the denoised estimate and the memory
+    likewise."""
 
     scale: float  # model input = scale x sample
     out: Terms
     denoised: Terms | None  # pred_original_sample, where the scheduler gives one
     states: Mapping[str, Terms]
-    draws: tuple[Draw, ...]
+    draws: tuple[NoiseDraw, ...]
     results: int = 1  # length of the tuple that the scheduler returns
 
 
 @dataclass(frozen=True)
-class Table:
+class ScheduleTable:
     """All steps of one schedule, from its beginning or from inside it."""
 
     scheduler: str
-    steps: tuple[Step, ...]
-
-    @property
-    def remembered(self) -> int:
-        """The most tensors that are kept between two steps."""
-        return max((len(step.states) for step in self.steps), default=0)
+    steps: tuple[TableStep, ...]
 
 
 def build(
     scheduler: SchedulerMixin, begin: int = 0, arguments: Mapping[str, object] | None = None
-) -> Table:
+) -> ScheduleTable:
     """The table of a scheduler whose timesteps are set and live on the host, from step `begin` to
     the end.
 
@@ -88,8 +83,9 @@ def build(
     name = type(scheduler).__name__
     arguments = dict(arguments or {})
     with _refusing(name):
-        rows = _basis_run(_fresh(scheduler), begin, arguments)
-        table = Table(name, tuple(_only_live(rows)))
+        run = copy.deepcopy(scheduler)
+        rows = [_basis_step(run, t, arguments) for t in _schedule(run, begin)]
+        table = ScheduleTable(name, tuple(_only_live(rows)))
         _check_linear(table, scheduler, begin, arguments)
     return table
 
@@ -105,21 +101,13 @@ def _refusing(name: str) -> Iterator[None]:
             else DoesNotApply(f"{name} cannot be written as a table: {error}.")
         ) from error
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise DoesNotApply(
             f"{name} cannot be written as a table: {type(error).__name__}: {reason[:160]}"
         ) from error
 
 
-def _fresh(scheduler: SchedulerMixin) -> SchedulerMixin:
-    return copy.deepcopy(scheduler)
-
-
 # ---- the basis run
-
-
-def _basis_run(scheduler: SchedulerMixin, begin: int, arguments: dict[str, object]) -> list[Step]:
-    return [_basis_step(scheduler, t, arguments) for t in _schedule(scheduler, begin)]
 
 
 def _schedule(scheduler: SchedulerMixin, begin: int) -> list[Tensor]:
@@ -129,8 +117,7 @@ def _schedule(scheduler: SchedulerMixin, begin: int) -> list[Tensor]:
 
 
 def unit(index: int) -> Tensor:
-    """The `index`-th unit vector, as a picture with one channel a coordinate: shape (1, WIDTH, 1,
-    1).
+    """The `index`-th unit vector as a picture, a channel for each coordinate: (1, WIDTH, 1, 1).
 
     In fp64, so that a scheduler that computes in its input's dtype gives coefficients without its
     own rounding.
@@ -138,7 +125,7 @@ def unit(index: int) -> Tensor:
     return torch.eye(WIDTH, dtype=torch.float64)[index].view(_SHAPE)
 
 
-def _basis_step(scheduler: SchedulerMixin, t: Tensor, arguments: dict[str, object]) -> Step:
+def _basis_step(scheduler: SchedulerMixin, t: Tensor, arguments: dict[str, object]) -> TableStep:
     # What the scheduler remembers becomes fresh unit vectors: a step then refers to the memory, not
     # to its past.
     names = [SAMPLE, OUTPUT]
@@ -146,10 +133,10 @@ def _basis_step(scheduler: SchedulerMixin, t: Tensor, arguments: dict[str, objec
         put(unit(len(names)))
         names.append(f"state:{path}")
     scale = _scale(scheduler, t)
-    with _Noise(lambda index: unit(_noise_slot(names, index))) as noise:
+    with NoiseBasis(lambda index: unit(_noise_slot(names, index))) as noise:
         result = _call_step(scheduler, unit(1), t, unit(0), arguments)
     denoised = result[1] if len(result) > 1 and _is_basis(result[1]) else None
-    return Step(
+    return TableStep(
         scale=scale,
         out=_terms(result[0], names),
         denoised=None if denoised is None else _terms(denoised, names),
@@ -171,7 +158,7 @@ def _scale(scheduler: SchedulerMixin, t: Tensor) -> float:
         return 1.0
     scaled = scheduler.scale_model_input(unit(0), t)
     if not torch.equal(scaled.nonzero(), unit(0).nonzero()):
-        raise DoesNotApply("scale_model_input is no plain factor")
+        raise DoesNotApply("scale_model_input is not a plain factor")
     return float(scaled[0, 0, 0, 0])
 
 
@@ -184,13 +171,9 @@ def _call_step(
 ) -> tuple[Tensor, ...]:
     extra = dict(arguments)
     if "generator" in inspect.signature(scheduler.step).parameters:
-        extra["generator"] = _generator()
+        extra["generator"] = torch.Generator("cpu").manual_seed(0)
     result = scheduler.step(output, t, sample, **extra, return_dict=False)
     return tuple(result)
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(0)
 
 
 def _is_basis(value: object) -> bool:
@@ -198,8 +181,7 @@ def _is_basis(value: object) -> bool:
 
 
 def _memory(scheduler: SchedulerMixin) -> Iterator[tuple[str, Tensor, Callable[[Tensor], None]]]:
-    """Where the scheduler keeps tensors of the sample's shape: (path, tensor, how to put another in
-    its place)."""
+    """Where the scheduler keeps tensors of the sample's shape: path, tensor, how to replace it."""
     for name, value in vars(scheduler).items():
         if _is_basis(value):
             yield name, value, functools.partial(vars(scheduler).__setitem__, name)
@@ -214,34 +196,32 @@ def _terms(value: object, names: list[str]) -> Terms:
     if value.shape != _SHAPE:
         raise DoesNotApply(f"the step changes the shape to {tuple(value.shape)}")
     coefficients = value.flatten().tolist()
-    if not all(map(_finite, coefficients)):
+    if not all(map(math.isfinite, coefficients)):
         raise DoesNotApply("its coefficients are not finite")
     return tuple((name, c) for name, c in zip(names, coefficients, strict=False) if c != 0)
 
 
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
-
-
-def _only_live(steps: list[Step]) -> list[Step]:
+def _only_live(steps: list[TableStep]) -> list[TableStep]:
     """Leave out what is remembered but never read again (liveness, from the last step back)."""
-    kept: list[Step] = []
+    live: list[TableStep] = []
     needed: set[str] = set()
     for step in reversed(steps):
         states = {name: terms for name, terms in step.states.items() if name in needed}
-        kept.append(Step(step.scale, step.out, step.denoised, states, step.draws, step.results))
+        live.append(
+            TableStep(step.scale, step.out, step.denoised, states, step.draws, step.results)
+        )
         reads = [step.out, step.denoised or (), *states.values()]
         needed = {source for terms in reads for source, _ in terms if source.startswith("state:")}
-    return kept[::-1]
+    return live[::-1]
 
 
-class _Noise(TorchFunctionMode):
+class NoiseBasis(TorchFunctionMode):
     """While active, each draw of Gaussian noise is recorded and answered by `give(index)`."""
 
     def __init__(self, give: Callable[[int], Tensor]) -> None:
         super().__init__()
         self.give = give
-        self.draws: list[Draw] = []
+        self.draws: list[NoiseDraw] = []
         self.dtypes: list[torch.dtype] = []
 
     def __torch_function__(
@@ -257,7 +237,7 @@ class _Noise(TorchFunctionMode):
                 args[0].dtype if isinstance(args[0], Tensor) else torch.float32
             )
             assert isinstance(dtype, torch.dtype)
-            self.draws.append(Draw(kwargs.get("generator") is not None))
+            self.draws.append(NoiseDraw(kwargs.get("generator") is not None))
             self.dtypes.append(dtype)
             return self.give(len(self.draws) - 1).to(dtype)
         if func in _OTHER_NOISE:
@@ -282,14 +262,14 @@ def dtypes(
     output: torch.dtype,
     sample: torch.dtype,
 ) -> tuple[tuple[torch.dtype, ...], ...]:
-    """For each step, the dtype of its result and then of its draws, for a model output and a sample
-    of these dtypes."""
-    probe, rows = _fresh(scheduler), []
+    """For each step, the dtype of its result and then of its draws; `output` and `sample` are the
+    dtypes that come in."""
+    probe, rows = copy.deepcopy(scheduler), []
     last = sample
     for t in _schedule(probe, begin):
         if hasattr(probe, "scale_model_input"):
             probe.scale_model_input(torch.zeros(_SHAPE, dtype=last), t)
-        with _Noise(lambda index: torch.zeros(_SHAPE)) as noise:
+        with NoiseBasis(lambda index: torch.zeros(_SHAPE)) as noise:
             result = _call_step(
                 probe,
                 torch.zeros(_SHAPE, dtype=output),
@@ -307,22 +287,21 @@ def dtypes(
 
 def evaluate(terms: Terms, sources: Mapping[str, Tensor]) -> Tensor:
     """sum of coefficient x source, in fp32 at least; one multiply, then one multiply-add a term."""
-    (first, factor), *rest = terms or ((SAMPLE, 0.0),)
+    (first, factor), *more = terms or ((SAMPLE, 0.0),)
     start = sources[first]
     start = start if start.dtype in (torch.float32, torch.float64) else start.float()
-    if factor == 1.0 and rest:
-        (second, weight), *rest = rest
+    if factor == 1.0 and more:
+        (second, weight), *more = more
         total = torch.add(start, sources[second], alpha=weight)
     else:
         total = start * factor
-    for name, weight in rest:
+    for name, weight in more:
         total.add_(sources[name], alpha=weight)
     return total
 
 
-def advance(step: Step, sources: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Next sample, and what is to be remembered. A memory that only moves is passed on without a
-    copy."""
+def advance(step: TableStep, sources: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Next sample and next memory. A memory that only moves is passed on without a copy."""
     memory = {name: _remember(terms, sources) for name, terms in step.states.items()}
     return evaluate(step.out, sources), memory
 
@@ -330,22 +309,21 @@ def advance(step: Step, sources: dict[str, Tensor]) -> tuple[Tensor, dict[str, T
 def _remember(terms: Terms, sources: Mapping[str, Tensor]) -> Tensor:
     if len(terms) == 1 and terms[0][1] == 1.0:
         source = terms[0][0]
-        # The caller may write into its own tensors later, as a replayed CUDA graph does; ours are
-        # ours.
+        # Cloned, since the caller may overwrite its tensors later, as a replayed CUDA graph does.
         return sources[source] if source.startswith("state:") else sources[source].clone()
     return evaluate(terms, sources)
 
 
 def _check_linear(
-    table: Table, scheduler: SchedulerMixin, begin: int, arguments: dict[str, object]
+    table: ScheduleTable, scheduler: SchedulerMixin, begin: int, arguments: dict[str, object]
 ) -> None:
     for scale in _PROBE_SCALES:
-        worst = _probe(table, _fresh(scheduler), begin, arguments, scale)
+        worst = _probe(table, copy.deepcopy(scheduler), begin, arguments, scale)
         if not worst <= TOLERANCE:
             raise DoesNotApply(
-                f"{table.scheduler} is not linear here (a probe differs by {worst:.1e} of its range"
-                f"{_suspects(scheduler)}), "
-                "so it has no table. Choose one that is, such as EulerDiscreteScheduler."
+                f"{table.scheduler} is not linear here (a probe differs by {worst:.1e} of its "
+                f"range{_suspects(scheduler)}), so it has no table. Choose a scheduler that is "
+                "linear, such as EulerDiscreteScheduler."
             )
 
 
@@ -356,10 +334,13 @@ def _suspects(scheduler: SchedulerMixin) -> str:
 
 
 def _probe(
-    table: Table, scheduler: SchedulerMixin, begin: int, arguments: dict[str, object], scale: float
+    table: ScheduleTable,
+    scheduler: SchedulerMixin,
+    begin: int,
+    arguments: dict[str, object],
+    scale: float,
 ) -> float:
-    """The largest difference between the scheduler and its table on random input, relative to the
-    range."""
+    """The largest difference between scheduler and table on random input, relative to the range."""
     rng = torch.Generator().manual_seed(1)
     shape = (1, 4, 4, 4)
     memory: dict[str, Tensor] = {}
@@ -371,7 +352,7 @@ def _probe(
         sample, output = sample * scale, output * scale
         if hasattr(scheduler, "scale_model_input"):
             scheduler.scale_model_input(sample, t)
-        with _Noise(noise.__getitem__):
+        with NoiseBasis(noise.__getitem__):
             expected = _call_step(scheduler, output, t, sample, arguments)[0]
         sources = {
             SAMPLE: sample,
@@ -379,11 +360,8 @@ def _probe(
             **memory,
             **{f"noise:{i}": n for i, n in enumerate(noise)},
         }
-        got, memory = advance(step, sources)
-        size = max(
-            float(expected.abs().max()),
-            scale * max((abs(c) for _, c in step.out), default=0.0),
-            1e-12,
-        )
-        worst = max(worst, float((got - expected).abs().max()) / size)
+        actual, memory = advance(step, sources)
+        largest = max((abs(coefficient) for _, coefficient in step.out), default=0.0)
+        size = max(float(expected.abs().max()), scale * largest, 1e-12)
+        worst = max(worst, float((actual - expected).abs().max()) / size)
     return worst

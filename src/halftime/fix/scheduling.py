@@ -1,5 +1,4 @@
-"""schedule-table, set-begin-index, solver-steps and progress-bar-off: the loop's small costs, and
-fewer steps."""
+"""schedule-table, set-begin-index, solver-steps, progress-bar-off: the loop's small costs."""
 
 from __future__ import annotations
 
@@ -10,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+import diffusers
+
 from halftime.base.errors import DoesNotApply, HalftimeWarning
 from halftime.base.source import short
 from halftime.fix.base import FixCode, Settings, first_reason, number, text
-from halftime.fix.undo import intercepted, like, patched
+from halftime.fix.schedule_table import build
+from halftime.fix.table_scheduler import index_in_schedule, tabled
+from halftime.fix.undo import like
 from halftime.pipeline.arguments import call_parameters
-from halftime.pipeline.change import progress_bars
+from halftime.pipeline.change import intercepted, patched, progress_bars
 from halftime.pipeline.components import pipelines_of
 from halftime.upstream import hugging_face
 
@@ -26,13 +29,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def scheduler_in_place(pipeline: DiffusionPipeline, scheduler: object) -> Iterator[None]:
-    """Another scheduler for a while, in the pipelines too that this one holds; the original comes
-    back untouched."""
+    """Another scheduler within the block, also in the pipelines that this one holds."""
     original = pipeline.scheduler
-    holders = [one for one in pipelines_of(pipeline) if getattr(one, "scheduler", None) is original]
     with ExitStack() as stack:
-        for holder in holders:
-            stack.enter_context(patched(holder, "scheduler", scheduler))
+        for holder in pipelines_of(pipeline):
+            if getattr(holder, "scheduler", None) is original:
+                stack.enter_context(patched(holder, "scheduler", scheduler))
         yield
 
 
@@ -54,8 +56,6 @@ def _table_applies(
 
 def not_linear(scheduler: SchedulerMixin, steps: int = 8) -> str | None:
     """The reason why a scheduler has no table, tried on a short schedule; None where it has one."""
-    from halftime.fix.schedule_table import build
-
     trial = type(scheduler).from_config(scheduler.config)
     try:
         trial.set_timesteps(steps, **_shift(trial))
@@ -79,26 +79,23 @@ def _shift(scheduler: SchedulerMixin) -> dict[str, float]:
 
 
 def own_step(scheduler: SchedulerMixin) -> str:
-    """'Class.step (file:line)' where somebody wrote the scheduler's step themselves; '' where it is
-    diffusers'."""
-    kind = next(each for each in type(scheduler).__mro__ if "step" in vars(each))
-    if kind.__module__.startswith("diffusers."):
+    """'Class.step (file:line)' of a step that is not diffusers' own; '' where it is."""
+    home = next(base for base in type(scheduler).__mro__ if "step" in vars(base))
+    if home.__module__.startswith("diffusers."):
         return ""
-    code = inspect.unwrap(vars(kind)["step"]).__code__
-    return f"{kind.__qualname__}.step ({short(code.co_filename)}:{code.co_firstlineno})"
+    code = inspect.unwrap(vars(home)["step"]).__code__
+    return f"{home.__qualname__}.step ({short(code.co_filename)}:{code.co_firstlineno})"
 
 
 @contextmanager
 def _table_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    from halftime.fix.table_scheduler import tabled
-
-    place = own_step(pipeline.scheduler)
-    if place:
-        text = (
-            f"{place} is your own: the table keeps its arithmetic, and what else it does "
-            "(logs, checks) is left out."
+    step = own_step(pipeline.scheduler)
+    if step:
+        warning = (
+            f"{step} is your own: the table keeps its arithmetic and leaves out what else it does "
+            "(logs, checks)."
         )
-        warnings.warn(text, HalftimeWarning, stacklevel=2)
+        warnings.warn(warning, HalftimeWarning, stacklevel=2)
     with scheduler_in_place(pipeline, tabled(pipeline.scheduler)):
         yield
 
@@ -122,19 +119,17 @@ def _begin_applies(
 
 @contextmanager
 def _begin_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    """The place comes from the timestep's address in the schedule, which the host knows, not from
-    its value."""
-    from halftime.fix.table_scheduler import place_in_schedule
-
+    """The index comes from the timestep's address in the schedule, which the host knows, not from
+    its value on the device."""
     scheduler = pipeline.scheduler
     step = scheduler.step
     scale = getattr(scheduler, "scale_model_input", None)
 
     def find(timestep: object) -> None:
         if scheduler.begin_index is None and scheduler.step_index is None:
-            place = place_in_schedule(scheduler.timesteps, timestep)
-            if place is not None:
-                scheduler.set_begin_index(place)
+            index = index_in_schedule(scheduler.timesteps, timestep)
+            if index is not None:
+                scheduler.set_begin_index(index)
 
     def scaled(sample: object, timestep: object = None, *args: object, **kwargs: object) -> object:
         find(timestep)
@@ -181,11 +176,9 @@ def _solver_applies(
 
 
 def _other_family(scheduler: SchedulerMixin, name: str) -> str | None:
-    import diffusers
-
     kind = getattr(diffusers, name, None)
     if kind is None:
-        return f"diffusers has no scheduler {name!r}; tried ones: {', '.join(SOLVERS)}"
+        return f"diffusers has no scheduler {name!r}; tested are: {', '.join(SOLVERS)}"
     flow = "FlowMatch" in type(scheduler).__name__
     knows_flow = (
         "FlowMatch" in name or "use_flow_sigmas" in inspect.signature(kind.__init__).parameters
@@ -207,20 +200,17 @@ def _solver_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[N
 
 
 def _solver(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
-    import diffusers
-
     kind = getattr(diffusers, name)
-    known = inspect.signature(kind.__init__).parameters
-    wanted = dict(SOLVERS.get(name, {}))
-    if "FlowMatch" in type(scheduler).__name__ and "use_flow_sigmas" in known:
-        wanted = {
+    parameters = inspect.signature(kind.__init__).parameters
+    options = dict(SOLVERS.get(name, {}))
+    if "FlowMatch" in type(scheduler).__name__ and "use_flow_sigmas" in parameters:
+        options = {
             "use_flow_sigmas": True,
             "prediction_type": "flow_prediction",
             "flow_shift": scheduler.config.shift,
         }
-    return kind.from_config(
-        scheduler.config, **{key: value for key, value in wanted.items() if key in known}
-    )
+    accepted = {key: value for key, value in options.items() if key in parameters}
+    return kind.from_config(scheduler.config, **accepted)
 
 
 # ---- progress-bar-off

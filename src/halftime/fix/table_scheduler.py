@@ -1,5 +1,4 @@
-"""A drop-in scheduler that steps by a table: the original's class, configuration and timesteps,
-none of its arithmetic.
+"""A drop-in scheduler that steps by a table: the original's interface without its arithmetic.
 
 What diffusers' loops ask of a scheduler (`set_timesteps`, `scale_model_input`, `step`, `timesteps`,
 `config`, `order`, `add_noise`, `isinstance`) is as before; `set_timesteps` and `step` keep their
@@ -18,15 +17,16 @@ from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from halftime.base.errors import DoesNotApply
 from halftime.fix.schedule_table import (
     OUTPUT,
     SAMPLE,
-    Draw,
-    Step,
-    Table,
+    NoiseDraw,
+    ScheduleTable,
+    TableStep,
     advance,
     build,
     dtypes,
@@ -44,14 +44,14 @@ _Dtypes = tuple[tuple[torch.dtype, ...], ...]  # for each step, of its result an
 
 @dataclasses.dataclass
 class _Schedule:
-    """One `set_timesteps`: what it left behind, a copy on the host, and the tables made from it."""
+    """One `set_timesteps`: the attributes that it set, a copy on the host, and its tables."""
 
     attributes: dict[str, object]
     host: SchedulerMixin
-    tables: dict[tuple[int, str], Table] = dataclasses.field(default_factory=dict)
+    tables: dict[tuple[int, str], ScheduleTable] = dataclasses.field(default_factory=dict)
     dtypes: dict[tuple[object, ...], _Dtypes] = dataclasses.field(default_factory=dict)
 
-    def table(self, begin: int, arguments: dict[str, object]) -> Table:
+    def table(self, begin: int, arguments: dict[str, object]) -> ScheduleTable:
         key = (begin, repr(sorted(arguments.items())))
         if key not in self.tables:
             self.tables[key] = build(self.host, begin, arguments)
@@ -70,19 +70,21 @@ class _Schedule:
 class _Position:
     """Where the run is: counted here, never read from the device."""
 
-    table: Table
+    table: ScheduleTable
     begin: int
     index: int = 0
     memory: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     dtypes: _Dtypes | None = None
 
     @property
-    def step(self) -> Step:
+    def step(self) -> TableStep:
         return self.table.steps[self.index]
 
 
 @dataclasses.dataclass
-class _State:
+class TableState:
+    """What a scheduler that steps by a table keeps beside the original's attributes."""
+
     schedules: dict[object, _Schedule] = dataclasses.field(default_factory=dict)
     schedule: _Schedule | None = None
     position: _Position | None = None
@@ -91,30 +93,25 @@ class _State:
 
 
 def tabled(scheduler: SchedulerMixin) -> SchedulerMixin:
-    """A scheduler of the same class that steps by a table. The original is not touched, and shares
-    no state with it.
+    """A scheduler of the same class that steps by a table; it shares no state with the original.
 
-    Tables are made at the first step of a schedule and kept; a scheduler that is not linear raises
+    Tables are built at the first step of a schedule and kept; a scheduler that is not linear raises
     DoesNotApply there.
     """
-    made = object.__new__(_tabled_class(cast(Hashable, type(scheduler))))
-    vars(made).update(vars(scheduler))
-    vars(made)[_STATE] = _State()
-    return made
+    twin = object.__new__(_tabled_class(cast(Hashable, type(scheduler))))
+    vars(twin).update(vars(scheduler))
+    vars(twin)[_STATE] = TableState()
+    return twin
 
 
 def is_tabled(scheduler: object) -> bool:
-    """Whether `tabled` made it."""
+    """Whether the scheduler steps by a table."""
     return _STATE in vars(scheduler)
 
 
 @cache
 def _tabled_class(original: Hashable) -> type[SchedulerMixin]:
     assert isinstance(original, type)
-    return _made_class(original)
-
-
-def _made_class(original: type[SchedulerMixin]) -> type[SchedulerMixin]:
     # It bears the original's name, so that a pipeline saved with it can be loaded by anyone.
     methods: dict[str, object] = {
         "__module__": original.__module__,
@@ -140,9 +137,9 @@ def _method(
     return method
 
 
-def _state(self: SchedulerMixin) -> _State:
+def _state(self: SchedulerMixin) -> TableState:
     state = vars(self)[_STATE]
-    assert isinstance(state, _State)
+    assert isinstance(state, TableState)
     return state
 
 
@@ -171,6 +168,7 @@ def _key(self: SchedulerMixin, args: tuple[object, ...], kwargs: dict[str, objec
     values = [*args, *(item for pair in sorted(kwargs.items()) for item in pair)]
     if any(isinstance(value, Tensor) for value in values):
         return object()  # its values are not looked at, so it equals no other
+    # The schedule keeps the config alive among its attributes, so its id is not used again.
     return repr(values), hugging_face.shift_of(self), id(self.config)
 
 
@@ -179,8 +177,8 @@ def _attributes(self: SchedulerMixin) -> dict[str, object]:
 
 
 def _is_its_own(name: str) -> bool:
-    """A function that hides a method is somebody's patch (a profiler's, another fix's), no state of
-    the scheduler."""
+    """Whether an attribute is the scheduler's state. A function that hides a method is a patch: a
+    profiler's, or another fix's."""
     return name != _STATE and name not in ("step", "set_timesteps", "scale_model_input")
 
 
@@ -215,7 +213,7 @@ def _on_host(
 def _start(self: SchedulerMixin, timestep: object) -> _Position:
     state = _state(self)
     if state.schedule is None:
-        # Timesteps were set before the table came: take them as they are.
+        # Timesteps were set on the original, before the table: take them as they are.
         state.schedule = _Schedule(_attributes(self), _host_copy(self, type(self).__mro__[1]))
     begin = _begin(self, timestep)
     position = _Position(state.schedule.table(begin, state.arguments), begin)
@@ -230,11 +228,10 @@ def _begin(self: SchedulerMixin, timestep: object) -> int:
 
 
 def _index_of(self: SchedulerMixin, timestep: object) -> int:
-    """The place of a timestep in the schedule: by its address where it is a view of it, else by its
-    value."""
-    place = place_in_schedule(self.timesteps, timestep)
-    if place is not None:
-        return place
+    """The index of a timestep: by address where it is a view of the schedule, else by value."""
+    index = index_in_schedule(self.timesteps, timestep)
+    if index is not None:
+        return index
     value = (
         float(timestep.flatten()[0])
         if isinstance(timestep, Tensor)
@@ -247,9 +244,9 @@ def _index_of(self: SchedulerMixin, timestep: object) -> int:
     return values.index(value)
 
 
-def place_in_schedule(timesteps: Tensor, timestep: object) -> int | None:
-    """Where in `timesteps` the view `timestep` points; None where it is no view of it. Reads no
-    value."""
+def index_in_schedule(timesteps: Tensor, timestep: object) -> int | None:
+    """The index at which the view `timestep` points into `timesteps`; None where it is not a view
+    of it. Reads no value."""
     if (
         not isinstance(timestep, Tensor)
         or timestep.device != timesteps.device
@@ -260,8 +257,8 @@ def place_in_schedule(timesteps: Tensor, timestep: object) -> int | None:
         same = timestep.untyped_storage().data_ptr() == timesteps.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # tensors without storage, as under torch.compile
         return None
-    place = int(timestep.storage_offset()) - int(timesteps.storage_offset())
-    return place if same and 0 <= place < len(timesteps) else None
+    index = int(timestep.storage_offset()) - int(timesteps.storage_offset())
+    return index if same and 0 <= index < len(timesteps) else None
 
 
 def _show_index(self: SchedulerMixin, position: _Position) -> None:
@@ -333,12 +330,11 @@ def _checked(self: SchedulerMixin, timestep: object, arguments: dict[str, object
             )
         state.arguments = dict(arguments)
         position = _start(self, timestep)
-    place = place_in_schedule(self.timesteps, timestep)
-    if place is not None and place != position.begin + position.index:
+    index, expected = index_in_schedule(self.timesteps, timestep), position.begin + position.index
+    if index not in (None, expected):
         raise DoesNotApply(
-            f"{type(self).__name__}.step was called for step {place}; "
-            f"{position.begin + position.index} was expected. "
-            "A table runs in order; call set_timesteps before each run, or leave out "
+            f"{type(self).__name__}.step was called for step {index}; {expected} was expected. A "
+            "table runs in order; call set_timesteps before each run, or leave out "
             "'schedule-table'."
         )
     return position
@@ -357,8 +353,6 @@ def _noise(
     generator: torch.Generator | list[torch.Generator] | None,
 ) -> Tensor:
     """The same draw from the same stream as the scheduler's own."""
-    from diffusers.utils.torch_utils import randn_tensor
-
     if not from_generator:
         return torch.randn_like(output, dtype=dtype)
     return cast(
@@ -374,7 +368,11 @@ def _move_on(self: SchedulerMixin, position: _Position) -> None:
 
 
 def _answer(
-    self: SchedulerMixin, step: Step, previous: Tensor, denoised: Tensor | None, return_dict: bool
+    self: SchedulerMixin,
+    step: TableStep,
+    previous: Tensor,
+    denoised: Tensor | None,
+    return_dict: bool,
 ) -> object:
     values = (previous, denoised, *[None] * step.results)[: step.results]
     if not return_dict:
@@ -403,9 +401,9 @@ def _output_class(self: SchedulerMixin) -> type:
 
 def take_table(
     scheduler: SchedulerMixin, arguments: dict[str, object], sample: Tensor
-) -> tuple[Table, tuple[tuple[torch.dtype, ...], ...]]:
-    """The table of the schedule that is set, and each step's dtypes, for latents and model outputs
-    like `sample`."""
+) -> tuple[ScheduleTable, tuple[tuple[torch.dtype, ...], ...]]:
+    """The table of the current schedule, and each step's dtypes, for latents and model outputs like
+    `sample`."""
     state = _state(scheduler)
     state.arguments = dict(arguments)
     position = _start(scheduler, scheduler.timesteps[0])
@@ -414,7 +412,7 @@ def take_table(
 
 
 def draw_noise(
-    draw: Draw,
+    draw: NoiseDraw,
     dtype: torch.dtype,
     like: Tensor,
     generator: torch.Generator | list[torch.Generator] | None,

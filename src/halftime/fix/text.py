@@ -1,5 +1,4 @@
-"""text-warmup, prompt-cache and batch-prompts: the text encoders' first call, repeated calls, and
-double calls."""
+"""text-warmup, prompt-cache, batch-prompts: the text encoders' first, repeated and double calls."""
 
 from __future__ import annotations
 
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from halftime.base.errors import DoesNotApply
-from halftime.fix.base import FixCode, Settings, components, number
-from halftime.fix.undo import patched
+from halftime.base.errors import DoesNotApply, first_line
+from halftime.fix.base import FixCode, Settings, number
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import components
 from halftime.pipeline.device import device_of
 from halftime.upstream import hugging_face, pytorch
 
@@ -45,16 +45,15 @@ def _warm_up(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         with torch.no_grad():
             pipeline.encode_prompt(**warmup_arguments(pipeline))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DoesNotApply(
-            f"text-warmup: {type(pipeline).__name__}.encode_prompt needs more: {reason}"
+            f"text-warmup: {type(pipeline).__name__}.encode_prompt needs more: {first_line(error)}"
         ) from error
     yield
 
 
 def warmup_arguments(pipeline: DiffusionPipeline) -> dict[str, object]:
-    """The least that this pipeline's `encode_prompt` needs; what it requires beyond the common
-    words stays unfilled."""
+    """The least that this pipeline's `encode_prompt` needs; parameters that it alone requires are
+    None."""
     common: dict[str, object] = {
         "prompt": "warm-up",
         "device": device_of(pipeline),
@@ -62,13 +61,15 @@ def warmup_arguments(pipeline: DiffusionPipeline) -> dict[str, object]:
         "do_classifier_free_guidance": True,
         "negative_prompt": "",
     }
-    known = _parameters(pipeline)
-    needed = {
-        n
-        for n, p in known.items()
-        if n != "self" and p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    parameters = _parameters(pipeline)
+    required = {
+        name
+        for name, parameter in parameters.items()
+        if name != "self"
+        and parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     }
-    return {name: common.get(name) for name in known if name in common or name in needed}
+    return {name: common.get(name) for name in parameters if name in common or name in required}
 
 
 def _warmup_applies(
@@ -83,8 +84,7 @@ def _warmup_applies(
 
 
 class PromptCache:
-    """Embeddings by exact arguments, the least recently used dropped first. `hit_rate` is
-    measured."""
+    """Embeddings by exact arguments; the least recently used are dropped first."""
 
     def __init__(self, encode: Encode, size: int, version: Callable[[], object]) -> None:
         self.encode, self.size, self.version = encode, size, version
@@ -136,7 +136,7 @@ def _cloned(value: object) -> object:
 
 
 def _weights_version(pipeline: DiffusionPipeline) -> object:
-    """Changes when an encoder is exchanged, trained on, or given another adapter."""
+    """Changes when an encoder is exchanged, trained on, or arguments another adapter."""
     marks: list[object] = []
     for module in components(pipeline, "text_encoder").values():
         first = next(module.parameters(), None)
@@ -170,30 +170,30 @@ def _pairs(result: object) -> bool:
 def batched(encode: Encode, zeroed: Callable[[dict[str, object]], bool]) -> Encode:
     """`encode_prompt` with positive and negative prompts in one forward, then cut in two.
 
-    Calls that bring embeddings, or whose negative embeddings are zeros anyway, go the original way.
+    Calls that pass embeddings, or whose negative embeddings are zeros anyway, are left alone.
     """
     signature = inspect.signature(encode)
 
     @functools.wraps(encode)
     def call(*args: object, **kwargs: object) -> object:
-        given = dict(signature.bind(*args, **kwargs).arguments)
+        arguments = dict(signature.bind(*args, **kwargs).arguments)
         if (
-            not given.get("do_classifier_free_guidance", True)
-            or zeroed(given)
-            or not _has_texts(given)
+            not arguments.get("do_classifier_free_guidance", True)
+            or zeroed(arguments)
+            or not _has_texts(arguments)
         ):
             return encode(*args, **kwargs)
-        result = encode(**_doubled(given))
-        if not _pairs(result) or any(r is not None for r in result[1::2]):  # type: ignore[index]
+        result = encode(**_doubled(arguments))
+        if not _pairs(result) or any(negative is not None for negative in result[1::2]):  # type: ignore[index]
             return encode(*args, **kwargs)
-        return tuple(half for each in result[::2] for half in _halves(each))  # type: ignore[index]
+        return tuple(half for both in result[::2] for half in _halves(both))  # type: ignore[index]
 
     return call
 
 
-def _has_texts(given: dict[str, object]) -> bool:
-    embeddings = any(isinstance(value, Tensor) for value in given.values())
-    return not embeddings and isinstance(given.get("prompt"), str | list)
+def _has_texts(arguments: dict[str, object]) -> bool:
+    embeddings = any(isinstance(value, Tensor) for value in arguments.values())
+    return not embeddings and isinstance(arguments.get("prompt"), str | list)
 
 
 def _listed(value: object, length: int) -> list[str]:
@@ -201,18 +201,18 @@ def _listed(value: object, length: int) -> list[str]:
     return texts * length if len(texts) == 1 else texts
 
 
-def _doubled(given: dict[str, object]) -> dict[str, object]:
+def _doubled(arguments: dict[str, object]) -> dict[str, object]:
     """The same call for prompts followed by negative prompts, without guidance."""
-    positive = _listed(given["prompt"], 1)
+    positive = _listed(arguments["prompt"], 1)
     n = len(positive)
-    negative = _listed(given.get("negative_prompt"), n)
-    call = {k: v for k, v in given.items() if not k.startswith("negative_prompt")}
+    negative = _listed(arguments.get("negative_prompt"), n)
+    call = {k: v for k, v in arguments.items() if not k.startswith("negative_prompt")}
     call |= {"prompt": positive + negative, "do_classifier_free_guidance": False}
     for suffix in ("_2", "_3"):
-        if given.get(f"prompt{suffix}") or given.get(f"negative_prompt{suffix}"):
-            first = _listed(given.get(f"prompt{suffix}") or positive, n)
+        if arguments.get(f"prompt{suffix}") or arguments.get(f"negative_prompt{suffix}"):
+            first = _listed(arguments.get(f"prompt{suffix}") or positive, n)
             call[f"prompt{suffix}"] = first + _listed(
-                given.get(f"negative_prompt{suffix}") or negative, n
+                arguments.get(f"negative_prompt{suffix}") or negative, n
             )
     return call
 
@@ -226,7 +226,7 @@ def _halves(value: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
 
 def _zeroed(pipeline: DiffusionPipeline) -> Callable[[dict[str, object]], bool]:
     force = bool(getattr(pipeline.config, "force_zeros_for_empty_prompt", False))
-    return lambda given: force and given.get("negative_prompt") is None
+    return lambda arguments: force and arguments.get("negative_prompt") is None
 
 
 @contextmanager
@@ -238,13 +238,11 @@ def _in_one_forward(pipeline: DiffusionPipeline, settings: Settings) -> Iterator
 def _batch_applies(
     pipeline: DiffusionPipeline, device: torch.device, settings: Settings
 ) -> str | None:
-    known = _parameters(pipeline)
-    missing = [
-        name
-        for name in ("prompt", "negative_prompt", "do_classifier_free_guidance")
-        if name not in known
-    ]
-    return f"its encode_prompt takes no {missing[0]}" if missing else None
+    parameters = _parameters(pipeline)
+    for name in ("prompt", "negative_prompt", "do_classifier_free_guidance"):
+        if name not in parameters:
+            return f"its encode_prompt takes no {name}"
+    return None
 
 
 TEXT_WARMUP = FixCode(_warmup_applies, _warm_up)

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halftime.fix.base import FixCode, Settings, first_reason, needs_vae, text, vae_of
+from halftime.fix.base import FixCode, Settings, first_reason, needs_vae, text
 from halftime.pipeline.change import patched
+from halftime.pipeline.components import vae_of
 
 if TYPE_CHECKING:
     import torch

@@ -1,5 +1,4 @@
-"""How a fix takes itself back: by keeping the very objects that were there, never by converting
-them back."""
+"""How a fix takes itself back: by keeping the original objects, never by converting them back."""
 
 from __future__ import annotations
 
@@ -12,8 +11,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from halftime.pipeline.change import intercepted as intercepted
-from halftime.pipeline.change import patched as patched
 from halftime.upstream import pytorch
 
 T = TypeVar("T")
@@ -21,10 +18,9 @@ T = TypeVar("T")
 
 @contextmanager
 def restored(module: nn.Module) -> Iterator[None]:
-    """Whatever happens to the module inside (weights, submodules, hooks, attributes), it is itself
-    again afterwards.
+    """What happens to the module in the block (weights, submodules, hooks, attributes) is undone.
 
-    The tensors and submodules are kept, not copied: change them by putting others in their place.
+    The tensors and submodules are kept, not copied: replace them, and do not write into them.
     """
     before = [(sub, dict(vars(sub)), _tables(sub)) for sub in module.modules()]
     try:
@@ -49,30 +45,29 @@ def _tables(module: nn.Module) -> list[tuple[dict[object, object], dict[object, 
 def replace_tensors(
     module: nn.Module, convert: Callable[[Tensor], Tensor], keep: tuple[str, ...] = ()
 ) -> None:
-    """Put a converted copy in the place of each floating parameter and buffer; call inside
-    `restored`.
+    """Replace each floating parameter and buffer by a converted copy; call inside `restored`.
 
-    Submodules whose name holds a word of `keep` stay. Tied weights stay tied.
+    Submodules whose name contains a word of `keep` stay. Tied weights stay tied.
     """
-    done: dict[int, Tensor] = {}
+    converted: dict[int, Tensor] = {}  # by the identity of a tensor that its module keeps alive
     for path, sub in module.named_modules():
         if any(word in path.split(".") for word in keep):
             continue
         for table in pytorch.tensor_tables(sub):
             for name, tensor in table.items():
                 if tensor is not None and tensor.is_floating_point():
-                    table[name] = _converted(tensor, convert, done)
+                    table[name] = _converted(tensor, convert, converted)
 
 
 def _converted(
-    tensor: Tensor, convert: Callable[[Tensor], Tensor], done: dict[int, Tensor]
+    tensor: Tensor, convert: Callable[[Tensor], Tensor], converted: dict[int, Tensor]
 ) -> Tensor:
-    if id(tensor) not in done:
+    if id(tensor) not in converted:
         new = convert(tensor.detach())
-        done[id(tensor)] = (
+        converted[id(tensor)] = (
             nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
         )
-    return done[id(tensor)]
+    return converted[id(tensor)]
 
 
 def like(original: Callable[..., object], function: Callable[..., object]) -> Callable[..., object]:
@@ -99,8 +94,8 @@ def first_tensor(*values: object) -> Tensor | None:
 
 
 def casting(function: Callable[..., T], dtype: torch.dtype) -> Callable[..., T]:
-    """The function in another dtype: its arguments are cast to it, and its result back to what the
-    caller works in."""
+    """The function in another dtype: its arguments are cast to it, and its result back to the
+    caller's."""
 
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> T:

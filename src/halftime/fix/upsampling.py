@@ -1,5 +1,4 @@
-"""vae-folded-upsample: doubling the picture and the 3x3 convolution after it as one transposed
-convolution.
+"""vae-folded-upsample: doubling a picture and the 3x3 convolution after it, as one convolution.
 
 Nearest-neighbour doubling copies every value four times, and the convolution then multiplies the
 copies again. Weights that meet the same value can be added beforehand: a 4x4 transposed convolution
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from halftime.fix.base import FixCode, Settings, first_reason, needs_vae, vae_of
+from halftime.fix.base import FixCode, Settings, first_reason, needs_vae
 from halftime.fix.undo import restored
+from halftime.pipeline.components import vae_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -88,12 +88,11 @@ def _decoder(pipeline: DiffusionPipeline) -> nn.Module | None:
 
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
     decoder = _decoder(pipeline)
-    found = decoder is not None and any(
-        _convolution(module) is not None for module in decoder.modules()
-    )
+    modules = decoder.modules() if decoder is not None else ()
+    foldable = any(_convolution(module) is not None for module in modules)
     return first_reason(
         needs_vae(pipeline, device, settings),
-        None if found else "its decoder has no doubling with a 3x3 convolution after it",
+        None if foldable else "its decoder has no doubling with a 3x3 convolution after it",
     )
 
 

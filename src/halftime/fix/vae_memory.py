@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from halftime.fix.base import FixCode, Settings, first_reason, needs_vae, vae_of
-from halftime.fix.undo import patched
+from halftime.fix.base import FixCode, Settings, first_reason, needs_vae
+from halftime.pipeline.change import patched
+from halftime.pipeline.components import vae_of
 
 if TYPE_CHECKING:
     import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,7 +57,7 @@ class _LimitedBody:
         try:
             # Not wait_for, which in Python 3.11 can swallow a cancellation that comes as its work
             # is done.
-            async with asyncio.timeout(left):
+            async with nullcontext() if left is None else asyncio.timeout(left):
                 message = await self._receive()
         except TimeoutError:
             self._complete = True

@@ -115,7 +115,10 @@ def _sender(send: Send, exchange: _Exchange, seconds: float) -> Send:
     async def observed(message: Message) -> None:
         if message["type"] == "http.response.start":
             exchange.status = message["status"]
-            headers = [*message.get("headers", []), (REQUEST_ID, exchange.number.encode())]
+            headers = list(message.get("headers", []))
+            # an answer that is passed on keeps the number that its own server gave it
+            if all(name.lower() != REQUEST_ID for name, _ in headers):
+                headers.append((REQUEST_ID, exchange.number.encode()))
             message = {**message, "headers": headers}
         for piece in pieces(message):
             # Waits only while the socket's buffers are full, so only a reader that stopped reading

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from halftime.base.errors import BadWorkload, HalftimeWarning
 from halftime.records import Workload
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 CATCH_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -132,8 +133,6 @@ def generators(workload: Workload) -> torch.Generator | list[torch.Generator]:
 
     They are on the CPU, so that no picture depends on the device.
     """
-    import torch
-
     pictures = len(workload.prompts) * workload.images_per_prompt
     seeds = range(workload.seed, workload.seed + pictures)
     seeded = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

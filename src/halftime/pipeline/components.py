@@ -56,8 +56,8 @@ def components(pipeline: DiffusionPipeline, part: str) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in pipeline.components.items()
-        if (place := place_of(name)) is not None
-        and place.part == part
+        if (home := place_of(name)) is not None
+        and home.part == part
         and isinstance(module, nn.Module)
     }
 

@@ -7,6 +7,8 @@ import platform
 from typing import TYPE_CHECKING
 
 import psutil
+import torch
+from torch import nn
 
 from halftime.base.environment import (
     SPEED_VARIABLES,
@@ -18,9 +20,9 @@ from halftime.base.environment import (
 from halftime.base.errors import UnknownDevice
 from halftime.records import Environment
 from halftime.records.doctor import Device
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 
@@ -30,11 +32,6 @@ def device_of(pipeline: DiffusionPipeline) -> torch.device:
     Under offloading its weights are elsewhere (on the CPU, or on the meta device), and its hooks
     know where they will be brought; a wrapper without such a property is where its weights are.
     """
-    import torch
-    from torch import nn
-
-    from halftime.upstream import hugging_face
-
     device = hugging_face.execution_device(pipeline) or getattr(pipeline, "device", None)
     if device is not None:
         return torch.device(device)
@@ -45,29 +42,26 @@ def device_of(pipeline: DiffusionPipeline) -> torch.device:
 
 def checked_device(name: str) -> torch.device:
     """The torch device of that name. Raises UnknownDevice, naming those that exist."""
-    import torch
-
     available = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UnknownDevice(
-            f"device {name!r} is not a torch device. Here are: {', '.join(available)}."
+            f"device {name!r} is not a torch device. Available: {', '.join(available)}."
         ) from error
     if device.type == "cuda" and device.index is None and len(available) > 1:
         device = torch.device("cuda", 0)
     if str(device) not in available:
         raise UnknownDevice(
-            f"device {name!r} does not exist here. Here are: {', '.join(available)}."
+            f"device {name!r} does not exist here. Available: {', '.join(available)}."
         )
     return device
 
 
 def this_environment(device: str = "cpu") -> Environment:
     """The environment as it is now. `device` is a torch device that exists."""
-    import torch
-
-    place = torch.device(device)
+    target = torch.device(device)
+    gpu = torch.cuda.get_device_properties(target) if target.type == "cuda" else None
     return Environment(
         system=platform.platform(),
         processor=processor_name(),
@@ -76,42 +70,26 @@ def this_environment(device: str = "cpu") -> Environment:
         else os.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
         threads=torch.get_num_threads(),
-        device=str(place),
-        device_name=_device_name(place),
-        device_memory_bytes=_device_memory(place),
-        versions=versions() | _device_versions(place),
+        device=str(target),
+        device_name=processor_name() if gpu is None else gpu.name,
+        device_memory_bytes=None if gpu is None else gpu.total_memory,
+        versions=versions() | _device_versions(target),
         settings={name: os.environ[name] for name in SPEED_VARIABLES if name in os.environ}
-        | _torch_settings(place),
+        | _torch_settings(target),
         load_average=load_average(),
     )
 
 
-def _device_name(place: torch.device) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(place) if place.type == "cuda" else processor_name()
-
-
-def _device_memory(place: torch.device) -> int | None:
-    import torch
-
-    return torch.cuda.get_device_properties(place).total_memory if place.type == "cuda" else None
-
-
-def _device_versions(place: torch.device) -> dict[str, str]:
-    import torch
-
-    if place.type != "cuda":
+def _device_versions(device: torch.device) -> dict[str, str]:
+    if device.type != "cuda":
         return {}
     cudnn = torch.backends.cudnn.version()
     return {"cuda": str(torch.version.cuda or torch.version.hip), "cudnn": str(cudnn)}
 
 
-def _torch_settings(place: torch.device) -> dict[str, str]:
-    import torch
-
+def _torch_settings(device: torch.device) -> dict[str, str]:
     settings = {"float32_matmul_precision": torch.get_float32_matmul_precision()}
-    if place.type == "cuda":
+    if device.type == "cuda":
         settings["cudnn.benchmark"] = str(torch.backends.cudnn.benchmark)
         settings["cudnn.allow_tf32"] = str(torch.backends.cudnn.allow_tf32)
     return settings
@@ -119,8 +97,6 @@ def _torch_settings(place: torch.device) -> dict[str, str]:
 
 def torch_build() -> str:
     """What torch was built for: 'CPU only', 'CUDA 12.8' or 'ROCm 6.4'."""
-    import torch
-
     if torch.version.hip:
         return f"ROCm {torch.version.hip}"
     return f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
@@ -128,22 +104,20 @@ def torch_build() -> str:
 
 def devices() -> tuple[Device, ...]:
     """The devices that this torch can compute on, the processor first, the GPUs after it."""
-    import torch
-
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
     return (_cpu(), *(_gpu(index) for index in gpus))
 
 
 def _cpu() -> Device:
     memory = psutil.virtual_memory()
-    found = instructions()
+    extensions = instructions()
     return Device(
         name="cpu",
         description=processor_name(),
-        capability=" ".join(found),
+        capability=" ".join(extensions),
         fast_dtypes=(
             "float32",
-            *(["bfloat16"] if {"avx512_bf16", "amx_bf16", "bf16"} & {*found} else []),
+            *(["bfloat16"] if {"avx512_bf16", "amx_bf16", "bf16"} & {*extensions} else []),
         ),
         memory_bytes=memory.total,
         free_bytes=memory.available,
@@ -151,8 +125,6 @@ def _cpu() -> Device:
 
 
 def _gpu(index: int) -> Device:
-    import torch
-
     facts = torch.cuda.get_device_properties(index)
     free, total = torch.cuda.mem_get_info(index)
     return Device(

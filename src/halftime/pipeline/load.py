@@ -10,21 +10,22 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import diffusers
+import diffusers.utils.logging
+import torch
+import transformers.utils.logging
+from diffusers import DiffusionPipeline, SchedulerMixin
+
+from halftime import bundled
 from halftime.base.errors import BadWorkload, UnknownModel
 from halftime.pipeline.arguments import CATCH_ALL
 from halftime.pipeline.device import checked_device
 from halftime.records import Workload
 
-if TYPE_CHECKING:
-    import torch
-    from diffusers import DiffusionPipeline
 
-BUNDLED = "bundled"
-
-
-class Loaded(NamedTuple):
+class LoadedPipeline(NamedTuple):
     """A pipeline, what to call it, and what its reader must know."""
 
     pipeline: DiffusionPipeline
@@ -42,50 +43,45 @@ def load_pipeline(model: str | None = None, workload: Workload | None = None) ->
     return load(model, workload or Workload()).pipeline
 
 
-def load(model: str | None, workload: Workload) -> Loaded:
+def load(model: str | None, workload: Workload) -> LoadedPipeline:
     """As `load_pipeline`, with the model's name and notes."""
     device = checked_device(workload.device)
     loaded = _load(model)
     pipeline = loaded.pipeline
     if workload.scheduler:
         pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)
-    pipeline.to(device, *([_dtype(workload.dtype)] if workload.dtype else []))
+    pipeline.to(device, *([getattr(torch, workload.dtype)] if workload.dtype else []))
     return loaded
 
 
-def _load(model: str | None) -> Loaded:
-    if model is None or model == BUNDLED:
+def _load(model: str | None) -> LoadedPipeline:
+    if model is None or model == bundled.BUNDLED:
         return _load_bundled()
     if Path(model).exists():
-        return Loaded(_load_folder(Path(model)), str(model), ())
+        return LoadedPipeline(_load_folder(Path(model)), str(model), ())
     if ":" in model:
-        return Loaded(_load_function(model), model, ())
+        return LoadedPipeline(_load_function(model), model, ())
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
-        return Loaded(_load_hub(model), model, ())
+        return LoadedPipeline(_load_hub(model), model, ())
     raise UnknownModel(
-        f"{model!r} is no model: no such folder, and neither a hub id (owner/name) nor "
-        "module:function. "
-        "Leave it out for the bundled model."
+        f"{model!r} is not a model: there is no such folder, and it is neither a hub id "
+        "(owner/name) nor module:function. Leave it out for the bundled model."
     )
 
 
-def _load_bundled() -> Loaded:
-    from halftime import bundled
-
+def _load_bundled() -> LoadedPipeline:
     notes = (
         ()
         if bundled.trained()
         else ("the bundled model has seeded random weights: timings are real, pictures are noise",)
     )
-    return Loaded(bundled.load(), "bundled emoji-xl", notes)
+    return LoadedPipeline(bundled.load(), "bundled emoji-xl", notes)
 
 
 def _load_folder(folder: Path) -> DiffusionPipeline:
-    from diffusers import DiffusionPipeline
-
     if not (folder / "model_index.json").is_file():
         raise UnknownModel(
-            f"{folder} is no diffusers pipeline: it has no model_index.json. Name a folder that "
+            f"{folder} is not a diffusers pipeline: it has no model_index.json. Name a folder that "
             "pipeline.save_pretrained() wrote."
         )
     try:
@@ -93,10 +89,10 @@ def _load_folder(folder: Path) -> DiffusionPipeline:
             return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if "has not been imported" in str(error):
+            sentence = _first_line(error).partition(". ")[0].rstrip(".")
             raise UnknownModel(
-                f"{folder} holds a component of your own: {_first_sentence(error)} Name a "
-                "function instead, as "
-                "module:function, that imports it and returns the pipeline."
+                f"{folder} holds a component of your own: {sentence}. Name a "
+                "function instead, as module:function, that imports it and returns the pipeline."
             ) from error
         raise UnknownModel(
             f"{folder} cannot be loaded as a diffusers pipeline: {_first_line(error)}"
@@ -104,14 +100,12 @@ def _load_folder(folder: Path) -> DiffusionPipeline:
 
 
 def _load_hub(name: str) -> DiffusionPipeline:
-    from diffusers import DiffusionPipeline
-
     try:
         with _bars_on_a_terminal_alone():
             return DiffusionPipeline.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UnknownModel(
-            f"{name!r} is no folder here, and the hub did not give it: {_first_line(error)} "
+            f"{name!r} is not a folder here, and the hub did not give it: {_first_line(error)} "
             "Name a folder, a cached hub id or module:function."
         ) from error
 
@@ -119,19 +113,16 @@ def _load_hub(name: str) -> DiffusionPipeline:
 @contextlib.contextmanager
 def _bars_on_a_terminal_alone() -> Iterator[None]:
     """The libraries draw their loading bars into logs and files, too."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
     modules = (diffusers.utils.logging, transformers.utils.logging)
-    shown = [
+    showing = [
         module for module in modules if module.is_progress_bar_enabled() and not sys.stderr.isatty()
     ]
-    for module in shown:
+    for module in showing:
         module.disable_progress_bar()
     try:
         yield
     finally:
-        for module in shown:
+        for module in showing:
             module.enable_progress_bar()
 
 
@@ -189,33 +180,18 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _first_sentence(error: BaseException) -> str:
-    return f"{_first_line(error).partition('. ')[0].rstrip('.')}."
-
-
-def _dtype(name: str) -> torch.dtype:
-    import torch
-
-    dtype = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
-
-
 def scheduler_named(name: str, pipeline: DiffusionPipeline) -> object:
     """A scheduler by class name, with the configuration of the pipeline's own. Raises
     BadWorkload."""
-    import diffusers
-    from diffusers import SchedulerMixin
-
     kind = getattr(diffusers, name, None) or getattr(diffusers, f"{name}Scheduler", None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-        known = sorted(
+        names = sorted(
             word
             for word in dir(diffusers)
             if word.endswith("Scheduler") and not word.startswith("Flax")
         )
         raise BadWorkload(
-            f"scheduler {name!r} is not in diffusers. Some that are: {', '.join(known[:40])}."
+            f"scheduler {name!r} is not in diffusers. Some that are: {', '.join(names[:40])}."
         )
     scheduler: object = kind.from_config(pipeline.scheduler.config)  # type: ignore[attr-defined]
     return scheduler

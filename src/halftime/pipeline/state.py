@@ -213,14 +213,14 @@ def _shared(pipeline: DiffusionPipeline) -> tuple[str, ...]:
 
 def _held_elsewhere(pipeline: DiffusionPipeline) -> tuple[str, ...]:
     own = pipelines_of(pipeline)
-    others = {
+    elsewhere = {
         id(component)
-        for other in gc.get_objects()
-        if issubclass(type(other), DiffusionPipeline) and not any(other is part for part in own)
-        for component in vars(other).values()
+        for holder in gc.get_objects()
+        if issubclass(type(holder), DiffusionPipeline) and not any(holder is part for part in own)
+        for component in vars(holder).values()
     }
     return tuple(
-        name for name, component in components_of(pipeline).items() if id(component) in others
+        name for name, component in components_of(pipeline).items() if id(component) in elsewhere
     )
 
 

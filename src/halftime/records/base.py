@@ -39,6 +39,5 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def content_hash(value: object) -> str:
-    """First 16 hex digits of SHA-256 over the canonical JSON; equal for equal content, wherever it
-    was written."""
+    """First 16 hex digits of SHA-256 over the canonical JSON: equal for equal content."""
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:16]

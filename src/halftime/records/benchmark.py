@@ -7,14 +7,14 @@ from typing import TypeAlias
 from halftime.records.base import Record, Scalar
 from halftime.records.environment import Environment
 
-# Anything that JSON holds: every benchmark has columns of its own.
+# Anything that JSON holds: every benchmark has its own columns.
 Measured: TypeAlias = Scalar | list[object] | dict[str, object]
 
 SCHEMA = 1
 
 
 class Benchmark(Record, frozen=True, kw_only=True):
-    """What a script of `benchmarks/` keeps; `halftime show` draws it.
+    """What a module of `benchmarks/` measured; `halftime show` draws it.
 
     In `result`, names end with their unit (`…_seconds`, `…_bytes`, `…_share`, `speedup`,
     `…_ratio`); a list of objects is a table. Made before results kept it: `command` and
@@ -23,7 +23,7 @@ class Benchmark(Record, frozen=True, kw_only=True):
 
     schema: int = SCHEMA
     benchmark: str
-    asks: str = ""  # the script's first line
+    asks: str = ""  # the first paragraph of the module's docstring
     halftime: str = ""  # as halftime.base.version names it: with the commit
     created: str = ""
     command: str = ""

@@ -1,5 +1,7 @@
-"""What `captions` learns (Router), and what it is worth (CaptionsResult). Costs in one currency,
-times in seconds."""
+"""What `captions` learns (Router), and what it is worth (CaptionsResult).
+
+Costs are in one currency, times in seconds.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,7 @@ Mode = Literal["route", "cascade"]
 
 
 class Answer(Record, frozen=True, kw_only=True):
-    """One model's answer to a logged request: how good it was (0 to 1, or any unit), its price, its
-    latency."""
+    """One model's answer to a logged request: quality (0 to 1, or any unit), price, latency."""
 
     quality: float
     cost: float
@@ -29,10 +30,10 @@ class Check(Record, frozen=True, kw_only=True):
 
 
 class Logged(Record, frozen=True, kw_only=True):
-    """One line of a log: a request and what both models made of it.
+    """One line of a log: a request and both models' answers.
 
-    `image` is a path beside the log, a data URL or base64; or `features` stand for it and `group`
-    for its near duplicates. `slice` names a kind of request, for the report alone.
+    `image` is a path beside the log, a data URL or base64; or `features` replace it, and `group`
+    names its near duplicates. `slice` names a kind of request, for the report alone.
     """
 
     id: str = ""
@@ -50,8 +51,7 @@ class Logged(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Router(Record, frozen=True, kw_only=True):
-    """A calibrated router: a logistic model over cheap features and a certified threshold. Plain
-    numbers, no code.
+    """A calibrated router: a logistic model over cheap features, and a certified threshold.
 
     Requests whose probability of being acceptable is at least `threshold` go to the small model;
     None sends all to the large one. `limit` bounds the mean squared standard score of the features:
@@ -78,8 +78,7 @@ class Router(Record, frozen=True, kw_only=True):
 
 
 class Step(Record, frozen=True, kw_only=True):
-    """One hypothesis of the fixed sequence: at this threshold, `errors` of `sent` were not
-    acceptable."""
+    """One hypothesis of the fixed sequence: `errors` of `sent` were not acceptable there."""
 
     threshold: float
     sent: int
@@ -89,8 +88,7 @@ class Step(Record, frozen=True, kw_only=True):
 
 
 class Policy(Record, frozen=True, kw_only=True):
-    """A way of choosing the model, on the test split. `low` and `high` bound the savings at 95
-    %."""
+    """A way of choosing the model, on the test split; `low`, `high`: 95 % interval of savings."""
 
     name: str
     small_share: float
@@ -132,8 +130,10 @@ class Mistake(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class CaptionsResult(Record, frozen=True, kw_only=True):
-    """A calibration with what it brings. The first seven fields after the schema are the contract
-    for scripts."""
+    """A calibration and its savings.
+
+    The first seven fields after the schema are the contract for scripts.
+    """
 
     schema: Literal[1] = 1
     threshold: float | None

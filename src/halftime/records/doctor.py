@@ -9,8 +9,7 @@ from halftime.records.environment import Environment
 
 
 class Device(Record, frozen=True, kw_only=True):
-    """A device that torch can compute on. `fast_dtypes` are those that the hardware itself computes
-    in."""
+    """A device that torch can compute on; its hardware computes in `fast_dtypes` directly."""
 
     name: str  # 'cpu', 'cuda:0'
     description: str
@@ -21,8 +20,7 @@ class Device(Record, frozen=True, kw_only=True):
 
 
 class Extra(Record, frozen=True, kw_only=True):
-    """An extra of the package: `missing` says, requirement by requirement, what keeps it from being
-    used."""
+    """An extra of the package; `missing` says, for each requirement, why it cannot be used."""
 
     name: str
     usable: bool

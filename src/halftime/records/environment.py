@@ -6,8 +6,7 @@ from halftime.records.base import Record
 
 
 class Environment(Record, frozen=True, kw_only=True):
-    """The machine and the software under a measurement; two sessions are comparable where
-    `identity()` is equal."""
+    """The machine and the software under a measurement; comparable where `identity()` is equal."""
 
     system: str  # e.g. 'Linux-6.1-x86_64'
     processor: str

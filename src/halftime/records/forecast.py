@@ -1,5 +1,4 @@
-"""What `forecast` says: stages with their bands and floors, what each fix would bring, and how sure
-that is."""
+"""What `forecast` says: stages with their bands and floors, each fix's savings, how surely."""
 
 from __future__ import annotations
 
@@ -42,14 +41,13 @@ class OperationShare(Record, frozen=True, kw_only=True):
 
 
 class FixForecast(Record, frozen=True, kw_only=True):
-    """What a fix would bring to the whole call: ratio = seconds without / seconds with, with a 90 %
-    band."""
+    """What a fix would save of the whole call: ratio = seconds without / with, with a 90 % band."""
 
     fix: str
     ratio: float
     low: float
     high: float
-    # with every fix above it as well; None where it is no part of the stack
+    # with every fix above it as well; None where it is not part of the stack
     stacked_ratio: float | None = None
     note: str = ""  # what was assumed
 
@@ -116,8 +114,7 @@ class Forecast(Record, frozen=True, kw_only=True):
 
 
 class RowResult(Record, frozen=True, kw_only=True):
-    """One measured row beside its forecast; `error` is (forecast - measured) / measured, None for a
-    calibration row."""
+    """One measured row and its forecast; `error` is relative, None for a calibration row."""
 
     id: str
     gpu: str
@@ -128,7 +125,7 @@ class RowResult(Record, frozen=True, kw_only=True):
     low: float
     high: float
     floor_seconds: float
-    error: float | None
+    error: float | None  # (forecast - measured) / measured
 
 
 class ErrorSummary(Record, frozen=True, kw_only=True):
@@ -184,8 +181,7 @@ class Observation(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Calibration(Record, frozen=True, kw_only=True):
-    """What a measured session says about one machine: logarithms of its factors, with their
-    covariance."""
+    """What a measured session says of one machine: logarithms of its factors, and covariance."""
 
     schema: Literal[1] = 1
     kind: Literal["forecast-calibration"] = "forecast-calibration"

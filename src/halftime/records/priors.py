@@ -1,5 +1,4 @@
-"""What a plan is expected to save before it is tried: Amdahl's sum over a ledger with the priors of
-the table of fixes."""
+"""What a plan is expected to save: Amdahl's sum over a ledger, with the priors of its fixes."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ def setup_seconds(choice: Choice) -> float:
 
 
 def predicted(session: Session, plan: tuple[Choice, ...], steps: int | None = None) -> float:
-    """Speedup of the whole call that the ledger and the priors foretell for a plan: Amdahl's sum
-    over its parts.
+    """Speedup of the whole call that ledger and priors predict for a plan: Amdahl's sum over rows.
 
     Each row's seconds are divided by the speedups of the fixes that work on it; a row can at most
     vanish.
@@ -50,18 +48,14 @@ def predicted(session: Session, plan: tuple[Choice, ...], steps: int | None = No
 
 
 def with_predictions(session: Session) -> Session:
-    """The session with the predicted gain of each finding's fix, the most promising first.
-
-    What no prior is known of, and what has another ceiling than the steady call's, follows in its
-    order.
-    """
-    found = [
-        msgspec.structs.replace(each, predicted=_predicted(session, each))
-        for each in session.findings
+    """The session with the predicted gain of each finding's fix, the most promising first; those
+    without a prior follow in their order."""
+    findings = [
+        msgspec.structs.replace(finding, predicted=_predicted(session, finding))
+        for finding in session.findings
     ]
-    return msgspec.structs.replace(
-        session, findings=tuple(sorted(found, key=lambda each: -(each.predicted or 0.0)))
-    )
+    findings.sort(key=lambda finding: -(finding.predicted or 0.0))
+    return msgspec.structs.replace(session, findings=tuple(findings))
 
 
 def _predicted(session: Session, finding: Finding) -> float | None:
@@ -80,17 +74,18 @@ def _row_left(row: LedgerRow, speeds: Mapping[LedgerPart, float]) -> float:
             if stage == row.stage and part in ("", "denoiser")
         ]
         return row.seconds / (own[0] if own else 1.0)
-    whole = speeds.get((row.stage, ""), 1.0)
+    stage_speed = speeds.get((row.stage, ""), 1.0)
     return sum(
-        part.seconds / (whole * speeds.get((row.stage, part.stage), 1.0)) for part in row.parts
+        part.seconds / (stage_speed * speeds.get((row.stage, part.stage), 1.0))
+        for part in row.parts
     )
 
 
 def _step_share(plan: tuple[Choice, ...], steps: int) -> float:
     """The share of the denoiser's evaluations that solver-steps leaves."""
     for choice in plan:
-        wanted = choice.settings.get("steps")
-        if choice.name == "solver-steps" and isinstance(wanted, int | float):
-            twice = 2 if str(choice.settings.get("scheduler", "")).startswith("Heun") else 1
-            return twice * wanted / steps
+        fewer = choice.settings.get("steps")
+        if choice.name == "solver-steps" and isinstance(fewer, int | float):
+            evaluations = 2 if str(choice.settings.get("scheduler", "")).startswith("Heun") else 1
+            return evaluations * fewer / steps
     return 1.0

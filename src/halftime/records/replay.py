@@ -9,8 +9,7 @@ from halftime.records.session import Session
 
 
 class Difference(Record, frozen=True, kw_only=True):
-    """A field of workload or environment that is not the same; `meaning` says what follows from it,
-    in words."""
+    """A field of workload or environment that differs; `meaning` says what follows, in words."""
 
     field: str  # 'environment.threads'
     then: str
@@ -21,8 +20,7 @@ class Difference(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Replay(Record, frozen=True, kw_only=True):
-    """What a report measured, the same workload here, and what explains the distance; speedup =
-    then / now."""
+    """A session, the same workload here, and what explains the distance; speedup = then / now."""
 
     schema: Literal[1] = 1
     then: Session

@@ -1,5 +1,4 @@
-"""What the server's engine says of itself: its warm-up certificate, its state, and what went wrong
-since."""
+"""What the server's engine says of itself: its certificate, its state, and its troubles."""
 
 from __future__ import annotations
 
@@ -49,8 +48,7 @@ class RecompileAfterReady(Record, frozen=True, kw_only=True):
 
 
 class ColdStartTimes(Record, frozen=True, kw_only=True):
-    """From the start of the worker's process, in seconds. `artefacts`: where saved compile
-    artefacts came from."""
+    """Seconds since the worker's process started; `artefacts` is where compiled code came from."""
 
     loaded_seconds: float
     ready_seconds: float
@@ -96,8 +94,7 @@ class Certificate(Record, frozen=True, kw_only=True):
 
 
 class EngineStatus(Record, frozen=True, kw_only=True):
-    """The engine now. Counts are totals since it was made; bytes are those of the worker
-    process."""
+    """The engine now: counts since it was made, bytes of the worker process."""
 
     state: State
     why: str = ""  # what it is doing, or what is wrong, as a sentence

@@ -30,8 +30,7 @@ class Span(Record, frozen=True, kw_only=True):
 
 
 class Run(Record, frozen=True, kw_only=True):
-    """One call of the pipeline, timed from just before to just after (on CUDA: after a
-    synchronise)."""
+    """One timed call of the pipeline; on CUDA it ends after a synchronise."""
 
     wall_seconds: float
     spans: tuple[Span, ...] = ()
@@ -85,8 +84,7 @@ class MemoryReport(Record, frozen=True, kw_only=True):
 
 
 class Recompile(Record, frozen=True, kw_only=True):
-    """A graph that torch.compile built again, or a place where it broke the graph; `reason` in
-    plain words."""
+    """A graph that torch.compile built again, or broke; `reason` is in plain words."""
 
     where: str
     reason: str
@@ -165,8 +163,7 @@ class SyncWait(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Session(Record, frozen=True, kw_only=True):
-    """A measured call, whole: what ran, where, the ledger, the runs under it, and what was
-    found."""
+    """A measured call: what ran, where, the ledger, the runs under it, and the findings."""
 
     schema: Literal[1] = 1
     kind: Literal["profile", "trace"] = "profile"

@@ -1,5 +1,4 @@
-"""What `tune` measured and decided: the contract of `halftime tune --json`, and the file that makes
-it restartable."""
+"""What `tune` measured and decided, and the file that makes it restartable."""
 
 from __future__ import annotations
 
@@ -14,11 +13,10 @@ from halftime.records.workload import Workload
 
 
 class Trial(Record, frozen=True, kw_only=True):
-    """A candidate plan, the best plan so far and the baseline, called in turns; seconds of each
-    call, paired by index.
+    """Seconds of the calls of a candidate, the best plan so far and the baseline, in turns.
 
-    `setup_seconds` is what the candidate's first call took, conversion and compilation included.
-    `failure` says why there are no seconds.
+    The three are paired by index. `setup_seconds` is what the candidate's first call took, with
+    conversion and compilation. `failure` says why there are no seconds.
     """
 
     incumbent_plan: tuple[Choice, ...]
@@ -31,8 +29,7 @@ class Trial(Record, frozen=True, kw_only=True):
 
 
 class SweepPoint(Record, frozen=True, kw_only=True):
-    """One solver at one number of steps: seconds of a picture, and its distance from the many-step
-    pictures."""
+    """One solver at one number of steps: its time, and its distance from the many-step pictures."""
 
     scheduler: str
     steps: int
@@ -56,8 +53,7 @@ class Slide(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Partial(Record, frozen=True, kw_only=True):
-    """What an interrupted `tune` had measured. It is continued only where model, workload and
-    machine agree."""
+    """What an interrupted `tune` had measured, for the same model, workload and machine."""
 
     schema: Literal[1] = 1
     architecture: dict[str, str]
@@ -72,8 +68,7 @@ class Partial(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first
 class Tuning(Record, frozen=True, kw_only=True):
-    """A finished `tune`: the recipe and all that it rests on. `verdict` None: no picture could be
-    compared in time."""
+    """A finished `tune`; `verdict` is None where no picture could be compared in time."""
 
     schema: Literal[1] = 1
     halftime: str = ""

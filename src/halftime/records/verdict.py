@@ -82,8 +82,7 @@ class VisibleShare(Record, frozen=True, kw_only=True):
 # Schema history
 # 1  2026-11  first; later: outliers, visible, stands_aside, all with defaults
 class Verdict(Record, frozen=True, kw_only=True):
-    """`equivalent` within `margin` noise floors, `different` beyond it, or not decided with so few
-    prompts."""
+    """`equivalent` within `margin` noise floors, `different` beyond, or inconclusive."""
 
     schema: Literal[1] = 1
     verdict: Decision

@@ -8,8 +8,7 @@ from halftime.records.base import Json, Record, content_hash
 class Workload(Record, frozen=True, kw_only=True):
     """One reproducible set of calls. `None` means: the pipeline's own default.
 
-    The number of pictures of one call is `len(prompts) * images_per_prompt`; each picture has a
-    seed of its own, `seed`, `seed + 1`, …
+    One call draws `len(prompts) * images_per_prompt` pictures, with the seeds `seed`, `seed + 1`, …
     """
 
     prompts: tuple[str, ...] = ("a 3D render of a red apple on a white background",)

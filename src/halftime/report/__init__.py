@@ -1,2 +1,1 @@
-"""Drawing is a function of data: a verb's result becomes a `Report`, and console, markdown and HTML
-draw any Report."""
+"""Reports are functions of data: a record becomes a `Report`, which every renderer draws."""

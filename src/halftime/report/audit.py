@@ -76,7 +76,7 @@ def _sections(audit: Audit) -> Iterator[Section]:
             Entry(f.id, ", ".join(f.where) or f.stage, f.message) for f in audit.findings
         )
         yield Section("What every step repeats, and what differs", (Entries(entries),))
-    yield Section("Not seen", (Bullets(tuple(Text(what) for what in audit.not_seen)),))
+    yield Section("Not seen", (Bullets(tuple(Text(part) for part in audit.not_seen)),))
 
 
 def _table(sites: list[Site]) -> Table:
@@ -95,8 +95,7 @@ def _table(sites: list[Site]) -> Table:
 
 
 def _near(file: str) -> str:
-    """A path that does not break a table: a long one by its file alone. Pages and JSON have them
-    whole."""
+    """A path that does not break a table: a long one by its file alone."""
     return file if len(file) <= _LONGEST_PATH else f"…/{file.rpartition('/')[2]}"
 
 

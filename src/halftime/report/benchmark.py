@@ -34,35 +34,27 @@ def report_of(benchmark: Benchmark) -> Report:
                 Section(title or "Figures", tuple(blocks))
                 for title, blocks in _parts("", benchmark.result)
             ),
-            Section("Where it was made, and how", (_place(benchmark),)),
+            Section("Where it was made, and how", (_origin(benchmark),)),
         ),
     )
 
 
-def _parts(title: str, value: Row) -> Iterator[tuple[str, list[Block]]]:
-    """Titles with what stands under them: first the leaves of `value`, then everything deeper."""
-    deeper = {name: each for name, each in value.items() if _is_row(each) or _is_rows(each)}
-    if leaves := [
-        (_words(name), written(name, each)) for name, each in value.items() if name not in deeper
-    ]:
+def _parts(title: str, row: Row) -> Iterator[tuple[str, list[Block]]]:
+    """Titles, each with its blocks: first the leaves of `row`, then everything deeper."""
+    deeper = {name: value for name, value in row.items() if _is_row(value) or _is_rows(value)}
+    leaves = [(_words(name), written(name, row[name])) for name in row if name not in deeper]
+    if leaves:
         yield title, [Table((Column("figure"), Column("value")), rows_of(*leaves))]
-    for name, each in deeper.items():
+    for name, value in deeper.items():
         below = f"{title}, {_words(name)}" if title else _words(name).capitalize()
-        if _is_rows(each):
-            yield below, list(_tables(each))
-        elif (
-            _is_row(each)
-            and len(each) > 1
-            and all(_is_row(inner) and not _deep(inner) for inner in each.values())
-        ):
-            yield (
-                below,
-                list(
-                    _tables([{"": key, **inner} for key, inner in each.items() if _is_row(inner)])
-                ),
-            )
-        elif _is_row(each):
-            yield from _parts(below, each)
+        if _is_rows(value):
+            yield below, list(_tables(value))
+        elif _is_row(value):
+            rows = [{"": key, **inner} for key, inner in value.items() if _is_row(inner)]
+            if len(value) > 1 and len(rows) == len(value) and not any(map(_deep, value.values())):
+                yield below, list(_tables(rows))
+            else:
+                yield from _parts(below, value)
 
 
 def _is_row(value: object) -> TypeGuard[Row]:
@@ -73,13 +65,12 @@ def _is_rows(value: object) -> TypeGuard[Sequence[Row]]:
     return isinstance(value, list | tuple) and bool(value) and all(map(_is_row, value))
 
 
-def _deep(row: Row) -> bool:
-    return any(_is_row(value) or _is_rows(value) for value in row.values())
+def _deep(row: object) -> bool:
+    return _is_row(row) and any(_is_row(value) or _is_rows(value) for value in row.values())
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """As many columns in a table as fit abreast, each table with the rows' names; what lies deeper
-    in tables below."""
+    """Tables as wide as fits, each with the rows' names; then tables of what lies deeper."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     deep = [name for name in names if any(_is_row(row.get(name)) for row in rows)]
     flat = [name for name in names if name not in deep]
@@ -94,7 +85,7 @@ def _tables(rows: Sequence[Row]) -> Iterator[Table]:
         yield _table(rows, label, flat[start : start + ABREAST])
     for name in deep:
         below = [(row.get(label), inner) for row in rows if _is_row(inner := row.get(name))]
-        for table in _tables([{label: each, **inner} for each, inner in below]):
+        for table in _tables([{label: row_name, **inner} for row_name, inner in below]):
             yield Table(table.columns, table.rows, title=_words(name))
 
 
@@ -108,51 +99,42 @@ def _words(name: str) -> str:
 
 
 def written(name: str, value: object) -> Cell:
-    """A leaf as a person reads it; the last known word of its name says its unit: `added_seconds`
-    are seconds."""
+    """A leaf as a person reads it; its name says its unit: `added_seconds` are seconds."""
     if value is None:
         return None
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        known = [UNITS[word] for word in name.split("_") if word in UNITS]
-        return (
-            units.FORMATS[known[-1]](value)
-            if known
-            else f"{value:,}"
-            if isinstance(value, int)
-            else f"{value:.4g}"
-        )
+        known_units = [UNITS[word] for word in name.split("_") if word in UNITS]
+        if known_units:
+            return units.FORMATS[known_units[-1]](value)
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        short = len(value) <= LONGEST
-        return (
-            ", ".join(str(written(name, each)) for each in value)
-            if short
-            else f"{len(value)} values"
-        )
+        if len(value) > LONGEST:
+            return f"{len(value)} values"
+        return ", ".join(str(written(name, item)) for item in value)
     return str(value)
 
 
-def _place(benchmark: Benchmark) -> Table | Text:
+def _origin(benchmark: Benchmark) -> Table | Text:
     facts = {
         "made": benchmark.created,
         "halftime": benchmark.halftime,
         "command": benchmark.command,
         **(_machine(benchmark.environment) if benchmark.environment else {}),
     }
-    kept = {name: fact for name, fact in facts.items() if fact}
+    rows = [(name, fact) for name, fact in facts.items() if fact]
     return (
-        Table((Column(""), Column("")), rows_of(*kept.items()))
-        if kept
-        else Text("Not recorded.", "warning")
+        Table((Column(""), Column("")), tuple(rows)) if rows else Text("Not recorded.", "warning")
     )
 
 
-def _machine(place: Environment) -> dict[str, str]:
+def _machine(machine: Environment) -> dict[str, str]:
+    load, memory = machine.load_average, units.size(machine.memory_bytes)
     return {
-        "machine": f"{place.processor}, {place.cores} cores, {units.size(place.memory_bytes)}",
-        "device": f"{place.device} ({place.device_name}), {place.threads} threads",
-        "versions": ", ".join(f"{name} {version}" for name, version in place.versions.items()),
-        "settings": ", ".join(f"{name}={value}" for name, value in place.settings.items()),
-        "load average": f"{place.load_average:.1f}" if place.load_average is not None else "",
+        "machine": f"{machine.processor}, {machine.cores} cores, {memory}",
+        "device": f"{machine.device} ({machine.device_name}), {machine.threads} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
+        "settings": ", ".join(f"{name}={value}" for name, value in machine.settings.items()),
+        "load average": f"{load:.1f}" if load is not None else "",
     }

@@ -1,5 +1,4 @@
-"""A CaptionsResult as a Report: the sentence, what was certified, spend against quality, where it
-errs."""
+"""A CaptionsResult as a Report: the certificate, spend against quality, and the mistakes."""
 
 from __future__ import annotations
 
@@ -131,8 +130,8 @@ def _row(policy: Policy) -> tuple[Cell, ...]:
 def _curve(result: CaptionsResult) -> Markup:
     large = next(policy for policy in result.policies if policy.name == "always large")
     small = next(policy for policy in result.policies if policy.name == "always small")
-    with figure(6.4, 3.2) as drawn:
-        axes = drawn.add_subplot()
+    with figure(6.4, 3.2) as chart:
+        axes = chart.add_subplot()
         axes.plot(
             [p.cost / large.cost for p in (small, large)],
             [p.quality for p in (small, large)],
@@ -171,7 +170,7 @@ def _curve(result: CaptionsResult) -> Markup:
         axes.set_ylabel("mean quality")
         axes.grid(color=FAINT, alpha=0.5)
         axes.legend(loc="lower right")
-        return svg(drawn, "Spend against mean quality for every way of choosing the model")
+        return svg(chart, "Spend against mean quality for every way of choosing the model")
 
 
 def _slices(result: CaptionsResult) -> Table:

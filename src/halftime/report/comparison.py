@@ -1,5 +1,4 @@
-"""Two sessions of the same workload as one Report: speedup by stage, with what noise allows to
-say."""
+"""Two sessions of the same workload as one Report: speedup by stage, within its noise."""
 
 from __future__ import annotations
 
@@ -10,40 +9,38 @@ from halftime.report.model import Bullets, Cell, Column, Report, Section, Table,
 from halftime.report.session import ledger_table
 
 
-def comparison_of(base: Session, other: Session) -> Report:
-    """Baseline against candidate; speedup = baseline / candidate. The two must be alike in workload
-    and machine."""
-    interval = speedup(base, other)
+def comparison_of(baseline: Session, candidate: Session) -> Report:
+    """Baseline against candidate, of one workload and machine; speedup = baseline / candidate."""
+    interval = speedup(baseline, candidate)
     items = [
         Text(f"{which}: {doubt}", "warning")
-        for which, s in (("baseline", base), ("now", other))
+        for which, s in (("baseline", baseline), ("now", candidate))
         for doubt in s.doubts
     ]
-    name = other.pipeline or other.model or "One call"
+    name = candidate.pipeline or candidate.model or "One call"
     return Report(
         title=(
-            f"{name}: {units.seconds(base.wall_seconds)} before, "
-            f"{units.seconds(other.wall_seconds)} now"
+            f"{name}: {units.seconds(baseline.wall_seconds)} before, "
+            f"{units.seconds(candidate.wall_seconds)} now"
         ),
         summary=verdict(interval),
         sections=(
-            Section("By stage", (_table(base, other),)),
+            Section("By stage", (_table(baseline, candidate),)),
             *(
                 [Section("How far to trust these numbers", (Bullets(tuple(items)),))]
                 if items
                 else []
             ),
-            Section("Ledger now", (ledger_table(other),), console=False),
-            Section("Ledger before", (ledger_table(base),), console=False),
+            Section("Ledger now", (ledger_table(candidate),), console=False),
+            Section("Ledger before", (ledger_table(baseline),), console=False),
         ),
     )
 
 
-def speedup(base: Session, other: Session) -> Interval:
-    """Ratio of the median wall clocks with its bootstrap interval; without one where a side is a
-    single call."""
-    before = [run.wall_seconds for run in base.runs] or [base.wall_seconds]
-    after = [run.wall_seconds for run in other.runs] or [other.wall_seconds]
+def speedup(baseline: Session, candidate: Session) -> Interval:
+    """Ratio of the median wall clocks, with a bootstrap interval unless a side is a single call."""
+    before = [run.wall_seconds for run in baseline.runs] or [baseline.wall_seconds]
+    after = [run.wall_seconds for run in candidate.runs] or [candidate.wall_seconds]
     return unpaired_ratio(before, after)
 
 
@@ -67,17 +64,19 @@ def verdict(interval: Interval) -> str:
     )
 
 
-def _table(base: Session, other: Session) -> Table:
-    stages = list(dict.fromkeys(row.stage for session in (base, other) for row in session.ledger))
+def _table(baseline: Session, candidate: Session) -> Table:
+    stages = list(
+        dict.fromkeys(row.stage for session in (baseline, candidate) for row in session.ledger)
+    )
     rows: list[tuple[Cell, ...]] = [
-        _cells(stage, base.row(stage), other.row(stage)) for stage in stages
+        _cells(stage, baseline.row(stage), candidate.row(stage)) for stage in stages
     ]
     rows.append(
         (
             "wall clock",
-            base.wall_seconds,
-            other.wall_seconds,
-            base.wall_seconds / other.wall_seconds,
+            baseline.wall_seconds,
+            candidate.wall_seconds,
+            baseline.wall_seconds / candidate.wall_seconds,
         )
     )
     columns = (

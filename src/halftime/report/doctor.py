@@ -81,20 +81,33 @@ def _devices(devices: tuple[Device, ...]) -> Table:
     return Table(columns, rows_of(*cells))
 
 
-def _software(doctor: Doctor, place: Environment) -> Table:
+def _software(doctor: Doctor, environment: Environment) -> Table:
     settings = {
-        name: value for name, value in place.settings.items() if name != "float32_matmul_precision"
+        name: value
+        for name, value in environment.settings.items()
+        if name != "float32_matmul_precision"
     }
     rows: list[tuple[Cell, ...]] = [
-        ("versions", ", ".join(f"{name} {version}" for name, version in place.versions.items())),
-        ("torch", f"{doctor.torch_build}, {place.threads} threads on {place.cores} cores"),
-        ("OpenMP wait policy", place.settings.get("OMP_WAIT_POLICY", "not set: idle threads spin")),
+        (
+            "versions",
+            ", ".join(f"{name} {version}" for name, version in environment.versions.items()),
+        ),
+        (
+            "torch",
+            f"{doctor.torch_build}, {environment.threads} threads on {environment.cores} cores",
+        ),
+        (
+            "OpenMP wait policy",
+            environment.settings.get("OMP_WAIT_POLICY", "not set: idle threads spin"),
+        ),
         ("settings", ", ".join(f"{name}={value}" for name, value in settings.items()) or "none"),
         ("C++ compiler", doctor.compiler or "none, so no torch.compile on the processor"),
         ("free memory", units.size(doctor.free_bytes)),
         (
             "load average",
-            f"{place.load_average:.1f}" if place.load_average is not None else units.NOTHING,
+            f"{environment.load_average:.1f}"
+            if environment.load_average is not None
+            else units.NOTHING,
         ),
     ]
     return Table((Column(""), Column("")), tuple(rows))

@@ -1,5 +1,4 @@
-"""A forecast as a Report: stages with bands and floors, the roofline, what each fix brings, and
-what it rests on."""
+"""A forecast as a Report: stages with bands and floors, roofline, fixes, and its foundations."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def report_of(forecast: Forecast) -> Report:
     sections = (
         Section("Claims", _claims(forecast)),
         Section("Stages", (_stages(forecast),)),
-        Section("What each fix would bring", _fixes(forecast)),
+        Section("What each fix would save", _fixes(forecast)),
         Section("What a picture costs", _prices(forecast)),
         Section("Roofline", _roofline(forecast), console=False),
         Section("Networks", (_networks(forecast),), console=False),
@@ -146,9 +145,8 @@ def _fixes(f: Forecast) -> tuple[Block, ...]:
         for fix in f.fixes
     ]
     explained = (
-        "Ratio of the whole call's time without and with the fix. Stacked: with every fix "
-        "above it; lossy ones and "
-        "those that do fewer steps are left out of the stack."
+        "Ratio of the whole call's time without and with the fix. Stacked: with every fix above "
+        "it; lossy ones and those that do fewer steps are left out of the stack."
     )
     return (Text(explained), Table(columns, rows_of(*rows)))
 
@@ -188,9 +186,8 @@ def _prices(f: Forecast) -> tuple[Block, ...]:
 def _roofline(f: Forecast) -> tuple[Block, ...]:
     caption = (
         "Each mark is all operations of one kind in one stage; its area is the time they take. "
-        "Left of the ridge "
-        "memory is the limit, right of it arithmetic; the distance to the roof is what "
-        "kernels, tiles and power leave."
+        "Left of the ridge memory is the limit, right of it arithmetic; the distance to the roof "
+        "is what kernels, tiles and power leave."
     )
     return (Html(roofline(f), caption=caption),)
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from halftime.base import units
 from halftime.records import Finding
-from halftime.records.gateway import GRID, Added, Distribution, GatewayResult, Load, Truth
+from halftime.records.gateway import GRID, Added, GatewayResult, Load, Truth
 from halftime.report.charts import FAINT, SERIES, figure, svg
 from halftime.report.model import (
     Block,
@@ -43,16 +43,13 @@ def report_of(result: GatewayResult) -> Report:
     return Report(title=f"Gateway: {title}", summary=_summary(result), sections=tuple(sections))
 
 
-def _quietest(result: GatewayResult) -> Load:
-    return next((load for load in result.rates if not load.saturated), result.rates[0])
-
-
 def _summary(result: GatewayResult) -> str:
-    return f"{result.failing}. {_times(result)}" if result.failing else _times(result)
+    failures = f"{result.failing}. " if result.failing else ""
+    quietest = next((load for load in result.rates if not load.saturated), result.rates[0])
+    return failures + _times(result, quietest)
 
 
-def _times(result: GatewayResult) -> str:
-    load = _quietest(result)
+def _times(result: GatewayResult, load: Load) -> str:
     if load.added is None and result.through:
         return "What the gateway adds is not known: no request was answered both ways."
     if load.added is None:
@@ -61,9 +58,9 @@ def _times(result: GatewayResult) -> str:
             f"One request takes {units.seconds(direct.p50 if direct else None)} (p50); no "
             "gateway was measured."
         )
-    what = "The gateway adds" if load.added.low > 0 else "Not told from noise: the gateway adds"
+    subject = "The gateway adds" if load.added.low > 0 else "Within noise: the gateway adds"
     words = (
-        f"{what} {units.seconds(load.added.p50)} at p50 (95 % interval "
+        f"{subject} {units.seconds(load.added.p50)} at p50 (95 % interval "
         f"{units.seconds(load.added.low)} to "
         f"{units.seconds(load.added.high)}), {units.seconds(load.added.p95)} at p95, one "
         "request at a time."
@@ -93,15 +90,15 @@ def _verdict(result: GatewayResult) -> Iterator[Block]:
     elif any(load.rate for load in result.rates):
         yield Text("Holds none of the rates asked for.", "bad")
     if result.budget is not None:
-        kept = f"Budget of {units.seconds(result.budget)}: {_kept(result)}."
-        yield Text(kept, "good" if result.within_budget else "bad")
+        sentence = f"Budget of {units.seconds(result.budget)}: {_budget_words(result)}."
+        yield Text(sentence, "good" if result.within_budget else "bad")
     yield Text(
         f"Sent: {_payload(result)}."
         + (f" Overhead known from {_how(result)}." if result.through else "")
     )
 
 
-def _kept(result: GatewayResult) -> str:
+def _budget_words(result: GatewayResult) -> str:
     if result.within_budget:
         return "kept"
     return "not kept, since requests failed" if result.failing else "exceeded"
@@ -148,9 +145,9 @@ _COLUMNS = (
 
 def _loads(result: GatewayResult) -> Table:
     rows = tuple(_row(load, result.payload.stream) for load in result.rates)
-    kept = [i for i in range(len(_COLUMNS)) if any(row[i] not in (None, "") for row in rows)]
+    indices = [i for i in range(len(_COLUMNS)) if any(row[i] not in (None, "") for row in rows)]
     return Table(
-        tuple(_COLUMNS[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows)
+        tuple(_COLUMNS[i] for i in indices), tuple(tuple(row[i] for i in indices) for row in rows)
     )
 
 
@@ -198,21 +195,22 @@ def _figures(result: GatewayResult) -> Iterator[Block]:
 def _curves(load: Load) -> Markup:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    with figure(5.6, 2.4) as drawn:
-        axes = drawn.add_subplot()
+    with figure(5.6, 2.4) as chart:
+        axes = chart.add_subplot()
         arms = (
             ("direct", load.curve_direct, SERIES[0]),
             ("through", load.curve_through, SERIES[1]),
         )
         for name, curve, colour in arms:
             if curve:
-                axes.step(_milliseconds(curve), GRID, color=colour, where="post")
+                milliseconds = [1e3 * max(value, 1e-6) for value in curve.values]
+                axes.step(milliseconds, GRID, color=colour, where="post")
                 axes.plot([], [], color=colour, label=f"{name} ({curve.count:,} requests)")
-        drawn_values = [
+        ends = [
             value for _, curve, _ in arms if curve for value in (curve.values[0], curve.values[-1])
         ]
         # else a logarithmic axis would have hardly a label
-        if max(drawn_values) > 3 * min(drawn_values):
+        if max(ends) > 3 * min(ends):
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
             axes.xaxis.set_minor_locator(NullLocator())
@@ -221,11 +219,7 @@ def _curves(load: Load) -> Markup:
         axes.set_ylim(0, 1.01)
         axes.grid(color=FAINT, alpha=0.5)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-        return svg(drawn, f"Cumulative distribution of latency, direct and through, {_name(load)}")
-
-
-def _milliseconds(curve: Distribution) -> list[float]:
-    return [1e3 * max(value, 1e-6) for value in curve.values]
+        return svg(chart, f"Cumulative distribution of latency, direct and through, {_name(load)}")
 
 
 def _findings(result: GatewayResult) -> Iterator[Section]:
@@ -242,8 +236,8 @@ def _entry(finding: Finding) -> Entry:
 
 
 def _truth(result: GatewayResult) -> Iterator[Section]:
-    known = [(load, load.truth) for load in result.rates if load.truth]
-    if not known:
+    truths = [(load, load.truth) for load in result.rates if load.truth]
+    if not truths:
         return
     columns = (
         Column("load"),
@@ -254,10 +248,10 @@ def _truth(result: GatewayResult) -> Iterator[Section]:
         Column("direct floor", "seconds"),
         Column("header says", "seconds"),
     )
-    rows = tuple(_truth_row(load, truth) for load, truth in known)
-    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
+    rows = tuple(_truth_row(load, truth) for load, truth in truths)
+    indices = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
     table = Table(
-        tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows)
+        tuple(columns[i] for i in indices), tuple(tuple(row[i] for i in indices) for row in rows)
     )
     note = Text(
         "Per request, from the mock's log: (client receive - send) - (mock send - receive), "
@@ -306,24 +300,24 @@ def _split(result: GatewayResult) -> Iterator[Section]:
         Column("transfer", "seconds"),
         Column("between chunks", "seconds"),
     )
-    kept = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
+    indices = [i for i in range(len(columns)) if any(row[i] is not None for row in rows)]
     table = Table(
-        tuple(columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows)
+        tuple(columns[i] for i in indices), tuple(tuple(row[i] for i in indices) for row in rows)
     )
     yield Section("Parts of one request (medians)", (table,), console=False)
 
 
 def _instrument(result: GatewayResult) -> Iterator[Block]:
-    made = result.generator
+    generator = result.generator
+    p50, p99 = units.seconds(generator.floor.p50), units.seconds(generator.floor.p99)
     words = [
-        f"floor {units.seconds(made.floor.p50)} p50 and {units.seconds(made.floor.p99)} p99 "
-        "against its own mock",
-        f"at most {made.max_rate:,.0f} requests/s",
+        f"floor {p50} p50 and {p99} p99 against its own mock",
+        f"at most {generator.max_rate:,.0f} requests/s",
     ]
-    if made.headroom is not None:
-        words.append(f"{made.headroom:.1f} times the highest rate asked for")
-    if made.send_lag_p99 is not None:
-        words.append(f"sends at most {units.seconds(made.send_lag_p99)} late (p99)")
+    if generator.headroom is not None:
+        words.append(f"{generator.headroom:.1f} times the highest rate asked for")
+    if generator.send_lag_p99 is not None:
+        words.append(f"sends at most {units.seconds(generator.send_lag_p99)} late (p99)")
     yield Text("Generator: " + ", ".join(words) + ".")
     background = ", ".join(f"{_name(load)} {load.background_cores:.2f}" for load in result.rates)
     yield Text(f"Cores kept busy by other processes: {background}.")

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from halftime.base.store import write_bytes
 from halftime.records import Record
-from halftime.report.model import Block, Bullets, Entries, Html, Report, Table, Text
+from halftime.report.model import Bullets, Entries, Html, Report, Table, Text
 from halftime.report.registry import report_of
 from halftime.report.templates import asset, render
 
@@ -26,7 +26,7 @@ def html(report: Report, record: Record | None = None) -> str:
     page = render(
         "page.html",
         report=report,
-        block_name=_block_name,
+        block_name=lambda block: _BLOCK_NAMES[type(block)],
         policy=_policy(style, scripts),
         style=style,
         scripts=scripts,
@@ -38,10 +38,6 @@ def html(report: Report, record: Record | None = None) -> str:
 def write_page(path: Path | str, record: Record) -> None:
     """Write a record's page. Raises BadInput for a type that has no report, or BadFile."""
     write_bytes(path, html(report_of(record), record).encode())
-
-
-def _block_name(block: Block) -> str:
-    return _BLOCK_NAMES[type(block)]
 
 
 def _policy(style: str, scripts: list[Markup]) -> str:

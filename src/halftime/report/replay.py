@@ -1,5 +1,4 @@
-"""A Replay as a Report: how far apart, what differs, and which stages moved otherwise than the
-whole."""
+"""A Replay as a Report: how far apart, what differs, and which stages moved unlike the whole."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from halftime.records.replay import Replay
 from halftime.report.comparison import comparison_of, verdict
 from halftime.report.model import Block, Bullets, Column, Report, Section, Table, Text, rows_of
 
-APART = 1.25  # a stage whose ratio is this far from the whole call's has a cause of its own
+APART = 1.25  # a stage whose ratio is this far from the whole call's has its own cause
 WORTH_SAYING = 0.02  # of the call
 _TOGETHER = (
     f"None that takes {WORTH_SAYING:.0%} of the call or more is {APART:g} times as far "
@@ -21,17 +20,17 @@ _TOGETHER = (
 
 def report_of(replay: Replay) -> Report:
     """The two sessions by stage, and between them what explains the difference."""
-    both = comparison_of(replay.then, replay.now)
-    first, *rest = both.sections
+    comparison = comparison_of(replay.then, replay.now)
+    by_stage, *details = comparison.sections
     return Report(
         title=f"{replay.now.pipeline}: {units.seconds(replay.then.wall_seconds)} there, "
         f"{units.seconds(replay.now.wall_seconds)} here",
         summary=_summary(replay),
         sections=(
-            first,
+            by_stage,
             Section("What differs", tuple(_differences(replay))),
             Section("Which stages moved otherwise", (_stages(replay),)),
-            *rest,
+            *details,
         ),
     )
 
@@ -50,9 +49,13 @@ def _differences(replay: Replay) -> Iterator[Block]:
     if not replay.differences:
         yield Text("Nothing that is known to change speed.", "good")
         return
-    cells = [(each.field, each.then, each.now) for each in replay.differences]
+    cells = [
+        (difference.field, difference.then, difference.now) for difference in replay.differences
+    ]
     yield Table((Column("field"), Column("there"), Column("here")), rows_of(*cells))
-    meanings = dict.fromkeys(each.meaning for each in replay.differences if each.meaning)
+    meanings = dict.fromkeys(
+        difference.meaning for difference in replay.differences if difference.meaning
+    )
     yield Bullets(tuple(Text(f"{words[0].upper()}{words[1:]}.") for words in meanings))
 
 

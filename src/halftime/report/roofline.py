@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top; points
-_LEAST_LABELLED = 0.02  # of the whole
+_LEAST_LABELLED = 0.02  # of the total
 _MARKS = {"encode_prompt": "s", "denoise": "o", "vae_decode": "D", "postprocess": "^"}
 # Kinds that do no arithmetic worth a point stand at the left edge by what memory they move.
 _LEAST_INTENSITY = 0.25  # FLOP a byte
@@ -23,29 +23,28 @@ _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def roofline(forecast: Forecast) -> Markup:
-    """An inline SVG: FLOP/s over FLOP per byte, logarithmic, one mark a stage and kind of
-    operation."""
-    whole = sum(share.seconds for share in forecast.operations) or 1.0
-    shown = [share for share in forecast.operations if share.seconds / whole >= _SMALLEST_SHARE]
-    with figure(7.2, 3.9) as drawn:
-        axes = drawn.subplots()
+    """An inline SVG: FLOP/s over FLOP per byte, one mark for each stage and kind of operation."""
+    total = sum(share.seconds for share in forecast.operations) or 1.0
+    shares = [share for share in forecast.operations if share.seconds / total >= _SMALLEST_SHARE]
+    with figure(7.2, 3.9) as chart:
+        axes = chart.subplots()
         peak, bandwidth = forecast.ceiling.compute, forecast.ceiling.bandwidth
         ridge = peak / bandwidth
         left, right = (
             _LEAST_INTENSITY / 2,
-            max(ridge * 20, 4 * max((_intensity(s) for s in shown), default=1.0)),
+            max(ridge * 20, 4 * max((_intensity(s) for s in shares), default=1.0)),
         )
         roof = [left * bandwidth, peak, peak]
         axes.plot([left, ridge, right], roof, color=INK, linewidth=1.4, zorder=1)
         _note(axes, f"{peak / 1e12:,.0f} TFLOP/s {forecast.dtype}", (right, peak), (0, 4))
         _note(axes, f"{bandwidth / 1e9:,.0f} GB/s", (ridge / 6, peak / 6), (-4, 4))
         stages = [stage.stage for stage in forecast.stages]
-        for share in reversed(shown):
+        for share in reversed(shares):
             colour = SERIES[stages.index(share.stage) % len(SERIES)]
             axes.scatter(
                 _intensity(share),
                 _rate(share),
-                s=_size(share, whole),
+                s=_size(share, total),
                 color=colour,
                 marker=_MARKS.get(share.stage, "o"),
                 edgecolors=PAPER,
@@ -53,7 +52,7 @@ def roofline(forecast: Forecast) -> Markup:
                 alpha=0.85,
                 zorder=2,
             )
-        for stage in dict.fromkeys(share.stage for share in shown):
+        for stage in dict.fromkeys(share.stage for share in shares):
             colour = SERIES[stages.index(stage) % len(SERIES)]
             axes.scatter([], [], color=colour, marker=_MARKS.get(stage, "o"), label=stage)
         axes.set(xscale="log", yscale="log", xlim=(left, right))
@@ -61,12 +60,12 @@ def roofline(forecast: Forecast) -> Markup:
             axis.set_major_formatter(lambda value, _: _power_of_ten(value))
             axis.set_minor_formatter(lambda *_: "")
         axes.set(xlabel="FLOP per byte moved", ylabel="FLOP/s")
-        axes.set_ylim(min(map(_rate, shown), default=left * bandwidth) / 4, peak * 2.5)
+        axes.set_ylim(min(map(_rate, shares), default=left * bandwidth) / 4, peak * 2.5)
         axes.grid(color=FAINT, linewidth=0.3, alpha=0.5)
         axes.legend(loc="lower right", fontsize=8)
-        _label(axes, shown, whole)
+        _label(axes, shares, total)
         label = f"Roofline of the {forecast.gpu} with the operations of {forecast.model}"
-        return svg(drawn, label)
+        return svg(chart, label)
 
 
 def _power_of_ten(value: float) -> str:
@@ -81,30 +80,29 @@ def _note(axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, f
     )
 
 
-def _size(share: OperationShare, whole: float) -> float:
+def _size(share: OperationShare, total: float) -> float:
     """Area of a mark, in square points."""
-    return 22 + 900 * share.seconds / whole
+    return 22 + 900 * share.seconds / total
 
 
-def _label(axes: Axes, shown: list[OperationShare], whole: float) -> None:
-    """Name the largest marks, each on the first side where its name covers no mark and no other
-    name."""
+def _label(axes: Axes, shares: list[OperationShare], total: float) -> None:
+    """Name the largest marks, each on the side where its name covers the least."""
     points_a_pixel = 72 / axes.figure.dpi
     marks = [
         axes.transData.transform((_intensity(share), _rate(share))) * points_a_pixel
-        for share in shown
+        for share in shares
     ]
-    taken = [
+    boxes_in_use = [
         (x - r, y - r, x + r, y + r)
-        for (x, y), s in zip(marks, shown, strict=True)
-        for r in [_size(s, whole) ** 0.5 / 2]
+        for (x, y), s in zip(marks, shares, strict=True)
+        for r in [_size(s, total) ** 0.5 / 2]
     ]
-    for (x, y), share in zip(marks, shown, strict=True):
-        if share.seconds < _LEAST_LABELLED * whole:
+    for (x, y), share in zip(marks, shares, strict=True):
+        if share.seconds < _LEAST_LABELLED * total:
             continue
         text, radius = (
-            f"{share.kind} {share.seconds / whole:.0%}",
-            _size(share, whole) ** 0.5 / 2 + 2,
+            f"{share.kind} {share.seconds / total:.0%}",
+            _size(share, total) ** 0.5 / 2 + 2,
         )
         width, height = 4.1 * len(text), 8.0
         sides = (
@@ -117,9 +115,9 @@ def _label(axes: Axes, shown: list[OperationShare], whole: float) -> None:
         )
         boxes = [(x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in sides]
         best = min(
-            range(len(sides)), key=lambda i: sum(_overlap(boxes[i], other) for other in taken)
+            range(len(sides)), key=lambda i: sum(_overlap(boxes[i], box) for box in boxes_in_use)
         )
-        taken.append(boxes[best])
+        boxes_in_use.append(boxes[best])
         axes.annotate(
             text,
             (_intensity(share), _rate(share)),

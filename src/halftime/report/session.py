@@ -50,7 +50,9 @@ def _summary(session: Session) -> str:
     if top:
         words.append(f"most of it in {top.stage} ({units.share(top.share)})")
     # Those of the first call have its ceiling, not the steady one's.
-    best = next((each for each in session.findings if not each.id.endswith("first-call")), None)
+    best = next(
+        (finding for finding in session.findings if not finding.id.endswith("first-call")), None
+    )
     if best and best.predicted:
         words.append(
             f"the most promising fix is {best.fix}, predicted {units.ratio(best.predicted)} "
@@ -101,10 +103,10 @@ def ledger_table(session: Session) -> Table:
             indent.add(len(rows))
             rows.append(_ledger_cells(part))
     rows.append(_total(session))
-    kept = [i for i in range(len(_LEDGER_COLUMNS)) if any(row[i] is not None for row in rows)]
+    indices = [i for i in range(len(_LEDGER_COLUMNS)) if any(row[i] is not None for row in rows)]
     return Table(
-        columns=tuple(_LEDGER_COLUMNS[i] for i in kept),
-        rows=tuple(tuple(row[i] for i in kept) for row in rows),
+        columns=tuple(_LEDGER_COLUMNS[i] for i in indices),
+        rows=tuple(tuple(row[i] for i in indices) for row in rows),
         emphasis=frozenset({len(rows) - 1}),
         indent=frozenset(indent),
     )
@@ -169,8 +171,7 @@ def _findings(session: Session) -> Block:
 
 
 def entry_of(finding: Finding) -> Entry:
-    """A finding with its cost and its fix beside the name: what that mostly brings, and what it can
-    bring at most."""
+    """A finding with its cost beside the name, its fix, and what that saves: likely, at most."""
     places = f" ({', '.join(finding.where[:3])})" if finding.where else ""
     facts = [
         f"costs {units.seconds(finding.seconds)}" if finding.seconds is not None else "",
@@ -190,13 +191,12 @@ def _doubts(session: Session) -> Iterator[Section]:
 
 
 def _first_call(session: Session) -> Iterator[Section]:
-    cold = session.cold_start
     rows = [
         [
             row.stage,
             row.first_call_seconds,
             row.seconds,
-            _ratio(row.first_call_seconds, row.seconds),
+            row.first_call_seconds / row.seconds if row.seconds > 0 else None,
         ]
         for row in session.ledger
         if row.first_call_seconds is not None
@@ -211,22 +211,11 @@ def _first_call(session: Session) -> Iterator[Section]:
     )
     table = Table(columns, rows_of(*rows))
     blocks: list[Block] = [table]
-    if cold:
-        blocks.append(
-            Text(
-                f"In a fresh process the first call took {units.seconds(cold.first_call_seconds)}: "
-                + _stages(cold.first_call)
-            )
-        )
+    if cold := session.cold_start:
+        stages = ", ".join(f"{row.stage} {units.seconds(row.seconds)}" for row in cold.first_call)
+        seconds = units.seconds(cold.first_call_seconds)
+        blocks.append(Text(f"In a fresh process the first call took {seconds}: {stages}."))
     yield Section("First call against steady state", tuple(blocks), console=False)
-
-
-def _stages(rows: tuple[LedgerRow, ...]) -> str:
-    return ", ".join(f"{row.stage} {units.seconds(row.seconds)}" for row in rows) + "."
-
-
-def _ratio(value: float | None, base: float) -> float | None:
-    return value / base if value is not None and base > 0 else None
 
 
 def _compilation(session: Session) -> Iterator[Section]:
@@ -255,23 +244,22 @@ def _memory(session: Session) -> Iterator[Section]:
         Column("reserved", "bytes"),
     )
     cells = [[s.stage, s.peak_bytes, s.end_bytes, s.reserved_bytes] for s in session.memory.stages]
-    kept = [i for i in range(4) if any(row[i] is not None for row in cells)]
+    indices = [i for i in range(4) if any(row[i] is not None for row in cells)]
     table = Table(
-        tuple(columns[i] for i in kept), rows_of(*([row[i] for i in kept] for row in cells))
+        tuple(columns[i] for i in indices), rows_of(*([row[i] for i in indices] for row in cells))
     )
     yield Section("Memory", (Text(f"Measured: {session.memory.measure}."), table), console=False)
 
 
-def _machine(place: Environment) -> str:
-    if not place.cores:
-        return place.system  # a trace does not say
-    return (
-        f"{place.processor}, {place.cores} cores, {units.size(place.memory_bytes)}, {place.system}"
-    )
+def _machine(environment: Environment) -> str:
+    if not environment.cores:
+        return environment.system  # a trace does not say
+    memory = units.size(environment.memory_bytes)
+    return f"{environment.processor}, {environment.cores} cores, {memory}, {environment.system}"
 
 
 def _environment(session: Session) -> tuple[Block, ...]:
-    place, work = session.environment, session.workload
+    environment, work = session.environment, session.workload
     facts: list[tuple[Cell, ...]] = [
         ("model", session.model),
         ("workload", f"hash {session.workload_hash}"),
@@ -282,17 +270,22 @@ def _environment(session: Session) -> tuple[Block, ...]:
         ("seed", str(work.seed)),
         ("scheduler", work.scheduler or "the pipeline's own"),
         ("dtype", work.dtype or "as loaded"),
-        ("device", f"{place.device}: {place.device_name}"),
-        ("machine", _machine(place)),
-        ("torch threads", str(place.threads)),
+        ("device", f"{environment.device}: {environment.device_name}"),
+        ("machine", _machine(environment)),
+        ("torch threads", str(environment.threads)),
         (
             "load before",
-            f"{place.load_average:.2f}" if place.load_average is not None else units.NOTHING,
+            f"{environment.load_average:.2f}"
+            if environment.load_average is not None
+            else units.NOTHING,
         ),
-        ("versions", ", ".join(f"{name} {version}" for name, version in place.versions.items())),
+        (
+            "versions",
+            ", ".join(f"{name} {version}" for name, version in environment.versions.items()),
+        ),
         (
             "settings",
-            ", ".join(f"{name}={value}" for name, value in place.settings.items()) or "none",
+            ", ".join(f"{name}={value}" for name, value in environment.settings.items()) or "none",
         ),
         ("halftime", f"{session.halftime}, {session.created}"),
     ]

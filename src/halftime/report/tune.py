@@ -1,5 +1,4 @@
-"""A Tuning as a Report: what was reached, the ladder, the ledger before and after, the verdict, the
-pictures."""
+"""A Tuning as a Report: the result, the ladder, the ledgers, the sweep, pictures and verdict."""
 
 from __future__ import annotations
 
@@ -42,13 +41,13 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
 
 
 def _summary(tuning: Tuning) -> str:
-    kept = [choice.name for choice in tuning.recipe.fixes]
-    if not kept and all(rung.observed is None for rung in tuning.ladder):
+    names = [choice.name for choice in tuning.recipe.fixes]
+    if not names and all(rung.observed is None for rung in tuning.ladder):
         return (
             f"Nothing was tried, because {tuning.stopped}: "
             f"{units.seconds(tuning.baseline_seconds)} a call as it is."
         )
-    if not kept:
+    if not names:
         return (
             "Nothing paid: the pipeline stays as it is, at "
             f"{units.seconds(tuning.baseline_seconds)} a call."
@@ -58,7 +57,7 @@ def _summary(tuning: Tuning) -> str:
     )
     return (
         f"{units.ratio(tuning.speedup)} ({interval}): {units.seconds(tuning.baseline_seconds)} to "
-        f"{units.seconds(tuning.tuned_seconds)} a call with {', '.join(kept)}. The pictures: "
+        f"{units.seconds(tuning.tuned_seconds)} a call with {', '.join(names)}. The pictures: "
         f"{tuning.verdict}."
     )
 
@@ -102,17 +101,15 @@ _LADDER = (
 def _ladder(tuning: Tuning) -> Iterator[Block]:
     tried = [rung for rung in tuning.ladder if rung.observed is not None]
     rows = tuple(_rung(rung) for rung in tried)
-    kept = frozenset(i for i, rung in enumerate(tried) if rung.kept)
+    rows_in_bold = frozenset(i for i, rung in enumerate(tried) if rung.kept)
     if rows:
-        yield Table(_LADDER, rows, emphasis=kept)
+        yield Table(_LADDER, rows, emphasis=rows_in_bold)
         yield Text(
-            "Speedups of the whole call over the baseline, stacked on what was kept above; "
-            "each trial is timed in "
-            "turns with the baseline and what stood. Compare within a row, not down the "
-            "column: the machine moves "
-            "between trials, and what decides is 'why', against what stood in the same turns. "
-            "'predicted' is Amdahl's "
-            "sum over the ledger, with a prior a fix."
+            "Speedups of the whole call over the baseline, stacked on the fixes kept above; each "
+            "trial is timed in turns with the baseline and the plan so far. Compare within a row, "
+            "not down the column: the machine moves between trials, and what decides is 'why', "
+            "against the plan so far in the same turns. 'predicted' is Amdahl's sum over the "
+            "ledger, with a prior for each fix."
         )
         yield Html(
             _chart(tried),
@@ -147,33 +144,35 @@ def _rung(rung: Rung) -> tuple[Cell, ...]:
 
 
 def _short(value: object) -> str:
-    return (
-        "+".join(map(str, value))
-        if isinstance(value, list)
-        else str(value).removesuffix("Scheduler")
-    )
+    if isinstance(value, list):
+        return "+".join(map(str, value))
+    return str(value).removesuffix("Scheduler")
 
 
 def _chart(tried: list[Rung]) -> Markup:
-    shown = [(rung, rung.observed) for rung in tried if rung.observed is not None]
-    with figure(7.2, 0.7 + 0.32 * max(1, len(shown))) as drawn:
-        axes = drawn.add_subplot()
-        for place, (rung, seen) in enumerate(reversed(shown)):
+    observations = [(rung, rung.observed) for rung in tried if rung.observed is not None]
+    with figure(7.2, 0.7 + 0.32 * max(1, len(observations))) as chart:
+        axes = chart.add_subplot()
+        for height, (rung, observed) in enumerate(reversed(observations)):
             colour = SERIES[0] if rung.kept else FAINT
-            low, high = rung.observed_low or seen, rung.observed_high or seen
+            low, high = rung.observed_low or observed, rung.observed_high or observed
             axes.plot(
-                [low, high], [place, place], color=colour, linewidth=3, solid_capstyle="round"
+                [low, high], [height, height], color=colour, linewidth=3, solid_capstyle="round"
             )
-            axes.plot(seen, place, "o", color=colour, markersize=6)
+            axes.plot(observed, height, "o", color=colour, markersize=6)
             if rung.predicted is not None:
-                axes.plot(rung.predicted, place, "|", color=INK, markersize=11, markeredgewidth=1.6)
+                axes.plot(
+                    rung.predicted, height, "|", color=INK, markersize=11, markeredgewidth=1.6
+                )
         axes.axvline(1.0, color=FAINT, linewidth=1)
-        axes.set_yticks(range(len(shown)), [_label(rung) for rung, _ in reversed(shown)])
+        axes.set_yticks(
+            range(len(observations)), [_label(rung) for rung, _ in reversed(observations)]
+        )
         axes.set_xlabel(
             "speedup over the baseline (dot: observed, bar: 95 %, tick: predicted; blue: kept)"
         )
         axes.grid(axis="x", color=FAINT, alpha=0.5)
-        return svg(drawn, "Predicted and observed speedup of every trial")
+        return svg(chart, "Predicted and observed speedup of every trial")
 
 
 def _label(rung: Rung) -> str:
@@ -185,9 +184,8 @@ def _ledgers(tuning: Tuning) -> Iterator[Block]:
     if tuning.before is not None and tuning.after is not None:
         yield _two_ledgers(tuning)
         yield Text(
-            "Medians of five profiled calls each, in turns. The headline is timed apart, so "
-            "the totals differ from it "
-            "by what the machine did meanwhile."
+            "Medians of five profiled calls each, in turns. The headline is timed apart, so the "
+            "totals differ from it by what the machine did meanwhile."
         )
 
 
@@ -208,15 +206,19 @@ def _two_ledgers(tuning: Tuning) -> Table:
     ]
     rows: list[tuple[Cell, ...]] = []
     for stage in stages:
-        one, other = tuning.before.row(stage), after.get(stage)
-        ratio = one.seconds / other.seconds if one and other and other.seconds > 1e-6 else None
+        before, after_row = tuning.before.row(stage), after.get(stage)
+        ratio = (
+            before.seconds / after_row.seconds
+            if before and after_row and after_row.seconds > 1e-6
+            else None
+        )
         rows.append(
             (
                 stage,
-                one.seconds if one else None,
-                one.share if one else None,
-                other.seconds if other else None,
-                other.share if other else None,
+                before.seconds if before else None,
+                before.share if before else None,
+                after_row.seconds if after_row else None,
+                after_row.share if after_row else None,
                 ratio,
             )
         )
@@ -249,9 +251,8 @@ def _sweep(tuning: Tuning) -> Iterator[Section]:
     rows = tuple(_point(point) for point in sorted(tuning.sweep, key=lambda p: p.seconds))
     note = Text(
         f"FLIP is the mean distance from the baseline's pictures of {tuning.workload.steps} "
-        "steps; agreement is the "
-        "judge's with the prompt, less the baseline's. The chosen setting is the fastest "
-        "within the loss allowed."
+        "steps; agreement is the judge's with the prompt, less the baseline's. The chosen setting "
+        "is the fastest within the loss allowed."
     )
     chart = Html(
         _pareto(tuning), caption="Solver and steps: time against distance from the reference."
@@ -274,8 +275,8 @@ def _point(point: SweepPoint) -> tuple[Cell, ...]:
 
 
 def _pareto(tuning: Tuning) -> Markup:
-    with figure(7.2, 3.4) as drawn:
-        axes = drawn.add_subplot()
+    with figure(7.2, 3.4) as chart:
+        axes = chart.add_subplot()
         for index, solver in enumerate(dict.fromkeys(point.scheduler for point in tuning.sweep)):
             mine = sorted(
                 (p for p in tuning.sweep if p.scheduler == solver), key=lambda p: p.seconds
@@ -312,7 +313,7 @@ def _pareto(tuning: Tuning) -> Markup:
         axes.set_ylabel("FLIP from the reference")
         axes.grid(color=FAINT, alpha=0.5)
         axes.legend(loc="upper right", fontsize=8)
-        return svg(drawn, "Solver and steps: time against distance from the many-step reference")
+        return svg(chart, "Solver and steps: time against distance from the many-step reference")
 
 
 def _pictures(slides: Sequence[Slide]) -> Iterator[Section]:
@@ -334,17 +335,17 @@ def _verdict(tuning: Tuning) -> Iterator[Section]:
 
 
 def _where(tuning: Tuning) -> Iterator[Block]:
-    place = tuning.recipe.environment
+    environment = tuning.recipe.environment
     rows: list[tuple[Cell, ...]] = [
         ("model", tuning.recipe.model),
         ("prompts' hash", tuning.prompts_hash),
         ("workload's hash", tuning.recipe.workload_hash),
     ]
-    if place is not None:
+    if environment is not None:
         rows += [
-            ("processor", place.processor),
-            ("threads", str(place.threads)),
-            ("device", place.device_name),
+            ("processor", environment.processor),
+            ("threads", str(environment.threads)),
+            ("device", environment.device_name),
         ]
-        rows += sorted(place.versions.items()) + sorted(place.settings.items())
+        rows += sorted(environment.versions.items()) + sorted(environment.settings.items())
     yield Table((Column("what"), Column("value")), tuple(rows))

@@ -77,10 +77,9 @@ def _single(verdict: Verdict) -> tuple[Block, ...]:
 
 def _reasons(verdict: Verdict) -> Bullets:
     tone = _TONES[verdict.verdict]
-    bullets = [Text(reason, tone) for reason in verdict.reasons[:8]]  # type: ignore[arg-type]
-    if len(verdict.reasons) > 8:
-        bullets.append(Text(f"and {len(verdict.reasons) - 8} more"))
-    return Bullets(tuple(bullets))
+    reasons = verdict.reasons[:8]
+    more = [Text(f"and {len(verdict.reasons) - 8} more")] if len(verdict.reasons) > 8 else []
+    return Bullets((*(Text(reason, tone) for reason in reasons), *more))  # type: ignore[arg-type]
 
 
 def _number(value: float) -> str:
@@ -107,39 +106,43 @@ def _table(verdict: Verdict) -> Table:
     return Table(columns, tuple(rows), emphasis=frozenset(bold))
 
 
-def _cells(row: Comparison) -> tuple[Cell, ...]:
-    decision = row.decision if row.decides else f"({row.decision})"
-    decision += ", stands aside" if row.stands_aside else ""
-    needed = f", {row.prompts_needed:,} prompts" if row.prompts_needed and row.decides else ""
-    interval = f"{_number(row.low)} to {_number(row.high)}".replace(" ", "\N{NO-BREAK SPACE}")
+def _cells(comparison: Comparison) -> tuple[Cell, ...]:
+    decision = comparison.decision if comparison.decides else f"({comparison.decision})"
+    if comparison.stands_aside:
+        decision += ", stands aside"
+    if comparison.prompts_needed and comparison.decides:
+        decision += f", {comparison.prompts_needed:,} prompts"
+    interval = f"{_number(comparison.low)} to {_number(comparison.high)}"
     return (
-        row.content_class,
-        row.metric,
-        row.pairs,
-        _number(row.value),
-        interval,
-        _number(row.floors),
-        decision + needed,
+        comparison.content_class,
+        comparison.metric,
+        comparison.pairs,
+        _number(comparison.value),
+        interval.replace(" ", "\N{NO-BREAK SPACE}"),
+        _number(comparison.floors),
+        decision,
     )
 
 
 def _chart(verdict: Verdict) -> tuple[Block, ...]:
     """Each deciding comparison's interval in noise floors, with the margin as a line."""
-    deciding = [row for row in verdict.per_class if row.decides]
+    deciding = [comparison for comparison in verdict.per_class if comparison.decides]
     if not deciding:
         return ()
     with charts.figure(7.2, 0.6 + 0.3 * len(deciding)) as figure:
         axes = figure.subplots()
-        for height, row in enumerate(reversed(deciding)):
-            floor = verdict.noise_floor[row.metric]
-            low, high = row.low / floor, row.high / floor
-            colour = charts.SERIES[_COLOURS[row.decision]]
+        for height, comparison in enumerate(reversed(deciding)):
+            floor = verdict.noise_floor[comparison.metric]
+            low, high = comparison.low / floor, comparison.high / floor
+            colour = charts.SERIES[
+                {"equivalent": 2, "different": 1, "inconclusive": 4}[comparison.decision]
+            ]
             axes.plot(
                 [low, high], [height, height], color=colour, linewidth=2.4, solid_capstyle="round"
             )
-            axes.plot([row.value / floor], [height], "o", color=colour, markersize=4)
+            axes.plot([comparison.value / floor], [height], "o", color=colour, markersize=4)
         axes.axvline(verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")
-        if min(row.low for row in deciding) < 0:
+        if min(comparison.low for comparison in deciding) < 0:
             axes.axvline(-verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")
         axes.set_yticks(
             range(len(deciding)),
@@ -150,7 +153,8 @@ def _chart(verdict: Verdict) -> tuple[Block, ...]:
         return (
             Html(
                 charts.svg(
-                    figure, "Distance of each class and metric in noise floors, with 90 % intervals"
+                    figure,
+                    "Distance of comparison class and metric in noise floors, with 90 % intervals",
                 )
             ),
         )

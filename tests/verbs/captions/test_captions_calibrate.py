@@ -18,13 +18,13 @@ from halftime.base.errors import BadFile, BadInput
 from halftime.report.captions import report_of
 from halftime.report.console import print_report
 from halftime.report.page import html
-from halftime.verbs.captions.calibrate import Settings, calibrate
+from halftime.verbs.captions.calibrate import CalibrationSettings, calibrate
 from halftime.verbs.captions.learn import one_of_each, split
 from halftime.verbs.captions.log import grouped, read_log
 
 
 def test_easy_requests_are_found_and_certified() -> None:
-    result = calibrate(synthetic(4000), Settings())
+    result = calibrate(synthetic(4000), CalibrationSettings())
     assert result.certified
     assert 0.6 < result.small_share < 0.75
     assert result.error is not None
@@ -39,14 +39,14 @@ def test_easy_requests_are_found_and_certified() -> None:
 
 
 def test_the_oracle_sends_what_is_acceptable_and_nothing_else() -> None:
-    result = calibrate(synthetic(4000), Settings())
+    result = calibrate(synthetic(4000), CalibrationSettings())
     oracle = next(p for p in result.policies if p.name == "oracle")
     assert oracle.error == 0.0
     assert oracle.small_share == result.acceptable_share
 
 
 def test_too_few_examples_send_everything_to_the_large_model_and_say_how_many_are_needed() -> None:
-    result = calibrate(synthetic(300), Settings())
+    result = calibrate(synthetic(300), CalibrationSettings())
     assert not result.certified
     assert result.threshold is None
     assert (result.small_share, result.savings, result.router.threshold) == (0.0, 0.0, None)
@@ -54,17 +54,17 @@ def test_too_few_examples_send_everything_to_the_large_model_and_say_how_many_ar
 
 
 def test_where_small_is_never_good_enough_nothing_is_certified() -> None:
-    assert not calibrate(synthetic(2000, hard=1.0), Settings()).certified
+    assert not calibrate(synthetic(2000, hard=1.0), CalibrationSettings()).certified
 
 
 def test_where_small_is_always_good_enough_everything_goes_there() -> None:
-    result = calibrate(synthetic(2000, hard=0.0, slip=0.0), Settings())
+    result = calibrate(synthetic(2000, hard=0.0, slip=0.0), CalibrationSettings())
     assert result.small_share > 0.95
 
 
 def test_a_cascade_wins_where_features_tell_nothing_and_the_check_tells_all() -> None:
     log = synthetic(4000, hard=0.0, slip=0.3, check=True)
-    result = calibrate(log, Settings())
+    result = calibrate(log, CalibrationSettings())
     assert result.mode == "cascade"
     assert result.savings > 0.4
     paid = 0.1 + 0.02 + (1 - result.small_share) * 1.0
@@ -85,14 +85,14 @@ def test_a_cascade_wins_where_features_tell_nothing_and_the_check_tells_all() ->
 )
 def test_settings_that_mean_nothing(settings: dict, word: str) -> None:
     with pytest.raises(BadInput, match=word):
-        Settings(**settings)
+        CalibrationSettings(**settings)
 
 
 def test_a_cascade_needs_checks_and_a_log_needs_requests() -> None:
     with pytest.raises(BadInput, match="check"):
-        calibrate(synthetic(400), Settings(mode="cascade"))
+        calibrate(synthetic(400), CalibrationSettings(mode="cascade"))
     with pytest.raises(BadInput, match="40"):
-        calibrate(synthetic(39), Settings())
+        calibrate(synthetic(39), CalibrationSettings())
 
 
 @given(st.lists(st.integers(0, 12), min_size=20, max_size=120), st.integers(0, 5))
@@ -146,7 +146,7 @@ def test_logs_that_cannot_be_read(tmp_path, text: str, word: str) -> None:
 
 def test_the_report_draws_certified_and_uncertified(capsys: pytest.CaptureFixture[str]) -> None:
     for count in (4000, 300):
-        result = calibrate(synthetic(count, check=True), Settings(router_cost=0.001))
+        result = calibrate(synthetic(count, check=True), CalibrationSettings(router_cost=0.001))
         print_report(report_of(result))
         page = html(report_of(result))
         assert "oracle" in capsys.readouterr().out
@@ -158,14 +158,17 @@ def test_the_report_draws_certified_and_uncertified(capsys: pytest.CaptureFixtur
 def test_the_report_counts_no_cost_that_was_not_given(check: bool) -> None:
     log = synthetic(4000, hard=0.0, slip=0.3, check=True) if check else synthetic(4000)
     unpaid, paid = (
-        html(report_of(calibrate(log, Settings(router_cost=cost)))) for cost in (0.0, 0.001)
+        html(report_of(calibrate(log, CalibrationSettings(router_cost=cost))))
+        for cost in (0.0, 0.001)
     )
     assert "own cost was not given" in unpaid
     assert "less what the router" not in unpaid
     assert ("less what the judge costs" in unpaid) == check
     assert "own cost was not given" not in paid
     assert "less what the router" in paid
-    assert "where nothing is looked at" in html(report_of(calibrate(synthetic(300), Settings())))
+    assert "where nothing is looked at" in html(
+        report_of(calibrate(synthetic(300), CalibrationSettings()))
+    )
 
 
 def test_mistakes_show_pictures_that_stand_beside_the_log(
@@ -176,7 +179,7 @@ def test_mistakes_show_pictures_that_stand_beside_the_log(
     log = synthetic(4000, slip=0.02)
     rows = tuple(msgspec.structs.replace(row, image="a.jpg") for row in log.rows)
     monkeypatch.chdir("/")
-    result = calibrate(replace(log, rows=rows, folder=tmp_path), Settings(alpha=0.1))
+    result = calibrate(replace(log, rows=rows, folder=tmp_path), CalibrationSettings(alpha=0.1))
     assert result.mistakes
     assert all((mistake.image or "").startswith("data:image/png") for mistake in result.mistakes)
     assert result.mistakes[0].image in html(report_of(result))

@@ -19,8 +19,8 @@ from captions_upstreams import Model, rude, serving
 from halftime.base.errors import BadFile
 from halftime.cli import main
 from halftime.verbs.captions import collect as collecting
-from halftime.verbs.captions.collect import _seconds
-from halftime.verbs.captions.log import lines_there, read_log
+from halftime.verbs.captions.collect import _retry_seconds
+from halftime.verbs.captions.log import logged_lines, read_log
 
 
 @dataclass
@@ -193,7 +193,7 @@ def test_a_second_run_takes_up_what_is_there(
     assert desk.collect(requests) == 0
     assert desk.images() == ["0.jpg", "2.jpg", "1.jpg", "3.jpg"]
     assert desk.small.requests == 4 + 2
-    assert "4 of 4 requests, 2 of them from before" in capsys.readouterr().out
+    assert "4 of 4 requests, 2 of them from an earlier run" in capsys.readouterr().out
     assert desk.collect(requests) == 0  # nothing is left
     assert desk.small.requests == 6
 
@@ -204,7 +204,7 @@ def test_ctrl_c_keeps_what_was_paid_for(desk: Desk, capsys: pytest.CaptureFixtur
     assert desk.images() == ["0.jpg"]
     output = capsys.readouterr().err
     assert "interrupted" in output
-    assert "holds 1 of 3 requests; run the same again to go on" in output
+    assert "holds 1 of 3 requests; run the same command again to go on" in output
     assert desk.collect(requests) == 0
     assert desk.images() == ["0.jpg", "1.jpg", "2.jpg"]
 
@@ -218,7 +218,7 @@ def test_a_model_that_is_down_stops_the_run_and_not_the_wallet(
     assert desk.small.requests == 1 + collecting.MOST_IN_A_ROW
     output = capsys.readouterr().err
     assert "stopped after 10 failures in a row. Left out: 10 x l answered 503" in output
-    assert "holds 1 of 30 requests; run the same again" in output
+    assert "holds 1 of 30 requests; run the same command again" in output
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_paths_are_beside_the_log_so_that_it_can_be_calibrated(desk: Desk, tmp_p
     requests = desk.requests(2, {"image": str(tmp_path / "0.jpg"), "prompt": "why?"})
     out = tmp_path / "sub" / "log.jsonl"
     assert desk.collect(requests, out=out) == 0
-    assert [row.image for row in lines_there(out)] == [
+    assert [row.image for row in logged_lines(out)] == [
         "../0.jpg",
         "../1.jpg",
         str(tmp_path / "0.jpg"),
@@ -325,19 +325,25 @@ def test_a_file_that_is_no_log_is_left_as_it_is(tmp_path: Path, text: str) -> No
     path = tmp_path / "log.jsonl"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(BadFile, match="Name another --out"):
-        lines_there(path)
+        logged_lines(path)
     assert path.read_bytes() == text.encode("latin-1")
 
 
 def test_retry_after_in_seconds_as_a_date_and_as_nonsense() -> None:
-    assert _seconds("7") == 7.0
+    assert _retry_seconds("7") == 7.0
     assert (
         8
-        < (_seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)) or 0)
+        < (
+            _retry_seconds(format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True))
+            or 0
+        )
         <= 10
     )
-    assert _seconds(format_datetime(datetime.now(UTC) - timedelta(seconds=10), usegmt=True)) == 0.0
-    assert _seconds("soon") is _seconds(None) is None
+    assert (
+        _retry_seconds(format_datetime(datetime.now(UTC) - timedelta(seconds=10), usegmt=True))
+        == 0.0
+    )
+    assert _retry_seconds("soon") is _retry_seconds(None) is None
 
 
 def test_retry_after_is_honoured_up_to_a_minute(

@@ -97,7 +97,7 @@ def test_drift_in_the_answers_and_in_the_share() -> None:
     drift = Drift(certified())
     for index in range(100):
         drift.judged(index % 10 != 0)  # 10 % wrong, where 2 % was certified
-    assert "Calibrate anew" in drift.alarms[0]
+    assert "Recalibrate" in drift.alarms[0]
     calm = Drift(certified())
     rng = np.random.default_rng(0)
     for _ in range(RECENT):

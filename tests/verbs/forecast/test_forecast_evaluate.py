@@ -15,7 +15,7 @@ from halftime.verbs.forecast.gpus import gpu_named
 from halftime.verbs.forecast.predict import Effects, total_seconds, uncalibrated
 from halftime.verbs.forecast.rows import parse_part, read_rows, works_of
 
-DATA = Path(__file__).parents[3] / "benchmarks" / "data"
+DATA = Path(__file__).parents[3] / "workshop" / "forecast"
 HEADER = "id,gpu,host,kind,steps,parts,milliseconds,source\n"
 UNET = "sd15_unet:batch=2:px=512:dtype=fp16:eager:sdpa:x1"
 
@@ -116,7 +116,7 @@ def test_only_the_first_row_of_a_gpu_calibrates(tmp_path: Path) -> None:
 def test_the_published_rows_are_within_the_bars() -> None:
     """These rows were fitted on: a guard against breaking the model, not a measure of it (see
     docs/forecast.md)."""
-    report = evaluate(DATA / "forecast_published_latency.csv")
+    report = evaluate(DATA / "published_latency.csv")
     assert report.overall is not None
     assert report.overall.median < 0.08
     assert report.overall.p90 < 0.20
@@ -129,7 +129,7 @@ def test_the_published_rows_are_within_the_bars() -> None:
 def test_calibration_finds_a_machine_that_is_slower_by_a_known_factor() -> None:
     machine = uncalibrated(gpu_named("L4"), shipped())
     truth = Effects(compute=-0.3, memory=0.0, host=0.0)
-    rows, _ = read_rows(DATA / "forecast_published_latency.csv")
+    rows, _ = read_rows(DATA / "published_latency.csv")
     works = [works_of(row) for row in rows[:6]]
 
     def seconds(index: int) -> float:
@@ -150,7 +150,7 @@ def test_calibration_finds_a_machine_that_is_slower_by_a_known_factor() -> None:
 
 
 def test_a_calibrated_band_is_narrower_and_another_host_widens_it() -> None:
-    rows, _ = read_rows(DATA / "forecast_published_latency.csv")
+    rows, _ = read_rows(DATA / "published_latency.csv")
     row = next(row for row in rows if row.gpu == "L20")
     machine = uncalibrated(gpu_named("L4"), shipped())
     after = calibrated_by(machine, [row])

@@ -263,6 +263,7 @@ def test_the_contract_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
         "kernels",
     }
     assert all(keys <= set(stage) for stage in (*read["stages"], read["total"]))
+    assert read["fixes"]
     assert all({"fix", "ratio", "low", "high"} <= set(fix) for fix in read["fixes"])
 
 
@@ -270,7 +271,7 @@ def test_the_contract_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
 def test_evaluate_on_the_command_line(
     calibrate_with: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = Path(__file__).parents[3] / "benchmarks" / "data" / "forecast_published_latency.csv"
+    rows = Path(__file__).parents[3] / "workshop" / "forecast" / "published_latency.csv"
     assert (
         _run(
             ["forecast", "evaluate", str(rows), "--calibrate", calibrate_with, "--json"],

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from gateway_servers import mock_and_proxy
+from gateway_servers import mock_and_proxy, shorten_calibration
 from gateway_synthetic import load, result
 from halftime.cli.gateway import command
 from halftime.records.gateway import Load
@@ -83,6 +83,11 @@ def test_no_budget_is_kept_where_requests_fail() -> None:
     )
     assert "not kept, since requests failed" in text
     assert text.index("through: 90 % of 600") < text.index("The gateway adds")  # before any time
+
+
+@pytest.fixture(autouse=True)
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_calibration(monkeypatch)
 
 
 @pytest.fixture

@@ -1,9 +1,14 @@
-"""The instrument against the mock and the planted proxy, on 127.0.0.1, with short loads."""
+"""The instrument against the mock and the planted proxy, on 127.0.0.1, with short loads.
+
+Beside 20 busy processes a thread here waits up to 0.1 s for its turn. What is planted is therefore
+a few times longer, or only bounded from below.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import ssl
 import subprocess
@@ -13,10 +18,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway_servers import mock_and_proxy
+from gateway_servers import mock_and_proxy, shorten_calibration
 from halftime.base.errors import BadInput, HalftimeError, MissingExtra
 from halftime.cli.gateway import command
-from halftime.verbs.gateway import extra, load
+from halftime.verbs.gateway import extra, findings, load
 from halftime.verbs.gateway.client import Pool, Sample
 from halftime.verbs.gateway.endpoint import Payload, endpoint
 from halftime.verbs.gateway.mock import Behaviour
@@ -46,69 +51,73 @@ async def three(pool: Pool) -> list[Sample]:
 SHORT = {"requests": 12, "concurrency": 2, "seconds": 0.3}
 
 
+@pytest.fixture
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_calibration(monkeypatch)
+
+
 def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
-    with mock_and_proxy(Behaviour(delay=0.002), Faults(hold=0.03)) as (direct, through):
+    """With the generator's own mock as a process, as users have it."""
+    with mock_and_proxy(Behaviour(delay=0.002), Faults(hold=0.3)) as (direct, through):
         result = gateway(
             GatewaySettings(direct, through, rates=(20.0,), arrivals=("constant",), **SHORT)
         )
     assert result.method == "mock log"
-    one = result.rates[0]
-    assert one.truth.matched == 24
-    assert one.truth.overhead.p50 >= 0.03  # held at least as long as planted
-    assert one.truth.overhead.p50 > one.truth.floor.p50
-    assert one.added.low <= one.added.p50 <= one.added.high
+    sequential = result.rates[0]
+    assert sequential.truth.matched == 24
+    assert sequential.truth.overhead.p50 >= 0.3  # held at least as long as planted
+    assert sequential.truth.overhead.p50 > sequential.truth.floor.p50
+    assert sequential.added.low <= sequential.added.p50 <= sequential.added.high
     assert [item.mode for item in result.rates] == ["sequential", "closed", "constant"]
     assert result.generator.max_rate > 0
     assert result.generator.send_lag_p99 >= 0
-    assert one.cpu_per_request is not None  # the proxy is a local process: this one
+    assert sequential.cpu_per_request is not None  # the proxy is a local process: this one
     assert sum(item.errors for item in result.rates) == 0
 
 
-def test_the_planted_bugs_are_named() -> None:
-    with mock_and_proxy(Behaviour(delay=0.0, gap=0.02, chunks=4), Faults(hold_first=0.03)) as (
-        direct,
-        through,
-    ):
-        held = gateway(
-            GatewaySettings(direct, through, Payload(stream=True), requests=20, concurrency=0)
-        )
-    assert "first-chunk-waits" in [finding.id for finding in held.findings]
+@pytest.mark.usefixtures("short_calibration")
+def test_a_new_client_per_request_is_named() -> None:
     with mock_and_proxy(Behaviour(delay=0.0), Faults(new_client=True)) as (direct, through):
-        fresh = gateway(GatewaySettings(direct, through, requests=20, concurrency=0))
-    assert fresh.rates[0].truth.connections == 20
-    assert "new-client-per-request" in [finding.id for finding in fresh.findings]
+        result = gateway(GatewaySettings(direct, through, requests=20, concurrency=0))
+    assert result.rates[0].truth.connections == 20
+    assert "new-client-per-request" in [finding.id for finding in result.findings]
 
 
+@pytest.mark.usefixtures("short_calibration")
 @pytest.mark.parametrize(
-    ("faults", "expected"),
+    ("gap", "faults", "expected"),
     [
-        (Faults(buffer=True), "stream-buffered"),
-        (Faults(hold_first=0.05), "first-chunk-waits"),
-        (Faults(hold_each=0.04), "chunks-held"),
+        (0.1, Faults(buffer=True), "stream-buffered"),
+        (0.25, Faults(hold_first=0.3), "first-chunk-waits"),
+        (0.1, Faults(hold_each=0.25), "chunks-held"),
     ],
     ids=["buffered", "first held", "each held"],
 )
-def test_faults_of_a_stream_are_told_apart(faults: Faults, expected: str) -> None:
-    with mock_and_proxy(Behaviour(delay=0.0, gap=0.02, chunks=5), faults) as (direct, through):
-        made = gateway(
-            GatewaySettings(direct, through, Payload(stream=True), requests=12, concurrency=0)
-        )
+def test_faults_of_a_stream_are_told_apart(
+    gap: float, faults: Faults, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Below the holds, which are not the first request's price; above what a busy machine adds.
+    monkeypatch.setattr(findings, "FIRST_REQUEST", 0.24)
+    with mock_and_proxy(Behaviour(delay=0.0, gap=gap, chunks=3), faults) as (direct, through):
+        settings = GatewaySettings(direct, through, Payload(stream=True), requests=5, concurrency=0)
+        result = gateway(settings)
     streams = {"stream-buffered", "first-chunk-waits", "chunks-held", "first-request"}
-    assert [finding.id for finding in made.findings if finding.id in streams] == [expected]
+    assert [finding.id for finding in result.findings if finding.id in streams] == [expected]
 
 
 def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
-    with mock_and_proxy(Behaviour(delay=0.0, chunks=4, gap=0.05)) as (direct, _):
+    with mock_and_proxy(Behaviour(delay=0.0, chunks=4, gap=0.1)) as (direct, _):
         samples = sent(direct, Payload(stream=True), three)
         log = take_log(direct)
+    assert len(samples) == 3
     for sample in samples:
         assert sample.ok
         assert 2 <= len(sample.chunks) <= 4  # a stalled reader finds several at once
         assert (
             sample.sent < sample.first_chunk == sample.chunks[0] < sample.chunks[-1] == sample.end
         )
-        assert sample.end - sample.sent >= 0.15
-        assert log[sample.id].sent - log[sample.id].first >= 0.15
+        assert sample.end - sample.sent >= 0.3
+        assert log[sample.id].sent - log[sample.id].first >= 0.3
 
 
 @pytest.mark.parametrize("size", [1000, 300_000])
@@ -116,9 +125,11 @@ def test_the_mock_answers_with_the_size_asked_for(size: int) -> None:
     with mock_and_proxy(Behaviour(delay=0.0)) as (direct, through):
         for url in (direct, through):
             samples = sent(url, Payload("image-out", size), three)
+            assert len(samples) == 3
             assert all(size * 4 / 3 <= s.received <= size * 4 / 3 + 200 for s in samples)
 
 
+@pytest.mark.usefixtures("short_calibration")
 @pytest.mark.parametrize("target", ["openai", "kserve", "replicate", "fal"])
 def test_the_mock_speaks_each_target(target: str) -> None:
     with mock_and_proxy(Behaviour(delay=0.0)) as (direct, _):
@@ -134,16 +145,30 @@ def test_the_mock_speaks_each_target(target: str) -> None:
 
 
 def test_errors_are_counted_and_drawn_by_seed() -> None:
+    async def eight(pool: Pool) -> list[Sample]:
+        rounds = await load.sequential([pool], 8, load.numbers(0), random.Random(0))
+        return [sample for (sample,) in rounds]
+
     with mock_and_proxy(Behaviour(delay=0.0, error_rate=0.5, seed=1)) as (direct, _):
+        samples = sent(direct, Payload(), eight)
+    seeded = random.Random(1)
+    assert [s.status for s in samples] == [500 if seeded.random() < 0.5 else 200 for _ in samples]
+    assert {s.status for s in samples} == {200, 500}
+    assert all(s.ok == (s.status == 200) for s in samples)
+
+
+def test_a_closed_loop_keeps_so_many_requests_in_flight() -> None:
+    with mock_and_proxy(Behaviour(delay=0.05)) as (direct, _):
         samples = sent(direct, Payload(), lambda pool: load.closed(pool, 2, 0.2, load.numbers(0)))
-    statuses = {sample.status for sample in samples}
-    assert statuses == {200, 500}
-    assert all(sample.ok == (sample.status == 200) for sample in samples)
+        log = take_log(direct)
+    assert all(s.ok for s in samples)
+    assert len({log[s.id].connection for s in samples}) == 2
+    assert max(sum(t.begun <= s.begun < t.end for t in samples) for s in samples) == 2
 
 
 def test_a_request_that_is_never_answered_times_out() -> None:
     with mock_and_proxy(Behaviour(delay=60)) as (direct, _):
-        samples = sent(direct, Payload(), three, timeout=0.05)
+        samples = sent(direct, Payload(), three, timeout=0.5)
     assert [sample.error for sample in samples] == ["timeout"] * 3
 
 
@@ -164,14 +189,12 @@ def test_an_open_loop_counts_from_the_intended_send() -> None:
 
 
 def test_schedules_keep_the_rate() -> None:
-    import random
-
-    dice = random.Random(3)
-    assert load.schedule(100, 1, False, dice) == [i / 100 for i in range(100)]
-    drawn = load.schedule(1000, 5, True, dice)
-    assert 4700 < len(drawn) < 5300
-    assert drawn == sorted(drawn)
-    assert drawn[-1] < 5
+    rng = random.Random(3)
+    assert load.schedule(100, 1, False, rng) == [i / 100 for i in range(100)]
+    offsets = load.schedule(1000, 5, True, rng)
+    assert 4700 < len(offsets) < 5300
+    assert offsets == sorted(offsets)
+    assert offsets[-1] < 5
 
 
 def test_timers_never_ring_early_and_keep_their_order() -> None:
@@ -191,35 +214,37 @@ def test_timers_never_ring_early_and_keep_their_order() -> None:
     assert all(at >= due for due, at in rung)
 
 
+@pytest.mark.usefixtures("short_calibration")
 def test_the_command_writes_json_and_gates_on_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("A_KEY", "sk-very-secret")
     words = ["--requests", "5", "--concurrency", "0", "--key-env", "A_KEY", "-q"]
-    with mock_and_proxy(Behaviour(delay=0.0), Faults(hold=0.02)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0), Faults(hold=0.2)) as (direct, through):
         words += ["--direct", direct, "--through", through]
         files = ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
-        kept = CliRunner().invoke(
+        within = CliRunner().invoke(
             command, [*words, *files, "--budget", "10s"], standalone_mode=False
         )
-        broken = CliRunner().invoke(command, [*words, "--budget", "5ms"], standalone_mode=False)
-    assert (kept.return_value, broken.return_value) == (0, 1)
+        beyond = CliRunner().invoke(command, [*words, "--budget", "5ms"], standalone_mode=False)
+    assert (within.return_value, beyond.return_value) == (0, 1)
     page, data = (tmp_path / "a.html").read_text(), (tmp_path / "a.json").read_text()
-    assert "sk-very-secret" not in page + data + kept.output
+    assert "sk-very-secret" not in page + data + within.output
     assert page.count('class="chart"') == 1
-    made = json.loads(data)
-    assert {"rates", "generator", "findings", "payload"} <= made.keys()
-    row = made["rates"][0]
+    record = json.loads(data)
+    assert {"rates", "generator", "findings", "payload"} <= record.keys()
+    row = record["rates"][0]
     assert {"p50", "p95", "p99", "low", "high"} <= row["added"].keys()
     assert {"rate", "direct", "through", "ttft_added", "errors", "saturated"} <= row.keys()
 
 
-def test_nothing_there_is_said_so() -> None:
+def test_an_endpoint_that_is_not_there_is_named() -> None:
     with pytest.raises(BadInput, match="connect: ConnectionRefusedError"):
         gateway(GatewaySettings("http://127.0.0.1:9/v1"))
     assert not is_mock("http://127.0.0.1:9/v1")
 
 
+@pytest.mark.usefixtures("short_calibration")
 def test_a_noisy_machine_is_refused() -> None:
     with (
         mock_and_proxy(Behaviour(delay=0.0)) as (direct, through),
@@ -235,21 +260,21 @@ def test_a_missing_package_names_the_extra() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A key and a certificate of its own for localhost, made by openssl."""
+    """A key and a self-signed certificate for localhost, in one file, from openssl."""
     if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make a certificate with")
-    key, made = tmp_path / "key.pem", tmp_path / "made.pem"
+        pytest.skip("openssl is needed to write a certificate")
+    key, both = tmp_path / "key.pem", tmp_path / "both.pem"
     words = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "
-        f"{key} -out {made}"
+        f"{key} -out {both}"
     )
     subprocess.run(
         [*words.split(), "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
         check=True,
         capture_output=True,
     )
-    made.write_text(key.read_text() + made.read_text())
-    return made
+    both.write_text(key.read_text() + both.read_text())
+    return both
 
 
 def test_tls_is_split_from_connect(certificate: Path) -> None:

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from gateway_servers import mock_and_proxy
+from gateway_servers import mock_and_proxy, shorten_calibration
 from gateway_synthetic import load, result
 from halftime.base.errors import BadInput
 from halftime.cli import _run
@@ -80,7 +80,8 @@ def test_an_address_of_another_machine_is_one_sentence() -> None:
         asyncio.run(serve(Behaviour(), "192.0.2.1", 0, lambda port: None))
 
 
-def test_one_endpoint_alone_has_no_overhead_to_speak_of() -> None:
+def test_one_endpoint_alone_has_no_overhead_to_speak_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_calibration(monkeypatch)
     with mock_and_proxy(Behaviour(delay=0.0)) as (direct, _):
         words = ["--direct", direct, "--requests", "5", "--concurrency", "0"]
         out = CliRunner().invoke(command, words, standalone_mode=False).output

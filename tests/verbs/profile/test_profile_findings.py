@@ -14,8 +14,8 @@ from halftime.records.priors import with_predictions
 from halftime.verbs.profile.compilation import plain_words
 from halftime.verbs.profile.device_probe import Busy, HostEvent, by_stage, with_device
 from halftime.verbs.profile.doubts import doubts
-from halftime.verbs.profile.facts import Facts, Module
-from halftime.verbs.profile.findings import Evidence, findings
+from halftime.verbs.profile.facts import Facts, ModuleFacts
+from halftime.verbs.profile.findings import ProfileEvidence, findings
 
 
 def row(
@@ -37,9 +37,9 @@ def row(
 
 GOOD = {"dtype": "bfloat16", "convolutional": True, "channels_last": True, "compiled": True}
 MODULES = (
-    Module("unet", "denoiser", **GOOD),
-    Module("vae", "vae", **GOOD),
-    Module("te", "text_encoder", **GOOD),
+    ModuleFacts("unet", "denoiser", **GOOD),
+    ModuleFacts("vae", "vae", **GOOD),
+    ModuleFacts("te", "text_encoder", **GOOD),
 )
 FACTS = Facts(
     "P",
@@ -67,14 +67,14 @@ LEDGER = (
     row("postprocess", 0.02),
     row("unexplained", 0.01),
 )
-CALM = Evidence(4.2, 4.2, LEDGER, FACTS, None, load_average=0.1, cores=2)
+CALM = ProfileEvidence(4.2, 4.2, LEDGER, FACTS, None, load_average=0.1, cores=2)
 
 
-def ids(evidence: Evidence) -> list[str]:
+def ids(evidence: ProfileEvidence) -> list[str]:
     return [finding.id for finding in findings(evidence)]
 
 
-def with_row(stage: str, changed: LedgerRow) -> Evidence:
+def with_row(stage: str, changed: LedgerRow) -> ProfileEvidence:
     return replace(CALM, ledger=tuple(changed if each.stage == stage else each for each in LEDGER))
 
 
@@ -95,7 +95,7 @@ def test_nothing_to_say_about_a_good_call() -> None:
 def test_a_heavy_component_names_its_next_fix(
     change: dict[str, object], expected: str, fix: str
 ) -> None:
-    vae = Module("vae", "vae", **{**GOOD, **change})
+    vae = ModuleFacts("vae", "vae", **{**GOOD, **change})
     evidence = replace(CALM, facts=replace(FACTS, modules=(MODULES[0], vae)))
     [finding] = findings(evidence)
     assert (finding.id, finding.fix, finding.stage) == (expected, fix, "vae_decode")
@@ -103,12 +103,12 @@ def test_a_heavy_component_names_its_next_fix(
 
 
 def test_fp32_is_no_fault_where_bf16_is_not_faster() -> None:
-    vae = Module("vae", "vae", **{**GOOD, "dtype": "float32"})
+    vae = ModuleFacts("vae", "vae", **{**GOOD, "dtype": "float32"})
     assert ids(replace(CALM, facts=replace(FACTS, modules=(vae,), fast_bfloat16=False))) == []
 
 
 def test_a_cheap_component_is_not_worth_a_word() -> None:
-    vae = Module("vae", "vae", **{**GOOD, "dtype": "float32"})
+    vae = ModuleFacts("vae", "vae", **{**GOOD, "dtype": "float32"})
     cheap = with_row("vae_decode", row("vae_decode", 0.01))
     assert ids(replace(cheap, facts=replace(FACTS, modules=(vae,)))) == []
 
@@ -162,7 +162,7 @@ def test_compilation_and_a_busy_machine() -> None:
 
 def test_costliest_first() -> None:
     slow = {**GOOD, "dtype": "float32"}
-    modules = (Module("vae", "vae", **slow), Module("unet", "denoiser", **slow))
+    modules = (ModuleFacts("vae", "vae", **slow), ModuleFacts("unet", "denoiser", **slow))
     assert ids(replace(CALM, facts=replace(FACTS, modules=modules))) == [
         "denoiser-fp32",
         "vae-fp32",
@@ -216,7 +216,7 @@ def test_nobody_is_told_to_set_what_is_set() -> None:
 
 
 def test_float16_is_no_fault_where_the_processor_computes_in_it() -> None:
-    vae = Module("vae", "vae", **{**GOOD, "dtype": "float16"})
+    vae = ModuleFacts("vae", "vae", **{**GOOD, "dtype": "float16"})
     assert ids(replace(CALM, facts=replace(FACTS, modules=(vae,), slow_float16=False))) == []
 
 

@@ -10,13 +10,13 @@ import torch
 import halftime
 from halftime.base.errors import BadInput, OutOfMemory, Unlike
 from halftime.base.store import to_json
-from halftime.pipeline.load import Loaded
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import LedgerRow, Session, Workload
 from halftime.records.stages import Place
 from halftime.verbs.profile import coldstart
 from halftime.verbs.profile.call import out_of_memory_explained, quiet_progress_bars, timed_call
 from halftime.verbs.profile.compare import checked_alike, differences
-from halftime.verbs.profile.run import Settings, measure, measure_in_turns, with_flops
+from halftime.verbs.profile.run import ProfileSettings, measure, measure_in_turns, with_flops
 from tiny_pipelines import PIPELINES
 
 WORK = Workload(steps=3, width=32, height=32)
@@ -36,6 +36,7 @@ def test_the_contract_for_scripts(session: Session) -> None:
     )
     assert "unexplained" in [row["stage"] for row in data["ledger"]]
     assert sum(row["seconds"] for row in data["ledger"]) == pytest.approx(data["wall_seconds"])
+    assert data["findings"]
     assert all(
         {"id", "stage", "seconds", "ceiling", "fix", "message"} <= set(finding)
         for finding in data["findings"]
@@ -65,8 +66,10 @@ def test_pipelines_in_turns_have_a_session_each(monkeypatch: pytest.MonkeyPatch)
         return timed_call(pipeline, workload, clock)  # type: ignore[arg-type]
 
     monkeypatch.setattr("halftime.verbs.profile.run.timed_call", timed)
-    several = [Loaded(pipeline, name, ()) for pipeline, name in zip(pipelines, "ab", strict=True)]
-    sessions = measure_in_turns(several, WORK, Settings(runs=2, warmup=1, probes=False))
+    several = [
+        LoadedPipeline(pipeline, name, ()) for pipeline, name in zip(pipelines, "ab", strict=True)
+    ]
+    sessions = measure_in_turns(several, WORK, ProfileSettings(runs=2, warmup=1, probes=False))
     assert called == [0, 1, 1, 0, 0, 1, 1, 0]
     assert [session.model for session in sessions] == ["a", "b"]
     for session in sessions:
@@ -101,9 +104,9 @@ def test_flops_of_the_denoiser_follow_the_number_of_steps() -> None:
 
 def test_runs_and_warmup_are_checked() -> None:
     with pytest.raises(BadInput, match="runs must be 1 or more"):
-        Settings(runs=0)
+        ProfileSettings(runs=0)
     with pytest.raises(BadInput, match="warmup -1"):
-        Settings(warmup=-1)
+        ProfileSettings(warmup=-1)
 
 
 def test_the_pipelines_own_progress_bar_is_silent_and_restored(
@@ -112,7 +115,7 @@ def test_the_pipelines_own_progress_bar_is_silent_and_restored(
     pipeline = PIPELINES["sdxl"].build()
     pipeline.set_progress_bar_config(desc="noise")
     with quiet_progress_bars(pipeline):
-        measure(Loaded(pipeline, "x", ()), WORK, Settings(1, 0, probes=False))
+        measure(LoadedPipeline(pipeline, "x", ()), WORK, ProfileSettings(1, 0, probes=False))
     assert "noise" not in capfd.readouterr().err
     assert pipeline._progress_bar_config == {"desc": "noise"}
 

@@ -12,28 +12,29 @@ import halftime.verbs.profile.run
 from halftime.base.errors import BadFile, BadInput
 from halftime.base.store import read_report, to_json
 from halftime.cli import _run
-from halftime.pipeline.load import Loaded
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Session, Workload
 from halftime.records.recipe import Recipe
+from halftime.records.replay import Replay
 from halftime.report.markdown import markdown
 from halftime.report.page import html
 from halftime.report.replay import report_of
 from halftime.report.session import report_of as session_report_of
 from halftime.testing import STORY, FakeClock, FakePipeline
-from halftime.verbs.profile.run import Settings, measure
+from halftime.verbs.profile.run import ProfileSettings, measure
 from halftime.verbs.replay import run as replaying
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    made = FakeClock()
-    monkeypatch.setattr(halftime.verbs.profile.run, "clock_for", lambda device: made)
-    return made
+    fake = FakeClock()
+    monkeypatch.setattr(halftime.verbs.profile.run, "clock_for", lambda device: fake)
+    return fake
 
 
 def session(clock: FakeClock, **costs: float) -> Session:
-    loaded = Loaded(FakePipeline(clock, STORY | costs), "mypackage:make", ())
-    return measure(loaded, Workload(steps=4), Settings(runs=3, warmup=0, probes=False))
+    loaded = LoadedPipeline(FakePipeline(clock, STORY | costs), "mypackage:make", ())
+    return measure(loaded, Workload(steps=4), ProfileSettings(runs=3, warmup=0, probes=False))
 
 
 def elsewhere(base: Session, **changes: object) -> Session:
@@ -43,43 +44,43 @@ def elsewhere(base: Session, **changes: object) -> Session:
 
 
 def test_a_page_gives_back_the_session_it_was_drawn_from(clock: FakeClock, tmp_path: Path) -> None:
-    made = msgspec.structs.replace(
+    original = msgspec.structs.replace(
         session(clock), notes=("</script><script>alert(1)</script><!--",)
     )
     page = tmp_path / "p.html"
-    page.write_text(html(session_report_of(made), made))
-    assert replaying.read(page) == made
+    page.write_text(html(session_report_of(original), original))
+    assert replaying.read(page) == original
     assert "<script>alert" not in page.read_text()
-    (tmp_path / "p.json").write_bytes(to_json(made))
-    assert replaying.read(tmp_path / "p.json") == made
+    (tmp_path / "p.json").write_bytes(to_json(original))
+    assert replaying.read(tmp_path / "p.json") == original
 
 
 def test_files_that_cannot_be_replayed(clock: FakeClock, tmp_path: Path) -> None:
-    made = session(clock)
-    (tmp_path / "bare.html").write_text(html(session_report_of(made)))
+    original = session(clock)
+    (tmp_path / "bare.html").write_text(html(session_report_of(original)))
     with pytest.raises(BadFile, match="without halftime's data"):
         replaying.read(tmp_path / "bare.html")
-    (tmp_path / "recipe.html").write_text(html(session_report_of(made), Recipe(fixes=())))
+    (tmp_path / "recipe.html").write_text(html(session_report_of(original), Recipe(fixes=())))
     with pytest.raises(BadFile, match="no session file"):
         replaying.read(tmp_path / "recipe.html")
-    (tmp_path / "t.json").write_bytes(to_json(msgspec.structs.replace(made, kind="trace")))
+    (tmp_path / "t.json").write_bytes(to_json(msgspec.structs.replace(original, kind="trace")))
     with pytest.raises(BadInput, match="read from a trace"):
         replaying.read(tmp_path / "t.json")
 
 
 def test_the_same_again_differs_in_nothing(clock: FakeClock) -> None:
-    made = replaying.compared(session(clock), session(clock))
-    assert made.speedup == pytest.approx(1)
-    assert made.differences == ()
-    assert "what remains is noise" in report_of(made).summary
+    replay = replaying.compared(session(clock), session(clock))
+    assert replay.speedup == pytest.approx(1)
+    assert replay.differences == ()
+    assert "what remains is noise" in report_of(replay).summary
 
 
 def test_one_slow_stage_is_named_and_no_other(clock: FakeClock) -> None:
-    made = replaying.compared(
+    replay = replaying.compared(
         session(clock), session(clock, **{"vae.decode": 4 * STORY["vae.decode"]})
     )
-    assert made.stages["vae_decode"] == pytest.approx(1 / 4)
-    text = markdown(report_of(made))
+    assert replay.stages["vae_decode"] == pytest.approx(1 / 4)
+    text = markdown(report_of(replay))
     section = text.partition("Which stages moved otherwise")[2].partition("###")[0]
     assert "vae_decode: 0.25x" in section
     assert "it lost more" in section
@@ -87,37 +88,39 @@ def test_one_slow_stage_is_named_and_no_other(clock: FakeClock) -> None:
 
 def test_a_machine_that_is_slower_throughout_names_no_stage(clock: FakeClock) -> None:
     slow = session(clock, **{name: 3 * seconds for name, seconds in STORY.items()})
-    made = replaying.compared(session(clock), elsewhere(slow, processor="Old Processor"))
-    assert made.speedup == pytest.approx(1 / 3)
-    text = markdown(report_of(made))
+    replay = replaying.compared(session(clock), elsewhere(slow, processor="Old Processor"))
+    assert replay.speedup == pytest.approx(1 / 3)
+    text = markdown(report_of(replay))
     assert "is 1.25 times as far off as the whole" in text
-    assert "another processor" in report_of(made).summary
+    assert "another processor" in report_of(replay).summary
 
 
 def test_differences_are_explained_the_weightiest_first(clock: FakeClock) -> None:
     base = session(clock)
-    other = elsewhere(
+    changed = elsewhere(
         base,
         threads=64,
         settings={"OMP_WAIT_POLICY": "ACTIVE"},
         device_name="another",
         versions={**base.environment.versions, "torch": "9.9"},
     )
-    found = replaying.compared(base, other).differences
-    assert [each.field for each in found if "settings" not in each.field] == [
+    differences = replaying.compared(base, changed).differences
+    assert [item.field for item in differences if "settings" not in item.field] == [
         "environment.device_name",
         "environment.threads",
         "environment.versions.torch",
     ]
-    assert all(each.meaning for each in found)
-    assert found[1].now == "64"
+    assert all(item.meaning for item in differences)
+    assert differences[1].now == "64"
 
 
 def test_a_session_from_python_asks_for_its_model(clock: FakeClock) -> None:
-    made = msgspec.structs.replace(session(clock), model="FakePipeline")
+    original = msgspec.structs.replace(session(clock), model="FakePipeline")
     with pytest.raises(BadInput, match="--model"):
-        replaying.model_of(made)
-    assert replaying.model_of(msgspec.structs.replace(made, model="bundled emoji-xl")) == "bundled"
+        replaying.model_of(original)
+    assert (
+        replaying.model_of(msgspec.structs.replace(original, model="bundled emoji-xl")) == "bundled"
+    )
 
 
 def test_the_command_runs_the_workload_again(
@@ -144,9 +147,7 @@ def test_the_command_runs_the_workload_again(
     )
     assert _run(["replay", str(page), "--warmup", "0", "--json", str(again)], debug=False) == 0
     assert "Speedup" in capfd.readouterr().out
-    from halftime.records.replay import Replay
-
-    found = read_report(again, Replay)
-    assert found.now.workload == found.then.workload
-    assert len(found.now.runs) == len(found.then.runs) == 2
-    assert found.differences == ()
+    replay = read_report(again, Replay)
+    assert replay.now.workload == replay.then.workload
+    assert len(replay.now.runs) == len(replay.then.runs) == 2
+    assert replay.differences == ()

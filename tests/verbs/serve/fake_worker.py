@@ -1,9 +1,12 @@
 """A worker without torch that speaks the real protocol; a job's prompt says what happens to it.
 
 'crash' kills the process in the middle, 'crash once FILE' only where FILE does not exist yet,
-'hang' never ends, 'slow' takes a quarter of a second, 'broken' answers nothing at all, 'recompile'
-reports a recompile. A model named 'broken' cannot be served; 'breaks' can once; one named 'dies'
-dies while it loads; 'mute' never becomes ready.
+'hang' never ends, 'endless' neither, but has all its previews, 'hold FILE' ends when FILE exists,
+'slow' takes a quarter of a second, 'broken' answers nothing at all, 'fail KIND' fails so,
+'recompile' reports a recompile. All other prompts draw a colour.
+
+A model named 'broken' cannot be served; 'breaks' can once; one named 'dies' dies while it loads;
+'mute' never becomes ready. The script in the first argument says the rest.
 """
 
 from __future__ import annotations
@@ -14,15 +17,39 @@ import sys
 import time
 from pathlib import Path
 
-from serve_helpers import certificate
+import msgspec
 
-from halftime.records.serve import RecompileAfterReady
-from halftime.verbs.serve.channel import Channel
-from halftime.verbs.serve.messages import Final, Job, Preview, Started
-from halftime.verbs.serve.wire import BatchDone, Broken, Draw, Loaded, Ready, Recompiled
+from halftime.records.serve import Certificate, RecompileAfterReady
+from halftime.verbs.serve.messages import Final, Job, JobFailed, Preview, Started
+from halftime.verbs.serve.wire import (
+    BatchDone,
+    CannotServe,
+    Channel,
+    DrawTask,
+    ModelLoaded,
+    Ready,
+    Recompiled,
+)
+
+FAILURES = {
+    "crashed": ("The worker died.", True),
+    "deadline": ("The deadline passed.", False),
+    "bad_request": ("The pipeline takes no such prompt.", False),
+    "internal": ("ValueError in the pipeline.", False),
+}
+
+
+class Script(msgspec.Struct):
+    """serve_fake.WorkerScript, without what that file imports."""
+
+    certificate: Certificate
+    step_seconds: float
+    steps_file: str | None
+    gate: str | None
 
 
 def main() -> None:
+    script = msgspec.json.decode(sys.argv[1], type=Script)
     channel = Channel.over_standard_streams()
     begin = channel.begin()
     assert begin is not None
@@ -30,72 +57,122 @@ def main() -> None:
     print("what a library prints must not reach the engine")  # noqa: T201
     model = begin.settings.model
     if model == "broken":
-        channel.send(Broken(message="no such model"))
+        channel.send(CannotServe(message="no such model"))
         return
     if model == "breaks":
         marker = Path(begin.settings.recipe or "")
         if marker.exists():
-            channel.send(Broken(message="the disk is gone"))
+            channel.send(CannotServe(message="the disk is gone"))
             return
         marker.touch()
     if model == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
-    channel.send(Loaded())
+    while script.gate is not None and not os.path.exists(script.gate):
+        time.sleep(0.01)
+    channel.send(ModelLoaded())
     while model == "mute":
         time.sleep(1)
-    channel.send(Ready(certificate=certificate(), resident_bytes=1))
+    channel.send(Ready(certificate=script.certificate, resident_bytes=2**20))
     while True:
-        batch(channel, channel.batches.get())
+        Batch(script, channel, channel.batches.get()).draw()
 
 
-def batch(channel: Channel, draw: Draw) -> None:
-    for job, waited in zip(draw.jobs, draw.waited, strict=True):
-        channel.send(Started(id=job.id, queue_seconds=waited, batch_size=len(draw.jobs)))
-    for job in draw.jobs:
-        misbehave(channel, job)
-    for step in range(1, 3):
-        for job in draw.jobs:
-            if job.previews >= step:
-                channel.send(
-                    Preview(id=job.id, index=step - 1, step=step, width=1, height=1, pixels=b"abc")
-                )
-    for job, waited in zip(draw.jobs, draw.waited, strict=True):
-        if job.prompt != "broken" and not channel.cancelled(job):
-            channel.send(final(job, waited, len(draw.jobs)))
-    channel.forget(draw.jobs)
-    channel.send(BatchDone(resident_bytes=2))
+class Batch:
+    def __init__(self, script: Script, channel: Channel, task: DrawTask) -> None:
+        self.script, self.channel, self.task = script, channel, task
+        self.answered: set[str] = set()
 
+    def draw(self) -> None:
+        size = len(self.task.jobs)
+        for job, waited in zip(self.task.jobs, self.task.waited, strict=True):
+            self.send(Started(id=job.id, queue_seconds=waited, batch_size=size))
+        for job in self.task.jobs:
+            self.misbehave(job)
+        begun = time.monotonic()
+        for step in range(1, 1 + self.task.jobs[0].steps):
+            self.step(step)
+        for job in self.task.jobs:
+            while job.prompt == "endless" and not self.channel.cancelled(job):
+                time.sleep(0.01)
+        seconds = time.monotonic() - begun
+        for job, waited in zip(self.task.jobs, self.task.waited, strict=True):
+            if job.prompt != "broken" and self.waiting(job):
+                self.send(final(job, waited, seconds, size))
+        self.channel.forget(self.task.jobs)
+        self.send(BatchDone(resident_bytes=2**20))
 
-def misbehave(channel: Channel, job: Job) -> None:
-    word, _, rest = job.prompt.partition(" ")
-    marker = Path(rest.removeprefix("once ")) if rest.startswith("once ") else None
-    if word == "crash" and (marker is None or not marker.exists()):
-        if marker is not None:
-            marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif word == "recompile":
-        channel.send(
-            Recompiled(found=(RecompileAfterReady(guard="the size of x changed", when="now"),))
-        )
-    elif word == "slow":
-        end = time.monotonic() + 0.25
-        while time.monotonic() < end and not channel.cancelled(job):
+    def send(self, message: object) -> None:
+        self.channel.send(message)  # type: ignore[arg-type]
+
+    def waiting(self, job: Job) -> bool:
+        return job.id not in self.answered and not self.channel.cancelled(job)
+
+    def step(self, step: int) -> None:
+        jobs = [job for job in self.task.jobs if self.waiting(job)]
+        if not jobs:
+            return
+        time.sleep(self.script.step_seconds)
+        if self.script.steps_file is not None:
+            with open(self.script.steps_file, "ab") as file:
+                file.write(b"." * len(jobs))
+        for job in jobs:
+            if step in preview_steps(job):
+                width, height, data = job.width, job.height, pixels(job, step)
+                self.send(Preview(id=job.id, step=step, width=width, height=height, pixels=data))
+
+    def misbehave(self, job: Job) -> None:
+        word, _, argument = job.prompt.partition(" ")
+        if word == "crash":
+            marker = Path(argument.removeprefix("once ")) if argument else None
+            if marker is None or not marker.exists():
+                if marker is not None:
+                    marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        elif word == "fail" and argument in FAILURES:
+            text, retryable = FAILURES[argument]
+            self.send(JobFailed(id=job.id, kind=argument, message=text, retryable=retryable))  # type: ignore[arg-type]
+            self.answered.add(job.id)
+        elif word == "recompile":
+            graph = RecompileAfterReady(guard="the size of x changed", when="now")
+            self.send(Recompiled(graphs=(graph,)))
+        elif word == "slow":
+            end = time.monotonic() + 0.25
+            while time.monotonic() < end and not self.channel.cancelled(job):
+                time.sleep(0.01)
+        while word == "hold" and not (os.path.exists(argument) or self.channel.cancelled(job)):
             time.sleep(0.01)
-    while word == "hang" and not channel.cancelled(job):
-        time.sleep(0.01)
+        while word == "hang" and not self.channel.cancelled(job):
+            time.sleep(0.01)
 
 
-def final(job: Job, waited: float, batch_size: int) -> Final:
+def preview_steps(job: Job) -> list[int]:
+    """The steps after which a preview is sent, evenly spread, never after the last."""
+    count = min(job.previews, job.steps - 1)
+    return [round(job.steps * (index + 1) / (count + 1)) for index in range(count)]
+
+
+def pixels(job: Job, step: int) -> bytes:
+    """A colour that the seed decides and that becomes brighter with the steps."""
+    colour = [(job.seed * 37 + 80 * channel) % 256 * step // job.steps for channel in range(3)]
+    return bytes(colour) * (job.width * job.height)
+
+
+def final(job: Job, waited: float, seconds: float, batch_size: int) -> Final:
     return Final(
         id=job.id,
         width=job.width,
         height=job.height,
         steps=job.steps,
-        pixels=job.prompt.encode(),
-        stages={"denoise": 0.001},
+        pixels=pixels(job, job.steps),
+        stages={
+            "encode_prompt": 0.1 * seconds,
+            "denoise": 0.7 * seconds,
+            "vae_decode": 0.2 * seconds,
+        },
         queue_seconds=waited,
-        compute_seconds=0.001,
+        compute_seconds=seconds,
         batch_size=batch_size,
+        session=b'{"schema":1}' if job.profile else None,
     )
 
 

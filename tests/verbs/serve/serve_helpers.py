@@ -4,17 +4,14 @@ the end of it all."""
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from halftime.records.serve import Certificate, WarmEntry
 from halftime.verbs.serve.engine import Engine
 from halftime.verbs.serve.messages import EngineSettings, Event, Job
-
-FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
+from serve_fake import WorkerScript
 
 
 def job(name: str = "a", **changes: object) -> Job:
@@ -51,6 +48,9 @@ def certificate(**changes: object) -> Certificate:
     return Certificate(**values)  # type: ignore[arg-type]
 
 
+FAKE = WorkerScript(certificate=certificate()).command
+
+
 @asynccontextmanager
 async def running(
     settings: EngineSettings, command: tuple[str, ...] = FAKE
@@ -73,9 +73,9 @@ async def until(condition: object, seconds: float = 60.0) -> None:
         await asyncio.sleep(0.005)
 
 
-async def events_of(engine: Engine, wanted: Job) -> list[Event]:
+async def events_of(engine: Engine, requested: Job) -> list[Event]:
     """All events of one job, from first to last."""
-    return [event async for event in engine.submit(wanted)]
+    return [event async for event in engine.submit(requested)]
 
 
 def names(events: list[Event]) -> list[str]:

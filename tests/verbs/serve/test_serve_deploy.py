@@ -44,8 +44,10 @@ def options() -> dict[str, object]:
     )
     words = shlex.split(entry[1].replace(",", " "))
     context = click.Context(group, info_name=words[0])
-    name, command, rest = context.command.resolve_command(context, words[1:] + CONTAINER["args"])
-    return command.make_context(name, rest, parent=context).params
+    name, command, words_left = context.command.resolve_command(
+        context, words[1:] + CONTAINER["args"]
+    )
+    return command.make_context(name, words_left, parent=context).params
 
 
 def test_kubernetes_waits_longer_than_the_server_drains() -> None:

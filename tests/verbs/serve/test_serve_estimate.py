@@ -7,7 +7,7 @@ import diffusers
 import pytest
 import torch
 
-from halftime.verbs.serve.estimate import denoised, noise_level
+from halftime.verbs.serve.preview import denoised, noise_level
 
 SCHEDULERS = (
     "DDIMScheduler",
@@ -55,11 +55,11 @@ def test_an_oracle_is_seen_through(name: str, prediction: str) -> None:
         oracle = {"epsilon": e, "v_prediction": (signal * e - noise * x0) / norm, "sample": x0}[
             prediction
         ]
-        found = denoised(
+        estimate = denoised(
             scheduler, oracle, t, sample, index if hasattr(scheduler, "step_index") else None
         )
-        assert found is not None
-        torch.testing.assert_close(found, x0, atol=2e-4, rtol=1e-3)
+        assert estimate is not None
+        torch.testing.assert_close(estimate, x0, atol=2e-4, rtol=1e-3)
 
 
 def test_a_flow_is_seen_through() -> None:
@@ -71,8 +71,8 @@ def test_a_flow_is_seen_through() -> None:
     )
     for index, t in enumerate(scheduler.timesteps):
         sample = scheduler.scale_noise(x0, t.reshape(1), e)
-        found = denoised(scheduler, e - x0, t, sample, index)
-        torch.testing.assert_close(found, x0, atol=1e-5, rtol=1e-5)
+        estimate = denoised(scheduler, e - x0, t, sample, index)
+        torch.testing.assert_close(estimate, x0, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -92,17 +92,17 @@ def test_it_is_what_the_scheduler_itself_says(name: str, prediction: str) -> Non
         index = (
             scheduler.step_index - 1 if getattr(scheduler, "step_index", None) is not None else None
         )
-        found = denoised(scheduler, output, t, sample, index)
-        torch.testing.assert_close(found, result.pred_original_sample, atol=1e-3, rtol=1e-3)
+        estimate = denoised(scheduler, output, t, sample, index)
+        torch.testing.assert_close(estimate, result.pred_original_sample, atol=1e-3, rtol=1e-3)
         sample = result.prev_sample
 
 
 def test_a_learned_variance_is_left_out() -> None:
     scheduler = diffusers.DDIMScheduler()
     sample, output = torch.randn(1, 4, 2, 2), torch.randn(1, 8, 2, 2)
-    whole = denoised(scheduler, output, 500, sample, None)
-    assert whole is not None
-    torch.testing.assert_close(whole, denoised(scheduler, output[:, :4], 500, sample, None))
+    with_variance = denoised(scheduler, output, 500, sample, None)
+    assert with_variance is not None
+    torch.testing.assert_close(with_variance, denoised(scheduler, output[:, :4], 500, sample, None))
 
 
 def test_what_is_not_known_gives_none() -> None:

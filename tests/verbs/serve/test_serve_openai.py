@@ -7,13 +7,13 @@ import io
 import time
 from collections.abc import Iterator
 
-import httpx2
+import msgspec
 import openai
 import pytest
 from openai import OpenAI
 from PIL import Image
 
-from serve_fake import FakeEngine, Running, serving, wait_until
+from serve_fake import CERTIFICATE, Running, http, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_picture_of_the_size_asked_for(client: OpenAI) -> None:
 def test_n_pictures_count_seeds_up_and_each_is_the_one_drawn_alone(client: OpenAI) -> None:
     together = client.images.generate(model="fake", prompt="p", n=3, extra_body={"seed": 7})
     alone = client.images.generate(model="fake", prompt="p", extra_body={"seed": 9})
-    assert [each.seed for each in together.data] == [7, 8, 9]
+    assert [image.seed for image in together.data] == [7, 8, 9]
     assert together.data[2].b64_json == alone.data[0].b64_json
     assert together.data[0].b64_json != alone.data[0].b64_json
 
@@ -116,13 +116,13 @@ def test_the_streamed_final_is_the_picture_of_the_plain_request(client: OpenAI) 
 
 def test_timings_in_the_body_and_the_header(client: OpenAI) -> None:
     raw = client.images.with_raw_response.generate(model="fake", prompt="p")
-    told = raw.parse().usage.halftime
-    picture = told["pictures"][0]
+    timings = raw.parse().usage.halftime
+    picture = timings["pictures"][0]
     assert set(picture["stages"]) == {"encode_prompt", "denoise", "vae_decode"}
-    assert picture["queue_seconds"] + picture["compute_seconds"] <= told["seconds"]
+    assert picture["queue_seconds"] + picture["compute_seconds"] <= timings["seconds"]
     header = dict(part.split(";dur=") for part in raw.headers["server-timing"].split(", "))
     assert set(header) == {"queue", *picture["stages"], "file", "total"}
-    assert float(header["total"]) == pytest.approx(1000 * told["seconds"], abs=0.01)
+    assert float(header["total"]) == pytest.approx(1000 * timings["seconds"], abs=0.01)
 
 
 def test_edit_starts_from_the_clients_picture(running: Running, client: OpenAI) -> None:
@@ -158,11 +158,11 @@ def test_a_url_is_fetched_without_a_key_until_it_expires(running: Running, clien
         .data[0]
         .url
     )
-    answer = httpx2.get(url)
+    answer = http.get(url)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
-    running.service.pictures._kept.clear()
-    assert httpx2.get(url).status_code == 404
+    running.service.pictures._pictures.clear()
+    assert http.get(url).status_code == 404
 
 
 def test_models(client: OpenAI) -> None:
@@ -195,21 +195,21 @@ REFUSED = [
         "response_format",
     ),
     ({"prompt": "refuse"}, openai.BadRequestError, "refused", None),
-    ({"prompt": "bad"}, openai.BadRequestError, "refused", None),
-    ({"prompt": "crash"}, openai.InternalServerError, "crashed", None),
-    ({"prompt": "late"}, openai.InternalServerError, "deadline_exceeded", None),
-    ({"prompt": "broken"}, openai.InternalServerError, "internal", None),
+    ({"prompt": "fail bad_request"}, openai.BadRequestError, "refused", None),
+    ({"prompt": "fail crashed"}, openai.InternalServerError, "crashed", None),
+    ({"prompt": "fail deadline"}, openai.InternalServerError, "deadline_exceeded", None),
+    ({"prompt": "fail internal"}, openai.InternalServerError, "internal", None),
 ]
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "code", "param"), REFUSED, ids=lambda value: str(value)[:40]
+    ("arguments", "error", "code", "param"), REFUSED, ids=lambda value: str(value)[:40]
 )
 def test_errors_are_those_of_the_client(
-    client: OpenAI, asked: dict, error: type, code: str, param: str | None
+    client: OpenAI, arguments: dict, error: type, code: str, param: str | None
 ) -> None:
     with pytest.raises(error) as caught:
-        client.images.generate(**{"model": "fake", "prompt": "p", **asked})
+        client.images.generate(**{"model": "fake", "prompt": "p", **arguments})
     assert (caught.value.code, caught.value.param) == (code, param)
     assert caught.value.type == (
         "server_error" if caught.value.status_code >= 500 else "invalid_request_error"
@@ -219,12 +219,12 @@ def test_errors_are_those_of_the_client(
 
 def test_a_failure_in_a_stream_is_raised_by_the_client(client: OpenAI) -> None:
     with pytest.raises(openai.APIError, match="The worker died"):
-        list(client.images.generate(model="fake", prompt="crash", stream=True))
+        list(client.images.generate(model="fake", prompt="fail crashed", stream=True))
 
 
 def test_a_missed_deadline_is_not_sent_again_but_a_crash_is(running: Running) -> None:
     client, jobs = client_of(running, max_retries=1), running.engine.jobs
-    for prompt, sent in (("late", 1), ("crash", 2)):
+    for prompt, sent in (("fail deadline", 1), ("fail crashed", 2)):
         before = len(jobs)
         with pytest.raises(openai.InternalServerError):
             client.images.generate(model="fake", prompt=prompt)
@@ -244,32 +244,36 @@ def test_more_pictures_than_may_wait_are_no_matter_of_trying_again() -> None:
 
 def test_what_is_refused_is_counted_by_its_code() -> None:
     with serving() as running:
-        assert httpx2.get(f"{running.address}/v1/nothing").status_code == 404
-        assert httpx2.get(f"{running.address}/v1/images/generations").status_code == 405
-        counted = httpx2.get(f"{running.address}/metrics").text
+        assert http.get(f"{running.address}/v1/nothing").status_code == 404
+        assert http.get(f"{running.address}/v1/images/generations").status_code == 405
+        counted = http.get(f"{running.address}/metrics").text
     for code in ("not_found", "method_not_allowed"):
         assert f'halftime_requests_rejected_total{{code="{code}"}} 1.0' in counted
 
 
 def test_one_failure_of_several_cancels_the_others() -> None:
-    with serving(FakeEngine(step_seconds=0.05, queue_limit=2)) as running:
+    # two wait, of 8 steps each: half of their work is 1.4 s
+    slow = msgspec.structs.replace(CERTIFICATE.entries[0], second_seconds=4 * 1.4 / 8)
+    certificate = msgspec.structs.replace(CERTIFICATE, entries=(slow,))
+    with serving(step_seconds=1.0, queue_limit=2, certificate=certificate) as running:
         with pytest.raises(openai.RateLimitError) as caught:
             client_of(running).images.generate(model="fake", prompt="p", n=5)
         assert caught.value.response.headers["retry-after"] == "2"
         wait_until(lambda: running.engine.status.running == 0)
-        assert running.engine.steps_done <= 1
+        assert running.engine.steps_drawn <= 1
 
 
 def test_before_ready_503_and_then_a_picture() -> None:
-    with serving(FakeEngine(warm_seconds=0.5), ready=False) as running:
-        assert httpx2.get(f"{running.address}/healthz").status_code == 200
-        not_yet = httpx2.get(f"{running.address}/readyz")
+    with serving(ready=False) as running:
+        assert http.get(f"{running.address}/healthz").status_code == 200
+        not_yet = http.get(f"{running.address}/readyz")
         assert (not_yet.status_code, not_yet.json()["state"]) == (503, "starting")
         with pytest.raises(openai.InternalServerError) as caught:
             client_of(running).images.generate(model="fake", prompt="p")
         assert (caught.value.status_code, caught.value.code) == (503, "not_ready")
         assert int(caught.value.response.headers["retry-after"]) >= 1
-        wait_until(lambda: httpx2.get(f"{running.address}/readyz").status_code == 200)
+        running.release()
+        wait_until(lambda: http.get(f"{running.address}/readyz").status_code == 200)
         assert client_of(running).images.generate(model="fake", prompt="p").data
 
 
@@ -281,4 +285,4 @@ def test_a_key_is_asked_for_where_one_is_set() -> None:
             assert caught.value.code == "invalid_api_key"
         for key in ("secret", "other"):
             assert client_of(running).with_options(api_key=key).models.list().data
-        assert httpx2.get(f"{running.address}/readyz").status_code == 200
+        assert http.get(f"{running.address}/readyz").status_code == 200

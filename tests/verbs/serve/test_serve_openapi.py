@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from io import BytesIO
 
-import httpx2
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -18,7 +17,7 @@ from starlette.routing import Route
 
 from halftime.verbs.serve.app import ROUTES
 from halftime.verbs.serve.openapi import document, documented
-from serve_fake import Running, serving
+from serve_fake import Running, http, serving
 
 PAGE = {"/", "/page/{name}"}  # for browsers, no API
 TOKEN = "token"
@@ -39,14 +38,14 @@ def plain(route: Route) -> str:
 
 
 def test_the_document_is_whole_and_served() -> None:
-    made = json.loads(document())
+    schema = json.loads(document())
     references = [
         text.split('"')[0]
         for text in document().decode().split('"$ref":"#/components/schemas/')[1:]
     ]
-    assert set(references) <= set(made["components"]["schemas"])
+    assert set(references) <= set(schema["components"]["schemas"])
     with serving() as running:
-        assert httpx2.get(f"{running.address}/openapi.json").json() == made
+        assert http.get(f"{running.address}/openapi.json").json() == schema
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +77,12 @@ class Token:
 def test_schemathesis_finds_nothing(case: schemathesis.Case, running: Running) -> None:
     try:
         case.call_and_validate(
-            base_url=running.address, excluded_checks=CHECKS.get_by_names(EXCLUDED), timeout=10
+            base_url=running.address, excluded_checks=CHECKS.get_by_names(EXCLUDED), timeout=60
         )
-    except FailureGroup as found:
-        if not all(is_a_breach_that_a_form_cannot_carry(case, each) for each in found.exceptions):
+    except FailureGroup as failures:
+        if not all(
+            is_a_breach_that_a_form_cannot_carry(case, failure) for failure in failures.exceptions
+        ):
             raise
 
 
@@ -121,6 +122,6 @@ def test_a_form_that_breaks_the_schema_is_refused(
     fields = {"prompt": "a cat", **wrong}
     files = {} if "image" in wrong else {"image": ("a.png", file.getvalue())}
     words = {name: (None, value) for name, value in fields.items() if value is not None}
-    answer = httpx2.post(running.address + "/v1/images/edits", files={**files, **words})
+    answer = http.post(running.address + "/v1/images/edits", files={**files, **words})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"]

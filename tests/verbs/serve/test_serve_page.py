@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_fake import ENDLESS, FakeEngine, Running, serving, wait_until
+from serve_fake import ENDLESS, Running, serving, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PHONE = {"width": 390, "height": 844}
@@ -16,7 +16,7 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    with serving(FakeEngine(step_seconds=0.03)) as server:
+    with serving(step_seconds=0.03) as server:
         yield server
 
 
@@ -28,21 +28,23 @@ def page(chromium, running: Running) -> Iterator:
 def opened(chromium, running: Running, **settings: object) -> Iterator:
     """The page when it is ready; no error, and nothing asked of any other host."""
     context = chromium.new_context(**settings)
-    made = context.new_page()
+    context.set_default_timeout(60_000)
+    new_page = context.new_page()
     faults: list[str] = []
-    made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on(
+    new_page.on("pageerror", lambda error: faults.append(str(error)))
+    new_page.on(
         "console",
         lambda message: faults.append(message.text) if "Content Security" in message.text else None,
     )
-    made.on(
-        "request", lambda asked: faults.append(asked.url) if not asked.url.startswith(own) else None
+    new_page.on(
+        "request",
+        lambda request: faults.append(request.url) if not request.url.startswith(own) else None,
     )
     own = (running.address, "data:", "blob:")
-    made.goto(running.address)
-    made.wait_for_selector("#state[data-state=ready]")
+    new_page.goto(running.address)
+    new_page.wait_for_selector("#state[data-state=ready]")
     try:
-        yield made
+        yield new_page
         assert not faults
     finally:
         context.close()
@@ -74,9 +76,9 @@ def test_a_picture_refines_from_previews_and_its_times_add_up(page, running: Run
     assert page.inner_text("#caption") == "96 × 64, 12 steps, seed 41"
     assert page.get_attribute("#picture", "alt") == "a green kite"
     assert page.evaluate("document.getElementById('picture').naturalWidth") == 96
-    told = page.inner_text("#legend")
+    legend = page.inner_text("#legend")
     assert all(
-        stage in told
+        stage in legend
         for stage in (
             "in the queue",
             "text encoders",
@@ -85,7 +87,7 @@ def test_a_picture_refines_from_previews_and_its_times_add_up(page, running: Run
             "writing the file",
         )
     )
-    shares = [float(text) for text in re.findall(r"([\d.]+) %", told)]
+    shares = [float(text) for text in re.findall(r"([\d.]+) %", legend)]
     assert sum(shares) == pytest.approx(100, abs=1.5)
     widths = page.evaluate(
         "[...document.querySelectorAll('#bar i')].map((each) => each.offsetWidth)"
@@ -112,13 +114,14 @@ def test_the_keyboard_is_enough(page, running: Running) -> None:
 
 
 def test_escape_stops_a_picture(page, running: Running) -> None:
+    before = running.engine.status.cancelled
     page.fill("#prompt", ENDLESS)
     page.click("#draw")
     page.wait_for_selector("#frame[data-phase=preview]")
     page.keyboard.press("Escape")
     page.get_by_text("Stopped.", exact=True).wait_for()
     assert page.is_enabled("#draw")
-    wait_until(lambda: running.engine.jobs[-1].id in running.engine.cancelled)
+    wait_until(lambda: running.engine.status.cancelled == before + 1)
 
 
 def test_settings_of_a_picture_can_be_taken_up_again(page) -> None:
@@ -137,7 +140,7 @@ def test_settings_of_a_picture_can_be_taken_up_again(page) -> None:
 
 
 def test_what_goes_wrong_is_said(page) -> None:
-    page.fill("#prompt", "crash")
+    page.fill("#prompt", "fail crashed")
     page.click("#draw")
     page.wait_for_selector("#said:not(:empty)")
     assert page.inner_text("#said") == "The worker died."
@@ -146,9 +149,9 @@ def test_what_goes_wrong_is_said(page) -> None:
 
 def test_the_certificate_is_a_click_away(page) -> None:
     page.click("#state summary")
-    told = page.inner_text("#certificate")
-    assert "FakePipeline" in told
-    assert "64 × 64, 96 × 64" in told
+    certificate = page.inner_text("#certificate")
+    assert "FakePipeline" in certificate
+    assert "64 × 64, 96 × 64" in certificate
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -161,9 +164,8 @@ def test_a_phone_needs_no_sideways_scrolling_and_has_room_for_fingers(
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
         assert page.locator("#draw").bounding_box()["height"] >= 44
         assert page.locator("#frame").bounding_box()["width"] > 340
-        page.wait_for_timeout(700)  # the frame scrolls into view
-        top, height = page.evaluate("[frame.getBoundingClientRect().top, innerHeight]")
-        assert top < height
+        # the frame scrolls into view
+        page.wait_for_function("frame.getBoundingClientRect().top < innerHeight")
 
 
 def test_text_has_contrast_in_both_schemes(chromium, running: Running) -> None:
@@ -201,11 +203,12 @@ def test_a_key_is_asked_for_and_kept_in_the_page(chromium) -> None:
 
 
 def test_a_server_that_warms_up_says_so_and_then_offers(chromium) -> None:
-    with serving(FakeEngine(warm_seconds=2.0), ready=False) as running:
+    with serving(ready=False) as running:
         page = chromium.new_page()
         try:
             page.goto(running.address)
             page.wait_for_selector("#state[data-state=starting]")
+            running.release()
             page.wait_for_selector("#state[data-state=ready]")
             assert page.locator("#sizes input").count() == 2
         finally:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from halftime.http.errors import ApiError
-from halftime.verbs.serve.encode import checked_picture, encode
-from halftime.verbs.serve.offer import quality_of, size_for, steps_for
-from halftime.verbs.serve.pictures import PictureStore
-from halftime.verbs.serve.profiled import Profiled
+from halftime.verbs.serve.files import PictureStore, checked_picture, encode
+from halftime.verbs.serve.request import quality_of, size_for, steps_for
+from halftime.verbs.serve.service import LiveProfiler
 from serve_fake import CERTIFICATE
 
 
@@ -44,7 +43,7 @@ def test_a_clients_picture_loses_its_alpha_and_what_else_it_carries() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"RIFF\0\0\0\0WEBP"]
 )
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
+def test_what_is_not_a_picture_is_refused(data: bytes) -> None:
     with pytest.raises(ApiError, match="cannot be read"):
         checked_picture(data)
 
@@ -91,10 +90,10 @@ def test_quality_and_size_come_from_the_certificate() -> None:
 
 
 def test_profiling_takes_as_many_as_asked_for_and_keeps_the_newest() -> None:
-    profiled = Profiled()
-    assert not profiled.take()
-    profiled.start(2)
-    assert [profiled.take() for _ in range(3)] == [True, True, False]
+    profiler = LiveProfiler()
+    assert not profiler.take()
+    profiler.start(2)
+    assert [profiler.take() for _ in range(3)] == [True, True, False]
     for number in range(20):
-        profiled.keep(b"%d" % number)
-    assert profiled.stop() == [b"%d" % number for number in range(4, 20)]
+        profiler.sessions.append(b"%d" % number)
+    assert profiler.stop() == [b"%d" % number for number in range(4, 20)]

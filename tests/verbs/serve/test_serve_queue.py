@@ -5,17 +5,24 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serve_helpers import certificate, job
 
 from halftime.testing import FakeClock
-from halftime.verbs.serve.admission import Queue, ServiceTime
-from halftime.verbs.serve.batching import batch_of, kind_of
-from halftime.verbs.serve.listing import listed, nearest_size, nearest_steps
 from halftime.verbs.serve.messages import QueueFull, Refused
 from halftime.verbs.serve.preview import preview_steps
+from halftime.verbs.serve.queue import (
+    Queue,
+    ServiceTime,
+    batch_of,
+    fitted,
+    kind_of,
+    nearest_size,
+    nearest_steps,
+)
 from halftime.verbs.serve.warmup import Kind, Offered, batch_sizes, kinds, paying_batches
 
 SIZES = st.integers(1, 12).map(batch_sizes)
@@ -65,7 +72,7 @@ def test_a_queue_loses_and_doubles_nothing(
     arrivals: list[bool], limit: int, sizes: tuple[int, ...]
 ) -> None:
     line, _ = queue(limit)
-    accepted, taken = [], []
+    accepted, drawn_ids = [], []
     for number, arrives in enumerate(arrivals):
         if arrives:
             try:
@@ -74,11 +81,11 @@ def test_a_queue_loses_and_doubles_nothing(
             except QueueFull:
                 assert len(line) == limit
         else:
-            taken += [item.job.id for item in line.take(sizes, 0.0)[0]]
+            drawn_ids += [item.job.id for item in line.take(sizes, 0.0)[0]]
         assert len(line) <= limit
     while len(line):
-        taken += [item.job.id for item in line.take(sizes, 0.0)[0]]
-    assert sorted(taken) == sorted(accepted)
+        drawn_ids += [item.job.id for item in line.take(sizes, 0.0)[0]]
+    assert sorted(drawn_ids) == sorted(accepted)
 
 
 def test_what_could_not_be_done_in_time_is_not_let_in() -> None:
@@ -149,15 +156,15 @@ def test_service_times_follow_what_is_measured() -> None:
 
 
 @given(st.integers(1, 200), st.integers(0, 20))
-def test_previews_are_spread_and_never_the_last_step(total: int, wanted: int) -> None:
-    marks = preview_steps(total, wanted)
-    assert len(marks) <= wanted
+def test_previews_are_spread_and_never_the_last_step(total: int, count: int) -> None:
+    marks = preview_steps(total, count)
+    assert len(marks) <= count
     assert all(0 < mark < total for mark in marks)
-    if wanted and total > wanted + 1:
+    if count and total > count + 1:
         gaps = [
             later - earlier for earlier, later in zip((0, *marks), (*marks, total), strict=True)
         ]
-        assert len(marks) == wanted
+        assert len(marks) == count
         assert max(gaps) - min(gaps) <= 2  # two roundings
 
 
@@ -183,17 +190,17 @@ def test_steps_snap_to_the_nearest_and_guidance_to_what_ran() -> None:
         20,
         30,
     ]
-    assert listed(job(guidance=3.0), certificate(guidance=("unguided",)), "snap").guidance is None
+    assert fitted(job(guidance=3.0), certificate(guidance=("unguided",)), "snap").guidance is None
     with pytest.raises(Refused, match="strength"):
-        listed(job(strength=0.5), certificate(), "snap")
+        fitted(job(strength=0.5), certificate(), "snap")
     with pytest.raises(Refused, match="strength is 0"):
-        listed(job(image=b"x", strength=0.0), certificate(img2img=True), "snap")
+        fitted(job(image=b"x", strength=0.0), certificate(img2img=True), "snap")
     with pytest.raises(
         Refused, match=r"of 10 steps that leaves none to draw\. It must be 0\.1 or more"
     ):
-        listed(job(image=b"x", strength=0.09, steps=10), certificate(img2img=True), "snap")
+        fitted(job(image=b"x", strength=0.09, steps=10), certificate(img2img=True), "snap")
     assert (
-        listed(job(image=b"x", strength=0.1, steps=10), certificate(img2img=True), "snap").strength
+        fitted(job(image=b"x", strength=0.1, steps=10), certificate(img2img=True), "snap").strength
         == 0.1
     )
 
@@ -207,12 +214,12 @@ def test_the_certificate_covers_every_combination_once() -> None:
         branches=("guided", "unguided"),
         buckets=(6, 24),
     )
-    found = kinds(offered)
-    assert len(found) == len(set(found)) == 2 * 2 * 2 * 2 * 2 + 2 * 2
+    listed = kinds(offered)
+    assert len(listed) == len(set(listed)) == 2 * 2 * 2 * 2 * 2 + 2 * 2
     for size in offered.sizes:
         for steps in offered.steps:
-            assert any((kind.width, kind.height) == size and kind.steps == steps for kind in found)
-    assert Kind("img2img", 96, 64, 2, "unguided", 3, 24) in found
+            assert any((kind.width, kind.height) == size and kind.steps == steps for kind in listed)
+    assert Kind("img2img", 96, 64, 2, "unguided", 3, 24) in listed
 
 
 @given(st.integers(1, 100))
@@ -223,12 +230,10 @@ def test_batch_sizes_hold_one_and_the_most(most: int) -> None:
 
 
 def test_a_batch_that_takes_longer_than_one_by_one_is_not_used() -> None:
-    import msgspec
-
-    one = certificate().entries[0]
-    two = msgspec.structs.replace(one, batch=2, second_seconds=1.4)
-    four = msgspec.structs.replace(one, batch=4, second_seconds=4.4)
-    paying, lost = paying_batches((one, two, four), (1, 2, 4))
+    single = certificate().entries[0]
+    two = msgspec.structs.replace(single, batch=2, second_seconds=1.4)
+    four = msgspec.structs.replace(single, batch=4, second_seconds=4.4)
+    paying, lost = paying_batches((single, two, four), (1, 2, 4))
     assert paying == (1, 2)
     assert lost == [(4, pytest.approx(1.1))]
 

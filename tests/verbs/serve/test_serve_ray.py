@@ -1,4 +1,4 @@
-"""Under Ray: another drawer where one dies. Ray itself is not needed; benchmarks/serve_ray.py runs
+"""Under Ray: another drawer where one dies. Ray itself is not needed; benchmarks.serve.ray runs
 the real thing."""
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from halftime.records.serve import EngineStatus
 from halftime.verbs.serve.messages import (
     EngineSettings,
     Event,
-    Failed,
     Final,
     Job,
+    JobFailed,
     NotReady,
     Preview,
     QueueFull,
@@ -64,8 +64,8 @@ class Handle:
 
 
 class Stream:
-    def __init__(self, handle: Handle, script: list[object], wanted: Job) -> None:
-        self.handle, self.script, self.wanted = handle, list(script), wanted
+    def __init__(self, handle: Handle, script: list[object], requested: Job) -> None:
+        self.handle, self.script, self.requested = handle, list(script), requested
 
     async def __anext__(self) -> bytes:
         if not self.script:
@@ -74,26 +74,26 @@ class Stream:
         if isinstance(word, Exception):
             raise word
         assert callable(word)
-        return msgspec.msgpack.encode(word(self.wanted))
+        return msgspec.msgpack.encode(word(self.requested))
 
     def cancel(self) -> None:
         self.handle.cancelled += 1
 
 
-def started(wanted: Job) -> Event:
-    return Started(id=wanted.id, queue_seconds=0.0, batch_size=1)
+def started(requested: Job) -> Event:
+    return Started(id=requested.id, queue_seconds=0.0, batch_size=1)
 
 
-def preview(wanted: Job) -> Event:
-    return Preview(id=wanted.id, index=0, step=1, width=1, height=1, pixels=b"rgb")
+def preview(requested: Job) -> Event:
+    return Preview(id=requested.id, index=0, step=1, width=1, height=1, pixels=b"rgb")
 
 
-def final(wanted: Job) -> Event:
+def final(requested: Job) -> Event:
     return Final(
-        id=wanted.id,
-        width=wanted.width,
-        height=wanted.height,
-        steps=wanted.steps,
+        id=requested.id,
+        width=requested.width,
+        height=requested.height,
+        steps=requested.steps,
         pixels=b"",
         stages={},
         queue_seconds=0.0,
@@ -134,7 +134,7 @@ def test_a_drawer_that_dies_is_replaced_in_mid_picture() -> None:
 def test_three_dead_drawers_are_an_answer() -> None:
     async def check(drawers: Drawers) -> None:
         answer = [event async for event in drawers.submit(job())][-1]
-        assert isinstance(answer, Failed)
+        assert isinstance(answer, JobFailed)
         assert (answer.kind, answer.retryable) == ("crashed", True)
 
     with_drawers(Handle(*[[ActorDied()]] * 3), check)  # type: ignore[arg-type]

@@ -34,8 +34,8 @@ def small(name: str = "a", **changes: object) -> Job:
     return job(name, **{"width": 32, "height": 32, "steps": 4, **changes})
 
 
-def draw(place: Studio, jobs: Sequence[Job], previews: Previews | None = None) -> Drawing:
-    return place.draw(jobs, Watch(jobs, lambda: jobs, previews))
+def draw(opened_studio: Studio, jobs: Sequence[Job], previews: Previews | None = None) -> Drawing:
+    return opened_studio.draw(jobs, Watch(jobs, lambda: jobs, previews))
 
 
 def picture(size: int = 48) -> bytes:
@@ -44,8 +44,8 @@ def picture(size: int = 48) -> bytes:
     return file.getvalue()
 
 
-def tiny_for(place: Studio) -> diffusers.AutoencoderTiny:
-    channels = place.pipeline.vae.config.latent_channels
+def tiny_for(opened_studio: Studio) -> diffusers.AutoencoderTiny:
+    channels = opened_studio.pipeline.vae.config.latent_channels
     torch.manual_seed(0)
     return diffusers.AutoencoderTiny(
         latent_channels=channels,
@@ -54,8 +54,10 @@ def tiny_for(place: Studio) -> diffusers.AutoencoderTiny:
     ).eval()
 
 
-def previews_into(found: list[Preview], place: Studio) -> Previews:
-    previews = Previews(tiny_for(place), found.append, Unpacker(place.pipeline))
+def previews_into(previews_sent: list[Preview], opened_studio: Studio) -> Previews:
+    previews = Previews(
+        tiny_for(opened_studio), previews_sent.append, Unpacker(opened_studio.pipeline)
+    )
     previews.start()
     return previews
 
@@ -63,25 +65,25 @@ def previews_into(found: list[Preview], place: Studio) -> Previews:
 class Latents:
     """Catches what the VAE is given: the final latents."""
 
-    def __init__(self, place: Studio) -> None:
+    def __init__(self, opened_studio: Studio) -> None:
         self.seen: list[torch.Tensor] = []
-        decode = place.pipeline.vae.decode
+        decode = opened_studio.pipeline.vae.decode
 
         def catching(latents: torch.Tensor, *args: object, **kwargs: object) -> object:
             self.seen.append(latents.clone())
             return decode(latents, *args, **kwargs)
 
-        self.undo: Callable[[], None] = lambda: vars(place.pipeline.vae).__setitem__(
+        self.undo: Callable[[], None] = lambda: vars(opened_studio.pipeline.vae).__setitem__(
             "decode", decode
         )
-        vars(place.pipeline.vae)["decode"] = catching
+        vars(opened_studio.pipeline.vae)["decode"] = catching
 
 
 def test_a_picture_is_what_the_bare_pipeline_draws() -> None:
     import serve_models
 
     bare = serve_models.sdxl()
-    wanted = bare(
+    expected = bare(
         "a red apple",
         width=32,
         height=32,
@@ -89,7 +91,7 @@ def test_a_picture_is_what_the_bare_pipeline_draws() -> None:
         generator=torch.Generator().manual_seed(7),
     ).images[0]
     drawing = draw(studio(), [small(seed=7)])
-    np.testing.assert_array_equal(drawing.pictures[0], np.asarray(wanted))
+    np.testing.assert_array_equal(drawing.pictures[0], np.asarray(expected))
 
 
 def test_stages_add_up_to_the_call() -> None:
@@ -100,33 +102,36 @@ def test_stages_add_up_to_the_call() -> None:
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl", "flux"])
 def test_final_latents_are_the_same_bit_for_bit_with_and_without_previews(model: str) -> None:
-    place, found = studio(model), list[Preview]()
-    watched = Latents(place)
+    opened_studio, previews_sent = studio(model), list[Preview]()
+    watched = Latents(opened_studio)
     try:
-        without = draw(place, [small()])
-        previews = previews_into(found, place)
+        without = draw(opened_studio, [small()])
+        previews = previews_into(previews_sent, opened_studio)
         jobs = [small(previews=3)]
         previews.open(jobs)
-        with_them = place.draw(jobs, Watch(jobs, lambda: jobs, previews))
+        with_them = opened_studio.draw(jobs, Watch(jobs, lambda: jobs, previews))
         previews.flush()
     finally:
         watched.undo()
     assert torch.equal(watched.seen[0], watched.seen[1])
     np.testing.assert_array_equal(without.pictures, with_them.pictures)
-    assert found
-    assert [each.index for each in found] == list(range(len(found)))
-    assert all(len(each.pixels) == each.width * each.height * 3 for each in found)
+    assert previews_sent
+    steps = [preview.step for preview in previews_sent]
+    assert steps == sorted(set(steps))
+    assert all(
+        len(preview.pixels) == preview.width * preview.height * 3 for preview in previews_sent
+    )
 
 
 def test_a_picture_in_a_batch_is_the_picture_alone() -> None:
     """Same noise by its own seed; kernels for two are not those for one, so to one grey level."""
-    place = studio()
+    opened_studio = studio()
     jobs = [
         small("a", seed=3, prompt="a red apple"),
         small("b", seed=4, prompt="a blue car and a tree"),
     ]
-    together = draw(place, jobs).pictures.astype(int)
-    alone = [draw(place, [each]).pictures[0].astype(int) for each in jobs]
+    together = draw(opened_studio, jobs).pictures.astype(int)
+    alone = [draw(opened_studio, [job_]).pictures[0].astype(int) for job_ in jobs]
     for position in range(2):
         assert np.abs(together[position] - alone[position]).max() <= 1
     assert np.abs(alone[0] - alone[1]).max() > 1
@@ -146,54 +151,54 @@ SCHEDULERS = (
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_an_aborted_neighbour_leaves_nothing_behind(name: str) -> None:
-    place = open_studio(msgspec.structs.replace(SETTINGS, scheduler=name))
-    before = draw(place, [small()]).pictures
+    opened_studio = open_studio(msgspec.structs.replace(SETTINGS, scheduler=name))
+    before = draw(opened_studio, [small()]).pictures
     for cut in (1, 3):
-        other = small("other", seed=9, steps=5)
+        neighbour = small("other", seed=9, steps=5)
         left = [cut]
 
-        def wanted(left: list[int] = left, other: Job = other) -> list[Job]:
+        def waiting(left: list[int] = left, neighbour: Job = neighbour) -> list[Job]:
             left[0] -= 1
-            return [other] if left[0] >= 0 else []
+            return [neighbour] if left[0] >= 0 else []
 
         with pytest.raises(NobodyWaits):
-            place.draw([other], Watch([other], wanted))
-    np.testing.assert_array_equal(draw(place, [small()]).pictures, before)
-    place.stack.close()
+            opened_studio.draw([neighbour], Watch([neighbour], waiting))
+    np.testing.assert_array_equal(draw(opened_studio, [small()]).pictures, before)
+    opened_studio.stack.close()
 
 
 def test_cancelled_means_no_further_step() -> None:
-    place = studio()
-    wanted, asked = small(steps=20), [0]
+    opened_studio = studio()
+    requested, looks = small(steps=20), [0]
 
     def until_the_third() -> list[Job]:
-        asked[0] += 1
-        return [wanted] if asked[0] <= 3 else []
+        looks[0] += 1
+        return [requested] if looks[0] <= 3 else []
 
-    watch = Watch([wanted], until_the_third)
+    watch = Watch([requested], until_the_third)
     with pytest.raises(NobodyWaits):
-        place.draw([wanted], watch)
+        opened_studio.draw([requested], watch)
     assert watch.step == 3
 
 
 def test_no_preview_after_close() -> None:
-    place, found = studio(), list[Preview]()
-    previews = previews_into(found, place)
+    opened_studio, previews_sent = studio(), list[Preview]()
+    previews = previews_into(previews_sent, opened_studio)
     jobs = [small(previews=2)]
     previews.open(jobs)
     previews.close("a")
-    place.draw(jobs, Watch(jobs, lambda: jobs, previews))
+    opened_studio.draw(jobs, Watch(jobs, lambda: jobs, previews))
     previews.flush()
-    assert not found
+    assert not previews_sent
 
 
 def test_from_a_picture() -> None:
-    place = studio("sd15")
-    started = draw(place, [small(image=picture(), strength=0.5)])
+    opened_studio = studio("sd15")
+    started = draw(opened_studio, [small(image=picture(), strength=0.5)])
     assert started.pictures.shape == (1, 32, 32, 3)
-    assert not np.array_equal(started.pictures, draw(place, [small()]).pictures)
+    assert not np.array_equal(started.pictures, draw(opened_studio, [small()]).pictures)
     with pytest.raises(BadWorkload, match="cannot be read"):
-        draw(place, [small(image=b"no picture", strength=0.5)])
+        draw(opened_studio, [small(image=b"no picture", strength=0.5)])
 
 
 def test_what_the_pipeline_cannot_take_is_said() -> None:
@@ -217,8 +222,10 @@ def test_a_pipeline_of_films_is_refused() -> None:
 
 
 def test_a_profiled_job_carries_its_session() -> None:
-    place, wanted = studio(), small(profile=True)
-    session = msgspec.json.decode(place.session(draw(place, [wanted]), wanted), type=Session)
+    opened_studio, requested = studio(), small(profile=True)
+    session = msgspec.json.decode(
+        opened_studio.session(draw(opened_studio, [requested]), requested), type=Session
+    )
     assert session.row("denoise") is not None
     assert sum(row.seconds for row in session.ledger) == pytest.approx(session.wall_seconds)
     assert session.workload.prompts == ("a red apple",)

@@ -13,8 +13,8 @@ from halftime.verbs.serve.warmup import NotStill, buckets_of, certify, graphs
 from halftime.verbs.serve.watching import Dynamo, Memory
 
 
-def quiet(what: str, done: int, total: int) -> None:
-    assert 0 <= done < total
+def quiet(step: str, position: int, total: int) -> None:
+    assert 0 <= position < total
 
 
 @pytest.fixture
@@ -50,10 +50,11 @@ def test_what_is_listed_ran_and_dynamo_stood_still(compiled: Studio) -> None:
         draw(compiled, [small(width=size[0], height=size[1], steps=4, guidance=3.0)])
     assert dynamo.look() == ()
     draw(compiled, [small(width=64, height=64, guidance=3.0)])
-    found = dynamo.look("culprit")
-    assert found
-    assert found[0].request == "culprit"
-    assert "size of" in found[0].guard or "value of" in found[0].guard
+    graphs_compiled = dynamo.look("culprit")
+    assert graphs_compiled
+    assert graphs_compiled[0].request == "culprit"
+    guard = graphs_compiled[0].guard
+    assert "size of" in guard or "value of" in guard
     assert dynamo.look() == ()
 
 
@@ -96,10 +97,10 @@ def test_memory_that_grows_drops_what_was_compiled(compiled: Studio) -> None:
     draw(compiled, [small()])
     grown = iter(range(0, 10**6, 1000))
     memory = Memory(limit=1000, read=lambda: next(grown))
-    said = [memory.grew() for _ in range(9)]
-    assert said[:7] == [None] * 7
-    assert said[7] is not None
-    assert "memory grew by" in said[7]
+    messages = [memory.grew() for _ in range(9)]
+    assert messages[:7] == [None] * 7
+    assert messages[7] is not None
+    assert "memory grew by" in messages[7]
     before = graphs().unique_graphs
     assert memory.drop() is True
     draw(compiled, [small()])
@@ -109,9 +110,9 @@ def test_memory_that_grows_drops_what_was_compiled(compiled: Studio) -> None:
 def test_memory_that_creeps_up_and_down_is_noticed() -> None:
     levels = iter(base + jitter for base in range(0, 4000, 20) for jitter in (0, 300))
     memory = Memory(limit=1000, read=lambda: next(levels))
-    said = [memory.grew() for _ in range(200)]
-    first = next(index for index, words in enumerate(said) if words)
-    assert "crept up by" in str(said[first])
+    messages = [memory.grew() for _ in range(200)]
+    first = next(index for index, words in enumerate(messages) if words)
+    assert "crept up by" in str(messages[first])
     assert 100 < first < 200
     memory.drop()
     assert not any(memory.grew() for _ in range(50))  # counted anew from here

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import halftime
 from halftime.base.errors import BadFile, HalftimeError
-from halftime.pipeline.load import Loaded
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Workload
 from halftime.verbs.profile.traced import trace_call
 from halftime.verbs.trace.read import read
@@ -126,7 +126,7 @@ def test_rocm_nanoseconds_the_array_form_and_ranks(tmp_path: Path) -> None:
 def test_a_real_trace_of_a_real_pipeline_on_the_cpu(tmp_path: Path) -> None:
     tiny = PIPELINES["sdxl"]
     workload = Workload(steps=3, width=32, height=32)
-    path = trace_call(Loaded(tiny.build(), "x", ()).pipeline, workload, tmp_path)
+    path = trace_call(LoadedPipeline(tiny.build(), "x", ()).pipeline, workload, tmp_path)
     session = halftime.trace(path)
     rows = {row.stage: row for row in session.ledger}
     assert {"encode_prompt", "denoise", "vae_decode", "postprocess"} <= set(rows)

@@ -21,7 +21,7 @@ from halftime.base.errors import BadInput, Unrepeatable
 from halftime.base.store import read_json, read_toml
 from halftime.cli import _run
 from halftime.fix import FIXES
-from halftime.pipeline.load import Loaded
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Workload
 from halftime.records.recipe import Recipe
 from halftime.records.tune import Partial, Tuning
@@ -158,7 +158,7 @@ def test_a_planted_bad_fix_is_found_and_dropped(
     said: list[str] = []
     options = Options(budget=120.0, prompts=6)
     found = tuned(
-        Loaded(halftime.bundled.load(), "bundled", ()), WORKLOAD, options, say=said.append
+        LoadedPipeline(halftime.bundled.load(), "bundled", ()), WORKLOAD, options, say=said.append
     ).tuning
     dropped = next(rung for rung in found.ladder if rung.fix == "vae-channels-last")
     assert not dropped.kept
@@ -189,11 +189,15 @@ def test_a_pipeline_that_does_not_repeat_itself_is_refused_before_anything_is_tr
 
     pipeline.__class__ = Careless
     with pytest.raises(Unrepeatable, match="does not repeat itself"):
-        tuned(Loaded(pipeline, "careless", ()), Workload(steps=2, width=64, height=64), Options())
+        tuned(
+            LoadedPipeline(pipeline, "careless", ()),
+            Workload(steps=2, width=64, height=64),
+            Options(),
+        )
 
 
 def test_a_budget_in_which_nothing_fits_is_refused_with_one_that_would_do() -> None:
-    loaded = Loaded(halftime.bundled.load(), "bundled", ())
+    loaded = LoadedPipeline(halftime.bundled.load(), "bundled", ())
     with pytest.raises(
         BadInput, match=r"budget is 2\.00 s; a call takes .* Give more, for example --budget \d+m"
     ):

@@ -90,7 +90,7 @@ class Played:
         return Tools(
             measure=self.measure,
             predict=lambda plan: predicted(SESSION, plan),
-            known=lambda incumbent, plan: False,
+            is_measured=lambda incumbent, plan: False,
             budget=self.budget,
             goal=goal or Goal(),
             baseline_seconds=1.0,
@@ -103,10 +103,10 @@ def names(plan: Choices) -> set[str]:
 
 def test_the_most_promising_comes_first_and_what_pays_stays() -> None:
     played = Played({"openvino": 1.6, "vae-dtype": 1.1, "schedule-table": 0.98})
-    found = climb(Climb(), [TABLE, VAE_DTYPE, OPENVINO], played.tools())
+    climbed = climb(Climb(), [TABLE, VAE_DTYPE, OPENVINO], played.tools())
     assert played.tried[0] == (OPENVINO,)
-    assert names(found.kept) == {"openvino", "vae-dtype"}
-    dropped = next(rung for rung in found.ladder if rung.fix == "schedule-table")
+    assert names(climbed.plan) == {"openvino", "vae-dtype"}
+    dropped = next(rung for rung in climbed.ladder if rung.fix == "schedule-table")
     assert not dropped.kept
     assert dropped.observed is not None
     assert "slower" in dropped.why
@@ -114,18 +114,18 @@ def test_the_most_promising_comes_first_and_what_pays_stays() -> None:
 
 def test_a_better_rival_replaces_what_stood() -> None:
     played = Played({"loop-graph": 1.5, "openvino": 2.0})
-    found = climb(Climb(), [LOOP, OPENVINO], played.tools())
-    assert names(found.kept) == {"openvino"}
-    lost = next(rung for rung in found.ladder if rung.fix == "loop-graph")
+    climbed = climb(Climb(), [LOOP, OPENVINO], played.tools())
+    assert names(climbed.plan) == {"openvino"}
+    lost = next(rung for rung in climbed.ladder if rung.fix == "loop-graph")
     assert not lost.kept
     assert "replaced by openvino" in lost.why
 
 
 def test_a_rival_of_which_little_is_expected_costs_no_trial() -> None:
     played = Played({"loop-graph": 2.0})
-    found = climb(Climb(), [LOOP, Choice(name="denoiser-channels-last")], played.tools())
+    climbed = climb(Climb(), [LOOP, Choice(name="denoiser-channels-last")], played.tools())
     assert played.tried == [(LOOP,)]
-    assert "more is expected" in found.ladder[1].why
+    assert "more is expected" in climbed.ladder[1].why
 
 
 def test_a_runtime_takes_one_more_component_or_gives_one_up() -> None:
@@ -140,25 +140,25 @@ def test_a_runtime_takes_one_more_component_or_gives_one_up() -> None:
 
 def test_the_climb_stops_at_the_goal() -> None:
     played = Played({"openvino": 2.5, "vae-dtype": 1.1})
-    found = climb(Climb(), [OPENVINO, VAE_DTYPE], played.tools(Goal(speedup=2.0)))
+    climbed = climb(Climb(), [OPENVINO, VAE_DTYPE], played.tools(Goal(speedup=2.0)))
     assert len(played.tried) == 1
-    assert "goal" in found.stopped
-    assert found.ladder[-1].observed is None
+    assert "goal" in climbed.stopped
+    assert climbed.ladder[-1].observed is None
 
 
 def test_the_climb_stops_at_the_budget_and_says_what_it_left() -> None:
     played = Played({"openvino": 2.0, "vae-dtype": 1.1}, seconds=100.0, budget=120.0)
-    found = climb(Climb(), [OPENVINO, VAE_DTYPE, TABLE], played.tools())
+    climbed = climb(Climb(), [OPENVINO, VAE_DTYPE, TABLE], played.tools())
     assert len(played.tried) == 1
-    assert "no time left" in found.ladder[-1].why
-    assert found.stopped == "the budget was spent"
+    assert "no time left" in climbed.ladder[-1].why
+    assert climbed.stopped == "the budget was spent"
 
 
 def test_what_was_measured_before_needs_no_time() -> None:
     played = Played({"openvino": 2.0}, budget=1.0)
     tools = played.tools()
-    known = Tools(**{**vars(tools), "known": lambda incumbent, plan: True})
-    assert names(climb(Climb(), [OPENVINO], known).kept) == {"openvino"}
+    resumed = Tools(**{**vars(tools), "is_measured": lambda incumbent, plan: True})
+    assert names(climb(Climb(), [OPENVINO], resumed).plan) == {"openvino"}
 
 
 @given(
@@ -169,11 +169,11 @@ def test_what_is_kept_has_no_conflict_and_is_not_slower_than_the_baseline(
     candidates: list[Choice], speeds: dict[str, float]
 ) -> None:
     played = Played(speeds)
-    found = climb(Climb(), candidates, played.tools())
-    assert conflict_free(found.kept)
-    assert found.speedup >= 1.0
-    assert stacked(played.measure((), found.kept)).value >= 0.999
-    assert {rung.fix for rung in found.ladder if rung.kept} == names(found.kept)
+    climbed = climb(Climb(), candidates, played.tools())
+    assert conflict_free(climbed.plan)
+    assert climbed.speedup >= 1.0
+    assert stacked(played.measure((), climbed.plan)).value >= 0.999
+    assert {rung.fix for rung in climbed.ladder if rung.kept} == names(climbed.plan)
 
 
 @given(st.lists(st.sampled_from(EVERY), max_size=8))

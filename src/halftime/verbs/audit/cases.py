@@ -15,14 +15,14 @@ import torch
 from torch.nn.functional import one_hot, scaled_dot_product_attention
 
 
-class Given(NamedTuple):
+class CaseInputs(NamedTuple):
     """What a case works on; made before anything is counted."""
 
     x: torch.Tensor  # float [4], as all that follow on the device but for the last two
-    one: torch.Tensor  # float [1]
+    single: torch.Tensor  # float [1]
     scalar: torch.Tensor  # float []
     square: torch.Tensor  # float [3, 3], symmetric and positive
-    many: torch.Tensor  # float [64]
+    long: torch.Tensor  # float [64]
     places: torch.Tensor  # int64 [3]
     mask: torch.Tensor  # bool [4]
     repeats: torch.Tensor  # int64 [1]
@@ -31,15 +31,15 @@ class Given(NamedTuple):
     host_mask: torch.Tensor
 
 
-def given() -> Given:
+def case_inputs() -> CaseInputs:
     """All of it on the device that "cuda" is now, the real one or the shadow."""
     places, mask = torch.tensor([0, 2, 3]), torch.tensor([True, False, True, False])
-    return Given(
+    return CaseInputs(
         x=torch.ones(4).to("cuda"),
-        one=torch.ones(1).to("cuda"),
+        single=torch.ones(1).to("cuda"),
         scalar=torch.tensor(0.5).to("cuda"),
         square=(torch.eye(3) + 0.1).to("cuda"),
-        many=torch.arange(64.0).to("cuda"),
+        long=torch.arange(64.0).to("cuda"),
         places=places.to("cuda"),
         mask=mask.to("cuda"),
         repeats=torch.full((1,), 2).to("cuda"),
@@ -49,7 +49,7 @@ def given() -> Given:
     )
 
 
-Run = Callable[[Given], object]
+Run = Callable[[CaseInputs], object]
 
 
 class Case(NamedTuple):
@@ -94,12 +94,12 @@ TORCHS_FREE: dict[str, Run] = {
     "any": lambda g: torch.any(g.scalar),
 }
 WAITS: dict[str, Run] = {
-    "item": lambda g: g.one.item(),
+    "item": lambda g: g.single.item(),
     "item of an index": lambda g: g.x[1].item(),
-    "if": lambda g: bool(g.one > 0),
-    "float()": lambda g: float(g.one),
+    "if": lambda g: bool(g.single > 0),
+    "float()": lambda g: float(g.single),
     "mask": lambda g: g.x[g.x > 0],
-    "put by mask from the device": lambda g: _put(g.x, g.x > 0, g.one),
+    "put by mask from the device": lambda g: _put(g.x, g.x > 0, g.single),
     "masked_select": lambda g: torch.masked_select(g.x, g.mask),
     "unique": lambda g: torch.unique(g.x),
     "repeat_interleave": lambda g: torch.repeat_interleave(g.x, g.counts),
@@ -119,7 +119,7 @@ WAITS: dict[str, Run] = {
     "tensor of device scalars": lambda g: torch.tensor([g.scalar, g.scalar]),
     "format": lambda g: f"{g.scalar:.2f}",
     "histc over the data's own range": lambda g: torch.histc(g.x, 4),
-    "isin among many": lambda g: torch.isin(g.x, g.many),
+    "isin among many": lambda g: torch.isin(g.x, g.long),
     "multinomial": lambda g: torch.multinomial(g.x, 2),
     "multinomial, one draw": lambda g: torch.multinomial(g.x, 1, replacement=True),
     "normal with a tensor of deviations": lambda g: torch.normal(0.0, g.x),
@@ -158,10 +158,10 @@ FREE: dict[str, Run] = {
     "sort": lambda g: torch.sort(g.x),
     "empty copy": lambda _: torch.zeros(0, device="cuda").cpu(),
     "softmax": lambda g: torch.softmax(g.x, 0),
-    "attention": lambda g: _attention(g.many.reshape(1, 2, 4, 8)),
+    "attention": lambda g: _attention(g.long.reshape(1, 2, 4, 8)),
     "histc over a given range": lambda g: torch.histc(g.x, 4, 0.0, 2.0),
-    "isin among few": lambda g: torch.isin(g.many, g.x),
-    "isin of distinct ones": lambda g: torch.isin(g.many, g.many, assume_unique=True),
+    "isin among few": lambda g: torch.isin(g.long, g.x),
+    "isin of distinct numbers": lambda g: torch.isin(g.long, g.long, assume_unique=True),
     "isin of a number": lambda g: torch.isin(g.x, 1.0),
     "multinomial with replacement": lambda g: torch.multinomial(g.x, 3, replacement=True),
     "quantile": lambda g: torch.quantile(g.x, 0.5),

@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import diffusers
 import torch
+import transformers
 
+from halftime import bundled
 from halftime.base.errors import UnknownModel
-from halftime.pipeline.load import Loaded, scheduler_named
+from halftime.pipeline.load import LoadedPipeline, scheduler_named
 from halftime.records import Workload
 from halftime.upstream import pytorch
 from halftime.verbs.audit.rules import INDEXING
@@ -36,8 +39,7 @@ def compute(
     kwargs: dict[str, object],
     to_host: bool,
 ) -> object:
-    """Run an operation on unwrapped tensors: for real where all have values and the result is
-    small, else by shape."""
+    """Run an operation on unwrapped tensors: by shape where one has no values or much is made."""
     tensors = [
         value for value in pytorch.tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)
     ]
@@ -50,7 +52,9 @@ def compute(
         )
         return _by_shape(func, name, args, kwargs) if large else func(*args, **kwargs)
     if name in ("aten::_local_scalar_dense", "aten::equal", "aten::allclose", "aten::is_nonzero"):
-        return _made_up(ghosts[0].dtype) if name == "aten::_local_scalar_dense" else True
+        value_type = ghosts[0].dtype
+        truth = name != "aten::_local_scalar_dense" or value_type == torch.bool
+        return True if truth else 1.0 if value_type.is_floating_point else 1
     if name == "aten::_to_copy" and to_host:
         dtype = kwargs.get("dtype")
         return torch.zeros(
@@ -64,13 +68,9 @@ def compute(
 
 
 def _elements(args: Sequence[object]) -> int:
-    """Of the tensor that a factory is asked for: its size is the first argument."""
+    """Of the tensor that a factory shall make: its size is the first argument."""
     size = args[0] if args else None
     return math.prod(int(extent) for extent in size) if isinstance(size, list | tuple) else 0
-
-
-def _made_up(dtype: torch.dtype) -> bool | int | float:
-    return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
 
 
 def _by_shape(
@@ -102,16 +102,13 @@ def is_ghost(pipeline: DiffusionPipeline) -> bool:
     )
 
 
-def load_ghost(model: str | None, workload: Workload) -> Loaded:
-    """The real geometry of a folder, or of the bundled model, ready for `workload`. Raises
-    UnknownModel."""
-    from halftime import bundled
-
+def load_ghost(model: str | None, workload: Workload) -> LoadedPipeline:
+    """The real geometry of a folder or the bundled model, for `workload`. Raises UnknownModel."""
     folder = bundled.MODEL if model is None else Path(model)
     pipeline = ghost_pipeline(folder)
     if workload.scheduler:
         pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)
-    return Loaded(
+    return LoadedPipeline(
         pipeline,
         f"{folder.name} (geometry only)",
         ("weights and large activations have shapes, no values",),
@@ -119,14 +116,11 @@ def load_ghost(model: str | None, workload: Workload) -> Loaded:
 
 
 def ghost_pipeline(folder: Path) -> DiffusionPipeline:
-    """A pipeline of a diffusers folder's real geometry, from its configurations alone. Raises
-    UnknownModel.
+    """A pipeline of a folder's real geometry, from its configurations. Raises UnknownModel.
 
     Models are built on the meta device; schedulers and processors for real; a tokenizer without
     files gets a stand-in.
     """
-    import diffusers
-
     index = folder / "model_index.json"
     if not index.is_file():
         raise UnknownModel(f"{folder} has no model_index.json, so its components are not known.")
@@ -148,9 +142,6 @@ def ghost_pipeline(folder: Path) -> DiffusionPipeline:
 
 
 def _component(folder: Path, library: str | None, class_name: str | None) -> object:
-    import diffusers
-    import transformers
-
     if library is None or class_name is None:
         return None
     cls = getattr(diffusers if library == "diffusers" else transformers, class_name, None)
@@ -170,7 +161,7 @@ def _component(folder: Path, library: str | None, class_name: str | None) -> obj
 
 
 class StandInTokenizer:
-    """Gives sequences of the length that was asked for; which tokens they hold makes no wait."""
+    """Gives sequences of the requested length; which tokens they hold does not change waits."""
 
     model_max_length = 77
     pad_token_id = 0
@@ -182,11 +173,11 @@ class StandInTokenizer:
         return text.split()
 
     def __call__(self, text: str | list[str], max_length: int | None = None, **_: object) -> object:
-        from transformers import BatchEncoding
-
         rows = 1 if isinstance(text, str) else len(text)
         ids = torch.ones(rows, max_length or self.model_max_length, dtype=torch.long)
-        return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        return transformers.BatchEncoding(
+            {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        )
 
     def batch_decode(self, ids: torch.Tensor, **_: object) -> list[str]:
         return [""] * len(ids)

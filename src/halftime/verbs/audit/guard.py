@@ -45,6 +45,6 @@ def _stand_in() -> int:
     zero = ctypes.CFUNCTYPE(ctypes.c_long)(lambda: 0)
     address = ctypes.cast(zero, ctypes.c_void_p).value
     table = (ctypes.c_void_p * _METHODS)(*[address] * _METHODS)
-    made = (ctypes.c_void_p * 1)(ctypes.addressof(table))
-    _kept.extend([zero, table, made])
-    return ctypes.addressof(made)
+    guard = (ctypes.c_void_p * 1)(ctypes.addressof(table))
+    _kept.extend([zero, table, guard])
+    return ctypes.addressof(guard)

@@ -1,5 +1,4 @@
-"""Bring back to the CPU what a call left on the shadow device: schedules, caches, tables made on
-first use."""
+"""Bring back to the CPU what a call left on the shadow device: schedules, caches and tables."""
 
 from __future__ import annotations
 
@@ -12,15 +11,14 @@ _NOT_WALKED = (str, bytes, int, float, type, FunctionType, MethodType, ModuleTyp
 
 
 def bring_home(*roots: object) -> None:
-    """Replace every shadow tensor that can be reached from `roots` by attributes and containers
-    with its CPU tensor."""
-    seen: set[int] = set()
+    """Replace each shadow tensor in `roots` and all that they hold by its CPU tensor."""
+    visited: set[int] = set()
     waiting = list(roots)
     while waiting:
         holder = waiting.pop()
-        if id(holder) in seen or isinstance(holder, _NOT_WALKED):
+        if id(holder) in visited or isinstance(holder, _NOT_WALKED):
             continue
-        seen.add(id(holder))
+        visited.add(id(holder))
         waiting.extend(
             _in_container(holder)
             if isinstance(holder, list | tuple | MutableMapping)
@@ -50,8 +48,7 @@ def _in_object(holder: object) -> list[object]:
 
 
 def _home(value: object) -> object:
-    """The value without shadow tensors; a tuple is made anew where it holds one, since it cannot be
-    changed."""
+    """The value without shadow tensors; a tuple that holds one is made anew."""
     if isinstance(value, ShadowTensor):
         return value.on_host
     if type(value) is tuple and any(isinstance(part, ShadowTensor) for part in value):

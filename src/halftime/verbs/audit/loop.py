@@ -1,5 +1,4 @@
-"""Where the denoising loop is: by the pipeline's progress bar, or by its scheduler's steps where it
-makes none."""
+"""Where the denoising loop is: by the pipeline's progress bar, or else by its scheduler's steps."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ Function = Callable[..., object]
 
 @contextmanager
 def loop_watched(pipeline: DiffusionPipeline, device: ShadowDevice) -> Iterator[None]:
-    """Tell the device's sites when a denoising loop begins and ends and when a step is done, and
-    count module walks."""
+    """Let the device's sites know of each denoising loop and step, and count module walks."""
     with ExitStack() as undo:
         for part in pipelines_of(pipeline):
             bar = _watched_bar(device.sites)
@@ -36,16 +34,12 @@ def loop_watched(pipeline: DiffusionPipeline, device: ShadowDevice) -> Iterator[
 
 
 def _schedulers(pipeline: DiffusionPipeline) -> list[object]:
-    found = [
-        value
-        for part in pipelines_of(pipeline)
-        for value in part.components.values()
-        if hasattr(value, "step")
-    ]
     unique = {
-        id(value): value
-        for value in found
-        if hasattr(value, "timesteps") or hasattr(value, "set_timesteps")
+        id(component): component
+        for part in pipelines_of(pipeline)
+        for component in part.components.values()
+        if hasattr(component, "step")
+        and (hasattr(component, "timesteps") or hasattr(component, "set_timesteps"))
     }
     return list(unique.values())
 

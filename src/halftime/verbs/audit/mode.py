@@ -1,5 +1,4 @@
-"""The shadow device: makes tensors that say cuda:0, runs their operations on the CPU, and records
-what would wait."""
+"""The shadow device: its tensors say cuda:0, run on the CPU, and record what would wait."""
 
 from __future__ import annotations
 
@@ -25,8 +24,7 @@ _SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 class ShadowDevice(pytorch.TorchDispatchMode):
     """Within the block there is a CUDA device with index 0; afterwards torch is as it was.
 
-    Raises RuntimeError on entering a second one: torch's global state is changed only once at a
-    time.
+    Entering a second one raises RuntimeError, since torch's global state can be changed once only.
     """
 
     def __init__(self, without_values: bool = False) -> None:
@@ -82,8 +80,8 @@ class ShadowDevice(pytorch.TorchDispatchMode):
         """Run one operation on the CPU tensors inside, having recorded whether it would wait."""
         flat, spec = pytorch.tree_flatten((args, dict(kwargs)))
         shadows = [value for value in flat if isinstance(value, ShadowTensor)]
-        wanted = kwargs.get("device")
-        to = torch.device(wanted) if isinstance(wanted, str | torch.device | int) else None
+        device = kwargs.get("device")
+        to = torch.device(device) if isinstance(device, str | torch.device | int) else None
         if not shadows and (to is None or to.type != "cuda"):
             return func(*args, **kwargs)
         name, overload = pytorch.operation_name(func), pytorch.overload_name(func)
@@ -106,7 +104,9 @@ class ShadowDevice(pytorch.TorchDispatchMode):
         else:
             out = func(*inner_args, **inner_kwargs)
         if torch.Tag.inplace_view in func.tags and shadows:
-            _change_outer_view(func, args, kwargs)
+            # An in-place view must change the wrapper's own sizes too: on its metadata alone.
+            with pytorch.metadata_only():
+                func(*args, **kwargs)
         on_device = to.type == "cuda" if to is not None else True
         return _wrapped(out, flat, shadows, on_device)
 
@@ -123,14 +123,6 @@ def _check_one_device(name: str, flat: Sequence[object], shadows: Sequence[Shado
             "Expected all tensors to be on the same device, but found at least two devices, "
             f"cuda:0 and cpu! ({name})"
         )
-
-
-def _change_outer_view(
-    func: pytorch.Operation, args: tuple[object, ...], kwargs: Mapping[str, object]
-) -> None:
-    """In-place views change the wrapper's own sizes too: run them on its metadata alone."""
-    with pytorch.metadata_only():
-        func(*args, **kwargs)
 
 
 def _wrapped(
@@ -155,8 +147,7 @@ def _wrapped(
 
 
 class _Functions(TorchFunctionMode):
-    """What the dispatcher does not see: pinning, `x.data = y`, streams, generators of another
-    device."""
+    """What the dispatcher does not see: pinning, `x.data = y`, streams, foreign generators."""
 
     def __init__(self, device: ShadowDevice) -> None:
         super().__init__()
@@ -194,14 +185,12 @@ class _Functions(TorchFunctionMode):
 
 
 def _check_generator(kwargs: Mapping[str, object]) -> None:
-    generator, wanted = kwargs.get("generator"), kwargs.get("device")
-    if generator is None or not isinstance(wanted, str | torch.device):
+    generator, device = kwargs.get("generator"), kwargs.get("device")
+    if generator is None or not isinstance(device, str | torch.device):
         return
-    has = getattr(generator, "device", CPU).type
-    if {has, torch.device(wanted).type} == {"cpu", "cuda"}:
-        raise RuntimeError(
-            f"Expected a '{torch.device(wanted).type}' device type for generator but found '{has}'"
-        )
+    needs, has = torch.device(device).type, getattr(generator, "device", CPU).type
+    if {has, needs} == {"cpu", "cuda"}:  # in torch's words
+        raise RuntimeError(f"Expected a '{needs}' device type for generator but found '{has}'")
 
 
 def _set_data(func: Callable[..., object], target: object, source: object) -> None:

@@ -1,5 +1,4 @@
-"""What else must believe in the device: torch.cuda, generators, streams. Every change is undone on
-leaving."""
+"""What else must believe in the device: torch.cuda, generators, streams. All of it is undone."""
 
 from __future__ import annotations
 
@@ -130,14 +129,14 @@ class _GeneratorMeta(type(_Generator)):  # type: ignore[misc]
 
 
 class ShadowGenerator(_Generator, metaclass=_GeneratorMeta):
-    """A CPU generator that says it belongs to the device it was asked for."""
+    """A CPU generator that says it belongs to the device that was named."""
 
     _says: torch.device
 
     def __new__(cls, device: torch.device | str = "cpu") -> ShadowGenerator:
-        made: ShadowGenerator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
-        made._says = CUDA if torch.device(device).type == "cuda" else torch.device(device)
-        return made
+        generator: ShadowGenerator = super().__new__(cls, "cpu")  # type: ignore[call-arg]
+        generator._says = CUDA if torch.device(device).type == "cuda" else torch.device(device)
+        return generator
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         pass

@@ -11,7 +11,7 @@ import torch
 from halftime.base.version import version
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.components import pipelines_of
-from halftime.pipeline.load import Loaded, load
+from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Workload
 from halftime.records.audit import Audit, Site
 from halftime.upstream import pytorch
@@ -33,8 +33,7 @@ def audit(
     workload: Workload | None = None,
     **arguments: object,
 ) -> Audit:
-    """Every place where CPU and GPU would wait for each other in one call of `pipeline`, found
-    without a GPU.
+    """Where CPU and GPU would wait for each other in one call of `pipeline`, found without a GPU.
 
     `pipeline` is a diffusers pipeline on the CPU, or what `halftime.load_pipeline` takes; it is
     moved to the shadow device and back. `arguments` go to its call as they are. Weights and sizes
@@ -42,18 +41,14 @@ def audit(
     HalftimeError, and what the pipeline's call raises; RuntimeError where another audit is running.
     """
     chosen = workload or Workload(steps=STEPS)
-    loaded = (
-        pipeline
-        if isinstance(pipeline, str) or pipeline is None
-        else Loaded(pipeline, type(pipeline).__name__, ())
-    )
-    return audit_loaded(
-        loaded if isinstance(loaded, Loaded) else load(loaded, chosen), chosen, arguments
-    )
+    if isinstance(pipeline, str) or pipeline is None:
+        return audit_loaded(load(pipeline, chosen), chosen, arguments)
+    loaded = LoadedPipeline(pipeline, type(pipeline).__name__, ())
+    return audit_loaded(loaded, chosen, arguments)
 
 
 def audit_loaded(
-    loaded: Loaded, workload: Workload, extra: dict[str, object] | None = None
+    loaded: LoadedPipeline, workload: Workload, extra: dict[str, object] | None = None
 ) -> Audit:
     """As `audit`, for a loaded pipeline."""
     pipeline = loaded.pipeline
@@ -62,7 +57,13 @@ def audit_loaded(
     with ShadowDevice(without_values=is_ghost(pipeline)) as device:
         device.sites.recording = False  # moving the weights is not part of the call
         with on_device(pipeline), loop_watched(pipeline, device):
-            arguments = {name: _placed(name, value) for name, value in arguments.items()}
+            # Ready embeddings belong where an encoder or a prior would have left them.
+            arguments = {
+                name: value.to("cuda")
+                if isinstance(value, torch.Tensor) and "embed" in name
+                else value
+                for name, value in arguments.items()
+            }
             device.sites.recording = True
             try:
                 pipeline(**arguments)
@@ -71,10 +72,12 @@ def audit_loaded(
     return _audit(loaded, workload, device, compiled)
 
 
-def _audit(loaded: Loaded, workload: Workload, device: ShadowDevice, compiled: list[str]) -> Audit:
+def _audit(
+    loaded: LoadedPipeline, workload: Workload, device: ShadowDevice, compiled: list[str]
+) -> Audit:
     sites = device.sites
-    found = sites.as_records()
-    in_loop = [site for site in found if site.in_loop]
+    records = sites.as_records()
+    in_loop = [site for site in records if site.in_loop]
     return Audit(
         halftime=version(),
         model=loaded.name,
@@ -83,7 +86,7 @@ def _audit(loaded: Loaded, workload: Workload, device: ShadowDevice, compiled: l
         torch=str(torch.__version__),
         workload=workload,
         steps_seen=sites.steps_seen,
-        sites=found,
+        sites=records,
         in_loop_total=sum(site.count for site in in_loop),
         in_loop_d2h=sum(site.count for site in in_loop if site.direction == "d2h"),
         in_loop_h2d=sum(site.count for site in in_loop if site.direction == "h2d"),
@@ -127,16 +130,9 @@ def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
         )
 
 
-def _placed(name: str, value: object) -> object:
-    """Ready embeddings belong on the device, where the encoder or the prior that made them would
-    have left them."""
-    return value.to("cuda") if isinstance(value, torch.Tensor) and "embed" in name else value
-
-
 @contextmanager
 def on_device(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """The pipeline's modules on the shadow device; afterwards they hold the very tensors that they
-    held before.
+    """The pipeline's modules on the shadow device; afterwards they hold the tensors they held.
 
     What else the call left there (a scheduler's tables, caches that a model fills) comes back to
     the CPU.

@@ -60,7 +60,7 @@ class Frame(NamedTuple):
         return source.short(self.file)
 
 
-class Key(NamedTuple):
+class SiteKey(NamedTuple):
     """What makes two waits the same site."""
 
     kind: str
@@ -81,7 +81,7 @@ class Sites:
     barless: bool = False  # a loop was known by scheduler.step alone
     in_scheduler: bool = False  # inside of scheduler.step
     recording: bool = True
-    found: dict[Key, dict[int | None, int]] = field(
+    counts: dict[SiteKey, dict[int | None, int]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(int))
     )
 
@@ -95,12 +95,14 @@ class Sites:
             (frame for frame in frames if Path(frame.file).name.startswith("pipeline_")), None
         )
         where = f"{pipeline.short}:{pipeline.line}" if pipeline else ""
+        # diffusers names schedulers' files so; it covers what the loop calls beside `step`.
+        in_scheduler_file = Path(inner.file).name.startswith("scheduling_")
         in_loop = self.step is not None
         stage = "denoise" if in_loop else _stage(frames)
-        key = Key(
-            kind, inner, where, in_loop, self.in_scheduler or _of_scheduler(inner), stage, operation
+        key = SiteKey(
+            kind, inner, where, in_loop, self.in_scheduler or in_scheduler_file, stage, operation
         )
-        self.found[key][self.step] += 1
+        self.counts[key][self.step] += 1
 
     def begin_loop(self, barless: bool = False) -> None:
         """A denoising loop starts; `barless` where it is known by its scheduler's steps."""
@@ -122,28 +124,24 @@ class Sites:
 
         Same lines by other operations are one site.
         """
-        merged: dict[tuple[str, Frame, bool], list[tuple[Key, dict[int | None, int]]]] = (
+        merged: dict[tuple[str, Frame, bool], list[tuple[SiteKey, dict[int | None, int]]]] = (
             defaultdict(list)
         )
-        for key, by_step in self.found.items():
+        for key, by_step in self.counts.items():
             merged[key.kind, key.frame, key.in_loop].append((key, by_step))
         installed = {frame.file: source.is_installed(frame.file) for _, frame, _ in merged}
         sites = [
             (installed[frame.file], self._site(entries))
             for (_, frame, _), entries in merged.items()
         ]
-        sites.sort(
-            key=lambda each: (
-                not each[1].in_loop,
-                each[0],
-                -each[1].count,
-                each[1].file,
-                each[1].line,
-            )
-        )
-        return tuple(site for _, site in sites)
 
-    def _site(self, entries: list[tuple[Key, dict[int | None, int]]]) -> Site:
+        def order(entry: tuple[bool, Site]) -> tuple[object, ...]:
+            is_installed, site = entry
+            return not site.in_loop, is_installed, -site.count, site.file, site.line
+
+        return tuple(site for _, site in sorted(sites, key=order))
+
+    def _site(self, entries: list[tuple[SiteKey, dict[int | None, int]]]) -> Site:
         key = entries[0][0]
         steps = {step for _, by_step in entries for step in by_step}
         return Site(
@@ -164,7 +162,7 @@ class Sites:
         )
 
 
-def fix_for(key: Key) -> FixName | None:
+def fix_for(key: SiteKey) -> FixName | None:
     """The fix that removes a wait, by where it is."""
     if key.in_scheduler:
         begins = key.frame.function == "index_for_timestep"
@@ -175,20 +173,15 @@ def fix_for(key: Key) -> FixName | None:
     return "prompt-cache" if key.stage == "encode_prompt" else None
 
 
-def _of_scheduler(frame: Frame) -> bool:
-    """By its file, as diffusers names them: what the loop calls beside `step`."""
-    return Path(frame.file).name.startswith("scheduling_")
-
-
 def _frames(frame: FrameType | None) -> list[Frame]:
     """Frames outside torch and the audit itself, innermost first."""
-    found = []
+    frames = []
     while frame is not None:
         file = frame.f_code.co_filename
         if not (file.startswith((_TORCH, _OWN, _PROFILE, "<")) or file.endswith("/contextlib.py")):
-            found.append(Frame(file, frame.f_lineno, frame.f_code.co_name))
+            frames.append(Frame(file, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
-    return found
+    return frames
 
 
 def innermost() -> Frame:

@@ -1,5 +1,7 @@
-"""What every denoising step repeats on the host, and what differs between steps: both break capture
-and compile."""
+"""What every denoising step repeats on the host, and what differs between steps.
+
+Both break capture and compilation.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,7 @@ class Steps:
 
     @contextmanager
     def walks_counted(self, sites: Sites) -> Iterator[None]:
-        """Count calls in the loop that go through all modules of a model, as `.to()`,
-        `.parameters()` and `.dtype` do.
+        """Count walks through all modules of a model in the loop, as `.to()` or `.dtype` make them.
 
         Every such walk goes through `named_modules`, a generator; a call within a call counts once.
         """
@@ -58,10 +59,10 @@ class Steps:
                 self.walked[innermost()][sites.step] += 1
             depth += 1
             try:
-                found = list(original(module, *args, **kwargs))  # type: ignore[arg-type]
+                modules = list(original(module, *args, **kwargs))  # type: ignore[arg-type]
             finally:
                 depth -= 1
-            yield from found
+            yield from modules
 
         with patched(torch.nn.Module, "named_modules", named_modules):
             yield
@@ -91,10 +92,10 @@ class Steps:
                 id="steps-differ",
                 stage="denoise",
                 message=f"operations or shapes differ between steps: {kinds} kinds among "
-                f"{len(between)} steps "
-                "between the first and the last; each kind is compiled and captured anew",
+                f"{len(between)} steps between the first and the last; each kind is compiled and "
+                "captured anew",
             )
-        for name, words, found, least in (
+        for name, words, frames, least in (
             ("tensors-rebuilt", "tensors are made anew", self.rebuilt, WORTH_SAYING),
             ("dtype-ping-pong", "tensors change their precision", self.converted, WORTH_SAYING),
             (
@@ -104,15 +105,15 @@ class Steps:
                 1,
             ),
         ):
-            yield from self._repeated(name, words, found, least)
+            yield from self._repeated(name, words, frames, least)
 
     def _repeated(
-        self, name: str, words: str, found: dict[Frame, Counter[int]], least: int
+        self, name: str, words: str, frames: dict[Frame, Counter[int]], least: int
     ) -> Iterator[Finding]:
         steps = len(self.sequences)
         every = {
             frame: min(counts.values())
-            for frame, counts in found.items()
+            for frame, counts in frames.items()
             if len(counts) >= max(2, steps - 1)
         }
         total = sum(every.values())

@@ -1,5 +1,7 @@
-"""A tensor that says it is on cuda:0 and holds a real one on the CPU: control flow stays real,
-since values are."""
+"""A tensor that says it is on cuda:0 and holds a real tensor on the CPU.
+
+Since its values are real, control flow is.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 
 
-class Device(Protocol):
+class OperationRunner(Protocol):
     """What a shadow tensor asks of the device that it is on."""
 
     sites: Sites
@@ -26,12 +28,11 @@ class Device(Protocol):
 
 
 class ShadowTensor(torch.Tensor):
-    """`on_host` is the CPU tensor with the values; every operation goes through the active
-    ShadowDevice."""
+    """`on_host` is the CPU tensor with the values; operations run on the active ShadowDevice."""
 
     on_host: torch.Tensor
-    # the one that is active, set and cleared by the mode itself
-    device_mode: ClassVar[Device | None] = None
+    # the active ShadowDevice, set and cleared by itself
+    device_mode: ClassVar[OperationRunner | None] = None
 
     @staticmethod
     def __new__(cls, value: torch.Tensor, **kwargs: object) -> ShadowTensor:
@@ -65,8 +66,7 @@ class ShadowTensor(torch.Tensor):
         return self.cpu().tolist() if self.dim() else self.item()
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        """Of the tensor inside, so that two views of one tensor are known as such, as on a
-        device."""
+        """Of the tensor inside, so that two views of one tensor share it, as on a device."""
         return self.on_host.untyped_storage()
 
     def numpy(self, *, force: bool = False) -> object:  # type: ignore[override]
@@ -75,8 +75,8 @@ class ShadowTensor(torch.Tensor):
         frame = innermost()
         raise TypeError(
             "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the "
-            "tensor to host memory "
-            f"first. ({frame.short}:{frame.line}; on a CUDA device this call fails just so.)"
+            f"tensor to host memory first. ({frame.short}:{frame.line}; on a CUDA device this call "
+            "fails in the same way.)"
         )
 
     def __array__(self, *args: object, **kwargs: object) -> object:

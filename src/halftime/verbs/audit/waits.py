@@ -126,7 +126,7 @@ def _copy(args: Sequence[object], kwargs: Mapping[str, object], pinned: set[int]
     if not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
         yield Wait(COPY_TO_DEVICE if isinstance(target, ShadowTensor) else COPY_TO_HOST)
     elif isinstance(source, ShadowTensor) and id(target) not in pinned:
-        # into pageable memory the driver waits, whatever was asked for
+        # into pageable memory the driver waits, whatever the argument says
         yield Wait(COPY_TO_HOST, warns=False)
 
 
@@ -135,12 +135,16 @@ def _indexing(name: str, args: Sequence[object]) -> Iterator[Wait]:
     if not isinstance(indexed, ShadowTensor):
         return
     assert isinstance(indices, Sequence)
-    given = [index for index in indices if isinstance(index, torch.Tensor)]
+    tensors = [index for index in indices if isinstance(index, torch.Tensor)]
     values = args[2] if "put" in name and len(args) > 2 else None
     accumulate = bool(args[3]) if len(args) > 3 else False
-    if isinstance(values, torch.Tensor) and not accumulate and _becomes_masked_fill(given, values):
+    if (
+        isinstance(values, torch.Tensor)
+        and not accumulate
+        and _becomes_masked_fill(tensors, values)
+    ):
         return
-    for index in given:
+    for index in tensors:
         if index.dtype in _MASKS:
             # A mask on the host is counted there, and copied from pinned memory without waiting
             # (expandTensors).
@@ -156,11 +160,11 @@ def _indexing(name: str, args: Sequence[object]) -> Iterator[Wait]:
         yield Wait(COPY_TO_DEVICE)
 
 
-def _becomes_masked_fill(given: Sequence[torch.Tensor], values: torch.Tensor) -> bool:
+def _becomes_masked_fill(indices: Sequence[torch.Tensor], values: torch.Tensor) -> bool:
     """x[mask] = number: one mask and one value on the host (canDispatchToMaskedFill)."""
     return (
-        len(given) == 1
-        and given[0].dtype in _MASKS
+        len(indices) == 1
+        and indices[0].dtype in _MASKS
         and not isinstance(values, ShadowTensor)
         and values.numel() == 1
     )

@@ -1,5 +1,7 @@
-"""From a log to a certified router: learn, choose a mode, certify a threshold, and report on
-requests never used."""
+"""From a log to a certified router: learn, choose a mode, certify a threshold, and report.
+
+The report is on requests that were used for nothing before.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,8 @@ FEWEST = 40  # requests; with fewer no split holds anything
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`alpha`: most of the small model's answers that may be unacceptable; `delta`: the chance that
-    this fails.
+class CalibrationSettings:
+    """At most a share `alpha` of small answers unacceptable, except with chance `delta`.
 
     An answer is acceptable where its quality is at most `tolerance` below the large model's.
     `router_cost` and `router_seconds` are what one decision costs.
@@ -69,8 +70,7 @@ class Settings:
 
 
 class _Candidate(NamedTuple):
-    """One mode, learned, with the thresholds that will be tested and what it promises on the
-    calibration split."""
+    """One mode, learned; the thresholds to test; what it promises on the calibration split."""
 
     router: Router
     values: Array
@@ -78,9 +78,12 @@ class _Candidate(NamedTuple):
     promise: Policy
 
 
-def calibrate(log: Log, settings: Settings) -> CaptionsResult:
-    """The whole calibration. Raises BadInput for a log that is too small to split, or has no checks
-    for a cascade."""
+def calibrate(log: Log, settings: CalibrationSettings) -> CaptionsResult:
+    """The whole calibration.
+
+    Raises BadInput for a log that is too small to split, costs nothing, or has no checks for a
+    cascade.
+    """
     if len(log.rows) < FEWEST:
         raise BadInput(
             f"the log has {len(log.rows)} usable requests; at least {FEWEST} are needed, and "
@@ -88,10 +91,9 @@ def calibrate(log: Log, settings: Settings) -> CaptionsResult:
         )
     if not sum(row.large.cost for row in log.rows) > 0:
         raise BadInput(
-            "the large model's answers cost nothing in this log, so that nothing can be saved; "
-            "a 'cost' must be above "
-            "0. `halftime captions collect` writes it from --small-price, --large-price and "
-            "the like."
+            "the large model's answers cost nothing in this log, so that nothing can be saved; a "
+            "'cost' must be above 0. `halftime captions collect` writes it from --small-price, "
+            "--large-price and the like."
         )
     parts = split(log.groups, SHARES, settings.seed)
     prices = price.prices_of(log, settings.tolerance, settings.router_cost, settings.router_seconds)
@@ -112,12 +114,12 @@ def calibrate(log: Log, settings: Settings) -> CaptionsResult:
     return _result(log, prices, router, best.values, parts[3], steps, settings, sizes, candidates)
 
 
-def _modes(log: Log, settings: Settings) -> list[Mode]:
+def _modes(log: Log, settings: CalibrationSettings) -> list[Mode]:
     checked = all(row.check is not None for row in log.rows)
     if settings.mode == "cascade" and not checked:
         raise BadInput(
-            "a cascade needs a 'check' (the judge's score of the small answer) in every line "
-            "of the log."
+            "a cascade needs a 'check' (the judge's score of the small answer) in every line of "
+            "the log."
         )
     if settings.mode == "auto":
         return ["route", "cascade"] if checked else ["route"]
@@ -125,7 +127,7 @@ def _modes(log: Log, settings: Settings) -> list[Mode]:
 
 
 def _candidate(
-    mode: Mode, log: Log, prices: price.Prices, parts: list[Indices], settings: Settings
+    mode: Mode, log: Log, prices: price.Prices, parts: list[Indices], settings: CalibrationSettings
 ) -> _Candidate:
     values, names = values_of(mode, log)
     learning, calibration = parts[0], parts[1]
@@ -151,24 +153,18 @@ def _candidate(
     thresholds = certify.sequence(
         scores, accepted, alpha=settings.alpha, delta=settings.delta, fresh=len(parts[2])
     )
-    hoped = _hoped(thresholds, scores, accepted, settings.alpha)
-    small = (scores >= hoped).astype(float) if hoped is not None else np.zeros(len(scores))
-    return _Candidate(
-        router,
-        values,
-        thresholds,
-        price.policy(mode, prices.of(calibration), small, mode, resamples=0),
-    )
+    # the loosest threshold that is within alpha here: what the mode may hope for
+    fitting = [t for t in thresholds if (1 - accepted[scores >= t]).mean() <= settings.alpha]
+    small = _sent(scores, fitting[-1] if fitting else None)
+    promise = price.policy(mode, prices.of(calibration), small, mode, resamples=0)
+    return _Candidate(router, values, thresholds, promise)
 
 
 def values_of(mode: Mode, log: Log) -> tuple[Array, tuple[str, ...]]:
     """Requests x features as a mode sees them, and their names."""
-    width = log.values.shape[1]
-    names = (
-        features.NAMES
-        if width == len(features.NAMES)
-        else tuple(f"feature {i + 1}" for i in range(width))
-    )
+    width, names = log.values.shape[1], features.NAMES
+    if width != len(names):
+        names = tuple(f"feature {i + 1}" for i in range(width))
     if mode == "route":
         return log.values, names
     scores = np.asarray([[row.check.score if row.check else 0.0] for row in log.rows])
@@ -180,21 +176,9 @@ def scores_of(router: Router, values: Array) -> Array:
     return np.where(strangeness(router, values) > router.limit, -1.0, probabilities(router, values))
 
 
-def _hoped(thresholds: list[float], scores: Array, accepted: Array, alpha: float) -> float | None:
-    """The loosest threshold whose error on the calibration split is within alpha; None where there
-    is none."""
-    fitting = [t for t in thresholds if (1 - accepted[scores >= t]).mean() <= alpha]
-    return fitting[-1] if fitting else None
-
-
 def _finished(best: _Candidate, steps: list[Step]) -> Router:
     threshold = certify.threshold_of(steps)
-    passed = [step for step in steps if step.passed]
-    share = (
-        float((scores_of(best.router, best.values) >= threshold).mean())
-        if threshold is not None and passed
-        else 0.0
-    )
+    share = float(_sent(scores_of(best.router, best.values), threshold).mean())
     return msgspec.structs.replace(best.router, threshold=threshold, small_share=share)
 
 
@@ -205,25 +189,25 @@ def _result(
     values: Array,
     test: Indices,
     steps: list[Step],
-    settings: Settings,
+    settings: CalibrationSettings,
     sizes: dict[str, int],
     candidates: list[_Candidate],
 ) -> CaptionsResult:
-    scores, held = scores_of(router, values[test]), prices.of(test)
+    scores, tested = scores_of(router, values[test]), prices.of(test)
     small = _sent(scores, router.threshold)
     # Without a certificate nothing is looked at, so nothing is paid for looking.
     paid_as = router.mode if router.threshold is not None else None
-    ours = price.policy(f"this router ({router.mode})", held, small, paid_as)
-    others = _others(log, held, test, ours)
-    oracle = next(policy for policy in others if policy.name == "oracle")
-    sent, errors = int(small.sum()), int((small * (1 - held.acceptable)).sum())
+    ours = price.policy(f"this router ({router.mode})", tested, small, paid_as)
+    alternatives = _alternatives(log, tested, test, ours)
+    oracle = next(policy for policy in alternatives if policy.name == "oracle")
+    sent, errors = int(small.sum()), int((small * (1 - tested.acceptable)).sum())
     return CaptionsResult(
         threshold=router.threshold,
         alpha=settings.alpha,
         delta=settings.delta,
         small_share=ours.small_share,
         savings=ours.savings,
-        quality_loss=float(held.large_quality.mean()) - ours.quality,
+        quality_loss=float(tested.large_quality.mean()) - ours.quality,
         oracle_savings=oracle.savings,
         savings_low=ours.low,
         savings_high=ours.high,
@@ -234,41 +218,42 @@ def _result(
         why=_why(router, steps, settings, candidates),
         needed=_needed(settings),
         requests=sizes | {"left out": len(log.left_out)},
-        acceptable_share=float(held.acceptable.mean()),
-        cost_ratio=float(held.small_cost.mean() / held.large_cost.mean()),
+        acceptable_share=float(tested.acceptable.mean()),
+        cost_ratio=float(tested.small_cost.mean() / tested.large_cost.mean()),
         router_cost=settings.router_cost or None,
         mode=router.mode,
         modes=tuple(candidate.promise for candidate in candidates),
         steps=tuple(steps),
-        policies=(ours, *others),
-        slices=tuple(_slices(log, held, test, small, settings.delta)),
-        mistakes=tuple(_mistakes(log, held, test, small, scores)),
-        curve=tuple(_curve(held, scores, router.mode)),
+        policies=(ours, *alternatives),
+        slices=tuple(_slices(log, tested, test, small, settings.delta)),
+        mistakes=tuple(_mistakes(log, tested, test, small, scores)),
+        curve=tuple(_curve(tested, scores, router.mode)),
         router=router,
     )
 
 
 def _sent(scores: Array, threshold: float | None) -> Array:
+    """1.0 for each request that goes to the small model, 0.0 for the rest."""
     return np.zeros(len(scores)) if threshold is None else (scores >= threshold).astype(float)
 
 
-def _others(log: Log, held: price.Prices, test: Indices, ours: Policy) -> list[Policy]:
+def _alternatives(log: Log, tested: price.Prices, test: Indices, ours: Policy) -> list[Policy]:
     nobody, everybody = np.zeros(len(test)), np.ones(len(test))
     lengths = np.asarray([len(log.rows[i].prompt) for i in test])
     ranked = np.empty(len(test))
     ranked[np.argsort(lengths, kind="stable")] = np.arange(len(test))
     short = (ranked < round(ours.small_share * len(test))).astype(float)
     return [
-        price.policy("always large", held, nobody, None),
-        price.policy("always small", held, everybody, None),
-        price.policy("at random, equal cost", held, price.mixed_at(held, ours.cost), None),
-        price.policy("shortest prompts, equal share", held, short, None),
-        price.policy("oracle", held, held.acceptable, None),
+        price.policy("always large", tested, nobody, None),
+        price.policy("always small", tested, everybody, None),
+        price.policy("at random, equal cost", tested, price.mixed_at(tested, ours.cost), None),
+        price.policy("shortest prompts, equal share", tested, short, None),
+        price.policy("oracle", tested, tested.acceptable, None),
     ]
 
 
 def _why(
-    router: Router, steps: list[Step], settings: Settings, candidates: list[_Candidate]
+    router: Router, steps: list[Step], settings: CalibrationSettings, candidates: list[_Candidate]
 ) -> str:
     if router.threshold is not None:
         last = [step for step in steps if step.passed][-1]
@@ -286,30 +271,33 @@ def _why(
     else:
         reason = "no threshold promised it on the calibration split"
     return (
-        f"not certified at {settings.alpha:.1%}: {reason}. Everything goes to the large model. "
-        f"At least {least:,} "
-        "requests that go to the small model must be seen without an error; log more requests, "
-        "or allow a larger alpha"
+        f"not certified at {settings.alpha:.1%}: {reason}. Everything goes to the large model. At "
+        f"least {least:,} requests that go to the small model must be seen without an error; log "
+        "more requests, or allow a larger alpha"
     )
 
 
-def _needed(settings: Settings) -> dict[str, int]:
+def _needed(settings: CalibrationSettings) -> dict[str, int]:
     rates = (0.0, settings.alpha / 4, settings.alpha / 2, settings.alpha * 3 / 4)
-    found = {f"{rate:.3%}": certify.needed(settings.alpha, settings.delta, rate) for rate in rates}
-    return {rate: count for rate, count in found.items() if count is not None}
+    counts = {rate: certify.needed(settings.alpha, settings.delta, rate) for rate in rates}
+    return {f"{rate:.3%}": count for rate, count in counts.items() if count is not None}
 
 
-def _slices(log: Log, held: price.Prices, test: Indices, small: Array, delta: float) -> list[Slice]:
+def _slices(
+    log: Log, tested: price.Prices, test: Indices, small: Array, delta: float
+) -> list[Slice]:
     names = np.asarray([log.rows[i].slice or "all" for i in test])
     masks = [(str(name), names == name) for name in np.unique(names)]
     heavy = np.asarray([log.rows[i].heavy for i in test])
     masks += [("heavy cases", heavy)] if heavy.any() else []
-    return [_slice(name, held.of(np.flatnonzero(mask)), small[mask], delta) for name, mask in masks]
+    return [
+        _slice(name, tested.of(np.flatnonzero(mask)), small[mask], delta) for name, mask in masks
+    ]
 
 
-def _slice(name: str, held: price.Prices, small: Array, delta: float) -> Slice:
-    sent, errors = int(small.sum()), int((small * (1 - held.acceptable)).sum())
-    quality = small * held.small_quality + (1 - small) * held.large_quality
+def _slice(name: str, prices: price.Prices, small: Array, delta: float) -> Slice:
+    sent, errors = int(small.sum()), int((small * (1 - prices.acceptable)).sum())
+    quality = small * prices.small_quality + (1 - small) * prices.large_quality
     return Slice(
         name=name,
         requests=len(small),
@@ -317,33 +305,33 @@ def _slice(name: str, held: price.Prices, small: Array, delta: float) -> Slice:
         error=errors / sent if sent else None,
         error_high=certify.upper_bound(errors, sent, delta) if sent else None,
         quality=float(quality.mean()),
-        quality_large=float(held.large_quality.mean()),
+        quality_large=float(prices.large_quality.mean()),
     )
 
 
 def _mistakes(
-    log: Log, held: price.Prices, test: Indices, small: Array, scores: Array, most: int = 12
+    log: Log, tested: price.Prices, test: Indices, small: Array, scores: Array, most: int = 12
 ) -> list[Mistake]:
-    wrong = np.flatnonzero((small > 0) & (held.acceptable == 0))
+    wrong = np.flatnonzero((small > 0) & (tested.acceptable == 0))
     wrong = wrong[np.argsort(-scores[wrong], kind="stable")][:most]
-    found = []
-    for place in wrong:
-        row = log.rows[test[place]]
-        found.append(
+    mistakes = []
+    for index in wrong:
+        row = log.rows[test[index]]
+        mistakes.append(
             Mistake(
                 id=row.id,
                 slice=row.slice,
                 prompt=row.prompt,
-                probability=float(scores[place]),
+                probability=float(scores[index]),
                 small=row.small.text,
                 large=row.large.text,
-                image=_shown(row.image, log.folder),
+                image=_thumbnail_url(row.image, log.folder),
             )
         )
-    return found
+    return mistakes
 
 
-def _shown(image: str | None, folder: Path) -> str | None:
+def _thumbnail_url(image: str | None, folder: Path) -> str | None:
     """A thumbnail as a data URL, where the log has the picture."""
     if image is None:
         return None
@@ -356,9 +344,9 @@ def _shown(image: str | None, folder: Path) -> str | None:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _curve(held: price.Prices, scores: Array, mode: Mode, points: int = 24) -> list[Policy]:
+def _curve(tested: price.Prices, scores: Array, mode: Mode, points: int = 24) -> list[Policy]:
     thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, points)))
     return [
-        price.policy(f"threshold {t:.3f}", held, (scores >= t).astype(float), mode, resamples=0)
+        price.policy(f"threshold {t:.3f}", tested, _sent(scores, t), mode, resamples=0)
         for t in thresholds
     ]

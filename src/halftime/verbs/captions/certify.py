@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from halftime.base.extras import optional
 from halftime.records.captions import Step
+from halftime.verbs.captions.extra import need
 from halftime.verbs.captions.features import Array
 
 
@@ -20,13 +20,13 @@ def upper_bound(errors: int, sent: int, delta: float) -> float:
     """Clopper and Pearson (1934), one-sided at 1 - delta: 1.0 where nothing was seen."""
     if errors >= sent:
         return 1.0
-    beta = optional("scipy.stats", "captions", "halftime captions").beta
+    beta = need("scipy.stats").beta
     return float(beta.ppf(1 - delta, errors + 1, sent - errors))
 
 
 def upper_bounds(errors: Array, sent: Array, delta: float) -> Array:
     """The same for arrays."""
-    beta = optional("scipy.stats", "captions", "halftime captions").beta
+    beta = need("scipy.stats").beta
     return np.where(
         errors >= sent, 1.0, beta.ppf(1 - delta, errors + 1, np.maximum(sent - errors, 1))
     )
@@ -36,13 +36,12 @@ def lower_bound(errors: int, sent: int, delta: float) -> float:
     """Clopper and Pearson (1934), the other side: 0.0 where no error was seen."""
     if not errors:
         return 0.0
-    beta = optional("scipy.stats", "captions", "halftime captions").beta
+    beta = need("scipy.stats").beta
     return float(beta.ppf(delta, errors, sent - errors + 1))
 
 
 def needed(alpha: float, delta: float, rate: float) -> int | None:
-    """How many requests must go to the small model for a certificate, if a share `rate` of them is
-    not acceptable.
+    """How many requests the small model must answer for a certificate, with errors at `rate`.
 
     None where `rate` is not below alpha, or where a million would not be enough.
     """
@@ -61,8 +60,7 @@ def needed(alpha: float, delta: float, rate: float) -> int | None:
 def sequence(
     scores: Array, acceptable: Array, *, alpha: float, delta: float, fresh: int, most: int = 40
 ) -> list[float]:
-    """Thresholds to test on `fresh` further requests, the strictest first, chosen on data that the
-    test does not see.
+    """Thresholds to test on `fresh` other requests, the strictest first.
 
     The first is the strictest that would pass there even if its error were as large as it may be
     with 80 % confidence, or else the one whose bound is lowest here. Looser ones follow, down to
@@ -75,15 +73,15 @@ def sequence(
     if start is None:
         return []
     last = max(start, int(np.flatnonzero(errors / sent <= 2 * alpha)[-1]))
-    places = np.unique(np.linspace(start, last, most).round().astype(int))
-    thresholds = [float(scores[order[place]]) for place in places]
+    ranks = np.unique(np.linspace(start, last, most).round().astype(int))
+    thresholds = [float(scores[order[rank]]) for rank in ranks]
     return sorted(set(thresholds), reverse=True)
 
 
 def _start(errors: Array, sent: Array, alpha: float, delta: float, ratio: float) -> int | None:
-    there = np.floor(sent * ratio)
-    unlucky = np.ceil(there * upper_bounds(errors, sent, 0.2))
-    safe = np.flatnonzero(upper_bounds(unlucky, there, delta) <= alpha)
+    fresh_sent = np.floor(sent * ratio)
+    unlucky = np.ceil(fresh_sent * upper_bounds(errors, sent, 0.2))
+    safe = np.flatnonzero(upper_bounds(unlucky, fresh_sent, delta) <= alpha)
     if len(safe):
         return int(safe[0])
     bounds = upper_bounds(errors, sent, delta)
@@ -94,8 +92,7 @@ def _start(errors: Array, sent: Array, alpha: float, delta: float, ratio: float)
 def certified(
     thresholds: Sequence[float], scores: Array, acceptable: Array, *, alpha: float, delta: float
 ) -> list[Step]:
-    """Test the thresholds in order and stop at the first that fails; the last that passed is
-    certified.
+    """Test the thresholds in order up to the first that fails; the last that passed is certified.
 
     Every test is at level delta, and no correction is needed, since each is only reached if those
     before it passed (fixed-sequence testing). `scores` and `acceptable` must be of requests that

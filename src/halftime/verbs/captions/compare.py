@@ -1,5 +1,4 @@
-"""Two answers to one request, compared without a judge: the share of words that they have in
-common."""
+"""Two answers to one request, compared without a judge: by the words they have in common."""
 
 from __future__ import annotations
 
@@ -8,21 +7,20 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-ENOUGH = 0.8
+ENOUGH = 0.8  # of the words in common; then two answers say the same
 
 
-def common_words(one: str, other: str) -> float:
-    """F1 over words (Rajpurkar et al. 2016): 1 for the same words in any order, 0 for none in
-    common."""
-    words, others = (Counter(re.findall(r"\w+", text.lower())) for text in (one, other))
-    shared = sum((words & others).values())
-    total = sum(words.values()) + sum(others.values())
+def common_words(left: str, right: str) -> float:
+    """F1 over words (Rajpurkar et al. 2016): 1 for the same words in any order, 0 for none."""
+    left_words, right_words = (Counter(re.findall(r"\w+", text.lower())) for text in (left, right))
+    shared = sum((left_words & right_words).values())
+    total = sum(left_words.values()) + sum(right_words.values())
     return 2 * shared / total if total else 1.0
 
 
-def same(one: str, other: str) -> bool:
+def same(left: str, right: str) -> bool:
     """Whether the small model's answer says what the large one's does, as far as words tell."""
-    return common_words(one, other) >= ENOUGH
+    return common_words(left, right) >= ENOUGH
 
 
 def text_of(body: bytes) -> str:

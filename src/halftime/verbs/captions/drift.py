@@ -1,5 +1,4 @@
-"""Drift: is the certificate still true of what comes now? Judged on the small share of requests
-sent to both models."""
+"""Drift: does the certificate still hold? Judged on the few requests sent to both models."""
 
 from __future__ import annotations
 
@@ -28,49 +27,36 @@ class Drift:
         self._recent.append(small)
 
     def judged(self, acceptable: bool) -> None:
-        """A request that the small model answered was answered by the large one too, and the two
-        were compared."""
+        """A small answer was compared with the large model's answer to the same request."""
         self.shadowed += 1
         self.unacceptable += not acceptable
 
     @property
     def small_share(self) -> Interval:
-        """Share of the recent requests that went to the small model, with three standard errors on
-        each side."""
+        """Share of recent requests sent to the small model, with three standard errors each way."""
         n = max(1, len(self._recent))
-        share = sum(self._recent) / n
-        width = (
-            3
-            * (
-                max(share * (1 - share), self.router.small_share * (1 - self.router.small_share))
-                / n
-            )
-            ** 0.5
-        )
+        share, certified = sum(self._recent) / n, self.router.small_share
+        variance = max(share * (1 - share), certified * (1 - certified)) / n
+        width = 3 * variance**0.5
         return Interval(share, share - width, share + width)
 
     @property
     def alarms(self) -> list[str]:
         """What has drifted."""
-        found = []
+        alarms = []
         if self.shadowed >= FEWEST:
             least = lower_bound(self.unacceptable, self.shadowed, 0.01)
             if least > self.router.alpha:
-                found.append(
-                    f"{self.unacceptable} of {self.shadowed} shadowed answers of the small "
-                    "model were unacceptable: "
-                    f"with 99 % confidence more than {least:.1%}, where "
-                    f"{self.router.alpha:.1%} was certified. "
-                    "Calibrate anew."
+                alarms.append(
+                    f"{self.unacceptable} of {self.shadowed} shadowed answers of the small model "
+                    f"were unacceptable: with 99 % confidence more than {least:.1%}, where "
+                    f"{self.router.alpha:.1%} was certified. Recalibrate."
                 )
-        share = self.small_share
-        if (
-            len(self._recent) == RECENT
-            and not share.low - 0.1 <= self.router.small_share <= share.high + 0.1
-        ):
-            found.append(
+        share, certified = self.small_share, self.router.small_share
+        near = share.low - 0.1 <= certified <= share.high + 0.1
+        if len(self._recent) == RECENT and not near:
+            alarms.append(
                 f"{share.value:.0%} of the last {RECENT:,} requests went to the small model, where "
-                f"{self.router.small_share:.0%} did in the calibration: the requests have "
-                "changed. Calibrate anew."
+                f"{certified:.0%} did in the calibration: the requests have changed. Recalibrate."
             )
-        return found
+        return alarms

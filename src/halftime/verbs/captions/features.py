@@ -1,5 +1,4 @@
-"""What a router may look at in the few milliseconds it has: a thumbnail's statistics and the
-prompt's wishes.
+"""What a router can look at within milliseconds: statistics of a thumbnail and of the prompt.
 
 A JPEG is read at an eighth of its size (libjpeg's scaled DCT, Pillow's draft mode). Other formats
 cannot be read in part, so they are looked at only where they are small.
@@ -9,16 +8,13 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from halftime.base.errors import HalftimeError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -33,8 +29,10 @@ class NotSeen(HalftimeError):
 
 
 def thumbnail(picture: bytes) -> tuple[Array, tuple[int, int]]:
-    """A 64 x 64 x 3 thumbnail in 0..1 and the picture's own width and height, in pixels. Raises
-    NotSeen."""
+    """A 64 x 64 x 3 thumbnail in 0..1, and the picture's own width and height in pixels.
+
+    Raises NotSeen.
+    """
     if len(picture) > MOST_BYTES:
         raise NotSeen(
             f"a picture of {len(picture):,} bytes is not looked at; the most is {MOST_BYTES:,}."
@@ -64,15 +62,13 @@ def _colours(small: Array) -> float:
 
 
 def _edges(grey: Array) -> tuple[float, float]:
-    """Share of strong steps, and the median step: flat art has few and no noise, noise has a
-    median."""
+    """Share of strong steps, and the median step, which is 0 in flat art and above in noise."""
     steps = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
     return float((steps > 0.15).mean()), float(np.median(steps))
 
 
 def _extent(small: Array) -> tuple[float, float]:
-    """Share of background (like the corners' median) and the side of the box that holds the
-    rest."""
+    """Share of background (like the corners' median), and the side of the box of the object."""
     corners = np.median(small[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)
     away = np.abs(small - corners).max(axis=-1) > 0.12
     rows, columns = np.flatnonzero(away.any(1)), np.flatnonzero(away.any(0))
@@ -145,12 +141,14 @@ def of_picture(picture: bytes) -> list[float]:
 
 def of_prompt(prompt: str) -> list[float]:
     """The values of `PROMPT_NAMES`."""
-    return [float(np.log1p(len(prompt))), *(1.0 if found(prompt) else 0.0 for found in _PATTERNS)]
+    return [float(np.log1p(len(prompt))), *(1.0 if search(prompt) else 0.0 for search in _PATTERNS)]
 
 
 def fingerprint(picture: bytes) -> int:
     """A difference hash of 64 bits (Krawetz 2013): pictures few bits apart are near duplicates.
-    Raises NotSeen."""
+
+    Raises NotSeen.
+    """
     small = _grey(thumbnail(picture)[0])
     cells = small[:, : THUMBNAIL - THUMBNAIL % 9].reshape(8, 8, 9, 7).mean(axis=(1, 3))
     bits = (np.diff(cells, axis=1) > FLAT).ravel()

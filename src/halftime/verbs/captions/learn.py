@@ -1,5 +1,4 @@
-"""Learning how likely the small model's answer is acceptable: logistic regression, recalibrated, as
-plain numbers."""
+"""How likely the small model's answer is acceptable: logistic regression, recalibrated."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from halftime.base.extras import optional
+from halftime.verbs.captions.extra import need
 from halftime.verbs.captions.features import Array, Indices
 
 STRENGTHS = (0.003, 0.03, 0.3)  # inverse L2 penalties that are tried
@@ -54,7 +53,7 @@ def _weights(
 ) -> tuple[Array, float]:
     if acceptable.min() == acceptable.max():
         return np.zeros(scaled.shape[1]), 0.0
-    linear = optional("sklearn.linear_model", "captions", "halftime captions calibrate")
+    linear = need("sklearn.linear_model")
     best: tuple[float, Array, float] | None = None
     for strength in STRENGTHS:
         model = linear.LogisticRegression(C=strength, max_iter=2000).fit(scaled, acceptable)
@@ -71,15 +70,17 @@ def _log_loss(logits: Array, acceptable: Array) -> float:
 
 
 def _platt(logits: Array, acceptable: Array) -> tuple[float, float]:
-    """Slope and offset of a logistic curve through the held-out logits; a share of one kind only is
-    smoothed."""
+    """Slope and offset of a logistic curve through the held-out logits.
+
+    Where all requests agree there is no curve: the offset then gives their smoothed share.
+    """
     if acceptable.min() == acceptable.max() or np.ptp(logits) == 0:
         share = (acceptable.sum() + 1) / (len(acceptable) + 2)
         return 1.0, float(np.log(share / (1 - share)) - (logits[0] if len(logits) else 0.0))
-    linear = optional("sklearn.linear_model", "captions", "halftime captions calibrate")
+    linear = need("sklearn.linear_model")
     model = linear.LogisticRegression(C=1e6).fit(logits[:, None], acceptable)
     slope = float(model.coef_[0, 0])
-    # A falling curve would turn the order around, which only chance on few examples can want.
+    # A falling curve would reverse the order, which only chance on few examples can do.
     return (slope, float(model.intercept_[0])) if slope > 0 else (1.0, 0.0)
 
 
@@ -94,7 +95,7 @@ def split(groups: Sequence[int], shares: Sequence[float], seed: int) -> list[Ind
 
 
 def one_of_each(indices: Indices, groups: Sequence[int], seed: int) -> Indices:
-    """One request of every group, at random: near duplicates are no independent evidence."""
+    """One request of every group, at random: near duplicates are not independent evidence."""
     shuffled = np.random.default_rng(seed).permutation(indices)
     _, first = np.unique(np.asarray(groups)[shuffled], return_index=True)
     return np.sort(shuffled[first])

@@ -1,14 +1,14 @@
-"""The same decision inside a LiteLLM proxy: a callback that rewrites `model` before LiteLLM routes
-the request.
+"""The same decision inside a LiteLLM proxy: a callback that rewrites `model` before routing.
 
-In the proxy's configuration (names of its own model_list):
+In the proxy's configuration:
 
     litellm_settings:
       callbacks: halftime.verbs.captions.litellm_hook.router
 
 and in its environment HALFTIME_CAPTIONS_ROUTER (the calibration's file), HALFTIME_CAPTIONS_SMALL
-and HALFTIME_CAPTIONS_LARGE (model names), and HALFTIME_CAPTIONS_NAME where it is not 'captions'. A
-pre-call hook may change `model`; LiteLLM's custom routing strategies are for its SDK alone.
+and HALFTIME_CAPTIONS_LARGE (names in its model_list), and HALFTIME_CAPTIONS_NAME where it is not
+'captions'. A pre-call hook may change `model`; LiteLLM's custom routing strategies work in its SDK
+alone.
 """
 
 from __future__ import annotations
@@ -46,21 +46,19 @@ class CaptionsRouter(CustomLogger):
     async def async_pre_call_hook(
         self, user_api_key_dict: object, cache: object, data: dict[str, object], call_type: str
     ) -> dict[str, object]:
-        """LiteLLM's hook: called with the request before it is routed; what it returns is what is
-        routed."""
+        """LiteLLM's hook, called before a request is routed; LiteLLM routes what it returns."""
         if data.get("model") != self.name:
             return data
         decision = self.decided(data)
         metadata = data.get("metadata")
-        told = {"halftime_reason": decision.reason, "halftime_probability": decision.probability}
+        decided = {"halftime_reason": decision.reason, "halftime_probability": decision.probability}
         return data | {
             "model": self.small if decision.small else self.large,
-            "metadata": (metadata if isinstance(metadata, dict) else {}) | told,
+            "metadata": (metadata if isinstance(metadata, dict) else {}) | decided,
         }
 
     def decided(self, data: dict[str, object]) -> Decision:
-        """A cascade has no small answer to look at here, so its router sends everything to the
-        large model."""
+        """The decision; a cascade's is always the large model, with no small answer to look at."""
         if self.router.mode == "cascade":
             return Decision(False, "check")
         return choose(self.router, data)
@@ -68,24 +66,24 @@ class CaptionsRouter(CustomLogger):
 
 def from_environment() -> CaptionsRouter:
     """The hook as the environment describes it. Raises BadInput for a variable that is missing."""
-    wanted = ("HALFTIME_CAPTIONS_ROUTER", "HALFTIME_CAPTIONS_SMALL", "HALFTIME_CAPTIONS_LARGE")
-    for name in wanted:
+    names = ("HALFTIME_CAPTIONS_ROUTER", "HALFTIME_CAPTIONS_SMALL", "HALFTIME_CAPTIONS_LARGE")
+    for name in names:
         if not os.environ.get(name):
             raise BadInput(
-                f"the environment variable {name} is not set; docs/captions.md says what it "
-                "should hold."
+                f"the environment variable {name} is not set; docs/captions.md says what to set it "
+                "to."
             )
-    file, small, large = (os.environ[name] for name in wanted)
+    file, small, large = (os.environ[name] for name in names)
     return CaptionsRouter(
         read_json(file, Router), small, large, os.environ.get("HALFTIME_CAPTIONS_NAME", "captions")
     )
 
 
 def __getattr__(name: str) -> CaptionsRouter:
-    # LiteLLM takes an instance by its dotted name; it is made when asked for, since it needs the
-    # environment.
+    # LiteLLM takes an instance by its dotted name. It is created on first access, since it needs
+    # the environment.
     if name != "router":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = from_environment()
-    globals()["router"] = made
-    return made
+    hook = from_environment()
+    globals()["router"] = hook
+    return hook

@@ -1,5 +1,4 @@
-"""Logs of requests that both models answered: JSON lines, gzipped or not, with pictures beside them
-or inside."""
+"""Logs of requests that both models answered: JSON lines, with pictures beside them or inside."""
 
 from __future__ import annotations
 
@@ -25,26 +24,25 @@ NEAR = 3  # bits of 64 in which near duplicates may differ
 
 @dataclass(frozen=True)
 class Log:
-    """Requests with their features, requests x features, and the group of near duplicates that each
-    is in."""
+    """Requests, their features (requests x features), and each one's group of near duplicates."""
 
     rows: tuple[Logged, ...]
     values: features.Array
     groups: tuple[int, ...]
-    folder: Path = Path()  # where pictures that are named by path stand
+    folder: Path = Path()  # of pictures that are named by path
     left_out: tuple[str, ...] = ()  # why, a sentence each: these always go to the large model
 
 
 def read_log(path: str | Path) -> Log:
     """Read a log and look at its pictures. Raises BadFile, naming the line that is wrong."""
     rows = _rows(Path(path))
-    kept: list[Logged] = []
+    usable: list[Logged] = []
     values: list[list[float]] = []
     marks: list[int | str] = []
     left_out: list[str] = []
     for number, row in enumerate(rows, 1):
         try:
-            value, mark = _seen(row, Path(path).parent)
+            value, mark = _features_and_mark(row, Path(path).parent)
         except features.NotSeen as error:
             left_out.append(f"line {number}: {error}")
             continue
@@ -53,15 +51,15 @@ def read_log(path: str | Path) -> Log:
                 f"{path}, line {number}: {len(value)} features; the lines before have "
                 f"{len(values[0])}."
             )
-        kept.append(row)
+        usable.append(row)
         values.append(value)
         marks.append(mark)
-    if not kept:
+    if not usable:
         raise BadFile(
             f"{path} has no request that can be used. {left_out[0] if left_out else 'It is empty.'}"
         )
     return Log(
-        tuple(kept), np.asarray(values), tuple(grouped(marks)), Path(path).parent, tuple(left_out)
+        tuple(usable), np.asarray(values), tuple(grouped(marks)), Path(path).parent, tuple(left_out)
     )
 
 
@@ -87,11 +85,11 @@ def _decoded(data: bytes, path: str | Path) -> list[Logged]:
     return rows
 
 
-def lines_there(path: str | Path) -> list[Logged]:
-    """What a log that is being collected already holds; half a last line, of a run that was killed,
-    is cut off.
+def logged_lines(path: str | Path) -> list[Logged]:
+    """What a log that is being collected already holds.
 
-    Raises BadFile where the file is no such log, and leaves it as it is.
+    Half a last line, of a run that was killed, is cut off. Raises BadFile where the file is not
+    such a log, and leaves it as it is.
     """
     if not Path(path).is_file():
         return []
@@ -99,20 +97,22 @@ def lines_there(path: str | Path) -> list[Logged]:
         data = read_bytes(path)
         if data[:2] == _GZIPPED:
             raise BadFile(f"{path} is gzipped, and lines cannot be added to it.")
-        whole = _without_half_a_line(data)
-        rows = _decoded(whole, path)
+        lines = _without_half_a_line(data)
+        rows = _decoded(lines, path)
     except BadFile as error:
         raise BadFile(
             f"cannot go on with the log that is there: {error} Name another --out."
         ) from error
-    if whole != data:
-        write_bytes(path, whole)
+    if lines != data:
+        write_bytes(path, lines)
     return rows
 
 
 def _without_half_a_line(data: bytes) -> bytes:
-    """Whole lines, each with its end. Only the start of a line that `add_line` writes is taken for
-    half a line."""
+    """Whole lines, each with its end.
+
+    Only the start of a line that `add_line` writes is taken for half a line.
+    """
     lines, end, last = data.rpartition(b"\n")
     try:
         _decoded(last, "")
@@ -136,7 +136,7 @@ def add_line(path: str | Path, row: Logged) -> None:
     return None
 
 
-def _seen(row: Logged, folder: Path) -> tuple[list[float], int | str]:
+def _features_and_mark(row: Logged, folder: Path) -> tuple[list[float], int | str]:
     """A request's features and the mark of its group: a fingerprint, or the log's own word."""
     if row.features is not None:
         return list(row.features), row.group if row.group is not None else f"row {row.id}"
@@ -151,10 +151,9 @@ def picture_of(image: str, folder: Path) -> bytes:
     """The bytes of a picture named by path, data URL or base64. Raises NotSeen."""
     if not image.startswith("data:") and len(image) < 1024 and (folder / image).is_file():
         return (folder / image).read_bytes()
+    data = image.partition(",")[2] if image.startswith("data:") else image
     try:
-        return base64.b64decode(
-            image.partition(",")[2] if image.startswith("data:") else image, validate=True
-        )
+        return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise features.NotSeen(
             f"the picture is neither a file here nor base64: {image[:40]!r}."
@@ -162,20 +161,22 @@ def picture_of(image: str, folder: Path) -> bytes:
 
 
 def grouped(marks: Sequence[int | str]) -> list[int]:
-    """A group's number for each mark; fingerprints within NEAR bits of a group's first one join
-    that group."""
+    """A group's number for each mark.
+
+    Fingerprints within NEAR bits of a group's first one join that group.
+    """
     words: dict[str, int] = {}
     prints: list[tuple[int, int]] = []
-    found: list[int] = []
+    groups: list[int] = []
     for mark in marks:
         new = len(words) + len(prints)
         if isinstance(mark, str):
-            found.append(words.setdefault(mark, new))
+            groups.append(words.setdefault(mark, new))
             continue
         near = next(
             (number for first, number in prints if (first ^ mark).bit_count() <= NEAR), None
         )
         if near is None:
             prints.append((mark, new))
-        found.append(new if near is None else near)
-    return found
+        groups.append(new if near is None else near)
+    return groups

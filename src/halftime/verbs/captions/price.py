@@ -1,5 +1,4 @@
-"""What a way of choosing costs and how good it is; router, judge and a small call in vain are all
-paid."""
+"""What a way of choosing costs, router, judge and wasted small calls included; how good it is."""
 
 from __future__ import annotations
 
@@ -16,8 +15,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Prices:
-    """Per request, arrays of equal length: quality, cost and seconds of both models and of the
-    judge's check."""
+    """Quality, cost and seconds of both models and of the judge's check, request by request."""
 
     small_quality: Array
     large_quality: Array
@@ -62,8 +60,7 @@ def prices_of(log: Log, tolerance: float, router_cost: float, router_seconds: fl
 
 
 def paid(prices: Prices, small: Array, mode: Mode | None) -> tuple[Array, Array]:
-    """Cost and seconds of each request, where `small` (0 to 1) is the chance that the small answer
-    is given.
+    """Cost and seconds of each request; `small` is the chance (0 to 1) of the small answer.
 
     `mode` None: chosen without a router (always, at random, an oracle).
     """
@@ -85,7 +82,7 @@ def policy(
     """A way of choosing, with bootstrap intervals over requests."""
     cost, seconds = paid(prices, small, mode)
     quality = small * prices.small_quality + (1 - small) * prices.large_quality
-    savings, interval, held = _intervals(cost, prices.large_cost, quality, resamples)
+    savings, interval, quality_interval = _intervals(cost, prices.large_cost, quality, resamples)
     sent = float(small.sum())
     return Policy(
         name=name,
@@ -93,8 +90,8 @@ def policy(
         cost=float(cost.mean()),
         seconds=float(seconds.mean()),
         quality=float(quality.mean()),
-        quality_low=held[0],
-        quality_high=held[1],
+        quality_low=quality_interval[0],
+        quality_high=quality_interval[1],
         savings=savings,
         low=interval[0],
         high=interval[1],
@@ -108,17 +105,16 @@ def _intervals(
     savings = float(1 - cost.sum() / large.sum())
     if not resamples:
         return savings, (savings, savings), (float(quality.mean()),) * 2
-    drawn = np.random.default_rng(0).integers(0, len(cost), (resamples, len(cost)))
-    saved = 1 - cost[drawn].sum(1) / large[drawn].sum(1)
-    qualities = quality[drawn].mean(1)
+    samples = np.random.default_rng(0).integers(0, len(cost), (resamples, len(cost)))
+    saved = 1 - cost[samples].sum(1) / large[samples].sum(1)
+    qualities = quality[samples].mean(1)
     low, high = np.quantile(saved, [0.025, 0.975])
     bottom, top = np.quantile(qualities, [0.025, 0.975])
     return savings, (float(low), float(high)), (float(bottom), float(top))
 
 
 def mixed_at(prices: Prices, cost: float) -> Array:
-    """Random mixing that costs `cost` a request: the same chance of the small model for
-    everyone."""
+    """Random mixing that costs `cost` a request: the same chance of the small model for all."""
     small, large = prices.small_cost.mean(), prices.large_cost.mean()
     chance = float(np.clip((large - cost) / (large - small), 0, 1)) if large != small else 0.0
     return np.full(len(prices.small_cost), chance)

@@ -1,5 +1,4 @@
-"""An OpenAI-shaped chat request, read for routing: its prompt, its one picture, and the decision,
-with a time limit."""
+"""An OpenAI-shaped chat request, read for routing: its prompt, its picture, and the decision."""
 
 from __future__ import annotations
 
@@ -12,27 +11,26 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from halftime.base.extras import optional
 from halftime.records.captions import Router
 from halftime.verbs.captions import features
+from halftime.verbs.captions.extra import need
 from halftime.verbs.captions.router import Decision, Reason, decide
 
-MOST_SECONDS = 0.05  # that one decision may take; later it is the large model's
+MOST_SECONDS = 0.05  # that one decision may take; after that the large model answers
 
 
-class Asked(NamedTuple):
-    """What a request asks: the words of its last user message and its picture, or why there is none
-    to look at."""
+class CaptionRequest(NamedTuple):
+    """The last user message: its words and its picture, or the reason why none can be used."""
 
     prompt: str
     picture: bytes | None
     reason: Reason = "no picture"
 
 
-def asked(data: Mapping[str, object]) -> Asked:
+def caption_request(chat: Mapping[str, object]) -> CaptionRequest:
     """Read the last user message of a chat request; nothing else of it is looked at."""
     texts, urls = [], []
-    for part in _parts(data):
+    for part in _parts(chat):
         if part.get("type") == "text":
             texts.append(str(part.get("text", "")))
         elif part.get("type") == "image_url":
@@ -40,20 +38,19 @@ def asked(data: Mapping[str, object]) -> Asked:
             urls.append(str(image.get("url", "")) if isinstance(image, Mapping) else str(image))
     prompt = "\n".join(texts)
     if len(urls) != 1:
-        return Asked(prompt, None, "many pictures" if urls else "no picture")
+        return CaptionRequest(prompt, None, "many pictures" if urls else "no picture")
     if not urls[0].startswith("data:"):
-        return Asked(prompt, None, "picture by url")
+        return CaptionRequest(prompt, None, "picture by url")
     try:
-        return Asked(prompt, _decoded(urls[0].partition(",")[2]))
+        return CaptionRequest(prompt, _decoded(urls[0].partition(",")[2]))
     except (binascii.Error, ValueError):
-        return Asked(prompt, None, "not seen")
+        return CaptionRequest(prompt, None, "not seen")
 
 
-def _parts(data: Mapping[str, object]) -> list[Mapping[str, object]]:
-    users = [
-        message for message in _mappings(data.get("messages")) if message.get("role") == "user"
-    ]
-    content = users[-1].get("content") if users else None
+def _parts(chat: Mapping[str, object]) -> list[Mapping[str, object]]:
+    messages = _mappings(chat.get("messages"))
+    by_user = [message for message in messages if message.get("role") == "user"]
+    content = by_user[-1].get("content") if by_user else None
     return [{"type": "text", "text": content}] if isinstance(content, str) else _mappings(content)
 
 
@@ -62,13 +59,11 @@ def _mappings(value: object) -> list[Mapping[str, object]]:
 
 
 def _decoded(text: str) -> bytes:
-    decode = optional("pybase64", "captions", "halftime captions").b64decode
-    return bytes(decode(text, validate=True))
+    return bytes(need("pybase64").b64decode(text, validate=True))
 
 
 def warm_up() -> None:
-    """Import and initialise what a decision needs, so that the first request does not pay for
-    it."""
+    """Import and initialise what a decision needs, before the first request would pay for it."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64)).save(buffer, "JPEG")
     features.of_picture(_decoded(base64.b64encode(buffer.getvalue()).decode()))
@@ -76,22 +71,22 @@ def warm_up() -> None:
 
 def choose(
     router: Router,
-    data: Mapping[str, object],
+    chat: Mapping[str, object],
     *,
     check: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
     most_seconds: float = MOST_SECONDS,
 ) -> Decision:
-    """The decision for one request; never raises. `check` is the judge's score where the router is
-    a cascade's.
+    """The decision for one request; never raises.
 
-    Whatever cannot be read, seen or decided in time goes to the large model.
+    `check` is the judge's score of the small answer, for a cascade. Whatever cannot be read, seen
+    or decided in time goes to the large model.
     """
     if router.threshold is None:
         return Decision(False, "uncertified")
     begun = clock()
     try:
-        request = asked(data)
+        request = caption_request(chat)
         if request.picture is None:
             return Decision(False, request.reason)
         if clock() - begun > most_seconds:

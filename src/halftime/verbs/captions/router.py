@@ -1,5 +1,4 @@
-"""The decision itself: a pure function of a calibrated router and a request's features. No clock,
-no network."""
+"""The decision: a pure function of a calibrated router and a request's features."""
 
 from __future__ import annotations
 
@@ -29,8 +28,10 @@ Reason = Literal[
 
 
 class Decision(NamedTuple):
-    """Which model, why, and the probability that the small one's answer is acceptable, where it was
-    computed."""
+    """Which model, and why.
+
+    `probability` is that of an acceptable small answer, where it was computed.
+    """
 
     small: bool
     reason: Reason
@@ -44,7 +45,7 @@ def probabilities(router: Router, values: Array) -> Array:
 
 
 def standard(router: Router, values: Array) -> Array:
-    """Standard scores."""
+    """Standard scores, by the calibration's mean and scale."""
     return np.asarray((values - np.asarray(router.mean)) / np.asarray(router.scale))
 
 
@@ -54,8 +55,7 @@ def strangeness(router: Router, values: Array) -> Array:
 
 
 def decide(router: Router, features: Sequence[float]) -> Decision:
-    """Small only where a certificate exists, the request is like the calibrated ones, and the
-    threshold is met."""
+    """Small only with a certificate, a request like the calibrated ones, and the threshold met."""
     if router.threshold is None:
         return Decision(False, "uncertified")
     if len(features) != len(router.features):

@@ -1,5 +1,4 @@
-"""`halftime doctor`: what is installed, which extras and devices can be used, and what would be
-faster."""
+"""`halftime doctor`: what is installed, which extras and devices can be used, what is faster."""
 
 from __future__ import annotations
 
@@ -46,30 +45,36 @@ def examine() -> Doctor:
     """Look at this machine and this environment. Imports torch and the extras' packages, which
     takes seconds."""
     problems = list(base_problems())
-    place, devices, build = _torch_side(problems)
+    environment, devices, build = _what_torch_says(problems)
     extras = tuple(extra(name) for name in extra_names())
-    seen = _Seen(place, devices, build, _compiler(), psutil.virtual_memory().available, extras)
+    facts = MachineFacts(
+        environment=environment,
+        devices=devices,
+        torch_build=build,
+        compiler=_compiler(),
+        free_bytes=psutil.virtual_memory().available,
+        extras=extras,
+    )
     return Doctor(
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         healthy=not problems,
         problems=tuple(problems),
-        environment=place,
+        environment=environment,
         torch_build=build,
-        compiler=seen.compiler,
-        free_bytes=seen.free_bytes,
+        compiler=facts.compiler,
+        free_bytes=facts.free_bytes,
         devices=devices,
         extras=extras,
-        advice=tuple(advice(seen)),
+        advice=tuple(advice(facts)),
     )
 
 
-def _torch_side(problems: list[str]) -> tuple[Environment | None, tuple[Device, ...], str]:
-    """What only torch can say; a torch that does not import is a problem to report, not to fail
-    with."""
+def _what_torch_says(problems: list[str]) -> tuple[Environment | None, tuple[Device, ...], str]:
+    """Environment, devices and build; a torch that does not import is added to the problems."""
     try:
-        found = devices()
-        return this_environment(found[-1].name), found, torch_build()
+        usable = devices()
+        return this_environment(usable[-1].name), usable, torch_build()
     except Exception as error:  # a broken wheel raises anything: OSError, ImportError, RuntimeError
         problems.append(f"torch does not work: {type(error).__name__}: {error}")
         return None, (), ""
@@ -79,9 +84,9 @@ def base_problems() -> Iterator[str]:
     """One sentence for each package that halftime itself needs and that is missing or too old."""
     for requirement in _requirements():
         if requirement.marker is None or requirement.marker.evaluate():
-            lack = _lack(requirement)
-            if lack:
-                yield lack
+            problem = _problem(requirement)
+            if problem:
+                yield problem
 
 
 def extra_names() -> list[str]:
@@ -91,9 +96,8 @@ def extra_names() -> list[str]:
 
 def extra(name: str) -> Extra:
     """Whether an extra can be used: every requirement installed, new enough, and importable."""
-    missing = tuple(
-        lack for requirement in _of_extra(name) if (lack := _lack(requirement, try_import=True))
-    )
+    problems = (_problem(requirement, try_import=True) for requirement in _of_extra(name))
+    missing = tuple(problem for problem in problems if problem)
     return Extra(
         name=name,
         usable=not missing,
@@ -110,21 +114,21 @@ def _requirements() -> list[Requirement]:
 def _of_extra(name: str) -> Iterator[Requirement]:
     for requirement in _requirements():
         if requirement.marker is not None and requirement.marker.evaluate({"extra": name}):
-            if requirement.name == "halftime":  # an extra that stands for others
-                for other in requirement.extras:
-                    yield from _of_extra(other)
+            if requirement.name == "halftime":  # an extra that includes others
+                for included in requirement.extras:
+                    yield from _of_extra(included)
             else:
                 yield requirement
 
 
-def _lack(requirement: Requirement, *, try_import: bool = False) -> str:
+def _problem(requirement: Requirement, *, try_import: bool = False) -> str:
     """What is wrong with a requirement, or ''."""
     try:
-        version = metadata.version(requirement.name)
+        installed = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
         return f"{requirement.name} is not installed"
-    if not requirement.specifier.contains(version, prereleases=True):
-        return f"{requirement.name} {version} is installed, {requirement.specifier} is needed"
+    if not requirement.specifier.contains(installed, prereleases=True):
+        return f"{requirement.name} {installed} is installed, {requirement.specifier} is needed"
     return _import_error(requirement.name) if try_import else ""
 
 
@@ -142,17 +146,17 @@ def _import_error(distribution: str) -> str:
 
 
 def module_of(distribution: str) -> str | None:
-    """The module to import for a distribution: its own name, else the first that it brings; None
+    """The module to import for a distribution: of the same name, else the first public one; None
     for tools."""
     plain = re.sub(r"[-.]+", "_", distribution).lower()
-    brings = [
-        name
-        for name, owners in _owners().items()
+    modules = [
+        module
+        for module, owners in _owners().items()
         if any(re.sub(r"[-.]+", "_", owner).lower() == plain for owner in owners)
     ]
-    same = [name for name in brings if name.lower() == plain]
-    public = sorted(name for name in brings if not name.startswith("_"))
-    return next(iter(same or public), None)
+    namesakes = [module for module in modules if module.lower() == plain]
+    public = sorted(module for module in modules if not module.startswith("_"))
+    return next(iter(namesakes or public), None)
 
 
 @cache
@@ -161,107 +165,115 @@ def _owners() -> Mapping[str, list[str]]:
 
 
 def _compiler() -> str | None:
-    wanted = os.environ.get("CXX")
-    return next(
-        (path for name in (wanted, "g++", "clang++") if name and (path := shutil.which(name))), None
-    )
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        path = shutil.which(name) if name else None
+        if path:
+            return path
+    return None
 
 
-class _Seen(NamedTuple):
-    place: Environment | None
+class MachineFacts(NamedTuple):
+    """What the rules look at."""
+
+    environment: Environment | None  # None where torch does not import
     devices: tuple[Device, ...]
-    build: str
+    torch_build: str
     compiler: str | None
     free_bytes: int
     extras: tuple[Extra, ...]
 
     @property
     def on_cpu(self) -> bool:
+        """Whether torch has no GPU here."""
         return not any(device.name.startswith("cuda") for device in self.devices)
 
     @property
     def busy(self) -> bool:
-        """Other work keeps half of the cores or more."""
-        return self.place is not None and (self.place.load_average or 0.0) > 0.5 * self.place.cores
+        """Whether other work keeps more than half of the cores."""
+        if self.environment is None:
+            return False
+        return (self.environment.load_average or 0.0) > 0.5 * self.environment.cores
 
     def setting(self, name: str) -> str:
-        return self.place.settings.get(name, "") if self.place else ""
+        """An environment variable that is known to change speed, or ''."""
+        return self.environment.settings.get(name, "") if self.environment else ""
 
     def lacks(self, name: str) -> bool:
+        """Whether this extra cannot be used."""
         return any(extra.name == name and not extra.usable for extra in self.extras)
 
 
-def advice(seen: _Seen) -> Iterator[Advice]:
+def advice(facts: MachineFacts) -> Iterator[Advice]:
     """What would be faster here, or would work at all, the weightiest first."""
     for rule in RULES:
-        yield from rule(seen)
+        yield from rule(facts)
 
 
-def _gpu_unused(seen: _Seen) -> Iterator[Advice]:
-    if seen.on_cpu and (Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi")):
+def _gpu_unused(facts: MachineFacts) -> Iterator[Advice]:
+    if facts.on_cpu and (Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi")):
         yield Advice(
             id="gpu-unused",
             why="this machine has an NVIDIA GPU, and torch cannot use it (its build: "
-            f"{seen.build or 'broken'})",
+            f"{facts.torch_build or 'broken'})",
             command="pip install --force-reinstall torch",
         )
 
 
-def _blocking_settings(seen: _Seen) -> Iterator[Advice]:
+def _blocking_settings(facts: MachineFacts) -> Iterator[Advice]:
     for name, why in (
         ("CUDA_LAUNCH_BLOCKING", "every kernel launch waits for the device"),
         (
             "TORCH_COMPILE_DISABLE",
-            "torch.compile does nothing, so the fixes that compile bring nothing",
+            "torch.compile does nothing, so the fixes that compile save nothing",
         ),
     ):
-        if seen.setting(name) not in ("", "0"):
+        if facts.setting(name) not in ("", "0"):
             yield Advice(
                 id="blocking-setting", why=f"{name} is set: {why}", command=f"unset {name}"
             )
 
 
-def _openmp(seen: _Seen) -> Iterator[Advice]:
-    if seen.place is None or not seen.on_cpu:
+def _openmp(facts: MachineFacts) -> Iterator[Advice]:
+    environment = facts.environment
+    if environment is None or not facts.on_cpu:
         return
-    passive = seen.setting("OMP_WAIT_POLICY").upper() == "PASSIVE"
-    if seen.busy and not passive:
+    passive = facts.setting("OMP_WAIT_POLICY").upper() == "PASSIVE"
+    if facts.busy and not passive:
         yield Advice(
             id="openmp-spins",
-            why="other work is running and idle OpenMP threads spin: beside it a call was 2 to 30 "
-            "times slower where "
-            "measured (fewer threads than cores, by OMP_NUM_THREADS, help more)",
+            why="other work is running, and idle OpenMP threads spin: that made a call 2 to 30 "
+            "times slower where measured (fewer threads than cores, by OMP_NUM_THREADS, help more)",
             command="export OMP_WAIT_POLICY=PASSIVE",
         )
-    if not seen.busy and passive and seen.place.threads > 1:
+    if not facts.busy and passive and environment.threads > 1:
         yield Advice(
             id="openmp-sleeps",
             why="OpenMP threads sleep while they wait: on a quiet machine waking them made a call "
-            "of small operations "
-            "2.2 times slower where measured; unset it only where nothing else will run",
+            "of small operations 2.2 times slower where measured; unset it only where nothing "
+            "else will run",
             command="unset OMP_WAIT_POLICY",
         )
-    if seen.place.threads < seen.place.cores:
+    if environment.threads < environment.cores:
         yield Advice(
             id="threads",
-            why=f"torch uses {seen.place.threads} of {seen.place.cores} cores",
-            command=f"export OMP_NUM_THREADS={seen.place.cores}",
+            why=f"torch uses {environment.threads} of {environment.cores} cores",
+            command=f"export OMP_NUM_THREADS={environment.cores}",
         )
 
 
-def _bfloat16(seen: _Seen) -> Iterator[Advice]:
-    if seen.devices and "bfloat16" in seen.devices[-1].fast_dtypes:
-        name = seen.devices[-1].name
+def _bfloat16(facts: MachineFacts) -> Iterator[Advice]:
+    if facts.devices and "bfloat16" in facts.devices[-1].fast_dtypes:
+        name = facts.devices[-1].name
         yield Advice(
             id="bfloat16",
-            why=f"{name} computes in bfloat16 by itself; pixel art and hard edges may still need "
+            why=f"{name} computes in bfloat16 natively; pixel art and hard edges may still need "
             "fp32, so verify after",
             command=f"halftime profile --dtype bfloat16 --device {name}",
         )
 
 
-def _openvino(seen: _Seen) -> Iterator[Advice]:
-    if seen.on_cpu and seen.lacks("openvino"):
+def _openvino(facts: MachineFacts) -> Iterator[Advice]:
+    if facts.on_cpu and facts.lacks("openvino"):
         yield Advice(
             id="openvino",
             why="on a processor OpenVINO was the fastest way to run denoiser and VAE where "
@@ -270,8 +282,8 @@ def _openvino(seen: _Seen) -> Iterator[Advice]:
         )
 
 
-def _no_compiler(seen: _Seen) -> Iterator[Advice]:
-    if seen.on_cpu and seen.compiler is None:
+def _no_compiler(facts: MachineFacts) -> Iterator[Advice]:
+    if facts.on_cpu and facts.compiler is None:
         yield Advice(
             id="no-compiler",
             why="torch.compile needs a C++ compiler on a processor: denoiser-compile and "
@@ -280,28 +292,28 @@ def _no_compiler(seen: _Seen) -> Iterator[Advice]:
         )
 
 
-def _busy(seen: _Seen) -> Iterator[Advice]:
-    if seen.place and seen.busy:
+def _busy(facts: MachineFacts) -> Iterator[Advice]:
+    if facts.environment and facts.busy:
         yield Advice(
             id="busy",
-            why=f"other work is running (load average {seen.place.load_average or 0.0:.1f} on "
-            f"{seen.place.cores} "
-            "cores): timings taken now are shaky",
+            why="other work is running (load average "
+            f"{facts.environment.load_average or 0.0:.1f} on {facts.environment.cores} cores): "
+            "timings taken now are shaky",
             command="uptime",
         )
 
 
-def _little_memory(seen: _Seen) -> Iterator[Advice]:
-    if seen.free_bytes < LEAST_FREE:
+def _little_memory(facts: MachineFacts) -> Iterator[Advice]:
+    if facts.free_bytes < LEAST_FREE:
         yield Advice(
             id="little-memory",
-            why=f"only {seen.free_bytes / GIB:.1f} GiB of memory can be had; a large pipeline "
+            why=f"only {facts.free_bytes / GIB:.1f} GiB of memory is available; a large pipeline "
             "will not load",
             command="ps aux --sort=-rss",
         )
 
 
-RULES: tuple[Callable[[_Seen], Iterator[Advice]], ...] = (
+RULES: tuple[Callable[[MachineFacts], Iterator[Advice]], ...] = (
     _gpu_unused,
     _blocking_settings,
     _openmp,

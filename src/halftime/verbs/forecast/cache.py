@@ -72,7 +72,7 @@ def _read(key: str) -> StageTrace | None:
 def shipped() -> dict[str, msgspec.Raw]:
     """The traces that ship with halftime, of the versions that it was tested with.
 
-    `benchmarks/forecast_traces.py` writes them.
+    `workshop.forecast.traces` writes them.
     """
     path = resources.files("halftime.verbs.forecast").joinpath("data", "traces.json.gz")
     try:

@@ -1,6 +1,6 @@
 """The constants of the roofline: few, each with a meaning.
 
-Fitted by `benchmarks/forecast_fit.py`, stored as JSON.
+Fitted by `workshop.forecast.fit`, stored as JSON.
 """
 
 from __future__ import annotations

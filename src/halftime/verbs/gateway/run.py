@@ -32,6 +32,8 @@ from halftime.verbs.gateway.timer import Timer, now
 
 NOISY_CORES = 0.25  # kept busy by other processes; above it the report doubts itself
 BLOCKS = 3  # of each arm at each level, in shuffled order
+FLOOR_REQUESTS = 300  # to the generator's own mock, one at a time
+CROWD_SECONDS = 1.0  # of a closed loop to it, for the highest rate
 LAG_LIMIT = 0.0015  # seconds; above it the generator's own lateness is a doubt
 
 
@@ -316,9 +318,9 @@ async def _calibrated(run: _Measurement, loads: Sequence[Load]) -> Generator:
     run.progress("the generator's own floor", 0, 1)
     with upstream.spawned(Behaviour(delay=0.0)) as (url, _):
         pool = Pool(endpoint(url, Payload()), "direct", run.settings.timeout)
-        await load.sequential([pool], 50, run.number, run.rng)
-        singles = await load.sequential([pool], 300, run.number, run.rng)
-        crowd = await load.closed(pool, 16, 1.0, run.number)
+        await load.sequential([pool], FLOOR_REQUESTS // 6, run.number, run.rng)  # warm-up
+        singles = await load.sequential([pool], FLOOR_REQUESTS, run.number, run.rng)
+        crowd = await load.closed(pool, 16, CROWD_SECONDS, run.number)
         pool.close()
     floor = analysis.percentiles([s[0].latency for s in singles if s[0].ok])
     if floor is None:

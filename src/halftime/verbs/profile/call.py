@@ -54,8 +54,7 @@ def tree(recorder: Recorder, clock: Clock, origin: Mark) -> list[Node]:
 
 
 def observed_call(pipeline: DiffusionPipeline, workload: Workload, recorder: Recorder) -> None:
-    """Call the pipeline once with a recorder that observes; its times mean nothing. Raises
-    OutOfMemory."""
+    """Call the pipeline once with a recorder that only observes. Raises OutOfMemory."""
     arguments = call_arguments(pipeline, workload)
     with instrumented(pipeline, recorder), out_of_memory_explained():
         pipeline(**arguments)
@@ -68,22 +67,17 @@ def out_of_memory_explained() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         if pytorch.is_out_of_memory(error):
-            raise OutOfMemory(_advice(error)) from error
+            first_line = next(iter(str(error).strip().splitlines()), "no details")
+            raise OutOfMemory(
+                f"out of memory in the middle of a call: {first_line} Try a smaller size or batch, "
+                "or dtype bfloat16."
+            ) from error
         raise
-
-
-def _advice(error: BaseException) -> str:
-    first_line = next(iter(str(error).strip().splitlines()), "no details")
-    return (
-        f"out of memory in the middle of a call: {first_line} Try a smaller size or batch, or "
-        "dtype bfloat16."
-    )
 
 
 @contextlib.contextmanager
 def quiet_progress_bars(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Let the pipeline's own progress bars do their work, and cost their time, without writing on
-    our screen."""
+    """The pipeline's progress bars cost the time that they cost, without writing on the screen."""
     with (
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         progress_bars(pipeline, file=nowhere),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 
 class Mark(NamedTuple):
@@ -60,8 +59,6 @@ class CudaClock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        import torch
-
         self._cuda, self._device = torch.cuda, device
 
     def start(self) -> Mark:

@@ -1,5 +1,4 @@
-"""Cold start: a fresh process imports, loads and makes its first picture, and says how long each
-took.
+"""Cold start: a fresh process imports, loads and makes its first picture, each of them timed.
 
 `python -m halftime.verbs.profile.coldstart` is that process; it reads its task from standard input
 and answers on standard output.
@@ -19,14 +18,14 @@ from halftime.base.errors import HalftimeError
 from halftime.records import ColdStart, LedgerRow, Record, Workload
 
 
-class Task(Record, frozen=True, kw_only=True):
-    """What the fresh process is to do."""
+class ColdStartTask(Record, frozen=True, kw_only=True):
+    """What the fresh process shall do."""
 
     model: str | None
     workload: Workload
 
 
-class Answer(Record, frozen=True, kw_only=True):
+class ColdStartResult(Record, frozen=True, kw_only=True):
     """What it measured, in seconds."""
 
     import_seconds: float
@@ -36,32 +35,30 @@ class Answer(Record, frozen=True, kw_only=True):
 
 
 def measure(model: str | None, workload: Workload, timeout: float = 1800.0) -> ColdStart:
-    """Run one call of `model` in a fresh process. Raises HalftimeError with that process's last
-    words."""
+    """Run one call of `model` in a fresh process. Raises HalftimeError with its last line."""
     begin = time.perf_counter()
     try:
-        said = in_fresh_process(
-            "halftime.verbs.profile.coldstart", Task(model=model, workload=workload), timeout
-        )
+        task = ColdStartTask(model=model, workload=workload)
+        output = in_fresh_process("halftime.verbs.profile.coldstart", task, timeout)
     except HalftimeError as error:
         raise HalftimeError(
             f"the cold start failed: {error} Leave it out with --no-cold-start."
         ) from error
     wall = time.perf_counter() - begin
-    answer = msgspec.json.decode(said, type=Answer)
+    result = msgspec.json.decode(output, type=ColdStartResult)
     return ColdStart(
         process_seconds=wall,
-        import_seconds=answer.import_seconds,
-        load_seconds=answer.load_seconds,
-        first_call_seconds=answer.first_call_seconds,
-        first_call=answer.first_call,
+        import_seconds=result.import_seconds,
+        load_seconds=result.load_seconds,
+        first_call_seconds=result.first_call_seconds,
+        first_call=result.first_call,
     )
 
 
 def in_fresh_process(module: str, task: Record, timeout: float = 1800.0) -> bytes:
-    """What `python -m module` answers to this task. Raises HalftimeError with its last words."""
+    """What `python -m module` answers to this task. Raises HalftimeError with its last line."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", module],
             input=msgspec.json.encode(task),
             capture_output=True,
@@ -71,14 +68,14 @@ def in_fresh_process(module: str, task: Record, timeout: float = 1800.0) -> byte
         )
     except subprocess.TimeoutExpired as error:
         raise HalftimeError(f"it did not end within {timeout:g} s.") from error
-    if done.returncode:
+    if completed.returncode:
         raise HalftimeError(
-            (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+            (completed.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         )
-    return done.stdout
+    return completed.stdout
 
 
-def run(task: Task) -> Answer:
+def run(task: ColdStartTask) -> ColdStartResult:
     """Import, load, call once; each timed."""
     begin = time.perf_counter()
     import diffusers  # noqa: F401  (its import is what is timed)
@@ -95,7 +92,7 @@ def run(task: Task) -> Answer:
     loaded = time.perf_counter()
     with quiet_progress_bars(pipeline):
         first = timed_call(pipeline, task.workload, clock_for(device_of(pipeline)))
-    return Answer(
+    return ColdStartResult(
         import_seconds=imported - begin,
         load_seconds=loaded - imported,
         first_call_seconds=first.run.wall_seconds,
@@ -106,7 +103,7 @@ def run(task: Task) -> Answer:
 if __name__ == "__main__":
     # What a pipeline prints must not end up in the answer.
     with redirect_stdout(sys.stderr):
-        answer = run(msgspec.json.decode(sys.stdin.buffer.read(), type=Task))
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
+        result = run(msgspec.json.decode(sys.stdin.buffer.read(), type=ColdStartTask))
+    sys.stdout.buffer.write(msgspec.json.encode(result))
     sys.stdout.buffer.flush()
-    os._exit(0)  # tearing torch and diffusers down takes a second, and is no part of a start
+    os._exit(0)  # unloading torch and diffusers takes a second, and does not belong to a start

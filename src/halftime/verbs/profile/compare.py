@@ -1,4 +1,4 @@
-"""Two sessions side by side, if they may be."""
+"""Whether two sessions may be compared."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from halftime.base.errors import Unlike
 from halftime.records import Session, Workload
 
 
-def differences(base: Session, other: Session) -> dict[str, tuple[str, str]]:
-    """Field -> both values, of workload and environment, where they differ in what makes timings
-    incomparable."""
-    one, two = _identity(base), _identity(other)
+def differences(baseline: Session, candidate: Session) -> dict[str, tuple[str, str]]:
+    """Field of the workload or environment -> both values, where timings cannot be compared."""
+    left, right = _identity(baseline), _identity(candidate)
     return {
-        name: (one.get(name, "not set"), two.get(name, "not set"))
-        for name in sorted({*one, *two})
-        if one.get(name) != two.get(name)
+        name: (left.get(name, "not set"), right.get(name, "not set"))
+        for name in sorted({*left, *right})
+        if left.get(name) != right.get(name)
     }
 
 
@@ -26,31 +25,33 @@ def _identity(session: Session) -> dict[str, str]:
         f"workload.{name}": repr(value)
         for name, value in msgspec.to_builtins(session.workload).items()
     }
-    place = {f"environment.{name}": value for name, value in session.environment.identity().items()}
-    return {"pipeline": session.pipeline, **workload, **place}
+    environment = {
+        f"environment.{name}": value for name, value in session.environment.identity().items()
+    }
+    return {"pipeline": session.pipeline, **workload, **environment}
 
 
-def checked_alike(base: Session, other: Session) -> None:
+def checked_alike(baseline: Session, candidate: Session) -> None:
     """Raise Unlike, naming every field that differs."""
-    _refuse(differences(base, other))
+    _refuse(differences(baseline, candidate))
 
 
-def checked_workload(base: Session, workload: Workload) -> None:
+def checked_workload(baseline: Session, workload: Workload) -> None:
     """As `checked_alike` for what is known before anything is measured."""
-    _refuse(differences(base, msgspec.structs.replace(base, workload=workload)))
+    _refuse(differences(baseline, msgspec.structs.replace(baseline, workload=workload)))
 
 
-def _refuse(found: Mapping[str, tuple[str, str]]) -> None:
-    if not found:
+def _refuse(fields: Mapping[str, tuple[str, str]]) -> None:
+    if not fields:
         return
     listed = "; ".join(
-        f"{name} is {one} in one and {two} in the other" for name, (one, two) in found.items()
+        f"{name} is {left} in one and {right} in the other"
+        for name, (left, right) in fields.items()
     )
     fix = (
         " A dtype is a fix, not a workload: profile with --recipe PLAN.toml instead (docs/fix.md)."
     )
     raise Unlike(
-        f"these sessions must not be compared: {listed}. Measure both in one place with one "
-        "workload."
-        f"{fix if 'workload.dtype' in found else ''}"
+        f"these sessions must not be compared: {listed}. Measure both on one machine with "
+        f"one workload.{fix if 'workload.dtype' in fields else ''}"
     )

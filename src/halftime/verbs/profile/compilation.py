@@ -1,5 +1,4 @@
-"""What torch.compile did: graphs, recompiles and graph breaks, with dynamo's reason in plain
-words."""
+"""What torch.compile did: graphs, recompiles and graph breaks, with the reason in plain words."""
 
 from __future__ import annotations
 
@@ -53,8 +52,7 @@ PLAIN_WORDS: tuple[tuple[str, str], ...] = (
 
 
 def plain_words(reason: str) -> str:
-    """A recompile's reason as a sentence; dynamo's own first line where it is none of the known
-    kinds."""
+    """A recompile's reason as a sentence; dynamo's own first line where the kind is not known."""
     line = next(iter(reason.strip().splitlines()), "no reason given")
     guard = re.sub(r"^\s*-?\s*\d+/\d+:\s*", "", line)
     guard = re.sub(r"\s+#.*$", "", guard)
@@ -66,26 +64,33 @@ def plain_words(reason: str) -> str:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """How much dynamo had done at a moment."""
+class CompileCounters:
+    """How much dynamo had compiled at a moment."""
 
     microseconds: float  # since the epoch
     graphs: int
     breaks: Counter[str]
 
 
-def look() -> Seen:
+def look() -> CompileCounters:
     """The counters as they are now; zero where dynamo was never loaded."""
     now = time.time() * 1e6
     counters = pytorch.dynamo_counters()
-    return Seen(now, counters["stats"]["unique_graphs"], Counter(counters["graph_break"]))
+    return CompileCounters(
+        now, counters["stats"]["unique_graphs"], Counter(counters["graph_break"])
+    )
 
 
 def report(
-    pipeline: DiffusionPipeline, before: Seen, warm: Seen, after: Seen
+    pipeline: DiffusionPipeline,
+    before: CompileCounters,
+    warm: CompileCounters,
+    after: CompileCounters,
 ) -> CompileReport | None:
-    """What was compiled from `before` to `after`, and how much of it after the warm-up; None if
-    nothing ever was."""
+    """What was compiled from `before` to `after`, and how much of it after the warm-up.
+
+    None where nothing was compiled, then or earlier.
+    """
     compiled = tuple(
         name
         for name, component in components_of(pipeline).items()
@@ -105,7 +110,7 @@ def report(
         compile_seconds=sum(metric.entire_frame_compile_time_s or 0.0 for metric in metrics),
         recompiles=_recompiles(metrics),
         graph_breaks=tuple(
-            Recompile(where="", reason=_first_line(reason), count=count)
+            Recompile(where="", reason=next(iter(reason.strip().splitlines()), reason), count=count)
             for reason, count in (after.breaks - before.breaks).most_common()
         ),
         after_warmup=after.graphs - warm.graphs,
@@ -113,7 +118,7 @@ def report(
 
 
 def _recompiles(metrics: Sequence[pytorch.CompilationMetrics]) -> tuple[Recompile, ...]:
-    found = Counter(
+    reasons = Counter(
         (
             f"{metric.co_filename}:{metric.co_firstlineno} {metric.co_name}",
             plain_words(metric.recompile_reason),
@@ -123,9 +128,5 @@ def _recompiles(metrics: Sequence[pytorch.CompilationMetrics]) -> tuple[Recompil
     )
     return tuple(
         Recompile(where=where, reason=reason, count=count)
-        for (where, reason), count in found.most_common()
+        for (where, reason), count in reasons.most_common()
     )
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), text)

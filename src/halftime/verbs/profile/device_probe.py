@@ -1,5 +1,4 @@
-"""CUDA only: how long the device worked, and the host waited, in each stage; from one traced call
-of its own.
+"""CUDA only: how long the device worked and the host waited in each stage, from one traced call.
 
 Events tell when the device reached a moment, not what it did until then. Kernel durations are true
 also while traced, so busy time comes from here, the intervals from the timed runs, and the launch
@@ -12,6 +11,9 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+from torch.profiler import ProfilerActivity, profile
 
 from halftime.records import LedgerRow, Workload
 from halftime.verbs.profile.call import observed_call
@@ -54,8 +56,6 @@ class Busy(NamedTuple):
 
 def probe(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, Busy]:
     """Stage -> device and blocked seconds of one call under torch.profiler."""
-    from torch.profiler import ProfilerActivity, profile
-
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         observed_call(pipeline, workload, Recorder(HostClock(), annotate=ranges()))
     events = [
@@ -98,8 +98,6 @@ def _stage_at(moment: float, stages: Sequence[tuple[float, float, str]]) -> str 
 
 def with_device(rows: Iterable[LedgerRow], busy: dict[str, Busy]) -> tuple[LedgerRow, ...]:
     """The ledger with host-blocked time and launch gaps where the probe saw the stage."""
-    import msgspec
-
     return tuple(
         msgspec.structs.replace(
             row,

@@ -16,23 +16,29 @@ STEEPEST_DRIFT = 0.15
 
 
 def doubts(
-    walls: Sequence[float], ledger: Sequence[LedgerRow], place: Environment, *, traced: bool = False
+    walls: Sequence[float],
+    ledger: Sequence[LedgerRow],
+    environment: Environment,
+    *,
+    traced: bool = False,
 ) -> tuple[str, ...]:
-    """One sentence for each reason to doubt. `walls` are the steady runs' seconds, in the order in
-    which they ran; `place` was looked at before them, since our own threads raise the load."""
-    return tuple(_doubts(walls, ledger, place, traced))
+    """One sentence for each reason to doubt a session.
+
+    `walls` are the seconds of the steady runs, in the order in which they ran; `environment` was
+    read before them, since our own threads raise the load.
+    """
+    return tuple(_doubts(walls, ledger, environment, traced))
 
 
 def _doubts(
-    walls: Sequence[float], ledger: Sequence[LedgerRow], place: Environment, traced: bool
+    walls: Sequence[float], ledger: Sequence[LedgerRow], environment: Environment, traced: bool
 ) -> Iterator[str]:
     if len(walls) < FEWEST_RUNS:
         yield f"only {len(walls)} steady runs, too few to know the spread: run again with --runs 5."
     elif spread(walls) > WIDEST_SPREAD:
         yield (
             f"the runs differ widely (interquartile range {units.share(spread(walls))} of the "
-            "median): "
-            f"run again with --runs {2 * len(walls)} on a quiet machine."
+            f"median): run again with --runs {2 * len(walls)} on a quiet machine."
         )
     if len(walls) >= 2 * FEWEST_RUNS and abs(drift := _drift(walls)) > STEEPEST_DRIFT:
         word = "slower" if drift > 0 else "faster"
@@ -40,11 +46,11 @@ def _doubts(
             f"the later half of the runs is {units.share(abs(drift))} {word} than the earlier one "
             "(heat, other load, or too little warm-up): run again with --warmup 3."
         )
-    load = place.load_average or 0.0
-    if load > 0.5 * place.cores:
-        passive = place.settings.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+    load = environment.load_average or 0.0
+    if load > 0.5 * environment.cores:
+        passive = environment.settings.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
         yield (
-            f"other work was running (load average {load:.1f} on {place.cores} cores): "
+            f"other work was running (load average {load:.1f} on {environment.cores} cores): "
             f"run again on a quiet machine{'' if passive else ', or with OMP_WAIT_POLICY=PASSIVE'}."
         )
     unexplained = next((row for row in ledger if row.stage == UNEXPLAINED), None)

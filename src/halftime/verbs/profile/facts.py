@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from halftime.base.environment import instructions
 from halftime.pipeline.components import modules_of
 from halftime.pipeline.device import device_of
@@ -12,12 +14,11 @@ from halftime.records.stages import place_of
 from halftime.upstream import pytorch
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
-class Module:
+class ModuleFacts:
     """One neural component."""
 
     name: str
@@ -35,12 +36,12 @@ class Facts:
     pipeline: str
     device: str
     scheduler: str
-    modules: tuple[Module, ...]
+    modules: tuple[ModuleFacts, ...]
     fast_bfloat16: bool  # the device computes bfloat16 faster than float32
     slow_float16: bool  # the device only emulates it
     wait_policy: str  # OMP_WAIT_POLICY
 
-    def of_part(self, part: str) -> tuple[Module, ...]:
+    def of_part(self, part: str) -> tuple[ModuleFacts, ...]:
         """The modules that belong to one part of the ledger."""
         return tuple(module for module in self.modules if module.part == part)
 
@@ -60,15 +61,13 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
     )
 
 
-def _module(name: str, module: torch.nn.Module) -> Module:
-    import torch
-
+def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
     weights = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
     kernels = [weight for weight in weights if weight.dim() == 4 and weight.shape[-1] > 1]
-    place = place_of(name)
-    return Module(
+    home = place_of(name)
+    return ModuleFacts(
         name=name,
-        part=place.part if place else name,
+        part=home.part if home else name,
         dtype=str(weights[0].dtype).removeprefix("torch.") if weights else "none",
         convolutional=len(kernels) >= 4,
         channels_last=bool(kernels)
@@ -78,8 +77,6 @@ def _module(name: str, module: torch.nn.Module) -> Module:
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return pytorch.has_avx512_bf16() or pytorch.has_amx()

@@ -14,7 +14,7 @@ from halftime.base import units
 from halftime.records import CompileReport, Finding, LedgerRow
 from halftime.records.finding import ceiling
 from halftime.records.fixes import FixName
-from halftime.verbs.profile.facts import Facts, Module
+from halftime.verbs.profile.facts import Facts, ModuleFacts
 
 # Below these shares of the wall clock a cost is not worth a reader's time.
 WORTH_SAYING = 0.02
@@ -23,7 +23,7 @@ FIRST_CALL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ProfileEvidence:
     """What the rules may look at."""
 
     wall_seconds: float
@@ -66,16 +66,16 @@ class Evidence:
         return f"{units.seconds(seconds)}, {units.share(seconds / self.wall_seconds)} of the call"
 
 
-Rule = Callable[[Evidence], Iterator[Finding]]
+Rule = Callable[[ProfileEvidence], Iterator[Finding]]
 
 
-def findings(evidence: Evidence) -> tuple[Finding, ...]:
-    """All that is worth saying, costliest first; what has no cost of its own comes last."""
-    found = [finding for rule in RULES for finding in rule(evidence)]
-    return tuple(sorted(found, key=lambda finding: -(finding.seconds or 0.0)))
+def findings(evidence: ProfileEvidence) -> tuple[Finding, ...]:
+    """All that is worth saying, costliest first; what has no cost in seconds comes last."""
+    every = (finding for rule in RULES for finding in rule(evidence))
+    return tuple(sorted(every, key=lambda finding: -(finding.seconds or 0.0)))
 
 
-def _heavy_component(evidence: Evidence) -> Iterator[Finding]:
+def _heavy_component(evidence: ProfileEvidence) -> Iterator[Finding]:
     """The next fix of a heavy component: dtype, then memory layout, then compilation."""
     for stage, part in (("vae_decode", "vae"), ("denoise", "denoiser")):
         seconds = evidence.costs(stage, part)
@@ -107,7 +107,7 @@ _COMPONENT_FIXES: dict[str, tuple[FixName, FixName, FixName]] = {
 }
 
 
-def _slow_ways(part: str, modules: tuple[Module, ...], facts: Facts) -> tuple[_Way, ...]:
+def _slow_ways(part: str, modules: tuple[ModuleFacts, ...], facts: Facts) -> tuple[_Way, ...]:
     in_fp32 = facts.fast_bfloat16 and any(module.dtype == "float32" for module in modules)
     in_fp16 = facts.slow_float16 and any(module.dtype == "float16" for module in modules)
     channels_first = any(module.convolutional and not module.channels_last for module in modules)
@@ -126,7 +126,7 @@ def _slow_ways(part: str, modules: tuple[Module, ...], facts: Facts) -> tuple[_W
     )
 
 
-def _first_text_encode(evidence: Evidence) -> Iterator[Finding]:
+def _first_text_encode(evidence: ProfileEvidence) -> Iterator[Finding]:
     row = evidence.row("encode_prompt")
     first = row.first_call_seconds if row else None
     if row is None or first is None or evidence.first_call_seconds is None:
@@ -140,12 +140,12 @@ def _first_text_encode(evidence: Evidence) -> Iterator[Finding]:
             ceiling=ceiling(extra, evidence.first_call_seconds),
             fix="text-warmup",
             message=f"the text encoder's first call costs {units.seconds(first)}, "
-            f"{first / row.seconds:.0f}x its "
-            f"steady state of {units.seconds(row.seconds)} (the ceiling is the first call's)",
+            f"{first / row.seconds:.0f}x its steady state of {units.seconds(row.seconds)} "
+            "(the ceiling is the first call's)",
         )
 
 
-def _first_call(evidence: Evidence) -> Iterator[Finding]:
+def _first_call(evidence: ProfileEvidence) -> Iterator[Finding]:
     first = evidence.first_call_seconds
     if first is None or first < 1.5 * evidence.wall_seconds or first - evidence.wall_seconds < 0.1:
         return
@@ -162,7 +162,7 @@ def _first_call(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _glue(evidence: Evidence) -> Iterator[Finding]:
+def _glue(evidence: ProfileEvidence) -> Iterator[Finding]:
     bar, glue = evidence.costs("denoise", "progress_bar"), evidence.costs("denoise", "glue")
     if bar + glue >= WORTH_SAYING * evidence.wall_seconds:
         yield evidence.finding(
@@ -171,12 +171,12 @@ def _glue(evidence: Evidence) -> Iterator[Finding]:
             bar + glue,
             "progress-bar-off" if bar > glue else "loop-graph",
             f"progress bar ({units.seconds(bar)}) and Python between the components "
-            f"({units.seconds(glue)}) are "
-            f"{units.share((bar + glue) / evidence.wall_seconds)} of this call",
+            f"({units.seconds(glue)}) are {units.share((bar + glue) / evidence.wall_seconds)} "
+            "of this call",
         )
 
 
-def _scheduler(evidence: Evidence) -> Iterator[Finding]:
+def _scheduler(evidence: ProfileEvidence) -> Iterator[Finding]:
     seconds = evidence.costs("denoise", "scheduler")
     if seconds >= WORTH_SAYING * evidence.wall_seconds:
         yield evidence.finding(
@@ -185,12 +185,12 @@ def _scheduler(evidence: Evidence) -> Iterator[Finding]:
             seconds,
             "schedule-table",
             f"{evidence.facts.scheduler} takes {evidence.part_of_call(seconds)}; as a table of "
-            "coefficients a step is "
-            "one multiply-add, and `halftime audit` names where it would make a GPU wait",
+            "coefficients a step is one multiply-add, and `halftime audit` names where it would "
+            "make a GPU wait",
         )
 
 
-def _prompt_encoding(evidence: Evidence) -> Iterator[Finding]:
+def _prompt_encoding(evidence: ProfileEvidence) -> Iterator[Finding]:
     seconds = evidence.costs("encode_prompt")
     if seconds >= 2 * WORTH_SAYING * evidence.wall_seconds:
         yield evidence.finding(
@@ -203,7 +203,7 @@ def _prompt_encoding(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _postprocess(evidence: Evidence) -> Iterator[Finding]:
+def _postprocess(evidence: ProfileEvidence) -> Iterator[Finding]:
     seconds = evidence.costs("postprocess")
     if seconds >= 2 * WORTH_SAYING * evidence.wall_seconds:
         yield evidence.finding(
@@ -212,12 +212,11 @@ def _postprocess(evidence: Evidence) -> Iterator[Finding]:
             seconds,
             None,
             f"post-processing takes {evidence.part_of_call(seconds)}; ask for output_type='pt' "
-            "or 'np' where no PIL "
-            "picture is needed",
+            "or 'np' where no PIL picture is needed",
         )
 
 
-def _host_waits(evidence: Evidence) -> Iterator[Finding]:
+def _host_waits(evidence: ProfileEvidence) -> Iterator[Finding]:
     for row in evidence.ledger:
         blocked = row.host_blocked_seconds or 0.0
         if blocked >= WORTH_SAYING * evidence.wall_seconds and row.stage == "denoise":
@@ -231,7 +230,7 @@ def _host_waits(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def _launch_bound(evidence: Evidence) -> Iterator[Finding]:
+def _launch_bound(evidence: ProfileEvidence) -> Iterator[Finding]:
     for row in evidence.ledger:
         gap = row.launch_gap_seconds or 0.0
         if gap >= 5 * WORTH_SAYING * evidence.wall_seconds:
@@ -245,7 +244,7 @@ def _launch_bound(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def _recompiles(evidence: Evidence) -> Iterator[Finding]:
+def _recompiles(evidence: ProfileEvidence) -> Iterator[Finding]:
     report = evidence.compilation
     if report and report.after_warmup:
         reason = report.recompiles[0].reason if report.recompiles else "no reason recorded"
@@ -257,7 +256,7 @@ def _recompiles(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _graph_breaks(evidence: Evidence) -> Iterator[Finding]:
+def _graph_breaks(evidence: ProfileEvidence) -> Iterator[Finding]:
     report = evidence.compilation
     if report and report.graph_breaks:
         total = sum(broken.count for broken in report.graph_breaks)
@@ -269,17 +268,15 @@ def _graph_breaks(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _spinning_threads(evidence: Evidence) -> Iterator[Finding]:
+def _spinning_threads(evidence: ProfileEvidence) -> Iterator[Finding]:
     busy = evidence.load_average > 0.5 * evidence.cores
     if evidence.facts.device == "cpu" and busy and evidence.facts.wait_policy.upper() != "PASSIVE":
         yield Finding(
             id="openmp-spins",
             stage="call",
             message=f"the machine has other work (load {evidence.load_average:.1f} on "
-            f"{evidence.cores} cores) "
-            "and OpenMP threads spin while they wait; set OMP_WAIT_POLICY=PASSIVE (2 to 30 "
-            "times faster where "
-            "measured)",
+            f"{evidence.cores} cores) and OpenMP threads spin while they wait; set "
+            "OMP_WAIT_POLICY=PASSIVE (2 to 30 times faster where measured)",
         )
 
 

@@ -1,5 +1,4 @@
-"""Put the recorder around every component of a pipeline, by what diffusers calls them and not by
-pipeline class.
+"""Put the recorder around every component of a pipeline, by what diffusers calls it.
 
 Modules get a timed call on the instance, outside of whatever is compiled. Everything else
 (scheduler, tokenizers, processors, the pipeline's own methods) gets, for as long as it lasts, a
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from torch import nn
+
 from halftime.pipeline.change import patched, subclassed
 from halftime.pipeline.components import components_of, pipelines_of
 from halftime.records.stages import METHOD_PLACES, PIPELINE_METHODS, Place, place_of
@@ -23,7 +24,6 @@ from halftime.upstream import pytorch
 from halftime.verbs.profile.recorder import Recorder
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 T = TypeVar("T")
@@ -60,8 +60,7 @@ UNRECOGNISED = "stage not recognised"
 
 @contextmanager
 def instrumented(pipeline: DiffusionPipeline, recorder: Recorder) -> Iterator[None]:
-    """Time the pipeline's parts within the block; afterwards, also after an exception, it is as it
-    was."""
+    """Time the pipeline's parts within the block; afterwards it is as it was."""
     with ExitStack() as undo:
         for part in pipelines_of(pipeline):
             _wrap_pipeline(part, recorder, undo)
@@ -71,37 +70,35 @@ def instrumented(pipeline: DiffusionPipeline, recorder: Recorder) -> Iterator[No
 
 
 def _wrap_component(name: str, component: object, recorder: Recorder, undo: ExitStack) -> None:
-    from torch import nn
-
-    place = place_of(name) or Place(f"{name} ({UNRECOGNISED})", name)
+    home = place_of(name) or Place(f"{name} ({UNRECOGNISED})", name)
     if isinstance(component, nn.Module):
-        _wrap_module(name, component, place, recorder, undo)
+        _wrap_module(name, component, home, recorder, undo)
     else:
-        _wrap_object(name, component, place, recorder, undo)
+        _wrap_object(name, component, home, recorder, undo)
 
 
 def _wrap_module(
-    name: str, module: torch.nn.Module, place: Place, recorder: Recorder, undo: ExitStack
+    name: str, module: nn.Module, home: Place, recorder: Recorder, undo: ExitStack
 ) -> None:
     entry = pytorch.call_entry(module)
-    timed = _timed(getattr(module, entry), place, name, recorder)
+    timed = _timed(getattr(module, entry), home, name, recorder)
     undo.enter_context(patched(module, entry, timed))
     for method in MODULE_METHODS:
         function = getattr(module, method, None)
         if function is not None and (inspect.ismethod(function) or method in vars(module)):
-            method_place = METHOD_PLACES.get((place.part, method), place)
-            timed = _timed(function, method_place, f"{name}.{method}", recorder)
+            method_home = METHOD_PLACES.get((home.part, method), home)
+            timed = _timed(function, method_home, f"{name}.{method}", recorder)
             undo.enter_context(patched(module, method, timed))
 
 
 def _wrap_object(
-    name: str, component: object, place: Place, recorder: Recorder, undo: ExitStack
+    name: str, component: object, home: Place, recorder: Recorder, undo: ExitStack
 ) -> None:
     overrides = {
         method: _timed(
             function,
-            METHOD_PLACES.get((place.part, method), place),
-            _method_name(name, place, method),
+            METHOD_PLACES.get((home.part, method), home),
+            _method_name(name, home, method),
             recorder,
         )
         for method in OBJECT_METHODS
@@ -110,8 +107,8 @@ def _wrap_object(
     _extend_class(component, overrides, undo)
 
 
-def _method_name(name: str, place: Place, method: str) -> str:
-    if place.part == "scheduler":
+def _method_name(name: str, home: Place, method: str) -> str:
+    if home.part == "scheduler":
         # one name for 'scheduler', 'prior_scheduler' …: steps are counted by it
         return f"scheduler.{method}"
     return name if method == "__call__" else f"{name}.{method}"
@@ -130,19 +127,18 @@ def _wrap_pipeline(pipeline: DiffusionPipeline, recorder: Recorder, undo: ExitSt
 
 
 def _plain_method(instance: object, name: str) -> Callable[..., object] | None:
-    """The class's own function of that name; None for static methods, properties and what is not
-    there."""
+    """The class's function of that name; None for static methods, properties and unknown names."""
     function = inspect.getattr_static(type(instance), name, None)
     return function if isinstance(function, types.FunctionType) else None
 
 
 def _timed(
-    function: Callable[..., T], place: Place, name: str, recorder: Recorder
+    function: Callable[..., T], home: Place, name: str, recorder: Recorder
 ) -> Callable[..., T]:
     # pipelines look at the signatures of scheduler.step and set_timesteps
     @functools.wraps(function)
     def timed(*args: object, **kwargs: object) -> T:
-        with recorder.span(place, name):
+        with recorder.span(home, name):
             return function(*args, **kwargs)
 
     return timed

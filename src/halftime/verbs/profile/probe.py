@@ -1,16 +1,17 @@
-"""What costs too much to know during a timed run: FLOPs and memory by stage, each from a short call
-of its own."""
+"""What costs too much to know in a timed run: FLOPs and memory by stage, each from a short call."""
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import psutil
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from halftime.pipeline.device import device_of
 from halftime.records import MemoryReport, StageMemory, Workload
@@ -21,7 +22,6 @@ from halftime.verbs.profile.clock import HostClock
 from halftime.verbs.profile.recorder import Recorder
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 PROBE_STEPS = 2  # every component runs, and every buffer of a step is live at once
@@ -34,29 +34,26 @@ def flops(pipeline: DiffusionPipeline, workload: Workload) -> dict[Place, tuple[
 
     Counted by torch's FlopCounterMode: matrix products, convolutions and attention, as is usual.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    found: dict[Place, float] = defaultdict(float)
+    flops_by_home: dict[Place, float] = defaultdict(float)
     counter = FlopCounterMode(display=False, custom_mapping=_cpu_attention())
-    seen = 0
+    before = 0
 
-    def observe(place: Place | None) -> None:
-        nonlocal seen
+    def observe(home: Place | None) -> None:
+        nonlocal before
         total = counter.get_total_flops()
-        if place:
-            found[place] += total - seen
-        seen = total
+        if home:
+            flops_by_home[home] += total - before
+        before = total
 
     recorder = Recorder(HostClock(), observe=observe)
     with counter:
         observed_call(pipeline, _short(workload), recorder)
-    calls = {place: sum(span.place == place for span in recorder.spans) for place in found}
-    return {place: (value, calls[place]) for place, value in found.items() if value}
+    calls = Counter(span.place for span in recorder.spans)
+    return {home: (value, calls[home]) for home, value in flops_by_home.items() if value}
 
 
 def _cpu_attention() -> dict[object, Callable[..., int]]:
     """The CPU's fused attention, which the registry of torch 2.13 lacks."""
-    from torch.utils.flop_counter import sdpa_flop_count
 
     def count(
         query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
@@ -76,8 +73,8 @@ def memory(pipeline: DiffusionPipeline, workload: Workload) -> MemoryReport:
     gauge: _Gauge = _CudaGauge(device) if device.type == "cuda" else _ResidentGauge()
     peaks: dict[str, StageMemory] = {}
 
-    def observe(place: Place | None) -> None:
-        stage = place.stage if place else OUTSIDE
+    def observe(home: Place | None) -> None:
+        stage = home.stage if home else OUTSIDE
         peaks[stage] = _merged(peaks.get(stage), gauge.read(stage))
 
     gauge.read(OUTSIDE)
@@ -97,14 +94,12 @@ def _merged(before: StageMemory | None, now: StageMemory) -> StageMemory:
     )
 
 
-def _larger(one: int | None, other: int | None) -> int | None:
-    known = [value for value in (one, other) if value is not None]
-    return max(known) if known else None
+def _larger(left: int | None, right: int | None) -> int | None:
+    return max((value for value in (left, right) if value is not None), default=None)
 
 
 class _Gauge(Protocol):
-    """`read` tells the memory now and its peak since the last reading; `measure` says what that
-    is."""
+    """`read` gives the memory now and its peak since the last reading; `measure` says of what."""
 
     measure: str
 
@@ -121,15 +116,13 @@ class _CudaGauge:
         self._device = device
 
     def read(self, stage: str) -> StageMemory:
-        from torch import cuda
-
         reading = StageMemory(
             stage=stage,
-            peak_bytes=cuda.max_memory_allocated(self._device),
-            end_bytes=cuda.memory_allocated(self._device),
-            reserved_bytes=cuda.max_memory_reserved(self._device),
+            peak_bytes=torch.cuda.max_memory_allocated(self._device),
+            end_bytes=torch.cuda.memory_allocated(self._device),
+            reserved_bytes=torch.cuda.max_memory_reserved(self._device),
         )
-        cuda.reset_peak_memory_stats(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
         return reading
 
 

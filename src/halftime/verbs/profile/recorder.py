@@ -1,5 +1,4 @@
-"""The recorder: which span was open when, as cheaply as possible; everything else is worked out
-afterwards."""
+"""The recorder: which span was open when, as cheaply as possible; all else is worked out later."""
 
 from __future__ import annotations
 
@@ -42,12 +41,12 @@ class Recorder:
     _steps: int = 0
 
     @contextmanager
-    def span(self, place: Place, name: str) -> Iterator[None]:
+    def span(self, home: Place, name: str) -> Iterator[None]:
         """Time a block."""
         if self.observe:
             self.observe(self._place())
-        close = self.annotate(place, name, self._steps) if self.annotate else None
-        span = RawSpan(place, name, len(self._open), self.clock.mark())
+        close = self.annotate(home, name, self._steps) if self.annotate else None
+        span = RawSpan(home, name, len(self._open), self.clock.mark())
         self.spans.append(span)
         self._open.append(span)
         try:

@@ -14,7 +14,7 @@ from halftime.base.ledger import STEP, Measured, ledger, steady_wall
 from halftime.base.progress import Progress, notebook_bar, silent
 from halftime.base.version import version
 from halftime.pipeline.device import device_of, this_environment
-from halftime.pipeline.load import Loaded, load
+from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import ColdStart, Environment, LedgerRow, Run, Session, Workload
 from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
@@ -22,18 +22,21 @@ from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation, probe
 from halftime.verbs.profile.call import timed_call
 from halftime.verbs.profile.clock import clock_for
+from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.device_probe import probe as device_probe
 from halftime.verbs.profile.device_probe import with_device
 from halftime.verbs.profile.doubts import doubts
 from halftime.verbs.profile.facts import facts
-from halftime.verbs.profile.findings import Evidence, findings
+from halftime.verbs.profile.findings import ProfileEvidence, findings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+_CALLED_BEFORE = "called from Python: the first call here may not be its first"
+
 
 @dataclass(frozen=True)
-class Settings:
+class ProfileSettings:
     """How often to measure. `warmup` counts calls between the first and the first steady one."""
 
     runs: int = 5
@@ -67,24 +70,16 @@ def profile(
     loaded = (
         load(pipeline, chosen)
         if isinstance(pipeline, str) or pipeline is None
-        else _given(pipeline)
+        else LoadedPipeline(pipeline, type(pipeline).__name__, (_CALLED_BEFORE,))
     )
     with notebook_bar() as progress:
-        return measure(loaded, chosen, Settings(runs, warmup, probes), progress=progress)
-
-
-def _given(pipeline: DiffusionPipeline) -> Loaded:
-    return Loaded(
-        pipeline,
-        type(pipeline).__name__,
-        ("called from Python: the first call here may not be its first",),
-    )
+        return measure(loaded, chosen, ProfileSettings(runs, warmup, probes), progress=progress)
 
 
 def measure(
-    loaded: Loaded,
+    loaded: LoadedPipeline,
     workload: Workload,
-    settings: Settings,
+    settings: ProfileSettings,
     *,
     cold_start: ColdStart | None = None,
     progress: Progress = silent,
@@ -95,108 +90,109 @@ def measure(
 
 
 def measure_in_turns(
-    several: Sequence[Loaded],
+    pipelines: Sequence[LoadedPipeline],
     workload: Workload,
-    settings: Settings,
+    settings: ProfileSettings,
     *,
     progress: Progress = silent,
 ) -> list[Session]:
-    """A session for each pipeline, called in turns, each time another one first: what the machine
-    does meanwhile is in all of them, so that their ledgers can be compared."""
-    places = [this_environment(str(device_of(each.pipeline))) for each in several]
-    compiled_before = compilation.look()
-    calls = _calls([each.pipeline for each in several], workload, settings, progress)
+    """A session for each pipeline, called in turns, with a different one first each time.
+
+    What the machine does meanwhile is in all of them, so that their ledgers can be compared.
+    """
+    environments = [this_environment(str(device_of(loaded.pipeline))) for loaded in pipelines]
+    before = compilation.look()
+    calls = _calls([loaded.pipeline for loaded in pipelines], workload, settings, progress)
     return [
-        with_predictions(
-            _session(each, workload, settings, place, compiled_before, of_it, progress)
-        )
-        for each, place, of_it in zip(several, places, calls, strict=True)
+        with_predictions(_session(*measured, workload, settings, before, progress))
+        for measured in zip(pipelines, environments, calls, strict=True)
     ]
 
 
 def _session(
-    loaded: Loaded,
+    loaded: LoadedPipeline,
+    environment: Environment,
+    calls: Sequence[TimedCall],
     workload: Workload,
-    settings: Settings,
-    place: Environment,
-    compiled_before: compilation.Seen,
-    calls: Sequence[_Call],
+    settings: ProfileSettings,
+    compiled_before: CompileCounters,
     progress: Progress,
 ) -> Session:
     pipeline = loaded.pipeline
     first, steady = calls[0], calls[1 + settings.warmup :]
-    rows = ledger([each.measured for each in steady], first.measured)
+    measured = [call.measured for call in steady]
+    rows = ledger(measured, first.measured)
     if settings.probes:
         rows = _with_probes(rows, pipeline, workload, progress)
     report = compilation.report(
         pipeline, compiled_before, calls[settings.warmup].compiled, calls[-1].compiled
     )
-    walls = [each.measured.run.wall_seconds for each in steady]
-    wall = steady_wall([each.measured for each in steady])
-    evidence = Evidence(
-        wall,
-        first.measured.run.wall_seconds,
-        rows,
-        facts(pipeline, place.settings),
-        report,
-        place.load_average or 0.0,
-        place.cores,
+    wall, first_wall = steady_wall(measured), first.measured.run.wall_seconds
+    evidence = ProfileEvidence(
+        wall_seconds=wall,
+        first_call_seconds=first_wall,
+        ledger=rows,
+        facts=facts(pipeline, environment.settings),
+        compilation=report,
+        load_average=environment.load_average or 0.0,
+        cores=environment.cores,
     )
+    walls = [call.run.wall_seconds for call in measured]
     return Session(
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=loaded.name,
         pipeline=type(pipeline).__name__,
         wall_seconds=wall,
-        first_call_seconds=first.measured.run.wall_seconds,
+        first_call_seconds=first_wall,
         ledger=rows,
         findings=findings(evidence),
-        environment=place,
+        environment=environment,
         workload=workload,
         workload_hash=workload.content_hash(),
-        runs=tuple(each.measured.run for each in steady),
+        runs=tuple(call.run for call in measured),
         first_run=first.measured.run,
         memory=probe.memory(pipeline, workload) if settings.probes else None,
         compilation=report,
-        notes=(*loaded.notes, *_other_steps(steady[-1].measured.run, workload.steps)),
-        doubts=doubts(walls, rows, place, traced=pytorch.is_tracing()),
+        notes=(*loaded.notes, *_unequal_steps(measured[-1].run, workload.steps)),
+        doubts=doubts(walls, rows, environment, traced=pytorch.is_tracing()),
     )
 
 
-def _other_steps(run: Run, asked: int) -> tuple[str, ...]:
-    """A note where the loop did not go as often as it was asked to: an argument that never arrived,
-    or a solver."""
-    seen = sum(span.name == STEP for span in run.spans)
-    if seen in (0, asked):
+def _unequal_steps(run: Run, requested: int) -> tuple[str, ...]:
+    """A note where the loop took another number of steps than the workload says: an argument that
+    never arrived, or a solver that adds steps."""
+    steps = sum(span.name == STEP for span in run.spans)
+    if steps in (0, requested):
         return ()
-    return (f"{asked} steps were asked for, and the scheduler stepped {seen} times",)
+    return (f"{requested} steps were asked for, and the scheduler stepped {steps} times",)
 
 
 @dataclass(frozen=True)
-class _Call:
+class TimedCall:
+    """One call, and what dynamo had compiled by its end."""
+
     measured: Measured
-    compiled: compilation.Seen
+    compiled: CompileCounters
 
 
 def _calls(
     pipelines: Sequence[DiffusionPipeline],
     workload: Workload,
-    settings: Settings,
+    settings: ProfileSettings,
     progress: Progress,
-) -> list[list[_Call]]:
+) -> list[list[TimedCall]]:
     """For each pipeline its calls, in their order."""
     clocks = [clock_for(device_of(pipeline)) for pipeline in pipelines]
-    calls: list[list[_Call]] = [[] for _ in pipelines]
+    calls: list[list[TimedCall]] = [[] for _ in pipelines]
     total = 1 + settings.warmup + settings.runs
     for index in range(total):
-        what = (
-            "first call" if index == 0 else "warm-up" if index <= settings.warmup else "steady run"
-        )
-        progress(what, index, total)
+        warming = "warm-up" if index <= settings.warmup else "steady run"
+        progress("first call" if index == 0 else warming, index, total)
         for shift in range(len(pipelines)):
             turn = (index + shift) % len(pipelines)
             measured = timed_call(pipelines[turn], workload, clocks[turn])
-            calls[turn].append(_Call(measured, compilation.look()))
+            calls[turn].append(TimedCall(measured, compilation.look()))
     progress("steady run", total, total)
     return calls
 
@@ -218,18 +214,18 @@ def _with_probes(
 def with_flops(
     rows: Sequence[LedgerRow], counted: dict[Place, tuple[float, int]]
 ) -> tuple[LedgerRow, ...]:
-    """Rows with FLOPs and FLOP/s: what the probe counted a call, times the calls that the ledger
-    saw."""
+    """Rows with FLOPs and FLOP/s: the probe's count for a call, times the ledger's calls."""
     return tuple(_row_with_flops(row, counted) for row in rows)
 
 
 def _row_with_flops(row: LedgerRow, counted: dict[Place, tuple[float, int]]) -> LedgerRow:
-    mine = {place.part: value for place, value in counted.items() if place.stage == row.stage}
-    if not mine:
+    by_part = {home.part: value for home, value in counted.items() if home.stage == row.stage}
+    if not by_part:
         return row
-    calls = {part.stage: part.calls for part in row.parts} or dict.fromkeys(mine, row.calls)
+    calls = {part.stage: part.calls for part in row.parts} or dict.fromkeys(by_part, row.calls)
     flops = {
-        part: total / max(seen, 1) * calls.get(part, 0) for part, (total, seen) in mine.items()
+        part: total / max(probed, 1) * calls.get(part, 0)
+        for part, (total, probed) in by_part.items()
     }
     parts = tuple(
         _rated(part, flops[part.stage]) if part.stage in flops else part for part in row.parts

@@ -1,5 +1,4 @@
-"""A separate, traced run: the same stages under torch.profiler, and on CUDA as NVTX ranges for
-Nsight Systems."""
+"""A separate, traced run: the stages as ranges of torch.profiler, and on CUDA of NVTX too."""
 
 from __future__ import annotations
 
@@ -8,6 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
+from torch.profiler import ProfilerActivity, profile
 
 from halftime.base.errors import BadFile
 from halftime.pipeline.device import device_of
@@ -23,20 +25,18 @@ if TYPE_CHECKING:
 PREFIX = "halftime/"
 
 
-def range_name(place: Place, name: str, step: int) -> str:
-    """'halftime/encode_prompt' for a stage; 'halftime/denoise/denoiser#3' for a part in step 3, or
-    a part elsewhere."""
-    if not place.part:
-        return f"{PREFIX}{place.stage}"
-    return f"{PREFIX}{place.stage}/{place.part}" + (f"#{step}" if place.stage == "denoise" else "")
+def range_name(home: Place, name: str, step: int) -> str:
+    """'halftime/encode_prompt' for a stage; 'halftime/denoise/denoiser#3' for a part in step 3."""
+    if not home.part:
+        return f"{PREFIX}{home.stage}"
+    return f"{PREFIX}{home.stage}/{home.part}" + (f"#{step}" if home.stage == "denoise" else "")
 
 
 def ranges(nvtx: bool = False) -> Callable[[Place, str, int], Callable[[], None]]:
     """What a Recorder calls to open a range around a span; it gets back what closes the range."""
-    import torch
 
-    def annotate(place: Place, name: str, step: int) -> Callable[[], None]:
-        label = range_name(place, name, step)
+    def annotate(home: Place, name: str, step: int) -> Callable[[], None]:
+        label = range_name(home, name, step)
         record = torch.profiler.record_function(label)
         record.__enter__()
         if nvtx:
@@ -54,8 +54,6 @@ def ranges(nvtx: bool = False) -> Callable[[Place, str, int], Callable[[], None]
 
 def trace_call(pipeline: DiffusionPipeline, workload: Workload, folder: Path) -> Path:
     """Trace one call into `folder`/halftime.trace.json.gz and return that path. Raises BadFile."""
-    from torch.profiler import ProfilerActivity, profile
-
     on_cuda = device_of(pipeline).type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     target = folder / "halftime.trace.json.gz"

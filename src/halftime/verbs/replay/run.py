@@ -10,20 +10,21 @@ from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
 from halftime.base.stats import unpaired_ratio
 from halftime.base.store import read_report
-from halftime.pipeline.load import BUNDLED, load
+from halftime.bundled import BUNDLED
+from halftime.pipeline.load import load
 from halftime.records import Session
 from halftime.records.replay import Difference, Replay
 from halftime.verbs.profile.call import quiet_progress_bars
 from halftime.verbs.profile.compare import differences
-from halftime.verbs.profile.run import Settings, measure
+from halftime.verbs.profile.run import ProfileSettings, measure
 
 # The first prefix that fits says what a difference means for the time.
 _MEANINGS = (
     ("pipeline", "another pipeline: nothing below compares like with like"),
     ("workload.device", "another device"),
     ("workload.dtype", "another precision"),
-    ("workload", "another workload: more steps, pixels or pictures take longer by themselves"),
-    ("environment.device_name", "other hardware under every stage"),
+    ("workload", "another workload: more steps, pixels or pictures take longer anyway"),
+    ("environment.device_name", "another device: every stage runs on other hardware"),
     ("environment.device", "another device: every stage is affected"),
     (
         "environment.processor",
@@ -59,7 +60,7 @@ def read(path: Path | str) -> Session:
     if session.kind == "trace":
         raise BadInput(
             f"{path} was read from a trace, which does not say how the pipeline was called. "
-            "Replay a profile."
+            "Give the page or the JSON of a `halftime profile`."
         )
     return session
 
@@ -69,23 +70,22 @@ def replay(
     *,
     model: str | None = None,
     device: str | None = None,
-    settings: Settings | None = None,
+    settings: ProfileSettings | None = None,
     progress: Progress = silent,
 ) -> Replay:
-    """Run the session's workload again, as often as it was run then unless `settings` says
-    otherwise.
+    """Run the session's workload again, as often as it was run then.
 
-    `model` and `device` stand for those of the session where they are called otherwise here. Raises
-    HalftimeError.
+    `model` and `device` replace those of the session, where they have other names here; `settings`
+    says how often to run. Raises HalftimeError.
     """
     workload = session.workload
     if device:
         workload = msgspec.structs.replace(workload, device=device)
     progress("loading", 0, 1)
     loaded = load(model or model_of(session), workload)
-    chosen = settings or Settings(runs=max(1, len(session.runs)))
+    settings = settings or ProfileSettings(runs=max(1, len(session.runs)))
     with quiet_progress_bars(loaded.pipeline):
-        return compared(session, measure(loaded, workload, chosen, progress=progress))
+        return compared(session, measure(loaded, workload, settings, progress=progress))
 
 
 def model_of(session: Session) -> str:
@@ -95,18 +95,17 @@ def model_of(session: Session) -> str:
     if session.model and session.model != session.pipeline:
         return session.model
     raise BadInput(
-        f"this session was measured from Python on a {session.pipeline}, which does not say "
-        "where its weights are. "
-        "Name it: --model FOLDER, a hub id, or module:function."
+        f"this session was measured from Python on a {session.pipeline}, which does not say where "
+        "its weights are. Name the model: --model FOLDER, a hub id, or module:function."
     )
 
 
 def compared(then: Session, now: Session) -> Replay:
     """Both sessions with what differs between them, field by field and stage by stage."""
     interval = unpaired_ratio(_walls(then), _walls(now))
-    found = [
-        Difference(field=field, then=one, now=two, meaning=meaning(field))
-        for field, (one, two) in differences(then, now).items()
+    changed = [
+        Difference(field=field, then=before, now=after, meaning=meaning(field))
+        for field, (before, after) in differences(then, now).items()
     ]
     return Replay(
         then=then,
@@ -114,8 +113,8 @@ def compared(then: Session, now: Session) -> Replay:
         speedup=interval.value,
         low=interval.low,
         high=interval.high,
-        differences=tuple(sorted(found, key=lambda each: _rank(each.field))),
-        stages=_by_stage(then, now),
+        differences=tuple(sorted(changed, key=lambda difference: _rank(difference.field))),
+        stages=_speedups(then, now),
     )
 
 
@@ -123,13 +122,14 @@ def _walls(session: Session) -> list[float]:
     return [run.wall_seconds for run in session.runs] or [session.wall_seconds]
 
 
-def _by_stage(then: Session, now: Session) -> dict[str, float]:
-    pairs = {
-        row.stage: (row.seconds, other.seconds)
-        for row in then.ledger
-        if (other := now.row(row.stage))
-    }
-    return {stage: one / two for stage, (one, two) in pairs.items() if one > 0 and two > 0}
+def _speedups(then: Session, now: Session) -> dict[str, float]:
+    """Stage -> seconds then / seconds now, where both have it."""
+    speedups: dict[str, float] = {}
+    for before in then.ledger:
+        after = now.row(before.stage)
+        if after is not None and before.seconds > 0 and after.seconds > 0:
+            speedups[before.stage] = before.seconds / after.seconds
+    return speedups
 
 
 def meaning(field: str) -> str:
@@ -142,6 +142,3 @@ def _rank(field: str) -> int:
         (rank for rank, (prefix, _) in enumerate(_MEANINGS) if field.startswith(prefix)),
         len(_MEANINGS),
     )
-
-
-__all__ = ["compared", "meaning", "model_of", "read", "replay"]

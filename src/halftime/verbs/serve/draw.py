@@ -1,5 +1,5 @@
-"""From an order to its pictures: submit the jobs, follow their events, and word what went wrong for
-the client."""
+"""From a request to its pictures: submit the jobs, follow their events, and word what went wrong
+for the client."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from halftime.http.errors import ApiError
-from halftime.verbs.serve.encode import encode
+from halftime.verbs.serve.files import encode
 from halftime.verbs.serve.messages import (
     Event,
-    Failed,
     Final,
     Job,
+    JobFailed,
     NotReady,
     Preview,
     QueueFull,
     Refused,
 )
-from halftime.verbs.serve.order import Order
+from halftime.verbs.serve.request import PictureRequest
 from halftime.verbs.serve.schema import PictureTiming, Timing, Usage
 from halftime.verbs.serve.service import Service
 
@@ -30,7 +30,7 @@ _COMES_BACK = 2.0  # seconds after which a worker that died is usually ready aga
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnPicture:
     """One picture as the client gets it, and what its drawing took."""
 
     file: bytes
@@ -48,7 +48,7 @@ async def submit_all(service: Service, jobs: Sequence[Job]) -> list[Events]:
             streams.append(service.engine.submit(job))
     except (QueueFull, NotReady, Refused) as error:
         await close_all(streams)
-        service.profiled.wanted += sum(job.profile for job in jobs)
+        service.profiler.waiting += sum(job.profile for job in jobs)
         raise refusal(error) from error
     return streams
 
@@ -61,12 +61,12 @@ async def close_all(streams: Sequence[Events]) -> None:
             await close()
 
 
-async def draw_all(service: Service, order: Order) -> list[Drawn]:
-    """All pictures of an order. A failure of one cancels the others. Raises ApiError."""
-    streams = await submit_all(service, order.jobs)
+async def draw_all(service: Service, request: PictureRequest) -> list[DrawnPicture]:
+    """All pictures of a request. A failure of one cancels the others. Raises ApiError."""
+    streams = await submit_all(service, request.jobs)
     tasks = [
-        asyncio.ensure_future(_draw(service, order, job, stream))
-        for job, stream in zip(order.jobs, streams, strict=True)
+        asyncio.ensure_future(_draw(service, request, job, stream))
+        for job, stream in zip(request.jobs, streams, strict=True)
     ]
     try:
         return await asyncio.gather(*tasks)
@@ -77,23 +77,27 @@ async def draw_all(service: Service, order: Order) -> list[Drawn]:
         await close_all(streams)
 
 
-async def _draw(service: Service, order: Order, job: Job, stream: Events) -> Drawn:
+async def _draw(
+    service: Service, request: PictureRequest, job: Job, stream: Events
+) -> DrawnPicture:
     async for event in stream:
         if isinstance(event, Final):
-            return await finished(service, order, job, event)
-        if isinstance(event, Failed):
+            return await finished(service, request, job, event)
+        if isinstance(event, JobFailed):
             raise failure(event)
     raise ApiError(500, "The engine ended without an answer.", code="internal")
 
 
-async def finished(service: Service, order: Order, job: Job, final: Final) -> Drawn:
+async def finished(
+    service: Service, request: PictureRequest, job: Job, final: Final
+) -> DrawnPicture:
     """The final as a file, counted. Encoding runs in a thread: a large PNG takes as long as a
     preview."""
     service.metrics.picture_drawn(final)
     if final.session:
-        service.profiled.keep(final.session)
+        service.profiler.sessions.append(final.session)
     begun = time.perf_counter()
-    file = await encoded(final, order)
+    file = await encoded(final, request)
     seconds = time.perf_counter() - begun
     service.metrics.stage_seconds.labels("file").observe(seconds)
     timing = PictureTiming(
@@ -106,27 +110,27 @@ async def finished(service: Service, order: Order, job: Job, final: Final) -> Dr
         batch_size=final.batch_size,
         stages=final.stages,
     )
-    return Drawn(file, f"{final.width}x{final.height}", job.seed, seconds, timing)
+    return DrawnPicture(file, f"{final.width}x{final.height}", job.seed, seconds, timing)
 
 
-async def encoded(picture: Final | Preview, order: Order) -> bytes:
+async def encoded(picture: Final | Preview, request: PictureRequest) -> bytes:
     """A picture as a file in the format asked for."""
     width, height = picture.width, picture.height
     return await asyncio.to_thread(
-        encode, picture.pixels, width, height, order.picture_format, order.compression
+        encode, picture.pixels, width, height, request.picture_format, request.compression
     )
 
 
-def usage(order: Order, drawn: Sequence[Drawn]) -> Usage:
+def usage(request: PictureRequest, pictures: Sequence[DrawnPicture]) -> Usage:
     """The timings of a request; of several pictures the slowest, since they are drawn side by
     side."""
     return Usage(
         halftime=Timing(
-            seconds=time.perf_counter() - order.begun,
-            queue_seconds=max(each.timing.queue_seconds for each in drawn),
-            compute_seconds=max(each.timing.compute_seconds for each in drawn),
-            encode_seconds=max(each.encode_seconds for each in drawn),
-            pictures=[each.timing for each in drawn],
+            seconds=time.perf_counter() - request.begun,
+            queue_seconds=max(picture.timing.queue_seconds for picture in pictures),
+            compute_seconds=max(picture.timing.compute_seconds for picture in pictures),
+            encode_seconds=max(picture.encode_seconds for picture in pictures),
+            pictures=[picture.timing for picture in pictures],
         )
     )
 
@@ -140,7 +144,7 @@ def refusal(error: QueueFull | NotReady | Refused) -> ApiError:
     return ApiError(400, str(error), code="refused")
 
 
-def failure(failed: Failed) -> ApiError:
+def failure(failed: JobFailed) -> ApiError:
     """What the engine began and could not finish."""
     match failed.kind:
         case "bad_request":

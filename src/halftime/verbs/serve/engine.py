@@ -7,36 +7,35 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 
 import msgspec
 
 from halftime.records.serve import Certificate, EngineStatus, State
-from halftime.verbs.serve.admission import Queue, Waiting
-from halftime.verbs.serve.listing import listed
 from halftime.verbs.serve.messages import (
     EngineSettings,
     Event,
-    Failed,
     FailureKind,
     Final,
     Job,
+    JobFailed,
     NotReady,
     Preview,
+    PreviewCounter,
     QueueFull,
     Started,
 )
 from halftime.verbs.serve.process import COMMAND, WorkerProcess
-from halftime.verbs.serve.ticket import Ticket
+from halftime.verbs.serve.queue import Queue, Waiting, fitted
 from halftime.verbs.serve.wire import (
     BatchDone,
-    Broken,
     Cancel,
-    Draw,
+    CannotServe,
+    DrawTask,
     FromWorker,
-    Loaded,
     MemoryDropped,
+    ModelLoaded,
     Ready,
     Recompiled,
     Warming,
@@ -48,6 +47,36 @@ Observer = Callable[[Event], None]
 _ALARMS_KEPT = 20
 _STUCK_SECONDS = 30.0  # a worker that draws on for so long when nobody waits any more hangs
 _TICK = 0.25  # how often deadlines in the queue are looked at
+
+
+class JobEvents:
+    """The events of one job, one after another. Closing it before its end cancels the job."""
+
+    def __init__(self, job_id: str, cancel: Callable[[str], None]) -> None:
+        self._job_id, self._cancel = job_id, cancel
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._over = False
+        self.previews = PreviewCounter()
+
+    def put(self, event: Event) -> None:
+        self._events.put_nowait(event)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._over:
+            raise StopAsyncIteration
+        event = await self._events.get()
+        self._over = isinstance(event, Final | JobFailed)
+        return event
+
+    async def aclose(self) -> None:
+        """Nobody waits any more; the worker stops within a step. Does nothing after the last
+        event."""
+        if not self._over:
+            self._over = True
+            self._cancel(self._job_id)
 
 
 @dataclass
@@ -83,7 +112,7 @@ class Engine:
         self._alarms: list[str] = []
         self._tally = _Tally()
         self._resident: int | None = None
-        self._tickets: dict[str, Ticket] = {}
+        self._open: dict[str, JobEvents] = {}
         self._running: dict[str, Waiting] = {}
         # when the last of a batch was answered without the worker being done
         self._busy_since = math.inf
@@ -119,25 +148,28 @@ class Engine:
         self._keep(self._supervise())
         self._keep(self._tick())
 
-    def submit(self, job: Job) -> Ticket:
-        """Take a job. Raises NotReady, Refused or QueueFull, and then nothing was begun."""
+    def submit(self, job: Job) -> JobEvents:
+        """Accept a job. Raises NotReady, Refused or QueueFull, and then nothing was begun."""
         if self._state != "ready" or self._certificate is None:
             raise NotReady(f"the server is {self._state}: {self._why}.")
-        if job.id in self._tickets:
+        if job.id in self._open:
             raise ValueError(f"job id {job.id!r} is in use")
-        job = listed(self._with_deadline(job), self._certificate, self.settings.off_list)
+        if job.deadline is None and self.settings.deadline_seconds is not None:
+            deadline = self.queue.wall() + self.settings.deadline_seconds
+            job = msgspec.structs.replace(job, deadline=deadline)
+        job = fitted(job, self._certificate, self.settings.off_list)
         try:
             self.queue.add(job, [item.job for item in self._running.values()], self._together())
         except QueueFull:
             self._tally.rejected += 1
             raise
-        ticket = self._tickets[job.id] = Ticket(job.id, self._cancel)
+        events = self._open[job.id] = JobEvents(job.id, self._cancel)
         self._dispatch()
-        return ticket
+        return events
 
     async def drain(self, timeout: float) -> None:
-        """Take nothing new, finish what was taken, end the worker. What `timeout` cuts off fails as
-        'draining'."""
+        """Accept nothing more, finish what was accepted, end the worker. What `timeout` cuts off
+        fails as 'draining'."""
         if self._state not in ("stopped", "failed"):
             self._set("draining", "finishing what was accepted")
         end = time.monotonic() + timeout
@@ -164,13 +196,8 @@ class Engine:
 
     # ---- jobs
 
-    def _with_deadline(self, job: Job) -> Job:
-        if job.deadline is not None or self.settings.deadline_seconds is None:
-            return job
-        return msgspec.structs.replace(job, deadline=time.time() + self.settings.deadline_seconds)
-
     def _cancel(self, job_id: str) -> None:
-        if self._tickets.pop(job_id, None) is None:
+        if self._open.pop(job_id, None) is None:
             return
         self._tally.cancelled += 1
         if not self.queue.remove(job_id) and self._worker is not None:
@@ -179,20 +206,20 @@ class Engine:
 
     def _fail(self, job_id: str, kind: FailureKind, message: str, *, retryable: bool) -> None:
         self.queue.remove(job_id)
-        self._answer(Failed(id=job_id, kind=kind, message=message, retryable=retryable))
+        self._answer(JobFailed(id=job_id, kind=kind, message=message, retryable=retryable))
 
-    def _answer(self, event: Final | Failed) -> None:
+    def _answer(self, event: Final | JobFailed) -> None:
         """The last word on a job; a second one, or one on a job that was cancelled, is dropped."""
         self._release(event.id)
-        ticket = self._tickets.pop(event.id, None)
-        if ticket is None:
+        events = self._open.pop(event.id, None)
+        if events is None:
             return
         if isinstance(event, Final):
             self._tally.completed += 1
         else:
             self._tally.failed += 1
         self.observer(event)
-        ticket.put(event)
+        events.put(event)
 
     def _release(self, job_id: str) -> None:
         self._running.pop(job_id, None)
@@ -220,7 +247,7 @@ class Engine:
         self._running = {item.job.id: item for item in batch}
         now = time.monotonic()
         self._worker.send(
-            Draw(
+            DrawTask(
                 jobs=tuple(item.job for item in batch),
                 waited=tuple(now - item.since for item in batch),
             )
@@ -263,7 +290,7 @@ class Engine:
     async def _listen(self, worker: WorkerProcess) -> str | None:
         """Handle what a worker says until it ends; the reason where it cannot serve at all."""
         async for message in worker.messages():
-            if isinstance(message, Broken):
+            if isinstance(message, CannotServe):
                 return message.message
             self._handle(message)
         return None
@@ -271,30 +298,27 @@ class Engine:
     def _after_death(self, code: int, broken: str | None) -> None:
         self._tally.workers_restarted += 1
         self._deaths_in_a_row += 1
-        doing = f"with exit code {code} while it drew {len(self._running)} pictures"
-        why = (
-            f"a worker ended {f'before it was ready: {broken}' if broken else doing}; another "
-            "one starts"
-        )
+        if broken:
+            how = f"before it was ready: {broken}"
+        else:
+            how = f"with exit code {code} while it drew {len(self._running)} pictures"
+        why = f"a worker ended {how}; another one starts"
         self._alarm(why)
         self._resident = None
-        if self._state != "draining":
-            self._set("starting", why)
-        again = [self._died(item) for item in self._running.values()]
-        lost = [item for item in again if item.deaths > self.settings.max_retries]
-        for item in lost:
+        self._set("starting", why)
+        retried: list[Waiting] = []
+        for item in list(self._running.values()):
+            item.deaths += 1
+            if item.deaths <= self.settings.max_retries:
+                retried.append(item)
+                continue
             message = (
                 f"{item.deaths} workers ended while they drew this picture; it is not tried again."
             )
             self._fail(item.job.id, "crashed", message, retryable=False)
+        self._tally.retried += len(retried)
         self._running = {}
-        self.queue.put_back([item for item in again if item not in lost])
-
-    def _died(self, item: Waiting) -> Waiting:
-        item.deaths += 1
-        if item.deaths <= self.settings.max_retries:
-            self._tally.retried += 1
-        return item
+        self.queue.put_back(retried)
 
     def _give_up(self, why: str) -> None:
         self._alarm(why)
@@ -307,14 +331,14 @@ class Engine:
         match message:
             case Started() | Preview():
                 self._pass_on(message)
-            case Final() | Failed():
+            case Final() | JobFailed():
                 self._answered(message)
             case BatchDone():
                 self._batch_done(message)
-            case Loaded():
-                self._warming("the pipeline is loaded")
+            case ModelLoaded():
+                self._set("warming", "the pipeline is loaded")
             case Warming():
-                self._warming(f"{message.what} ({message.done} of {message.total})")
+                self._set("warming", f"{message.step} ({message.finished} of {message.total})")
             case Ready():
                 self._ready(message)
             case Recompiled():
@@ -322,7 +346,7 @@ class Engine:
             case MemoryDropped():
                 self._memory_dropped(message)
 
-    def _answered(self, message: Final | Failed) -> None:
+    def _answered(self, message: Final | JobFailed) -> None:
         item = self._running.get(message.id)
         if isinstance(message, Final):
             self._deaths_in_a_row = 0
@@ -331,20 +355,14 @@ class Engine:
         self._answer(message)
 
     def _pass_on(self, event: Started | Preview) -> None:
-        ticket = self._tickets.get(event.id)
-        if ticket is None:
+        events = self._open.get(event.id)
+        if events is None:
             return
-        # counted here: a worker that tries a second time begins anew
-        if isinstance(event, Preview):
-            event = msgspec.structs.replace(event, index=ticket.previews)
-            ticket.previews += 1
-            self._tally.previews_sent += 1
-        self.observer(event)
-        ticket.put(event)
-
-    def _warming(self, why: str) -> None:
-        if self._state != "draining":
-            self._set("warming", why)
+        # numbered here: a worker that tries a second time begins anew
+        numbered = events.previews.numbered(event)
+        self._tally.previews_sent += isinstance(event, Preview)
+        self.observer(numbered)
+        events.put(numbered)
 
     def _ready(self, message: Ready) -> None:
         before = self._certificate.recompiles_after_ready if self._certificate else ()
@@ -354,8 +372,7 @@ class Engine:
         self._resident = message.resident_bytes
         self.queue.times.learn_from(message.certificate)
         self._busy = False
-        if self._state != "draining":
-            self._set("ready", f"{len(message.certificate.entries)} kinds of call are warm")
+        self._set("ready", f"{len(message.certificate.entries)} kinds of call are warm")
         self._dispatch()
 
     def _batch_done(self, message: BatchDone) -> None:
@@ -369,24 +386,25 @@ class Engine:
 
     def _recompiled(self, message: Recompiled) -> None:
         assert self._certificate is not None
-        found = (*self._certificate.recompiles_after_ready, *message.found)
-        self._certificate = msgspec.structs.replace(self._certificate, recompiles_after_ready=found)
-        for each in message.found:
-            self._alarm(f"compiled after ready, for picture {each.request}: {each.guard}")
+        graphs = (*self._certificate.recompiles_after_ready, *message.graphs)
+        self._certificate = msgspec.structs.replace(
+            self._certificate, recompiles_after_ready=graphs
+        )
+        for graph in message.graphs:
+            self._alarm(f"compiled after ready, for picture {graph.request}: {graph.guard}")
 
     def _memory_dropped(self, message: MemoryDropped) -> None:
         self._tally.memory_drops += 1
-        rest = (
-            "graphs were dropped; warming again" if message.warms_again else "caches were dropped"
-        )
-        self._alarm(f"{message.message}; {rest}")
+        warms_again = message.warms_again
+        remedy = "graphs were dropped; warming again" if warms_again else "caches were dropped"
+        self._alarm(f"{message.message}; {remedy}")
 
     async def _tick(self) -> None:
         """Deadlines in the queue and in the worker, and a worker that hangs."""
         while True:
             await asyncio.sleep(_TICK)
             self._fail_late()
-            now = time.time()
+            now = self.queue.wall()
             for item in [item for item in self._running.values() if now > item.deadline + _TICK]:
                 self._fail(
                     item.job.id,
@@ -415,13 +433,15 @@ class Engine:
         return self.queue.times.of(job)
 
     def _set(self, state: State, why: str) -> None:
+        if self._state == "draining" and state in ("starting", "warming", "ready"):
+            return  # whatever its worker does, a draining engine takes nothing more
         if state != self._state:
             logger.info("%s: %s", state, why)
         self._state, self._why = state, why
 
-    def _alarm(self, what: str) -> None:
-        logger.warning(what)
-        self._alarms = [*self._alarms, what][-_ALARMS_KEPT:]
+    def _alarm(self, text: str) -> None:
+        logger.warning(text)
+        self._alarms = [*self._alarms, text][-_ALARMS_KEPT:]
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from halftime.base import units
 from halftime.http.endpoints import ModelObject, json_response, models_response
 from halftime.http.errors import ApiError
-from halftime.verbs.serve.offer import readiness_of
-from halftime.verbs.serve.service import service_of
+from halftime.records.serve import Certificate, EngineStatus, State
+from halftime.verbs.serve.request import steps_for
+from halftime.verbs.serve.service import Service, service_of
+
+
+class Choices(msgspec.Struct, kw_only=True, frozen=True):
+    """What a client can ask for without being snapped or refused. Sizes are written
+    WIDTHxHEIGHT."""
+
+    model: str
+    sizes: tuple[str, ...]
+    steps: tuple[int, ...]
+    default_steps: int
+    previews: bool
+    edits: bool
+
+
+class Readiness(msgspec.Struct, kw_only=True):
+    """GET /readyz. `facts` are the certificate in words, for people."""
+
+    state: State
+    why: str
+    offer: Choices | None
+    certificate: Certificate | None
+    alarms: tuple[str, ...]
+    facts: list[tuple[str, str]]
 
 
 async def readyz(request: Request) -> Response:
@@ -40,3 +66,44 @@ async def model(request: Request) -> Response:
             param="model",
         )
     return json_response(ModelObject(id=served))
+
+
+def readiness_of(service: Service) -> Readiness:
+    """The state now; a draining server is not ready, however warm its engine is."""
+    status = service.engine.status
+    certificate = status.certificate
+    return Readiness(
+        state="draining" if service.traffic.draining else status.state,
+        why=status.why,
+        offer=_choices(service.settings.model, certificate) if certificate else None,
+        certificate=certificate,
+        alarms=status.alarms,
+        facts=_facts(certificate, status) if certificate else [],
+    )
+
+
+def _facts(certificate: Certificate, status: EngineStatus) -> list[tuple[str, str]]:
+    cold = certificate.cold_start
+    facts = [
+        ("pipeline", certificate.pipeline),
+        ("sizes", ", ".join(f"{width} × {height}" for width, height in certificate.sizes)),
+        ("steps", ", ".join(map(str, certificate.steps))),
+        ("pictures at once", ", ".join(map(str, certificate.batch_sizes))),
+        ("kinds of call that ran", units.count(len(certificate.entries))),
+        ("compiled since ready", units.count(status.recompiles)),
+        ("one picture takes", units.seconds(status.seconds_per_picture)),
+    ]
+    if cold:
+        facts.append(("from start to ready", units.seconds(cold.ready_seconds)))
+    return facts + [("fixes", ", ".join(certificate.fixes))] * bool(certificate.fixes)
+
+
+def _choices(model: str, certificate: Certificate) -> Choices:
+    return Choices(
+        model=model,
+        sizes=tuple(f"{width}x{height}" for width, height in certificate.sizes),
+        steps=certificate.steps,
+        default_steps=steps_for(certificate.steps, "medium"),
+        previews=certificate.previews,
+        edits=certificate.img2img,
+    )

@@ -1,93 +1,240 @@
-"""POST /v1/images/generations and /v1/images/edits: a request becomes one job a picture, their
-pictures one answer."""
+"""POST /v1/images/generations and /v1/images/edits.
+
+A request becomes jobs, one a picture, and their pictures one answer, or a stream of server-sent
+events as OpenAI's client parses them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from halftime.http.disconnect import unless_disconnected
-from halftime.http.errors import JSON, ApiError
-from halftime.verbs.serve.bodies import json_body, multipart_body
-from halftime.verbs.serve.draw import Drawn, draw_all, submit_all, usage
-from halftime.verbs.serve.encode import MEDIA_TYPES, checked_picture
-from halftime.verbs.serve.events import EventStream
-from halftime.verbs.serve.order import Order, order_of
-from halftime.verbs.serve.schema import EditRequest, GenerateRequest, ImagesResponse, Picture
+from halftime.http.endpoints import json_response
+from halftime.http.errors import ApiError, ErrorDetail
+from halftime.verbs.serve.draw import (
+    DrawnPicture,
+    Events,
+    close_all,
+    draw_all,
+    encoded,
+    failure,
+    finished,
+    submit_all,
+    usage,
+)
+from halftime.verbs.serve.files import MEDIA_TYPES, checked_picture
+from halftime.verbs.serve.messages import Event, Final, JobFailed, Preview, Started
+from halftime.verbs.serve.request import (
+    PictureRequest,
+    checked_request,
+    json_body,
+    multipart_body,
+)
+from halftime.verbs.serve.schema import (
+    CompletedEvent,
+    EditRequest,
+    GenerateRequest,
+    ImageObject,
+    ImagesResponse,
+    PartialEvent,
+)
 from halftime.verbs.serve.service import Service, service_of
+
+# the latter for nginx, which buffers otherwise
+STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+KEEP_ALIVE = b": keep-alive\n\n"
 
 
 async def generate(request: Request) -> Response:
     """Text to picture."""
     begun = time.perf_counter()
-    wanted = await json_body(request, GenerateRequest)
-    return await _answer(request, order_of(service_of(request), wanted, "image_generation", begun))
+    body = await json_body(request, GenerateRequest)
+    checked = checked_request(service_of(request), body, "image_generation", begun)
+    return await _answer(request, checked)
 
 
 async def edit(request: Request) -> Response:
     """A picture and text to a picture."""
-    begun = time.perf_counter()
-    async with service_of(request).uploads:
-        wanted, data = await multipart_body(request, EditRequest)
+    begun, service = time.perf_counter(), service_of(request)
+    async with service.uploads:
+        body, data = await multipart_body(request, EditRequest)
         image = await asyncio.to_thread(checked_picture, data)
-    return await _answer(request, order_of(service_of(request), wanted, "image_edit", begun, image))
+    return await _answer(request, checked_request(service, body, "image_edit", begun, image))
 
 
-async def _answer(request: Request, order: Order) -> Response:
+async def picture(request: Request) -> Response:
+    """A picture that an answer with `response_format=url` named. No key: its name is the key."""
+    stored = service_of(request).pictures.get(request.path_params["name"])
+    if stored is None:
+        raise ApiError(404, "There is no such picture, or it has expired.", code="not_found")
+    headers = {"cache-control": "private, no-store"}
+    return Response(stored.data, headers=headers, media_type=stored.media_type)
+
+
+# ---- one answer
+
+
+async def _answer(request: Request, checked: PictureRequest) -> Response:
     service = service_of(request)
-    if order.stream:
-        return EventStream(service, order, (await submit_all(service, order.jobs))[0])
-    drawn = await unless_disconnected(request.receive, draw_all(service, order))
-    return _whole(request, service, order, drawn)
-
-
-def _whole(request: Request, service: Service, order: Order, drawn: Sequence[Drawn]) -> Response:
-    told = usage(order, drawn)
+    if checked.stream:
+        return EventStream(service, checked, (await submit_all(service, checked.jobs))[0])
+    pictures = await unless_disconnected(request.receive, draw_all(service, checked))
+    timings = usage(checked, pictures)
     answer = ImagesResponse(
         created=int(time.time()),
-        data=[_picture(request, service, order, each) for each in drawn],
-        output_format=order.picture_format,
-        quality=order.quality,
-        size=drawn[0].size,
-        usage=told,
+        data=[_image_object(request, checked, picture) for picture in pictures],
+        output_format=checked.picture_format,
+        quality=checked.quality,
+        size=pictures[0].size,
+        usage=timings,
     )
-    slowest = max(drawn, key=lambda each: each.timing.queue_seconds + each.timing.compute_seconds)
-    return Response(
-        msgspec.json.encode(answer),
-        headers={"server-timing": server_timing(slowest, told.halftime.seconds)},
-        media_type=JSON,
+    server_timing = server_timing_of(pictures, timings.halftime.seconds)
+    return json_response(answer, headers={"server-timing": server_timing})
+
+
+def _image_object(request: Request, checked: PictureRequest, picture: DrawnPicture) -> ImageObject:
+    if not checked.as_url:
+        return ImageObject(seed=picture.seed, b64_json=base64.b64encode(picture.file).decode())
+    store = service_of(request).pictures
+    name = store.put(picture.file, MEDIA_TYPES[checked.picture_format])
+    return ImageObject(seed=picture.seed, url=str(request.url_for("picture", name=name)))
+
+
+def server_timing_of(pictures: Sequence[DrawnPicture], total: float) -> str:
+    """The Server-Timing header (W3C) of the slowest picture: milliseconds, in the order of the
+    stages."""
+    slowest = max(
+        pictures,
+        key=lambda picture: picture.timing.queue_seconds + picture.timing.compute_seconds,
     )
-
-
-def _picture(request: Request, service: Service, order: Order, drawn: Drawn) -> Picture:
-    if not order.as_url:
-        return Picture(seed=drawn.seed, b64_json=base64.b64encode(drawn.file).decode())
-    name = service.pictures.put(drawn.file, MEDIA_TYPES[order.picture_format])
-    return Picture(seed=drawn.seed, url=str(request.url_for("picture", name=name)))
-
-
-def server_timing(drawn: Drawn, total: float) -> str:
-    """The Server-Timing header (W3C): milliseconds, in the order of the stages."""
     parts = {
-        "queue": drawn.timing.queue_seconds,
-        **drawn.timing.stages,
-        "file": drawn.encode_seconds,
+        "queue": slowest.timing.queue_seconds,
+        **slowest.timing.stages,
+        "file": slowest.encode_seconds,
         "total": total,
     }
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in parts.items())
 
 
-async def picture(request: Request) -> Response:
-    """A picture that an answer with `response_format=url` named. No key: its name is the key."""
-    found = service_of(request).pictures.get(request.path_params["name"])
-    if found is None:
-        raise ApiError(404, "There is no such picture, or it has expired.", code="not_found")
-    return Response(
-        found.data, headers={"cache-control": "private, no-store"}, media_type=found.media_type
-    )
+# ---- stream=true: previews first, then the picture
+
+
+class ErrorEvent(msgspec.Struct):
+    """What a stream ends with when the picture cannot be finished; OpenAI's client raises it."""
+
+    error: ErrorDetail
+    type: str = "error"
+
+
+class EventStream(Response):
+    """The events of one job. When the client leaves, the job is cancelled."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, service: Service, request: PictureRequest, events: Events) -> None:
+        super().__init__(headers=STREAM_HEADERS)
+        del self.headers["content-length"]
+        self._service, self._request, self._events = service, request, events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_disconnected(receive, self._send_all(send))
+        finally:
+            await close_all([self._events])
+
+    async def _send_all(self, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        async for chunk in self._chunks():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async for event in _with_pauses(
+                self._events, self._service.settings.keep_alive_seconds
+            ):
+                if event is None:
+                    yield KEEP_ALIVE
+                elif isinstance(event, Started):
+                    yield b": started\n\n"
+                elif isinstance(event, Preview):
+                    # after a crash they come again, more than were asked for
+                    if event.index < self._request.jobs[0].previews:
+                        yield await self._partial(event)
+                else:
+                    yield await self._end(event)
+                    return
+        except ApiError as error:
+            self._service.metrics.rejected.labels(error.detail.code or "").inc()
+            yield message(ErrorEvent(error.detail))
+
+    async def _partial(self, preview: Preview) -> bytes:
+        self._service.metrics.previews.inc()
+        file = await encoded(preview, self._request)
+        return message(
+            PartialEvent(
+                type=f"{self._request.kind}.partial_image",
+                b64_json=base64.b64encode(file).decode(),
+                partial_image_index=preview.index,
+                created_at=int(time.time()),
+                output_format=self._request.picture_format,
+                quality=self._request.quality,
+                size=f"{preview.width}x{preview.height}",
+                step=preview.step,
+                steps=self._request.jobs[0].steps,
+            )
+        )
+
+    async def _end(self, event: Final | JobFailed) -> bytes:
+        if isinstance(event, JobFailed):
+            raise failure(event)
+        request = self._request
+        picture = await finished(self._service, request, request.jobs[0], event)
+        return message(
+            CompletedEvent(
+                type=f"{request.kind}.completed",
+                b64_json=base64.b64encode(picture.file).decode(),
+                created_at=int(time.time()),
+                output_format=request.picture_format,
+                quality=request.quality,
+                size=picture.size,
+                seed=picture.seed,
+                usage=usage(request, [picture]),
+            )
+        )
+
+
+def message(body: PartialEvent | CompletedEvent | ErrorEvent) -> bytes:
+    """One server-sent event, named as its type."""
+    return b"event: " + body.type.encode() + b"\ndata: " + msgspec.json.encode(body) + b"\n\n"
+
+
+async def _with_pauses(events: Events, seconds: float) -> AsyncIterator[Event | None]:
+    """The events, and None whenever none came for `seconds`: what a proxy needs so as not to give
+    up."""
+    coming = asyncio.ensure_future(anext(events))
+    try:
+        while True:
+            await asyncio.wait({coming}, timeout=seconds)
+            if not coming.done():
+                yield None
+                continue
+            try:
+                event = coming.result()
+            except StopAsyncIteration:
+                return
+            yield event
+            coming = asyncio.ensure_future(anext(events))
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)

@@ -3,11 +3,14 @@ as msgpack."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
 from halftime.base.errors import HalftimeError
+
+DEADLINE_SECONDS = 60.0  # from a request's arrival to its picture, where nothing else is set
 
 FailureKind = Literal["bad_request", "deadline", "cancelled", "crashed", "draining", "internal"]
 
@@ -43,7 +46,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The picture as the model foresees it after `step` of the steps."""
 
     id: str
-    index: int  # from 0, without gaps
+    index: int = 0  # from 0, without gaps; whoever hands it to the client counts
     step: int  # from 1
     width: int
     height: int
@@ -66,7 +69,7 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     session: bytes | None = None  # JSON of a halftime Session, where the job asked to be profiled
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """There will be no picture. `retryable`: the same request may succeed later."""
 
     id: str
@@ -75,7 +78,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     retryable: bool
 
 
-Event = Started | Preview | Final | Failed
+Event = Started | Preview | Final | JobFailed
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,12 +92,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     scheduler: str | None = None
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height); empty: the pipeline's own
     steps: tuple[int, ...] = (10, 20, 30)
-    # of a job that brings none; None: the bundled model's own, or the pipeline's
+    # of a job that has none; None: the bundled model's own, or the pipeline's
     guidance: float | None = None
     max_batch: int = 2
     batch_window_seconds: float = 0.0  # how long the first of a batch waits for company
     queue_limit: int = 32  # pictures
-    deadline_seconds: float | None = 60.0  # of a job that brings none
+    deadline_seconds: float | None = DEADLINE_SECONDS  # of a job that has none
     # for previews: 'bundled', a folder or a hub id; None: no previews
     tiny_vae: str | None = "bundled"
     img2img: bool = True  # offered where the pipeline has such a sibling
@@ -107,8 +110,23 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     artefacts: str | None = None  # a file where compiled code is kept for the next start
 
 
+@dataclass
+class PreviewCounter:
+    """Numbers the previews of one job from 0 without gaps, however many workers draw it."""
+
+    count: int = 0
+
+    def numbered(self, event: Event) -> Event:
+        """The event, with its index where it is a preview."""
+        if not isinstance(event, Preview):
+            return event
+        numbered = msgspec.structs.replace(event, index=self.count)
+        self.count += 1
+        return numbered
+
+
 class NotAccepted(HalftimeError):
-    """A job was not taken; nothing of it was begun."""
+    """A job was not accepted; nothing of it was begun."""
 
 
 class QueueFull(NotAccepted):

@@ -1,5 +1,4 @@
-"""/openapi.json: made of the same classes that check the requests and write the answers, so that it
-cannot drift."""
+"""/openapi.json: built from the classes that check requests and write answers: it cannot drift."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from halftime import __version__
 from halftime.http.endpoints import ModelObject, ModelObjects
 from halftime.http.errors import JSON, ErrorBody
-from halftime.verbs.serve.offer import Readiness
+from halftime.verbs.serve.health import Readiness
 from halftime.verbs.serve.profiling import ProfileStart, ProfileState
 from halftime.verbs.serve.schema import (
     CompletedEvent,
@@ -44,12 +43,12 @@ _STRUCTS = (
 
 @dataclass(frozen=True)
 class Operation:
-    """One path and method: what it takes, what it gives, and with which statuses it refuses."""
+    """One path and method: its body, its answers, and with which statuses it refuses."""
 
     method: str
     path: str
     summary: str
-    answers: dict[str, type | None]  # media type -> its class, None for what is no JSON
+    answers: dict[str, type | None]  # media type -> its class, None where it is not JSON
     refuses: tuple[int, ...] = ()
     body: tuple[str, type] | None = None
     secret: str = ""
@@ -174,27 +173,27 @@ def _with_file(schema: Schema) -> Schema:
 
 
 def _operation(operation: Operation) -> Schema:
-    made: Schema = {
+    schema: Schema = {
         "operationId": f"{operation.method}{operation.path.translate(_PLAIN)}",
         "summary": operation.summary,
         "responses": _responses(operation),
     }
     if operation.body:
         media_type, kind = operation.body
-        made["requestBody"] = {
+        schema["requestBody"] = {
             "required": True,
             "content": {media_type: {"schema": _reference(kind)}},
         }
     if "{name}" in operation.path:
-        made["parameters"] = [
+        schema["parameters"] = [
             {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
         ]
     if operation.secret:
         # Optional: without keys in the environment nothing is asked for.
-        made["security"] = (
+        schema["security"] = (
             [{}, {operation.secret: []}] if operation.secret == "key" else [{operation.secret: []}]
         )
-    return made
+    return schema
 
 
 _PLAIN = str.maketrans({"/": "_", "{": None, "}": None, ".": "_"})
@@ -209,9 +208,8 @@ def _responses(operation: Operation) -> Schema:
         "description": "Refused or failed; `error.code` says why.",
         "content": {JSON: _content(ErrorBody)},
     }
-    made: Schema = {str(status): good for status in (200, *operation.also)}
-    made.update({str(status): refused for status in operation.refuses})
-    return made
+    statuses: Schema = {str(status): good for status in (200, *operation.also)}
+    return statuses | {str(status): refused for status in operation.refuses}
 
 
 def _content(kind: type | None) -> Schema:

@@ -1,31 +1,146 @@
-"""Previews: denoised estimates through the tiny VAE, in a thread of their own, dropped rather than
-waited for."""
+"""Previews: the denoised estimate (x0) in the middle of a run, from what the scheduler was given,
+through the tiny VAE; in a thread, and dropped rather than waited for.
+
+Four parameterisations cover diffusers' schedulers; `sample` is what `step` takes, before any
+scaling of the input:
+
+| family | sample | schedulers |
+|---|---|---|
+| flow | (1 - sigma) x0 + sigma e, the model gives e - x0 | FlowMatch... |
+| exploding | x0 + sigma e | Euler, Heun, LMS, KDPM2 |
+| preserving by sigma | alpha x0 + sigma' e, alpha = 1 / sqrt(1 + sigma^2), sigma' = sigma alpha |
+DPM++, UniPC, DEIS |
+| preserving by timestep | sqrt(a) x0 + sqrt(1 - a) e, a = alphas_cumprod[t] | DDIM, DDPM, PNDM,
+LCM, TCD |
+
+Source: Karras et al. 2022 (EDM), table 1; Salimans and Ho 2022 for v; Lipman et al. 2023 for flows.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from halftime.upstream import hugging_face
+import torch
+
+from halftime.upstream import hugging_face, pytorch
 from halftime.verbs.serve.messages import Job, Preview
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
-    from diffusers import AutoencoderTiny, DiffusionPipeline
+    from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin
 
 _NICENESS = 10  # the thread yields to the denoising where both want the core
 
 
-def preview_steps(total: int, wanted: int) -> tuple[int, ...]:
+def preview_steps(total: int, count: int) -> tuple[int, ...]:
     """The steps, from 1, after which to show a preview: evenly spread, never the last, which is the
     picture itself."""
-    marks = {round(total * (index + 1) / (wanted + 1)) for index in range(wanted)}
+    marks = {round(total * (index + 1) / (count + 1)) for index in range(count)}
     return tuple(sorted(mark for mark in marks if 0 < mark < total))
+
+
+# ---- the estimate
+
+
+class NoiseLevel(NamedTuple):
+    """sample = signal * x0 + noise * e."""
+
+    signal: float
+    noise: float
+
+
+def denoised(
+    scheduler: SchedulerMixin,
+    model_output: torch.Tensor,
+    timestep: object,
+    sample: torch.Tensor,
+    index: int | None,
+) -> torch.Tensor | None:
+    """x0 as the model sees it, in the shape of `sample`; None for a scheduler or a prediction that
+    is not known.
+
+    `index` is the scheduler's step index before the step, None for those that count by timestep.
+    """
+    kind = getattr(scheduler.config, "prediction_type", None) or (
+        "flow_prediction" if _is_flow(scheduler) else None
+    )
+    level = noise_level(scheduler, timestep, index)
+    if level is None or kind not in _FORMULAS:
+        return None
+    if _is_flow(scheduler):
+        kind = "flow_prediction"
+    # a learned variance comes in the second half of the channels
+    output = model_output[:, : sample.shape[1]]
+    estimate: torch.Tensor = _FORMULAS[kind](level, output.float(), sample.float())
+    same_dtype: torch.Tensor = estimate.to(sample.dtype)
+    return same_dtype
+
+
+def _from_epsilon(level: NoiseLevel, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    return (sample - level.noise * output) / level.signal
+
+
+def _from_v(level: NoiseLevel, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    # v = (signal e - noise x0) / norm with signal and noise as in the preserving family, whatever
+    # the sample's scale.
+    norm = math.hypot(level.signal, level.noise)
+    return (level.signal * sample / norm - level.noise * output) / norm
+
+
+def _from_flow(level: NoiseLevel, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    return sample - level.noise * output
+
+
+def _from_sample(level: NoiseLevel, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    return output
+
+
+_FORMULAS: dict[str, Callable[[NoiseLevel, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "epsilon": _from_epsilon,
+    "v_prediction": _from_v,
+    "flow_prediction": _from_flow,
+    "sample": _from_sample,
+}
+
+
+def noise_level(
+    scheduler: SchedulerMixin, timestep: object, index: int | None
+) -> NoiseLevel | None:
+    """How much of the sample is signal and how much is noise, before this step; None where that is
+    not known.
+
+    EDM's own schedulers are left out: their model output is preconditioned by the pipeline's
+    sigma_data.
+    """
+    if type(scheduler).__name__.startswith("EDM"):
+        return None
+    if index is not None and hasattr(scheduler, "sigmas"):
+        sigma = float(scheduler.sigmas[min(index, len(scheduler.sigmas) - 1)])
+        if _is_flow(scheduler):
+            return NoiseLevel(1.0 - sigma, sigma)
+        if hugging_face.scales_by_variance(scheduler):
+            signal = (1.0 + sigma**2) ** -0.5
+            return NoiseLevel(signal, sigma * signal)
+        return NoiseLevel(1.0, sigma)
+    if hasattr(scheduler, "alphas_cumprod") and timestep is not None:
+        alpha = float(scheduler.alphas_cumprod[int(float(timestep))])  # type: ignore[arg-type]
+        return NoiseLevel(alpha**0.5, (1.0 - alpha) ** 0.5)
+    return None
+
+
+def _is_flow(scheduler: SchedulerMixin) -> bool:
+    return type(scheduler).__name__.startswith("Flow") or bool(
+        getattr(scheduler.config, "use_flow_sigmas", False)
+    )
+
+
+# ---- its pixels
 
 
 class Unpacker:
@@ -50,16 +165,10 @@ def quickened(tiny: AutoencoderTiny) -> AutoencoderTiny:
     On a CPU with bfloat16 units (EPYC, one thread, 128 px): 20.1 ms in fp32, 11.8 channels_last,
     5.2 with bf16 too.
     """
-    import torch
-
-    from halftime.upstream import pytorch
-
-    on_cpu = tiny.device.type == "cpu"
-    has_units = on_cpu and pytorch.has_avx512_bf16()
-    made: AutoencoderTiny = (
-        tiny.to(torch.bfloat16) if has_units and tiny.dtype == torch.float32 else tiny
-    )
-    return made.to(memory_format=torch.channels_last)
+    has_units = tiny.device.type == "cpu" and pytorch.has_avx512_bf16()
+    if has_units and tiny.dtype == torch.float32:
+        tiny = tiny.to(torch.bfloat16)
+    return tiny.to(memory_format=torch.channels_last)
 
 
 def decode(tiny: AutoencoderTiny, latents: torch.Tensor) -> np.ndarray:
@@ -67,8 +176,6 @@ def decode(tiny: AutoencoderTiny, latents: torch.Tensor) -> np.ndarray:
 
     The scaling is what a pipeline would do with this VAE in the place of its own.
     """
-    import torch
-
     config = tiny.config
     scale, shift = (
         float(config.scaling_factor or 1.0),
@@ -83,6 +190,9 @@ def decode(tiny: AutoencoderTiny, latents: torch.Tensor) -> np.ndarray:
             pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
         )
     return array
+
+
+# ---- the thread
 
 
 @dataclass
@@ -107,7 +217,7 @@ class Previews:
     unpack: Callable[[torch.Tensor, int, int], torch.Tensor | None]
     dropped: int = 0
     _pending: list[_Wish] = field(default_factory=list)
-    _sent: dict[str, int] = field(default_factory=dict)  # open picture -> previews sent
+    _open: set[str] = field(default_factory=set)  # pictures that are being drawn
     _busy: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -117,12 +227,12 @@ class Previews:
     def open(self, jobs: Sequence[Job]) -> None:
         """These pictures are being drawn from now on."""
         with self._changed:
-            self._sent.update({job.id: 0 for job in jobs})
+            self._open.update(job.id for job in jobs)
 
     def close(self, job_id: str) -> None:
         """No more previews of this picture."""
         with self._changed:
-            self._sent.pop(job_id, None)
+            self._open.discard(job_id)
 
     def wish(self, jobs: Sequence[Job], step: int, latents: torch.Tensor) -> None:
         """Ask for previews; `latents` [len(jobs), ...] must not be changed any more. Never
@@ -134,7 +244,7 @@ class Previews:
             self._changed.notify_all()
 
     def take_dropped(self) -> int:
-        """How many were dropped since the last question."""
+        """How many were dropped since the last call."""
         with self._changed:
             dropped, self.dropped = self.dropped, 0
         return dropped
@@ -162,7 +272,7 @@ class Previews:
 
     def _show(self, wish: _Wish) -> None:
         job = wish.job
-        if job.id not in self._sent:
+        if job.id not in self._open:
             return
         latents = self.unpack(wish.latents, job.width, job.height)
         if latents is None:
@@ -170,14 +280,11 @@ class Previews:
         pixels = decode(self.tiny, latents)
         height, width = pixels.shape[:2]
         with self._changed:
-            index = self._sent.get(job.id)
-            if index is None:
+            if job.id not in self._open:
                 return
-            self._sent[job.id] = index + 1
             self.send(
                 Preview(
                     id=job.id,
-                    index=index,
                     step=wish.step,
                     width=width,
                     height=height,

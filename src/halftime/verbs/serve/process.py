@@ -1,4 +1,4 @@
-"""The engine's end of a worker: start it, speak with it, see it die, end it."""
+"""The engine's end of a worker: start it, talk to it, see it die, end it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class WorkerProcess:
     async def start(
         cls, settings: EngineSettings, command: tuple[str, ...] = COMMAND
     ) -> WorkerProcess:
-        """Spawn it and tell it its settings; it answers when it has loaded."""
+        """Spawn it and send it its settings; it answers when it has loaded."""
         begun = time.time()
-        # A session of its own: Ctrl-C in a terminal reaches the engine alone, which drains first.
+        # Its own session: Ctrl-C in a terminal reaches the engine alone, which drains first.
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=PIPE,
@@ -58,8 +58,7 @@ class WorkerProcess:
         return self._process.pid
 
     def send(self, message: ToWorker) -> None:
-        """Hand a message to the pipe; a dead worker's is lost, and its end is seen by
-        `messages`."""
+        """Write a message to the pipe. One to a dead worker is lost; `messages` sees its end."""
         with contextlib.suppress(ConnectionError, RuntimeError):
             self._stdin.write(frame(message))
 
@@ -100,5 +99,5 @@ def _environment(settings: EngineSettings) -> dict[str, str]:
     long, and logs hold no prompts.
     """
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
-    chosen = {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **os.environ}
-    return chosen | ({"OMP_NUM_THREADS": str(settings.threads)} if settings.threads else {})
+    variables = {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **os.environ}
+    return variables | ({"OMP_NUM_THREADS": str(settings.threads)} if settings.threads else {})

@@ -11,16 +11,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from halftime.http.access import bearer, matches
-from halftime.http.errors import JSON, ApiError
-from halftime.verbs.serve.bodies import json_body
-from halftime.verbs.serve.profiled import MOST_KEPT
-from halftime.verbs.serve.service import PROFILE_TOKEN, Service, service_of
+from halftime.http.endpoints import json_response
+from halftime.http.errors import ApiError
+from halftime.verbs.serve.request import json_body
+from halftime.verbs.serve.service import (
+    MOST_SESSIONS,
+    PROFILE_TOKEN,
+    LiveProfiler,
+    service_of,
+)
 
 
 class ProfileStart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How many of the next pictures to profile."""
 
-    pictures: Annotated[int, Meta(ge=1, le=MOST_KEPT)] = 1
+    pictures: Annotated[int, Meta(ge=1, le=MOST_SESSIONS)] = 1
 
 
 class ProfileState(msgspec.Struct, kw_only=True):
@@ -33,24 +38,25 @@ class ProfileState(msgspec.Struct, kw_only=True):
 
 async def start(request: Request) -> Response:
     """The next pictures are drawn with the profiler on, alone in their batch."""
-    service = _allowed(request)
-    service.profiled.start((await json_body(request, ProfileStart)).pictures)
-    return _state(service)
+    profiler = _allowed(request)
+    profiler.start((await json_body(request, ProfileStart)).pictures)
+    return _state(profiler.waiting, [])
 
 
 async def stop(request: Request) -> Response:
     """No further ones; the sessions of those that were."""
-    service = _allowed(request)
-    waiting, sessions = service.profiled.wanted, service.profiled.stop()
-    return _encoded(waiting, sessions)
+    profiler = _allowed(request)
+    return _state(profiler.waiting, profiler.stop())
 
 
 async def state(request: Request) -> Response:
     """The sessions so far; profiling goes on."""
-    return _state(_allowed(request))
+    profiler = _allowed(request)
+    return _state(profiler.waiting, list(profiler.sessions))
 
 
-def _allowed(request: Request) -> Service:
+def _allowed(request: Request) -> LiveProfiler:
+    """The profiler, for whoever holds the token. Raises ApiError."""
     service = service_of(request)
     token = service.settings.profile_token
     if not token:
@@ -61,13 +67,9 @@ def _allowed(request: Request) -> Service:
         raise ApiError(
             401, "Send the profiling token as 'Authorization: Bearer TOKEN'.", code="invalid_token"
         )
-    return service
+    return service.profiler
 
 
-def _state(service: Service) -> Response:
-    return _encoded(service.profiled.wanted, list(service.profiled.sessions))
-
-
-def _encoded(waiting: int, sessions: list[bytes]) -> Response:
-    body = ProfileState(waiting=waiting, sessions=[msgspec.Raw(each) for each in sessions])
-    return Response(msgspec.json.encode(body), media_type=JSON)
+def _state(waiting: int, sessions: list[bytes]) -> Response:
+    raw_sessions = [msgspec.Raw(session) for session in sessions]
+    return json_response(ProfileState(waiting=waiting, sessions=raw_sessions))

@@ -24,24 +24,25 @@ import msgspec
 
 from halftime.base.extras import optional
 from halftime.records.serve import EngineStatus
+from halftime.verbs.serve.app import application
 from halftime.verbs.serve.engine import Engine
-from halftime.verbs.serve.listing import listed
 from halftime.verbs.serve.messages import (
     EngineSettings,
     Event,
-    Failed,
+    FailureKind,
     Final,
     Job,
+    JobFailed,
     NotAccepted,
     NotReady,
-    Preview,
+    PreviewCounter,
     QueueFull,
 )
+from halftime.verbs.serve.queue import fitted
+from halftime.verbs.serve.service import HttpSettings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
-
-    from halftime.verbs.serve.service import HttpSettings
 
 NAME = "halftime"
 _PURPOSE = "halftime serve --ray"
@@ -88,23 +89,16 @@ class Drawer:
         """The events of a job; a refusal is its only event."""
         job = msgspec.msgpack.decode(data, type=Job)
         try:
-            ticket = self._engine.submit(job)
+            events = self._engine.submit(job)
         except NotAccepted as error:
-            full = isinstance(error, QueueFull)
-            yield _packed(
-                Failed(
-                    id=job.id,
-                    kind="deadline" if full else "draining",
-                    message=str(error),
-                    retryable=True,
-                )
-            )
+            kind: FailureKind = "deadline" if isinstance(error, QueueFull) else "draining"
+            yield _packed(JobFailed(id=job.id, kind=kind, message=str(error), retryable=True))
             return
         try:
-            async for event in ticket:
+            async for event in events:
                 yield _packed(event)
         finally:
-            await ticket.aclose()
+            await events.aclose()
 
 
 def _packed(event: Event) -> bytes:
@@ -122,14 +116,14 @@ class Drawers:
     _status: EngineStatus = field(
         default_factory=lambda: EngineStatus(state="starting", why="the first drawer starts")
     )
-    _asked: dict[str, _Stream] = field(default_factory=dict)
+    _open: dict[str, _DrawerEvents] = field(default_factory=dict)
     _watch: asyncio.Task[None] | None = None
 
     @property
     def status(self) -> EngineStatus:
         """The state and certificate of one drawer, with our own count of what waits and is
         drawn."""
-        return msgspec.structs.replace(self._status, running=len(self._asked), worker_pid=None)
+        return msgspec.structs.replace(self._status, running=len(self._open), worker_pid=None)
 
     async def start(self) -> None:
         """Begin to look after the drawers."""
@@ -148,40 +142,41 @@ class Drawers:
         """Hand a job to some drawer. Raises NotReady, Refused or QueueFull."""
         if self._status.state != "ready" or self._status.certificate is None:
             raise NotReady(f"the server is {self._status.state}: {self._status.why}.")
-        job = listed(job, self._status.certificate, self.settings.off_list)
+        job = fitted(job, self._status.certificate, self.settings.off_list)
         most = self.replicas * self.settings.queue_limit
-        if len(self._asked) >= most:
+        if len(self._open) >= most:
             raise QueueFull(
                 f"{most} pictures wait, the limit: come back later.", self._retry_after(most)
             )
-        stream = self._asked[job.id] = _Stream(self, job)
+        stream = self._open[job.id] = _DrawerEvents(self, job)
         return stream
 
     def _retry_after(self, waiting: int) -> float:
         return max(1.0, waiting * (self._status.seconds_per_picture or 1.0) / (2 * self.replicas))
 
     def done(self, job_id: str) -> None:
-        """A job has its answer, or nobody wants one."""
-        self._asked.pop(job_id, None)
+        """A job has its answer, or nobody waits for one."""
+        self._open.pop(job_id, None)
 
     async def drain(self, timeout: float) -> None:
-        """Wait for what was asked; the drawers end with the application."""
+        """Wait for what was accepted; the drawers end with the application."""
         end = time.monotonic() + timeout
         self._status = msgspec.structs.replace(
             self._status, state="draining", why="finishing what was accepted"
         )
-        while self._asked and time.monotonic() < end:
+        while self._open and time.monotonic() < end:
             await asyncio.sleep(_LOOK)
         if self._watch is not None:
             self._watch.cancel()
 
 
-class _Stream:
+class _DrawerEvents:
     """The events of one job, from whichever drawer lives long enough."""
 
     def __init__(self, drawers: Drawers, job: Job) -> None:
         self._drawers, self._job = drawers, job
-        self._tries, self._previews, self._over = 0, 0, False
+        self._tries, self._over = 0, False
+        self._previews = PreviewCounter()
         self._remote: Any = None
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -190,11 +185,9 @@ class _Stream:
     async def __anext__(self) -> Event:
         if self._over:
             raise StopAsyncIteration
-        event = await self._next()
-        if isinstance(event, Preview):  # counted here: another drawer would begin anew
-            event = msgspec.structs.replace(event, index=self._previews)
-            self._previews += 1
-        if isinstance(event, Final | Failed):
+        # numbered here: another drawer would begin anew
+        event = self._previews.numbered(await self._next())
+        if isinstance(event, Final | JobFailed):
             self._end()
         return event
 
@@ -215,8 +208,10 @@ class _Stream:
             ) as error:
                 self._remote = None
                 if self._tries >= _TRIES:
-                    return Failed(
-                        id=self._job.id, kind="crashed", message=_died(error), retryable=True
+                    name = type(error).__name__
+                    message = f"{_TRIES} drawers ended while they drew this picture ({name})."
+                    return JobFailed(
+                        id=self._job.id, kind="crashed", message=message, retryable=True
                     )
 
     async def aclose(self) -> None:
@@ -230,10 +225,6 @@ class _Stream:
         self._drawers.done(self._job.id)
 
 
-def _died(error: BaseException) -> str:
-    return f"{_TRIES} drawers ended while they drew this picture ({type(error).__name__})."
-
-
 class Front:
     """The HTTP side."""
 
@@ -242,8 +233,6 @@ class Front:
         self._settings = settings
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        from halftime.verbs.serve.app import application
-
         return application(self._drawers, self._settings)
 
 
@@ -272,8 +261,6 @@ def application_of(cluster: Cluster, settings: HttpSettings) -> Any:
 def app(args: dict[str, object]) -> Any:
     """For `import_path` in a Serve config file: `args` as `Cluster` has them. Raises
     msgspec.ValidationError."""
-    from halftime.verbs.serve.service import HttpSettings
-
     cluster = msgspec.convert(args, Cluster)
     return application_of(cluster, HttpSettings(model=cluster.name, api_keys=cluster.api_keys))
 

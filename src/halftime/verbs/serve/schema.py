@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from halftime.verbs.serve.encode import PictureFormat
+from halftime.verbs.serve.files import PictureFormat
 
 MOST_PICTURES = 10  # as OpenAI's
 MOST_PARTIALS = 3
@@ -111,7 +111,7 @@ class Usage(msgspec.Struct, kw_only=True):
     input_tokens_details: InputTokens = msgspec.field(default_factory=InputTokens)
 
 
-class Picture(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ImageObject(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One picture: its file in base64, or where it is for a while; and the seed that draws it
     again."""
 
@@ -124,7 +124,7 @@ class ImagesResponse(msgspec.Struct, kw_only=True):
     """The answer of both endpoints without `stream`."""
 
     created: int
-    data: list[Picture]
+    data: list[ImageObject]
     output_format: PictureFormat
     quality: ResolvedQuality
     size: str

@@ -1,9 +1,9 @@
-"""What the HTTP side holds: its settings, the engine behind it, and the few things that live
-between requests."""
+"""What the HTTP side holds: its settings, the engine behind it, and what lives between requests."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.requests import Request
 
 from halftime.http.traffic import Traffic
+from halftime.verbs.serve.files import PictureStore
+from halftime.verbs.serve.messages import DEADLINE_SECONDS
 from halftime.verbs.serve.metrics import ServerMetrics
-from halftime.verbs.serve.pictures import PictureStore
-from halftime.verbs.serve.profiled import Profiled
 
 if TYPE_CHECKING:
     from halftime.records.serve import EngineStatus
@@ -23,11 +23,12 @@ API_KEY = "HALFTIME_API_KEY"  # environment variable; one key, or several with c
 PROFILE_TOKEN = "HALFTIME_PROFILE_TOKEN"
 MIB = 2**20
 MOST_UPLOADS = 16  # pictures of clients in hand at once
+MOST_SESSIONS = 16  # of the profiler, the newest
 
 
 class DrawingEngine(Protocol):
-    """What the HTTP side asks of an engine; `halftime.verbs.serve.engine.Engine` is one, tests
-    bring another."""
+    """What the HTTP side asks of an engine; `halftime.verbs.serve.engine.Engine` is one, Ray's
+    `Drawers` are another."""
 
     @property
     def status(self) -> EngineStatus: ...
@@ -48,7 +49,7 @@ class HttpSettings:
     profile_token: str = ""
     most_pictures: int = 10  # of one request; those beyond the engine's queue could never be taken
     # of a request, from its arrival; also what its place in the queue is bounded by
-    deadline: float = 30.0
+    deadline: float = DEADLINE_SECONDS
     most_body: int = 16 * MIB
     body_seconds: float = 30.0  # for the whole body to arrive
     send_seconds: float = 30.0  # for a reader to take any one piece of an answer
@@ -56,6 +57,31 @@ class HttpSettings:
     url_seconds: float = 3600.0
     url_bytes: int = 256 * MIB
     drain_seconds: float = 30.0
+
+
+class LiveProfiler:
+    """Which of the next pictures are to be profiled, and the sessions of those that were."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.sessions: deque[bytes] = deque(maxlen=MOST_SESSIONS)  # JSON
+
+    def start(self, pictures: int) -> None:
+        """Profile the next `pictures`; sessions of an earlier start are dropped."""
+        self.waiting = pictures
+        self.sessions.clear()
+
+    def stop(self) -> list[bytes]:
+        """No more; the sessions so far."""
+        self.waiting = 0
+        return list(self.sessions)
+
+    def take(self) -> bool:
+        """Whether the picture that comes now is one of them."""
+        if not self.waiting:
+            return False
+        self.waiting -= 1
+        return True
 
 
 @dataclass
@@ -67,7 +93,7 @@ class Service:
     metrics: ServerMetrics = field(init=False)
     traffic: Traffic = field(init=False)
     pictures: PictureStore = field(init=False)
-    profiled: Profiled = field(default_factory=Profiled)
+    profiler: LiveProfiler = field(default_factory=LiveProfiler)
     # Each takes some 50 MiB for a body of 10 MB while it is read, decoded and written anew.
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
 

@@ -12,14 +12,13 @@ import functools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from halftime.fix.table_scheduler import is_tabled
 from halftime.pipeline.change import patched
-from halftime.verbs.serve.estimate import denoised
 from halftime.verbs.serve.messages import Job
-from halftime.verbs.serve.preview import Previews, preview_steps
+from halftime.verbs.serve.preview import Previews, denoised, preview_steps
 
 if TYPE_CHECKING:
     import torch
@@ -33,17 +32,16 @@ class NobodyWaits(BaseException):
 
 @dataclass
 class Watch:
-    """What is looked at after each step. `still_wanted` gives the jobs that somebody waits for."""
+    """What is looked at after each step. `still_waiting` gives the jobs that somebody waits for."""
 
     jobs: Sequence[Job]
-    still_wanted: Callable[[], Sequence[Job]]
+    still_waiting: Callable[[], Sequence[Job]]
     previews: Previews | None = None
     step: int = 0
-    _marks: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Before the pipeline is called."""
-        if not self.still_wanted():
+        if not self.still_waiting():
             raise NobodyWaits
 
     def after(
@@ -56,31 +54,24 @@ class Watch:
     ) -> None:
         """After the scheduler's step. Raises NobodyWaits."""
         self.step += 1
-        wanted = self.still_wanted()
-        if not wanted:
+        waiting = self.still_waiting()
+        if not waiting:
             raise NobodyWaits
         if self.previews is None:
             return
         total = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
-        now = [job for job in wanted if self.step in self._steps_of(job, total)]
-        if now:
-            self._show(now, denoised(scheduler, model_output, timestep, sample, index))
-
-    def _steps_of(self, job: Job, total: int) -> tuple[int, ...]:
-        if job.id not in self._marks:
-            self._marks[job.id] = preview_steps(total, job.previews)
-        return self._marks[job.id]
-
-    def _show(self, jobs: Sequence[Job], estimate: torch.Tensor | None) -> None:
-        if estimate is None or self.previews is None:
+        due = [job for job in waiting if self.step in preview_steps(total, job.previews)]
+        if not due:
             return
-        rows = [position for position, job in enumerate(self.jobs) if job in jobs]
-        self.previews.wish(jobs, self.step, estimate[rows].detach().clone())
+        estimate = denoised(scheduler, model_output, timestep, sample, index)
+        if estimate is not None:
+            rows = [position for position, job in enumerate(self.jobs) if job in due]
+            self.previews.wish(due, self.step, estimate[rows].detach().clone())
 
 
 @contextmanager
 def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch) -> Iterator[None]:
-    """The pipeline with a scheduler of its own for this call, whose steps are watched.
+    """The pipeline with its own scheduler for this call, whose steps are watched.
 
     The scheduler is a copy of `template`, so nothing that one batch did to it, finished or not,
     reaches the next. One that a fix put there is not copied: its tables are what makes it fast, and

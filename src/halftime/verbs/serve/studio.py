@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from diffusers import AutoPipelineForImage2Image
 from PIL import Image
 
+from halftime import bundled
 from halftime.base.errors import BadInput, BadWorkload
 from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
+from halftime.bundled import BUNDLED
+from halftime.fix import tiny_vae
 from halftime.fix.apply import applied, kept_artefacts, read_plan
+from halftime.fix.table import FIXES
 from halftime.pipeline.arguments import call_parameters
 from halftime.pipeline.device import device_of, this_environment
-from halftime.pipeline.load import BUNDLED, Loaded, load
+from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Session, Workload
 from halftime.records.serve import Mode
 from halftime.verbs.profile.call import out_of_memory_explained, tree
@@ -36,7 +41,7 @@ from halftime.verbs.serve.stepping import Watch, watched
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin
 
-    from halftime.fix.artefacts import Kept
+    from halftime.fix.artefacts import OpenArtefacts
 
 OTHER = "other"  # of a call: what no stage took
 # a fix that runs all steps in one go: nothing can be seen or ended in between
@@ -56,22 +61,22 @@ class Drawing(NamedTuple):
     @property
     def stages(self) -> dict[str, float]:
         """Stage -> seconds; they add up to `seconds`."""
-        found: dict[str, float] = {}
-        for place, seconds in self.measured.costs.items():
-            found[place.stage] = found.get(place.stage, 0.0) + seconds
-        return {**found, OTHER: max(0.0, self.seconds - sum(found.values()))}
+        stages: dict[str, float] = {}
+        for span, seconds in self.measured.costs.items():
+            stages[span.stage] = stages.get(span.stage, 0.0) + seconds
+        return {**stages, OTHER: max(0.0, self.seconds - sum(stages.values()))}
 
 
 @dataclass
 class Studio:
     """One pipeline, its img2img sibling, and what is around them. Used by one thread."""
 
-    loaded: Loaded
+    loaded: LoadedPipeline
     modes: dict[Mode, DiffusionPipeline]
     template: SchedulerMixin
     tiny: AutoencoderTiny | None
     fixes: tuple[str, ...]
-    artefacts: Kept | None
+    artefacts: OpenArtefacts | None
     recipe_hash: str | None
     default_guidance: float | None
     recorder: Recorder
@@ -158,7 +163,7 @@ def session_of(studio: Studio, drawing: Drawing, job: Job) -> Session:
 
 
 def opened(job: Job) -> Image.Image:
-    """The job's picture, RGB, of the size asked for. Raises BadWorkload for what is none."""
+    """The job's picture, RGB, of the size asked for. Raises BadWorkload where it is not one."""
     try:
         with Image.open(io.BytesIO(job.image or b""), formats=("PNG", "JPEG", "WEBP")) as image:
             return image.convert("RGB").resize((job.width, job.height), Image.Resampling.LANCZOS)
@@ -207,7 +212,7 @@ def open_studio(settings: EngineSettings) -> Studio:
         tiny=None if _WHOLE_LOOP in fixes else _tiny(pipeline, settings),
         fixes=fixes,
         artefacts=artefacts,
-        recipe_hash=_hash(settings.recipe),
+        recipe_hash=_recipe_hash(settings.recipe),
         default_guidance=_default_guidance(pipeline, settings),
         recorder=recorder,
         clock=clock,
@@ -217,27 +222,25 @@ def open_studio(settings: EngineSettings) -> Studio:
 
 def _fix(
     pipeline: DiffusionPipeline, settings: EngineSettings, stack: ExitStack
-) -> tuple[tuple[str, ...], Kept | None]:
+) -> tuple[tuple[str, ...], OpenArtefacts | None]:
     """Put the recipe on; the names of its fixes, and the file of compiled code where one is
     kept."""
     if settings.recipe is None:
         return (), None
     plan = read_plan(Path(settings.recipe))
-    kept = None
+    artefacts = None
     if settings.artefacts is not None:
-        kept = stack.enter_context(kept_artefacts(pipeline, plan, settings.artefacts))
+        artefacts = stack.enter_context(kept_artefacts(pipeline, plan, settings.artefacts))
     stack.enter_context(applied(pipeline, plan))
-    return tuple(choice.name for choice in plan.fixes), kept
+    return tuple(choice.name for choice in plan.fixes), artefacts
 
 
-def _hash(recipe: str | None) -> str | None:
+def _recipe_hash(recipe: str | None) -> str | None:
     return None if recipe is None else hashlib.sha256(Path(recipe).read_bytes()).hexdigest()[:16]
 
 
 def _img2img(pipeline: DiffusionPipeline) -> DiffusionPipeline | None:
     """The pipeline of the same parts that starts from a picture, where diffusers has one."""
-    from diffusers import AutoPipelineForImage2Image
-
     try:
         return AutoPipelineForImage2Image.from_pipe(pipeline)
     except (ValueError, TypeError, AttributeError):
@@ -246,14 +249,10 @@ def _img2img(pipeline: DiffusionPipeline) -> DiffusionPipeline | None:
 
 def _tiny(pipeline: DiffusionPipeline, settings: EngineSettings) -> AutoencoderTiny | None:
     """The tiny VAE for previews; None where there is none for this pipeline's latents."""
-    from halftime.fix.table import FIXES
-
     fix, source = FIXES["tiny-vae"], {"source": settings.tiny_vae or ""}
     if fix.applies(pipeline, device_of(pipeline), source):
         return None
-    from halftime.fix.tiny_vae import load as load_tiny
-
-    tiny: AutoencoderTiny = load_tiny(source["source"], pipeline.vae)
+    tiny: AutoencoderTiny = tiny_vae.load(source["source"], pipeline.vae)
     return quickened(tiny)
 
 
@@ -261,8 +260,6 @@ def _default_guidance(pipeline: DiffusionPipeline, settings: EngineSettings) -> 
     if settings.guidance is not None:
         return settings.guidance
     if settings.model in (None, BUNDLED):
-        from halftime import bundled
-
         return bundled.GUIDANCE
     guidance = call_parameters(pipeline).default("guidance_scale")
     return float(guidance) if isinstance(guidance, int | float) else None

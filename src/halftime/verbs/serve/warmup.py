@@ -69,7 +69,7 @@ def kinds(offered: Offered) -> list[Kind]:
     certificates are made of."""
     few = min(FEW_STEPS, *offered.steps)
     buckets: Sequence[int | None] = offered.buckets or (None,)
-    every = [
+    combinations = [
         Kind(mode, width, height, batch, branch, few, bucket)
         for mode in offered.modes
         for width, height in offered.sizes
@@ -77,12 +77,12 @@ def kinds(offered: Offered) -> list[Kind]:
         for branch in offered.branches
         for bucket in buckets
     ]
-    whole = [
+    full_length = [
         Kind("text2img", width, height, 1, offered.branches[0], steps, buckets[0])
         for width, height in offered.sizes
         for steps in offered.steps
     ]
-    return list(dict.fromkeys([*every, *whole]))
+    return list(dict.fromkeys([*combinations, *full_length]))
 
 
 def offered_by(studio: Studio, settings: EngineSettings) -> Offered:
@@ -114,13 +114,9 @@ def own_size(pipeline: DiffusionPipeline) -> tuple[int, int]:
     """The size that the pipeline draws where none is named."""
     cells = getattr(pipeline, "default_sample_size", None)
     if not isinstance(cells, int):
-        config = getattr(
-            getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None),
-            "config",
-            None,
-        )
-        found = getattr(config, "sample_size", None)
-        cells = found if isinstance(found, int) else 64
+        denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+        cells = getattr(getattr(denoiser, "config", None), "sample_size", None)
+        cells = cells if isinstance(cells, int) else 64
     side = cells * vae_factor(pipeline)
     return side, side
 
@@ -159,25 +155,23 @@ def embedding_shape(pipeline: DiffusionPipeline, prompt: str) -> tuple[int, ...]
     encode = getattr(pipeline, "encode_prompt", None)
     if encode is None:
         return None
-    known = {
+    values = {
         "device": device_of(pipeline),
         "num_images_per_prompt": 1,
         "do_classifier_free_guidance": False,
+        "prompt_2": None,
+        "prompt_3": None,
     }
-    known |= {"prompt_2": None, "prompt_3": None}
-    taken = {
-        name: value for name, value in known.items() if name in inspect.signature(encode).parameters
-    }
+    parameters = inspect.signature(encode).parameters
+    arguments = {name: value for name, value in values.items() if name in parameters}
     try:
         with torch.inference_mode():
-            result = encode(prompt=prompt, **taken)
+            result = encode(prompt=prompt, **arguments)
     except (TypeError, ValueError, AttributeError):
         return None
-    first = next(
-        (leaf for leaf in pytorch.tree_leaves(result) if isinstance(leaf, torch.Tensor)),
-        None,
-    )
-    return None if first is None else tuple(first.shape)
+    leaves = pytorch.tree_leaves(result)
+    tensors = (leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+    return next((tuple(tensor.shape) for tensor in tensors), None)
 
 
 def most_prompt_tokens(pipeline: DiffusionPipeline) -> int | None:
@@ -230,8 +224,8 @@ def graphs() -> Graphs:
 def _pass(
     studio: Studio, todo: Sequence[Kind], previews: Previews | None, number: int, progress: Progress
 ) -> Iterator[float]:
-    for done, kind in enumerate(todo):
-        progress(f"pass {number + 1}: {describe(kind)}", done, len(todo))
+    for position, kind in enumerate(todo):
+        progress(f"pass {number + 1}: {describe(kind)}", position, len(todo))
         jobs = jobs_of(kind, studio.default_guidance, number)
         begun = time.perf_counter()
         if previews is not None:
@@ -279,15 +273,17 @@ def certify(
     else:
         raise NotStill(
             f"dynamo still compiled in pass {MOST_PASSES} of the warm-up ({now.unique_graphs} "
-            "graphs): "
-            "something in the recipe compiles anew for equal calls. Look with: halftime "
+            "graphs): something in the recipe compiles anew for equal calls. Look with: halftime "
             "profile --recipe"
         )
     entries = tuple(
         WarmEntry(
-            **kind._asdict(), previews=previews is not None, first_seconds=one, second_seconds=two
+            **kind._asdict(),
+            previews=previews is not None,
+            first_seconds=first_seconds,
+            second_seconds=second_seconds,
         )
-        for kind, one, two in zip(todo, first, second, strict=True)
+        for kind, first_seconds, second_seconds in zip(todo, first, second, strict=True)
     )
     return _certificate(studio, offered, entries, number + 1, (before, after_first, now))
 
@@ -297,7 +293,7 @@ def _certificate(
     offered: Offered,
     entries: tuple[WarmEntry, ...],
     passes: int,
-    seen: tuple[Graphs, Graphs, Graphs],
+    counters: tuple[Graphs, Graphs, Graphs],
 ) -> Certificate:
     paying, lost = paying_batches(entries, offered.batches)
     pipeline = studio.pipeline
@@ -322,9 +318,9 @@ def _certificate(
         img2img="img2img" in offered.modes,
         entries=entries,
         passes=passes,
-        graphs_before=seen[0],
-        graphs_first=seen[1],
-        graphs_second=seen[2],
+        graphs_before=counters[0],
+        graphs_first=counters[1],
+        graphs_second=counters[2],
         environment=this_environment(str(device_of(pipeline))),
         recipe_hash=studio.recipe_hash,
         fixes=studio.fixes,

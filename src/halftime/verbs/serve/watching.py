@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import psutil
+import torch
 
 from halftime.base import units
 from halftime.fix.memory_watch import RUNS, MemoryWatch
@@ -32,9 +33,8 @@ class Dynamo:
             return ()
         when = datetime.now(UTC).isoformat(timespec="seconds")
         reasons = _reasons(before.microseconds)[-new:]
-        reasons += ["dynamo gave no reason: a part that had never been compiled"] * (
-            new - len(reasons)
-        )
+        unexplained = "dynamo gave no reason: a part that had never been compiled"
+        reasons += [unexplained] * (new - len(reasons))
         return tuple(
             RecompileAfterReady(guard=reason, when=when, request=request) for reason in reasons
         )
@@ -70,25 +70,21 @@ class Memory:
         """
         if self._watch.grew():
             return self._watch.message()
-        seen = self._watch.seen
-        if len(seen) < RUNS:
+        levels = self._watch.readings
+        if len(levels) < RUNS:
             return None
         if self._highest_at_first is None:
-            self._highest_at_first = max(seen)
-        crept = min(seen) - self._highest_at_first
-        return (
-            f"memory crept up by {units.size(crept)} since the first runs"
-            if crept > self._limit
-            else None
-        )
+            self._highest_at_first = max(levels)
+        crept = min(levels) - self._highest_at_first
+        if crept <= self._limit:
+            return None
+        return f"memory crept up by {units.size(crept)} since the first runs"
 
     def drop(self) -> bool:
         """Give back compiled graphs, captured pools and free heap; True where something compiled
         was dropped."""
         compiled = look().graphs > 0
         if compiled:
-            import torch
-
             torch.compiler.reset()
         gc.collect()
         _empty_caches()
@@ -97,17 +93,11 @@ class Memory:
 
 
 def _on_cuda() -> int:
-    torch = sys.modules.get("torch")
-    return (
-        int(torch.cuda.memory_allocated())
-        if torch is not None and torch.cuda.is_initialized()
-        else 0
-    )
+    return int(torch.cuda.memory_allocated()) if torch.cuda.is_initialized() else 0
 
 
 def _empty_caches() -> None:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only

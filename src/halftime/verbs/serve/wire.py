@@ -1,31 +1,45 @@
-"""What the engine and its worker process say to each other, beside jobs and events, and how it is
-framed on a pipe.
+"""What the engine and its worker process say to each other, beside jobs and events; how it is
+framed on a pipe; and the worker's end of the pipes.
 
 A frame is its length (4 bytes, little-endian) and then msgpack. Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import os
+import queue
 import struct
-from typing import BinaryIO
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO, NoReturn
 
 import msgspec
 
 from halftime.records.serve import Certificate, RecompileAfterReady
-from halftime.verbs.serve.messages import EngineSettings, Failed, Final, Job, Preview, Started
+from halftime.verbs.serve.messages import (
+    EngineSettings,
+    Final,
+    Job,
+    JobFailed,
+    Preview,
+    Started,
+)
 
 _LENGTH = struct.Struct("<I")
-MOST = 2**31  # bytes in a frame: more is a broken pipe, not a picture
+HEADER = _LENGTH.size
+MOST = 2**31  # bytes in a frame: more means a broken pipe, not a picture
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The first word to a worker. `started` is time.time() just before the process was made."""
+    """The first word to a worker. `started` is time.time() just before the process was started."""
 
     settings: EngineSettings
     started: float
 
 
-class Draw(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class DrawTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Draw these together. `waited` is each job's time in the queue, in seconds."""
 
     jobs: tuple[Job, ...]
@@ -38,15 +52,15 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     id: str
 
 
-class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class ModelLoaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The pipeline is in memory; the warm-up begins."""
 
 
 class Warming(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """How far the warm-up is."""
+    """How far the warm-up is: `step` is what runs now, after `finished` of `total`."""
 
-    what: str
-    done: int
+    step: str
+    finished: int
     total: int
 
 
@@ -71,7 +85,7 @@ class BatchDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Recompiled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Dynamo compiled after ready."""
 
-    found: tuple[RecompileAfterReady, ...]
+    graphs: tuple[RecompileAfterReady, ...]
 
 
 class MemoryDropped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -82,25 +96,25 @@ class MemoryDropped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     warms_again: bool
 
 
-class Broken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class CannotServe(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The worker cannot load or warm up its pipeline, and says why; it ends with this."""
 
     message: str
 
 
-ToWorker = Begin | Draw | Cancel
+ToWorker = Begin | DrawTask | Cancel
 FromWorker = (
-    Loaded
+    ModelLoaded
     | Warming
     | Ready
     | BatchDone
     | Recompiled
     | MemoryDropped
-    | Broken
+    | CannotServe
     | Started
     | Preview
     | Final
-    | Failed
+    | JobFailed
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -115,14 +129,12 @@ def frame(message: ToWorker | FromWorker) -> bytes:
 
 
 def length_of(header: bytes) -> int:
-    """The length of the message after a header. Raises ValueError for what no frame of ours has."""
+    """The length of the message after a header. Raises ValueError for a length that no frame of
+    ours has."""
     (length,) = _LENGTH.unpack(header)
     if length > MOST:
         raise ValueError(f"a frame of {length} bytes: this is not our protocol")
     return int(length)
-
-
-HEADER = _LENGTH.size
 
 
 def from_worker(data: bytes) -> FromWorker:
@@ -142,3 +154,72 @@ def read(stream: BinaryIO) -> ToWorker | None:
         return None
     message: ToWorker = _to_worker.decode(data)
     return message
+
+
+@dataclass
+class Channel:
+    """The worker's end: standard input and output, kept clear of what libraries print.
+
+    When the engine's end closes, this process ends itself: no orphan draws on.
+    """
+
+    source: BinaryIO
+    sink: BinaryIO
+    batches: queue.SimpleQueue[DrawTask] = field(default_factory=queue.SimpleQueue)
+    at_end: Callable[[], None] = lambda: None  # before this process ends itself
+    _cancelled: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def over_standard_streams(cls) -> Channel:
+        """Take standard input and output for messages; what is printed goes to standard error from
+        now on."""
+        source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+        return cls(source, sink)
+
+    def begin(self) -> Begin | None:
+        """The first message; None where the engine has gone already."""
+        message = read(self.source)
+        return message if isinstance(message, Begin) else None
+
+    def listen(self) -> None:
+        """Take messages in a thread, so that a cancellation arrives while a picture is being
+        drawn."""
+        threading.Thread(target=self._listen, name="messages", daemon=True).start()
+
+    def _listen(self) -> None:
+        while (message := read(self.source)) is not None:
+            if isinstance(message, DrawTask):
+                self.batches.put(message)
+            elif isinstance(message, Cancel):
+                self._cancelled.add(message.id)
+        self._end()  # not sys.exit: the main thread may be inside a kernel for seconds
+
+    def send(self, message: FromWorker) -> None:
+        """From any thread. A pipe without a reader ends this process."""
+        left = memoryview(frame(message))
+        with self._lock:
+            try:
+                while left:
+                    left = left[self.sink.write(left) :]
+            except BrokenPipeError:
+                self._end()
+
+    def _end(self) -> NoReturn:
+        try:
+            self.at_end()
+        finally:
+            os._exit(0)
+
+    def cancelled(self, job: Job) -> bool:
+        """Whether nobody waits for this picture any more."""
+        return job.id in self._cancelled
+
+    def forget(self, jobs: tuple[Job, ...]) -> None:
+        """These are answered; their ids may come again."""
+        self._cancelled.difference_update(job.id for job in jobs)

@@ -1,5 +1,4 @@
-"""Compile artefacts beside a recipe: a fresh process applies it once, so the file holds what it
-needs and no more.
+"""Compile artefacts beside a recipe, from a fresh process, so that they hold just what it needs.
 
 `python -m halftime.verbs.tune.artefacts` is that process; it reads its task from standard input.
 """
@@ -23,7 +22,7 @@ from halftime.verbs.profile.call import quiet_progress_bars
 from halftime.verbs.profile.coldstart import in_fresh_process
 
 
-class Task(Record, frozen=True, kw_only=True):
+class ArtefactsTask(Record, frozen=True, kw_only=True):
     """What the fresh process is to do."""
 
     model: str | None
@@ -32,17 +31,20 @@ class Task(Record, frozen=True, kw_only=True):
 
 
 def save(model: str | None, workload: Workload, recipe: Path) -> Path | None:
-    """Write the artefacts of a recipe's file beside it; None where it compiles nothing. Raises
-    HalftimeError."""
+    """Write a recipe's artefacts beside its file; None where it compiles nothing.
+
+    Raises HalftimeError.
+    """
     if not compiles(read_toml(recipe, Recipe)):
         return None
     in_fresh_process(
-        "halftime.verbs.tune.artefacts", Task(model=model, workload=workload, recipe=str(recipe))
+        "halftime.verbs.tune.artefacts",
+        ArtefactsTask(model=model, workload=workload, recipe=str(recipe)),
     )
     return beside(recipe) if beside(recipe).is_file() else None
 
 
-def run(task: Task) -> None:
+def run(task: ArtefactsTask) -> None:
     """One call with the recipe on."""
     pipeline = load(task.model, task.workload).pipeline
     with quiet_progress_bars(pipeline), applied(pipeline, task.recipe, beside(task.recipe)):
@@ -51,4 +53,4 @@ def run(task: Task) -> None:
 
 if __name__ == "__main__":
     with redirect_stdout(sys.stderr):
-        run(msgspec.json.decode(sys.stdin.buffer.read(), type=Task))
+        run(msgspec.json.decode(sys.stdin.buffer.read(), type=ArtefactsTask))

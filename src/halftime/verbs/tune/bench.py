@@ -1,5 +1,4 @@
-"""Plans side by side: twins of one pipeline that share its weights, called in turns, so that drift
-cancels."""
+"""Plans side by side: twins over the same weights, called in turns, so that drift cancels."""
 
 from __future__ import annotations
 
@@ -11,26 +10,30 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+import torch
 
 from halftime.base.progress import Progress
 from halftime.fix.apply import applied
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.device import device_of
 from halftime.records import Workload
-from halftime.records.recipe import Choice, Plan
+from halftime.records.recipe import Plan
 from halftime.records.tune import Trial
 from halftime.verbs.profile.call import quiet_progress_bars
-from halftime.verbs.tune.decide import FIRST_ROUNDS, MOST_ROUNDS, undecided
+from halftime.verbs.tune.decide import (
+    FIRST_ROUNDS,
+    MOST_ROUNDS,
+    WARM_PROMPTS,
+    Choices,
+    plan_key,
+    undecided,
+)
 from halftime.verbs.verify.pictures import PictureSet, paired
 from halftime.verbs.verify.render import PicturePrompt, render
 from halftime.verbs.verify.tripwires import trips
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-Choices = tuple[Choice, ...]
-# drawn by each new plan before it is timed: its first calls, and a look for broken pictures
-WARM_PROMPTS = 2
 
 
 def twin(pipeline: DiffusionPipeline) -> DiffusionPipeline:
@@ -43,13 +46,8 @@ def twin(pipeline: DiffusionPipeline) -> DiffusionPipeline:
     return copy.deepcopy(pipeline, memo)
 
 
-def plan_key(plan: Choices) -> bytes:
-    """Equal for equal plans, whatever the order of their fixes."""
-    return msgspec.json.encode(sorted(plan, key=lambda choice: choice.name), order="deterministic")
-
-
 @dataclass
-class Live:
+class LivePlan:
     """A twin with its plan on, its first pictures, and how long they took beyond steady ones."""
 
     pipeline: DiffusionPipeline
@@ -65,16 +63,16 @@ class Bench:
     pipeline: DiffusionPipeline
     workload: Workload
     prompts: Sequence[PicturePrompt]
-    live: dict[bytes, Live] = field(default_factory=dict)
+    live: dict[bytes, LivePlan] = field(default_factory=dict)
 
-    def at(self, plan: Choices) -> Live:
+    def at(self, plan: Choices) -> LivePlan:
         """The plan, applied and warm."""
         key = plan_key(plan)
         if key not in self.live:
             self.live[key] = self._start(plan)
         return self.live[key]
 
-    def _start(self, plan: Choices) -> Live:
+    def _start(self, plan: Choices) -> LivePlan:
         stack = ExitStack()
         try:
             pipeline = twin(self.pipeline)
@@ -87,13 +85,11 @@ class Bench:
         except BaseException:
             stack.close()
             raise
-        return Live(pipeline, stack, first, setup)
+        return LivePlan(pipeline, stack, first, setup)
 
     def seconds(self, pipeline: DiffusionPipeline, turn: int) -> float:
-        """One call. Turns go through the test set's prompts, so that a cache of prompts pays only
-        where they repeat."""
-        import torch
-
+        """One call, timed. Each turn has its own prompt, so that a cache of prompts pays only where
+        the workload repeats them."""
         arguments = call_arguments(pipeline, self.workload_of(turn))
         cuda = device_of(pipeline).type == "cuda"
         if cuda:
@@ -105,8 +101,8 @@ class Bench:
         return time.perf_counter() - begun
 
     def workload_of(self, turn: int) -> Workload:
-        """The workload of one turn: its own prompts where it has some, else one that was not drawn
-        while warming up."""
+        """The workload of one turn: with its own prompts where the user gave some, else with one of
+        the test set's that the warm-up did not draw."""
         if self.workload.prompts != Workload().prompts:
             return self.workload
         return msgspec.structs.replace(
@@ -115,8 +111,7 @@ class Bench:
 
     def keep_only(self, *plans: Choices) -> None:
         """Take back all plans but these."""
-        wanted = {plan_key(plan) for plan in plans}
-        for key in [key for key in self.live if key not in wanted]:
+        for key in self.live.keys() - {plan_key(plan) for plan in plans}:
             self.live.pop(key).stack.close()
 
     def close(self) -> None:
@@ -124,49 +119,52 @@ class Bench:
         self.keep_only()
 
     def trial(self, incumbent: Choices, candidate: Choices, progress: Progress) -> Trial:
-        """Baseline, incumbent and candidate in turns, until it is decided or has gone on long
-        enough."""
+        """Baseline, incumbent and candidate in turns, for as many rounds as the decision needs."""
         empty = Trial(incumbent_plan=incumbent, candidate_plan=candidate)
         try:
-            base, best, new = self.at(()), self.at(incumbent), self.at(candidate)
+            baseline, _, new = self.at(()), self.at(incumbent), self.at(candidate)
         # a fix may fail in any way; it is dropped, and the reason is reported
         except Exception as error:
             return msgspec.structs.replace(empty, failure=_reason(error))
-        broken = [trip for trip in trips(paired(base.first, new.first)) if trip.side == "candidate"]
+        broken = [
+            trip for trip in trips(paired(baseline.first, new.first)) if trip.side == "candidate"
+        ]
         if broken:
-            why = f"broken picture: {broken[0].reason}"
-            return msgspec.structs.replace(empty, setup_seconds=new.setup_seconds, failure=why)
+            failure = f"broken picture: {broken[0].reason}"
+            return msgspec.structs.replace(empty, setup_seconds=new.setup_seconds, failure=failure)
         rows: list[tuple[float, ...]] = []
         trial = empty
         while len(rows) < FIRST_ROUNDS or (undecided(trial) and len(rows) < MOST_ROUNDS):
             progress("in turns", len(rows), MOST_ROUNDS)
-            rows.append(self._turn((base, best, new), len(rows)))
-            trial = _filled(empty, rows, new.setup_seconds)
+            rows.append(self._turn(((), incumbent, candidate), len(rows)))
+            trial = _with_rounds(empty, rows, new.setup_seconds)
         return trial
 
-    def _turn(self, plans: tuple[Live, ...], turn: int) -> tuple[float, ...]:
-        """One call of each, the first one another each time; a plan that stands twice is called
-        once."""
-        order = [(turn + shift) % len(plans) for shift in range(len(plans))]
-        taken: dict[int, float] = {}
-        for place in order:
-            pipeline = plans[place].pipeline
-            if id(pipeline) not in taken:
-                taken[id(pipeline)] = self.seconds(pipeline, turn)
-        return tuple(taken[id(plan.pipeline)] for plan in plans)
+    def _turn(self, plans: tuple[Choices, ...], turn: int) -> tuple[float, ...]:
+        """Seconds of one call of each plan. Each turn starts with another one; a plan that is there
+        twice is called once."""
+        keys = [plan_key(plan) for plan in plans]
+        first = turn % len(keys)
+        seconds: dict[bytes, float] = {}
+        for key in dict.fromkeys(keys[first:] + keys[:first]):
+            seconds[key] = self.seconds(self.live[key].pipeline, turn)
+        return tuple(seconds[key] for key in keys)
 
     def confirm(self, plan: Choices, rounds: int, progress: Progress) -> Trial:
         """Baseline against one plan, alone and longer."""
-        base, tuned = self.at(()), self.at(plan)
+        self.at(())
+        tuned = self.at(plan)
         rows = []
         for index in range(rounds):
             progress("baseline against recipe", index, rounds)
-            seconds = self._turn((base, tuned), index)
+            seconds = self._turn(((), plan), index)
             rows.append((seconds[0], seconds[0], seconds[1]))
-        return _filled(Trial(incumbent_plan=(), candidate_plan=plan), rows, tuned.setup_seconds)
+        return _with_rounds(
+            Trial(incumbent_plan=(), candidate_plan=plan), rows, tuned.setup_seconds
+        )
 
 
-def _filled(trial: Trial, rows: Sequence[tuple[float, ...]], setup: float) -> Trial:
+def _with_rounds(trial: Trial, rows: Sequence[tuple[float, ...]], setup: float) -> Trial:
     baseline, incumbent, candidate = zip(*rows, strict=True)
     return msgspec.structs.replace(
         trial, baseline=baseline, incumbent=incumbent, candidate=candidate, setup_seconds=setup

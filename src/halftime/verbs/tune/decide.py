@@ -7,15 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from halftime.base import units
 from halftime.base.errors import BadInput
-from halftime.base.stats import Interval, median, paired_ratio
+from halftime.base.stats import Interval, paired_ratio
+from halftime.records.recipe import Choice
 from halftime.records.tune import SweepPoint, Trial
 
 T = TypeVar("T")
-FIRST_ROUNDS, MOST_ROUNDS = 7, 15
+Choices = tuple[Choice, ...]
+# A new plan draws these before it is timed: its first calls, and a look for broken pictures.
+WARM_PROMPTS = 2
+_UNTIMED_CALLS = WARM_PROMPTS + 1  # of a new plan
+FIRST_ROUNDS, MOST_ROUNDS = 7, 15  # of a trial, in turns
 _NEAR = 0.01  # nearer than this to 1.0 more rounds would not pay for themselves
-_UNIMPORTANT = Interval(1.0, 1.0, 1.0)
+_NO_GAIN = Interval(1.0, 1.0, 1.0)
+
+
+def plan_key(plan: Choices) -> bytes:
+    """Equal for equal plans, whatever the order of their fixes."""
+    return msgspec.json.encode(sorted(plan, key=lambda choice: choice.name), order="deterministic")
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Goal:
             if value is not None and not value > 0:
                 raise BadInput(f"{name} is {value}; it must be above 0.")
         if self.seconds is not None and self.speedup is not None:
-            raise BadInput("give one of --target, --speedup and --best, not several.")
+            raise BadInput("target and speedup exclude each other; give one.")
 
     def __str__(self) -> str:
         if self.seconds is not None:
@@ -38,8 +50,7 @@ class Goal:
         return "best" if self.speedup is None else units.ratio(self.speedup)
 
     def reached(self, seconds: float, speedup: float) -> bool:
-        """Whether a measured call of so many seconds, so much faster than the baseline, is
-        enough."""
+        """Whether a call that was measured at `seconds` and `speedup` is enough."""
         if self.seconds is not None:
             return seconds <= self.seconds
         return self.speedup is not None and speedup >= self.speedup
@@ -47,8 +58,7 @@ class Goal:
 
 @dataclass
 class Budget:
-    """Seconds to spend, and those that are kept back for the last measurement and the
-    verification."""
+    """Seconds to spend; `reserve` is set aside for the last measurement and the verification."""
 
     total: float
     clock: Callable[[], float]
@@ -67,17 +77,17 @@ class Budget:
         return self.spent_before + self.clock() - self.start
 
     def left(self) -> float:
-        """For trials: what is not spent and not kept back."""
+        """For trials: what is neither spent nor set aside."""
         return self.total - self.spent() - self.reserve
 
     def allows(self, seconds: float) -> bool:
-        """Whether something that takes so long still fits."""
+        """Whether something that takes this long still fits."""
         return seconds <= self.left()
 
 
 def gain(trial: Trial) -> Interval:
     """Speedup of the candidate over the best plan so far, paired; 1.0 where it failed."""
-    return paired_ratio(trial.incumbent, trial.candidate) if trial.candidate else _UNIMPORTANT
+    return paired_ratio(trial.incumbent, trial.candidate) if trial.candidate else _NO_GAIN
 
 
 def stacked(trial: Trial) -> Interval:
@@ -86,20 +96,21 @@ def stacked(trial: Trial) -> Interval:
 
 
 def pays(trial: Trial) -> bool:
-    """Faster than what stands, beyond noise, and not slower than the baseline."""
+    """Faster than the best plan so far, beyond noise, and not slower than the baseline."""
     return not trial.failure and gain(trial).low > 1.0 and stacked(trial).value >= 1.0
 
 
 def undecided(trial: Trial) -> bool:
-    """Whether more rounds may settle it: the interval holds 1, the estimate is not beside it."""
+    """Whether more rounds may settle it: the interval includes 1, the estimate is not near it."""
     ratio = gain(trial)
     return not trial.failure and ratio.low <= 1.0 <= ratio.high and abs(ratio.value - 1.0) > _NEAR
 
 
-def trial_seconds(baseline: float, standing: float, setup: float) -> float:
-    """What a trial is expected to take: three plans in turns, and the candidate's first calls.
-    Seconds a call."""
-    return setup + FIRST_ROUNDS * baseline + (2 * FIRST_ROUNDS + 3) * standing
+def trial_seconds(baseline: float, incumbent: float, setup: float) -> float:
+    """What a trial is expected to take, from the seconds of a call: three plans in turns, and the
+    candidate's first calls. The candidate is taken to be as fast as the incumbent."""
+    incumbent_calls = 2 * FIRST_ROUNDS + _UNTIMED_CALLS
+    return setup + FIRST_ROUNDS * baseline + incumbent_calls * incumbent
 
 
 def culprit(fixes: Sequence[T], passes: Callable[[Sequence[T]], bool]) -> T:
@@ -119,16 +130,17 @@ def culprit(fixes: Sequence[T], passes: Callable[[Sequence[T]], bool]) -> T:
 
 
 def pareto(points: Sequence[SweepPoint]) -> list[bool]:
-    """Which points nothing cheaper is as near as."""
-    return [
-        not any(
-            other.seconds <= point.seconds
-            and other.flip <= point.flip
-            and (other.seconds, other.flip) != (point.seconds, point.flip)
-            for other in points
+    """Which points have no rival that is as fast and as near, and better in one of the two."""
+
+    def dominated(point: SweepPoint) -> bool:
+        return any(
+            rival.seconds <= point.seconds
+            and rival.flip <= point.flip
+            and (rival.seconds, rival.flip) != (point.seconds, point.flip)
+            for rival in points
         )
-        for point in points
-    ]
+
+    return [not dominated(point) for point in points]
 
 
 def cheapest(points: Sequence[SweepPoint]) -> SweepPoint | None:
@@ -138,8 +150,3 @@ def cheapest(points: Sequence[SweepPoint]) -> SweepPoint | None:
         key=lambda point: point.seconds,
         default=None,
     )
-
-
-def typical(values: Sequence[float]) -> float:
-    """The median; 0 for none."""
-    return median(values) if values else 0.0

@@ -1,5 +1,4 @@
-"""The pictures of a plan against the baseline's: the verdict, and the loss of an approximate
-one."""
+"""The pictures of a plan against the baseline's: the verdict, and an approximate plan's loss."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ from halftime.base import units
 from halftime.base.progress import Progress
 from halftime.pipeline.device import this_environment
 from halftime.records.verdict import EVERYTHING, Verdict
-from halftime.verbs.tune.bench import Bench, Choices, plan_key
-from halftime.verbs.tune.decide import trial_seconds
+from halftime.verbs.tune.bench import Bench
+from halftime.verbs.tune.decide import Choices, plan_key, trial_seconds
 from halftime.verbs.verify.pictures import PictureSet
 from halftime.verbs.verify.render import PicturePrompt, floor_sets, render
 from halftime.verbs.verify.run import VerifySettings, verdict_of
@@ -20,15 +19,26 @@ from halftime.verbs.verify.run import VerifySettings, verdict_of
 if TYPE_CHECKING:
     from halftime.records import Workload
 
-LOSS = 0.05  # mean FLIP error that an approximate recipe may have, unless told otherwise
+LOSS = 0.05  # mean FLIP error that an approximate recipe may have by default
 AGREEMENT = -0.01  # and the judge's mean agreement with the prompt may fall by this
-FEWEST_PROMPTS = 6  # that a verification is worth its name with
+FEWEST_PROMPTS = 6  # a verification on fewer says nothing
+CONFIRM_ROUNDS = 11  # of the last measurement, baseline and recipe in turns
+_VERIFY_SHARE = 0.4  # of the budget, for verification and the last measurement
 _FLOOR_PROMPTS = 4
+_FLOOR_SETS = 4  # harmless variations of the baseline, at most
+
+# What verification and the last measurement are expected to take, in baseline calls and seconds.
+_CALLS_PER_PROMPT = 1.6  # a picture of the baseline, and one of a plan that is faster
+_COMPARE_SECONDS = 0.15  # a pair of pictures through all metrics
+_CALLS_PER_FLOOR_PICTURE = 1.2
+_CALLS_PER_ROUND = 1.5
+_METRICS_SECONDS = 8.0  # loading the metrics and the judge
+_PROFILE_CALLS = 17  # a profile before: 7 calls; after: 7 of the baseline, 7 of a faster recipe
 
 
 @dataclass
 class Pictures:
-    """Draws with any plan of a bench, and remembers what the baseline drew."""
+    """Draws with any plan of a bench, and keeps what the baseline drew."""
 
     bench: Bench
     workload: Workload
@@ -36,19 +46,20 @@ class Pictures:
     progress: Progress
     baseline: PictureSet | None = None
     floors: dict[str, PictureSet] = field(default_factory=dict)
-    # plan, pictures, what came of them
-    _last: tuple[bytes, int, tuple[Verdict, PictureSet]] | None = None
+    # the last plan and number of pictures, and what came of them
+    _last_key: tuple[bytes, int] | None = None
+    _last_verdict: tuple[Verdict, PictureSet] | None = None
 
     def reference(self) -> PictureSet:
-        """The baseline's pictures, and the harmless variations of some of them."""
+        """The baseline's pictures; with them harmless variations of some are drawn, the floors."""
         if self.baseline is None:
             pipeline = self.bench.at(()).pipeline
-            drawn = render(
+            baseline = render(
                 pipeline, self.workload, self.prompts, "baseline", progress=self.progress
             )
-            few = self.prompts[:_FLOOR_PROMPTS]
-            self.floors = floor_sets(pipeline, self.workload, few, progress=self.progress)
-            self.baseline = drawn
+            floor_prompts = self.prompts[:_FLOOR_PROMPTS]
+            self.floors = floor_sets(pipeline, self.workload, floor_prompts, progress=self.progress)
+            self.baseline = baseline
         return self.baseline
 
     def of(self, plan: Choices, count: int | None = None) -> PictureSet:
@@ -59,38 +70,37 @@ class Pictures:
         )
 
     def verdict(self, plan: Choices, count: int | None = None) -> tuple[Verdict, PictureSet]:
-        """Equivalent, different or not decided, by `verify`; and the plan's pictures. Asked again,
-        nothing is drawn."""
-        key, wanted = plan_key(plan), len(self.prompts[:count])
-        if self._last is None or self._last[:2] != (key, wanted):
-            self._last = (key, wanted, self._judged(plan, count))
-        return self._last[2]
+        """What `verify` says of a plan, and the plan's pictures. The same question again draws
+        nothing."""
+        key = plan_key(plan), len(self.prompts[:count])
+        if self._last_verdict is None or self._last_key != key:
+            self._last_verdict = self._compare(plan, count)
+            self._last_key = key
+        return self._last_verdict
 
-    def _judged(self, plan: Choices, count: int | None) -> tuple[Verdict, PictureSet]:
-        base, drawn = self.reference(), self.of(plan, count)
-        base = base.first(len(drawn.pictures))
+    def _compare(self, plan: Choices, count: int | None) -> tuple[Verdict, PictureSet]:
+        reference, candidate = self.reference(), self.of(plan, count)
+        size = len(candidate.pictures)
         self.progress("comparing", 0, 1)
-        floors = {
-            name: PictureSet(one.label, one.pictures[: len(drawn.pictures)])
-            for name, one in self.floors.items()
-        }
-        return verdict_of(
-            base, drawn, VerifySettings(floors=floors), this_environment(self.workload.device)
-        ), drawn
+        floors = {name: floor.first(size) for name, floor in self.floors.items()}
+        settings = VerifySettings(floors=floors)
+        environment = this_environment(self.workload.device)
+        return verdict_of(reference.first(size), candidate, settings, environment), candidate
 
 
 def distance(verdict: Verdict, metric: str) -> float | None:
     """The mean of one metric over all pairs."""
-    found = [
-        c.value for c in verdict.per_class if c.content_class == EVERYTHING and c.metric == metric
-    ]
-    return found[0] if found else None
+    for comparison in verdict.per_class:
+        if comparison.content_class == EVERYTHING and comparison.metric == metric:
+            return comparison.value
+    return None
 
 
 def too_lossy(verdict: Verdict, budget: float) -> str:
     """Why the pictures of an approximate plan are beyond the loss that is allowed, or ''."""
-    if verdict.trips and any(trip.side == "candidate" for trip in verdict.trips):
-        return f"broken picture: {next(t.reason for t in verdict.trips if t.side == 'candidate')}"
+    for trip in verdict.trips:
+        if trip.side == "candidate":
+            return f"broken picture: {trip.reason}"
     flip, agreement = distance(verdict, "flip"), distance(verdict, "agreement")
     if flip is None:
         return "no pair of pictures could be compared"
@@ -106,44 +116,47 @@ def too_lossy(verdict: Verdict, budget: float) -> str:
 
 def loss_words(verdict: Verdict) -> str:
     """'mean FLIP 0.021, agreement with the prompt -0.002'."""
-    named = (("flip", "mean FLIP", ".3f"), ("agreement", "agreement with the prompt", "+.3f"))
-    found = [(words, distance(verdict, metric), form) for metric, words, form in named]
-    return ", ".join(f"{words} {value:{form}}" for words, value, form in found if value is not None)
+    flip, agreement = distance(verdict, "flip"), distance(verdict, "agreement")
+    words = [f"mean FLIP {flip:.3f}"] if flip is not None else []
+    words += [f"agreement with the prompt {agreement:+.3f}"] if agreement is not None else []
+    return ", ".join(words)
 
 
 def seconds_needed(baseline: float, prompts: int) -> float:
-    """What a verification and the last measurement take: pictures of both sides, the floor, the
-    metrics."""
-    return (
-        prompts * (1.6 * baseline + 0.15)
-        + 4 * _FLOOR_PROMPTS * 1.2 * baseline
-        + 11 * 1.5 * baseline
-        + 8.0
+    """What verification and the last measurement take; `baseline` is the seconds of a call."""
+    floor_pictures = _FLOOR_SETS * _FLOOR_PROMPTS
+    calls = (
+        _CALLS_PER_PROMPT * prompts
+        + _CALLS_PER_FLOOR_PICTURE * floor_pictures
+        + _CALLS_PER_ROUND * CONFIRM_ROUNDS
     )
+    return calls * baseline + _COMPARE_SECONDS * prompts + _METRICS_SECONDS
 
 
-def least_seconds(baseline: float, wanted: int) -> float:
-    """What the smallest run takes: a profile before and after, one trial, and a verification of few
-    pictures."""
-    profiles = 17 * baseline
+def least_seconds(baseline: float, prompts: int) -> float:
+    """What the smallest run takes: profiles before and after, one trial, and verification on few of
+    the prompts."""
     return (
-        profiles
+        _PROFILE_CALLS * baseline
         + trial_seconds(baseline, baseline, 0.0)
-        + seconds_needed(baseline, min(FEWEST_PROMPTS, wanted))
+        + seconds_needed(baseline, min(FEWEST_PROMPTS, prompts))
     )
 
 
-def prompts_within(budget: float, baseline: float, wanted: int, share: float = 0.4) -> int:
-    """How many of the wanted prompts fit into that share of the seconds; never fewer than 6."""
-    for count in range(wanted, FEWEST_PROMPTS, -1):
+def prompts_within(
+    budget: float, baseline: float, prompts: int, share: float = _VERIFY_SHARE
+) -> int:
+    """How many of the prompts can be verified in that share of the budget; `FEWEST_PROMPTS` at
+    least, where there are so many."""
+    for count in range(prompts, FEWEST_PROMPTS, -1):
         if seconds_needed(baseline, count) <= share * budget:
             return count
-    return min(FEWEST_PROMPTS, wanted)
+    return min(FEWEST_PROMPTS, prompts)
 
 
-def fewer_words(count: int, wanted: int, budget: float) -> str:
+def fewer_words(count: int, prompts: int, budget: float) -> str:
     """The note where the budget is too small for all prompts."""
     return (
-        f"verified on {count} prompts of {wanted}: more do not fit into a budget of "
-        f"{units.seconds(budget)}"
+        f"verified on {count} of {prompts} prompts: a budget of {units.seconds(budget)} does not "
+        "allow more"
     )

@@ -1,4 +1,4 @@
-"""The climb: the most promising fix first, each measured on top of what stands, kept where it
+"""The climb: the most promising fix first, each measured on top of the plan so far, kept where it
 pays."""
 
 from __future__ import annotations
@@ -9,30 +9,31 @@ from dataclasses import dataclass, field
 import msgspec
 
 from halftime.base import units
+from halftime.base.stats import median
 from halftime.fix.table import FIXES
 from halftime.records.priors import setup_seconds
 from halftime.records.recipe import Choice, Rung
 from halftime.records.tune import Trial
-from halftime.verbs.tune.candidates import Choices, combine, described
-from halftime.verbs.tune.decide import Budget, Goal, gain, pays, stacked, trial_seconds, typical
+from halftime.verbs.tune.candidates import combine, described
+from halftime.verbs.tune.decide import Budget, Choices, Goal, gain, pays, stacked, trial_seconds
 
-# a rival whose prediction is worse than this share of what stands is not worth its trial
+# A rival whose prediction is worse than this share of what it would replace is not worth its trial.
 RIVAL = 0.75
 
 
 @dataclass
 class Climb:
-    """What stands, and how it came about."""
+    """The plan so far, and how it came about."""
 
-    kept: Choices = ()
+    plan: Choices = ()
     ladder: list[Rung] = field(default_factory=list)
-    seconds: float = 0.0  # of a call with what stands
+    seconds: float = 0.0  # of a call with the plan
     speedup: float = 1.0
     stopped: str = "everything was tried"
 
     def drop(self, name: str, why: str) -> None:
         """Take a fix off again, and say so on its rungs."""
-        self.kept = tuple(choice for choice in self.kept if choice.name != name)
+        self.plan = tuple(choice for choice in self.plan if choice.name != name)
         self.ladder = [
             msgspec.structs.replace(rung, kept=False, why=why)
             if rung.fix == name and rung.kept
@@ -43,33 +44,33 @@ class Climb:
 
 @dataclass(frozen=True)
 class Tools:
-    """What the climb asks: measurements, predictions, time, and whether a plan's pictures are good
-    enough."""
+    """What the climb asks for: measurements, predictions, time, and whether a plan's pictures are
+    good enough."""
 
     measure: Callable[[Choices, Choices], Trial]
     predict: Callable[[Choices], float]
-    known: Callable[[Choices, Choices], bool]  # measured by an interrupted run already
+    # whether an interrupted run has measured incumbent and candidate already
+    is_measured: Callable[[Choices, Choices], bool]
     budget: Budget
     goal: Goal
     baseline_seconds: float
-    acceptable: Callable[[Choices], str] = lambda plan: ""  # why not; '' where they are
+    unacceptable: Callable[[Choices], str] = lambda plan: ""  # why; '' where the plan is acceptable
 
 
 def climb(start: Climb, candidates: Sequence[Choice], tools: Tools) -> Climb:
     """Try the candidates, the largest predicted gain first, until the goal or the budget is
     reached."""
     state = start
-    # The gain of a fix alone: what stands already cancels in the order.
+    # By the gain of a fix alone: what the plan has already cancels in the order.
     queue = sorted(candidates, key=lambda choice: -tools.predict((choice,)))
     for index, choice in enumerate(queue):
         if tools.goal.reached(state.seconds or tools.baseline_seconds, state.speedup):
             state.stopped = f"the goal of {tools.goal} was reached"
-            state.ladder += [
-                _untried(rest, "the goal was reached before") for rest in queue[index:]
-            ]
+            reason = "the goal was reached before"
+            state.ladder += [_untried(untried, reason) for untried in queue[index:]]
             return state
-        rungs = _step(state, choice, tools)  # may mark rungs of the ladder, so it comes first
-        state.ladder += rungs
+        rung = _step(state, choice, tools)  # may mark rungs of the ladder, so it comes first
+        state.ladder.append(rung)
     return state
 
 
@@ -80,67 +81,65 @@ def _untried(choice: Choice, why: str, predicted: float | None = None) -> Rung:
     )
 
 
-def _step(state: Climb, choice: Choice, tools: Tools) -> list[Rung]:
-    plan, gone = combine(state.kept, choice)
-    foretold = tools.predict(plan) / tools.predict(state.kept)
-    predicted = state.speedup * foretold
-    if gone and foretold < RIVAL:
-        rivals = " and ".join(described(each) for each in gone)
-        return [_untried(choice, f"excludes {rivals}, of which more is expected", predicted)]
-    standing = state.seconds or tools.baseline_seconds
-    cost = trial_seconds(tools.baseline_seconds, standing, sum(map(setup_seconds, plan)))
-    if not tools.known(state.kept, plan) and not tools.budget.allows(cost):
-        state.stopped = "the budget was spent"
-        words = (
-            f"no time left (about {units.seconds(cost)} needed, "
-            f"{units.seconds(max(0.0, tools.budget.left()))} left)"
-        )
-        return [_untried(choice, words, predicted)]
-    trial = tools.measure(state.kept, plan)
+def _step(state: Climb, choice: Choice, tools: Tools) -> Rung:
+    """One candidate: the rung that says what came of it. A candidate that pays joins the plan."""
+    plan, replaced = combine(state.plan, choice)
+    predicted_gain = tools.predict(plan) / tools.predict(state.plan)
+    predicted = state.speedup * predicted_gain
+    if replaced and predicted_gain < RIVAL:
+        rivals = " and ".join(described(rival) for rival in replaced)
+        return _untried(choice, f"excludes {rivals}, of which more is expected", predicted)
+    if not tools.is_measured(state.plan, plan):
+        setup = sum(map(setup_seconds, plan))
+        incumbent_seconds = state.seconds or tools.baseline_seconds
+        cost = trial_seconds(tools.baseline_seconds, incumbent_seconds, setup)
+        if not tools.budget.allows(cost):
+            state.stopped = "the budget was spent"
+            left = units.seconds(max(0.0, tools.budget.left()))
+            reason = f"no time left (about {units.seconds(cost)} needed, {left} left)"
+            return _untried(choice, reason, predicted)
+    trial = tools.measure(state.plan, plan)
     if trial.failure:
-        return [_untried(choice, trial.failure, predicted)]
-    return [_judged(state, choice, plan, gone, trial, predicted, tools)]
+        return _untried(choice, trial.failure, predicted)
+    rung = _judged(choice, trial, predicted, tools.unacceptable)
+    if rung.kept:
+        _adopt(state, choice, trial, replaced)
+    return rung
 
 
 def _judged(
-    state: Climb,
-    choice: Choice,
-    plan: Choices,
-    gone: Choices,
-    trial: Trial,
-    predicted: float,
-    tools: Tools,
+    choice: Choice, trial: Trial, predicted: float, unacceptable: Callable[[Choices], str]
 ) -> Rung:
-    seen, more = stacked(trial), gain(trial)
-    why = "" if pays(trial) else _too_little(more.value, more.low)
-    why = why or tools.acceptable(plan)
-    rung = Rung(
+    """The verdict on a finished trial."""
+    total, step = stacked(trial), gain(trial)
+    reason = "" if pays(trial) else _too_little(step.value, step.low)
+    reason = reason or unacceptable(trial.candidate_plan)
+    paid = f"{units.ratio(step.value)} on top of the plan so far ({units.ratio(step.low)} or more)"
+    return Rung(
         fix=choice.name,
         level=FIXES[choice.name].level,
         settings=choice.settings,
         predicted=predicted,
-        observed=seen.value,
-        observed_low=seen.low,
-        observed_high=seen.high,
-        kept=not why,
-        why=why
-        or f"{units.ratio(more.value)} on top of what stood ({units.ratio(more.low)} or more)",
+        observed=total.value,
+        observed_low=total.low,
+        observed_high=total.high,
+        kept=not reason,
+        why=reason or paid,
     )
-    if rung.kept:
-        _replace(state, plan, gone, choice)
-        state.kept, state.seconds, state.speedup = plan, typical(trial.candidate), seen.value
-    return rung
 
 
 def _too_little(value: float, low: float) -> str:
     if value < 0.995:
-        return f"slower: {units.ratio(value)} on top of what stood"
+        return f"slower: {units.ratio(value)} on top of the plan so far"
     return f"does not pay beyond noise: {units.ratio(value)}, at least {units.ratio(low)}"
 
 
-def _replace(state: Climb, plan: Choices, gone: Choices, winner: Choice) -> None:
-    """Mark the rungs of what had to go altogether."""
-    names = {choice.name for choice in plan}
-    for lost in gone:
-        if lost.name not in names:
-            state.drop(lost.name, f"replaced by {described(winner)}, which is faster")
+def _adopt(state: Climb, choice: Choice, trial: Trial, replaced: Choices) -> None:
+    """Make the candidate the plan, and mark the rungs of what had to go altogether."""
+    names = {choice.name for choice in trial.candidate_plan}
+    for loser in replaced:
+        if loser.name not in names:
+            state.drop(loser.name, f"replaced by {described(choice)}, which is faster")
+    state.plan = trial.candidate_plan
+    state.seconds = median(trial.candidate)
+    state.speedup = stacked(trial).value

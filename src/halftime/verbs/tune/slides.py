@@ -18,14 +18,14 @@ _LOSSLESS = 256  # up to this side as PNG, so that the slider shows the very pix
 
 def slides(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> tuple[Slide, ...]:
     """The pairs that are farthest apart, baseline and candidate, as data URIs."""
-    ones = {picture.name: picture for picture in baseline.pictures}
-    others = {picture.name: picture for picture in candidate.pictures}
+    before = {picture.name: picture for picture in baseline.pictures}
+    after = {picture.name: picture for picture in candidate.pictures}
     return tuple(
         Slide(
             content_class=pair.content_class,
             prompt=pair.prompt,
-            baseline=_uri(ones[pair.name].pixels),
-            candidate=_uri(others[pair.name].pixels),
+            baseline=_uri(before[pair.name].pixels),
+            candidate=_uri(after[pair.name].pixels),
         )
         for pair in verdict.worst_pairs[:_MOST]
     )

@@ -1,5 +1,4 @@
-"""What an interrupted `tune` leaves behind, and how the next one takes it up: finished trials are
-answered from it."""
+"""What an interrupted `tune` leaves behind; the next one answers from it what was measured."""
 
 from __future__ import annotations
 
@@ -10,9 +9,8 @@ import msgspec
 
 from halftime.base.store import read_json, write_json
 from halftime.records import Session
-from halftime.records.recipe import Choice
 from halftime.records.tune import Partial, SweepPoint, Trial
-from halftime.verbs.tune.bench import plan_key
+from halftime.verbs.tune.decide import Choices, plan_key
 
 
 def partial_path(recipe: Path) -> Path:
@@ -21,16 +19,15 @@ def partial_path(recipe: Path) -> Path:
 
 
 @dataclass
-class State:
-    """Everything measured so far, written to `path` after each addition; without a path it is kept
-    in memory."""
+class TuneState:
+    """Everything measured so far; with a `path` it is written there after each addition."""
 
     partial: Partial
     path: Path | None = None
     resumed: bool = False
 
     def add(self, spent: float, **changes: object) -> None:
-        """Put something in, and the file up to date."""
+        """Add a measurement, and write the file."""
         self.partial = msgspec.structs.replace(self.partial, spent_seconds=spent, **changes)
         if self.path is not None:
             write_json(self.path, self.partial)
@@ -39,17 +36,13 @@ class State:
         """A finished trial."""
         self.add(spent, trials=(*self.partial.trials, trial))
 
-    def trial(self, incumbent: tuple[Choice, ...], candidate: tuple[Choice, ...]) -> Trial | None:
-        """What an earlier run measured for these two plans."""
-        wanted = plan_key(incumbent), plan_key(candidate)
-        return next(
-            (
-                t
-                for t in self.partial.trials
-                if (plan_key(t.incumbent_plan), plan_key(t.candidate_plan)) == wanted
-            ),
-            None,
-        )
+    def trial(self, incumbent: Choices, candidate: Choices) -> Trial | None:
+        """What was measured for these two plans before."""
+        keys = plan_key(incumbent), plan_key(candidate)
+        for trial in self.partial.trials:
+            if (plan_key(trial.incumbent_plan), plan_key(trial.candidate_plan)) == keys:
+                return trial
+        return None
 
     @property
     def session(self) -> Session | None:
@@ -60,18 +53,17 @@ class State:
         return self.partial.sweep
 
 
-def opened(path: Path | None, fresh: Partial) -> State:
+def opened(path: Path | None, fresh: Partial) -> TuneState:
     """The state of an interrupted run with the same model, workload and machine, or a new one.
 
     Raises BadFile for a broken file; one of another model, workload or machine is started anew.
     """
     if path is not None and path.is_file():
-        found = read_json(path, Partial)
-        same = (found.architecture, found.workload_hash, found.environment) == (
-            fresh.architecture,
-            fresh.workload_hash,
-            fresh.environment,
-        )
-        if same:
-            return State(found, path, resumed=True)
-    return State(fresh, path)
+        partial = read_json(path, Partial)
+        if _belongs_to(partial) == _belongs_to(fresh):
+            return TuneState(partial, path, resumed=True)
+    return TuneState(fresh, path)
+
+
+def _belongs_to(partial: Partial) -> tuple[dict[str, str], str, dict[str, str]]:
+    return partial.architecture, partial.workload_hash, partial.environment

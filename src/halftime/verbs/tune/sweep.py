@@ -1,5 +1,4 @@
-"""Solver x steps against quality: what each setting takes, how far its pictures are from the
-many-step ones."""
+"""Solver x steps against quality: seconds, and distance from the many-step pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from halftime.verbs.verify.render import PicturePrompt, render
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-# Of the workload's steps, in the order of trying: where time is short, the middle is known first.
+# Of the workload's steps, in the order of trying: where time is short, the middle comes first.
 SHARES = (0.4, 0.67, 0.27, 0.5, 0.8, 0.13)
 
 
@@ -45,7 +44,11 @@ def settings_to_try(pipeline: DiffusionPipeline, steps: int) -> list[dict[str, J
     grid: list[dict[str, Json]] = [
         {"scheduler": name, "steps": count} for name in names for count in counts
     ]
-    return [each for each in grid if fix.applies(pipeline, device, fix.with_defaults(each)) is None]
+    return [
+        settings
+        for settings in grid
+        if fix.applies(pipeline, device, fix.with_defaults(settings)) is None
+    ]
 
 
 def sweep(
@@ -58,13 +61,13 @@ def sweep(
     budget: Budget,
     progress: Progress,
 ) -> tuple[SweepPoint, ...]:
-    """Every setting that fits into the budget, judged; `reference` are the many-step pictures of
+    """Every setting that fits into the budget, judged; `reference` holds the many-step pictures of
     the same prompts.
 
-    Without other fixes: they would be converted anew for each setting, and what is compared is
-    settings.
+    Other fixes stay off: they would be converted anew for each setting, and only settings are
+    compared.
     """
-    found: list[SweepPoint] = []
+    points: list[SweepPoint] = []
     grid = settings_to_try(pipeline, workload.steps)
     longest = 0.0
     for index, settings in enumerate(grid):
@@ -72,9 +75,9 @@ def sweep(
         if not budget.allows(1.5 * longest):
             break
         begun = time.perf_counter()
-        found += _point(pipeline, settings, reference, workload, prompts)
+        points += _point(pipeline, settings, reference, workload, prompts)
         longest = max(longest, time.perf_counter() - begun)
-    return marked(found, loss)
+    return marked(points, loss)
 
 
 def _point(
@@ -85,21 +88,22 @@ def _point(
     prompts: Sequence[PicturePrompt],
 ) -> Iterator[SweepPoint]:
     name = str(settings["scheduler"]) or type(pipeline.scheduler).__name__
-    own = twin(pipeline)
+    solver = twin(pipeline)
     plan = Plan(fixes=(Choice(name="solver-steps", settings=settings),))
     try:
-        with applied(own, plan):
-            render(own, workload, prompts[:1], "warm-up")
+        with applied(solver, plan):
+            render(solver, workload, prompts[:1], "warm-up")
             times: list[float] = []
-            drawn: list[Picture] = []
+            pictures: list[Picture] = []
             for index, prompt in enumerate(prompts):
                 begun = time.perf_counter()
-                one = msgspec.structs.replace(workload, seed=workload.seed + index)
-                drawn += render(own, one, [prompt], "sweep").pictures
+                seeded = msgspec.structs.replace(workload, seed=workload.seed + index)
+                pictures += render(solver, seeded, [prompt], "sweep").pictures
                 times.append(time.perf_counter() - begun)
-    except Exception:  # a solver that fails on this model is no point of the plot
+    except Exception:  # a solver that fails on this model has no point in the plot
         return
-    flip, agreement = _distance(reference.first(len(drawn)), PictureSet("sweep", tuple(drawn)))
+    candidate = PictureSet("sweep", tuple(pictures))
+    flip, agreement = _distance(reference.first(len(pictures)), candidate)
     steps = settings["steps"]
     assert isinstance(steps, int)
     yield SweepPoint(
@@ -107,21 +111,23 @@ def _point(
     )
 
 
-def _distance(reference: PictureSet, drawn: PictureSet) -> tuple[float, float | None]:
-    pairs = paired(reference, drawn)
+def _distance(reference: PictureSet, candidate: PictureSet) -> tuple[float, float | None]:
+    pairs = paired(reference, candidate)
     tools = kit([p for pair in pairs for p in pair], judges.find(None), "not asked for")
-    rows = [tools.measure(one, other) for one, other in pairs]
+    rows = [tools.measure(left, right) for left, right in pairs]
     means = {name: sum(row[name] for row in rows) / len(rows) for name in tools.functions}
     return means["flip"], means.get("agreement")
 
 
 def marked(points: Sequence[SweepPoint], loss: float) -> tuple[SweepPoint, ...]:
-    """The points with what is on the Pareto front, inside the budget, and the cheapest of those."""
-    inside = [p.flip <= loss and (p.agreement is None or p.agreement >= AGREEMENT) for p in points]
-    front = pareto(points)
+    """The points, marked: the Pareto front, those within the loss, and the cheapest of those."""
+
+    def within(point: SweepPoint) -> bool:
+        return point.flip <= loss and (point.agreement is None or point.agreement >= AGREEMENT)
+
     judged = [
-        msgspec.structs.replace(point, pareto=on_front, within_budget=within)
-        for point, on_front, within in zip(points, front, inside, strict=True)
+        msgspec.structs.replace(point, pareto=on_front, within_budget=within(point))
+        for point, on_front in zip(points, pareto(points), strict=True)
     ]
     best = cheapest(judged)
     return tuple(msgspec.structs.replace(p, chosen=p is best) for p in judged)

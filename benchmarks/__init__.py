@@ -1,0 +1,1 @@
+"""What is measured, by verb: `python -m benchmarks.<verb>.<what>` in the checkout."""

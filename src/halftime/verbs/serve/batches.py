@@ -1,0 +1,184 @@
+"""What the worker does: owns the pipeline, warms it, draws batch after batch, and between two of
+them watches dynamo and the memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from halftime.base.errors import BadWorkload
+from halftime.records.serve import Certificate, ColdStartTimes
+from halftime.verbs.serve.messages import FailureKind, Final, Job, JobFailed, Started
+from halftime.verbs.serve.preview import Previews, Unpacker
+from halftime.verbs.serve.stepping import NobodyWaits, Watch
+from halftime.verbs.serve.studio import open_studio
+from halftime.verbs.serve.warmup import certify
+from halftime.verbs.serve.watching import Dynamo, Memory
+from halftime.verbs.serve.wire import (
+    BatchDone,
+    Begin,
+    Channel,
+    DrawTask,
+    MemoryDropped,
+    ModelLoaded,
+    Ready,
+    Recompiled,
+    Warming,
+)
+
+
+class Worker:
+    """One pipeline behind a channel. Making it loads the pipeline."""
+
+    def __init__(self, channel: Channel, begin: Begin) -> None:
+        self.channel, self.begin = channel, begin
+        self.studio = open_studio(begin.settings)
+        if self.studio.artefacts is not None:
+            channel.at_end = self.studio.artefacts.discard
+        self.loaded_seconds = time.time() - begin.started
+        channel.send(ModelLoaded())
+        self.previews: Previews | None = None
+        if self.studio.tiny is not None:
+            unpack = Unpacker(self.studio.pipeline)
+            self.previews = Previews(self.studio.tiny, channel.send, unpack)
+            self.previews.start()
+        self.memory = Memory(begin.settings.memory_growth_bytes)
+        self.dynamo = Dynamo()
+
+    def run(self) -> None:
+        """Warm up, then draw until the engine closes the pipe, which ends this process."""
+        self._warm()
+        while True:
+            self._batch(self.channel.batches.get())
+
+    # ---- warm-up
+
+    def _warm(self) -> None:
+        def progress(step: str, finished: int, total: int) -> None:
+            self.channel.send(Warming(step=step, finished=finished, total=total))
+
+        # Warm-up previews have no reader: only real ones go through the channel.
+        certificate = certify(self.studio, self.begin.settings, self.previews, progress)
+        if self.studio.artefacts is not None:
+            self.studio.artefacts.save()
+        certificate = self._with_times(certificate)
+        resident = self.memory.resident()
+        self.channel.send(Ready(certificate=certificate, resident_bytes=resident))
+        self.dynamo.look()
+
+    def _with_times(self, certificate: Certificate) -> Certificate:
+        artefacts = self.studio.artefacts
+        used = artefacts is not None and artefacts.fits
+        times = ColdStartTimes(
+            loaded_seconds=self.loaded_seconds,
+            ready_seconds=time.time() - self.begin.started,
+            artefacts=str(artefacts.path) if artefacts is not None and used else None,
+        )
+        return msgspec.structs.replace(certificate, cold_start=times)
+
+    # ---- a batch
+
+    def _batch(self, task: DrawTask) -> None:
+        answers = Answers(self.channel, task)
+        for job, waited in zip(task.jobs, task.waited, strict=True):
+            self.channel.send(Started(id=job.id, queue_seconds=waited, batch_size=len(task.jobs)))
+        try:
+            self._draw(task, answers)
+        except NobodyWaits:
+            pass
+        except BadWorkload as error:
+            answers.fail("bad_request", str(error), retryable=False)
+        except Exception as error:
+            # where it happened and what kind it is; its message may quote a prompt
+            where = "".join(traceback.format_tb(error.__traceback__))
+            print(where, type(error).__name__, file=sys.stderr)  # noqa: T201
+            text = f"the pipeline failed: {type(error).__name__}."
+            answers.fail("internal", text, retryable=True)
+        finally:
+            if self.previews is not None:
+                for job in task.jobs:
+                    self.previews.close(job.id)
+            self.channel.forget(task.jobs)
+        self._after(task.jobs)
+
+    def _draw(self, task: DrawTask, answers: Answers) -> None:
+        previews = self.previews if any(job.previews for job in task.jobs) else None
+        if previews is not None:
+            previews.open(task.jobs)
+        drawing = self.studio.draw(task.jobs, Watch(task.jobs, answers.still_waiting, previews))
+        height, width = drawing.pictures.shape[1:3]
+        for position, (job, waited) in enumerate(zip(task.jobs, task.waited, strict=True)):
+            if job not in answers.still_waiting():
+                continue
+            if previews is not None:
+                previews.close(job.id)
+            answers.give(
+                Final(
+                    id=job.id,
+                    width=width,
+                    height=height,
+                    steps=job.steps,
+                    pixels=drawing.pictures[position].tobytes(),
+                    stages=drawing.stages,
+                    queue_seconds=waited,
+                    compute_seconds=drawing.seconds,
+                    batch_size=len(task.jobs),
+                    session=self.studio.session(drawing, job) if job.profile else None,
+                )
+            )
+
+    def _after(self, jobs: Sequence[Job]) -> None:
+        """What is looked at between two batches."""
+        graphs = self.dynamo.look(jobs[0].id)
+        if graphs:
+            self.channel.send(Recompiled(graphs=graphs))
+        growth = self.memory.grew()
+        compiled = self.memory.drop() if growth else False
+        if growth:
+            self.channel.send(MemoryDropped(message=growth, warms_again=compiled))
+        self.channel.send(
+            BatchDone(
+                resident_bytes=self.memory.resident(),
+                previews_dropped=self.previews.take_dropped() if self.previews is not None else 0,
+                pauses=compiled,
+            )
+        )
+        if compiled:
+            self._warm()
+
+
+@dataclass
+class Answers:
+    """Who of a batch still waits; each gets one answer."""
+
+    channel: Channel
+    task: DrawTask
+    answered: set[str] = field(default_factory=set)
+
+    def still_waiting(self) -> list[Job]:
+        """The jobs that somebody waits for; those whose deadline has passed are answered here."""
+        waiting, now = [], time.time()
+        for job in self.task.jobs:
+            if job.id in self.answered or self.channel.cancelled(job):
+                continue
+            if job.deadline is None or now <= job.deadline:
+                waiting.append(job)
+                continue
+            message = "the deadline passed while it was drawn."
+            self.give(JobFailed(id=job.id, kind="deadline", message=message, retryable=True))
+        return waiting
+
+    def give(self, answer: Final | JobFailed) -> None:
+        """Send an answer."""
+        self.answered.add(answer.id)
+        self.channel.send(answer)
+
+    def fail(self, kind: FailureKind, message: str, *, retryable: bool) -> None:
+        """The same answer to all who still wait."""
+        for job in self.still_waiting():
+            self.give(JobFailed(id=job.id, kind=kind, message=message, retryable=retryable))

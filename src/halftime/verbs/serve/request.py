@@ -1,0 +1,270 @@
+"""A request: its body read and checked, and turned into jobs, one a picture.
+
+Refusals name the parameter at fault, as OpenAI's API does.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import msgspec
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from halftime.http.errors import ApiError
+from halftime.records.serve import Certificate, EngineStatus
+from halftime.verbs.serve.files import PictureFormat
+from halftime.verbs.serve.messages import Job
+from halftime.verbs.serve.schema import EditRequest, ImageRequest, ResolvedQuality
+from halftime.verbs.serve.service import Service
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+Kind = Literal["image_generation", "image_edit"]
+_QUALITIES: dict[str, ResolvedQuality] = {
+    "low": "low",
+    "high": "high",
+    "hd": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+_MOST_RANDOM = 2**32
+_MOST_FIELDS = 40
+_PICTURE_FIELDS = ("image", "image[]")
+
+
+# ---- the body
+
+
+async def json_body(request: Request, kind: type[Body]) -> Body:
+    """The body as `kind`. Raises ApiError: 415 for another media type, 400 for anything that does
+    not fit."""
+    # Asking for application/json also makes browsers ask first before another site's page may post
+    # here.
+    if _media_type(request) != "application/json":
+        raise ApiError(415, "Send the body as application/json.", code="unsupported_media_type")
+    data = await request.body()
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from error
+
+
+async def multipart_body(request: Request, kind: type[Body]) -> tuple[Body, bytes]:
+    """The fields as `kind`, and the file that came as `image`. Raises ApiError, as `json_body`."""
+    if _media_type(request) != "multipart/form-data":
+        raise ApiError(415, "Send the body as multipart/form-data.", code="unsupported_media_type")
+    fields, files = await _form(request)
+    unsupported = min(set(files) - {"image"}, default=None)
+    if unsupported is not None:
+        raise ApiError(
+            400,
+            f"{unsupported!r} is not supported: send one picture as 'image', and no mask.",
+            code="unsupported_parameter",
+            param=unsupported,
+        )
+    if "image" not in files:
+        raise ApiError(
+            400,
+            "Missing required parameter: 'image', a file.",
+            code="missing_parameter",
+            param="image",
+        )
+    try:
+        return msgspec.convert(fields, kind, strict=False), files["image"]
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from error
+
+
+async def _form(request: Request) -> tuple[dict[str, str], dict[str, bytes]]:
+    fields: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    try:
+        async with request.form(max_files=4, max_fields=_MOST_FIELDS) as form:
+            for name, value in form.multi_items():
+                is_file = isinstance(value, UploadFile)
+                key = "image" if is_file and name in _PICTURE_FIELDS else name
+                if key in fields or key in files:
+                    message = f"{key!r} was sent twice; send it once."
+                    raise ApiError(400, message, code="duplicate_field", param=key)
+                if isinstance(value, UploadFile):
+                    files[key] = await value.read()
+                else:
+                    fields[key] = value
+    except (UnicodeDecodeError, LookupError, ValueError) as error:
+        # python-multipart lets some of what it cannot read through as it comes: a charset nobody
+        # knows, a broken name.
+        raise ApiError(400, "The multipart body cannot be read.", code="invalid_body") from error
+    except HTTPException as error:
+        raise ApiError(
+            400, f"The multipart body cannot be read: {error.detail}", code="invalid_body"
+        ) from error
+    return fields, files
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+# msgspec's own words
+_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
+_MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
+_PATH = re.compile(r" - at `\$\.?(?P<name>[^`]*)`$")
+
+
+def _invalid(error: msgspec.ValidationError) -> ApiError:
+    """msgspec's words, in OpenAI's."""
+    text = str(error)
+    if match := _UNKNOWN.search(text):
+        message, code = f"Unknown parameter: {match['name']!r}.", "unknown_parameter"
+    elif match := _MISSING.search(text):
+        message, code = f"Missing required parameter: {match['name']!r}.", "missing_parameter"
+    elif (match := _PATH.search(text)) and match["name"]:
+        message, code = f"Invalid {match['name']!r}: {text[: match.start()]}.", "invalid_value"
+    else:
+        message, code = f"{_PATH.sub('', text)}.", "invalid_value"
+    name = match["name"] if match else None
+    return ApiError(400, message, code=code, param=name)
+
+
+# ---- what it asks for
+
+
+@dataclass(frozen=True)
+class PictureRequest:
+    """A checked request. `begun` is on time.perf_counter, for the timings in the answer."""
+
+    kind: Kind
+    jobs: tuple[Job, ...]
+    picture_format: PictureFormat
+    compression: int
+    quality: ResolvedQuality
+    as_url: bool
+    stream: bool
+    begun: float
+
+
+def checked_request(
+    service: Service, body: ImageRequest, kind: Kind, begun: float, image: bytes | None = None
+) -> PictureRequest:
+    """The request of a body. Raises ApiError for what fits the schema and still cannot be done
+    here."""
+    certificate = certificate_of(service.engine.status)
+    _check(service, certificate, body, kind)
+    quality = _QUALITIES.get(body.quality or "auto", "medium")
+    steps = body.steps or steps_for(certificate.steps, quality)
+    return PictureRequest(
+        kind=kind,
+        jobs=_jobs(service, body, size_for(certificate, body.size), steps, image),
+        picture_format=body.output_format or "png",
+        compression=100 if body.output_compression is None else body.output_compression,
+        quality=quality_of(certificate.steps, body.steps) if body.steps else quality,
+        as_url=body.response_format == "url",
+        stream=bool(body.stream),
+        begun=begun,
+    )
+
+
+def _jobs(
+    service: Service, body: ImageRequest, size: tuple[int, int], steps: int, image: bytes | None
+) -> tuple[Job, ...]:
+    """One job a picture. Their seeds count up, so that each can be drawn alone again."""
+    number = secrets.token_hex(8)
+    seed = secrets.randbelow(_MOST_RANDOM) if body.seed is None else body.seed
+    return tuple(
+        Job(
+            id=f"{number}-{index}",
+            prompt=body.prompt,
+            negative_prompt=body.negative_prompt or None,
+            width=size[0],
+            height=size[1],
+            steps=steps,
+            guidance=body.guidance,
+            seed=seed + index,
+            previews=(body.partial_images or 0) if body.stream else 0,
+            image=image,
+            strength=body.strength if isinstance(body, EditRequest) else None,
+            deadline=time.time() + service.settings.deadline,
+            profile=service.profiler.take(),
+        )
+        for index in range(body.n or 1)
+    )
+
+
+def certificate_of(status: EngineStatus) -> Certificate:
+    """The engine's certificate. Raises ApiError (503) while there is none."""
+    if status.state != "ready" or status.certificate is None:
+        message = f"The server is {status.state}, not ready. {status.why}".strip()
+        raise ApiError(503, message, code="not_ready", retry_after=2.0)
+    return status.certificate
+
+
+def steps_for(listed_steps: tuple[int, ...], quality: ResolvedQuality) -> int:
+    """OpenAI's quality as steps: low is the fewest listed, high the most, medium and auto the
+    middle one."""
+    ordered = sorted(listed_steps)
+    return {"low": ordered[0], "medium": ordered[len(ordered) // 2], "high": ordered[-1]}[quality]
+
+
+def quality_of(listed_steps: tuple[int, ...], steps: int) -> ResolvedQuality:
+    """The quality whose steps are nearest to these: what an answer says where steps were given as
+    a number."""
+    # medium where there is only one count
+    qualities: tuple[ResolvedQuality, ...] = ("medium", "low", "high")
+    return min(qualities, key=lambda quality: abs(steps_for(listed_steps, quality) - steps))
+
+
+def size_for(certificate: Certificate, size: str | None) -> tuple[int, int]:
+    """'512x768' -> (512, 768); nothing or 'auto' is the first size listed. The engine snaps or
+    refuses others."""
+    if size is None or size == "auto":
+        return certificate.sizes[0]
+    width, _, height = size.partition("x")
+    return int(width), int(height)
+
+
+def _check(service: Service, certificate: Certificate, body: ImageRequest, kind: Kind) -> None:
+    if body.model not in (None, "", service.settings.model):
+        message = (
+            f"The model {body.model!r} does not exist here; this server draws with "
+            f"{service.settings.model!r}."
+        )
+        raise ApiError(404, message, code="model_not_found", param="model")
+    if kind == "image_edit" and not certificate.img2img:
+        raise ApiError(
+            400, f"{certificate.pipeline} cannot draw from a picture.", code="unsupported_operation"
+        )
+    most = service.settings.most_pictures
+    if (body.n or 1) > most:
+        message = (
+            f"n is {body.n}; this server draws at most {most} pictures a request, as many as may "
+            "wait here."
+        )
+        raise ApiError(400, message, code="unsupported_value", param="n")
+    if body.stream and (body.n or 1) > 1:
+        raise ApiError(
+            400,
+            "A stream carries one picture: leave n out, or send several requests.",
+            code="unsupported_value",
+            param="n",
+        )
+    if body.stream and body.response_format == "url":
+        raise ApiError(
+            400,
+            "A stream carries b64_json only.",
+            code="unsupported_value",
+            param="response_format",
+        )
+    if body.output_format in (None, "png") and body.output_compression not in (None, 100):
+        raise ApiError(
+            400,
+            "PNG is lossless: output_compression is for jpeg and webp.",
+            code="unsupported_value",
+            param="output_compression",
+        )

@@ -1,0 +1,111 @@
+"""What a finished `tune` writes down: the recipe, and the record of all that it rests on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from halftime.base.stats import median, paired_ratio
+from halftime.base.version import version
+from halftime.fix.apply import architecture
+from halftime.records import Environment, Session
+from halftime.records.recipe import Recipe, Rung
+from halftime.records.tune import SweepPoint, Trial, Tuning
+from halftime.records.verdict import Verdict
+from halftime.verbs.tune.decide import Goal
+from halftime.verbs.tune.measure import Measurements
+from halftime.verbs.tune.search import Climb
+from halftime.verbs.verify.render import PicturePrompt
+
+
+class LastMeasurement(NamedTuple):
+    """Baseline and recipe at the end: in turns, by their pictures, and by their ledgers."""
+
+    trial: Trial
+    verdict: Verdict
+    before: Session
+    after: Session
+
+
+def recipe_of(
+    search: Climb, last: LastMeasurement, measurements: Measurements, environment: Environment
+) -> Recipe:
+    """The plan that the climb ended with, and its evidence in short."""
+    loaded = measurements.loaded
+    return Recipe(
+        halftime=version(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=loaded.name,
+        pipeline=type(loaded.pipeline).__name__,
+        architecture=architecture(loaded.pipeline),
+        fixes=search.plan,
+        environment=environment,
+        workload_hash=measurements.workload.content_hash(),
+        baseline_seconds=median(last.trial.baseline),
+        tuned_seconds=median(last.trial.candidate),
+        speedup=paired_ratio(last.trial.baseline, last.trial.candidate).value,
+        verdict=last.verdict.verdict,
+        ladder=tuple(search.ladder),
+    )
+
+
+def tuning_of(
+    recipe: Recipe,
+    last: LastMeasurement,
+    measurements: Measurements,
+    *,
+    environment: Environment,
+    goal: Goal,
+    stopped: str,
+    points: tuple[SweepPoint, ...],
+    prompts: Sequence[PicturePrompt],
+    notes: Sequence[str],
+) -> Tuning:
+    """The record of the run that ended with this recipe; `points` are the sweep's."""
+    ratio = paired_ratio(last.trial.baseline, last.trial.candidate)
+    baseline, tuned = median(last.trial.baseline), median(last.trial.candidate)
+    texts = "\n".join(prompt.text for prompt in prompts)
+    return Tuning(
+        halftime=recipe.halftime,
+        created=recipe.created,
+        model=recipe.model,
+        pipeline=recipe.pipeline,
+        goal=str(goal),
+        reached=None if goal == Goal() else goal.reached(tuned, ratio.value),
+        stopped=stopped,
+        baseline_seconds=baseline,
+        tuned_seconds=tuned,
+        speedup=ratio.value,
+        speedup_low=ratio.low,
+        speedup_high=ratio.high,
+        verdict=last.verdict.verdict,
+        ladder=recipe.ladder,
+        recipe=recipe,
+        budget_seconds=measurements.budget.total,
+        spent_seconds=measurements.budget.spent(),
+        resumed=measurements.state.resumed,
+        sweep=points,
+        before=last.before,
+        after=last.after,
+        evidence=last.verdict,
+        environment=environment,
+        workload=measurements.workload,
+        workload_hash=recipe.workload_hash,
+        prompts=last.verdict.pairs,
+        prompts_hash=hashlib.sha256(texts.encode()).hexdigest()[:16],
+        notes=(*measurements.loaded.notes, *notes),
+    )
+
+
+def rung_words(rung: Rung) -> str:
+    """One line on a decision."""
+    settings = f" {msgspec.json.encode(rung.settings).decode()}" if rung.settings else ""
+    if rung.observed is None:
+        return f"not tried: {rung.fix}{settings}: {rung.why}"
+    decision = "kept" if rung.kept else "dropped"
+    speedups = f"predicted {rung.predicted:.2f}x, observed {rung.observed:.2f}x"
+    return f"{decision}: {rung.fix}{settings}: {speedups}; {rung.why}"

@@ -1,0 +1,1 @@
+"""What builds the data that halftime ships, and its data: `python -m workshop.<folder>.<what>`."""
