@@ -134,9 +134,7 @@ def power(
     return rows
 
 
-def _decisions(
-    measured, baseline: PictureSet, floor, margin: float, tier: str, count: int
-) -> dict:
+def _decisions(measured, baseline: PictureSet, floor, margin: float, tier: str, count: int) -> dict:
     rng = np.random.default_rng(count)
     names = [p.content_class for p in baseline.pictures]
     verdicts = {"different": 0, "equivalent": 0, "inconclusive": 0}

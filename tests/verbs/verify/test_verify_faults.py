@@ -16,7 +16,7 @@ from halftime.records.verdict import Verdict
 from halftime.report.verify import report_of, summary_of
 from halftime.verbs.verify.decide import SENSIBLE, compare, overall
 from halftime.verbs.verify.floor import ONE_LEVEL, floor_entries
-from halftime.verbs.verify.metrics import Kit, kit, largest_block
+from halftime.verbs.verify.metrics import kit, largest_block
 from halftime.verbs.verify.outliers import visible_share
 from halftime.verbs.verify.pictures import Picture, PictureSet, read_folder, write_folder
 
@@ -191,6 +191,18 @@ def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
         read_folder(tmp_path / "a")
 
 
+class Brightness:
+    """A judge that likes bright pictures."""
+
+    name, has_aesthetic = "the test's judge", False
+
+    def agreement(self, picture: np.ndarray, prompt: str) -> float:
+        return float(picture.mean()) / 255
+
+    def aesthetic(self, picture: np.ndarray) -> float:
+        raise AssertionError("it has none")
+
+
 # ---- metrics that stand aside
 
 
@@ -237,16 +249,22 @@ def test_a_judge_that_cannot_decide_stands_aside() -> None:
     assert overall(strict) == "inconclusive"
 
 
+def test_a_judge_s_scores_are_not_those_of_a_picture_that_is_gone() -> None:
+    """A new picture may be where an old one was in memory."""
+    judge = Brightness()
+    tools = kit([Picture("x", drawing(0), prompt="x")], judge, "none").only({"agreement"})
+    grey = Picture("x", np.full((64, 64, 3), 100, np.uint8), prompt="x")
+    for level in range(101, 200):
+        brighter = replace(grey, pixels=np.full((64, 64, 3), level, np.uint8))
+        assert tools.measure(grey, brighter)["agreement"] == pytest.approx((level - 100) / 255)
+
+
 def test_the_judge_s_floor_comes_from_what_changes_nothing() -> None:
     """It averages single values out, so a dither alone says that it repeats itself exactly."""
 
-    def brightness(baseline: Picture, candidate: Picture) -> float:
-        return float(candidate.pixels.mean() - baseline.pixels.mean()) / 255
-
-    tools = Kit(
-        {**kit(list(shelf(1).pictures), "none", "none").functions, "agreement": brightness}, {}
-    )
-    entries = {(e.metric, e.source): e.value for e in floor_entries(shelf(4), {}, tools)}
+    pictures = PictureSet("a", tuple(replace(p, prompt="x") for p in shelf(4).pictures))
+    tools = kit(list(pictures.pictures), Brightness(), "none")
+    entries = {(e.metric, e.source): e.value for e in floor_entries(pictures, {}, tools)}
     assert ("flip", ONE_LEVEL) not in entries
     assert entries["agreement", ONE_LEVEL] == pytest.approx(1 / 255, rel=0.05)
     assert entries["agreement", ONE_LEVEL] > 3 * entries["agreement", "8-bit"]

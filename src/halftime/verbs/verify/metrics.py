@@ -7,6 +7,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -221,12 +222,12 @@ def _add_judge(
     if isinstance(judge, str):
         skipped |= {"agreement": judge, "aesthetic": judge}
         return
-    scores: dict[int, float] = {}  # by picture
+    scores: WeakKeyDictionary[Picture, float] = WeakKeyDictionary()
 
     def score(picture: Picture) -> float:
-        if id(picture) not in scores:
-            scores[id(picture)] = judge.agreement(picture.pixels, picture.prompt)
-        return scores[id(picture)]
+        if picture not in scores:
+            scores[picture] = judge.agreement(picture.pixels, picture.prompt)
+        return scores[picture]
 
     if all(picture.prompt for picture in pictures):
         functions["agreement"] = lambda baseline, candidate: score(candidate) - score(baseline)

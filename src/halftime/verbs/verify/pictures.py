@@ -22,7 +22,7 @@ INDEX = "prompts.toml"
 UNSORTED = "unsorted"  # the class of a picture that names none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two pictures with equal pixels are still two
 class Picture:
     """One picture, as a viewer gets it on a white page.
 
