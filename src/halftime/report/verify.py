@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from halftime.records.verdict import EVERYTHING, Comparison, Verdict
+from halftime.records.verdict import EVERYTHING, Comparison, Verdict, VisibleShare
 from halftime.report import charts
 from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Section, Table, Text
 from halftime.report.templates import render
@@ -53,11 +53,13 @@ def summary_of(verdict: Verdict) -> str:
 
 
 def _bound(verdict: Verdict) -> str:
-    share = verdict.visible
-    if share is None:
+    if verdict.visible is None:
         return ""
-    at_most, confidence = 100 * share.at_most, 100 * share.confidence
-    return f"; at most {at_most:.1f} % of pictures differ visibly ({confidence:g} % confidence)"
+    return f"; {_at_most(verdict.visible)} of pictures differ visibly"
+
+
+def _at_most(share: VisibleShare) -> str:
+    return f"at most {100 * share.at_most:.1f} % ({100 * share.confidence:g} % confidence)"
 
 
 def _single(verdict: Verdict) -> tuple[Block, ...]:
@@ -66,13 +68,16 @@ def _single(verdict: Verdict) -> tuple[Block, ...]:
     if share is None:
         return ()
     differ = "differs" if share.different == 1 else "differ"
-    sentence = f"{share.different} of {share.pairs} pictures {differ} visibly{_bound(verdict)}."
+    counted = f"{share.different} of {share.pairs} pictures {differ} visibly"
     rows: list[tuple[Cell, ...]] = [
         (outlier.name, outlier.content_class, _number(outlier.floors), outlier.reason)
         for outlier in verdict.outliers
     ]
     columns = (Column("picture"), Column("class"), Column("floors"), Column("why", wide=True))
-    return (Bullets((Text(sentence),)), *([Table(columns, tuple(rows))] if rows else []))
+    return (
+        Bullets((Text(f"{counted}; of all, {_at_most(share)} do."),)),
+        *([Table(columns, tuple(rows))] if rows else []),
+    )
 
 
 def _reasons(verdict: Verdict) -> Bullets:
@@ -141,6 +146,8 @@ def _chart(verdict: Verdict) -> tuple[Block, ...]:
                 [low, high], [height, height], color=colour, linewidth=2.4, solid_capstyle="round"
             )
             axes.plot([comparison.value / floor], [height], "o", color=colour, markersize=4)
+        if max(c.high / verdict.noise_floor[c.metric] for c in deciding) > 20 * verdict.margin:
+            axes.set_xscale("symlog", linthresh=verdict.margin)
         axes.axvline(verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")
         if min(comparison.low for comparison in deciding) < 0:
             axes.axvline(-verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")

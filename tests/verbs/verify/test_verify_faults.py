@@ -107,7 +107,7 @@ def test_the_share_of_visibly_different_pictures_is_bounded() -> None:
 
 def test_the_bound_is_in_the_summary_and_the_report() -> None:
     verdict = halftime.verify(shelf(24), noisy(shelf(24)))
-    assert "at most 11.7 % of pictures differ visibly (95 % confidence)" in summary_of(verdict)
+    assert "at most 11.7 % (95 % confidence) of pictures differ visibly" in summary_of(verdict)
     verdict = halftime.verify(shelf(24), with_changed(noisy(shelf(24)), replaced, 5))
     report = report_of(verdict)
     assert any(section.title == "Single pairs" for section in report.sections)

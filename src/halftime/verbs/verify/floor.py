@@ -88,10 +88,10 @@ def unrelated_distances(baseline: PictureSet, kit: Kit) -> dict[str, NDArray[np.
     pairs = [
         (a, b) for a, b in pairwise(baseline.pictures[:32]) if a.pixels.shape == b.pixels.shape
     ]
-    distances = {
+    distances = [
         name for name in kit.functions if METRICS[name].decides and METRICS[name].kind == "distance"
-    }
-    rows = [kit.only(distances).measure(*pair) for pair in pairs]
+    ]
+    rows = [kit.only({*distances}).measure(*pair) for pair in pairs]
     return {name: np.array([row[name] for row in rows]) for name in distances if rows}
 
 
