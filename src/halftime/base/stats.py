@@ -53,13 +53,6 @@ def middle_half(order_by: Sequence[float]) -> list[int]:
     return sorted(ranked[cut : n - cut])
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    """The mean for ratios. Raises ValueError when empty or when a value is not positive."""
-    if not values or min(values) <= 0:
-        raise ValueError("geometric mean needs positive values")
-    return math.exp(math.fsum(map(math.log, values)) / len(values))
-
-
 def largest_share(count: int, total: int, *, confidence: float = 0.95) -> float:
     """The upper bound on a share of which `count` of `total` were seen (Clopper and Pearson 1934).
 
