@@ -682,3 +682,23 @@ def test_schedulers_that_keep_their_variance_are_known() -> None:
     for kind in (DPMSolverMultistepScheduler, UniPCMultistepScheduler, DEISMultistepScheduler):
         assert hugging_face.scales_by_variance(kind())
     assert not hugging_face.scales_by_variance(EulerDiscreteScheduler())
+
+
+def test_forward_hooks_of_the_users_own() -> None:
+    """Fixes that replace modules would leave a user's hooks out."""
+    module = nn.Linear(1, 1)
+    assert not pytorch.own_forward_hooks(module)
+    hook = module.register_forward_pre_hook(lambda *_: None)
+    assert pytorch.own_forward_hooks(module)
+    hook.remove()
+    assert not pytorch.own_forward_hooks(module)
+
+
+def test_attention_that_diffusers_cannot_fuse() -> None:
+    """fused-qkv would fail in diffusers' own code."""
+    model = nn.Module()
+    model.attention = nn.Module()
+    model.attention.fuse_projections = lambda: None
+    assert hugging_face.unfusable_attention(model) == "Module"
+    model.attention.to_q = model.attention.to_k = model.attention.to_v = nn.Linear(1, 1)
+    assert hugging_face.unfusable_attention(model) is None

@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from halftime.base.errors import DoesNotApply, first_line
 from halftime.fix.base import FixCode, Settings, number
 from halftime.pipeline.change import patched
-from halftime.pipeline.components import components
+from halftime.pipeline.components import components, components_of
 from halftime.pipeline.device import device_of
-from halftime.upstream import hugging_face, pytorch
+from halftime.pipeline.state import adapter_layers
+from halftime.upstream import pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -135,22 +136,61 @@ def _cloned(value: object) -> object:
     return pytorch.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
-def _weights_version(pipeline: DiffusionPipeline) -> object:
-    """Changes when an encoder is exchanged, trained on, or arguments another adapter."""
-    marks: list[object] = []
-    for module in components(pipeline, "text_encoder").values():
-        first = next(module.parameters(), None)
-        adapted = hugging_face.loaded_adapters(module)
-        active = getattr(module, "active_adapters", None) if adapted else None
-        marks += [id(module), id(first), None if first is None else pytorch.writes_to(first)]
-        marks.append(str(active() if callable(active) else active))
-    return tuple(marks)
+def encoding_version(pipeline: DiffusionPipeline) -> object:
+    """Changes with whatever embeddings depend on besides the arguments: an encoder's or
+    tokenizer's exchange, a write into a weight, an adapter's choice or weight, an added token, and
+    what of the pipeline itself its `encode_prompt` reads."""
+    encoders = components(pipeline, "text_encoder")
+    tokenizers = components_of(pipeline)
+    return (
+        [(name, id(encoder), _content(encoder)) for name, encoder in encoders.items()],
+        [
+            _adapter_state(layer)
+            for encoder in encoders.values()
+            for layer in adapter_layers(encoder)
+        ],
+        [
+            (name, id(tokenizer), len(tokenizer))
+            for name, tokenizer in tokenizers.items()
+            if "tokenizer" in name and isinstance(tokenizer, Sized)
+        ],
+        _read_by_encode_prompt(pipeline),
+    )
+
+
+def _content(encoder: nn.Module) -> object:
+    """Where every weight is, how often it was written to, and three of its values: a write through
+    `.data` is counted nowhere."""
+    weights = [weight for weight in (*encoder.parameters(), *encoder.buffers()) if weight.numel()]
+    places = [
+        (id(weight), pytorch.writes_to(weight), weight.shape, weight.dtype) for weight in weights
+    ]
+    samples = [
+        weight.detach().flatten()[:: max(1, weight.numel() // 2)][:3].double().cpu()
+        for weight in weights
+        if type(weight) in (Tensor, nn.Parameter) and not weight.is_meta
+    ]
+    return places, torch.cat(samples).tolist() if samples else []
+
+
+def _adapter_state(layer: nn.Module) -> tuple[object, ...]:
+    names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+    return (id(layer), *(str(getattr(layer, name, None)) for name in names))
+
+
+def _read_by_encode_prompt(pipeline: DiffusionPipeline) -> dict[str, object]:
+    """The plain attributes of the pipeline that the code of `encode_prompt` names."""
+    code = inspect.unwrap(type(pipeline).encode_prompt).__code__
+    values = {name: getattr(pipeline, name, None) for name in code.co_names}
+    return {name: value for name, value in values.items() if _is_plain(value)}
 
 
 @contextmanager
 def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     cache = PromptCache(
-        pipeline.encode_prompt, int(number(settings, "size")), lambda: _weights_version(pipeline)
+        pipeline.encode_prompt,
+        int(number(settings, "size")),
+        lambda: repr(encoding_version(pipeline)),
     )
     with patched(pipeline, "encode_prompt", cache):
         yield

@@ -146,6 +146,18 @@ def unknown_to_first_block_cache(model: nn.Module) -> str | None:
     )
 
 
+def unfusable_attention(model: nn.Module) -> str | None:
+    """The class of an attention whose projections diffusers says it can fuse and cannot, because
+    they are not called to_q, to_k and to_v; None where there is none."""
+    for module in model.modules():
+        fuses = hasattr(module, "fuse_projections") and getattr(
+            module, "_supports_qkv_fusion", True
+        )
+        if fuses and not all(hasattr(module, name) for name in ("to_q", "to_k", "to_v")):
+            return type(module).__name__
+    return None
+
+
 @contextmanager
 def active_attention_backend_restored() -> Iterator[None]:
     """Afterwards the process's attention backend is what it was: setting one model's also sets

@@ -1,0 +1,214 @@
+"""A fix is right on a pipeline in any state, or refuses by name before anything is changed."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+import halftime
+from halftime.base.errors import DoesNotApply
+from halftime.fix.apply import reasons
+from halftime.fix.guard import CHANGES, COMPILERS, COPY_WEIGHTS, EVERY_CHANGE, REFUSALS
+from halftime.records.fixes import FIX_ROWS
+from tiny_pipelines import FAMILIES, PIPELINES
+
+needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs peft")
+
+
+def picture(name: str, pipeline: DiffusionPipeline, **arguments: object) -> np.ndarray:
+    tiny = {**PIPELINES, **FAMILIES}[name]
+    return np.asarray(pipeline(**{**tiny.arguments(), **arguments})[0], dtype=float)
+
+
+def distance(left: np.ndarray, right: np.ndarray) -> float:
+    """rmse over the picture's own deviation."""
+    return float(np.sqrt(np.mean((left - right) ** 2)) / right.std())
+
+
+def with_lora(pipeline: DiffusionPipeline, *components: str) -> DiffusionPipeline:
+    """A LoRA of rank 4 with random weights on the attention of each component."""
+    from peft import LoraConfig
+
+    torch.manual_seed(1)
+    targets = ["to_q", "to_k", "to_v", "to_out.0", "q_proj", "k_proj", "v_proj"]
+    for name in components:
+        component = getattr(pipeline, name)
+        component.add_adapter(LoraConfig(r=4, target_modules=targets), adapter_name="style")
+        for weight_name, weight in component.named_parameters():
+            if "lora" in weight_name:
+                nn.init.normal_(weight, std=0.3)
+    return pipeline
+
+
+# ---- the table
+
+
+def test_every_fix_of_the_guards_table_exists() -> None:
+    assert set(CHANGES) | EVERY_CHANGE | COMPILERS | COPY_WEIGHTS <= set(FIX_ROWS)
+    assert all(row.fixes <= EVERY_CHANGE for row in REFUSALS)
+
+
+# ---- adapters
+
+
+class BaseTunerLayer(nn.Module):
+    """A layer of the model with an active adapter around it, as peft makes one."""
+
+    active_adapters, merged_adapters, disable_adapters = ("style",), (), False
+
+
+def test_an_active_adapter_is_not_fused_away() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    pipeline.unet.mid_block.adapted = BaseTunerLayer()
+    assert "fuse_lora()" in str(reasons(pipeline)["fused-qkv"])
+    pipeline.unet.mid_block.adapted.merged_adapters = ("style",)
+    assert reasons(pipeline)["fused-qkv"] is None
+
+
+@needs_peft
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "wan"])
+def test_fused_projections_keep_a_lora(name: str) -> None:
+    tiny = PIPELINES[name].build()
+    plain = picture(name, tiny)
+    pipeline = with_lora(tiny, "transformer" if name == "wan" else "unet")
+    expected = picture(name, pipeline)
+    assert distance(plain, expected) > 0.01  # the LoRA does something
+    with pytest.raises(DoesNotApply, match="adapter"), halftime.applied(pipeline, ["fused-qkv"]):
+        pass
+    for denoiser in (getattr(pipeline, "unet", None), getattr(pipeline, "transformer", None)):
+        if denoiser is not None:
+            denoiser.fuse_lora()
+    fused = picture(name, pipeline)
+    assert distance(fused, expected) < 1e-3
+    with halftime.applied(pipeline, ["fused-qkv"]):
+        assert distance(picture(name, pipeline), fused) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["kandinsky5_image", "prx"])
+def test_projections_under_other_names_are_not_fused(name: str) -> None:
+    assert "diffusers cannot fuse" in str(reasons(FAMILIES[name].build())["fused-qkv"])
+
+
+class OwnProcessor:
+    """Attention of the user's own."""
+
+    def __call__(self, attn: nn.Module, hidden_states: torch.Tensor, *_: object, **__: object):
+        return 0.5 * hidden_states
+
+
+def test_a_processor_of_ones_own_is_not_replaced() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    pipeline.unet.set_attn_processor(OwnProcessor())
+    assert "processor of your own" in str(reasons(pipeline)["fused-qkv"])
+
+
+# ---- hooks, casting and quantised weights
+
+
+def test_weights_without_values_are_not_copied() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    pipeline.vae.to("meta")
+    why = reasons(pipeline)
+    assert "without values" in str(why["vae-folded-upsample"])
+    assert why["fused-qkv"] is None
+
+
+def test_layerwise_casting_keeps_its_weights() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    pipeline.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    why = reasons(pipeline)
+    assert all("layerwise" in str(why[fix]) for fix in ("fused-qkv", "denoiser-dtype"))
+    assert why["vae-dtype"] is None
+
+
+def test_forward_hooks_are_not_left_out() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    hook = pipeline.vae.decoder.conv_in.register_forward_hook(lambda *_: None)
+    assert "hooks of torch" in str(reasons(pipeline)["vae-folded-upsample"])
+    hook.remove()
+    assert reasons(pipeline)["vae-folded-upsample"] is None
+
+
+def test_fixes_under_sequential_offload_are_right_or_refused() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    pipeline = PIPELINES["sd15"].build()
+    expected = picture("sd15", pipeline)
+    for name in ("unet", "vae"):  # what enable_sequential_cpu_offload does to each component
+        accelerate.cpu_offload(getattr(pipeline, name), torch.device("cpu"))
+    why = reasons(pipeline)
+    assert all("offload" in str(why[fix]) for fix in ("fused-qkv", "vae-folded-upsample"))
+    with halftime.applied(pipeline, ["schedule-table", "prompt-cache"]):
+        assert distance(picture("sd15", pipeline), expected) < 1e-4
+
+
+# ---- prompt-cache
+
+
+def embedding(pipeline: DiffusionPipeline) -> torch.Tensor:
+    with torch.no_grad():
+        return pipeline.encode_prompt("a red apple", "cpu", 1, False)[0]
+
+
+def changed_and_cached(pipeline: DiffusionPipeline, change) -> None:  # type: ignore[no-untyped-def]
+    """After the change the cache gives what the encoder itself gives, and that is another one."""
+    with halftime.applied(pipeline, ["prompt-cache"]):
+        before = embedding(pipeline)
+        assert torch.equal(embedding(pipeline), before)
+        assert pipeline.encode_prompt.hits == 1
+        change(pipeline)
+        inside = embedding(pipeline)
+    assert torch.equal(inside, embedding(pipeline))
+    assert not torch.equal(inside, before)
+
+
+def last_weight(pipeline: DiffusionPipeline) -> nn.Parameter:
+    return list(pipeline.text_encoder.parameters())[-1]
+
+
+def add_token(pipeline: DiffusionPipeline) -> None:
+    pipeline.tokenizer.add_tokens(["apple"])
+    pipeline.text_encoder.resize_token_embeddings(len(pipeline.tokenizer))
+    pipeline.text_encoder.get_input_embeddings().weight.data[-1] = 1.0
+
+
+CHANGES_OF_TEXT = {
+    "a write": lambda pipeline: nn.init.ones_(last_weight(pipeline)),
+    "a write through data": lambda pipeline: last_weight(pipeline).data.mul_(3).add_(1),
+    "a state dict": lambda pipeline: pipeline.text_encoder.load_state_dict(
+        {name: weight + 1 for name, weight in pipeline.text_encoder.state_dict().items()}
+    ),
+    "a token": add_token,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_TEXT)
+def test_a_cached_prompt_is_encoded_anew_after(change: str) -> None:
+    changed_and_cached(PIPELINES["sd15"].build(), CHANGES_OF_TEXT[change])
+
+
+CHANGES_OF_ADAPTERS = {
+    "set_adapters": lambda pipeline: pipeline.set_adapters(["style"], [0.3]),
+    "disable_lora": lambda pipeline: pipeline.disable_lora(),
+    "an adapter's weights": lambda pipeline: nn.init.ones_(
+        next(w for n, w in pipeline.text_encoder.named_parameters() if "lora_B" in n)
+    ),
+}
+
+
+@needs_peft
+@pytest.mark.parametrize("change", CHANGES_OF_ADAPTERS)
+def test_a_cached_prompt_is_encoded_anew_after_a_change_of_adapters(change: str) -> None:
+    pipeline = with_lora(PIPELINES["sd15"].build(), "text_encoder", "unet")
+    changed_and_cached(pipeline, CHANGES_OF_ADAPTERS[change])
+
+
+@needs_peft
+def test_a_cached_prompt_is_encoded_anew_after_fusing() -> None:
+    """Fused at half its scale the adapter gives other embeddings."""
+    pipeline = with_lora(PIPELINES["sd15"].build(), "text_encoder", "unet")
+    changed_and_cached(pipeline, lambda pipeline: pipeline.fuse_lora(lora_scale=0.5))
