@@ -702,3 +702,19 @@ def test_attention_that_diffusers_cannot_fuse() -> None:
     assert hugging_face.unfusable_attention(model) == "Module"
     model.attention.to_q = model.attention.to_k = model.attention.to_v = nn.Linear(1, 1)
     assert hugging_face.unfusable_attention(model) is None
+
+
+def test_which_pipelines_set_cache_contexts() -> None:
+    """step-cache sets contexts itself where a pipeline does not."""
+    assert hugging_face.sets_cache_contexts(PIPELINES["wan"].build())
+    assert not hugging_face.sets_cache_contexts(PIPELINES["pixart_sigma"].build())
+
+
+def test_a_cache_forgets_its_steps() -> None:
+    """A cached step of the last call would be used in the next."""
+    called: list[int] = []
+    hugging_face.forget_cached_steps(
+        SimpleNamespace(_reset_stateful_cache=lambda: called.append(1))
+    )
+    hugging_face.forget_cached_steps(nn.Linear(1, 1))
+    assert called == [1]

@@ -13,8 +13,10 @@ from torch import nn
 import halftime
 from halftime.base.errors import DoesNotApply
 from halftime.fix.apply import reasons
+from halftime.fix.fewer_evaluations import DeepCache
 from halftime.fix.guard import CHANGES, COMPILERS, COPY_WEIGHTS, EVERY_CHANGE, REFUSALS
 from halftime.records.fixes import FIX_ROWS
+from halftime.records.recipe import Choice
 from tiny_pipelines import FAMILIES, PIPELINES
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs peft")
@@ -212,3 +214,58 @@ def test_a_cached_prompt_is_encoded_anew_after_fusing() -> None:
     """Fused at half its scale the adapter gives other embeddings."""
     pipeline = with_lora(PIPELINES["sd15"].build(), "text_encoder", "unet")
     changed_and_cached(pipeline, lambda pipeline: pipeline.fuse_lora(lora_scale=0.5))
+
+
+# ---- step-cache
+
+
+def cached_evaluations(name: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The pipeline's picture, and its picture under the step cache."""
+    pipeline = {**PIPELINES, **FAMILIES}[name].build()
+    expected = picture(name, pipeline, **STEPS)
+    plan = [Choice(name="step-cache", settings={"threshold": threshold})]
+    with halftime.applied(pipeline, plan):
+        return expected, picture(name, pipeline, **STEPS)
+
+
+STEPS: dict[str, object] = {"num_inference_steps": 4}
+WITHOUT_CONTEXTS = ["flux_img2img", "flux_kontext", "wan_video_to_video"]
+
+
+@pytest.mark.parametrize("name", WITHOUT_CONTEXTS)
+def test_a_cache_works_where_the_pipeline_sets_no_context(name: str) -> None:
+    """With a threshold of 0 every step is evaluated, so the picture is the pipeline's own."""
+    expected, inside = cached_evaluations(name, 0.0)
+    assert distance(inside, expected) < 1e-5
+    expected, inside = cached_evaluations(name, 1e9)
+    assert np.isfinite(inside).all()
+
+
+def test_blocks_that_see_frames_in_turns_are_not_cached() -> None:
+    assert "in turns" in str(reasons(FAMILIES["latte"].build())["step-cache"])
+
+
+def test_two_evaluations_a_step_do_not_answer_for_each_other() -> None:
+    """Wan video-to-video evaluates both prompts one after the other: were the second answered from
+    the first, guidance would do nothing."""
+    pipeline = FAMILIES["wan_video_to_video"].build()
+    plan = [Choice(name="step-cache", settings={"threshold": 1e9})]
+    with halftime.applied(pipeline, plan):
+        weak, strong = (
+            picture("wan_video_to_video", pipeline, guidance_scale=scale, **STEPS)
+            for scale in (2.0, 9.0)
+        )
+    assert distance(weak, strong) > 1e-3
+
+
+def test_a_deep_cache_keeps_conditionings_apart() -> None:
+    cache = DeepCache(every=2)
+    conditional, unconditional = torch.zeros(2), torch.zeros(2)
+    cache.begin()
+    skipped = []
+    for conditioning in (unconditional, conditional) * 4:
+        cache.decide(1, conditioning)
+        cache.outputs.setdefault("middle", id(conditioning))
+        assert cache.outputs["middle"] == id(conditioning)
+        skipped.append(cache.skip)
+    assert skipped == [False, False, True, True] * 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from halftime.pipeline.components import pipelines_of
@@ -79,6 +79,22 @@ def intercepted(
     @functools.wraps(original)
     def call(self: DiffusionPipeline, *args: object, **kwargs: object) -> object:
         return original(self, *args, **before(kwargs))
+
+    with subclassed(pipeline, {"__call__": call}):
+        yield
+
+
+@contextmanager
+def surrounded(
+    pipeline: DiffusionPipeline, around: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Every call of the pipeline runs inside `around()`."""
+    original = type(pipeline).__call__
+
+    @functools.wraps(original)
+    def call(self: DiffusionPipeline, *args: object, **kwargs: object) -> object:
+        with around():
+            return original(self, *args, **kwargs)
 
     with subclassed(pipeline, {"__call__": call}):
         yield

@@ -80,6 +80,19 @@ def sets_begin_index(pipeline: DiffusionPipeline) -> bool | None:
     return any("set_begin_index" in code.co_names for code in codes) if codes else None
 
 
+def sets_cache_contexts(pipeline: DiffusionPipeline) -> bool:
+    """Whether the call says which of its evaluations is which: diffusers' caches need it, and
+    raise "No cache context is set" where it does not."""
+    return any("cache_context" in code.co_names for code in codes_of(type(pipeline)))
+
+
+def forget_cached_steps(model: nn.Module) -> None:
+    """Let diffusers' caches forget the last call: pipelines do so at their end, but not all."""
+    reset = getattr(model, "_reset_stateful_cache", None)
+    if reset is not None:
+        reset()
+
+
 def codes_of(kind: type) -> list[CodeType]:
     """The code that a call of the class may run: its own `__call__`, that of the class which it
     extends wherever it hands on to it, and the functions defined inside. Empty where the call is
@@ -136,6 +149,8 @@ def unknown_to_first_block_cache(model: nn.Module) -> str | None:
         if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS and isinstance(child, nn.ModuleList)
         for block in child
     ]
+    if any(name.startswith("temporal_") for name, _ in model.named_children()):
+        return "its blocks see pictures and frames in turns, which FirstBlockCache does not expect"
     for block in blocks:
         try:
             TransformerBlockRegistry.get(type(block))
