@@ -15,6 +15,8 @@ from halftime.base.errors import DoesNotApply
 from halftime.fix.apply import reasons
 from halftime.fix.fewer_evaluations import DeepCache
 from halftime.fix.guard import CHANGES, COMPILERS, COPY_WEIGHTS, EVERY_CHANGE, REFUSALS
+from halftime.fix.precision import in_dtype
+from halftime.pipeline.components import denoisers
 from halftime.records.fixes import FIX_ROWS
 from halftime.records.recipe import Choice
 from tiny_pipelines import FAMILIES, PIPELINES
@@ -289,3 +291,45 @@ def test_batched_prompts_give_the_pipelines_own_picture(name: str, negative: str
     with halftime.applied(pipeline, ["batch-prompts"]):
         for _ in range(2):  # the first call checks, the second relies on it
             assert distance(picture(name, pipeline, **texts), expected) < 1e-3
+
+
+# ---- lower precision
+
+
+@pytest.mark.parametrize("name", ["animatediff", "text_to_video_sd", "stable_audio", "sd15", "wan"])
+def test_a_denoiser_in_bf16_runs_wherever_a_plain_one_does(name: str) -> None:
+    """Its own forward casts to `self.dtype`: it must see what it computes in."""
+    pipeline = {**PIPELINES, **FAMILIES}[name].build()
+    expected = picture(name, pipeline)
+    with halftime.applied(pipeline, ["denoiser-dtype"]):
+        assert {*map(lambda model: model.dtype, denoisers(pipeline))} == {torch.float32}
+        assert distance(picture(name, pipeline), expected) < 0.1
+    assert np.array_equal(picture(name, pipeline), expected)
+
+
+class SelfCasting(nn.Linear):
+    """A model that casts to its own dtype, as UNet2DModel of DDPM does to its time embedding."""
+
+    dtype = property(lambda self: self.weight.dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.ones(1, 1).to(self.dtype)) + x
+
+
+def test_a_model_sees_its_own_dtype_inside_alone() -> None:
+    model = SelfCasting(1, 1)
+    with in_dtype(model, "forward", torch.bfloat16):
+        assert model(torch.ones(1, 1)).dtype == torch.float32
+        assert model.dtype == torch.float32
+    assert model.dtype == torch.float32
+    assert type(model) is SelfCasting
+
+
+@pytest.mark.parametrize("name", ["sd15_img2img", "sdxl_img2img"])
+def test_latents_of_a_picture_stay_in_the_callers_dtype(name: str) -> None:
+    pipeline = PIPELINES[name].build()
+    expected = picture(name, pipeline)
+    with halftime.applied(pipeline, ["vae-dtype"]):
+        encoded = pipeline.vae.encode(torch.zeros(1, 3, 32, 32)).latent_dist
+        assert {encoded.mean.dtype, encoded.sample().dtype} == {torch.float32}
+        assert distance(picture(name, pipeline), expected) < 0.1
