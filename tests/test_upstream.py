@@ -19,7 +19,7 @@ from torch import nn
 
 from halftime.records.stages import PIPELINE_METHODS
 from halftime.upstream import hugging_face, pytorch
-from tiny_pipelines import PIPELINES
+from tiny_pipelines import FAMILIES, PIPELINES
 
 SOURCE = Path(__file__).parent.parent / "src" / "halftime"
 CPU = torch.device("cpu")
@@ -718,3 +718,9 @@ def test_a_cache_forgets_its_steps() -> None:
     )
     hugging_face.forget_cached_steps(nn.Linear(1, 1))
     assert called == [1]
+
+
+def test_which_calls_compare_their_schedulers_class() -> None:
+    """A table's class is a subclass, with which such a call takes another path."""
+    assert hugging_face.compares_scheduler_class(FAMILIES["bria"].build())
+    assert not hugging_face.compares_scheduler_class(PIPELINES["sd15"].build())

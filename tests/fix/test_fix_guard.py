@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -302,7 +304,7 @@ def test_a_denoiser_in_bf16_runs_wherever_a_plain_one_does(name: str) -> None:
     pipeline = {**PIPELINES, **FAMILIES}[name].build()
     expected = picture(name, pipeline)
     with halftime.applied(pipeline, ["denoiser-dtype"]):
-        assert {*map(lambda model: model.dtype, denoisers(pipeline))} == {torch.float32}
+        assert {*(model.dtype for model in denoisers(pipeline))} == {torch.float32}
         assert distance(picture(name, pipeline), expected) < 0.1
     assert np.array_equal(picture(name, pipeline), expected)
 
@@ -333,3 +335,69 @@ def test_latents_of_a_picture_stay_in_the_callers_dtype(name: str) -> None:
         encoded = pipeline.vae.encode(torch.zeros(1, 3, 32, 32)).latent_dist
         assert {encoded.mean.dtype, encoded.sample().dtype} == {torch.float32}
         assert distance(picture(name, pipeline), expected) < 0.1
+
+
+# ---- schedulers
+
+
+def forcing() -> DiffusionPipeline:
+    """SkyReels V2's diffusion forcing steps a copy of its scheduler for each frame."""
+    parts = FAMILIES["skyreels_v2"].build().components
+    pipeline = diffusers.SkyReelsV2DiffusionForcingPipeline(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("fix", ["set-begin-index", "schedule-table"])
+def test_copies_of_a_scheduler_are_stepped_and_not_the_original(fix: str) -> None:
+    pipeline = forcing()
+    expected = picture("skyreels_v2", pipeline)
+    if reasons(pipeline)[fix]:
+        return
+    with halftime.applied(pipeline, [fix]):
+        assert distance(picture("skyreels_v2", pipeline), expected) < 1e-3
+    assert np.array_equal(picture("skyreels_v2", pipeline), expected)
+
+
+def test_an_audit_of_copied_schedulers_steps_the_copies() -> None:
+    assert halftime.audit(forcing(), **FAMILIES["skyreels_v2"].arguments()).steps_seen > 0
+
+
+@pytest.mark.parametrize("fix", ["set-begin-index", "schedule-table"])
+def test_a_copied_scheduler_under_a_fix_steps_itself(fix: str) -> None:
+    pipeline = PIPELINES["wan"].build()
+    sample = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
+
+    def stepped(scheduler: object) -> torch.Tensor:
+        for timestep in scheduler.timesteps:
+            result = scheduler.step(sample, timestep, sample, return_dict=False)[0]
+        return result
+
+    pipeline.scheduler.set_timesteps(4)
+    expected = stepped(copy.deepcopy(pipeline.scheduler))
+    with halftime.FIXES[fix].apply(pipeline, {}):
+        pipeline.scheduler.set_timesteps(4)
+        first, second = copy.deepcopy(pipeline.scheduler), copy.deepcopy(pipeline.scheduler)
+        torch.testing.assert_close(stepped(first), expected)
+        torch.testing.assert_close(stepped(second), expected)
+        assert pipeline.scheduler.step_index is None
+
+
+class Logging(diffusers.EulerDiscreteScheduler):
+    """A user's own, with a guard in its step."""
+
+    def step(self, *args: object, **kwargs: object) -> object:
+        assert torch.isfinite(args[0]).all()
+        return super().step(*args, **kwargs)
+
+
+def test_a_step_of_ones_own_is_not_replaced_by_a_table() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    pipeline.scheduler = Logging.from_config(pipeline.scheduler.config)
+    for fix in ("schedule-table", "loop-graph"):
+        assert "Logging.step (" in str(reasons(pipeline)[fix])
+
+
+def test_a_call_that_compares_its_schedulers_class_keeps_it() -> None:
+    pipeline = FAMILIES["bria"].build()
+    assert "compares the class" in str(reasons(pipeline)["schedule-table"])

@@ -73,6 +73,23 @@ def _doubles_latents(code: CodeType) -> bool:
     )
 
 
+def compares_scheduler_class(pipeline: DiffusionPipeline) -> bool:
+    """Whether the call has `type(self.scheduler) != …`, as Bria's: a scheduler of a subclass then
+    takes another path."""
+    return any(map(_compares_scheduler_class, codes_of(type(pipeline))))
+
+
+def _compares_scheduler_class(code: CodeType) -> bool:
+    """Looks for: load type, load self, load scheduler, and a comparison soon after."""
+    skipped = ("CACHE", "NOP", "PUSH_NULL", "PRECALL")
+    steps = [step for step in dis.get_instructions(code) if step.opname not in skipped]
+    return any(
+        (load.argval, owner.argval, name.argval) == ("type", "self", "scheduler")
+        and any(step.opname in ("COMPARE_OP", "IS_OP") for step in steps[index + 3 : index + 8])
+        for index, (load, owner, name) in enumerate(zip(steps, steps[1:], steps[2:], strict=False))
+    )
+
+
 def sets_begin_index(pipeline: DiffusionPipeline) -> bool | None:
     """Whether the call tells the scheduler where it starts; None where there is no code to
     look at."""
