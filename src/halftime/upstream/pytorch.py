@@ -160,6 +160,14 @@ def is_compiled(component: object) -> bool:
     )
 
 
+def own_forward_hooks(module: nn.Module) -> bool:
+    """Whether hooks of the user's own run before or after this very module's forward: torch has no
+    public list of hooks, and transformers puts some on its own models."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    homes = [str(getattr(hook, "__module__", "")) for hook in hooks]
+    return any(not home.startswith(("transformers.", "diffusers.")) for home in homes)
+
+
 # ---- torch.compile
 
 
@@ -202,6 +210,21 @@ def allow_recompiles(limit: int) -> None:
     config.accumulated_recompile_limit = max(
         config.accumulated_recompile_limit, 8 * config.recompile_limit
     )
+
+
+@contextmanager
+def compilations_forgotten() -> Iterator[None]:
+    """After an error in the block dynamo knows nothing of what it compiled or failed to compile.
+
+    It remembers a frame that it could not trace, and then raises for it in the whole process. What
+    was compiled before the block is forgotten too, and compiled anew when it is called.
+    """
+    try:
+        yield
+    except BaseException:
+        if dynamo_is_loaded():
+            torch._dynamo.reset()
+        raise
 
 
 def can_compile() -> bool:
