@@ -215,17 +215,33 @@ def eager_compilers() -> Iterator[None]:
 
 
 class Subject:
-    """A pipeline and its call, with what it draws and what it is when nothing is applied."""
+    """A pipeline and its call, with what it draws and what it is when nothing is applied.
 
-    def __init__(self, pipeline: object, call: Call) -> None:
+    `coarse` is what 'equivalent' is where the pipeline itself is in half precision; `neighbour`
+    calls another pipeline, which no fix on this one may change.
+    """
+
+    def __init__(
+        self, pipeline: object, call: Call, *, coarse: float = 0.0, neighbour: Call | None = None
+    ) -> None:
         self.pipeline, self.call = pipeline, call
+        self.coarse, self.neighbour = coarse, neighbour
         self.baseline = drawing(call)
         self.steady = np.array_equal(self.baseline, drawing(call))
+        self.beside = drawing(neighbour) if neighbour else None
         self.before = fingerprint(pipeline)
 
-    def verdicts(self) -> dict[str, str | None]:
-        """Each fix's own word: why it does not apply, or None."""
-        return reasons(self.pipeline)  # type: ignore[arg-type]
+    def row(self, limit: int = 90) -> dict[str, Cell]:
+        """Every fix."""
+        cells: dict[str, Cell] = {}
+        for fix, reason in reasons(self.pipeline).items():  # type: ignore[arg-type]
+            if reason is not None:
+                cells[fix] = Cell("refuses", reason)
+            elif fix in RUNTIMES:
+                cells[fix] = Cell("applies", "not run")
+            else:
+                cells[fix] = self.try_fix(fix, limit=limit)
+        return cells
 
     def try_fix(self, fix: str, settings: dict[str, object] | None = None, limit: int = 90) -> Cell:
         """Apply it, draw, take it back, draw again."""
@@ -237,52 +253,51 @@ class Subject:
 
     def _judged(self, fix: str, chosen: Choice, limit: int) -> Cell:
         entered = False
+        candidate, beside = self.baseline, self.beside
         try:
             with limited(limit):
                 with halftime.applied(self.pipeline, [chosen]):  # type: ignore[arg-type]
                     entered = True
                     candidate = drawing(self.call)
+                    beside = drawing(self.neighbour) if self.neighbour else None
         except HalftimeError as error:
-            if entered:
-                return Cell("fails", f"in the call: {error_line(error)}")
-            return self._undone(fix, Cell("refuses", str(error)))
+            failed = Cell("fails", f"in the call: {error_line(error)}")
+            return self.undone(failed if entered else Cell("refuses", str(error)))
         except (Exception, TookTooLong) as error:
             place = "in the call" if entered else "when applied"
-            return self._undone(fix, Cell("fails", f"{place}: {error_line(error)}"))
-        distance = difference(self.baseline, candidate)
-        if distance > allowed(fix) and self.steady:
-            words = f"picture off by {distance:.2g}, allowed {allowed(fix):g}"
-            return self._undone(fix, Cell("fails", words, distance))
-        if not np.isfinite(distance):
-            return self._undone(fix, Cell("fails", "not a picture", None))
-        return self._undone(fix, Cell("applies", "", distance))
+            return self.undone(Cell("fails", f"{place}: {error_line(error)}"))
+        return self.undone(self._compared(fix, candidate, beside))
 
-    def _undone(self, fix: str, cell: Cell) -> Cell:
-        """The cell, or a failed one where the fix left a trace."""
+    def _compared(self, fix: str, candidate: np.ndarray, beside: np.ndarray | None) -> Cell:
+        if self.beside is not None and beside is not None:
+            distance = difference(self.beside, beside)
+            if distance > EQUIVALENT:
+                return Cell("fails", f"it changes the picture of another pipeline: {distance:.2g}")
+        distance = difference(self.baseline, candidate)
+        limit = allowed(fix)
+        if halftime.FIXES[fix].level == "equivalent":
+            limit = max(limit, self.coarse)
+        if not np.isfinite(distance):
+            words = "another shape" if candidate.shape != self.baseline.shape else "not finite"
+            return Cell("fails", f"the picture is of {words}" if "shape" in words else words)
+        if distance > limit and self.steady:
+            return Cell("fails", f"picture off by {distance:.2g}, allowed {limit:g}", distance)
+        return Cell("applies", "", distance)
+
+    def undone(self, cell: Cell) -> Cell:
+        """The cell, or a failed one where a trace was left."""
+        aside = f" ({cell.text})" if cell.text else ""
         try:
             again = drawing(self.call)
         except Exception as error:
-            return Cell("fails", f"after undo: {error_line(error)} ({cell.text})")
+            return Cell("fails", f"after undo: {error_line(error)}{aside}")
         if self.steady and not np.array_equal(again, self.baseline):
             off = difference(self.baseline, again)
-            return Cell("fails", f"undo not exact: picture off by {off:.2g} ({cell.text})", None)
+            return Cell("fails", f"undo not exact: picture off by {off:.2g}{aside}")
         after = fingerprint(self.pipeline)
         differing = changes(self.before, after)
-        self.before = after  # said once, by the fix that did it
+        self.before = after  # said once, by what did it
         if differing:
-            return Cell("fails", f"undo not exact: {len(differing)} entries, {differing[:2]}", None)
+            words = f"undo not exact: {len(differing)} entries, first {differing[:2]}{aside}"
+            return Cell("fails", words)
         return cell
-
-
-def row(pipeline: object, call: Call, limit: int = 90) -> dict[str, Cell]:
-    """Every fix on one pipeline."""
-    subject = Subject(pipeline, call)
-    cells: dict[str, Cell] = {}
-    for fix, reason in subject.verdicts().items():
-        if reason is not None:
-            cells[fix] = Cell("refuses", reason)
-        elif fix in RUNTIMES:
-            cells[fix] = Cell("applies", "not run")
-        else:
-            cells[fix] = subject.try_fix(fix, limit=limit)
-    return cells

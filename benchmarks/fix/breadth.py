@@ -1,7 +1,7 @@
 """Is every fix right on every pipeline in every state, or refused by name?
 
     python -m benchmarks.fix.breadth --out benchmarks/results/fix_breadth.json
-        [--minutes 60] [--only NAME ...] [--again]
+        [--matrix families|states] [--minutes 60] [--only NAME ...] [--again]
 
 Two matrices over tiny random pipelines: each family that the tests can build x each fix, and some
 families in each state that users bring them into x each fix. A cell says that the fix applies (and
@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import torch  # noqa: E402
 
 from benchmarks.frame import Frame  # noqa: E402
-from fix_cells import STEPS, error_line, row  # noqa: E402
+from fix_cells import STEPS, Subject, error_line  # noqa: E402
 from tiny_pipelines import FAMILIES, PIPELINES, states  # noqa: E402
 
 CODE = ("src/halftime/fix", "src/halftime/pipeline", "src/halftime/upstream")
@@ -52,7 +52,7 @@ def family_row(name: str) -> Row:
     """One family, every fix."""
     tiny = {**PIPELINES, **FAMILIES}[name]
     pipeline = tiny.build()
-    cells = row(pipeline, lambda: pipeline(**tiny.arguments(STEPS)))
+    cells = Subject(pipeline, lambda: pipeline(**tiny.arguments(STEPS))).row()
     return {
         "class": type(pipeline).__name__,
         "cells": {fix: cell.plain() for fix, cell in cells.items()},
@@ -109,6 +109,7 @@ def main() -> None:
     frame = Frame(__file__, __doc__)
     frame.parser.add_argument("--minutes", type=float, default=60.0, help="start no row after this")
     frame.parser.add_argument("--only", nargs="*", help="these rows")
+    frame.parser.add_argument("--matrix", choices=("families", "states", "both"), default="both")
     frame.parser.add_argument("--again", action="store_true", help="measure every row again")
     options = frame.parse()
     torch.set_num_threads(1)
@@ -116,7 +117,7 @@ def main() -> None:
     code, end = code_hash(), time.monotonic() + 60 * options.minutes
     for matrix, name, measure in work():
         stored = result[matrix].get(name, {})
-        if options.only and name not in options.only:
+        if options.matrix not in (matrix, "both") or (options.only and name not in options.only):
             continue
         if stored.get("code") == code and not options.again and not options.only:
             continue
