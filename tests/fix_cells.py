@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
-from unittest import mock
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "loop-graph": {"backend": "eager"},
     "solver-steps": {"steps": 3},
 }
-# Compilers are tried in 'eager': what their fixes do to a pipeline, without the code generation.
+# Tried without compiling: what these fixes do to a pipeline, without minutes of code generation.
 COMPILERS = frozenset({"denoiser-compile", "vae-compile", "loop-graph"})
 # Other runtimes take minutes a pipeline, and have tests of their own.
 RUNTIMES = frozenset({"openvino", "onnxruntime"})
@@ -199,21 +198,6 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-@contextmanager
-def eager_compilers() -> Iterator[None]:
-    """`torch.compile` without code generation, so that what it does to a pipeline takes
-    seconds."""
-    compile_ = torch.compile
-
-    def eager(model: object = None, **options: object) -> object:
-        kept = {key: options[key] for key in ("dynamic", "fullgraph") if key in options}
-        return compile_(model, backend="eager", **kept)
-
-    with mock.patch.object(torch, "compile", eager):
-        yield
-    torch.compiler.reset()
-
-
 class Subject:
     """A pipeline and its call, with what it draws and what it is when nothing is applied.
 
@@ -246,10 +230,10 @@ class Subject:
     def try_fix(self, fix: str, settings: dict[str, object] | None = None, limit: int = 90) -> Cell:
         """Apply it, draw, take it back, draw again."""
         chosen = Choice(name=fix, settings=SETTINGS.get(fix, {}) if settings is None else settings)
-        if fix in COMPILERS:
-            with eager_compilers():
-                return self._judged(fix, chosen, limit)
-        return self._judged(fix, chosen, limit)
+        if fix not in COMPILERS:
+            return self._judged(fix, chosen, limit)
+        with torch.compiler.set_stance("force_eager"):
+            return self._judged(fix, chosen, limit)
 
     def _judged(self, fix: str, chosen: Choice, limit: int) -> Cell:
         entered = False
