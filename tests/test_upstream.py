@@ -19,7 +19,7 @@ from torch import nn
 
 from halftime.records.stages import PIPELINE_METHODS
 from halftime.upstream import hugging_face, pytorch
-from tiny_pipelines import PIPELINES
+from tiny_pipelines import FAMILIES, PIPELINES
 
 SOURCE = Path(__file__).parent.parent / "src" / "halftime"
 CPU = torch.device("cpu")
@@ -682,3 +682,45 @@ def test_schedulers_that_keep_their_variance_are_known() -> None:
     for kind in (DPMSolverMultistepScheduler, UniPCMultistepScheduler, DEISMultistepScheduler):
         assert hugging_face.scales_by_variance(kind())
     assert not hugging_face.scales_by_variance(EulerDiscreteScheduler())
+
+
+def test_forward_hooks_of_the_users_own() -> None:
+    """Fixes that replace modules would leave a user's hooks out."""
+    module = nn.Linear(1, 1)
+    assert not pytorch.own_forward_hooks(module)
+    hook = module.register_forward_pre_hook(lambda *_: None)
+    assert pytorch.own_forward_hooks(module)
+    hook.remove()
+    assert not pytorch.own_forward_hooks(module)
+
+
+def test_attention_that_diffusers_cannot_fuse() -> None:
+    """fused-qkv would fail in diffusers' own code."""
+    model = nn.Module()
+    model.attention = nn.Module()
+    model.attention.fuse_projections = lambda: None
+    assert hugging_face.unfusable_attention(model) == "Module"
+    model.attention.to_q = model.attention.to_k = model.attention.to_v = nn.Linear(1, 1)
+    assert hugging_face.unfusable_attention(model) is None
+
+
+def test_which_pipelines_set_cache_contexts() -> None:
+    """step-cache sets contexts itself where a pipeline does not."""
+    assert hugging_face.sets_cache_contexts(PIPELINES["wan"].build())
+    assert not hugging_face.sets_cache_contexts(PIPELINES["pixart_sigma"].build())
+
+
+def test_a_cache_forgets_its_steps() -> None:
+    """A cached step of the last call would be used in the next."""
+    called: list[int] = []
+    hugging_face.forget_cached_steps(
+        SimpleNamespace(_reset_stateful_cache=lambda: called.append(1))
+    )
+    hugging_face.forget_cached_steps(nn.Linear(1, 1))
+    assert called == [1]
+
+
+def test_which_calls_compare_their_schedulers_class() -> None:
+    """A table's class is a subclass, with which such a call takes another path."""
+    assert hugging_face.compares_scheduler_class(FAMILIES["bria"].build())
+    assert not hugging_face.compares_scheduler_class(PIPELINES["sd15"].build())

@@ -18,8 +18,10 @@ from halftime.base.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
 from halftime.base.store import read_bytes, read_toml
 from halftime.fix.artefacts import OpenArtefacts, made_for, open_artefacts
 from halftime.fix.base import Fix
+from halftime.fix.guard import why_not
 from halftime.fix.table import FIXES
 from halftime.pipeline.device import device_of
+from halftime.pipeline.state import state_of
 from halftime.records import Json, Session
 from halftime.records.fixes import ALWAYS, CONFLICTS, FIX_ROWS
 from halftime.records.recipe import Choice, Plan, Recipe
@@ -142,9 +144,9 @@ def open_findings(session: Session, plan: Plan | Recipe) -> Session:
 
 def check(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> None:
     """Raises DoesNotApply for the first fix that cannot work on this pipeline."""
-    device = device_of(pipeline)
+    state = state_of(pipeline)
     for fix, settings in chosen:
-        reason = fix.applies(pipeline, device, settings)
+        reason = why_not(fix, pipeline, settings, state)
         if reason:
             raise DoesNotApply(f"fix {fix.name!r} does not apply: {reason}.")
 
@@ -152,8 +154,8 @@ def check(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> None:
 def reasons(pipeline: DiffusionPipeline) -> dict[str, str | None]:
     """Every fix with its defaults: why it does not apply to this pipeline on its device, or None
     where it does."""
-    device = device_of(pipeline)
-    return {name: fix.applies(pipeline, device, fix.settings) for name, fix in FIXES.items()}
+    state = state_of(pipeline)
+    return {name: why_not(fix, pipeline, fix.settings, state) for name, fix in FIXES.items()}
 
 
 # ---- recipes

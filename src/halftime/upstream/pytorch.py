@@ -160,6 +160,14 @@ def is_compiled(component: object) -> bool:
     )
 
 
+def own_forward_hooks(module: nn.Module) -> bool:
+    """Whether hooks of the user's own run before or after this very module's forward: torch has no
+    public list of hooks, and transformers puts some on its own models."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    homes = [str(getattr(hook, "__module__", "")) for hook in hooks]
+    return any(not home.startswith(("transformers.", "diffusers.")) for home in homes)
+
+
 # ---- torch.compile
 
 
