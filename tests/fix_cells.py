@@ -118,7 +118,9 @@ def fingerprint(pipeline: object) -> dict[str, str]:
     return entries
 
 
-def _describe(path: str, value: object, entries: dict[str, str], seen: set[int], depth: int) -> None:
+def _describe(
+    path: str, value: object, entries: dict[str, str], seen: set[int], depth: int
+) -> None:
     if isinstance(value, Tensor):
         entries[path] = f"{type(value).__name__} {value.dtype} {tuple(value.shape)} {_hash(value)}"
     elif value is None or isinstance(value, str | int | float | bool | torch.dtype | torch.device):

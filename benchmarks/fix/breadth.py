@@ -32,7 +32,7 @@ import torch  # noqa: E402
 
 from benchmarks.frame import Frame  # noqa: E402
 from fix_cells import STEPS, Subject, error_line  # noqa: E402
-from tiny_pipelines import FAMILIES, PIPELINES, states  # noqa: E402
+from tiny_pipelines import BREADTH, FAMILIES, PIPELINES, states  # noqa: E402
 
 CODE = ("src/halftime/fix", "src/halftime/pipeline", "src/halftime/upstream")
 ROW_SECONDS = 600
@@ -50,7 +50,7 @@ def code_hash() -> str:
 
 def family_row(name: str) -> Row:
     """One family, every fix."""
-    tiny = {**PIPELINES, **FAMILIES}[name]
+    tiny = {**PIPELINES, **FAMILIES, **BREADTH}[name]
     pipeline = tiny.build()
     cells = Subject(pipeline, lambda: pipeline(**tiny.arguments(STEPS))).row()
     return {
@@ -91,7 +91,7 @@ def work() -> Iterator[tuple[str, str, Callable[[str], Row]]]:
     """(matrix, name, how it is measured) of every row."""
     for name in states.rows():
         yield "states", name, states.measure
-    for name in (*PIPELINES, *FAMILIES):
+    for name in (*PIPELINES, *FAMILIES, *BREADTH):
         yield "families", name, family_row
 
 

@@ -25,7 +25,7 @@ from halftime.pipeline.components import denoisers
 from halftime.records import Workload
 from tiny_pipelines import parts
 
-BASES = ("sd15", "sdxl", "flux", "sd3", "wan")
+BASES = ("sd15", "flux", "wan", "sdxl", "sd3")
 UNETS = ("sd15", "sdxl")
 
 
@@ -539,9 +539,9 @@ def rows() -> list[str]:
     """'sd15, lora' of every row that can be measured here."""
     return [
         f"{base}, {name}"
+        for base in BASES
         for name, state in STATES.items()
-        for base in state.bases
-        if not missing(name)
+        if base in state.bases and not missing(name)
     ]
 
 
@@ -653,4 +653,3 @@ def _audited(judged: Subject, arguments: dict[str, object]) -> Cell:
     if not audit.steps_seen:
         return judged.undone(Cell("fails", "no denoising step was seen"))
     return judged.undone(Cell("applies"))
-

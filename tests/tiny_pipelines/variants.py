@@ -71,22 +71,6 @@ _SD_CONTROL = images.sd15_controlnet
 _SDXL_CONTROL = relatives.sdxl_controlnet
 
 
-def _union() -> Any:
-    return diffusers.ControlNetUnionModel.from_unet(
-        images.sdxl().unet, conditioning_embedding_out_channels=(16, 32)
-    ).eval()
-
-
-def _adapter(kind: str = "full_adapter") -> Any:
-    return diffusers.T2IAdapter(
-        in_channels=3,
-        channels=[32, 64],
-        num_res_blocks=1,
-        downscale_factor=2,
-        adapter_type=kind,
-    ).eval()
-
-
 STABLE_DIFFUSION: dict[str, Variant] = {
     "sd15_controlnet_img2img": Variant(
         same("StableDiffusionControlNetImg2ImgPipeline", _SD_CONTROL),
@@ -109,9 +93,6 @@ STABLE_DIFFUSION: dict[str, Variant] = {
     ),
     "sd15_pag_inpaint": Variant(
         same("StableDiffusionPAGInpaintPipeline", images.sd15_inpaint), repainted
-    ),
-    "sd15_adapter": Variant(
-        same("StableDiffusionAdapterPipeline", images.sd15, adapter=_adapter), pictured
     ),
     "sd2_depth": Variant(
         same(
@@ -189,18 +170,6 @@ STABLE_DIFFUSION: dict[str, Variant] = {
         same("StableDiffusionXLControlNetPAGImg2ImgPipeline", _SDXL_CONTROL),
         lambda: pictured(strength=0.99, **_control()),
     ),
-    "sdxl_controlnet_union": Variant(
-        same("StableDiffusionXLControlNetUnionPipeline", images.sdxl, controlnet=_union),
-        lambda: sized(control_image=[parts.picture()], control_mode=[3]),
-    ),
-    "sdxl_controlnet_union_img2img": Variant(
-        same("StableDiffusionXLControlNetUnionImg2ImgPipeline", images.sdxl, controlnet=_union),
-        lambda: pictured(control_image=[parts.picture()], control_mode=[3], strength=0.99),
-    ),
-    "sdxl_controlnet_union_inpaint": Variant(
-        same("StableDiffusionXLControlNetUnionInpaintPipeline", images.sdxl, controlnet=_union),
-        lambda: repainted(control_image=[parts.picture()], control_mode=[3]),
-    ),
     "sdxl_instruct_pix2pix": Variant(
         same(
             "StableDiffusionXLInstructPix2PixPipeline",
@@ -215,14 +184,6 @@ STABLE_DIFFUSION: dict[str, Variant] = {
     ),
     "sdxl_pag_inpaint": Variant(
         same("StableDiffusionXLPAGInpaintPipeline", images.sdxl), repainted
-    ),
-    "sdxl_adapter": Variant(
-        same(
-            "StableDiffusionXLAdapterPipeline",
-            images.sdxl,
-            adapter=lambda: _adapter("full_adapter_xl"),
-        ),
-        pictured,
     ),
 }
 
@@ -243,13 +204,6 @@ def _depth_estimator() -> Any:
         is_hybrid=False,
     )
     return DPTForDepthEstimation(config)
-
-
-def _motion(class_name: str, make: Callable[[], DiffusionPipeline], **more: Any) -> Callable[..., Any]:
-    build = relatives._with_adapter(class_name, make)
-    if not more:
-        return build
-    return same(class_name, relatives.animatediff, **more)
 
 
 def _plain_unet(class_name: str, **more: Any) -> Callable[[], DiffusionPipeline]:
@@ -280,23 +234,6 @@ ANIMATED: dict[str, Variant] = {
             "AnimateDiffVideoToVideoControlNetPipeline", controlnet=controlnet(images.sd15)
         ),
         lambda: sized(video=clip(4, 32), conditioning_frames=clip(4, 32), strength=0.99),
-    ),
-    "animatediff_sparse_controlnet": Variant(
-        _plain_unet(
-            "AnimateDiffSparseControlNetPipeline",
-            controlnet=lambda: diffusers.SparseControlNetModel(
-                block_out_channels=(32, 64),
-                layers_per_block=1,
-                in_channels=4,
-                down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
-                conditioning_embedding_out_channels=(16, 16),
-                conditioning_channels=3,
-                cross_attention_dim=parts.WIDTH,
-                attention_head_dim=8,
-                motion_num_attention_heads=4,
-            ),
-        ),
-        lambda: sized(num_frames=4, conditioning_frames=clip(1, 32)),
     ),
 }
 
@@ -380,9 +317,6 @@ FLOW: dict[str, Variant] = {
     "chroma_img2img": Variant(
         same("ChromaImg2ImgPipeline", families.chroma), lambda: pictured(**SHORT, strength=0.99)
     ),
-    "chroma_inpaint": Variant(
-        same("ChromaInpaintPipeline", families.chroma), lambda: repainted(**SHORT, strength=0.99)
-    ),
     "qwenimage_img2img": Variant(
         same("QwenImageImg2ImgPipeline", families.qwenimage),
         lambda: pictured(**SHORT, strength=0.99),
@@ -451,19 +385,6 @@ FLOW: dict[str, Variant] = {
             complex_human_instruction=None,
         ),
     ),
-    "hunyuandit_controlnet": Variant(
-        same(
-            "HunyuanDiTControlNetPipeline",
-            images.hunyuandit,
-            controlnet=lambda: diffusers.HunyuanDiT2DControlNetModel.from_transformer(
-                images.hunyuandit().transformer, transformer_num_layers=1
-            ),
-        ),
-        lambda: sized(16, control_image=parts.picture(16), use_resolution_binning=False),
-    ),
-    "kandinsky5_image_to_image": Variant(
-        same("Kandinsky5I2IPipeline", later.kandinsky5_image), lambda: sized(32, image=drawn())
-    ),
 }
 
 
@@ -484,10 +405,6 @@ def _embeds() -> Arguments:
     return {"image_embeds": embedding(1, 32), "negative_image_embeds": embedding(1, 32)}
 
 
-def _hint_unet() -> Any:
-    return changed(images.kandinsky22_decoder().unet, in_channels=8, addition_embed_type="image_hint")
-
-
 KANDINSKY: dict[str, Variant] = {
     "kandinsky22_inpaint": Variant(
         same(
@@ -496,16 +413,6 @@ KANDINSKY: dict[str, Variant] = {
             unet=lambda: changed(images.kandinsky22_decoder().unet, in_channels=9),
         ),
         lambda: sized(64, image=drawn(64), mask_image=_hole(), **_embeds()),
-        prompted=False,
-    ),
-    "kandinsky22_controlnet": Variant(
-        same("KandinskyV22ControlnetPipeline", images.kandinsky22_decoder, unet=_hint_unet),
-        lambda: sized(64, hint=parts.picture(64), **_embeds()),
-        prompted=False,
-    ),
-    "kandinsky22_controlnet_img2img": Variant(
-        same("KandinskyV22ControlnetImg2ImgPipeline", images.kandinsky22_decoder, unet=_hint_unet),
-        lambda: sized(64, image=drawn(64), hint=parts.picture(64), strength=0.99, **_embeds()),
         prompted=False,
     ),
     "kandinsky22_img2img_combined": Variant(
@@ -688,19 +595,6 @@ VIDEO: dict[str, Variant] = {
         _forcing("SkyReelsV2DiffusionForcingVideoToVideoPipeline"),
         lambda: _of_video(9, video=clip(7, 16), overlap_history=3, base_num_frames=5),
     ),
-    "cogvideox_image_to_video": Variant(
-        same(
-            "CogVideoXImageToVideoPipeline",
-            videos.cogvideox,
-            transformer=lambda: changed(
-                videos.cogvideox().transformer,
-                in_channels=8,
-                use_rotary_positional_embeddings=True,
-                use_learned_positional_embeddings=True,
-            ),
-        ),
-        lambda: _of_video(8, image=drawn(16)),
-    ),
     "cogvideox_fun_control": Variant(
         same(
             "CogVideoXFunControlPipeline",
@@ -713,7 +607,9 @@ VIDEO: dict[str, Variant] = {
         same(
             "AnyFlowFARPipeline",
             later.anyflow,
-            transformer=lambda: diffusers.AnyFlowFARTransformer3DModel(**videos.WAN),
+            transformer=lambda: diffusers.AnyFlowFARTransformer3DModel(
+                **videos.WAN, chunk_partition=(1, 2)
+            ),
         ),
         lambda: _of_video(9),
     ),
@@ -729,13 +625,11 @@ VIDEO: dict[str, Variant] = {
         same(
             "Cosmos2VideoToWorldPipeline",
             families.cosmos2_text_to_image,
-            transformer=lambda: changed(families.cosmos2_text_to_image().transformer, in_channels=17),
+            transformer=lambda: changed(
+                families.cosmos2_text_to_image().transformer, in_channels=17
+            ),
         ),
         lambda: _of_video(9, 16, image=drawn(16)),
-    ),
-    "kandinsky5_image_to_video": Variant(
-        same("Kandinsky5I2VPipeline", later.kandinsky5_video),
-        lambda: _of_video(5, 32, image=drawn(32)),
     ),
     "sana_image_to_video": Variant(
         lambda: _sana_from_picture(),
@@ -748,17 +642,6 @@ VIDEO: dict[str, Variant] = {
             clean_caption=False,
             complex_human_instruction=None,
         ),
-    ),
-    "easy_animate_control": Variant(
-        same(
-            "EasyAnimateControlPipeline",
-            later.easy_animate,
-            transformer=lambda: changed(
-                later.easy_animate().transformer,
-                in_channels=2 * later.easy_animate().transformer.config.in_channels,
-            ),
-        ),
-        lambda: sized(16, num_frames=5, control_video=_pixels(5, 16), negative_prompt="a cat"),
     ),
     "easy_animate_inpaint": Variant(
         same(
