@@ -241,11 +241,10 @@ class Subject:
         entered = False
         candidate, beside = self.baseline, self.beside
         try:
-            with limited(limit):
-                with halftime.applied(self.pipeline, [chosen]):  # type: ignore[arg-type]
-                    entered = True
-                    candidate = drawing(self.call)
-                    beside = drawing(self.neighbour) if self.neighbour else None
+            with limited(limit), halftime.applied(self.pipeline, [chosen]):  # type: ignore[arg-type]
+                entered = True
+                candidate = drawing(self.call)
+                beside = drawing(self.neighbour) if self.neighbour else None
         except HalftimeError as error:
             failed = Cell("fails", f"in the call: {error_line(error)}")
             return self.undone(failed if entered else Cell("refuses", str(error)))

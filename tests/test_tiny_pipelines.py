@@ -37,12 +37,6 @@ def test_families_run_whole_and_the_same_each_time(name: str) -> None:
     check(name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BREADTH)
-def test_the_others_run_whole_and_the_same_each_time(name: str) -> None:
-    check(name)
-
-
 @pytest.mark.parametrize("name", ["ltx2", "modular_flux", "sd15_controlnet_pag", "ddpm"])
 def test_a_sample_of_the_others_runs(name: str) -> None:
     check(name)
