@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import threading
+from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -401,3 +403,100 @@ def test_a_step_of_ones_own_is_not_replaced_by_a_table() -> None:
 def test_a_call_that_compares_its_schedulers_class_keeps_it() -> None:
     pipeline = FAMILIES["bria"].build()
     assert "compares the class" in str(reasons(pipeline)["schedule-table"])
+
+
+# ---- sharing, nesting, threads
+
+
+def test_a_component_that_another_pipeline_holds_is_not_changed() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    sibling = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(pipeline)
+    before = picture("sd15_img2img", sibling)
+    for fix in ("denoiser-dtype", "vae-dtype", "step-cache"):
+        with pytest.raises(DoesNotApply, match="another live pipeline"):
+            halftime.applied(pipeline, [fix]).__enter__()
+    with halftime.applied(pipeline, ["schedule-table", "prompt-cache"]):  # the pipeline's alone
+        assert np.array_equal(picture("sd15_img2img", sibling), before)
+    del sibling
+    assert reasons(pipeline)["denoiser-dtype"] is None
+
+
+def test_blocks_left_in_the_other_order_are_undone_all_the_same() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    before = picture("sd15", pipeline)
+    outer = halftime.applied(pipeline, ["denoiser-dtype"])
+    outer.__enter__()
+    inner = halftime.applied(pipeline, ["fused-qkv", "vae-dtype"])
+    inner.__enter__()
+    with pytest.raises(DoesNotApply, match="Leave the inner block first"):
+        outer.__exit__(None, None, None)
+    inner.__exit__(None, None, None)
+    assert {weight.dtype for weight in pipeline.unet.parameters()} == {torch.float32}
+    assert np.array_equal(picture("sd15", pipeline), before)
+    assert type(pipeline) is diffusers.StableDiffusionPipeline
+
+
+def test_two_threads_do_not_share_a_step_cache() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            picture("sd15", pipeline)
+        except DoesNotApply as error:
+            errors.append(error)
+
+    def from_a_thread(*_: object) -> dict[str, object]:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        return {}
+
+    with halftime.applied(pipeline, ["step-cache"]):
+        expected = picture("sd15", pipeline)
+        inside = picture("sd15", pipeline, callback_on_step_end=from_a_thread)
+    assert np.array_equal(inside, expected)
+    assert "another thread" in str(errors[0])
+
+
+def test_a_pipeline_made_inside_the_block_does_not_read_the_step_cache() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    arguments = PIPELINES["sd15_img2img"].arguments
+    plain = diffusers.StableDiffusionImg2ImgPipeline(**pipeline.components)
+    expected = np.asarray(plain(**arguments())[0])
+    del plain
+    with halftime.applied(pipeline, ["step-cache"]):
+        picture("sd15", pipeline)
+        sibling = diffusers.StableDiffusionImg2ImgPipeline(**pipeline.components)
+        assert np.array_equal(np.asarray(sibling(**arguments())[0]), expected)
+
+
+# ---- inside the block
+
+
+def test_what_a_block_would_lose_is_refused_inside(tmp_path: Path) -> None:
+    pipeline = PIPELINES["sd15"].build()
+    with halftime.applied(pipeline, ["denoiser-dtype", "schedule-table"]):
+        for refused in (
+            lambda: pipeline.save_pretrained(tmp_path),
+            lambda: copy.deepcopy(pipeline),
+            lambda: pipeline.set_adapters(["style"]),
+            lambda: pipeline.unet.set_adapters(["style"]),
+            lambda: setattr(pipeline, "scheduler", copy.deepcopy(pipeline.scheduler)),
+            lambda: setattr(pipeline, "unet", None),
+        ):
+            with pytest.raises(DoesNotApply, match="Leave the block"):
+                refused()
+        pipeline.safety_checker = None  # what no fix works on may be exchanged, and stays so
+    pipeline.save_pretrained(tmp_path)
+    assert copy.deepcopy(pipeline) is not pipeline
+    assert "set_adapters" not in vars(pipeline.unet)
+
+
+@needs_peft
+def test_adapters_set_inside_stay_where_no_fix_changes_a_component() -> None:
+    pipeline = with_lora(PIPELINES["sd15"].build(), "unet")
+    with halftime.applied(pipeline, ["prompt-cache", "schedule-table"]):
+        pipeline.set_adapters(["style"], [0.3])
+        inside = picture("sd15", pipeline)
+    assert distance(picture("sd15", pipeline), inside) < 1e-3

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from torch import nn
@@ -17,7 +17,8 @@ from halftime.base.environment import versions
 from halftime.base.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
 from halftime.base.store import read_bytes, read_toml
 from halftime.fix.artefacts import OpenArtefacts, made_for, open_artefacts
-from halftime.fix.base import Fix
+from halftime.fix.base import ChosenFix
+from halftime.fix.blocks import block, sealed
 from halftime.fix.guard import why_not
 from halftime.fix.table import FIXES
 from halftime.pipeline.device import device_of
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 PlanLike = Plan | Recipe | Path | str | Sequence[str | Choice]
-
-
-class ChosenFix(NamedTuple):
-    """A fix with its complete settings."""
-
-    fix: Fix
-    settings: dict[str, Json]
 
 
 @contextmanager
@@ -57,11 +51,13 @@ def applied(
         check_recipe(plan, pipeline)
     chosen = choose(plan)
     check(pipeline, chosen)
-    with ExitStack() as stack:
+    with block(pipeline, chosen) as stack:
         if artefacts is not None:
             stack.enter_context(kept_artefacts(pipeline, plan, artefacts))
         for fix, settings in chosen:
             stack.enter_context(fix.apply(pipeline, settings))
+        if chosen:
+            stack.enter_context(sealed(pipeline, chosen))
         yield pipeline
 
 

@@ -223,8 +223,9 @@ def diffusers_hooks(module: nn.Module) -> Mapping[str, object]:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a library's hooks decide where or how this very module runs."""
-    return accelerate_hook(module) is not None or hasattr(module, "_diffusers_hook")
+    """Whether a library's hooks decide where or how this very module runs. An empty registry of
+    diffusers is left behind by each call of a pipeline that resets its caches."""
+    return accelerate_hook(module) is not None or bool(diffusers_hooks(module))
 
 
 GROUP_OFFLOADING = "group_offloading"  # of `diffusers_hooks`
