@@ -474,6 +474,17 @@ def test_packed_latents_are_unpacked() -> None:
     assert hugging_face.unpacked_latents(sd15(), packed, 32, 32) is None
 
 
+def test_a_pipeline_is_loaded_in_the_dtype_that_it_is_given() -> None:
+    """The bundled model's weights, halves on disk, would stay halves in some components."""
+    from halftime import bundled
+
+    assert hugging_face.dtype_keyword() in ("dtype", "torch_dtype")
+    pipeline = bundled.load(torch.bfloat16)
+    dtypes = {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype}
+    assert dtypes == {torch.bfloat16}
+    assert bundled.load_tiny_vae().dtype == torch.float32
+
+
 # ---- diffusers: what a call does
 
 
