@@ -18,6 +18,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
 from torch import nn
 
+from halftime.base.errors import UnsupportedVersion
 from halftime.records.stages import PIPELINE_METHODS
 from halftime.upstream import hugging_face, pytorch
 from tiny_pipelines import FAMILIES, PIPELINES
@@ -411,15 +412,25 @@ def test_the_device_guards_are_found_in_torchs_library() -> None:
     assert not torch.cuda.is_initialized()
 
 
-def test_a_cuda_guard_is_made_sure_of() -> None:
-    """As above; entered through the audit's own guard, which supplies the stand-in that it swaps
-    on a CPU build (`pytorch.ensure_cuda_guard`)."""
+def test_a_cuda_guard_is_there_for_a_while() -> None:
+    """As above, and after an audit CUDA would be broken."""
     from halftime.verbs.audit import guard
 
     before = pytorch.device_guards()[pytorch.CUDA_GUARD]
     with guard.installed():
         assert pytorch.device_guards()[pytorch.CUDA_GUARD]
     assert pytorch.device_guards()[pytorch.CUDA_GUARD] == before
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_a_torch_without_these_symbols_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    """Windows mangles names in another way; a macOS library has another name."""
+    monkeypatch.setattr("sys.platform", platform)
+    for function in (pytorch.device_guards, pytorch.forget_cuda_initialisation):
+        with pytest.raises(UnsupportedVersion, match=f"for {platform} .* other commands"):
+            function()
 
 
 # ---- diffusers: pipelines
@@ -462,6 +473,17 @@ def test_packed_latents_are_unpacked() -> None:
     assert unpacked is not None
     assert unpacked.shape == (1, 4, 32 // flux.vae_scale_factor, 32 // flux.vae_scale_factor)
     assert hugging_face.unpacked_latents(sd15(), packed, 32, 32) is None
+
+
+def test_a_pipeline_is_loaded_in_the_dtype_that_it_is_given() -> None:
+    """The bundled model's weights, halves on disk, would stay halves in some components."""
+    from halftime import bundled
+
+    assert hugging_face.dtype_keyword() in ("dtype", "torch_dtype")
+    pipeline = bundled.load(torch.bfloat16)
+    dtypes = {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype}
+    assert dtypes == {torch.bfloat16}
+    assert bundled.load_tiny_vae().dtype == torch.float32
 
 
 # ---- diffusers: what a call does

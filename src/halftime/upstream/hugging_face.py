@@ -48,6 +48,14 @@ def unpacked_latents(
     return unpacked
 
 
+def dtype_keyword() -> str:
+    """What `from_pretrained` calls a dtype: 'torch_dtype' in an older diffusers, which takes no
+    notice of 'dtype' and keeps the file's; a newer one warns of the old name."""
+    from diffusers.pipelines import pipeline_utils
+
+    return "dtype" if hasattr(pipeline_utils, "_resolve_dtype") else "torch_dtype"
+
+
 # ---- what a pipeline's call does, read off its compiled code
 
 
