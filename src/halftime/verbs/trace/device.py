@@ -68,12 +68,12 @@ class Union:
         """Busy nanoseconds until each moment."""
         if not len(self.start):
             return np.zeros(len(moments), np.int64)
-        done = np.concatenate(([0], np.cumsum(self.end - self.start)))
+        finished = np.concatenate(([0], np.cumsum(self.end - self.start)))
         at = np.searchsorted(self.start, moments, side="right")
         inside = (
             np.minimum(moments, self.end[np.maximum(at - 1, 0)]) - self.start[np.maximum(at - 1, 0)]
         )
-        total: Ints = done[np.maximum(at - 1, 0)] + np.where(at > 0, inside, 0)
+        total: Ints = finished[np.maximum(at - 1, 0)] + np.where(at > 0, inside, 0)
         return total
 
     def within(self, start: Ints, end: Ints) -> Ints:

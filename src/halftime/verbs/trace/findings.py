@@ -87,14 +87,14 @@ def _launches(session: Session, calls: int) -> Iterator[Finding]:
 def _lines(session: Session) -> Iterator[Finding]:
     for gap in session.host_gaps:
         if _worth(session, gap.seconds):
-            what = "the device idles" if session.device else "the loop spends"
+            subject = "the device idles" if session.device else "the loop spends"
             line, _, function = gap.frame.partition(": ")
             yield Finding(
                 id="host-line",
                 stage=gap.stage,
                 seconds=gap.seconds,
                 ceiling=gap.ceiling,
-                message=f"{_in(gap.stage)} {what} {units.seconds(gap.seconds)} while the host is "
+                message=f"{_in(gap.stage)} {subject} {units.seconds(gap.seconds)} while the host is "
                 f"in {function or line}() ({units.share(gap.share)} of the call)",
                 where=(gap.frame, *gap.where[:LINES]),
             )

@@ -222,8 +222,8 @@ def _with_denoiser(trace: Trace, ranges: list[Range], frames: Events) -> list[Ra
         if trace.names[name] in names and start < last
     ]
     starts = {(range_.start, range_.end) for range_ in denoisers}
-    rest = [range_ for range_ in ranges if (range_.start, range_.end) not in starts]
-    return sorted([*rest, *denoisers], key=lambda range_: (range_.start, -range_.end))
+    remaining = [range_ for range_ in ranges if (range_.start, range_.end) not in starts]
+    return sorted([*remaining, *denoisers], key=lambda range_: (range_.start, -range_.end))
 
 
 def _split(ranges: list[Range]) -> list[Ranges]:

@@ -50,15 +50,15 @@ def find_loop(trace: Trace, launched_by: Ints) -> KernelLoop | None:
     # A bag of operations is a sum of their random vectors: equal bags are equal whatever the order.
     vectors = np.random.default_rng(0).choice([-1.0, 1.0], (int(marks.token.max()) + 1, DIMENSIONS))
     bags = np.concatenate((np.zeros((1, DIMENSIONS)), np.cumsum(vectors[marks.token], axis=0)))
-    found: list[tuple[int, KernelLoop]] = []
+    loops: list[tuple[int, KernelLoop]] = []
     for positions in _positions(marks.token):
         loop = _longest(marks, bags, positions)
         if loop is not None:
-            found.append((loop.end - loop.starts[0], loop))
-    if not found:
+            loops.append((loop.end - loop.starts[0], loop))
+    if not loops:
         return None
-    most = max(covered for covered, _ in found)
-    wide = [loop for covered, loop in found if covered >= NEARLY * most]
+    most = max(covered for covered, _ in loops)
+    wide = [loop for covered, loop in loops if covered >= NEARLY * most]
     fewest = min(loop.steps for loop in wide)
     # One more step may stand before the first mark of a token that comes late in the step.
     alike = [loop for loop in wide if loop.steps <= fewest + 1]
@@ -87,9 +87,9 @@ def _marks(trace: Trace, launched_by: Ints) -> _Marks:
         end[members[begins]] = last
         # Replays of one graph have the same number of operations.
         token[members[begins]] = len(trace.names) + sizes
-    kept = np.flatnonzero(first)
-    _, token = np.unique(token[kept], return_inverse=True)
-    return _Marks(token.astype(np.int64), device.start[kept], end[kept])
+    standing = np.flatnonzero(first)
+    _, token = np.unique(token[standing], return_inverse=True)
+    return _Marks(token.astype(np.int64), device.start[standing], end[standing])
 
 
 def _positions(token: Ints) -> list[Ints]:
