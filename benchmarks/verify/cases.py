@@ -127,26 +127,30 @@ def power(
             ]
             for tier, floor in floors.items():
                 for count in COUNTS:
-                    row = _decisions(measured, baseline, floor, margin, size, count)
+                    row = _decisions(measured, baseline, floor, margin, tier, count)
+                    row = {"fault": size} | row
                     rows.append({"tier": tier} | row)
             print_power(rows[-2 * len(COUNTS) :])
     return rows
 
 
-def _decisions(
-    measured, baseline: PictureSet, floor, margin: float, size: float, count: int
-) -> dict:
+def _decisions(measured, baseline: PictureSet, floor, margin: float, tier: str, count: int) -> dict:
     rng = np.random.default_rng(count)
     names = [p.content_class for p in baseline.pictures]
     verdicts = {"different": 0, "equivalent": 0, "inconclusive": 0}
     for _ in range(DRAWS):
         pairs = rng.integers(0, len(measured), count)
-        effects = compare([measured[i] for i in pairs], [names[i] for i in pairs], floor, margin)
+        effects = compare(
+            [measured[i] for i in pairs],
+            [names[i] for i in pairs],
+            floor,
+            margin,
+            strict=tier == "strict",
+        )
         verdicts[overall(effects)] += 1
     flips = np.mean([row["flip"] for row in measured]) / floor["flip"]
     structure = np.mean([row["ms_ssim"] for row in measured]) / floor["ms_ssim"]
     return {
-        "fault": size,
         "pairs": count,
         "flip_floors": float(flips),
         "ms_ssim_floors": float(structure),

@@ -1,4 +1,4 @@
-"""The tables of docs/verify.md, from benchmarks/results/verify_cases.json.
+"""The tables of docs/verify.md, from benchmarks/results/verify_*.json.
 
     python -m benchmarks.verify.page [--check]
 
@@ -98,11 +98,106 @@ def _shares(row: dict) -> str:
     )
 
 
+def false_alarms(measured: dict) -> list[str]:
+    rows = measured["false_alarms"]
+    counts = sorted({row["pairs"] for row in rows})
+    by = {(row["change"], row["pairs"]): row for row in rows}
+    total = sum(row["comparisons"] for row in rows)
+    alarms = sum(row["different"] * row["comparisons"] for row in rows)
+    return [
+        f"False alarms: {alarms:.0f} of {total:,} comparisons of changes that nobody sees were "
+        "called different. The share in which each verdict falls (different / equivalent / "
+        "inconclusive, in %):",
+        "",
+        *table(
+            ("change", *(f"{count} pairs" for count in counts)),
+            [
+                [change, *(_shares(by[change, count]) for count in counts)]
+                for change in dict.fromkeys(row["change"] for row in rows)
+            ],
+        ),
+        "",
+    ]
+
+
+def rare(measured: dict) -> list[str]:
+    rows = measured["rare"]
+    counts = sorted({row["pairs"] for row in rows})
+    by = {(row["fault"], row["pairs"]): row for row in rows}
+    return [
+        "Rare faults: a single picture of the set is wrong, all others are rounded. The share that "
+        "is called different, in %:",
+        "",
+        *table(
+            ("the wrong picture is", *(f"1 of {count}" for count in counts)),
+            [
+                [fault, *(f"{100 * by[fault, count]['different']:.0f}" for count in counts)]
+                for fault in dict.fromkeys(row["fault"] for row in rows)
+            ],
+        ),
+        "",
+    ]
+
+
+def sizes(measured: dict) -> list[str]:
+    rows = measured["sizes"]
+    by = {(row["kind"], row["size"], row["class"]): row for row in rows}
+    lines = []
+    for kind, size, unit in dict.fromkeys((r["kind"], r["size"], r["unit"]) for r in rows):
+        cells = [by[kind, size, name] for name in CLASSES]
+        lines.append([f"{kind}, {size:g} {unit}", *(_found(cell) for cell in cells)])
+    return [
+        "What size is found: each fault is in every picture, and sets of "
+        f"{measured['pairs']} pairs are drawn from one class ({measured['draws']} sets). FLIP / "
+        "its largest block / MS-SSIM in noise floors, and the verdict that falls in most sets "
+        "(its share):",
+        "",
+        *table(("fault", *CLASSES), lines),
+        "",
+    ]
+
+
+def _found(row: dict) -> str:
+    verdict = max(("different", "equivalent", "inconclusive"), key=lambda name: row[name])
+    floors = " / ".join(f"{row[name]:.1f}" for name in ("flip", "flip_local", "ms_ssim"))
+    return f"{floors}: {verdict} ({100 * row[verdict]:.0f} %)"
+
+
+def coverage(measured: dict) -> list[str]:
+    rows = []
+    for row in measured["rows"]:
+        errors = [row[name] for name in ("percentile bootstrap", "Student", "verify")]
+        rows.append(
+            [
+                row["family"],
+                f"{row['skewness']:.1f}",
+                str(row["pairs"]),
+                *(f"{100 * error:.1f}" for error in errors),
+                f"{100 * row['power']:.0f}",
+            ]
+        )
+    head = ("distances", "skewness", "pairs", "percentile bootstrap", "Student", "verify", "power")
+    return [
+        f"The share of {measured['sets']:,} sets called equivalent by mistake, in %, where 5 are "
+        "meant: the true mean lies on the margin. And the power of verify: the share called "
+        "equivalent where the mean is a third of the margin.",
+        "",
+        *table(head, rows),
+        "",
+    ]
+
+
 def rewritten(page: str) -> str:
-    measured = result("verify_cases")
-    assert measured is not None
-    lines = [*cases(measured), *planted(measured), *power(measured)]
-    return between(page, "measured", lines[:-1])  # each part ends with an empty line
+    for name, result_name, parts in (
+        ("measured", "verify_cases", (cases, planted, power)),
+        ("faults", "verify_faults", (false_alarms, rare, sizes)),
+        ("coverage", "verify_coverage", (coverage,)),
+    ):
+        measured = result(result_name)
+        assert measured is not None
+        lines = [line for part in parts for line in part(measured)]
+        page = between(page, name, lines[:-1])  # each part ends with an empty line
+    return page
 
 
 if __name__ == "__main__":

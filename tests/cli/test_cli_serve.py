@@ -143,6 +143,7 @@ def started() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_start_to_sigterm_with_the_official_client(started: tuple) -> None:
     child, address = started
     assert http.get(f"{address}/healthz").status_code == 200
@@ -179,6 +180,7 @@ def test_from_start_to_sigterm_with_the_official_client(started: tuple) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

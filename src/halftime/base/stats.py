@@ -53,11 +53,29 @@ def middle_half(order_by: Sequence[float]) -> list[int]:
     return sorted(ranked[cut : n - cut])
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    """The mean for ratios. Raises ValueError when empty or when a value is not positive."""
-    if not values or min(values) <= 0:
-        raise ValueError("geometric mean needs positive values")
-    return math.exp(math.fsum(map(math.log, values)) / len(values))
+def largest_share(count: int, total: int, *, confidence: float = 0.95) -> float:
+    """The upper bound on a share of which `count` of `total` were seen (Clopper and Pearson 1934).
+
+    One-sided: the share at which so few would be seen with a probability of 1 - `confidence`.
+    """
+    if count >= total:
+        return 1.0
+    low, high = count / total, 1.0
+    for _ in range(60):  # bisection: the probability falls as the share grows
+        share = (low + high) / 2
+        terms = (
+            math.lgamma(total + 1)
+            - math.lgamma(k + 1)
+            - math.lgamma(total - k + 1)
+            + k * math.log(share)
+            + (total - k) * math.log1p(-share)
+            for k in range(count + 1)
+        )
+        if math.fsum(map(math.exp, terms)) > 1 - confidence:
+            low = share
+        else:
+            high = share
+    return high
 
 
 def bootstrap(

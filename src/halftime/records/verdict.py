@@ -29,13 +29,15 @@ class Comparison(Record, frozen=True, kw_only=True):
     decision: Decision
     decides: bool  # whether the verdict depends on it
     prompts_needed: int | None = None  # pairs of this class for a decision, where there is none
+    # why the verdict does not depend on it here though it would elsewhere
+    stands_aside: str = ""
 
 
 class FloorEntry(Record, frozen=True, kw_only=True):
     """What one change that changes nothing did to a metric: the mean over its pairs."""
 
     metric: str
-    source: str  # 'rerun', 'batch', 'threads', 'kernels', '8-bit'
+    source: str  # 'rerun', 'batch', 'threads', 'kernels', '8-bit', 'one level'
     pairs: int
     value: float
 
@@ -57,8 +59,28 @@ class Trip(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class Outlier(Record, frozen=True, kw_only=True):
+    """A pair that is a difference by itself, whatever the mean over all pairs is."""
+
+    name: str
+    content_class: str
+    metric: str
+    value: float
+    floors: float
+    reason: str
+
+
+class VisibleShare(Record, frozen=True, kw_only=True):
+    """How many pictures differ visibly: beyond the margin by FLIP, overall or in a small block."""
+
+    pairs: int
+    different: int
+    at_most: float  # of all pictures that could be drawn, with `confidence` (Clopper-Pearson)
+    confidence: float
+
+
 # Schema history
-# 1  2026-11  first
+# 1  2026-11  first; later: outliers, visible, stands_aside, all with defaults
 class Verdict(Record, frozen=True, kw_only=True):
     """`equivalent` within `margin` noise floors, `different` beyond, or inconclusive."""
 
@@ -77,6 +99,8 @@ class Verdict(Record, frozen=True, kw_only=True):
     per_class: tuple[Comparison, ...]
     worst_pairs: tuple[Pair, ...]
     trips: tuple[Trip, ...] = ()
+    outliers: tuple[Outlier, ...] = ()
+    visible: VisibleShare | None = None
     skipped: dict[str, str] = {}  # metric -> why it was not computed
     prompts_needed: int | None = None
     environment: Environment | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from halftime.records.verdict import EVERYTHING, Comparison, Verdict
+from halftime.records.verdict import EVERYTHING, Comparison, Verdict, VisibleShare
 from halftime.report import charts
 from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Section, Table, Text
 from halftime.report.templates import render
@@ -22,6 +22,7 @@ def report_of(verdict: Verdict, sheet_png: bytes | None = None) -> Report:
             section
             for section in (
                 Section("Why", (_reasons(verdict),)),
+                Section("Single pairs", _single(verdict)),
                 Section("By class and metric", (*_chart(verdict), _table(verdict))),
                 Section("The noise floor", (_floor(verdict),)),
                 Section("Worst pairs", _worst(verdict, sheet_png)),
@@ -38,7 +39,7 @@ def summary_of(verdict: Verdict) -> str:
     if verdict.verdict == "equivalent":
         return (
             f"Equivalent: over {verdict.pairs} pairs every metric that decides stays within "
-            f"{margin}."
+            f"{margin}{_bound(verdict)}."
         )
     if verdict.verdict == "different":
         return (
@@ -48,6 +49,34 @@ def summary_of(verdict: Verdict) -> str:
     return (
         f"Inconclusive with {verdict.pairs} pairs: {need} would settle it against a margin of "
         f"{margin}."
+    )
+
+
+def _bound(verdict: Verdict) -> str:
+    if verdict.visible is None:
+        return ""
+    return f"; {_at_most(verdict.visible)} of pictures differ visibly"
+
+
+def _at_most(share: VisibleShare) -> str:
+    return f"at most {100 * share.at_most:.1f} % ({100 * share.confidence:g} % confidence)"
+
+
+def _single(verdict: Verdict) -> tuple[Block, ...]:
+    """The share of pictures that differ visibly, and the pairs that differ by themselves."""
+    share = verdict.visible
+    if share is None:
+        return ()
+    differ = "differs" if share.different == 1 else "differ"
+    counted = f"{share.different} of {share.pairs} pictures {differ} visibly"
+    rows: list[tuple[Cell, ...]] = [
+        (outlier.name, outlier.content_class, _number(outlier.floors), outlier.reason)
+        for outlier in verdict.outliers
+    ]
+    columns = (Column("picture"), Column("class"), Column("floors"), Column("why", wide=True))
+    return (
+        Bullets((Text(f"{counted}; of all, {_at_most(share)} do."),)),
+        *([Table(columns, tuple(rows))] if rows else []),
     )
 
 
@@ -84,6 +113,8 @@ def _table(verdict: Verdict) -> Table:
 
 def _cells(comparison: Comparison) -> tuple[Cell, ...]:
     decision = comparison.decision if comparison.decides else f"({comparison.decision})"
+    if comparison.stands_aside:
+        decision += ", stands aside"
     if comparison.prompts_needed and comparison.decides:
         decision += f", {comparison.prompts_needed:,} prompts"
     interval = f"{_number(comparison.low)} to {_number(comparison.high)}"
@@ -115,6 +146,8 @@ def _chart(verdict: Verdict) -> tuple[Block, ...]:
                 [low, high], [height, height], color=colour, linewidth=2.4, solid_capstyle="round"
             )
             axes.plot([comparison.value / floor], [height], "o", color=colour, markersize=4)
+        if max(c.high / verdict.noise_floor[c.metric] for c in deciding) > 20 * verdict.margin:
+            axes.set_xscale("symlog", linthresh=verdict.margin)
         axes.axvline(verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")
         if min(comparison.low for comparison in deciding) < 0:
             axes.axvline(-verdict.margin, color=charts.INK, linewidth=0.9, linestyle="--")

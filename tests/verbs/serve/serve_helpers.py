@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from halftime.records.serve import Certificate, WarmEntry
@@ -48,6 +48,7 @@ def certificate(**changes: object) -> Certificate:
     return Certificate(**values)  # type: ignore[arg-type]
 
 
+START_SECONDS = 240.0  # a real worker imports torch and compiles, beside whatever else runs
 FAKE = WorkerScript(certificate=certificate()).command
 
 
@@ -59,16 +60,16 @@ async def running(
     engine = Engine(settings, command=command)
     await engine.start()
     try:
-        await until(lambda: engine.status.state in ("ready", "failed"))
+        await until(lambda: engine.status.state in ("ready", "failed"), START_SECONDS)
         yield engine
     finally:
         await engine.drain(0.0)
 
 
-async def until(condition: object, seconds: float = 60.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for something to become true; a test that waits for ever is no test."""
     end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < end, "it did not come about"
         await asyncio.sleep(0.005)
 

@@ -22,6 +22,7 @@ async def certified(settings: EngineSettings) -> Certificate:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_second_start_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))

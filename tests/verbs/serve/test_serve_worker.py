@@ -17,7 +17,9 @@ from halftime.verbs.serve.engine import Engine
 from halftime.verbs.serve.messages import EngineSettings, Final, Job, Preview, Started
 from halftime.verbs.serve.process import COMMAND
 
-SETTINGS = EngineSettings(steps=(4, 40), max_batch=1, img2img=False, threads=1)
+SETTINGS = EngineSettings(
+    steps=(4, 40), max_batch=1, img2img=False, threads=1, deadline_seconds=None
+)
 PROMPT = "a 3D render of a red apple on a white background"
 
 
@@ -26,6 +28,7 @@ def apple(name: str, **changes: object) -> Job:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_from_warm_up_to_picture() -> None:
     async def check() -> None:
         async with running(SETTINGS, COMMAND) as engine:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from halftime.base.stats import Interval
 from halftime.records.verdict import EVERYTHING
-from halftime.verbs.verify.decide import FEWEST, compare, decide, overall, prompts_needed
+from halftime.verbs.verify.decide import FEWEST, all_far, compare, decide, overall, prompts_needed
+from halftime.verbs.verify.means import distance_mean
 
 FLOOR = {"flip": 0.01, "agreement": 0.02}
 
@@ -41,8 +42,43 @@ def test_a_signed_score_has_two_sides() -> None:
     assert verdict(around(0.0, 0.02, 60), "agreement") == "equivalent"
 
 
-def test_a_few_pairs_decide_nothing_unless_equal() -> None:
-    assert verdict([0.5] * (FEWEST - 1)) == "inconclusive"
+def test_a_few_pairs_decide_nothing_unless_equal_or_far_apart() -> None:
+    for count in range(1, FEWEST):
+        assert verdict([0.01] * count) == "inconclusive"
+        assert verdict([0.04] * count) == "inconclusive"
+        assert verdict([0.0] * count) == "equivalent"
+    assert verdict([0.5] * (FEWEST - 1)) == "different"
+    assert verdict([0.2] * 2) == "different"
+    assert verdict([0.5, 0.5, 0.5, 0.001]) == "different"
+    assert verdict([0.5], "agreement") == "inconclusive"  # a score has no such bound
+
+
+def test_a_few_pairs_are_called_different_by_accident_in_five_percent_at_most() -> None:
+    """On the margin, for values as skewed as they may be: Markov's bound holds for all of them."""
+    rng = np.random.default_rng(0)
+    for count in range(1, FEWEST):
+        for sigma in (0.5, 1.0, 2.0):
+            sets = 0.03 * np.exp(rng.normal(-(sigma**2) / 2, sigma, (300, count)))
+            alarms = [all_far(list(values), 0.03, 0.05) for values in sets]
+            assert np.mean(alarms) <= 0.05
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.6, 1.0])
+@pytest.mark.parametrize("count", [5, 8, 16, 50])
+def test_equivalent_is_said_by_mistake_in_five_percent_of_skewed_sets(
+    count: int, sigma: float
+) -> None:
+    """The true mean lies on the margin. The percentile bootstrap said it in 26 % at 5 pairs."""
+    rng = np.random.default_rng(count)
+    sets = np.exp(rng.normal(-(sigma**2) / 2, sigma, (400, count)))
+    highs = np.array([distance_mean(list(s), 0.9, 1.0, np.inf).high for s in sets])
+    assert np.mean(highs < 1.0) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_a_bound_is_never_above_what_the_metric_can_be() -> None:
+    interval = distance_mean([0.0, 0.0, 0.0, 0.0, 0.9], 0.9, 0.03, 1.0)
+    assert interval.high == 1.0
+    assert interval.low == 0.0
 
 
 def test_one_bad_class_is_enough_and_is_named() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from halftime.base.errors import MissingExtra, Unrepeatable
 from halftime.cli import _run
-from halftime.verbs.verify.floor import EIGHT_BIT
+from halftime.verbs.verify.floor import EIGHT_BIT, ONE_LEVEL
 from halftime.verbs.verify.pictures import Picture, PictureSet
 from halftime.verbs.verify.run import check_repeats, verify
 
@@ -62,7 +62,12 @@ def test_a_variation_that_is_not_harmless_is_left_out_and_said() -> None:
     assert (
         "A batch of two draws other pictures here, so it is left out of the floor." in verdict.notes
     )
-    assert {entry.source for entry in verdict.floor_entries} == {EIGHT_BIT, "rerun", "batch"}
+    assert {entry.source for entry in verdict.floor_entries} == {
+        EIGHT_BIT,
+        ONE_LEVEL,
+        "rerun",
+        "batch",
+    }
     assert verdict.noise_floor == verify(drawn(0), drawn(1), floors={"rerun": drawn(0)}).noise_floor
 
 

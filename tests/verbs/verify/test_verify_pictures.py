@@ -47,6 +47,10 @@ def blurred(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(small.resize(pixels.shape[:2], Image.Resampling.NEAREST))
 
 
+def brighter(pixels: np.ndarray) -> np.ndarray:
+    return np.clip(pixels.astype(int) + 2, 0, 255).astype(np.uint8)
+
+
 def test_a_set_survives_its_folder(tmp_path: Path) -> None:
     write_folder(tmp_path, shelf())
     again = read_folder(tmp_path)
@@ -231,8 +235,10 @@ def test_the_commands_exit_codes_and_its_contract(
     assert "data:image/png" in (tmp_path / "v.html").read_text()
     assert Image.open(tmp_path / "s.png").width > 400
     write_folder(tmp_path / "few", PictureSet("few", shelf().pictures[:2]))
+    write_folder(tmp_path / "few_brighter", PictureSet("few", shelf(brighter).pictures[:2]))
+    assert run("few", "few_brighter", "--quiet") == 3
     write_folder(tmp_path / "few_blurred", PictureSet("few", shelf(blurred).pictures[:2]))
-    assert run("few", "few_blurred", "--quiet") == 3
+    assert run("few", "few_blurred", "--quiet") == 1
     assert run("a", "nowhere") == 2
     assert "neither a folder" in capsys.readouterr().err
 

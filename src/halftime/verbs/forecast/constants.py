@@ -71,7 +71,6 @@ GENERATIONS = {
     "hopper": 0.6,
     "blackwell": 0.4,
 }
-GENERATION_SPREAD = 0.3  # standard deviation of the logarithm
 
 
 class GpuEffect(Record, frozen=True, kw_only=True):

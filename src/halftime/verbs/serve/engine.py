@@ -43,7 +43,6 @@ from halftime.verbs.serve.wire import (
 
 logger = logging.getLogger("halftime.verbs.serve.engine")
 
-Observer = Callable[[Event], None]
 _ALARMS_KEPT = 20
 _STUCK_SECONDS = 30.0  # a worker that draws on for so long when nobody waits any more hangs
 _TICK = 0.25  # how often deadlines in the queue are looked at
@@ -96,11 +95,9 @@ class _Tally:
 
 @dataclass
 class Engine:
-    """One worker and its queue, for one event loop. `observer` sees every event that is handed
-    out."""
+    """One worker and its queue, for one event loop. `command` starts the worker."""
 
     settings: EngineSettings
-    observer: Observer = lambda event: None
     command: tuple[str, ...] = COMMAND
     queue: Queue = field(init=False)
 
@@ -173,19 +170,11 @@ class Engine:
         if self._state not in ("stopped", "failed"):
             self._set("draining", "finishing what was accepted")
         end = time.monotonic() + timeout
-        while (
-            (self.queue.items or self._running)
-            and time.monotonic() < end
-            and self._worker is not None
-        ):
+        while self._unanswered() and time.monotonic() < end and self._worker is not None:
             await asyncio.sleep(0.01)
-        for job_id in [item.job.id for item in self.queue.items] + list(self._running):
-            self._fail(
-                job_id,
-                "draining",
-                "the server shut down before this picture was done.",
-                retryable=True,
-            )
+        for job_id in self._unanswered():
+            message = "the server shut down before this picture was done."
+            self._fail(job_id, "draining", message, retryable=True)
         self._set("stopped", "drained")
         for task in self._tasks:
             task.cancel()
@@ -218,8 +207,10 @@ class Engine:
             self._tally.completed += 1
         else:
             self._tally.failed += 1
-        self.observer(event)
         events.put(event)
+
+    def _unanswered(self) -> list[str]:
+        return [item.job.id for item in self.queue.items] + list(self._running)
 
     def _release(self, job_id: str) -> None:
         self._running.pop(job_id, None)
@@ -228,35 +219,22 @@ class Engine:
 
     def _dispatch(self) -> None:
         """Give the worker its next batch, if it has nothing to do."""
-        if (
-            self._busy
-            or self._worker is None
-            or self._certificate is None
-            or self._state not in ("ready", "draining")
-        ):
+        takes_batches = self._state in ("ready", "draining") and not self._busy
+        if not takes_batches or self._worker is None or self._certificate is None:
             return
         self._fail_late()
-        batch, patience = self.queue.take(
-            self._certificate.batch_sizes, self.settings.batch_window_seconds
-        )
-        if patience:
-            self._wake_in(patience)
+        window = self.settings.batch_window_seconds
+        batch, patience = self.queue.take(self._certificate.batch_sizes, window)
+        if patience:  # look again when the first has waited long enough for company
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(patience, self._dispatch)
         if not batch:
             return
         self._busy, self._busy_since = True, math.inf
         self._running = {item.job.id: item for item in batch}
-        now = time.monotonic()
-        self._worker.send(
-            DrawTask(
-                jobs=tuple(item.job for item in batch),
-                waited=tuple(now - item.since for item in batch),
-            )
-        )
-
-    def _wake_in(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._dispatch)
+        jobs, now = tuple(item.job for item in batch), time.monotonic()
+        self._worker.send(DrawTask(jobs=jobs, waited=tuple(now - item.since for item in batch)))
 
     def _fail_late(self) -> None:
         for item in self.queue.expired(self._together()):
@@ -324,7 +302,7 @@ class Engine:
         self._alarm(why)
         self._worker = None
         self._set("failed", why)
-        for job_id in [item.job.id for item in self.queue.items] + list(self._running):
+        for job_id in self._unanswered():
             self._fail(job_id, "crashed", f"the server cannot draw: {why}", retryable=False)
 
     def _handle(self, message: FromWorker) -> None:
@@ -358,11 +336,9 @@ class Engine:
         events = self._open.get(event.id)
         if events is None:
             return
-        # numbered here: a worker that tries a second time begins anew
-        numbered = events.previews.numbered(event)
         self._tally.previews_sent += isinstance(event, Preview)
-        self.observer(numbered)
-        events.put(numbered)
+        # numbered here: a worker that tries a second time begins anew
+        events.put(events.previews.numbered(event))
 
     def _ready(self, message: Ready) -> None:
         before = self._certificate.recompiles_after_ready if self._certificate else ()
@@ -406,17 +382,10 @@ class Engine:
             self._fail_late()
             now = self.queue.wall()
             for item in [item for item in self._running.values() if now > item.deadline + _TICK]:
-                self._fail(
-                    item.job.id,
-                    "deadline",
-                    "the deadline passed while it was drawn.",
-                    retryable=True,
-                )
-            if (
-                self._busy
-                and time.monotonic() - self._busy_since > _STUCK_SECONDS
-                and self._worker is not None
-            ):
+                message = "the deadline passed while it was drawn."
+                self._fail(item.job.id, "deadline", message, retryable=True)
+            stuck = self._busy and time.monotonic() - self._busy_since > _STUCK_SECONDS
+            if stuck and self._worker is not None:
                 self._alarm(f"the worker did not come back for {_STUCK_SECONDS:.0f} s; it is ended")
                 self._busy_since = math.inf
                 self._worker.kill()
@@ -424,12 +393,12 @@ class Engine:
     # ---- small things
 
     def _typical_seconds(self) -> float | None:
+        """What a picture of the first size at the most steps takes."""
         if self._certificate is None:
             return None
         width, height = self._certificate.sizes[0]
-        job = Job(
-            id="", prompt="", width=width, height=height, steps=max(self._certificate.steps), seed=0
-        )
+        steps = max(self._certificate.steps)
+        job = Job(id="", prompt="", width=width, height=height, steps=steps, seed=0)
         return self.queue.times.of(job)
 
     def _set(self, state: State, why: str) -> None:

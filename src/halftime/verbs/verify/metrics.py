@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from halftime.base.extras import optional
 from halftime.verbs.verify.pictures import Array, Picture
@@ -42,15 +45,20 @@ class Metric:
     name: str
     kind: Literal["distance", "signed"]
     decides: bool
+    largest: float = math.inf  # that a distance can be
 
 
 # name -> metric, in the order of the report.
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("flip", "distance", decides=True),  # mean FLIP error; Andersson et al., HPG 2020
-        Metric("ms_ssim", "distance", decides=True),  # 1 - MS-SSIM; Wang et al., Asilomar 2003
-        Metric("rmse", "distance", decides=False),  # of 255; PSNR = 20 log10(255 / rmse)
+        # Mean FLIP error; Andersson et al., HPG 2020. And the largest mean of any small block.
+        Metric("flip", "distance", decides=True, largest=1.0),
+        Metric("flip_local", "distance", decides=False, largest=1.0),
+        # 1 - MS-SSIM; Wang et al., Asilomar 2003
+        Metric("ms_ssim", "distance", decides=True, largest=1.0),
+        # Of 255; PSNR = 20 log10(255 / rmse).
+        Metric("rmse", "distance", decides=False, largest=255.0),
         Metric("latent", "distance", decides=False),  # relative RMS of the final latents
         Metric("lpips", "distance", decides=True),  # Zhang et al., CVPR 2018
         Metric("agreement", "signed", decides=True),  # the judge's cosine with the prompt
@@ -75,8 +83,50 @@ def require() -> None:
 
 def flip(baseline: Picture, candidate: Picture) -> float:
     """Mean FLIP error at 67 pixels a degree. Raises MissingExtra without flip-evaluator."""
+    return float(flip_errors(baseline, candidate).mean())
+
+
+def flip_errors(baseline: Picture, candidate: Picture) -> NDArray[np.float32]:
+    """The FLIP error of every pixel, shape (height, width)."""
     reference, test = (p.pixels.astype(np.float32) / 255 for p in (baseline, candidate))
-    return float(_flip_evaluator().evaluate(reference, test, "LDR", True, False)[1])
+    errors = _flip_evaluator().evaluate(reference, test, "LDR", True, False)[0]
+    pixels: NDArray[np.float32] = np.asarray(errors, dtype=np.float32)
+    height, width, _ = reference.shape
+    return pixels.reshape(height, width)
+
+
+def largest_block(errors: NDArray[np.float32], side: int = 8) -> float:
+    """The largest mean of any block of `side` pixels: a small patch of a picture that is seen."""
+    height, width = (max(side, size // side * side) for size in errors.shape)
+    errors = errors[:height, :width]
+    if errors.shape != (height, width):  # the picture is smaller than a block
+        return float(errors.mean())
+    blocks = errors.reshape(height // side, side, width // side, side)
+    return float(blocks.mean(axis=(1, 3)).max())
+
+
+class FlipMaps:
+    """FLIP's map of the last pair: two metrics read it, and it is the slowest thing here."""
+
+    def __init__(self) -> None:
+        self._pair: tuple[Picture, Picture] | None = None
+        self._errors = np.zeros((1, 1), np.float32)
+
+    def errors(self, baseline: Picture, candidate: Picture) -> NDArray[np.float32]:
+        """As `flip_errors`."""
+        pair = self._pair
+        if pair is None or pair[0] is not baseline or pair[1] is not candidate:
+            self._errors = flip_errors(baseline, candidate)
+            self._pair = baseline, candidate
+        return self._errors
+
+    def mean(self, baseline: Picture, candidate: Picture) -> float:
+        """As `flip`."""
+        return float(self.errors(baseline, candidate).mean())
+
+    def local(self, baseline: Picture, candidate: Picture) -> float:
+        """The largest block of the map."""
+        return largest_block(self.errors(baseline, candidate))
 
 
 def ms_ssim(baseline: Picture, candidate: Picture) -> float:
@@ -121,9 +171,20 @@ class Kit:
     functions: dict[str, Distance]
     skipped: dict[str, str]
 
+    def only(self, names: Set[str]) -> Kit:
+        """The same with fewer metrics."""
+        return replace(
+            self, functions={name: f for name, f in self.functions.items() if name in names}
+        )
+
     def measure(self, baseline: Picture, candidate: Picture) -> dict[str, float]:
-        """Every metric of one pair."""
-        return {name: function(baseline, candidate) for name, function in self.functions.items()}
+        """Every metric of one pair; of pictures with alpha, on the page where they differ more."""
+        row = {name: function(baseline, candidate) for name, function in self.functions.items()}
+        if baseline.alpha is None and candidate.alpha is None:
+            return row
+        black = baseline.on_black(), candidate.on_black()
+        on_black = {name: function(*black) for name, function in self.functions.items()}
+        return {name: max(row[name], on_black[name], key=abs) for name in row}
 
 
 def kit(pictures: list[Picture], judge: AgreementJudge | str, lpips: Distance | str) -> Kit:
@@ -132,7 +193,13 @@ def kit(pictures: list[Picture], judge: AgreementJudge | str, lpips: Distance | 
     Raises MissingExtra without FLIP or MS-SSIM.
     """
     require()
-    functions: dict[str, Distance] = {"flip": flip, "ms_ssim": ms_ssim, "rmse": rmse}
+    maps = FlipMaps()
+    functions: dict[str, Distance] = {
+        "flip": maps.mean,
+        "flip_local": maps.local,
+        "ms_ssim": ms_ssim,
+        "rmse": rmse,
+    }
     skipped: dict[str, str] = {}
     if all(picture.latent is not None for picture in pictures):
         functions["latent"] = latent
@@ -155,12 +222,12 @@ def _add_judge(
     if isinstance(judge, str):
         skipped |= {"agreement": judge, "aesthetic": judge}
         return
-    scores: dict[int, float] = {}  # by picture
+    scores: WeakKeyDictionary[Picture, float] = WeakKeyDictionary()
 
     def score(picture: Picture) -> float:
-        if id(picture) not in scores:
-            scores[id(picture)] = judge.agreement(picture.pixels, picture.prompt)
-        return scores[id(picture)]
+        if picture not in scores:
+            scores[picture] = judge.agreement(picture.pixels, picture.prompt)
+        return scores[picture]
 
     if all(picture.prompt for picture in pictures):
         functions["agreement"] = lambda baseline, candidate: score(candidate) - score(baseline)

@@ -9,21 +9,25 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from halftime.base.errors import BadFile, BadInput, Unlike
 from halftime.base.store import read_bytes, write_bytes
 
 Array = NDArray[np.uint8]  # height, width, 3
+Alpha = NDArray[np.uint8]  # height, width; 255 is opaque
 Latent = NDArray[np.float32]  # channels, height, width
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
 INDEX = "prompts.toml"
 UNSORTED = "unsorted"  # the class of a picture that names none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two pictures with equal pixels are still two
 class Picture:
-    """One picture, as a viewer gets it; `broken`: what was wrong before it became 8-bit."""
+    """One picture, as a viewer gets it on a white page.
+
+    `alpha` is None for an opaque picture; `broken` says what was wrong before it became 8-bit.
+    """
 
     name: str
     pixels: Array
@@ -31,6 +35,15 @@ class Picture:
     prompt: str = ""
     latent: Latent | None = None
     broken: str = ""
+    alpha: Alpha | None = None
+
+    def on_black(self) -> Picture:
+        """The same picture on a black page."""
+        if self.alpha is None:
+            return self
+        page = 255 - self.alpha[..., None].astype(np.int16)  # the white that shows through
+        pixels = np.clip(self.pixels - page, 0, 255).astype(np.uint8)
+        return replace(self, pixels=pixels, alpha=None)
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,7 @@ class PictureSet:
 def read_folder(folder: Path) -> PictureSet:
     """All pictures under a folder; a subfolder's name is its class; `prompts.toml` may say more.
 
-    Raises BadFile for a folder without pictures, or a picture that cannot be read.
+    Raises BadFile for a folder without pictures, a picture that cannot be read, or two of one name.
     """
     if not folder.is_dir():
         raise BadFile(
@@ -58,6 +71,15 @@ def read_folder(folder: Path) -> PictureSet:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise BadFile(f"{folder} contains no pictures. Pictures end with: {', '.join(SUFFIXES)}.")
+    names: dict[str, Path] = {}
+    for path in files:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in names:
+            raise BadFile(
+                f"{folder} has two pictures called {name!r}: {names[name].name} and {path.name}. "
+                "Pictures are paired by name without its ending: remove or rename one."
+            )
+        names[name] = path
     index = _read_index(folder / INDEX)
     return PictureSet(str(folder), tuple(_read(path, folder, index) for path in files))
 
@@ -80,12 +102,27 @@ def _read(path: Path, folder: Path, index: dict[str, dict[str, str]]) -> Picture
     content_class = row.get("class") or (relative.parts[0] if len(relative.parts) > 1 else UNSORTED)
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels, alpha = _on_white(ImageOps.exif_transpose(image))
     except (UnidentifiedImageError, OSError) as error:
         raise BadFile(f"{path} cannot be read as a picture: {error}.") from error
-    return Picture(
-        relative.with_suffix("").as_posix(), pixels, content_class, row.get("prompt", "")
-    )
+    name = relative.with_suffix("").as_posix()
+    return Picture(name, pixels, content_class, row.get("prompt", ""), alpha=alpha)
+
+
+def _on_white(image: Image.Image) -> tuple[Array, Alpha | None]:
+    """The 8-bit RGB picture on a white page, and its alpha where some of it is not opaque."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        grey = np.asarray(image, dtype=np.float64) / 257
+        return np.round(grey).astype(np.uint8)[..., None].repeat(3, axis=-1), None
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB")), None
+    values = np.asarray(image.convert("RGBA"))
+    alpha = values[..., 3]
+    if alpha.min() == 255:
+        return np.ascontiguousarray(values[..., :3]), None
+    share = alpha[..., None] / 255
+    pixels = np.round(values[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
+    return pixels, alpha
 
 
 def write_folder(folder: Path, pictures: PictureSet) -> None:
@@ -95,7 +132,7 @@ def write_folder(folder: Path, pictures: PictureSet) -> None:
     for picture in pictures.pictures:
         path = folder / f"{picture.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.pixels).save(path)
+        _image(picture).save(path)
         rows.append(
             {
                 "file": f"{picture.name}.png",
@@ -104,6 +141,16 @@ def write_folder(folder: Path, pictures: PictureSet) -> None:
             }
         )
     write_bytes(folder / INDEX, tomli_w.dumps({"pictures": rows}).encode())
+
+
+def _image(picture: Picture) -> Image.Image:
+    """As it was before it came to stand on white."""
+    if picture.alpha is None:
+        return Image.fromarray(picture.pixels)
+    share = np.maximum(picture.alpha, 1)[..., None] / 255
+    colours = (picture.pixels - 255 * (1 - share)) / share
+    rgb = np.round(np.clip(colours, 0, 255)).astype(np.uint8)
+    return Image.fromarray(np.dstack([rgb, picture.alpha]))
 
 
 def paired(baseline: PictureSet, candidate: PictureSet) -> list[tuple[Picture, Picture]]:

@@ -15,6 +15,7 @@ from halftime.records.verdict import (
     Comparison,
     Decision,
     FloorEntry,
+    Outlier,
     Pair,
     Trip,
     Verdict,
@@ -30,6 +31,7 @@ from halftime.verbs.verify.floor import (
     usable_entries,
 )
 from halftime.verbs.verify.metrics import kit
+from halftime.verbs.verify.outliers import outliers, visible_share
 from halftime.verbs.verify.pictures import Picture, PictureSet, paired, read_folder
 from halftime.verbs.verify.tripwires import trips
 
@@ -109,13 +111,22 @@ def verdict_of(
     unrelated = unrelated_distances(baseline, tools)
     usable, remarks = usable_entries(entries, unrelated, settings.margin)
     floor = noise_floor(usable, settings.strict)
+    visible_floor = noise_floor(usable)
     measured = [tools.measure(*pair) for pair in comparable]
-    classes = [picture.content_class for picture, _ in comparable]
-    comparisons = compare(measured, classes, floor, settings.margin) if comparable else []
-    decision = "different" if new_faults(faults) or not comparisons else overall(comparisons)
+    baselines = [picture for picture, _ in comparable]
+    classes = [picture.content_class for picture in baselines]
+    comparisons, exceptions = [], []
+    if comparable:
+        comparisons = compare(measured, classes, floor, settings.margin, strict=settings.strict)
+        exceptions = outliers(baselines, measured, visible_floor, unrelated, settings.margin)
+    broken = {trip.name for trip in new_faults(faults)}
+    unmeasured = len(pairs) - len(comparable)
+    decision: Decision = (
+        "different" if broken or exceptions or not comparisons else overall(comparisons)
+    )
     return Verdict(
         verdict=decision,
-        reasons=tuple(reasons(decision, comparisons, faults, settings.margin)),
+        reasons=tuple(reasons(decision, comparisons, faults, exceptions, settings.margin)),
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         baseline=baseline.label,
@@ -127,10 +138,17 @@ def verdict_of(
         per_class=tuple(comparisons),
         worst_pairs=tuple(worst(comparable, measured, floor)),
         trips=tuple(faults),
+        outliers=tuple(exceptions[:_WORST]),
+        visible=visible_share(measured, visible_floor, settings.margin, unmeasured),
         skipped=tools.skipped,
         prompts_needed=_needed(comparisons) if decision == "inconclusive" else None,
         environment=environment,
-        notes=(*remarks, *_notes(settings, faults), *_below_sight(settings, comparisons, usable)),
+        notes=(
+            *remarks,
+            *_notes(settings, faults),
+            *_below_sight(settings, comparisons, usable),
+            *_standing_aside(comparisons),
+        ),
     )
 
 
@@ -163,9 +181,13 @@ def _needed(comparisons: Sequence[Comparison]) -> int | None:
 
 
 def reasons(
-    decision: Decision, comparisons: Sequence[Comparison], faults: Sequence[Trip], margin: float
+    decision: Decision,
+    comparisons: Sequence[Comparison],
+    faults: Sequence[Trip],
+    exceptions: Sequence[Outlier],
+    margin: float,
 ) -> list[str]:
-    """Why, in words: broken pictures, then the comparisons that decided, the farthest first."""
+    """Why, in words: broken pictures, what decided, the farthest first, and single pairs."""
     texts = [f"picture {trip.name}: {trip.reason}" for trip in new_faults(faults)]
     deciding = [c for c in comparisons if c.decides and c.decision == decision]
     relation = {"different": "beyond", "equivalent": "within", "inconclusive": "too near to"}
@@ -176,7 +198,7 @@ def reasons(
             f"{comparison.metric} {scope}: {comparison.floors:.2g} noise floors, "
             f"{relation[decision]} the margin of {margin:g}"
         )
-    return texts
+    return texts + [f"picture {outlier.name}: {outlier.reason}" for outlier in exceptions[:_WORST]]
 
 
 def worst(
@@ -214,6 +236,17 @@ def _below_sight(
         f"{abs(c.value) / measured[c.metric]:,.0f} times what the baseline does to itself. "
         "--strict calls it different."
         for c in beyond
+    ]
+
+
+def _standing_aside(comparisons: Sequence[Comparison]) -> list[str]:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for c in comparisons:
+        if c.stands_aside:
+            reasons.setdefault((c.metric, c.stands_aside), []).append(c.content_class)
+    return [
+        f"{metric} stands aside ({', '.join(names)}): {reason}."
+        for (metric, reason), names in reasons.items()
     ]
 
 
