@@ -13,6 +13,7 @@ class ProcessCost(NamedTuple):
 
     seconds: float
     peak_bytes: int  # resident
+    cpu_seconds: float = 0.0  # of the process, which load beside it hardly changes
 
 
 def fresh_process(command: list[str]) -> ProcessCost:
@@ -24,4 +25,5 @@ def fresh_process(command: list[str]) -> ProcessCost:
     _, status, usage = os.wait4(child.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} ended with status {status}: {error_text[-500:]}")
-    return ProcessCost(time.perf_counter() - begin, usage.ru_maxrss * 1024)
+    seconds = time.perf_counter() - begin
+    return ProcessCost(seconds, usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)

@@ -4,6 +4,8 @@ their order."""
 from __future__ import annotations
 
 import ast
+import gzip
+import json
 import os
 import re
 import shlex
@@ -77,6 +79,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _record(folder / "trace.json.gz")
     for name in ("before", "after"):
         shutil.copy(folder / "trace.json.gz", folder / f"{name}.json.gz")
+    for rank in (0, 1):
+        trace = json.loads(gzip.decompress((folder / "trace.json.gz").read_bytes()))
+        trace["distributedInfo"] = {"rank": rank, "world_size": 2}
+        (folder / f"rank{rank}.json.gz").write_bytes(gzip.compress(json.dumps(trace).encode(), 1))
     return folder
 
 

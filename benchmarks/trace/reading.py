@@ -7,9 +7,9 @@ temporal breakdown and idle-time breakdown, halftime computes its whole Session;
 the damaged file. Ceiling: reading the bytes and decoding the JSON with Python's own json module,
 which stands beside them.
 
-Prints wall seconds (median) and megabytes a second of each, the ratio HTA / halftime (median of
-pairs with a 95 % bootstrap interval), and peak resident memory of each process. The last line is
-the whole result as JSON.
+Prints CPU seconds of the process (median) and megabytes a second of each, the ratio HTA / halftime
+(median of pairs with a 95 % bootstrap interval), and peak resident memory of each process. The last
+line is the whole result as JSON.
 
     python -m benchmarks.trace.reading [--rounds 3] [--megabytes 100]
         --out benchmarks/results/trace_reading.json
@@ -111,7 +111,7 @@ def measured_file(kind: str, megabytes: float, rounds: int) -> dict[str, object]
         for _ in range(rounds):
             for way in ways:
                 cost = fresh_process([sys.executable, "-c", WAYS[way], str(path)])
-                seconds[way].append(cost.seconds)
+                seconds[way].append(cost.cpu_seconds)
                 peak[way] = max(peak[way], cost.peak_bytes)
     result: dict[str, object] = {
         "bytes": size,

@@ -76,7 +76,7 @@ def test_the_trace_for_perfetto_keeps_the_original_and_adds_our_tracks(
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [("{}", "is no Chrome trace"), ('{"traceEvents": []}', "holds no events")],
+    [("{}", "is not a Chrome trace"), ('{"traceEvents": []}', "holds no events")],
 )
 def test_what_is_no_trace_is_one_sentence(
     content: str, complaint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

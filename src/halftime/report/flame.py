@@ -33,8 +33,8 @@ def flame(session: Session) -> Markup | None:
     if not boxes or total <= 0:
         return None
     depth = max(box.depth for box in boxes) + 1
-    with figure(7.2, ROW * depth + 0.45) as canvas:
-        axes = canvas.subplots()
+    with figure(7.2, ROW * depth + 0.45) as chart:
+        axes = chart.subplots()
         for box in boxes:
             if box.width / total < NARROWEST:
                 continue
@@ -63,7 +63,7 @@ def flame(session: Session) -> Markup | None:
         axes.set_ylim(0.5 - depth, 0.5)
         axes.axis("off")
         axes.set_title(f"{units.seconds(total)} idle, by stack", loc="left", fontsize=9)
-        return svg(canvas, "Flame graph of the device's idle time by Python stack")
+        return svg(chart, "Flame graph of the device's idle time by Python stack")
 
 
 def _boxes(gaps: tuple[HostGap, ...]) -> list[_Box]:

@@ -126,9 +126,9 @@ def _lines(session: Session) -> Iterator[Section]:
     if longest:
         yield Section(title, (_line_table(session, longest),))
     blocks: list[Block] = [_line_table(session, session.host_gaps)]
-    graph = flame(session)
-    if graph:
-        blocks.insert(0, Html(graph, caption="Callers above, the line that costs below."))
+    chart = flame(session)
+    if chart:
+        blocks.insert(0, Html(chart, caption="Callers above, the line that costs below."))
     yield Section("Idle time by stack", tuple(blocks), console=False)
 
 

@@ -133,10 +133,10 @@ def test_unlike_traces_are_refused_or_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flux = framed(Synthetic()).write(tmp_path / "flux.json")
-    other = framed(Synthetic())
-    for event in other.events:
+    renamed = framed(Synthetic())
+    for event in renamed.events:
         event["name"] = str(event["name"]).replace("flux/pipeline_flux", "sd3/pipeline_sd3")
-    sd3 = other.write(tmp_path / "sd3.json")
+    sd3 = renamed.write(tmp_path / "sd3.json")
     assert _run(["trace", str(flux), str(sd3)], debug=False) == 2
     assert "pipelines pipeline_flux and pipeline_sd3 differ" in capsys.readouterr().err
     longer = framed(Synthetic(), steps=6).write(tmp_path / "longer.json")

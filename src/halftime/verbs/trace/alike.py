@@ -12,8 +12,8 @@ OPERATIONS = 1.5
 def refuse_unlike(baseline: Session, candidate: Session) -> None:
     """Raises BadInput where the two are not of one workload, so that no ratio means anything."""
     reasons = [
-        f"{aspect} {before} and {now}"
-        for aspect, before, now in (
+        f"{quality} {before} and {now}"
+        for quality, before, now in (
             ("pipelines", baseline.pipeline, candidate.pipeline),
             ("numbers of steps", _steps(baseline), _steps(candidate)),
         )

@@ -87,15 +87,15 @@ def _launches(session: Session, calls: int) -> Iterator[Finding]:
 def _lines(session: Session) -> Iterator[Finding]:
     for gap in session.host_gaps:
         if _worth(session, gap.seconds):
-            cost = "the device idles" if session.device else "the loop spends"
+            verb = "the device idles" if session.device else "the loop spends"
+            cost = f"{units.seconds(gap.seconds)} ({units.share(gap.share)} of the call)"
             line, _, function = gap.frame.partition(": ")
             yield Finding(
                 id="host-line",
                 stage=gap.stage,
                 seconds=gap.seconds,
                 ceiling=gap.ceiling,
-                message=f"{_in(gap.stage)} {cost} {units.seconds(gap.seconds)} while the host is "
-                f"in {function or line}() ({units.share(gap.share)} of the call)",
+                message=f"{_in(gap.stage)} {verb} {cost} while the host is in {function or line}()",
                 where=(gap.frame, *gap.where[:LINES]),
             )
 

@@ -18,7 +18,6 @@ _LINE = re.compile(r"\.py\(\d+\): ")
 _INTERNAL = re.compile(
     r"(^|/)torch/|(^|/)(contextlib|_tensor|threading|functools)\.py|module\.py\(|importlib"
 )
-NOT_RECORDED = "no frame recorded"
 
 
 class FrameIdle(NamedTuple):

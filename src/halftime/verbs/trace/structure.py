@@ -87,9 +87,9 @@ def _marks(trace: Trace, launched_by: Ints) -> _Marks:
         end[members[begins]] = last
         # Replays of one graph have the same number of operations.
         token[members[begins]] = len(trace.names) + sizes
-    marks = np.flatnonzero(first)
-    _, token = np.unique(token[marks], return_inverse=True)
-    return _Marks(token.astype(np.int64), device.start[marks], end[marks])
+    standing = np.flatnonzero(first)
+    _, token = np.unique(token[standing], return_inverse=True)
+    return _Marks(token.astype(np.int64), device.start[standing], end[standing])
 
 
 def _positions(token: Ints) -> list[Ints]:
