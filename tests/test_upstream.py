@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import functools
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
 from torch import nn
 
+from halftime.base.errors import UnsupportedVersion
 from halftime.records.stages import PIPELINE_METHODS
 from halftime.upstream import hugging_face, pytorch
-from tiny_pipelines import PIPELINES
+from tiny_pipelines import FAMILIES, PIPELINES
 
 SOURCE = Path(__file__).parent.parent / "src" / "halftime"
 CPU = torch.device("cpu")
@@ -410,15 +412,25 @@ def test_the_device_guards_are_found_in_torchs_library() -> None:
     assert not torch.cuda.is_initialized()
 
 
-def test_a_cuda_guard_is_made_sure_of() -> None:
-    """As above; entered through the audit's own guard, which supplies the stand-in that it swaps
-    on a CPU build (`pytorch.ensure_cuda_guard`)."""
+def test_a_cuda_guard_is_there_for_a_while() -> None:
+    """As above, and after an audit CUDA would be broken."""
     from halftime.verbs.audit import guard
 
     before = pytorch.device_guards()[pytorch.CUDA_GUARD]
     with guard.installed():
         assert pytorch.device_guards()[pytorch.CUDA_GUARD]
     assert pytorch.device_guards()[pytorch.CUDA_GUARD] == before
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
+def test_a_torch_without_these_symbols_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    """Windows mangles names in another way; a macOS library has another name."""
+    monkeypatch.setattr("sys.platform", platform)
+    for function in (pytorch.device_guards, pytorch.forget_cuda_initialisation):
+        with pytest.raises(UnsupportedVersion, match=f"for {platform} .* other commands"):
+            function()
 
 
 # ---- diffusers: pipelines
@@ -461,6 +473,17 @@ def test_packed_latents_are_unpacked() -> None:
     assert unpacked is not None
     assert unpacked.shape == (1, 4, 32 // flux.vae_scale_factor, 32 // flux.vae_scale_factor)
     assert hugging_face.unpacked_latents(sd15(), packed, 32, 32) is None
+
+
+def test_a_pipeline_is_loaded_in_the_dtype_that_it_is_given() -> None:
+    """The bundled model's weights, halves on disk, would stay halves in some components."""
+    from halftime import bundled
+
+    assert hugging_face.dtype_keyword() in ("dtype", "torch_dtype")
+    pipeline = bundled.load(torch.bfloat16)
+    dtypes = {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype}
+    assert dtypes == {torch.bfloat16}
+    assert bundled.load_tiny_vae().dtype == torch.float32
 
 
 # ---- diffusers: what a call does
@@ -682,3 +705,59 @@ def test_schedulers_that_keep_their_variance_are_known() -> None:
     for kind in (DPMSolverMultistepScheduler, UniPCMultistepScheduler, DEISMultistepScheduler):
         assert hugging_face.scales_by_variance(kind())
     assert not hugging_face.scales_by_variance(EulerDiscreteScheduler())
+
+
+def test_forward_hooks_of_the_users_own() -> None:
+    """Fixes that replace modules would leave a user's hooks out."""
+    module = nn.Linear(1, 1)
+    assert not pytorch.own_forward_hooks(module)
+    hook = module.register_forward_pre_hook(lambda *_: None)
+    assert pytorch.own_forward_hooks(module)
+    hook.remove()
+    assert not pytorch.own_forward_hooks(module)
+
+
+def test_attention_that_diffusers_cannot_fuse() -> None:
+    """fused-qkv would fail in diffusers' own code."""
+    model = nn.Module()
+    model.attention = nn.Module()
+    model.attention.fuse_projections = lambda: None
+    assert hugging_face.unfusable_attention(model) == "Module"
+    model.attention.to_q = model.attention.to_k = model.attention.to_v = nn.Linear(1, 1)
+    assert hugging_face.unfusable_attention(model) is None
+
+
+def test_which_pipelines_set_cache_contexts() -> None:
+    """step-cache sets contexts itself where a pipeline does not."""
+    assert hugging_face.sets_cache_contexts(PIPELINES["wan"].build())
+    assert not hugging_face.sets_cache_contexts(PIPELINES["pixart_sigma"].build())
+
+
+def test_a_cache_forgets_its_steps() -> None:
+    """A cached step of the last call would be used in the next."""
+    called: list[int] = []
+    hugging_face.forget_cached_steps(
+        SimpleNamespace(_reset_stateful_cache=lambda: called.append(1))
+    )
+    hugging_face.forget_cached_steps(nn.Linear(1, 1))
+    assert called == [1]
+
+
+def test_which_calls_compare_their_schedulers_class() -> None:
+    """A table's class is a subclass, with which such a call takes another path."""
+    assert hugging_face.compares_scheduler_class(FAMILIES["bria"].build())
+    assert not hugging_face.compares_scheduler_class(PIPELINES["sd15"].build())
+
+
+def test_a_failed_block_leaves_no_compilations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that dynamo could not trace under an audit would raise in later calls, too."""
+    resets: list[int] = []
+    pytorch.load_dynamo()
+    importlib.import_module("torch._dynamo.utils")
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))
+    with pytorch.compilations_forgotten():
+        pass
+    assert not resets
+    with pytest.raises(ValueError, match="in the block"), pytorch.compilations_forgotten():
+        raise ValueError("in the block")
+    assert resets == [1]

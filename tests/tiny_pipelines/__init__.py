@@ -13,7 +13,18 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from tiny_pipelines import families, images, later, more_videos, parts, relatives, videos
+from tiny_pipelines import (
+    families,
+    images,
+    later,
+    more_videos,
+    parts,
+    recent,
+    relatives,
+    variants,
+    videos,
+)
+from tiny_pipelines.unbuilt import NOT_BUILT as NOT_BUILT
 
 PROMPT = "a red apple"
 
@@ -288,36 +299,9 @@ FAMILIES: dict[str, TinyPipeline] = {
     ),
 }
 
-_UNWRITTEN = "no builder written yet"
-
-# Families without a tiny pipeline here, and why. Variants of a family that is above (another
-# ControlNet, PAG, inpainting) are in neither table.
-NOT_BUILT: dict[str, str] = {
-    "OmniGenPipeline": "its processor needs torchvision, which the project does not depend on",
-    "ConsisIDPipeline": "it needs OpenCV, which the project does not depend on",
-    "KolorsPipeline": "it needs sentencepiece, which the project does not depend on",
-    **dict.fromkeys(
-        (
-            "BriaFibo2Pipeline",
-            "BriaFiboPipeline",
-            "Cosmos2_5_PredictBasePipeline",
-            "DreamLitePipeline",
-            "ErnieImagePipeline",
-            "GlmImagePipeline",
-            "HeliosPipeline",
-            "HunyuanVideo15Pipeline",
-            "Ideogram4Pipeline",
-            "Kandinsky6TI2VAPipeline",
-            "KandinskyCombinedPipeline",
-            "Krea2Pipeline",
-            "LTX2Pipeline",
-            "MotifVideoPipeline",
-            "NucleusMoEImagePipeline",
-            "QwenImage21Pipeline",
-            "UniDiffuserPipeline",
-            "VisualClozePipeline",
-            "WanAnimatePipeline",
-        ),
-        _UNWRITTEN,
-    ),
+# More calls of these families, the newest ones, and diffusers' modular pipelines: for the matrix of
+# fixes (`benchmarks.fix.breadth`).
+BREADTH: dict[str, TinyPipeline] = {
+    name: TinyPipeline(*variant)
+    for name, variant in {**variants.VARIANTS, **recent.RECENT, **recent.MODULAR}.items()
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import diffusers
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from transformers import BertConfig, BertModel, CLIPImageProcessorPil
+from transformers import BertConfig, BertModel
 
 from tiny_pipelines import parts
 from tiny_pipelines.parts import WIDTH
@@ -309,7 +309,7 @@ def _kandinsky_prior() -> dict[str, object]:
         "scheduler": diffusers.UnCLIPScheduler(
             variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10.0
         ),
-        "image_processor": CLIPImageProcessorPil(crop_size=32, size=32),
+        "image_processor": parts.picture_processor(crop_size=32, size=32),
     }
 
 

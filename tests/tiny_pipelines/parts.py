@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -183,3 +184,10 @@ def mask(size: int = 32) -> torch.Tensor:
     area = torch.zeros(1, 1, size, size)
     area[:, :, : size // 2] = 1
     return area
+
+
+def picture_processor(**settings: object) -> object:
+    """The CLIP image processor that needs no torchvision: transformers 4 has it under the plain
+    name."""
+    kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+    return kind(**settings)

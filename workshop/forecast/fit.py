@@ -32,6 +32,7 @@ from scipy.sparse import lil_matrix
 from benchmarks.frame import Frame
 from benchmarks.tables import ROOT
 from halftime.base.store import write_json
+from halftime.records.gpus import find_gpu
 from halftime.verbs.forecast import host, predict
 from halftime.verbs.forecast.cache import trace_of
 from halftime.verbs.forecast.calibrate import calibrated_by, forget_host
@@ -45,7 +46,6 @@ from halftime.verbs.forecast.constants import (
 )
 from halftime.verbs.forecast.evaluate import NOISE, banded
 from halftime.verbs.forecast.floor import floor_seconds
-from halftime.verbs.forecast.gpus import find_gpu
 from halftime.verbs.forecast.roofline import (
     CONSUMER,
     GpuLimits,

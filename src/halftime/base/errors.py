@@ -10,6 +10,7 @@ HalftimeError                    every error that halftime raises on purpose
 ├── Unrepeatable                 a pipeline draws other pictures from the same prompts and seeds
 ├── Unlike                       two records that must not be compared; names the field that differs
 ├── MissingExtra                 an optional package is not installed; names the extra
+├── UnsupportedVersion           a library's version, or its build for this system, lacks something
 └── OutOfMemory                  the device or the host ran out of memory in the middle of a call
 """
 
@@ -62,6 +63,11 @@ class MissingExtra(HalftimeError):
 
     def __init__(self, package: str, purpose: str, install: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install}")
+
+
+class UnsupportedVersion(HalftimeError):
+    """One feature needs more than this version of a library has, or than its build for this
+    system; the message says what still works."""
 
 
 class OutOfMemory(HalftimeError):

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from halftime.bundled import MODEL, RANDOM_WEIGHTS_SEED, TINY_VAE, trained
+from halftime.upstream import hugging_face
 
 
 def load_model(dtype: torch.dtype | None = None) -> StableDiffusionXLPipeline:
@@ -33,7 +34,7 @@ def load_model(dtype: torch.dtype | None = None) -> StableDiffusionXLPipeline:
     with _no_progress_bars():
         return StableDiffusionXLPipeline.from_pretrained(
             MODEL,
-            dtype=dtype,
+            **{hugging_face.dtype_keyword(): dtype},
             local_files_only=True,
             add_watermarker=False,
             low_cpu_mem_usage=False,
@@ -85,5 +86,8 @@ def _untrained(dtype: torch.dtype) -> StableDiffusionXLPipeline:
 def load_tiny(dtype: torch.dtype | None = None) -> AutoencoderTiny:
     """The tiny VAE; float32 unless another dtype is given."""
     return AutoencoderTiny.from_pretrained(
-        TINY_VAE, dtype=dtype or torch.float32, local_files_only=True, low_cpu_mem_usage=False
+        TINY_VAE,
+        **{hugging_face.dtype_keyword(): dtype or torch.float32},
+        local_files_only=True,
+        low_cpu_mem_usage=False,
     )

@@ -12,32 +12,39 @@ from halftime.cli.output import Output, emit
 
 
 @click.command()
-@click.argument("file")
-@click.argument("candidate", metavar="[OTHER]", required=False)
+@click.argument("files", nargs=-1, required=True, metavar="FILE [OTHER]...")
 @click.option(
     "--perfetto",
     metavar="OUT",
     help="Write the trace with stages, idle gaps and findings, for Perfetto.",
 )
+@click.option(
+    "--flame",
+    metavar="OUT",
+    help="Write idle time by Python stack, folded, for speedscope or flamegraph.pl.",
+)
 @output_options
 def command(
-    file: str,
-    candidate: str | None,
+    files: tuple[str, ...],
     perfetto: str | None,
+    flame: str | None,
     output: Output,
 ) -> None:
     """The same, from a torch.profiler trace recorded elsewhere.
 
-    FILE is a Chrome trace as export_chrome_trace() writes it, plain or gzipped. With OTHER, a trace
+    FILE is a Chrome trace as export_chrome_trace() writes it, plain or gzipped, or an SQLite export
+    of Nsight Systems. Files of different ranks of one run are read together. With one OTHER file,
     of the same workload, the two are compared stage by stage: FILE is the baseline.
     """
     from halftime.report.comparison import comparison_of
+    from halftime.verbs.trace.flame import folded
     from halftime.verbs.trace.perfetto import annotate
-    from halftime.verbs.trace.run import explain
+    from halftime.verbs.trace.run import explain_files
 
-    baseline = explain(Path(file)) if candidate else None
-    explained = explain(Path(candidate or file))
+    baseline, explained = explain_files([Path(file) for file in files])
     if perfetto:
-        annotate(Path(candidate or file), explained, Path(perfetto))
+        annotate(explained.path, explained, Path(perfetto))
+    if flame:
+        folded(explained, Path(flame))
     comparison = partial(comparison_of, baseline.session, explained.session) if baseline else None
     emit(explained.session, output, comparison)

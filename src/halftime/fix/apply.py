@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from torch import nn
@@ -17,10 +17,13 @@ from halftime.base.environment import versions
 from halftime.base.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
 from halftime.base.store import read_bytes, read_toml
 from halftime.fix.artefacts import OpenArtefacts, made_for, open_artefacts
-from halftime.fix.base import Fix
+from halftime.fix.base import ChosenFix
+from halftime.fix.blocks import block, sealed
+from halftime.fix.guard import why_not
 from halftime.fix.table import FIXES
 from halftime.pipeline.device import device_of
-from halftime.records import Json, Session
+from halftime.pipeline.state import state_of
+from halftime.records import Session
 from halftime.records.fixes import ALWAYS, CONFLICTS, FIX_ROWS
 from halftime.records.recipe import Choice, Plan, Recipe
 
@@ -28,13 +31,6 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 PlanLike = Plan | Recipe | Path | str | Sequence[str | Choice]
-
-
-class ChosenFix(NamedTuple):
-    """A fix with its complete settings."""
-
-    fix: Fix
-    settings: dict[str, Json]
 
 
 @contextmanager
@@ -55,11 +51,13 @@ def applied(
         check_recipe(plan, pipeline)
     chosen = choose(plan)
     check(pipeline, chosen)
-    with ExitStack() as stack:
+    with block(pipeline, chosen) as stack:
         if artefacts is not None:
             stack.enter_context(kept_artefacts(pipeline, plan, artefacts))
         for fix, settings in chosen:
             stack.enter_context(fix.apply(pipeline, settings))
+        if chosen:
+            stack.enter_context(sealed(pipeline, chosen))
         yield pipeline
 
 
@@ -142,9 +140,9 @@ def open_findings(session: Session, plan: Plan | Recipe) -> Session:
 
 def check(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> None:
     """Raises DoesNotApply for the first fix that cannot work on this pipeline."""
-    device = device_of(pipeline)
+    state = state_of(pipeline)
     for fix, settings in chosen:
-        reason = fix.applies(pipeline, device, settings)
+        reason = why_not(fix, pipeline, settings, state)
         if reason:
             raise DoesNotApply(f"fix {fix.name!r} does not apply: {reason}.")
 
@@ -152,8 +150,8 @@ def check(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> None:
 def reasons(pipeline: DiffusionPipeline) -> dict[str, str | None]:
     """Every fix with its defaults: why it does not apply to this pipeline on its device, or None
     where it does."""
-    device = device_of(pipeline)
-    return {name: fix.applies(pipeline, device, fix.settings) for name, fix in FIXES.items()}
+    state = state_of(pipeline)
+    return {name: why_not(fix, pipeline, fix.settings, state) for name, fix in FIXES.items()}
 
 
 # ---- recipes

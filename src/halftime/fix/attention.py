@@ -42,9 +42,11 @@ def _fuse_applies(
         for model in models
         for processor in getattr(model, "attn_processors", {}).values()
     )
+    unfusable = next(filter(None, map(hugging_face.unfusable_attention, models)), None)
     return first_reason(
         needs_denoiser(pipeline, device, settings),
         "models with added key and value projections cannot be fused" if added else None,
+        f"diffusers cannot fuse the projections of {unfusable}" if unfusable else None,
     )
 
 
@@ -53,7 +55,8 @@ def _fused(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     with ExitStack() as stack:
         for model in denoisers(pipeline):
             stack.enter_context(restored(model))
-            call(model, "fuse_qkv_projections")
+            # The class's: the module's own is refused to callers inside another block.
+            type(model).fuse_qkv_projections(model)  # type: ignore[attr-defined]
         yield
 
 

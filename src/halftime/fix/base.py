@@ -68,6 +68,13 @@ class Fix(FixRow, frozen=True, kw_only=True):
         return {**self.settings, **settings}
 
 
+class ChosenFix(NamedTuple):
+    """A fix with its complete settings."""
+
+    fix: Fix
+    settings: dict[str, Json]
+
+
 def _same_kind(value: Json, default: Json) -> bool:
     if isinstance(default, float) and not isinstance(default, bool):
         return isinstance(value, int | float) and not isinstance(value, bool)

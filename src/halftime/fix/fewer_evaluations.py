@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,28 +14,14 @@ from diffusers import FirstBlockCacheConfig
 from torch import Tensor, nn
 
 from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number
+from halftime.fix.calls import RunningCall, followed
 from halftime.fix.undo import restored
-from halftime.pipeline.change import intercepted, patched
+from halftime.pipeline.change import patched
 from halftime.pipeline.components import denoisers
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-
-@dataclass
-class Counter:
-    """Which denoiser evaluation of the pipeline's current call this is, counted from 0."""
-
-    index: int = 0
-
-    def reset(self, arguments: dict[str, object]) -> dict[str, object]:
-        self.index = 0
-        return arguments
-
-    def next(self) -> int:
-        self.index += 1
-        return self.index - 1
 
 
 # ---- guidance-interval
@@ -66,14 +53,15 @@ def _doubled(value: object) -> object:
 @contextmanager
 def _guided_within(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     start, stop = number(settings, "start"), number(settings, "stop")
-    counter = Counter()
     model = denoisers(pipeline)[0]
     forward = model.forward
 
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:
+        if not running.here:
+            return forward(*args, **kwargs)
         steps = getattr(pipeline, "num_timesteps", None) or len(pipeline.scheduler.timesteps)
-        progress = counter.next() / max(steps, 1)
+        progress = running.next() / max(steps, 1)
         batch = _batch(args, kwargs)
         if start <= progress < stop or not pipeline.do_classifier_free_guidance or batch % 2:
             return forward(*args, **kwargs)
@@ -83,7 +71,7 @@ def _guided_within(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[
         # Twice the conditional answer: guidance then adds nothing.
         return _doubled(forward(*half_args, **half_kwargs))
 
-    with intercepted(pipeline, counter.reset), patched(model, "forward", call):
+    with followed(pipeline, "guidance-interval") as running, patched(model, "forward", call):
         yield
 
 
@@ -106,6 +94,62 @@ def _guidance_applies(
 # ---- step-cache
 
 
+# Parameters of a denoiser that say what to draw, by which two evaluations of one step differ.
+_CONDITIONING = ("encoder_hidden_states", "cap_feats", "context", "class_labels")
+_MOST_CONDITIONINGS = 8  # of one call; where each step makes new ones, none is met again
+
+
+@dataclass
+class Conditionings:
+    """The conditionings of a call by number: evaluations of one number continue each other.
+
+    A pipeline that evaluates the unconditional and the conditional input one after the other would
+    else answer the second from what the first left, and their difference would be 0.
+    """
+
+    tensors: list[Tensor | None] = field(default_factory=list)  # held, so that no address is reused
+
+    def number(self, conditioning: Tensor | None) -> int | None:
+        """Its number, or None where it was not met before."""
+        return next(
+            (index for index, tensor in enumerate(self.tensors) if _is_same(tensor, conditioning)),
+            None,
+        )
+
+
+def _is_same(left: Tensor | None, right: Tensor | None) -> bool:
+    """Whether both are the same values in memory: compared by address, so nothing is read."""
+    if left is None or right is None:
+        return left is right
+    return left is right or (
+        left.device == right.device
+        and left.data_ptr() == right.data_ptr()
+        and (left.shape, left.stride(), left.dtype) == (right.shape, right.stride(), right.dtype)
+    )
+
+
+def conditioning_of(
+    parameters: Sequence[str], args: tuple[object, ...], kwargs: dict[str, object]
+) -> Tensor | None:
+    """What a denoiser's call is conditioned on; `parameters` are the names of its forward."""
+    arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
+    for name, value in arguments.items():
+        if name.startswith(_CONDITIONING):
+            tensors = [leaf for leaf in pytorch.tree_leaves(value) if isinstance(leaf, Tensor)]
+            if tensors:
+                return tensors[0]
+    return None
+
+
+@dataclass
+class DeepMemory:
+    """What the deep blocks answered on the last full evaluation under one conditioning."""
+
+    batch: int = 0
+    evaluations: int = 0
+    outputs: dict[str, object] = field(default_factory=dict)  # by block
+
+
 @dataclass
 class DeepCache:
     """Keeps a UNet's deep features between steps (the idea of DeepCache, Ma et al., CVPR 2024).
@@ -115,26 +159,47 @@ class DeepCache:
     """
 
     every: int
-    counter: Counter = field(default_factory=Counter)
     skip: bool = False
-    batch: int = 0
-    outputs: dict[str, object] = field(default_factory=dict)  # of each block on the last full step
+    conditionings: Conditionings = field(default_factory=Conditionings)
+    memories: list[DeepMemory] = field(default_factory=list)
+    memory: DeepMemory = field(default_factory=DeepMemory)  # of this evaluation
 
-    def decide(self, batch: int) -> None:
+    @property
+    def outputs(self) -> dict[str, object]:
+        """Of each block on the last full evaluation."""
+        return self.memory.outputs
+
+    def begin(self) -> None:
+        """A new call of the pipeline: nothing of the last one is used."""
+        self.conditionings, self.memories, self.skip = Conditionings(), [], False
+
+    def decide(self, batch: int, conditioning: Tensor | None = None) -> None:
         """Before each evaluation: is it a full one? A new batch size makes it one, and so does an
         empty memory."""
-        index = self.counter.next()
-        if index == 0:
-            self.outputs.clear()
-        self.skip = index % self.every != 0 and batch == self.batch and bool(self.outputs)
-        self.batch = batch
+        self.memory = self._memory_of(conditioning)
+        due = self.memory.evaluations % self.every == 0
+        self.skip = not due and batch == self.memory.batch and bool(self.memory.outputs)
+        self.memory.batch = batch
+        self.memory.evaluations += 1
 
-    def around(self, name: str, block: nn.Module) -> Callable[..., object]:
+    def _memory_of(self, conditioning: Tensor | None) -> DeepMemory:
+        number = self.conditionings.number(conditioning)
+        if number is None:
+            if len(self.conditionings.tensors) == _MOST_CONDITIONINGS:
+                self.begin()
+            self.conditionings.tensors.append(conditioning)
+            self.memories.append(DeepMemory())
+            number = -1
+        return self.memories[number]
+
+    def around(self, name: str, block: nn.Module, running: RunningCall) -> Callable[..., object]:
         """The forward of the block of that name, answered from memory on the steps between."""
         forward = block.forward
 
         @functools.wraps(forward)
         def call(*args: object, **kwargs: object) -> object:
+            if not running.here:
+                return forward(*args, **kwargs)
             if not self.skip:
                 self.outputs[name] = forward(*args, **kwargs)
             return self.outputs[name]
@@ -158,29 +223,72 @@ def _unet_cached(
 ) -> Iterator[None]:
     cache = DeepCache(int(number(settings, "every")))
     forward = unet.forward
+    parameters = list(inspect.signature(forward).parameters)
 
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:
-        cache.decide(_batch(args, kwargs))
+        if running.here:
+            if running.next() == 0:
+                cache.begin()
+            cache.decide(_batch(args, kwargs), conditioning_of(parameters, args, kwargs))
         return forward(*args, **kwargs)
 
     with ExitStack() as stack:
-        stack.enter_context(intercepted(pipeline, cache.counter.reset))
+        running = stack.enter_context(followed(pipeline, "step-cache"))
         stack.enter_context(patched(unet, "forward", call))
         for name, block in _deep_blocks(unet).items():
-            stack.enter_context(patched(block, "forward", cache.around(name, block)))
+            stack.enter_context(patched(block, "forward", cache.around(name, block, running)))
         yield
-        cache.outputs.clear()
+        cache.begin()
 
 
 @contextmanager
-def _transformer_cached(model: nn.Module, settings: Settings) -> Iterator[None]:
-    with restored(model):
+def _transformer_cached(
+    pipeline: DiffusionPipeline, model: nn.Module, settings: Settings
+) -> Iterator[None]:
+    with restored(model), followed(pipeline, "step-cache") as running:
         model.enable_cache(FirstBlockCacheConfig(threshold=number(settings, "threshold")))  # type: ignore[operator]
         try:
-            yield
+            with patched(model, "forward", _in_contexts(pipeline, model, running)):
+                yield
         finally:
             model.disable_cache()  # type: ignore[operator]
+
+
+def _in_contexts(
+    pipeline: DiffusionPipeline, model: nn.Module, running: RunningCall
+) -> Callable[..., object]:
+    """The model's forward, each conditioning in its own cache context.
+
+    Pipelines that set contexts go on doing so. A call from outside of the pipeline's own is in a
+    context that nothing remembers.
+    """
+    forward = model.forward
+    parameters = list(inspect.signature(forward).parameters)
+    sets_contexts = hugging_face.sets_cache_contexts(pipeline)
+    conditionings = Conditionings()
+
+    @functools.wraps(forward)
+    def call(*args: object, **kwargs: object) -> object:
+        first = running.next() == 0 if running.here else True
+        if first:
+            conditionings.tensors.clear()
+        if first and not (running.here and sets_contexts):
+            hugging_face.forget_cached_steps(model)
+        if running.here and sets_contexts:
+            return forward(*args, **kwargs)
+        conditioning = conditioning_of(parameters, args, kwargs)
+        number = conditionings.number(conditioning)
+        if number is None:
+            if len(conditionings.tensors) == _MOST_CONDITIONINGS:
+                conditionings.tensors.clear()
+                hugging_face.forget_cached_steps(model)
+            conditionings.tensors.append(conditioning)
+            number = len(conditionings.tensors) - 1
+        with model.cache_context(f"halftime {number}"):  # type: ignore[operator]
+            return forward(*args, **kwargs)
+
+    return call
 
 
 @contextmanager
@@ -190,7 +298,7 @@ def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
             if hasattr(model, "down_blocks"):
                 stack.enter_context(_unet_cached(pipeline, model, settings))
             else:
-                stack.enter_context(_transformer_cached(model, settings))
+                stack.enter_context(_transformer_cached(pipeline, model, settings))
         yield
 
 
@@ -207,7 +315,7 @@ def _cache_applies(
 def _uncachable(model: nn.Module) -> str | None:
     if hasattr(model, "down_blocks"):
         return None if len(model.up_blocks) > 1 else "its UNet has a single resolution"  # type: ignore[arg-type]
-    if not hasattr(model, "enable_cache"):
+    if not hasattr(model, "enable_cache") or not hasattr(model, "cache_context"):
         return "its transformer takes none of diffusers' caches"
     return hugging_face.unknown_to_first_block_cache(model)
 

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from halftime.base.errors import HalftimeWarning, first_line
 from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number, one_of
+from halftime.fix.calls import followed
 from halftime.fix.compilation import DEFAULTS, compile_with
 from halftime.fix.memory_watch import MemoryWatch
 from halftime.fix.openvino import converter, missing, precision_reason
 from halftime.fix.runtime import Converted
 from halftime.fix.schedule_table import OUTPUT, SAMPLE, ScheduleTable
-from halftime.fix.scheduling import not_linear, scheduler_in_place
+from halftime.fix.scheduling import cannot_be_replaced, not_linear, scheduler_in_place
 from halftime.fix.table_scheduler import draw_noise, tabled, take_table
 from halftime.fix.undo import like
 from halftime.pipeline.change import intercepted, patched
@@ -346,6 +347,7 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(scheduler_in_place(pipeline, scheduler))
         stack.enter_context(intercepted(pipeline, state.begin_call))
+        stack.enter_context(followed(pipeline, "loop-graph"))
         stack.callback(state.release)
         scaled = like(scale, functools.partial(state.scale_model_input, scale))
         stepped = like(step, functools.partial(state.step_through, step))
@@ -383,7 +385,7 @@ def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settin
         needs_denoiser(pipeline, device, settings),
         _backend_reason(device, settings),
         None if loop_is_known else f"it knows the loops of {' and '.join(KNOWN)} only",
-        not_linear(pipeline.scheduler) if loop_is_known else None,
+        cannot_be_replaced(pipeline) or not_linear(pipeline.scheduler) if loop_is_known else None,
         "the scheduler evaluates more than once a step"
         if getattr(pipeline.scheduler, "order", 1) != 1
         else None,

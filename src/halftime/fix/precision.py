@@ -3,12 +3,15 @@ are."""
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from halftime.fix.base import (
     FixCode,
@@ -19,10 +22,10 @@ from halftime.fix.base import (
     one_of,
     text,
 )
-from halftime.fix.undo import casting, replace_tensors, restored
+from halftime.fix.undo import cast, casting, replace_tensors, restored
 from halftime.pipeline.change import patched, subclassed
 from halftime.pipeline.components import denoisers, vae_of
-from halftime.upstream import hugging_face
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -35,21 +38,50 @@ def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None
     """The module's weights in `dtype`; the method `entry` casts what comes in, and what goes out
     back."""
     keep = hugging_face.kept_in_fp32(module)
-    with restored(module), _outward_dtype(module):
+    inside = _Inside()
+    with restored(module), _outward_dtype(module, inside):
         replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
+        entered = inside.during(getattr(module, entry))
         with (
-            patched(module, entry, casting(getattr(module, entry), dtype)),
+            patched(module, entry, casting(entered, dtype)),
             patched(module, "to", _to(module)),
         ):
             yield
 
 
+@dataclass
+class _Inside:
+    """How deep in its own method a module is: there it must see the dtype that its weights have."""
+
+    depth: int = 0
+
+    def during(self, method: Callable[..., object]) -> Callable[..., object]:
+        @functools.wraps(method)
+        def call(*args: object, **kwargs: object) -> object:
+            self.depth += 1
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.depth -= 1
+
+        return call
+
+
 @contextmanager
-def _outward_dtype(module: nn.Module) -> Iterator[None]:
+def _outward_dtype(module: nn.Module, inside: _Inside) -> Iterator[None]:
     """`module.dtype` goes on naming what callers should hand in: pipelines make their latents in
-    that dtype."""
-    dtype = next(module.parameters()).dtype
-    with subclassed(module, {"dtype": property(lambda self: dtype)}):
+    that dtype. The module itself, which casts its embeddings to it, sees what it computes in."""
+    outward = next(module.parameters()).dtype
+    original = getattr(type(module), "dtype", None)
+
+    def dtype(self: nn.Module) -> torch.dtype:
+        if not inside.depth:
+            return outward
+        if isinstance(original, property) and original.fget is not None:
+            return original.fget(self)  # type: ignore[no-any-return]
+        return next(self.parameters()).dtype
+
+    with subclassed(module, {"dtype": property(dtype)}):
         yield
 
 
@@ -106,15 +138,34 @@ def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None
 
 @contextmanager
 def _encode_cast(vae: nn.Module, settings: Settings) -> Iterator[None]:
-    # img2img encodes with the same weights; a latent distribution is no tensor, so its result keeps
-    # the dtype.
+    """img2img encodes with the same weights, and its latents go on in the caller's dtype."""
     if not hasattr(vae, "encode"):
         yield
         return
     encode: Callable[..., object] = getattr(vae, "encode")  # noqa: B009 - nn.Module's type makes it a tensor
     dtype = getattr(torch, text(settings, "dtype"))
-    with patched(vae, "encode", lambda x, *args, **kwargs: encode(x.to(dtype), *args, **kwargs)):
+
+    @functools.wraps(encode)
+    def call(x: Tensor, *args: object, **kwargs: object) -> object:
+        return _outward(encode(x.to(dtype), *args, **kwargs), x.dtype)
+
+    with patched(vae, "encode", call):
         yield
+
+
+def _outward(encoded: object, dtype: torch.dtype) -> object:
+    """An encoder's output in the caller's dtype; a latent distribution is an object of tensors."""
+
+    def outward(leaf: object) -> object:
+        if isinstance(leaf, Tensor):
+            return cast(leaf, dtype)
+        if hasattr(leaf, "sample") and hasattr(leaf, "__dict__"):
+            converted = copy.copy(leaf)
+            vars(converted).update(cast(dict(vars(leaf)), dtype))
+            return converted
+        return leaf
+
+    return pytorch.tree_map(outward, encoded)
 
 
 def _denoiser_applies(

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import diffusers
 
-from halftime.base.errors import DoesNotApply, HalftimeWarning
+from halftime.base.errors import DoesNotApply
 from halftime.base.source import short
 from halftime.fix.base import FixCode, Settings, first_reason, number, text
 from halftime.fix.schedule_table import build
 from halftime.fix.table_scheduler import index_in_schedule, tabled
-from halftime.fix.undo import like
 from halftime.pipeline.arguments import call_parameters
-from halftime.pipeline.change import intercepted, patched, progress_bars
+from halftime.pipeline.change import intercepted, method_wrapped, patched, progress_bars
 from halftime.pipeline.components import pipelines_of
 from halftime.upstream import hugging_face
 
@@ -51,7 +48,22 @@ def _needs_scheduler(pipeline: DiffusionPipeline) -> str | None:
 def _table_applies(
     pipeline: DiffusionPipeline, device: torch.device, settings: Settings
 ) -> str | None:
-    return _needs_scheduler(pipeline) or not_linear(pipeline.scheduler)
+    return (
+        _needs_scheduler(pipeline) or cannot_be_replaced(pipeline) or not_linear(pipeline.scheduler)
+    )
+
+
+def cannot_be_replaced(pipeline: DiffusionPipeline) -> str | None:
+    """Why a table cannot stand for the pipeline's scheduler, however linear it is, or None."""
+    step = own_step(pipeline.scheduler)
+    if step:
+        return (
+            f"{step} is not diffusers' own, and what else it does (logs, checks) would be left "
+            "out. Use a scheduler of diffusers to have a table"
+        )
+    if hugging_face.compares_scheduler_class(pipeline):
+        return "its call compares the class of its scheduler, which a table's is not"
+    return None
 
 
 def not_linear(scheduler: SchedulerMixin, steps: int = 8) -> str | None:
@@ -89,13 +101,6 @@ def own_step(scheduler: SchedulerMixin) -> str:
 
 @contextmanager
 def _table_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    step = own_step(pipeline.scheduler)
-    if step:
-        warning = (
-            f"{step} is your own: the table keeps its arithmetic and leaves out what else it does "
-            "(logs, checks)."
-        )
-        warnings.warn(warning, HalftimeWarning, stacklevel=2)
     with scheduler_in_place(pipeline, tabled(pipeline.scheduler)):
         yield
 
@@ -121,33 +126,42 @@ def _begin_applies(
 def _begin_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     """The index comes from the timestep's address in the schedule, which the host knows, not from
     its value on the device."""
-    scheduler = pipeline.scheduler
-    step = scheduler.step
-    scale = getattr(scheduler, "scale_model_input", None)
-
-    def find(timestep: object) -> None:
-        if scheduler.begin_index is None and scheduler.step_index is None:
-            index = index_in_schedule(scheduler.timesteps, timestep)
-            if index is not None:
-                scheduler.set_begin_index(index)
-
-    def scaled(sample: object, timestep: object = None, *args: object, **kwargs: object) -> object:
-        find(timestep)
-        assert scale is not None
-        return scale(sample, timestep, *args, **kwargs)
-
-    @functools.wraps(step)
-    def stepped(
-        model_output: object, timestep: object, sample: object, *args: object, **kwargs: object
-    ) -> object:
-        find(timestep)
-        return step(model_output, timestep, sample, *args, **kwargs)
-
     with ExitStack() as stack:
-        stack.enter_context(patched(scheduler, "step", stepped))
-        if scale is not None:
-            stack.enter_context(patched(scheduler, "scale_model_input", like(scale, scaled)))
+        stack.enter_context(method_wrapped(pipeline.scheduler, "step", _stepped))
+        if hasattr(pipeline.scheduler, "scale_model_input"):
+            stack.enter_context(method_wrapped(pipeline.scheduler, "scale_model_input", _scaled))
         yield
+
+
+def _stepped(
+    scheduler: SchedulerMixin,
+    step: Callable[..., object],
+    model_output: object,
+    timestep: object,
+    *args: object,
+    **kwargs: object,
+) -> object:
+    _begin_at(scheduler, timestep)
+    return step(model_output, timestep, *args, **kwargs)
+
+
+def _scaled(
+    scheduler: SchedulerMixin,
+    scale: Callable[..., object],
+    sample: object,
+    timestep: object = None,
+    *args: object,
+    **kwargs: object,
+) -> object:
+    _begin_at(scheduler, timestep)
+    return scale(sample, timestep, *args, **kwargs)
+
+
+def _begin_at(scheduler: SchedulerMixin, timestep: object) -> None:
+    if scheduler.begin_index is None and scheduler.step_index is None:
+        index = index_in_schedule(scheduler.timesteps, timestep)
+        if index is not None:
+            scheduler.set_begin_index(index)
 
 
 # ---- solver-steps

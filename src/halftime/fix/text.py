@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from halftime.base.errors import DoesNotApply, first_line
+from halftime.base.errors import DoesNotApply, HalftimeWarning, first_line
 from halftime.fix.base import FixCode, Settings, number
 from halftime.pipeline.change import patched
-from halftime.pipeline.components import components
+from halftime.pipeline.components import components, components_of
 from halftime.pipeline.device import device_of
-from halftime.upstream import hugging_face, pytorch
+from halftime.pipeline.state import adapter_layers
+from halftime.upstream import pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -135,22 +137,61 @@ def _cloned(value: object) -> object:
     return pytorch.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
-def _weights_version(pipeline: DiffusionPipeline) -> object:
-    """Changes when an encoder is exchanged, trained on, or arguments another adapter."""
-    marks: list[object] = []
-    for module in components(pipeline, "text_encoder").values():
-        first = next(module.parameters(), None)
-        adapted = hugging_face.loaded_adapters(module)
-        active = getattr(module, "active_adapters", None) if adapted else None
-        marks += [id(module), id(first), None if first is None else pytorch.writes_to(first)]
-        marks.append(str(active() if callable(active) else active))
-    return tuple(marks)
+def encoding_version(pipeline: DiffusionPipeline) -> object:
+    """Changes with whatever embeddings depend on besides the arguments: an encoder's or
+    tokenizer's exchange, a write into a weight, an adapter's choice or weight, an added token, and
+    what of the pipeline itself its `encode_prompt` reads."""
+    encoders = components(pipeline, "text_encoder")
+    tokenizers = components_of(pipeline)
+    return (
+        [(name, id(encoder), _content(encoder)) for name, encoder in encoders.items()],
+        [
+            _adapter_state(layer)
+            for encoder in encoders.values()
+            for layer in adapter_layers(encoder)
+        ],
+        [
+            (name, id(tokenizer), len(tokenizer))
+            for name, tokenizer in tokenizers.items()
+            if "tokenizer" in name and isinstance(tokenizer, Sized)
+        ],
+        _read_by_encode_prompt(pipeline),
+    )
+
+
+def _content(encoder: nn.Module) -> object:
+    """Where every weight is, how often it was written to, and three of its values: a write through
+    `.data` is counted nowhere."""
+    weights = [weight for weight in (*encoder.parameters(), *encoder.buffers()) if weight.numel()]
+    places = [
+        (id(weight), pytorch.writes_to(weight), weight.shape, weight.dtype) for weight in weights
+    ]
+    samples = [
+        weight.detach().flatten()[:: max(1, weight.numel() // 2)][:3].double().cpu()
+        for weight in weights
+        if type(weight) in (Tensor, nn.Parameter) and not weight.is_meta
+    ]
+    return places, torch.cat(samples).tolist() if samples else []
+
+
+def _adapter_state(layer: nn.Module) -> tuple[object, ...]:
+    names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+    return (id(layer), *(str(getattr(layer, name, None)) for name in names))
+
+
+def _read_by_encode_prompt(pipeline: DiffusionPipeline) -> dict[str, object]:
+    """The plain attributes of the pipeline that the code of `encode_prompt` names."""
+    code = inspect.unwrap(type(pipeline).encode_prompt).__code__
+    values = {name: getattr(pipeline, name, None) for name in code.co_names}
+    return {name: value for name, value in values.items() if _is_plain(value)}
 
 
 @contextmanager
 def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     cache = PromptCache(
-        pipeline.encode_prompt, int(number(settings, "size")), lambda: _weights_version(pipeline)
+        pipeline.encode_prompt,
+        int(number(settings, "size")),
+        lambda: repr(encoding_version(pipeline)),
     )
     with patched(pipeline, "encode_prompt", cache):
         yield
@@ -170,25 +211,85 @@ def _pairs(result: object) -> bool:
 def batched(encode: Encode, zeroed: Callable[[dict[str, object]], bool]) -> Encode:
     """`encode_prompt` with positive and negative prompts in one forward, then cut in two.
 
-    Calls that pass embeddings, or whose negative embeddings are zeros anyway, are left alone.
+    Calls that pass embeddings, or whose negative embeddings are zeros anyway, are left alone. The
+    first call of each kind is encoded in both ways: a pipeline may take no negative prompt for
+    something else than an empty one, or pad one text by the other, and is then left alone too.
     """
     signature = inspect.signature(encode)
+    agreed: dict[object, bool] = {}  # by kind of call
 
     @functools.wraps(encode)
     def call(*args: object, **kwargs: object) -> object:
         arguments = dict(signature.bind(*args, **kwargs).arguments)
+        kind = _kind(arguments)
         if (
             not arguments.get("do_classifier_free_guidance", True)
             or zeroed(arguments)
             or not _has_texts(arguments)
+            or agreed.get(kind) is False
         ):
             return encode(*args, **kwargs)
-        result = encode(**_doubled(arguments))
-        if not _pairs(result) or any(negative is not None for negative in result[1::2]):  # type: ignore[index]
-            return encode(*args, **kwargs)
-        return tuple(half for both in result[::2] for half in _halves(both))  # type: ignore[index]
+        result = _in_one(encode, arguments)
+        if result is not None and agreed.get(kind):
+            return result
+        expected = encode(*args, **kwargs)
+        agreed[kind] = result is not None and _agree(result, expected)
+        if not agreed[kind]:
+            warnings.warn(_DISAGREES, HalftimeWarning, stacklevel=2)
+        return expected
 
     return call
+
+
+_DISAGREES = (
+    "batch-prompts: this pipeline encodes its two prompts otherwise when they share a forward, so "
+    "they are encoded one after the other, as without the fix."
+)
+# Two forwards and one differ by rounding: rmse over the embeddings' own deviation.
+_AGREEMENT = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def _kind(arguments: dict[str, object]) -> object:
+    """What may decide how a pipeline encodes: which texts there are, and which is the longer, by
+    which some pad the shorter. Each kind is checked once."""
+    texts = {name: value for name, value in arguments.items() if "prompt" in name}
+    lengths = [
+        max(map(len, _listed(arguments.get(name), 1)), default=0)
+        for name in ("prompt", "negative_prompt")
+    ]
+    return (
+        lengths[0] >= lengths[1],
+        *((name, type(value).__name__, bool(value)) for name, value in sorted(texts.items())),
+    )
+
+
+def _in_one(encode: Encode, arguments: dict[str, object]) -> tuple[Tensor | None, ...] | None:
+    """Both prompts in one forward, cut in two; None where the pipeline does not work like that."""
+    try:
+        result = encode(**_doubled(arguments))
+        if not _pairs(result) or any(negative is not None for negative in result[1::2]):  # type: ignore[index]
+            return None
+        return tuple(half for both in result[::2] for half in _halves(both))  # type: ignore[index]
+    except Exception:  # encoders are other people's code; the plain call says what is wrong
+        return None
+
+
+def _agree(batched: tuple[Tensor | None, ...], expected: object) -> bool:
+    if not isinstance(expected, tuple) or len(batched) != len(expected):
+        return False
+    return all(map(_equal_but_for_rounding, batched, expected))
+
+
+def _equal_but_for_rounding(left: Tensor | None, right: object) -> bool:
+    if left is None or not isinstance(right, Tensor):
+        return left is right
+    if left.shape != right.shape:
+        return False
+    if not left.is_floating_point():
+        return torch.equal(left, right)
+    error = (left.double() - right.double()).square().mean().sqrt()
+    deviation = right.double().std(correction=0).clamp_min(1e-12)
+    return bool(error / deviation <= _AGREEMENT.get(right.dtype, 1e-3))
 
 
 def _has_texts(arguments: dict[str, object]) -> bool:

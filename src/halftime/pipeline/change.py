@@ -6,11 +6,12 @@ changes of one object are undone in the reverse order, as `with` statements and 
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from halftime.pipeline.components import pipelines_of
 from halftime.upstream import hugging_face
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _ABSENT = object()
+T = TypeVar("T")
 
 
 @contextmanager
@@ -69,6 +71,33 @@ def subclassed(instance: object, members: Mapping[str, object]) -> Iterator[None
         instance.__class__ = original
 
 
+class WrappedMethod:
+    """A method of one object as `around(owner, method, *args, **kwargs)`.
+
+    A deep copy of the object has its own: pipelines copy their scheduler, and a closure over the
+    original would step that one.
+    """
+
+    def __init__(self, owner: object, method: Callable[..., T], around: Callable[..., T]) -> None:
+        functools.update_wrapper(self, method)  # pipelines inspect the signature
+        self.owner, self.method, self.around = owner, method, around
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        return self.around(self.owner, self.method, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> WrappedMethod:
+        owner = memo.get(id(self.owner), self.owner)
+        return WrappedMethod(owner, copy.deepcopy(self.method, memo), self.around)
+
+
+@contextmanager
+def method_wrapped(owner: object, name: str, around: Callable[..., object]) -> Iterator[None]:
+    """Within the block a method of this object runs as `around(owner, method, *args, **kwargs)`;
+    on its deep copies, with the copy as the owner."""
+    with patched(owner, name, WrappedMethod(owner, getattr(owner, name), around)):
+        yield
+
+
 @contextmanager
 def intercepted(
     pipeline: DiffusionPipeline, before: Callable[[dict[str, object]], dict[str, object]]
@@ -79,6 +108,22 @@ def intercepted(
     @functools.wraps(original)
     def call(self: DiffusionPipeline, *args: object, **kwargs: object) -> object:
         return original(self, *args, **before(kwargs))
+
+    with subclassed(pipeline, {"__call__": call}):
+        yield
+
+
+@contextmanager
+def surrounded(
+    pipeline: DiffusionPipeline, around: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Every call of the pipeline runs inside `around()`."""
+    original = type(pipeline).__call__
+
+    @functools.wraps(original)
+    def call(self: DiffusionPipeline, *args: object, **kwargs: object) -> object:
+        with around():
+            return original(self, *args, **kwargs)
 
     with subclassed(pipeline, {"__call__": call}):
         yield

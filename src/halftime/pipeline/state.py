@@ -62,11 +62,14 @@ class PipelineState:
     """
 
     adapters: tuple[Adapter, ...] = ()
+    adapted: tuple[str, ...] = ()  # an adapter works beside the component's own weights
     fused: tuple[str, ...] = ()
+    own_processors: tuple[str, ...] = ()  # attention goes through a class from outside diffusers
     ip_adapters: tuple[str, ...] = ()  # denoisers whose attention takes an image prompt
     offloading: tuple[tuple[str, Offloading], ...] = ()  # (component, how)
     layerwise_casting: tuple[str, ...] = ()
     hooks: tuple[tuple[str, str], ...] = ()  # (component, name) of diffusers' other hooks
+    forward_hooks: tuple[str, ...] = ()  # of torch, set by the user, on the component or in it
     meta: tuple[str, ...] = ()  # with a weight that has a shape and no values
     quantised: tuple[tuple[str, str], ...] = ()  # (component, library)
     compiled: tuple[str, ...] = ()
@@ -86,6 +89,8 @@ def state_of(pipeline: DiffusionPipeline) -> PipelineState:
     fused = {adapter.name for adapter in adapters if adapter.fused}
     return PipelineState(
         adapters=adapters,
+        adapted=_having(modules, _is_adapted),
+        own_processors=_having(modules, _has_own_processors),
         fused=tuple(sorted(fused | {*hugging_face.fused_adapters(pipeline)})),
         ip_adapters=_having(modules, _takes_image_prompts),
         offloading=tuple(
@@ -95,6 +100,7 @@ def state_of(pipeline: DiffusionPipeline) -> PipelineState:
         hooks=tuple(
             (name, hook) for name, module in modules.items() for hook in _other_hooks(module)
         ),
+        forward_hooks=_having(modules, _has_forward_hooks),
         meta=_having(modules, lambda module: any(weight.is_meta for weight in _weights(module))),
         quantised=tuple(
             (name, library) for name, module in modules.items() if (library := quantised_by(module))
@@ -128,14 +134,39 @@ def _adapters(modules: dict[str, nn.Module]) -> tuple[Adapter, ...]:
     for name, module in modules.items():
         for adapter in hugging_face.loaded_adapters(module):
             holders.setdefault(adapter, []).append(name)
-        for layer in module.modules():
-            if "BaseTunerLayer" in _names_of_types(layer):  # peft's, around a layer of the model
-                fused.update(getattr(layer, "merged_adapters", ()))
-                if not getattr(layer, "disable_adapters", False):
-                    active.update(getattr(layer, "active_adapters", ()))
+        for layer in adapter_layers(module):
+            fused.update(getattr(layer, "merged_adapters", ()))
+            active.update(_active(layer))
     return tuple(
         Adapter(name, tuple(components), active=name in active, fused=name in fused)
         for name, components in holders.items()
+    )
+
+
+def adapter_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """peft's layers in a component, each around a layer of the model."""
+    return (layer for layer in module.modules() if "BaseTunerLayer" in _names_of_types(layer))
+
+
+def _active(layer: nn.Module) -> set[str]:
+    if getattr(layer, "disable_adapters", False):
+        return set()
+    return set(getattr(layer, "active_adapters", ()))
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    return any(
+        _active(layer) - set(getattr(layer, "merged_adapters", ()))
+        for layer in adapter_layers(module)
+    )
+
+
+def _has_own_processors(module: nn.Module) -> bool:
+    processors = getattr(module, "attn_processors", None)
+    return isinstance(processors, dict) and any(
+        not type(processor).__module__.startswith("diffusers.")
+        for processor in processors.values()
+        if processor is not None
     )
 
 
@@ -179,6 +210,10 @@ def _casts_layerwise(module: nn.Module) -> bool:
 def _other_hooks(module: nn.Module) -> list[str]:
     names = {name for part in module.modules() for name in hugging_face.diffusers_hooks(part)}
     return sorted(names - {hugging_face.GROUP_OFFLOADING, hugging_face.LAYERWISE_CASTING})
+
+
+def _has_forward_hooks(module: nn.Module) -> bool:
+    return any(pytorch.own_forward_hooks(part) for part in module.modules())
 
 
 # ---- weights

@@ -10,11 +10,14 @@ from halftime.records.environment import Environment
 from halftime.records.finding import Finding
 from halftime.records.session import (
     ColdStart,
+    Communication,
     CompileReport,
     DeviceTotals,
+    HostGap,
     KernelTotal,
     LedgerRow,
     MemoryReport,
+    OperationRate,
     Recompile,
     Run,
     Session,
@@ -23,19 +26,25 @@ from halftime.records.session import (
     StageOnDevice,
     StepStats,
     SyncWait,
+    TracedDevice,
+    TracedRank,
+    Transfer,
 )
 from halftime.records.workload import Workload
 
 __all__ = [
     "ColdStart",
+    "Communication",
     "CompileReport",
     "DeviceTotals",
     "Environment",
     "Finding",
+    "HostGap",
     "Json",
     "KernelTotal",
     "LedgerRow",
     "MemoryReport",
+    "OperationRate",
     "Recompile",
     "Record",
     "Run",
@@ -45,5 +54,8 @@ __all__ = [
     "StageOnDevice",
     "StepStats",
     "SyncWait",
+    "TracedDevice",
+    "TracedRank",
+    "Transfer",
     "Workload",
 ]

@@ -117,7 +117,7 @@ class DeviceTotals(Record, frozen=True, kw_only=True):
 
     busy_seconds: float
     idle_seconds: float
-    # 'host', 'sync', 'other' -> seconds; they add up to idle_seconds
+    # 'host', 'sync', 'allocator', 'other' -> seconds; they add up to idle_seconds
     idle_by_cause: dict[str, float] = {}
     kernels: int = 0
     memcpy_bytes: dict[str, int] = {}  # 'HtoD', 'DtoH', 'DtoD' -> bytes
@@ -138,7 +138,9 @@ class StageOnDevice(Record, frozen=True, kw_only=True):
     busy_seconds: float
     idle_seconds: float
     idle_by_cause: dict[str, float] = {}
-    bound: str = "unknown"  # 'launch-bound', 'compute-bound', 'memory-bound' or 'unknown'
+    # 'launch-bound', 'transfer-bound', 'communication-bound', 'idle', 'compute-bound',
+    # 'memory-bound' or 'unknown'
+    bound: str = "unknown"
     kernels: int = 0
     kernels_per_step: float | None = None
     # median, from the end of the launching call to the kernel's start
@@ -156,12 +158,82 @@ class SyncWait(Record, frozen=True, kw_only=True):
     stage: str
     count: int
     host_seconds: float  # what the host waited
-    wall_seconds: float  # of that, what the device stood idle for because of it: the true cost
+    wall_seconds: float  # of that, idle time of the device that it can have caused: its cost
     where: tuple[str, ...] = ()  # Python stack, innermost first, where it was recorded
 
 
+class HostGap(Record, frozen=True, kw_only=True):
+    """A line of Python during which a traced device had nothing to do, per call."""
+
+    frame: str  # 'diffusers/models/cache_utils.py(154): cache_context'
+    stage: str
+    seconds: float  # idle while the host was in this frame and in none of a user or library below
+    share: float  # of the wall clock
+    ceiling: float | None = None  # speedup of the whole call if that time vanished
+    where: tuple[str, ...] = ()  # its callers, innermost first
+
+
+class Transfer(Record, frozen=True, kw_only=True):
+    """Copies of one direction in one stage, per call."""
+
+    stage: str
+    direction: str  # 'HtoD', 'DtoH', 'DtoD'
+    count: float
+    seconds: float
+    exposed_seconds: float  # of that, not hidden behind kernels of the same device
+    bytes: int | None = None
+
+
+class Communication(Record, frozen=True, kw_only=True):
+    """Kernels of one collective in one stage, per call."""
+
+    stage: str
+    name: str
+    count: float
+    seconds: float
+    exposed_seconds: float  # of that, not hidden behind other kernels of the same device
+
+
+class TracedDevice(Record, frozen=True, kw_only=True):
+    """One device's time line over the recording."""
+
+    device: int
+    name: str
+    busy_seconds: float
+    idle_seconds: float  # between the first and the last operation of any device
+    operations: int
+    alone_seconds: float = 0.0  # busy while no other device was
+
+
+class TracedRank(Record, frozen=True, kw_only=True):
+    """One rank of a run whose files were read together."""
+
+    rank: int
+    wall_seconds: float
+    busy_seconds: float
+    communication_seconds: float
+    # in collectives, longer than the rank that came last: it waited for that one
+    waited_seconds: float
+
+
+class OperationRate(Record, frozen=True, kw_only=True):
+    """Operators of one kind and shape, against the card's roofline; seconds are the device's."""
+
+    name: str
+    shapes: str
+    stage: str
+    count: int
+    seconds: float
+    flops: float
+    bytes: float
+    flops_per_second: float
+    # what the card's peak arithmetic or bandwidth would take; None where the card is not known
+    roofline_seconds: float | None = None
+
+
 # Schema history
-# 1  2026-11  first
+# 1  2026-11  first; host_gaps, transfers, communication, devices, ranks and operations came later,
+#             with defaults
 class Session(Record, frozen=True, kw_only=True):
     """A measured call: what ran, where, the ledger, the runs under it, and the findings."""
 
@@ -186,6 +258,12 @@ class Session(Record, frozen=True, kw_only=True):
     device: DeviceTotals | None = None
     on_device: tuple[StageOnDevice, ...] = ()
     syncs: tuple[SyncWait, ...] = ()
+    host_gaps: tuple[HostGap, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
+    communication: tuple[Communication, ...] = ()
+    devices: tuple[TracedDevice, ...] = ()  # where there are several
+    ranks: tuple[TracedRank, ...] = ()  # where files of several were read together
+    operations: tuple[OperationRate, ...] = ()  # those furthest from their roofline
     notes: tuple[str, ...] = ()  # facts a reader needs: 'seeded random weights'
     doubts: tuple[str, ...] = ()  # why a number may not be trusted, each with the next command
 

@@ -68,6 +68,7 @@ STAGES: tuple[Stage, ...] = (
         },
         colour=2,
     ),
+    Stage("steps (a guess)"),  # a repetition in a recording that names nothing
     Stage(
         "vae_decode",
         components={"vae": "vae vqgan movq vqvae image_vae video_vae audio_vae"},

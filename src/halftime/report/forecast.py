@@ -322,7 +322,7 @@ def gpus_report_of(listed: GpuList) -> Report:
     return Report(
         title="GPUs",
         summary=f"{len(gpus)} GPUs, dense rates, fp32 accumulation. To add one, add a line to "
-        "forecast/data/gpus.csv.",
+        "records/data/gpus.csv.",
         sections=(
             Section("Values", (Table(columns, rows_of(*rows)),)),
             Section("Sources", (sources,)),

@@ -48,6 +48,14 @@ def unpacked_latents(
     return unpacked
 
 
+def dtype_keyword() -> str:
+    """What `from_pretrained` calls a dtype: 'torch_dtype' in an older diffusers, which takes no
+    notice of 'dtype' and keeps the file's; a newer one warns of the old name."""
+    from diffusers.pipelines import pipeline_utils
+
+    return "dtype" if hasattr(pipeline_utils, "_resolve_dtype") else "torch_dtype"
+
+
 # ---- what a pipeline's call does, read off its compiled code
 
 
@@ -73,11 +81,41 @@ def _doubles_latents(code: CodeType) -> bool:
     )
 
 
+def compares_scheduler_class(pipeline: DiffusionPipeline) -> bool:
+    """Whether the call has `type(self.scheduler) != …`, as Bria's: a scheduler of a subclass then
+    takes another path."""
+    return any(map(_compares_scheduler_class, codes_of(type(pipeline))))
+
+
+def _compares_scheduler_class(code: CodeType) -> bool:
+    """Looks for: load type, load self, load scheduler, and a comparison soon after."""
+    skipped = ("CACHE", "NOP", "PUSH_NULL", "PRECALL")
+    steps = [step for step in dis.get_instructions(code) if step.opname not in skipped]
+    return any(
+        (load.argval, owner.argval, name.argval) == ("type", "self", "scheduler")
+        and any(step.opname in ("COMPARE_OP", "IS_OP") for step in steps[index + 3 : index + 8])
+        for index, (load, owner, name) in enumerate(zip(steps, steps[1:], steps[2:], strict=False))
+    )
+
+
 def sets_begin_index(pipeline: DiffusionPipeline) -> bool | None:
     """Whether the call tells the scheduler where it starts; None where there is no code to
     look at."""
     codes = codes_of(type(pipeline))
     return any("set_begin_index" in code.co_names for code in codes) if codes else None
+
+
+def sets_cache_contexts(pipeline: DiffusionPipeline) -> bool:
+    """Whether the call says which of its evaluations is which: diffusers' caches need it, and
+    raise "No cache context is set" where it does not."""
+    return any("cache_context" in code.co_names for code in codes_of(type(pipeline)))
+
+
+def forget_cached_steps(model: nn.Module) -> None:
+    """Let diffusers' caches forget the last call: pipelines do so at their end, but not all."""
+    reset = getattr(model, "_reset_stateful_cache", None)
+    if reset is not None:
+        reset()
 
 
 def codes_of(kind: type) -> list[CodeType]:
@@ -136,6 +174,8 @@ def unknown_to_first_block_cache(model: nn.Module) -> str | None:
         if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS and isinstance(child, nn.ModuleList)
         for block in child
     ]
+    if any(name.startswith("temporal_") for name, _ in model.named_children()):
+        return "its blocks see pictures and frames in turns, which FirstBlockCache does not expect"
     for block in blocks:
         try:
             TransformerBlockRegistry.get(type(block))
@@ -144,6 +184,18 @@ def unknown_to_first_block_cache(model: nn.Module) -> str | None:
     return (
         None if len(blocks) > 1 else "its transformer has no two blocks that FirstBlockCache knows"
     )
+
+
+def unfusable_attention(model: nn.Module) -> str | None:
+    """The class of an attention whose projections diffusers says it can fuse and cannot, because
+    they are not called to_q, to_k and to_v; None where there is none."""
+    for module in model.modules():
+        fuses = hasattr(module, "fuse_projections") and getattr(
+            module, "_supports_qkv_fusion", True
+        )
+        if fuses and not all(hasattr(module, name) for name in ("to_q", "to_k", "to_v")):
+            return type(module).__name__
+    return None
 
 
 @contextmanager
@@ -179,8 +231,9 @@ def diffusers_hooks(module: nn.Module) -> Mapping[str, object]:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a library's hooks decide where or how this very module runs."""
-    return accelerate_hook(module) is not None or hasattr(module, "_diffusers_hook")
+    """Whether a library's hooks decide where or how this very module runs. An empty registry of
+    diffusers is left behind by each call of a pipeline that resets its caches."""
+    return accelerate_hook(module) is not None or bool(diffusers_hooks(module))
 
 
 GROUP_OFFLOADING = "group_offloading"  # of `diffusers_hooks`

@@ -19,6 +19,8 @@ from torch.utils._mode_utils import no_dispatch as no_dispatch
 # they live.
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
+from halftime.base.errors import UnsupportedVersion
+
 if TYPE_CHECKING:
     from torch._dynamo.utils import CompilationMetrics as CompilationMetrics
 
@@ -160,6 +162,14 @@ def is_compiled(component: object) -> bool:
     )
 
 
+def own_forward_hooks(module: nn.Module) -> bool:
+    """Whether hooks of the user's own run before or after this very module's forward: torch has no
+    public list of hooks, and transformers puts some on its own models."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    homes = [str(getattr(hook, "__module__", "")) for hook in hooks]
+    return any(not home.startswith(("transformers.", "diffusers.")) for home in homes)
+
+
 # ---- torch.compile
 
 
@@ -202,6 +212,21 @@ def allow_recompiles(limit: int) -> None:
     config.accumulated_recompile_limit = max(
         config.accumulated_recompile_limit, 8 * config.recompile_limit
     )
+
+
+@contextmanager
+def compilations_forgotten() -> Iterator[None]:
+    """After an error in the block dynamo knows nothing of what it compiled or failed to compile.
+
+    It remembers a frame that it could not trace, and then raises for it in the whole process. What
+    was compiled before the block is forgotten too, and compiled anew when it is called.
+    """
+    try:
+        yield
+    except BaseException:
+        if dynamo_is_loaded():
+            torch._dynamo.reset()
+        raise
 
 
 def can_compile() -> bool:
@@ -259,7 +284,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 # What torch.cuda calls before its first use of a device: without one it raises.
 CUDA_INITIALISATION = "_lazy_init"
-_CUDA = 1  # c10::DeviceType::CUDA
+CUDA_GUARD = 1  # CUDA's entry in c10's table of device guards: c10::DeviceType::CUDA
 # Mangled, Itanium ABI: c10::impl::device_guard_impl_registry, an array of pointers by DeviceType,
 # and torch::utils::set_requires_device_init(c10::DeviceType, bool).
 _GUARD_REGISTRY = "_ZN3c104impl26device_guard_impl_registryE"
@@ -267,26 +292,36 @@ _REQUIRES_INITIALISATION = "_ZN5torch5utils24set_requires_device_initEN3c1010Dev
 
 
 def device_guards() -> ctypes.Array[ctypes.c_void_p]:
-    """c10's table of device guards as far as CUDA's, which is entry CUDA_GUARD: c10 refuses tensors
-    of a device without one."""
-    return (ctypes.c_void_p * (_CUDA + 1)).in_dll(_library("libc10.so"), _GUARD_REGISTRY)
-
-
-CUDA_GUARD = _CUDA
-
-
-def ensure_cuda_guard() -> None:
-    """Swap the CUDA guard for the one of torch's fake tensors where it counts no devices."""
-    torch._C._ensureCUDADeviceGuardSet()
+    """c10's table of device guards as far as CUDA's: c10 refuses tensors of a device without one.
+    Raises UnsupportedVersion."""
+    try:
+        return (ctypes.c_void_p * (CUDA_GUARD + 1)).in_dll(_library("c10"), _GUARD_REGISTRY)
+    except (OSError, ValueError) as error:
+        raise _no_symbol(error) from error
 
 
 def forget_cuda_initialisation() -> None:
     """Let torch's C++ code ask Python again whether CUDA can be initialised: it remembers that a
-    first cuda tensor did."""
-    requires = getattr(_library("libtorch_python.so"), _REQUIRES_INITIALISATION)
+    first cuda tensor did. Raises UnsupportedVersion."""
+    try:
+        requires = getattr(_library("torch_python"), _REQUIRES_INITIALISATION)
+    except (OSError, AttributeError) as error:
+        raise _no_symbol(error) from error
     requires.argtypes, requires.restype = [ctypes.c_int8, ctypes.c_bool], None
-    requires(_CUDA, True)
+    requires(CUDA_GUARD, True)
+
+
+_LIBRARY_NAMES = {"linux": "lib{}.so", "darwin": "lib{}.dylib", "win32": "{}.dll"}
 
 
 def _library(name: str) -> ctypes.CDLL:
-    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
+    file = _LIBRARY_NAMES.get(sys.platform, "lib{}.so").format(name)
+    return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / file))
+
+
+def _no_symbol(error: Exception) -> UnsupportedVersion:
+    return UnsupportedVersion(
+        f"audit needs a function inside torch's C++ libraries that torch {torch.__version__} for "
+        f"{sys.platform} does not have under its name on Linux ({error}). Audit on Linux or macOS; "
+        "the other commands do not need it."
+    )

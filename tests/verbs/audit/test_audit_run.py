@@ -23,7 +23,7 @@ from diffusers import (
 )
 
 import halftime
-from halftime.base.errors import HalftimeWarning
+from halftime.base.errors import BadInput, DoesNotApply
 from halftime.pytest_plugin import assert_no_syncs_in_loop
 from halftime.records import Workload
 from halftime.records.audit import Audit
@@ -291,7 +291,8 @@ class Watchful(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         return result
 
 
-def test_a_users_own_scheduler_is_helped_by_a_table_and_what_is_lost_is_said() -> None:
+def test_a_users_own_step_keeps_its_waits_and_names_no_table() -> None:
+    """A table would leave out what else the step does, so it is refused, and not advised."""
     tiny = PIPELINES["flux"]
     pipeline = tiny.build()
     pipeline.scheduler = Watchful.from_config(pipeline.scheduler.config)
@@ -301,15 +302,14 @@ def test_a_users_own_scheduler_is_helped_by_a_table_and_what_is_lost_is_said() -
         for site in found.sites
         if site.function == "step" and site.file.endswith("test_audit_run.py")
     ]
-    assert (own.count, own.fix) == (4, "schedule-table")
+    assert (own.count, own.fix) == (4, None)
     with (
-        pytest.warns(
-            HalftimeWarning,
-            match=r"Watchful\.step \(tests/verbs/audit/test_audit_run\.py:\d+\) is your own",
+        pytest.raises(
+            DoesNotApply, match=r"Watchful\.step \(tests/verbs/audit/test_audit_run\.py:\d+\)"
         ),
         halftime.applied(pipeline, ["schedule-table"]),
     ):
-        assert halftime.audit(pipeline, Workload(steps=4), **tiny.arguments(4)).in_loop_total == 0
+        pass
 
 
 def test_a_table_reaches_the_pipelines_that_a_pipeline_holds() -> None:
@@ -395,3 +395,35 @@ def test_a_loop_without_a_progress_bar_is_known_by_its_schedulers_steps() -> Non
     assert not found.capturable
     assert any("without a progress_bar()" in reason for reason in found.not_seen)
     assert "step" not in vars(pipeline.scheduler)
+
+
+def test_what_cannot_be_moved_to_the_shadow_device_is_refused_by_name() -> None:
+    from diffusers.hooks import apply_group_offloading
+
+    pipeline = PIPELINES["sd15"].build()
+    cpu = torch.device("cpu")
+    apply_group_offloading(
+        pipeline.unet, onload_device=cpu, offload_device=cpu, offload_type="leaf_level"
+    )
+    kind = type("GGUFParameter", (torch.nn.Parameter,), {})
+    pipeline.vae.quant_conv._parameters["weight"] = torch.zeros(2).as_subclass(kind)
+    words = r"vae is quantised by gguf; unet is under group offload\. Audit it as it was loaded"
+    with pytest.raises(BadInput, match=words):
+        halftime.audit(pipeline, Workload(steps=2), **PIPELINES["sd15"].arguments(2))
+
+
+def test_a_failed_audit_leaves_flex_attention_working() -> None:
+    """It is compiled under the audit, where dynamo fails, and would fail ever after."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    pipeline = PIPELINES["sd15"].build()
+    query = torch.randn(1, 1, 16, 16)
+    expected = flex_attention(query, query, query)
+
+    def on_step(*_: object) -> dict[str, object]:
+        flex_attention(*[query.to("cuda")] * 3)
+        raise RuntimeError("the call fails")
+
+    with pytest.raises(Exception):  # noqa: B017, PT011 - dynamo's own, or the callback's
+        halftime.audit(pipeline, callback_on_step_end=on_step, **PIPELINES["sd15"].arguments(2))
+    torch.testing.assert_close(flex_attention(query, query, query), expected)

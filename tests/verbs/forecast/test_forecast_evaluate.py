@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from halftime.base.errors import BadFile, BadInput
+from halftime.records.gpus import gpu_named
 from halftime.verbs.forecast.calibrate import calibrated, calibrated_by, forget_host
 from halftime.verbs.forecast.constants import shipped
 from halftime.verbs.forecast.evaluate import banded, evaluate
-from halftime.verbs.forecast.gpus import gpu_named
 from halftime.verbs.forecast.predict import Effects, total_seconds, uncalibrated
 from halftime.verbs.forecast.rows import parse_part, read_rows, works_of
 

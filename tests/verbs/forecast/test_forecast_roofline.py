@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halftime.base.errors import BadInput, UnknownDevice
+from halftime.records.gpus import all_gpus, find_gpu, gpu_named
 from halftime.verbs.forecast.constants import prior, shipped
 from halftime.verbs.forecast.floor import floor_seconds
 from halftime.verbs.forecast.fusion import fuse
-from halftime.verbs.forecast.gpus import all_gpus, find_gpu, gpu_named
 from halftime.verbs.forecast.models import resolve
 from halftime.verbs.forecast.ops import Op, OpGroup
 from halftime.verbs.forecast.predict import Effects, forward, total_seconds

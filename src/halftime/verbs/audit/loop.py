@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import wraps
 from typing import TYPE_CHECKING
 
-from halftime.pipeline.change import patched, subclassed
+from halftime.pipeline.change import method_wrapped, subclassed
 from halftime.pipeline.components import pipelines_of
 from halftime.verbs.audit.sites import Sites
 
@@ -27,8 +26,7 @@ def loop_watched(pipeline: DiffusionPipeline, device: ShadowDevice) -> Iterator[
             bar = _watched_bar(device.sites)
             undo.enter_context(subclassed(part, {"progress_bar": bar}))
         for scheduler in _schedulers(pipeline):
-            step = _watched_step(scheduler.step, scheduler, device.sites)  # type: ignore[attr-defined]
-            undo.enter_context(patched(scheduler, "step", step))
+            undo.enter_context(method_wrapped(scheduler, "step", _watched_step(device.sites)))
         undo.enter_context(device.steps.walks_counted(device.sites))
         yield
 
@@ -44,11 +42,10 @@ def _schedulers(pipeline: DiffusionPipeline) -> list[object]:
     return list(unique.values())
 
 
-def _watched_step(step: Function, scheduler: object, sites: Sites) -> Function:
+def _watched_step(sites: Sites) -> Function:
     """Outside of a progress bar the steps themselves make a loop, which ends with the schedule."""
 
-    @wraps(step)
-    def watched(*args: object, **kwargs: object) -> object:
+    def watched(scheduler: object, step: Function, *args: object, **kwargs: object) -> object:
         if sites.step is None:
             sites.begin_loop(barless=True)
         sites.in_scheduler = True

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from halftime.pipeline.change import patched
 from halftime.upstream import pytorch
@@ -34,6 +35,8 @@ def apply(sites: Sites, undo: ExitStack) -> None:
     for name, function in accelerator.items():
         undo.enter_context(patched(torch.accelerator, name, function))
     undo.enter_context(patched(torch, "Generator", ShadowGenerator))
+    # A CUDA build asks the driver which attention kernel suits the GPU, unless one alone may run.
+    undo.enter_context(sdpa_kernel(SDPBackend.MATH))
 
 
 def _read_behind_the_dispatcher(sites: Sites, undo: ExitStack) -> None:

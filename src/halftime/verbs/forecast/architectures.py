@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from halftime.records import Json
+from halftime.records.gpus import plain
 
 Role = Literal["denoiser", "vae", "vae_encoder", "text_encoder"]
 
@@ -501,11 +502,6 @@ ALIASES: dict[str, str] = {
     "bksdmsmall": "bk_sdm_small_unet",
     "bksdmbase": "bk_sdm_base_unet",
 }
-
-
-def plain(name: str) -> str:
-    """Lower case, letters and digits only."""
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 _BY_PLAIN = {plain(name): name for name in ARCHITECTURES}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from halftime.records.forecast import GpuLine, GpuList, ModelList, NetworkLine, PipelineLine
+from halftime.records.gpus import all_gpus
 from halftime.verbs.forecast.architectures import ARCHITECTURES
 from halftime.verbs.forecast.constants import shipped
-from halftime.verbs.forecast.gpus import all_gpus
 from halftime.verbs.forecast.presets import PRESETS
 
 

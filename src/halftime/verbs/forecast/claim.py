@@ -9,7 +9,7 @@ from halftime.base import units
 from halftime.base.errors import BadInput
 from halftime.base.units import parse_seconds
 from halftime.records.forecast import ClaimVerdict, StageForecast
-from halftime.verbs.forecast.gpus import Gpu
+from halftime.records.gpus import Gpu
 
 
 def parse_claim(text: str) -> tuple[str, float]:

@@ -11,10 +11,10 @@ from typing import Literal
 from halftime.base.errors import BadInput
 from halftime.base.stats import median, quantile
 from halftime.records.forecast import ErrorSummary, EvaluationReport, RowRefused, RowResult
+from halftime.records.gpus import find_gpu
 from halftime.verbs.forecast.calibrate import calibrated_by, forget_host
 from halftime.verbs.forecast.constants import Constants, shipped
 from halftime.verbs.forecast.floor import floor_seconds
-from halftime.verbs.forecast.gpus import find_gpu
 from halftime.verbs.forecast.predict import (
     Z90,
     Effects,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from halftime.verbs.forecast.gpus import Gpu
+from halftime.records.gpus import Gpu
 from halftime.verbs.forecast.predict import ComponentRun, StageWork, operations_of
 from halftime.verbs.forecast.roofline import CONSUMER, formats
 

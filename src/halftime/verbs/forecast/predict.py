@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halftime.records import Record
+from halftime.records.gpus import Gpu
 from halftime.verbs.forecast import host
 from halftime.verbs.forecast.cache import Traced, trace_of
 from halftime.verbs.forecast.constants import Constants
-from halftime.verbs.forecast.gpus import Gpu
 from halftime.verbs.forecast.ops import StageTrace
 from halftime.verbs.forecast.roofline import (
     CONSUMER,

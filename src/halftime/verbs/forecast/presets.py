@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from halftime.verbs.forecast.architectures import plain
+from halftime.records.gpus import plain
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from halftime.base.errors import BadFile
 from halftime.base.store import read_bytes
 from halftime.records.forecast import Price, StageForecast
+from halftime.records.gpus import Gpu, gpu_named
 from halftime.verbs.forecast.constants import Constants
-from halftime.verbs.forecast.gpus import Gpu, gpu_named
 from halftime.verbs.forecast.scenario import Scenario
 
 Cost = Callable[[Scenario, Gpu, Constants], StageForecast]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halftime.base.errors import BadInput
+from halftime.records.gpus import Gpu, Rate
 from halftime.verbs.forecast.constants import Constants
-from halftime.verbs.forecast.gpus import Gpu, Rate
 from halftime.verbs.forecast.ops import Kind, OpGroup
 
 Array = NDArray[np.float64]

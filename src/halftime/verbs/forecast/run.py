@@ -18,10 +18,10 @@ from halftime.records.forecast import (
     OperationShare,
     StageForecast,
 )
+from halftime.records.gpus import Gpu, gpu_named
 from halftime.verbs.forecast.claim import judge, parse_claim
 from halftime.verbs.forecast.constants import Constants, shipped
 from halftime.verbs.forecast.floor import floor_seconds
-from halftime.verbs.forecast.gpus import Gpu, gpu_named
 from halftime.verbs.forecast.models import resolve
 from halftime.verbs.forecast.predict import (
     Z90,

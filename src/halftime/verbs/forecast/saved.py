@@ -10,7 +10,7 @@ import numpy as np
 from halftime.base.errors import BadInput
 from halftime.base.store import read_json
 from halftime.records.forecast import Calibration
-from halftime.verbs.forecast.gpus import gpu_named
+from halftime.records.gpus import gpu_named
 from halftime.verbs.forecast.predict import Effects, Machine
 
 # Instead of a calibration: use none, even if one is saved.

@@ -10,9 +10,9 @@ from halftime.base.errors import BadInput, UnknownDevice
 from halftime.base.store import read_json
 from halftime.records import Session
 from halftime.records.forecast import Calibration, Observation
+from halftime.records.gpus import Gpu, find_gpu, gpu_named
 from halftime.verbs.forecast.calibrate import calibrated
 from halftime.verbs.forecast.constants import Constants, shipped
-from halftime.verbs.forecast.gpus import Gpu, find_gpu, gpu_named
 from halftime.verbs.forecast.models import resolve
 from halftime.verbs.forecast.predict import Effects, Machine, StageWork, total_seconds, uncalibrated
 from halftime.verbs.forecast.scenario import ForecastSettings, Scenario, scenario_of

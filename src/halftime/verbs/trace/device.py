@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from halftime.verbs.trace.read import NONE, Events, Ints, Trace
+from halftime.verbs.trace import vendors
+from halftime.verbs.trace.read import NONE, Events, Ints, Trace, distinct
 
-# Runtime calls that queue work, and those in which the host waits for the device (CUDA and HIP
-# names alike).
-LAUNCH = re.compile(
-    r"LaunchKernel|GraphLaunch|(Memcpy|Memset).*Async|^(cuda|hip|cu)(Memcpy|Memset)|LaunchCooperative"
-)
-WAIT = re.compile(
-    r"(Stream|Device|Event|Ctx)Synchronize|^(cuda|hip)Memcpy(_v\d+)?$|hipMemcpyWithStream|^(cuda|hip)Memcpy2D$"
-)
-GRAPH = re.compile(r"GraphLaunch")
-CAUSES = ("host", "sync", "other")
+CAUSES = ("host", "sync", "allocator", "other")
 
 
 @dataclass(frozen=True)
-class Gap:
-    """An interval, in nanoseconds, without work on any stream; `cause` splits it by name."""
+class Gaps:
+    """Intervals in which no device had work, as columns in nanoseconds, in order.
 
-    start: int
-    end: int
-    before: int  # index of the device operation that ended it
-    cause: dict[str, int]
-    sync: int = NONE  # index of the runtime call whose wait it follows
+    `host`, `sync`, `allocator` and `other` split each gap, in that order of time but for `sync`,
+    which comes first.
+    """
+
+    start: Ints
+    end: Ints
+    before: Ints  # index of the device operation that ended it
+    thread: Ints  # of the host that launched that operation; NONE if unknown
+    wait: Ints  # index of the runtime call whose wait it follows, or NONE
+    sync: Ints
+    host: Ints
+    allocator: Ints
+    other: Ints
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def cause(self, name: str) -> Ints:
+        """The share of each gap that has that cause."""
+        column: Ints = getattr(self, name)
+        return column
+
+    def where(self, mask: Ints | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Gaps:
+        """Those gaps alone."""
+        return Gaps(**{column: values[mask] for column, values in vars(self).items()})
+
+    def by_cause(self) -> dict[str, int]:
+        """Nanoseconds by cause."""
+        return {cause: int(self.cause(cause).sum()) for cause in CAUSES}
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,23 @@ class Union:
     def span(self) -> int:
         return int(self.end[-1] - self.start[0]) if len(self.start) else 0
 
+    def before(self, moments: Ints) -> Ints:
+        """Busy nanoseconds until each moment."""
+        if not len(self.start):
+            return np.zeros(len(moments), np.int64)
+        done = np.concatenate(([0], np.cumsum(self.end - self.start)))
+        at = np.searchsorted(self.start, moments, side="right")
+        inside = (
+            np.minimum(moments, self.end[np.maximum(at - 1, 0)]) - self.start[np.maximum(at - 1, 0)]
+        )
+        total: Ints = done[np.maximum(at - 1, 0)] + np.where(at > 0, inside, 0)
+        return total
+
+    def within(self, start: Ints, end: Ints) -> Ints:
+        """Busy nanoseconds inside each interval."""
+        busy: Ints = self.before(end) - self.before(start)
+        return busy
+
 
 def union(events: Events) -> Union:
     """Merge overlapping operations of all streams; events are in order of their start."""
@@ -62,8 +95,12 @@ def union(events: Events) -> Union:
 
 
 def launches(trace: Trace) -> Ints:
-    """For each device operation the index of the runtime call that queued it, or NONE."""
-    calls = np.flatnonzero(trace.named(trace.runtime, LAUNCH) & (trace.runtime.correlation != NONE))
+    """For each device operation the index of the runtime call that queued it, or NONE.
+
+    Calls and operations share a correlation id on every vendor's profiler, so no names are needed.
+    Of several calls with one id (a runtime call and the driver's inside it) the first counts.
+    """
+    calls = np.flatnonzero(trace.runtime.correlation != NONE)
     ids = trace.runtime.correlation[calls]
     order = np.argsort(ids, kind="stable")
     ids, calls = ids[order], calls[order]
@@ -75,38 +112,69 @@ def launches(trace: Trace) -> Ints:
     return launched_by
 
 
-def gaps(trace: Trace, launched_by: Ints) -> list[Gap]:
+def gaps(trace: Trace, launched_by: Ints) -> Gaps:
     """Every idle gap between the first and the last operation, split by cause.
 
-    Until the call that launched the next operation ends, the device waits for the host: because the
-    host had itself waited for the device when the queue ran dry ('sync'), or because it was slow
-    ('host'). What is left, from the end of that call to the operation's start, is 'other': launch
-    latency, dependencies between streams.
+    Until the call that launched the next operation ends, the device waits for the host. Had the
+    host itself waited for the device when the queue ran dry, it would have been ahead by the time
+    of that wait without it, and by no more: so much is 'sync'. Time in the driver's allocator is
+    'allocator'; the rest was a host too slow, 'host'. What follows, from the end of the launching
+    call to the operation's start, is 'other': launch latency, dependencies between streams.
     """
     merged = union(trace.device)
-    waits = np.flatnonzero(trace.named(trace.runtime, WAIT))
-    return [
-        _gap(trace, int(start), int(end), int(op), int(launched_by[op]), waits)
-        for start, end, op in zip(merged.end[:-1], merged.start[1:], merged.first[1:], strict=True)
-    ]
+    start, end, op = merged.end[:-1], merged.start[1:], merged.first[1:]
+    launch = launched_by[op]
+    runtime, launched = trace.runtime, launch != NONE
+    thread = np.full(len(launch), NONE, np.int64)
+    ready = start.copy()
+    thread[launched] = runtime.thread[launch[launched]]
+    ready[launched] = np.clip(runtime.end[launch[launched]], start[launched], end[launched])
+    late = ready - start
+    wait, sync = _waits(trace, start, late, thread)
+    allocator = np.minimum(_in_allocator(trace, thread, start, ready), late - sync)
+    return Gaps(
+        start=start,
+        end=end,
+        before=op,
+        thread=thread,
+        wait=wait,
+        sync=sync,
+        host=late - sync - allocator,
+        allocator=allocator,
+        other=end - ready,
+    )
 
 
-def _gap(trace: Trace, start: int, end: int, op: int, launch: int, waits: Ints) -> Gap:
-    if launch == NONE:
-        return Gap(start, end, op, {"other": end - start})
-    runtime = trace.runtime
-    ready = min(max(int(runtime.end[launch]), start), end)
-    late, after = ready - start, end - ready
-    if not late:
-        return Gap(start, end, op, {"other": after})
-    # The wait that was on when the queue ran dry, on the thread that launched what came next.
-    on = waits[
-        (runtime.thread[waits] == runtime.thread[launch])
-        & (runtime.start[waits] <= start)
-        & (runtime.end[waits] >= start)
-    ]
-    sync = int(on[-1]) if len(on) else NONE
-    return Gap(start, end, op, {"sync" if sync != NONE else "host": late, "other": after}, sync)
+def _threads(trace: Trace, thread: Ints, calls: Ints) -> Iterator[tuple[Ints, Ints]]:
+    """For each thread the gaps that it ended, and those of the calls that are its own."""
+    for number in distinct(thread):
+        own = calls[trace.runtime.thread[calls] == number]
+        if number != NONE and len(own):
+            yield np.flatnonzero(thread == number), own
+
+
+def _waits(trace: Trace, start: Ints, late: Ints, thread: Ints) -> tuple[Ints, Ints]:
+    """The wait that was on when each gap began, or NONE, and what it can have cost."""
+    wait = np.full(len(start), NONE, np.int64)
+    sync = np.zeros(len(start), np.int64)
+    waits = np.flatnonzero(trace.named(trace.runtime, vendors.WAIT))
+    for own, calls in _threads(trace, thread, waits):
+        at = np.searchsorted(trace.runtime.start[calls], start[own], side="right") - 1
+        call = calls[np.maximum(at, 0)]
+        on = (at >= 0) & (trace.runtime.end[call] >= start[own]) & (late[own] > 0)
+        wait[own[on]] = call[on]
+        sync[own[on]] = np.minimum(late[own[on]], trace.runtime.duration[call[on]])
+    return wait, sync
+
+
+def _in_allocator(trace: Trace, thread: Ints, start: Ints, end: Ints) -> Ints:
+    """Nanoseconds of each interval that the launching thread spent in the driver's allocator."""
+    inside = np.zeros(len(start), np.int64)
+    calls = np.flatnonzero(trace.named(trace.runtime, vendors.ALLOCATOR))
+    for own, allocations in _threads(trace, thread, calls):
+        busy = union(trace.runtime.where(allocations))
+        inside[own] = busy.within(start[own], end[own])
+    return inside
 
 
 def queue_depth(trace: Trace, launched_by: Ints) -> Ints:

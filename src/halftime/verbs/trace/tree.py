@@ -8,18 +8,20 @@ in `halftime profile`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from halftime.base.ledger import LOOP, STEP, Node, with_loops
 from halftime.records.stages import Place
-from halftime.verbs.trace.places import Range
+from halftime.verbs.trace.places import Range, Ranges
 from halftime.verbs.trace.read import NONE, Ints, Trace
 from halftime.verbs.trace.structure import KernelLoop
 
 BEFORE, AFTER = "before the steps", "after the steps"
+# A repetition in a recording that shows nothing of a diffusion pipeline.
+GUESS = "steps (a guess)"
 NANO = 1e-9
 
 
@@ -29,7 +31,7 @@ Interval = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class TracedCall:
-    """The traced call: its tree in seconds, its bounds in nanoseconds of the trace."""
+    """One traced call: its tree in seconds, its bounds in nanoseconds of the trace."""
 
     nodes: list[Node]
     start: int
@@ -41,21 +43,55 @@ class TracedCall:
         return (self.end - self.start) * NANO
 
 
-def from_ranges(trace: Trace, ranges: list[Range], launched_by: Ints) -> TracedCall:
-    """The tree of recognised ranges."""
+def from_ranges(trace: Trace, calls: Sequence[Ranges], launched_by: Ints) -> list[TracedCall]:
+    """The trees of recognised ranges, one a call."""
     device_done = _device_done(trace, launched_by)
-    start = ranges[0].start
-    end = max(device_done(max(range_.end for range_ in ranges)), _last(trace))
+    first = _first_work(trace, launched_by)
+    last = int(trace.device.end.max()) if len(trace.device) else 0
+    result: list[TracedCall] = []
+    for at, call in enumerate(calls):
+        start, end = call.start, call.end
+        if start is None:
+            # Without a frame around the call it starts with the first event that counts, which
+            # may be an operation before the first range.
+            start = min(call.ranges[0].start, first if at == 0 else call.ranges[0].start)
+        if end is None:
+            end = max(range_.end for range_ in call.ranges)
+        end = device_done(end)
+        if call.end is None and at == len(calls) - 1:
+            end = max(end, last)
+        if result:
+            start = max(start, result[-1].end)
+        result.append(_tree(call.ranges, start, max(start, end), device_done))
+    return result
+
+
+def _first_work(trace: Trace, launched_by: Ints) -> int:
+    """When the first device operation began, or was launched where that is known."""
+    if not len(trace.device):
+        return np.iinfo(np.int64).max
+    matched = launched_by[launched_by != NONE]
+    launched = int(trace.runtime.start[matched].min()) if len(matched) else np.iinfo(np.int64).max
+    return min(int(trace.device.start[0]), launched)
+
+
+def _tree(
+    ranges: Sequence[Range], start: int, end: int, device_done: Callable[[int], int]
+) -> TracedCall:
     roots: list[Node] = []
     open_ranges: list[tuple[Range, Node]] = []
+
+    def moment(host_moment: int) -> float:
+        return (min(max(device_done(host_moment), start), end) - start) * NANO
+
     for range_ in ranges:
         while open_ranges and open_ranges[-1][0].end <= range_.start:
             open_ranges.pop()
         node = Node(
             range_.home,
             range_.name,
-            (device_done(range_.start) - start) * NANO,
-            (device_done(range_.end) - start) * NANO,
+            moment(range_.start),
+            moment(range_.end),
             (range_.end - range_.start) * NANO,
             range_.step,
         )
@@ -64,7 +100,7 @@ def from_ranges(trace: Trace, ranges: list[Range], launched_by: Ints) -> TracedC
     return TracedCall(with_loops(_flat(roots), []), start, end, _host_intervals(ranges))
 
 
-def _host_intervals(ranges: list[Range]) -> list[Interval]:
+def _host_intervals(ranges: Sequence[Range]) -> list[Interval]:
     """Stages by the host's clock; what lies between the ranges of a loop belongs to the loop."""
     own = [(range_.home.stage, range_.start, range_.end) for range_ in ranges]
     loop = [interval for interval in own if interval[0] == LOOP.stage]
@@ -101,12 +137,8 @@ def _device_done(trace: Trace, launched_by: Ints) -> Callable[[int], int]:
     return device_done
 
 
-def _last(trace: Trace) -> int:
-    return int(trace.device.end.max()) if len(trace.device) else 0
-
-
-def from_structure(trace: Trace, loop: KernelLoop | None) -> TracedCall:
-    """Steps by repetition on the device; without one, everything is one stage."""
+def from_structure(trace: Trace, loop: KernelLoop | None, stage: str) -> TracedCall:
+    """Steps by repetition on the device, as `stage`; without one, everything is one stage."""
     device = trace.device
     if not len(device):
         tables = [events for events in (trace.host, trace.runtime) if len(events)]
@@ -115,12 +147,10 @@ def from_structure(trace: Trace, loop: KernelLoop | None) -> TracedCall:
     start, end = int(device.start.min()), int(device.end.max())
     if loop is None:
         return TracedCall([], start, end)
-    first = [loop.begin + loop.period * step for step in range(loop.steps)]
-    after = loop.begin + loop.period * loop.steps
-    cuts = [int(device.start[at]) for at in first] + [int(device.end[:after].max())]
+    cuts = [*loop.starts, loop.end]
     steps = [
         Node(
-            Place("denoise", "denoiser"),
+            Place(stage, "denoiser" if stage == LOOP.stage else "step"),
             STEP,
             (low - start) * NANO,
             (high - start) * NANO,
@@ -128,7 +158,7 @@ def from_structure(trace: Trace, loop: KernelLoop | None) -> TracedCall:
         )
         for step, (low, high) in enumerate(itertools.pairwise(cuts))
     ]
-    nodes = [Node(Place("denoise", ""), LOOP.part, steps[0].start, steps[-1].end, children=steps)]
+    nodes = [Node(Place(stage, ""), LOOP.part, steps[0].start, steps[-1].end, children=steps)]
     if cuts[0] > start:
         nodes.insert(0, Node(Place(BEFORE, "device"), BEFORE, 0.0, (cuts[0] - start) * NANO))
     if cuts[-1] < end:
@@ -144,4 +174,15 @@ def stage_intervals(call: TracedCall) -> list[Interval]:
     for node in call.nodes:
         low, high = (call.start + round(at / NANO) for at in (node.start, node.end))
         intervals.append((node.place.stage, low, high))
+    return intervals
+
+
+def outside_intervals(call: TracedCall, name: str) -> list[Interval]:
+    """What of a call lies in none of its stages, as intervals of that name."""
+    intervals: list[Interval] = []
+    reach = call.start
+    for _, start, end in [*stage_intervals(call), ("", call.end, call.end)]:
+        if start > reach:
+            intervals.append((name, reach, start))
+        reach = max(reach, end)
     return intervals

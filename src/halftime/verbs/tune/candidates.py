@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from halftime.base.errors import HalftimeError
-from halftime.fix.apply import ChosenFix, choose, conflict
+from halftime.fix.apply import choose, conflict
+from halftime.fix.base import ChosenFix
+from halftime.fix.guard import why_not
 from halftime.fix.table import FIXES
-from halftime.pipeline.device import device_of
+from halftime.pipeline.state import PipelineState, state_of
 from halftime.records import Json
 from halftime.records.base import Scalar
 from halftime.records.priors import components_of
@@ -25,23 +27,26 @@ def candidates(pipeline: DiffusionPipeline, approximate: bool) -> tuple[list[Cho
     reason."""
     choices: list[Choice] = []
     refused: list[Rung] = []
+    state = state_of(pipeline)
     for name, fix in FIXES.items():
-        usable, reason = _usable(pipeline, name, approximate)
+        usable, reason = _usable(pipeline, name, approximate, state)
         choices += usable
         if not usable:
             refused.append(Rung(fix=name, level=fix.level, why=reason))
     return choices, refused
 
 
-def _usable(pipeline: DiffusionPipeline, name: str, approximate: bool) -> tuple[list[Choice], str]:
+def _usable(
+    pipeline: DiffusionPipeline, name: str, approximate: bool, state: PipelineState
+) -> tuple[list[Choice], str]:
     """One fix with each of its proposals that applies, or why none is tried."""
-    fix, device = FIXES[name], device_of(pipeline)
+    fix = FIXES[name]
     if fix.level == "approximate" and not approximate:
         return [], "approximate; allow it with --allow approximate"
     if fix.not_tried:
         return [], fix.not_tried
     reasons = [
-        fix.applies(pipeline, device, fix.with_defaults(settings)) for settings in fix.proposals
+        why_not(fix, pipeline, fix.with_defaults(settings), state) for settings in fix.proposals
     ]
     usable = [
         Choice(name=name, settings=settings)

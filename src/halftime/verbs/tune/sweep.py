@@ -11,9 +11,10 @@ import msgspec
 from halftime.base.progress import Progress
 from halftime.base.stats import median
 from halftime.fix.apply import applied
+from halftime.fix.guard import why_not
 from halftime.fix.scheduling import SOLVERS
 from halftime.fix.table import FIXES
-from halftime.pipeline.device import device_of
+from halftime.pipeline.state import state_of
 from halftime.records import Json, Workload
 from halftime.records.recipe import Choice, Plan
 from halftime.records.tune import SweepPoint
@@ -34,7 +35,7 @@ SHARES = (0.4, 0.67, 0.27, 0.5, 0.8, 0.13)
 
 def settings_to_try(pipeline: DiffusionPipeline, steps: int) -> list[dict[str, Json]]:
     """Solvers that apply, the pipeline's own first, at fewer steps."""
-    fix, device = FIXES["solver-steps"], device_of(pipeline)
+    fix, state = FIXES["solver-steps"], state_of(pipeline)
     counts = [
         count
         for count in dict.fromkeys(max(1, round(share * steps)) for share in SHARES)
@@ -47,7 +48,7 @@ def settings_to_try(pipeline: DiffusionPipeline, steps: int) -> list[dict[str, J
     return [
         settings
         for settings in grid
-        if fix.applies(pipeline, device, fix.with_defaults(settings)) is None
+        if why_not(fix, pipeline, fix.with_defaults(settings), state) is None
     ]
 
 

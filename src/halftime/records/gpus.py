@@ -13,8 +13,7 @@ from importlib import resources
 from typing import Literal
 
 from halftime.base.errors import UnknownDevice
-from halftime.records import Record
-from halftime.verbs.forecast.architectures import plain
+from halftime.records.base import Record
 
 Rate = Literal["fp16", "bf16", "tf32", "fp32", "int8", "fp8"]
 RATES: tuple[Rate, ...] = ("fp16", "bf16", "tf32", "fp32", "int8", "fp8")
@@ -32,6 +31,11 @@ class Gpu(Record, frozen=True, kw_only=True):
     sms: int
     watts: float
     source: str
+
+
+def plain(name: str) -> str:
+    """Lower case, letters and digits only."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def gpu_named(name: str) -> Gpu:
@@ -77,7 +81,7 @@ def _names() -> dict[str, Gpu]:
 
 
 def _rows() -> list[dict[str, str]]:
-    path = resources.files("halftime.verbs.forecast").joinpath("data", "gpus.csv")
+    path = resources.files("halftime.records").joinpath("data", "gpus.csv")
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
