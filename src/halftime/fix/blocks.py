@@ -164,7 +164,7 @@ def _exchangers(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> dic
 
 
 def _setting(
-    original: Callable[[object, str, object], None], exchangers: dict[str, str]
+    original: Callable[..., None], exchangers: dict[str, str]
 ) -> Callable[[object, str, object], None]:
     def set_attribute(self: object, name: str, value: object) -> None:
         if name in exchangers and value is not vars(self).get(name):

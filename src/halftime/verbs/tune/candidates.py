@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from halftime.base.errors import HalftimeError
-from halftime.fix.apply import ChosenFix, choose, conflict
+from halftime.fix.apply import choose, conflict
+from halftime.fix.base import ChosenFix
 from halftime.fix.guard import why_not
 from halftime.fix.table import FIXES
 from halftime.pipeline.state import PipelineState, state_of

@@ -85,7 +85,6 @@ def tuning_of(
         speedup_low=ratio.low,
         speedup_high=ratio.high,
         verdict=last.verdict.verdict,
-        probed=probe_key(loaded.pipeline, choose(Plan(fixes=search.plan))),
         ladder=recipe.ladder,
         recipe=recipe,
         budget_seconds=measurements.budget.total,
