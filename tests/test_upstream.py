@@ -750,7 +750,7 @@ def test_which_calls_compare_their_schedulers_class() -> None:
 
 
 def test_a_failed_block_leaves_no_compilations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frame that dynamo could not trace under an audit would raise in later calls, too."""
+    """What dynamo could not trace under an audit would raise for the rest of the process."""
     resets: list[int] = []
     pytorch.load_dynamo()
     importlib.import_module("torch._dynamo.utils")
