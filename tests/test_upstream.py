@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import functools
+import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -724,3 +725,17 @@ def test_which_calls_compare_their_schedulers_class() -> None:
     """A table's class is a subclass, with which such a call takes another path."""
     assert hugging_face.compares_scheduler_class(FAMILIES["bria"].build())
     assert not hugging_face.compares_scheduler_class(PIPELINES["sd15"].build())
+
+
+def test_a_failed_block_leaves_no_compilations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that dynamo could not trace under an audit would raise for the rest of the process."""
+    resets: list[int] = []
+    pytorch.load_dynamo()
+    importlib.import_module("torch._dynamo.utils")
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: resets.append(1))
+    with pytorch.compilations_forgotten():
+        pass
+    assert not resets
+    with pytest.raises(ValueError, match="in the block"), pytorch.compilations_forgotten():
+        raise ValueError("in the block")
+    assert resets == [1]

@@ -500,3 +500,24 @@ def test_adapters_set_inside_stay_where_no_fix_changes_a_component() -> None:
         pipeline.set_adapters(["style"], [0.3])
         inside = picture("sd15", pipeline)
     assert distance(picture("sd15", pipeline), inside) < 1e-3
+
+
+# ---- levels
+
+
+def test_tiles_stay_when_slicing_goes() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    pipeline.vae.enable_tiling()
+    assert "its tiles stay" in str(reasons(pipeline)["vae-slicing-off"])
+    pipeline.vae.enable_slicing()
+    with halftime.applied(pipeline, ["vae-slicing-off"]):
+        assert (pipeline.vae.use_slicing, pipeline.vae.use_tiling) == (False, True)
+    assert pipeline.vae.use_slicing
+
+
+def test_slicing_off_leaves_allegro_its_tiles() -> None:
+    pipeline = FAMILIES["allegro"].build()
+    pipeline.vae.use_slicing = True
+    expected = picture("allegro", pipeline)
+    with halftime.applied(pipeline, ["vae-slicing-off"]):
+        assert distance(picture("allegro", pipeline), expected) < 1e-3

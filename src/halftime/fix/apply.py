@@ -23,7 +23,7 @@ from halftime.fix.guard import why_not
 from halftime.fix.table import FIXES
 from halftime.pipeline.device import device_of
 from halftime.pipeline.state import state_of
-from halftime.records import Json, Session
+from halftime.records import Session
 from halftime.records.fixes import ALWAYS, CONFLICTS, FIX_ROWS
 from halftime.records.recipe import Choice, Plan, Recipe
 

@@ -1,9 +1,13 @@
-"""vae-slicing-off: decode the whole batch at once, and without tiles."""
+"""vae-slicing-off: decode the whole batch at once.
+
+Tiles stay where they are in use: they are blended at their edges, so a whole decode is another
+picture, and some VAEs (Allegro's) decode in tiles alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from halftime.fix.base import FixCode, Settings, first_reason, needs_vae
@@ -14,24 +18,19 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-_SWITCHES = ("use_slicing", "use_tiling")
-
 
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
     vae = vae_of(pipeline)
-    on = [name for name in _SWITCHES if getattr(vae, name, False)]
+    tiled = "; its tiles stay, since without them the picture is another"
+    off = f"slicing is off already{tiled if getattr(vae, 'use_tiling', False) else ''}"
     return first_reason(
-        needs_vae(pipeline, device, settings), None if on else "slicing and tiling are off already"
+        needs_vae(pipeline, device, settings), None if getattr(vae, "use_slicing", False) else off
     )
 
 
 @contextmanager
 def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    vae = vae_of(pipeline)
-    with ExitStack() as stack:
-        for name in _SWITCHES:
-            if hasattr(vae, name):
-                stack.enter_context(patched(vae, name, False))
+    with patched(vae_of(pipeline), "use_slicing", False):
         yield
 
 

@@ -246,8 +246,8 @@ _ROWS: tuple[FixRow, ...] = (
     ),
     FixRow(
         name="vae-slicing-off",
-        summary="Decode the whole batch at once, without slices and tiles; costs memory.",
-        level="equivalent",  # overlapping tiles are blended, a whole decode is not
+        summary="Decode the whole batch at once, without slices; costs memory.",
+        level="equivalent",
         stage="vae_decode",
         works_on=("vae",),
         priors={VAE: Prior(1.05, 1.1)},

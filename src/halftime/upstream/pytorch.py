@@ -212,6 +212,21 @@ def allow_recompiles(limit: int) -> None:
     )
 
 
+@contextmanager
+def compilations_forgotten() -> Iterator[None]:
+    """After an error in the block dynamo knows nothing of what it compiled or failed to compile.
+
+    It remembers a frame that it could not trace, and then raises for it in the whole process. What
+    was compiled before the block is forgotten too, and compiled anew when it is called.
+    """
+    try:
+        yield
+    except BaseException:
+        if dynamo_is_loaded():
+            torch._dynamo.reset()
+        raise
+
+
 def can_compile() -> bool:
     """Whether torch.compile works with this Python; torch says so privately only."""
     supported: bool = torch._dynamo.is_dynamo_supported()  # type: ignore[attr-defined]

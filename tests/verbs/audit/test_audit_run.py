@@ -23,7 +23,7 @@ from diffusers import (
 )
 
 import halftime
-from halftime.base.errors import DoesNotApply
+from halftime.base.errors import BadInput, DoesNotApply
 from halftime.pytest_plugin import assert_no_syncs_in_loop
 from halftime.records import Workload
 from halftime.records.audit import Audit
@@ -395,3 +395,35 @@ def test_a_loop_without_a_progress_bar_is_known_by_its_schedulers_steps() -> Non
     assert not found.capturable
     assert any("without a progress_bar()" in reason for reason in found.not_seen)
     assert "step" not in vars(pipeline.scheduler)
+
+
+def test_what_cannot_be_moved_to_the_shadow_device_is_refused_by_name() -> None:
+    from diffusers.hooks import apply_group_offloading
+
+    pipeline = PIPELINES["sd15"].build()
+    cpu = torch.device("cpu")
+    apply_group_offloading(
+        pipeline.unet, onload_device=cpu, offload_device=cpu, offload_type="leaf_level"
+    )
+    kind = type("GGUFParameter", (torch.nn.Parameter,), {})
+    pipeline.vae.quant_conv._parameters["weight"] = torch.zeros(2).as_subclass(kind)
+    words = r"vae is quantised by gguf; unet is under group offload\. Audit it as it was loaded"
+    with pytest.raises(BadInput, match=words):
+        halftime.audit(pipeline, Workload(steps=2), **PIPELINES["sd15"].arguments(2))
+
+
+def test_a_failed_audit_leaves_flex_attention_working() -> None:
+    """It is compiled under the audit, where dynamo fails, and would fail ever after."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    pipeline = PIPELINES["sd15"].build()
+    query = torch.randn(1, 1, 16, 16)
+    expected = flex_attention(query, query, query)
+
+    def on_step(*_: object) -> dict[str, object]:
+        flex_attention(*[query.to("cuda")] * 3)
+        raise RuntimeError("the call fails")
+
+    with pytest.raises(Exception):  # noqa: B017, PT011 - dynamo's own, or the callback's
+        halftime.audit(pipeline, callback_on_step_end=on_step, **PIPELINES["sd15"].arguments(2))
+    torch.testing.assert_close(flex_attention(query, query, query), expected)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from halftime.base.errors import BadInput
 from halftime.base.version import version
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.components import pipelines_of
 from halftime.pipeline.load import LoadedPipeline, load
+from halftime.pipeline.state import state_of
 from halftime.records import Workload
 from halftime.records.audit import Audit, Site
 from halftime.upstream import pytorch
@@ -52,6 +54,7 @@ def audit_loaded(
 ) -> Audit:
     """As `audit`, for a loaded pipeline."""
     pipeline = loaded.pipeline
+    check_auditable(pipeline, without_values=is_ghost(pipeline))
     arguments = {**call_arguments(pipeline, workload), **(extra or {})}
     compiled = [name for name, part in pipeline.components.items() if pytorch.is_compiled(part)]
     with ShadowDevice(without_values=is_ghost(pipeline)) as device:
@@ -66,10 +69,27 @@ def audit_loaded(
             }
             device.sites.recording = True
             try:
-                pipeline(**arguments)
+                with pytorch.compilations_forgotten():
+                    pipeline(**arguments)
             finally:
                 device.sites.recording = False
     return _audit(loaded, workload, device, compiled)
+
+
+def check_auditable(pipeline: DiffusionPipeline, *, without_values: bool = False) -> None:
+    """Raises BadInput where the pipeline's state cannot be moved to the shadow device."""
+    state = state_of(pipeline)
+    obstacles = [
+        *(f"{name} is quantised by {library}" for name, library in state.quantised),
+        *(f"{name} is under {way} offload" for name, way in state.offloading),
+        *(f"{name} is under layerwise casting" for name in state.layerwise_casting),
+        *(f"{name} has weights without values" for name in state.meta if not without_values),
+    ]
+    if obstacles:
+        raise BadInput(
+            f"this pipeline cannot be audited: {'; '.join(obstacles)}. Audit it as it was loaded, "
+            "without quantization and offloading: waits do not depend on the weights."
+        )
 
 
 def _audit(
