@@ -14,8 +14,6 @@ from diffusers.pipelines.pipeline_utils import DeprecatedPipelineMixin
 
 DEPRECATED = "diffusers has deprecated it, and no longer mends it"
 _NO_PICTURE = "it has no denoising loop that draws a picture, a video or sound"
-    "it writes text or places atoms, or upscales latents: it has no denoising loop of a picture"
-)
 _TEXT = "it writes text or places atoms: there is no picture to compare"
 _TWO_CALLS = "it inverts a picture in a first call, and only a second one draws"
 _PROCESSOR = "no builder written yet: its call needs a vision-language processor"
