@@ -486,7 +486,7 @@ STATES: dict[str, State] = {
     "vae tiling": State(vae_tiling),
     "vae slicing": State(vae_slicing),
     "step cache on": State(step_cached, ("flux", "wan")),
-    "group offload": State(group_offload),
+    "group offload": State(group_offload, needs="accelerate"),
     "model offload": State(model_offload, needs="accelerate"),
     "sequential offload": State(sequential_offload, needs="accelerate"),
     "layerwise casting": State(layerwise_casting),
