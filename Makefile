@@ -17,7 +17,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check unit gpu-check bench docs-tables docs clean
+.PHONY: demo test check unit gpu-check bench breadth docs-tables docs clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
@@ -53,11 +53,16 @@ bench: $(VENV)/test.stamp  ## the benchmarks that need nothing outside this chec
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fix.schedule_table --out $(RESULTS)/fix_schedule_table.json
 	$(BIN)/python -m benchmarks.gateway.reach --out $(RESULTS)/gateway_reach.json
 
+breadth: $(VENV)/test.stamp  ## every fix on every tiny family and in every state; goes on where it was stopped
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.fix.breadth --out $(RESULTS)/fix_breadth.json $(ARGS)
+	$(BIN)/python -m benchmarks.fix.breadth_page
+
 docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python -m benchmarks.audit.coverage
 	$(BIN)/python -m workshop.forecast.fit --check --out $(RESULTS)/forecast_check.json --plot docs/forecast-residuals.svg
 	$(BIN)/python -m workshop.forecast.page
 	$(BIN)/python -m benchmarks.fix.page
+	$(BIN)/python -m benchmarks.fix.breadth_page
 	$(BIN)/python -m benchmarks.gateway.page
 	$(BIN)/python -m benchmarks.serve.page
 	$(BIN)/python -m benchmarks.verify.page

@@ -14,7 +14,7 @@ SAMPLE = (
     "sd15, shared",
     "sd15, threads",
     "flux, custom processors",
-    "flux, group offload",
+    "flux, compiled and wrapped",
     "sd3, own scheduler step",
     "wan, layerwise casting",
     "wan, bfloat16",
