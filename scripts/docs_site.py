@@ -64,7 +64,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
                 "reference/metrics.md",
             ]
         },
-        {"Evidence": ["evidence.md", "hardware.md", "audit-coverage.md", "log.md"]},
+        {
+            "Evidence": [
+                "evidence.md",
+                "environments.md",
+                "hardware.md",
+                "audit-coverage.md",
+                "log.md",
+            ]
+        },
     ]
     return config
 

@@ -47,12 +47,8 @@ class Environment(NamedTuple):
 
 
 ENVIRONMENTS = (
-    Environment(
-        "oldest", "3.11", ("torch==2.8.0", "diffusers==0.35.2", "transformers==4.57.6")
-    ),
-    Environment(
-        "middle", "3.12", ("torch==2.11.0", "diffusers==0.38.0", "transformers==5.17.0")
-    ),
+    Environment("oldest", "3.11", ("torch==2.8.0", "diffusers==0.35.2", "transformers==4.57.6")),
+    Environment("middle", "3.12", ("torch==2.11.0", "diffusers==0.38.0", "transformers==5.17.0")),
     Environment("pinned", "3.11", ("--constraint", str(ROOT / "constraints.txt"))),
     Environment("newest", "3.13", ("--upgrade", "torch", "diffusers", "transformers")),
 )
@@ -79,6 +75,7 @@ RECORD_TRACE = (
 )
 # A verdict other than yes is an answer too: it is the pictures and this machine that are judged.
 VERDICTS = (0, 1, 3)
+PLAN = str(ROOT / "scripts" / "matrix.toml")
 SHORT = ("--steps", "2", "--quiet")
 CHECKS = (
     Check("contract tests of upstream", ("pytest", "tests/test_upstream.py")),
@@ -94,8 +91,7 @@ CHECKS = (
     Check("forecast", ("halftime", "forecast", "sdxl", "--json", "f.json")),
     Check(
         "verify",
-        ("halftime", "verify", "baseline", str(ROOT / "scripts" / "matrix.toml"), "--prompts", "4")
-        + SHORT,
+        ("halftime", "verify", "baseline", PLAN, "--prompts", "4", *SHORT),
         VERDICTS,
     ),
     Check(
@@ -103,11 +99,12 @@ CHECKS = (
         ("halftime", "tune", "--budget", "60s", "--prompts", "4", "--no-artefacts", *SHORT),
         VERDICTS,
     ),
-    Check("fixes, on and off", ("pytest", "tests/fix/test_fix_undo.py")),
-    Check("schedule tables", ("pytest", "tests/fix/test_fix_table.py")),
+    Check(
+        "a fix compiled and undone",
+        ("pytest", "tests/fix/test_fix_undo.py", "-k", "compiled_and_undone"),
+    ),
     Check("audit rules", ("pytest", "tests/verbs/audit/test_audit_rules.py")),
     Check("serve, engine and worker", ("pytest", "tests/verbs/serve/test_serve_worker.py")),
-    Check("serve, warm-up", ("pytest", "tests/verbs/serve/test_serve_warmup.py")),
     Check("gateway", ("pytest", "tests/verbs/gateway/test_gateway_live.py")),
     Check("captions", ("pytest", "tests/verbs/captions/test_captions_router.py")),
     Check("doctor", ("halftime", "doctor", "--json", "d.json")),
@@ -142,17 +139,16 @@ def make(environment: Environment, folder: Path) -> Path:
         subprocess.run([interpreter, "-m", "venv", str(python.parents[1])], check=True)
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     project = f"{ROOT}[{EXTRAS}]"
-    subprocess.run(
-        [*install, *environment.requirements, "--editable", project, *TOOLS], check=True
-    )
+    subprocess.run([*install, *environment.requirements, "--editable", project, *TOOLS], check=True)
     return python
 
 
 def interpreter_of(minor: str) -> str:
     """A Python of this minor version: on the path, or pyenv's. Raises SystemExit."""
     on_path = shutil.which(f"python{minor}")
-    if on_path and subprocess.run([on_path, "--version"], capture_output=True).returncode == 0:
-        return on_path
+    version_words = [on_path or "", "--version"]
+    if on_path and not subprocess.run(version_words, capture_output=True, check=False).returncode:
+        return on_path  # pyenv leaves names on the path that fail
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = sorted(pyenv.glob(f"{minor}.*/bin/python"))
     if not candidates:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest

@@ -15,11 +15,13 @@ from typing import NamedTuple
 import psutil
 from packaging.requirements import Requirement
 
+from halftime.base.environment import versions
 from halftime.base.extras import import_quietly, install
 from halftime.base.version import version
 from halftime.pipeline.device import devices, this_environment, torch_build
 from halftime.records import Environment
 from halftime.records.doctor import Advice, Device, Doctor, Extra
+from halftime.verbs.doctor.tested import beside_tested
 
 GIB = 1024**3
 LEAST_FREE = 4 * GIB  # an SDXL in bf16 needs more than this
@@ -67,6 +69,7 @@ def examine() -> Doctor:
         free_bytes=facts.free_bytes,
         devices=devices,
         extras=extras,
+        tested=tuple(beside_tested(versions())),
         advice=tuple(advice(facts)),
     )
 
