@@ -17,7 +17,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check unit gpu-check bench breadth docs-tables docs clean
+.PHONY: demo test check unit gpu-check bench breadth docs-tables docs matrix clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
@@ -46,6 +46,9 @@ unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS proces
 
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)
+
+matrix: $(VENV)/test.stamp  ## the oldest, a middle, the pinned and the newest versions: 20 GB, hours; writes docs/environments.md
+	$(BIN)/python scripts/matrix.py $(ARGS)
 
 bench: $(VENV)/test.stamp  ## the benchmarks that need nothing outside this checkout, 6 min 20 s on the project's two cores
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.profile.overhead --out $(RESULTS)/profile_overhead.json

@@ -67,6 +67,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {
             "Evidence": [
                 "evidence.md",
+                "environments.md",
                 "hardware.md",
                 "audit-coverage.md",
                 "fix-breadth.md",
