@@ -10,7 +10,7 @@ import functools
 import gc
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
@@ -122,7 +122,7 @@ def _weights(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _names_of_types(value: object) -> frozenset[str]:
-    return _names_of_bases(type(value))
+    return _names_of_bases(cast("Hashable", type(value)))
 
 
 @functools.cache
