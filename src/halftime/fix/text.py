@@ -20,7 +20,7 @@ from halftime.pipeline.change import patched
 from halftime.pipeline.components import components, components_of
 from halftime.pipeline.device import device_of
 from halftime.pipeline.state import adapter_layers
-from halftime.upstream import pytorch
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -197,9 +197,11 @@ def _adapter_state(layer: nn.Module) -> tuple[object, ...]:
 
 
 def _read_by_encode_prompt(pipeline: DiffusionPipeline) -> dict[str, object]:
-    """The plain attributes of the pipeline that the code of `encode_prompt` names."""
+    """The plain attributes of the pipeline that the code of `encode_prompt` names; not its device,
+    which is looked for in every module, and shows in where the weights are."""
     code = inspect.unwrap(type(pipeline).encode_prompt).__code__
-    values = {name: getattr(pipeline, name, None) for name in code.co_names}
+    names = set(code.co_names) - {"device", hugging_face.EXECUTION_DEVICE}
+    values = {name: getattr(pipeline, name, None) for name in sorted(names)}
     return {name: value for name, value in values.items() if _is_plain(value)}
 
 
