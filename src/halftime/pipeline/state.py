@@ -10,7 +10,7 @@ import functools
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
@@ -122,11 +122,7 @@ def _weights(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _names_of_types(value: object) -> frozenset[str]:
-<<<<<<< HEAD
     return _names_of_bases(type(value))  # type: ignore[arg-type]  # mypy: a class is hashable
-=======
-    return _names_of_bases(cast("Hashable", type(value)))
->>>>>>> state
 
 
 @functools.cache
