@@ -336,7 +336,7 @@ def _vendor(categories: set[str | None]) -> str:
 def _shapes(host: Sequence[_Event]) -> dict[int, Shapes]:
     """Recorded inputs of the operators whose FLOPs follow from them, by external id."""
     shapes: dict[int, Shapes] = {}
-    for event in host:
+    for event in [event for event in host if event.cat == "cpu_op"]:  # few beside the frames
         args = event.args
         if not isinstance(args, _Args) or args.shapes is _EMPTY or not _SHAPED.search(event.name):
             continue
