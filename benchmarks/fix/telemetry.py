@@ -4,8 +4,9 @@ Regime: the bundled model on this CPU, `openvino` on the VAE, the denoiser and t
 fresh process for each run, both cases in turns, the order exchanged. `on` is OpenVINO as it comes:
 its telemetry is imported first; no packet leaves the machine (its proxy is a closed port), so a
 slow network would cost more. `off` is halftime's own way (`base.extras.import_quietly`).
-Ceiling: one. Prints the seconds of both, the processes that each started, and the median of the
-paired ratios with its 95 % interval.
+Ceiling: one.
+Prints the seconds of both, the processes that each started, and the median of the paired ratios
+with its 95 % interval.
 
     python -m benchmarks.fix.telemetry --out benchmarks/results/fix_telemetry.json
 """
