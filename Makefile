@@ -17,7 +17,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check unit gpu-check bench docs-tables docs clean
+.PHONY: demo test check unit gpu-check bench breadth docs-tables docs matrix clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
@@ -47,17 +47,25 @@ unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS proces
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)
 
+matrix: $(VENV)/test.stamp  ## the oldest, a middle, the pinned and the newest versions: 20 GB, hours; writes docs/environments.md
+	$(BIN)/python scripts/matrix.py $(ARGS)
+
 bench: $(VENV)/test.stamp  ## the benchmarks that need nothing outside this checkout, 6 min 20 s on the project's two cores
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.profile.overhead --out $(RESULTS)/profile_overhead.json
 	$(BIN)/python -m benchmarks.trace.reading --out $(RESULTS)/trace_reading.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fix.schedule_table --out $(RESULTS)/fix_schedule_table.json
 	$(BIN)/python -m benchmarks.gateway.reach --out $(RESULTS)/gateway_reach.json
 
+breadth: $(VENV)/test.stamp  ## every fix on every tiny family and in every state; goes on where it was stopped
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.fix.breadth --out $(RESULTS)/fix_breadth.json $(ARGS)
+	$(BIN)/python -m benchmarks.fix.breadth_page
+
 docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python -m benchmarks.audit.coverage
 	$(BIN)/python -m workshop.forecast.fit --check --out $(RESULTS)/forecast_check.json --plot docs/forecast-residuals.svg
 	$(BIN)/python -m workshop.forecast.page
 	$(BIN)/python -m benchmarks.fix.page
+	$(BIN)/python -m benchmarks.fix.breadth_page
 	$(BIN)/python -m benchmarks.gateway.page
 	$(BIN)/python -m benchmarks.serve.page
 	$(BIN)/python -m benchmarks.verify.page

@@ -64,7 +64,16 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
                 "reference/metrics.md",
             ]
         },
-        {"Evidence": ["evidence.md", "hardware.md", "audit-coverage.md", "log.md"]},
+        {
+            "Evidence": [
+                "evidence.md",
+                "environments.md",
+                "hardware.md",
+                "audit-coverage.md",
+                "fix-breadth.md",
+                "log.md",
+            ]
+        },
     ]
     return config
 

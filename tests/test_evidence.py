@@ -27,6 +27,7 @@ COMMITTED = evidence.committed(RESULTS, "*.json")
 # Modules that write tables into pages, and with --check say whether they would change anything.
 WRITERS = [
     "benchmarks.evidence",
+    "benchmarks.fix.breadth_page",
     "benchmarks.fix.page",
     "benchmarks.gateway.page",
     "benchmarks.serve.page",

@@ -1,7 +1,8 @@
 """What size of fault does `verify` find, by its kind and the content, and how often is it wrong?
 
 Regime: pictures of the bundled model (48, three classes of 16, 128 px, 30 steps), or any folder
-with --pictures. Each kind of fault is planted in all of them at several sizes and measured once;
+with --pictures (the committed result read such pictures, rendered before with the same settings).
+Each kind of fault is planted in all of them at several sizes and measured once;
 then sets of 24 pairs are drawn with replacement from a class, so a curve knows no other pictures.
 False alarms: sets of 5 to 48 pairs whose change nobody sees. Rare faults: one pair of a set is
 wrong, all others are rounded. Ceiling: none; this is about decisions, not time.

@@ -25,6 +25,7 @@ MODULES = {
     "environment": "base.environment",
     "errors": "base.errors",
     "extras": "base.extras",
+    "forecast.gpus": "records.gpus",
     "ledger": "base.ledger",
     "notebook": "report.notebook",
     "priors": "records.priors",

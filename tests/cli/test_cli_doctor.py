@@ -156,7 +156,7 @@ def test_an_extra_that_is_installed_and_does_not_import(monkeypatch: pytest.Monk
         if name == "jinja2":
             raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(doctor, "import_module", failing)
+    monkeypatch.setattr(doctor, "import_quietly", failing)
     assert extra("fine").usable
     for name in ("broken", "both"):
         assert not extra(name).usable

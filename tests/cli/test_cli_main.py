@@ -37,6 +37,23 @@ def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "says"),
+    [("profil", "Did you mean 'profile'?"), ("xyzzy", "There are: profile, trace")],
+)
+def test_a_verb_that_is_not_there_gets_a_hint(
+    word: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run([word], debug=False) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_the_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run([word], debug=False) == 0
+    assert halftime.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("error", "code", "words"),
     [
         (KeyboardInterrupt(), 130, "interrupted; nothing was written"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import importlib.util
 import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import diffusers
@@ -12,17 +15,21 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from msgspec import structs
 from torch import nn
 
 import halftime
-from halftime.base.errors import DoesNotApply
-from halftime.fix.apply import reasons
+from halftime.base.errors import DoesNotApply, HalftimeWarning
+from halftime.fix.apply import choose, reasons
+from halftime.fix.base import ChosenFix
 from halftime.fix.fewer_evaluations import DeepCache
 from halftime.fix.guard import CHANGES, COMPILERS, COPY_WEIGHTS, EVERY_CHANGE, REFUSALS
 from halftime.fix.precision import in_dtype
+from halftime.fix.probe import check_levels, probe_key
+from halftime.pipeline.change import method_wrapped, patched
 from halftime.pipeline.components import denoisers
 from halftime.records.fixes import FIX_ROWS
-from halftime.records.recipe import Choice
+from halftime.records.recipe import Choice, Plan
 from tiny_pipelines import FAMILIES, PIPELINES
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs peft")
@@ -521,3 +528,94 @@ def test_slicing_off_leaves_allegro_its_tiles() -> None:
     expected = picture("allegro", pipeline)
     with halftime.applied(pipeline, ["vae-slicing-off"]):
         assert distance(picture("allegro", pipeline), expected) < 1e-3
+
+
+# ---- the probe
+
+
+def breaking(level: str, factor: float) -> halftime.fix.base.Fix:
+    """A fix of that level that multiplies what the VAE decodes."""
+
+    @contextmanager
+    def apply(pipeline: DiffusionPipeline, settings: object) -> Iterator[None]:
+        decode = pipeline.vae.decode
+
+        def multiplied(*args: object, **kwargs: object) -> object:
+            return tuple(factor * part for part in decode(*args, **kwargs)[:1])
+
+        with patched(pipeline.vae, "decode", multiplied):
+            yield
+
+    fix = halftime.FIXES["set-begin-index" if level == "bit-exact" else "schedule-table"]
+    return structs.replace(fix, apply=apply, applies=lambda *_: None)
+
+
+@pytest.mark.parametrize(("level", "factor"), [("bit-exact", 1.1), ("equivalent", 1.1)])
+def test_a_fix_beyond_its_level_is_refused_with_the_figure(level: str, factor: float) -> None:
+    pipeline = PIPELINES["sd15"].build()
+    before = picture("sd15", pipeline)
+    broken = ChosenFix(breaking(level, factor), {})
+    whole = ChosenFix(halftime.FIXES["vae-folded-upsample"], {})
+    words = rf"{broken.fix.name}' is not '{level}' on this pipeline as it is: .* off by [0-9.e-]+"
+    for plan in ([broken], [broken, whole]):
+        with pytest.raises(DoesNotApply, match=words):
+            check_levels(pipeline, plan)
+    assert np.array_equal(picture("sd15", pipeline), before)
+
+
+def test_bit_exact_is_the_same_bytes() -> None:
+    with pytest.raises(DoesNotApply, match="0 is allowed"):
+        check_levels(PIPELINES["sd15"].build(), [ChosenFix(breaking("bit-exact", 1.0001), {})])
+
+
+def test_a_fix_under_which_the_call_fails_is_refused() -> None:
+    fix = structs.replace(breaking("equivalent", 1.0), apply=lambda *_: failing())
+    with pytest.raises(DoesNotApply, match="the call fails under it"):
+        check_levels(PIPELINES["sd15"].build(), [ChosenFix(fix, {})])
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    def fail(*_: object, **__: object) -> object:
+        raise RuntimeError("in the middle")
+
+    with patched(diffusers.AutoencoderKL, "decode", fail):
+        yield
+
+
+def test_a_probe_is_two_calls_made_once_and_leaves_no_trace() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    calls: list[int] = []
+
+    def counted(_: object, step: Callable[..., object], *args: object, **kwargs: object) -> object:
+        calls.append(1)
+        return step(*args, **kwargs)
+
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    with method_wrapped(pipeline.vae, "decode", counted):
+        attributes, scheduler = dict(vars(pipeline)), dict(vars(pipeline.scheduler))
+        for _ in range(2):
+            with halftime.applied(pipeline, ["vae-folded-upsample"]):
+                assert len(calls) == 2
+        assert (vars(pipeline), vars(pipeline.scheduler)) == (attributes, scheduler)
+        with halftime.applied(pipeline, ["vae-channels-last"], probe=False):
+            assert len(calls) == 2
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_recipe_brings_its_own_probe() -> None:
+    pipeline = PIPELINES["sd15"].build()
+    chosen = choose(Plan(fixes=(Choice(name="vae-dtype"),)))
+    key = probe_key(pipeline, chosen)
+    pipeline.unet.compile(backend="eager")
+    assert probe_key(pipeline, chosen) != key
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15_img2img", "sd15_inpaint", "sd3", "wan", "ltx"])
+def test_a_short_call_can_be_guessed(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HalftimeWarning)
+        with halftime.applied(PIPELINES[name].build(), ["vae-channels-last"]):
+            pass

@@ -122,11 +122,11 @@ def test_nested_blocks_leave_the_pipeline_as_it_was(
     with torch.compiler.set_stance("force_eager"):
         with (
             suppress(HalftimeError),
-            halftime.applied(pipeline, outer),  # type: ignore[arg-type]
+            halftime.applied(pipeline, outer, probe=False),  # type: ignore[arg-type]
         ):
             if call_between:
                 drawing(subject(name).call)
-            with halftime.applied(pipeline, inner):  # type: ignore[arg-type]
+            with halftime.applied(pipeline, inner, probe=False):  # type: ignore[arg-type]
                 drawing(subject(name).call)
         assert_as_before(name)
 
@@ -142,7 +142,7 @@ def test_blocks_left_in_the_order_of_entry_leave_the_pipeline_as_it_was(
     with torch.compiler.set_stance("force_eager"):
         for stack, fixes in zip(stacks, (first, second), strict=True):
             with suppress(HalftimeError):  # it may refuse to be put on a second time
-                stack.enter_context(halftime.applied(pipeline, fixes))  # type: ignore[arg-type]
+                stack.enter_context(halftime.applied(pipeline, fixes, probe=False))  # type: ignore[arg-type]
         drawing(subject(name).call)
         for stack in stacks:
             with suppress(HalftimeError):  # it may say that the order is wrong

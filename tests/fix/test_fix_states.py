@@ -10,14 +10,10 @@ from tiny_pipelines import FAMILIES, PIPELINES, states
 # One of each kind that needs no package beside the suite's own.
 SAMPLE = (
     "sd15, ip-adapter",
-    "sd15, textual inversion",
     "sd15, shared",
-    "sd15, threads",
     "flux, custom processors",
-    "flux, group offload",
     "sd3, own scheduler step",
     "wan, layerwise casting",
-    "wan, bfloat16",
 )
 
 
@@ -44,7 +40,7 @@ def test_every_state_draws_a_picture_of_its_own_or_the_plain_one(state: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sd15_img2img", "marigold_depth", "kandinsky22_prior"])
+@pytest.mark.parametrize("name", ["marigold_depth", "kandinsky22_prior"])
 def test_every_fix_is_right_or_refuses_on_this_family(name: str) -> None:
     tiny = {**PIPELINES, **FAMILIES}[name]
     pipeline = tiny.build()

@@ -17,12 +17,13 @@ import diffusers
 import torch
 from torch import nn
 
-import halftime
 import tiny_pipelines
 from fix_cells import STEPS, Cell, Subject, error_line
 from halftime.base.errors import HalftimeError
 from halftime.pipeline.components import denoisers
 from halftime.records import Workload
+from halftime.verbs.audit.run import audit
+from halftime.verbs.profile.run import profile
 from tiny_pipelines import parts
 
 BASES = ("sd15", "flux", "wan", "sdxl", "sd3")
@@ -485,7 +486,7 @@ STATES: dict[str, State] = {
     "vae tiling": State(vae_tiling),
     "vae slicing": State(vae_slicing),
     "step cache on": State(step_cached, ("flux", "wan")),
-    "group offload": State(group_offload),
+    "group offload": State(group_offload, needs="accelerate"),
     "model offload": State(model_offload, needs="accelerate"),
     "sequential offload": State(sequential_offload, needs="accelerate"),
     "layerwise casting": State(layerwise_casting),
@@ -621,7 +622,7 @@ def _profiled(judged: Subject, arguments: dict[str, object]) -> Cell:
     original = type(judged.pipeline).__call__
     try:
         with _given(judged.pipeline, given):
-            session = halftime.profile(judged.pipeline, workload, runs=2, warmup=0, probes=False)  # type: ignore[arg-type]
+            session = profile(judged.pipeline, workload, runs=2, warmup=0, probes=False)  # type: ignore[arg-type]
     except HalftimeError as error:
         return judged.undone(Cell("refuses", str(error)))
     except Exception as error:
@@ -645,11 +646,11 @@ def _given(pipeline: Any, given: dict[str, object]) -> Any:
 
 def _audited(judged: Subject, arguments: dict[str, object]) -> Cell:
     try:
-        audit = halftime.audit(judged.pipeline, Workload(steps=STEPS), **arguments)  # type: ignore[arg-type]
+        result = audit(judged.pipeline, Workload(steps=STEPS), **arguments)  # type: ignore[arg-type]
     except HalftimeError as error:
         return judged.undone(Cell("refuses", str(error)))
     except Exception as error:
         return judged.undone(Cell("fails", error_line(error)))
-    if not audit.steps_seen:
+    if not result.steps_seen:
         return judged.undone(Cell("fails", "no denoising step was seen"))
     return judged.undone(Cell("applies"))

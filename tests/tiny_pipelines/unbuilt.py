@@ -13,14 +13,13 @@ from diffusers import DiffusionPipeline, ModularPipeline
 from diffusers.pipelines.pipeline_utils import DeprecatedPipelineMixin
 
 DEPRECATED = "diffusers has deprecated it, and no longer mends it"
-_NO_PICTURE = (
-    "it writes text or places atoms, or upscales latents: it has no denoising loop of a picture"
-)
+_NO_PICTURE = "it has no denoising loop that draws a picture, a video or sound"
+_TEXT = "it writes text or places atoms: there is no picture to compare"
 _TWO_CALLS = "it inverts a picture in a first call, and only a second one draws"
-_PROCESSOR = "its call needs a vision-language processor, which is loaded from a hub"
-_OLD = "the first Kandinsky; its components are those of Kandinsky 2.2, which is built"
-_STAGE = "it draws upon another pipeline's latents or masks; the pipelines beside it are built"
-_WIDE = "its smallest configuration is too large to be tried with every fix"
+_PROCESSOR = "no builder written yet: its call needs a vision-language processor"
+_OLD = "no builder written yet: the first Kandinsky; version 2.2 is built"
+_STAGE = "no builder written yet: it works on what another pipeline drew, and that one is built"
+_WIDE = "sizes of the large model are fixed in its code, so that it is too slow to try every fix"
 _UPSTREAM = "its call fails in this version of diffusers with the components that it asks for"
 _UNWRITTEN = "no builder written yet"
 
@@ -35,15 +34,11 @@ _REASONS: dict[str, tuple[str, ...]] = {
     "it needs note_seq, a package that is no longer made": ("SpectrogramDiffusionPipeline",),
     "it needs librosa, which the project does not depend on": ("AudioDiffusionPipeline",),
     _NO_PICTURE: (
-        "DiffusionGemmaPipeline",
         "FluxPriorReduxPipeline",
-        "LLaDA2Pipeline",
         "LTX2LatentUpsamplePipeline",
         "LTXLatentUpsamplePipeline",
-        "RFD4ProteinaPipeline",
-        "ShapEImg2ImgPipeline",
-        "ShapEPipeline",
     ),
+    _TEXT: ("DiffusionGemmaPipeline", "LLaDA2Pipeline", "RFD4ProteinaPipeline"),
     _TWO_CALLS: ("LEditsPPPipelineStableDiffusion", "LEditsPPPipelineStableDiffusionXL"),
     _PROCESSOR: (
         "BriaFibo2Pipeline",
@@ -77,24 +72,15 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "KandinskyPriorPipeline",
     ),
     _STAGE: (
-        "Cosmos2_5_TransferPipeline",
         "HunyuanImageRefinerPipeline",
         "Kandinsky6SRPipeline",
-        "LTX2DFRPipeline",
         "LTX2DFRTemporalRefinePipeline",
-        "LTX2HDRPipeline",
-        "LTX2InContextPipeline",
         "LTX2VideoDiffusionDecodePipeline",
-        "LTXI2VLongMultiPromptPipeline",
         "SanaWMLTX2Refiner",
-        "SanaWMPipeline",
     ),
     _WIDE: (
         "HunyuanDiTControlNetPipeline",  # has sizes of the large model in its code
         "Kandinsky5I2IPipeline",  # draws 1024 x 1024 at the least
-        "StableDiffusionLatentUpscalePipeline",
-        "VisualClozeGenerationPipeline",
-        "VisualClozePipeline",
         "StableDiffusionXLControlNetUnionImg2ImgPipeline",  # 320 channels in its code
         "StableDiffusionXLControlNetUnionInpaintPipeline",
         "StableDiffusionXLControlNetUnionPipeline",
@@ -105,6 +91,17 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "Kandinsky5I2VPipeline",  # gives NaN with random weights
     ),
     _UNWRITTEN: (
+        "ShapEImg2ImgPipeline",
+        "ShapEPipeline",
+        "SanaWMPipeline",
+        "LTX2DFRPipeline",
+        "LTX2HDRPipeline",
+        "LTX2InContextPipeline",
+        "LTXI2VLongMultiPromptPipeline",
+        "Cosmos2_5_TransferPipeline",
+        "StableDiffusionLatentUpscalePipeline",
+        "VisualClozeGenerationPipeline",
+        "VisualClozePipeline",
         "AceStepPipeline",
         "AnimaModularPipeline",
         "AnimateDiffSparseControlNetPipeline",

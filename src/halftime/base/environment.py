@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 from halftime.base.version import version
 
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy")
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy")
 # Environment variables that are known to change speed; recorded where they are set.
 SPEED_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -31,8 +32,9 @@ SPEED_VARIABLES = (
 
 
 def load_average() -> float:
-    """Runnable processes, averaged over the last minute."""
-    return os.getloadavg()[0]
+    """Runnable processes, averaged over the last minute. Windows has no such number; psutil counts
+    there from the first call on."""
+    return float(psutil.getloadavg()[0])
 
 
 def processor_name() -> str:

@@ -15,9 +15,25 @@ from halftime.base.errors import MissingExtra
 def optional(module: str, extra: str, purpose: str) -> ModuleType:
     """The module, or MissingExtra, which names `halftime[EXTRA]`."""
     try:
-        return importlib.import_module(module)
+        return import_quietly(module)
     except ImportError as error:
         raise MissingExtra(module.partition(".")[0], purpose, install(extra)) from error
+
+
+# package -> the package by which it reports its use to its maker; without it, it goes on silently
+_TELEMETRY = {"openvino": "openvino_telemetry"}
+
+
+def import_quietly(module: str) -> ModuleType:
+    """The module, kept from reporting its use.
+
+    OpenVINO starts a process for each event of an import or a conversion, and posts it from there.
+    Its telemetry cannot be imported after this, unless something else in the process did already.
+    """
+    telemetry = _TELEMETRY.get(module.partition(".")[0])
+    if telemetry is not None:
+        sys.modules.setdefault(telemetry, None)  # type: ignore[arg-type]  # import's own 'never'
+    return importlib.import_module(module)
 
 
 def install(extra: str) -> str:

@@ -11,18 +11,24 @@ _SOURCES = "/src/"
 
 def is_installed(file: str) -> bool:
     """Whether a file belongs to an installed package, and so is not the user's to change."""
-    return any(root in file for root in _INSTALLED)
+    return any(root in _slashed(file) for root in _INSTALLED)
 
 
 def short(file: str) -> str:
     """From the package's root where it is installed, else from the working directory."""
+    slashed = _slashed(file)
     for root in _INSTALLED:
-        if root in file:
-            return file.rpartition(root)[2]
+        if root in slashed:
+            return slashed.rpartition(root)[2]
     path = Path(file)
     if path.is_relative_to(Path.cwd()):
         return path.relative_to(Path.cwd()).as_posix()
-    return file.rpartition(_SOURCES)[2] if _SOURCES in file else path.name
+    return slashed.rpartition(_SOURCES)[2] if _SOURCES in slashed else path.name
+
+
+def _slashed(file: str) -> str:
+    """As on Linux: Windows separates folders by backslashes."""
+    return file.replace("\\", "/")
 
 
 def in_a_sentence(error: Exception) -> str:

@@ -334,7 +334,7 @@ def mock(
     seed: int,
 ) -> None:
     """An upstream with set delay, jitter, size, chunking and error rate; runs until interrupted."""
-    from halftime.verbs.gateway.extra import need
+    from halftime.verbs.gateway.extra import run_async
     from halftime.verbs.gateway.mock import Behaviour, serve
 
     behaviour = Behaviour(
@@ -353,4 +353,4 @@ def mock(
             "fal without /v1"
         )
 
-    need("uvloop").run(serve(behaviour, host, port, announce))
+    run_async(serve(behaviour, host, port, announce))

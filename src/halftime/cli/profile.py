@@ -167,4 +167,4 @@ def _fixed(
         return nullcontext()
     from halftime.fix import applied
 
-    return applied(loaded.pipeline, Path(recipe), artefacts)
+    return applied(loaded.pipeline, Path(recipe), artefacts, probe=False)

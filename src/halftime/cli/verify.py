@@ -181,7 +181,7 @@ def _configured(loaded: LoadedPipeline, source: str) -> AbstractContextManager[o
         return nullcontext()
     from halftime.fix import applied
 
-    return applied(loaded.pipeline, Path(source))
+    return applied(loaded.pipeline, Path(source), probe=False)
 
 
 def _sheet(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> bytes:

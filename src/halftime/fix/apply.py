@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-from torch import nn
 
 from halftime.base.environment import versions
 from halftime.base.errors import BadInput, DoesNotApply, HalftimeWarning, Unlike
@@ -20,7 +18,9 @@ from halftime.fix.artefacts import OpenArtefacts, made_for, open_artefacts
 from halftime.fix.base import ChosenFix
 from halftime.fix.blocks import block, sealed
 from halftime.fix.guard import why_not
+from halftime.fix.probe import check_levels, probe_key
 from halftime.fix.table import FIXES
+from halftime.pipeline.architecture import architecture as architecture
 from halftime.pipeline.device import device_of
 from halftime.pipeline.state import state_of
 from halftime.records import Session
@@ -35,13 +35,19 @@ PlanLike = Plan | Recipe | Path | str | Sequence[str | Choice]
 
 @contextmanager
 def applied(
-    pipeline: DiffusionPipeline, plan: PlanLike, artefacts: Path | str | None = None
+    pipeline: DiffusionPipeline,
+    plan: PlanLike,
+    artefacts: Path | str | None = None,
+    *,
+    probe: bool | Mapping[str, object] = True,
 ) -> Iterator[DiffusionPipeline]:
     """The pipeline with the fixes of `plan`; on exit it is bit for bit what it was.
 
     `plan` is a Plan, a Recipe, the path of either's TOML file, or a list of names of
     `halftime.FIXES`. `artefacts` names a file: compiled code is taken from it where it exists, and
     what was compiled is added to it. It holds code that torch runs: name only your own files.
+    `probe` compares two short calls, with and without the fixes that promise the same picture, the
+    first time that they meet this pipeline; arguments of that call may be given as a mapping.
     Raises BadInput for an unknown name or setting, Unlike for a recipe of another architecture,
     DoesNotApply where a fix cannot work here or two exclude each other, BadFile for a file that is
     damaged or holds no artefacts. Warns where recipe or artefacts are from another torch or device.
@@ -51,6 +57,8 @@ def applied(
         check_recipe(plan, pipeline)
     chosen = choose(plan)
     check(pipeline, chosen)
+    if probe is not False and not _was_probed(pipeline, plan, chosen):
+        check_levels(pipeline, chosen, None if probe is True else probe)
     with block(pipeline, chosen) as stack:
         if artefacts is not None:
             stack.enter_context(kept_artefacts(pipeline, plan, artefacts))
@@ -59,6 +67,13 @@ def applied(
         if chosen:
             stack.enter_context(sealed(pipeline, chosen))
         yield pipeline
+
+
+def _was_probed(
+    pipeline: DiffusionPipeline, plan: Plan | Recipe, chosen: Sequence[ChosenFix]
+) -> bool:
+    """Whether a recipe comes with a probe of this architecture and state."""
+    return isinstance(plan, Recipe) and plan.probed == probe_key(pipeline, chosen)
 
 
 def kept_artefacts(
@@ -155,20 +170,6 @@ def reasons(pipeline: DiffusionPipeline) -> dict[str, str | None]:
 
 
 # ---- recipes
-
-
-def architecture(pipeline: DiffusionPipeline) -> dict[str, str]:
-    """Component -> class, and for modules a hash over the names and shapes of their parameters."""
-    return {
-        name: f"{type(component).__name__}:{_shapes_hash(component)}"
-        for name, component in sorted(pipeline.components.items())
-        if isinstance(component, nn.Module)
-    }
-
-
-def _shapes_hash(module: nn.Module) -> str:
-    shapes = [f"{name}{tuple(parameter.shape)}" for name, parameter in module.named_parameters()]
-    return hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:12]
 
 
 def check_recipe(recipe: Recipe, pipeline: DiffusionPipeline) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def _outward_dtype(module: nn.Module, inside: _Inside) -> Iterator[None]:
     """`module.dtype` goes on naming what callers should hand in: pipelines make their latents in
     that dtype. The module itself, which casts its embeddings to it, sees what it computes in."""
     outward = next(module.parameters()).dtype
-    original = getattr(type(module), "dtype", None)
+    original = inspect.getattr_static(type(module), "dtype", None)
 
     def dtype(self: nn.Module) -> torch.dtype:
         if not inside.depth:

@@ -8,6 +8,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ from halftime.pipeline.change import patched
 from halftime.pipeline.components import components, components_of
 from halftime.pipeline.device import device_of
 from halftime.pipeline.state import adapter_layers
-from halftime.upstream import pytorch
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -137,41 +138,57 @@ def _cloned(value: object) -> object:
     return pytorch.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
-def encoding_version(pipeline: DiffusionPipeline) -> object:
-    """Changes with whatever embeddings depend on besides the arguments: an encoder's or
-    tokenizer's exchange, a write into a weight, an adapter's choice or weight, an added token, and
-    what of the pipeline itself its `encode_prompt` reads."""
-    encoders = components(pipeline, "text_encoder")
-    tokenizers = components_of(pipeline)
-    return (
-        [(name, id(encoder), _content(encoder)) for name, encoder in encoders.items()],
-        [
-            _adapter_state(layer)
-            for encoder in encoders.values()
-            for layer in adapter_layers(encoder)
-        ],
-        [
+@dataclass
+class EncodingVersion:
+    """A value that changes with whatever embeddings depend on besides the arguments: an encoder's
+    or tokenizer's exchange, a write into a weight, an adapter's choice or weight, an added token,
+    and what of the pipeline itself its `encode_prompt` reads.
+
+    A write through `.data` is counted nowhere, so one value in the middle of each weight is read.
+    """
+
+    pipeline: DiffusionPipeline
+    places: list[object] = field(default_factory=list)
+    samples: list[Tensor] = field(default_factory=list)  # views of one value each, at those places
+
+    def __call__(self) -> str:
+        encoders = components(self.pipeline, "text_encoder").values()
+        weights = [
+            weight
+            for encoder in encoders
+            for weight in (*encoder.parameters(), *encoder.buffers())
+            if weight.numel() and not weight.is_meta
+        ]
+        places: list[object] = [
+            (id(weight), weight.data_ptr(), pytorch.writes_to(weight)) for weight in weights
+        ]
+        if places != self.places:
+            self.places, self.samples = places, _middles(weights)
+        adapters = [
+            _adapter_state(layer) for encoder in encoders for layer in adapter_layers(encoder)
+        ]
+        tokenizers = [
             (name, id(tokenizer), len(tokenizer))
-            for name, tokenizer in tokenizers.items()
+            for name, tokenizer in components_of(self.pipeline).items()
             if "tokenizer" in name and isinstance(tokenizer, Sized)
-        ],
-        _read_by_encode_prompt(pipeline),
-    )
+        ]
+        values = torch.cat(self.samples).tolist() if self.samples else []
+        return repr((places, values, adapters, tokenizers, _read_by_encode_prompt(self.pipeline)))
 
 
-def _content(encoder: nn.Module) -> object:
-    """Where every weight is, how often it was written to, and three of its values: a write through
-    `.data` is counted nowhere."""
-    weights = [weight for weight in (*encoder.parameters(), *encoder.buffers()) if weight.numel()]
-    places = [
-        (id(weight), pytorch.writes_to(weight), weight.shape, weight.dtype) for weight in weights
+def _middles(weights: list[Tensor]) -> list[Tensor]:
+    """Plain weights alone: a quantised one has no values to look at. Those of the first dtype and
+    device, so that they can be read at once; encoders share both."""
+    plain = [weight for weight in weights if type(weight) in (Tensor, nn.Parameter)]
+    alike = [
+        weight
+        for weight in plain
+        if (weight.dtype, weight.device) == (plain[0].dtype, plain[0].device)
     ]
-    samples = [
-        weight.detach().flatten()[:: max(1, weight.numel() // 2)][:3].double().cpu()
-        for weight in weights
-        if type(weight) in (Tensor, nn.Parameter) and not weight.is_meta
+    # By index, which gives a view; flatten() copies a weight that is not contiguous.
+    return [
+        weight.detach()[tuple(size // 2 for size in weight.shape)].reshape(1) for weight in alike
     ]
-    return places, torch.cat(samples).tolist() if samples else []
 
 
 def _adapter_state(layer: nn.Module) -> tuple[object, ...]:
@@ -180,9 +197,11 @@ def _adapter_state(layer: nn.Module) -> tuple[object, ...]:
 
 
 def _read_by_encode_prompt(pipeline: DiffusionPipeline) -> dict[str, object]:
-    """The plain attributes of the pipeline that the code of `encode_prompt` names."""
+    """The plain attributes of the pipeline that the code of `encode_prompt` names; not its device,
+    which is looked for in every module, and shows in where the weights are."""
     code = inspect.unwrap(type(pipeline).encode_prompt).__code__
-    values = {name: getattr(pipeline, name, None) for name in code.co_names}
+    names = set(code.co_names) - {"device", hugging_face.EXECUTION_DEVICE}
+    values = {name: getattr(pipeline, name, None) for name in sorted(names)}
     return {name: value for name, value in values.items() if _is_plain(value)}
 
 
@@ -191,7 +210,7 @@ def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     cache = PromptCache(
         pipeline.encode_prompt,
         int(number(settings, "size")),
-        lambda: repr(encoding_version(pipeline)),
+        EncodingVersion(pipeline),
     )
     with patched(pipeline, "encode_prompt", cache):
         yield

@@ -6,6 +6,7 @@ state. All of it is read off attributes, so it needs neither peft nor accelerate
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -120,8 +121,13 @@ def _weights(module: nn.Module) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
-def _names_of_types(value: object) -> set[str]:
-    return {base.__name__ for base in type(value).__mro__}
+def _names_of_types(value: object) -> frozenset[str]:
+    return _names_of_bases(type(value))  # type: ignore[arg-type]  # mypy: a class is hashable
+
+
+@functools.cache
+def _names_of_bases(kind: type) -> frozenset[str]:
+    return frozenset(base.__name__ for base in kind.__mro__)
 
 
 # ---- adapters
@@ -224,13 +230,17 @@ def quantised_by(module: nn.Module) -> str | None:
 
     Known by the types of weights and layers, since each library marks a model in its own way.
     """
-    for value in (*_weights(module), *module.modules()):
-        for base in type(value).__mro__:
-            library = _QUANTISED_TYPES.get(base.__name__) or _QUANTISERS.get(
-                base.__module__.partition(".")[0]
-            )
-            if library is not None:
-                return library
+    kinds = {type(value) for value in (*_weights(module), *module.modules())}
+    return next(filter(None, map(_quantiser_of, kinds)), None)
+
+
+def _quantiser_of(kind: type) -> str | None:
+    for base in kind.__mro__:
+        library = _QUANTISED_TYPES.get(base.__name__) or _QUANTISERS.get(
+            base.__module__.partition(".")[0]
+        )
+        if library is not None:
+            return library
     return None
 
 

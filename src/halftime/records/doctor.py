@@ -29,6 +29,15 @@ class Extra(Record, frozen=True, kw_only=True):
     install: str
 
 
+class TestedVersion(Record, frozen=True, kw_only=True):
+    """A package that is installed here, and whether `make matrix` ran with this very version."""
+
+    package: str
+    version: str
+    tested: bool
+    says: str  # 'tested', or the nearest versions that were
+
+
 class Advice(Record, frozen=True, kw_only=True):
     """Something that would be faster or would work, why, and the command."""
 
@@ -38,7 +47,7 @@ class Advice(Record, frozen=True, kw_only=True):
 
 
 # Schema history
-# 1  2026-11  first
+# 1  2026-11  first; since then with `tested`
 class Doctor(Record, frozen=True, kw_only=True):
     """`healthy` where everything that `pip install halftime` needs is there and torch computes."""
 
@@ -53,4 +62,5 @@ class Doctor(Record, frozen=True, kw_only=True):
     free_bytes: int = 0  # main memory that can be had now
     devices: tuple[Device, ...] = ()
     extras: tuple[Extra, ...] = ()
+    tested: tuple[TestedVersion, ...] = ()
     advice: tuple[Advice, ...] = ()

@@ -64,4 +64,6 @@ class Recipe(Record, frozen=True, kw_only=True):
     tuned_seconds: float | None = None
     speedup: float | None = None
     verdict: str | None = None
+    # what the fixes were probed on: a hash of them, the architecture, the state and the software
+    probed: str = ""
     ladder: tuple[Rung, ...] = ()

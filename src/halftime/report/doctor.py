@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from halftime.base import units
 from halftime.records import Environment
-from halftime.records.doctor import Device, Doctor, Extra
+from halftime.records.doctor import Device, Doctor, Extra, TestedVersion
 from halftime.report.model import (
     Bullets,
     Cell,
@@ -55,6 +55,8 @@ def _sections(doctor: Doctor) -> Iterator[Section]:
         yield Section("Devices", (_devices(doctor.devices),))
     if doctor.environment:
         yield Section("Software and settings", (_software(doctor, doctor.environment),))
+    if doctor.tested:
+        yield Section("Versions beside those that were tested", (_tested(doctor.tested),))
     yield Section("Extras", (_extras(doctor.extras), Text(BROWSER)))
 
 
@@ -111,6 +113,11 @@ def _software(doctor: Doctor, environment: Environment) -> Table:
         ),
     ]
     return Table((Column(""), Column("")), tuple(rows))
+
+
+def _tested(versions: tuple[TestedVersion, ...]) -> Table:
+    rows = [(row.package, row.version, row.says) for row in versions]
+    return Table((Column("package"), Column("here"), Column("")), rows_of(*rows))
 
 
 def _extras(extras: tuple[Extra, ...]) -> Table:

@@ -269,6 +269,7 @@ def test_baseline_against_a_plan_and_two_plans(
     verdict = read_json(tmp_path / "v.json", Verdict)
     assert {entry.source for entry in verdict.floor_entries} == {
         "8-bit",
+        "one level",
         "rerun",
         "batch",
         "threads",

@@ -124,7 +124,7 @@ def ghost_pipeline(folder: Path) -> DiffusionPipeline:
     index = folder / "model_index.json"
     if not index.is_file():
         raise UnknownModel(f"{folder} has no model_index.json, so its components are not known.")
-    entries = json.loads(index.read_text())
+    entries = json.loads(index.read_text(encoding="utf-8"))
     components = {
         name: _component(folder / name, *entry)
         for name, entry in entries.items()

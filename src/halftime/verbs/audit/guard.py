@@ -44,9 +44,9 @@ def installed() -> Iterator[None]:
 
 @cache
 def _stand_in() -> int:
-    one = ctypes.CFUNCTYPE(ctypes.c_long)(lambda: 1)
-    address = ctypes.cast(one, ctypes.c_void_p).value
+    method = ctypes.CFUNCTYPE(ctypes.c_long)(lambda: 1)
+    address = ctypes.cast(method, ctypes.c_void_p).value
     table = (ctypes.c_void_p * _METHODS)(*[address] * _METHODS)
     guard = (ctypes.c_void_p * 1)(ctypes.addressof(table))
-    _kept.extend([one, table, guard])
+    _kept.extend([method, table, guard])
     return ctypes.addressof(guard)

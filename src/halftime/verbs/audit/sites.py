@@ -180,7 +180,9 @@ def _frames(frame: FrameType | None) -> list[Frame]:
     frames = []
     while frame is not None:
         file = frame.f_code.co_filename
-        if not (file.startswith((_TORCH, _OWN, _PROFILE, "<")) or file.endswith("/contextlib.py")):
+        if not (
+            file.startswith((_TORCH, _OWN, _PROFILE, "<")) or Path(file).name == "contextlib.py"
+        ):
             frames.append(Frame(file, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     return frames

@@ -8,18 +8,20 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 from packaging.requirements import Requirement
 
-from halftime.base.extras import install
+from halftime.base.environment import versions
+from halftime.base.extras import import_quietly, install
 from halftime.base.version import version
 from halftime.pipeline.device import devices, this_environment, torch_build
 from halftime.records import Environment
 from halftime.records.doctor import Advice, Device, Doctor, Extra
+from halftime.verbs.doctor.tested import beside_tested
 
 GIB = 1024**3
 LEAST_FREE = 4 * GIB  # an SDXL in bf16 needs more than this
@@ -33,6 +35,7 @@ PURPOSES = {
     "openvino": (
         "the fix openvino: fastest on Intel and AMD processors where measured (docs/fix.md)"
     ),
+    "lora": "pipelines with LoRA files",
     "onnx": "the fix onnxruntime",
     "torchao": "the fix int8-dynamic by torchao",
     "ray": "halftime serve --ray",
@@ -66,6 +69,7 @@ def examine() -> Doctor:
         free_bytes=facts.free_bytes,
         devices=devices,
         extras=extras,
+        tested=tuple(beside_tested(versions())),
         advice=tuple(advice(facts)),
     )
 
@@ -136,7 +140,7 @@ def _import_error(distribution: str) -> str:
     module = module_of(distribution)
     try:
         if module:
-            import_module(module)
+            import_quietly(module)
     except Exception as error:  # a package for another torch raises anything
         return (
             f"{distribution} is installed and does not import: {type(error).__name__}: "

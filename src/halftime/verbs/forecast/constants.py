@@ -71,6 +71,7 @@ GENERATIONS = {
     "hopper": 0.6,
     "blackwell": 0.4,
 }
+GENERATION_SPREAD = 0.3  # standard deviation of the logarithm; the fit reads it
 
 
 class GpuEffect(Record, frozen=True, kw_only=True):

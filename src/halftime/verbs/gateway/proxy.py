@@ -21,7 +21,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from halftime.base.stats import median
-from halftime.verbs.gateway.extra import load_ca_bundle, need
+from halftime.verbs.gateway.extra import load_ca_bundle, need, run_async
 from halftime.verbs.gateway.timer import Timer, now
 
 
@@ -197,7 +197,9 @@ async def _serve(to: str, port: int, faults: Faults) -> None:
     server = await proxy.start(port)
     _say(f"proxy on http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     terminated = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    loop = asyncio.get_running_loop()
+    # Not loop.add_signal_handler, which Windows does not have.
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(terminated.set))
     await terminated.wait()
     _say(f"held {median(proxy.holds) if proxy.holds else 0.0:.9f}")
 
@@ -217,7 +219,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", action="store_true")
     options = vars(parser.parse_args())
     to, port = options.pop("to"), options.pop("port")
-    need("uvloop").run(_serve(to, port, Faults(**options)))
+    run_async(_serve(to, port, Faults(**options)))
 
 
 if __name__ == "__main__":

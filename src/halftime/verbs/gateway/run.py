@@ -23,7 +23,7 @@ from halftime.records.gateway import GatewayResult, Generator, Load, Mode, Paylo
 from halftime.verbs.gateway import analysis, load, process, upstream
 from halftime.verbs.gateway.client import Pool, Sample
 from halftime.verbs.gateway.endpoint import Endpoint, Payload, endpoint, shown
-from halftime.verbs.gateway.extra import load_ca_bundle, need
+from halftime.verbs.gateway.extra import load_ca_bundle, need, run_async
 from halftime.verbs.gateway.failures import DIRECT, FAILING_SHARE, failing_sentence, failures
 from halftime.verbs.gateway.findings import GatewayEvidence, find
 from halftime.verbs.gateway.mock import Behaviour
@@ -69,10 +69,9 @@ def gateway(settings: GatewaySettings, progress: Progress | None = None) -> Gate
     Raises BadInput for what cannot be reached or understood, HalftimeError where other processes
     kept more than `max_background` cores busy.
     """
-    uvloop = need("uvloop")
     need("httptools")
     measurement = _Measurement(settings, progress or silent)
-    return uvloop.run(measurement.measure())  # type: ignore[no-any-return]
+    return run_async(measurement.measure())
 
 
 def _endpoints(settings: GatewaySettings) -> list[tuple[str, Endpoint]]:

@@ -91,7 +91,7 @@ class _Event(msgspec.Struct, gc=False):
     args: _Args | str | int | float | list[msgspec.Raw] | None = _NO_ARGS
 
 
-class _Device(msgspec.Struct):
+class _DeviceProperties(msgspec.Struct):
     id: int = 0
     name: str = ""
     memory: int | None = msgspec.field(name="totalGlobalMem", default=None)
@@ -100,7 +100,7 @@ class _Device(msgspec.Struct):
 class _Head(msgspec.Struct):
     # The format's own names.
     distributedInfo: dict[str, object] = {}
-    deviceProperties: list[_Device] = []
+    deviceProperties: list[_DeviceProperties] = []
 
 
 class _File(_Head):

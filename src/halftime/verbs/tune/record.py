@@ -11,9 +11,10 @@ import msgspec
 
 from halftime.base.stats import median, paired_ratio
 from halftime.base.version import version
-from halftime.fix.apply import architecture
+from halftime.fix.apply import architecture, choose
+from halftime.fix.probe import probe_key
 from halftime.records import Environment, Session
-from halftime.records.recipe import Recipe, Rung
+from halftime.records.recipe import Plan, Recipe, Rung
 from halftime.records.tune import SweepPoint, Trial, Tuning
 from halftime.records.verdict import Verdict
 from halftime.verbs.tune.decide import Goal
@@ -49,6 +50,7 @@ def recipe_of(
         tuned_seconds=median(last.trial.candidate),
         speedup=paired_ratio(last.trial.baseline, last.trial.candidate).value,
         verdict=last.verdict.verdict,
+        probed=probe_key(loaded.pipeline, choose(Plan(fixes=search.plan))),
         ladder=tuple(search.ladder),
     )
 

@@ -1,0 +1,287 @@
+"""One short call with and without the fixes: each level is shown once on the pipeline itself.
+
+What a fix promises holds for the pipelines that it was tried on; the user's may be in a state that
+nobody thought of. So before a plan counts as applied, two short calls are compared: the pipeline as
+it is, and under those fixes of the plan that promise the same picture. A fix that is off by more
+than its level allows is refused, with the figure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from halftime.base.environment import versions
+from halftime.base.errors import DoesNotApply, HalftimeWarning, first_line
+from halftime.fix.base import ChosenFix
+from halftime.fix.blocks import block
+from halftime.pipeline.architecture import architecture
+from halftime.pipeline.arguments import call_parameters
+from halftime.pipeline.change import progress_bars
+from halftime.pipeline.components import components_of, modules_of, pipelines_of
+from halftime.pipeline.device import device_of
+from halftime.pipeline.state import state_of
+from halftime.records.fixes import FixName
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_COMPILES = "it compiles for the shapes of a call, which takes longer than any call shows"
+_NO_TENSOR = "it changes no tensor of a call"
+# Fixes whose level is not probed, and why. `tune` and `verify` compare their pictures.
+NOT_PROBED: dict[FixName, str] = {
+    "progress-bar-off": _NO_TENSOR,
+    "text-warmup": _NO_TENSOR,
+    "denoiser-compile": _COMPILES,
+    "vae-compile": _COMPILES,
+    "loop-graph": _COMPILES,
+    "openvino": _COMPILES,
+    "onnxruntime": _COMPILES,
+}
+# How far an equivalent picture may be: rmse over the picture's own deviation, by the coarsest dtype
+# that is computed in. Two steps through some hundred layers add up to about 25 roundings of that
+# dtype in a row (2^-24, 2^-11, 2^-8, halved), and guidance multiplies them; what is wrong in kind
+# (a LoRA left out, a stale feature) was 0.1 to 1.4 off.
+BOUNDS: dict[torch.dtype, float] = {
+    torch.float32: 1e-3,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
+_SIZES = (64, 128, 256, None)  # of a picture, the smallest first; None leaves it to the pipeline
+_PASSED: set[str] = set()  # keys of probes that passed in this process
+
+
+class Measured(NamedTuple):
+    """The picture of one call, or why there is none."""
+
+    picture: np.ndarray | None
+    error: str = ""
+
+
+def check_levels(
+    pipeline: DiffusionPipeline,
+    chosen: Sequence[ChosenFix],
+    arguments: Mapping[str, object] | None = None,
+) -> None:
+    """Two short calls, compared; none where this plan passed on this pipeline and state before.
+
+    `arguments` are the call's where its own smallest cannot be guessed. Raises DoesNotApply, naming
+    the fix and how far it is off; warns where the pipeline cannot be called in that way.
+    """
+    probed = probed_fixes(chosen)
+    key = probe_key(pipeline, probed)
+    if not probed or key in _PASSED:
+        return
+    with _undisturbed(pipeline):
+        call = _first_call(pipeline, arguments)
+        if call is None:
+            words = (
+                f"{type(pipeline).__name__} was not probed: no short call of it could be guessed. "
+                "Give its arguments, as in applied(..., probe={'image': picture})."
+            )
+            warnings.warn(words, HalftimeWarning, stacklevel=4)
+            return
+        baseline, chosen_arguments = call
+        complaint = _complaint(pipeline, probed, baseline, chosen_arguments)
+        if complaint:
+            raise DoesNotApply(_blame(pipeline, probed, baseline, chosen_arguments, complaint))
+    _PASSED.add(key)
+
+
+def probed_fixes(chosen: Sequence[ChosenFix]) -> list[ChosenFix]:
+    """Those that promise the same picture, and show it in a short call."""
+    return [
+        choice
+        for choice in chosen
+        if choice.fix.level != "approximate" and choice.fix.name not in NOT_PROBED
+    ]
+
+
+def probe_key(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> str:
+    """What a probe holds for: these fixes, on this architecture, in this state and software."""
+    scheduler = getattr(pipeline, "scheduler", None)
+    facts = (
+        type(pipeline).__name__,
+        sorted(architecture(pipeline).items()),
+        state_of(pipeline),
+        type(scheduler).__name__,
+        sorted(map(repr, dict(getattr(scheduler, "config", {})).items())),
+        device_of(pipeline).type,
+        sorted(map(str, _dtypes(pipeline))),
+        [(fix.name, sorted(settings.items())) for fix, settings in probed_fixes(chosen)],
+        [versions().get(package) for package in ("torch", "diffusers")],
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+# ---- the verdict
+
+
+def _complaint(
+    pipeline: DiffusionPipeline,
+    fixes: Sequence[ChosenFix],
+    baseline: np.ndarray,
+    arguments: Mapping[str, object],
+) -> str:
+    """What is wrong with the picture under the fixes; '' where nothing is."""
+    with block(pipeline, fixes) as stack:
+        for fix, settings in fixes:
+            stack.enter_context(fix.apply(pipeline, settings))
+        candidate = _called(pipeline, arguments)
+    if candidate.picture is None:
+        return f"the call fails under it ({candidate.error})"
+    bound = _bound(pipeline, fixes)
+    if bound == 0 and not np.array_equal(candidate.picture, baseline):
+        # A pipeline that does not repeat itself cannot show that nothing changed.
+        again = _called(pipeline, arguments).picture
+        bound = 0.0 if again is None else 3 * distance(again, baseline)
+    off = distance(candidate.picture, baseline)
+    if off <= bound:
+        return ""
+    return f"its picture is off by {off:.2g} of its deviation, and {bound:.2g} is allowed"
+
+
+def _blame(
+    pipeline: DiffusionPipeline,
+    fixes: Sequence[ChosenFix],
+    baseline: np.ndarray,
+    arguments: Mapping[str, object],
+    together: str,
+) -> str:
+    """The message: which fix it is, found by one more call for each where there are several."""
+    level = "' or '".join(dict.fromkeys(choice.fix.level for choice in fixes))
+    if len(fixes) == 1:
+        return _refusal(fixes[0], together)
+    for choice in fixes:
+        alone = _complaint(pipeline, [choice], baseline, arguments)
+        if alone:
+            return _refusal(choice, alone)
+    names = ", ".join(choice.fix.name for choice in fixes)
+    return (
+        f"the fixes {names} are not {level!r} together on this pipeline: {together}. Apply fewer "
+        "of them, or pass probe=False and compare the pictures with `halftime verify`."
+    )
+
+
+def _refusal(choice: ChosenFix, complaint: str) -> str:
+    return (
+        f"fix {choice.fix.name!r} is not {choice.fix.level!r} on this pipeline as it is: in a "
+        f"probe of two steps {complaint}. Leave it out, or pass probe=False and compare the "
+        "pictures with `halftime verify`."
+    )
+
+
+def _bound(pipeline: DiffusionPipeline, fixes: Sequence[ChosenFix]) -> float:
+    if all(choice.fix.level == "bit-exact" for choice in fixes):
+        return 0.0
+    names = {str(value) for _, settings in fixes for value in settings.values()}
+    dtypes = {dtype for dtype in BOUNDS if str(dtype).removeprefix("torch.") in names}
+    return max(BOUNDS.get(dtype, BOUNDS[torch.float32]) for dtype in dtypes | _dtypes(pipeline))
+
+
+def _dtypes(pipeline: DiffusionPipeline) -> set[torch.dtype]:
+    """Of all weights; torch.float32 where there is none."""
+    weights = (weight for module in modules_of(pipeline).values() for weight in module.parameters())
+    return {weight.dtype for weight in weights if weight.is_floating_point()} or {torch.float32}
+
+
+def distance(left: np.ndarray, right: np.ndarray) -> float:
+    """rmse over the deviation of the right one; infinite for another shape and for NaN."""
+    if left.shape != right.shape or not np.isfinite(left).all():
+        return float("inf")
+    error = float(np.sqrt(np.mean((left - right) ** 2)))
+    return error / max(float(right.std()), 1e-6)
+
+
+# ---- the call
+
+
+def _first_call(
+    pipeline: DiffusionPipeline, arguments: Mapping[str, object] | None
+) -> tuple[np.ndarray, Mapping[str, object]] | None:
+    """The picture of the smallest call that the pipeline takes, and that call's arguments."""
+    for size in _SIZES:
+        attempt = {**short_arguments(pipeline, size), **(arguments or {})}
+        picture = _called(pipeline, attempt).picture
+        if picture is not None and np.isfinite(picture).all():
+            return picture, attempt
+    return None
+
+
+def short_arguments(pipeline: DiffusionPipeline, size: int | None) -> dict[str, object]:
+    """Two steps of the smallest picture or video, with both prompts; of these what the call
+    takes."""
+    picture = Image.linear_gradient("L").resize((size or 512, size or 512)).convert("RGB")
+    possible: dict[str, object] = {
+        "prompt": "a red apple on a white table",
+        "negative_prompt": "blue",
+        "num_inference_steps": 2,
+        "prior_num_inference_steps": 2,
+        "image": picture,
+        "control_image": picture,
+        "mask_image": picture,
+        "video": [picture] * 9,
+        "num_frames": 9,
+        "strength": 0.99,
+        "use_resolution_binning": False,
+        "clean_caption": False,
+        "output_type": "np",
+        **({} if size is None else {"height": size, "width": size}),
+    }
+    parameters = call_parameters(pipeline)
+    return {name: value for name, value in possible.items() if name in parameters.names}
+
+
+def _called(pipeline: DiffusionPipeline, arguments: Mapping[str, object]) -> Measured:
+    seeded = {"generator": torch.Generator("cpu").manual_seed(0), **arguments}
+    if "generator" not in call_parameters(pipeline).names:
+        del seeded["generator"]
+    torch.manual_seed(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = pipeline(**seeded)
+        return Measured(_as_array(result))
+    except Exception as error:  # a pipeline may refuse the arguments in any way
+        return Measured(None, f"{type(error).__name__}: {first_line(error)[:160]}")
+
+
+def _as_array(result: object) -> np.ndarray:
+    pictures = result[0]  # type: ignore[index]
+    if isinstance(pictures, torch.Tensor):
+        return pictures.detach().double().cpu().numpy()
+    return np.asarray(pictures, dtype=np.float64)
+
+
+@contextmanager
+def _undisturbed(pipeline: DiffusionPipeline) -> Iterator[None]:
+    """Afterwards random numbers, the pipeline and its schedulers are as they were before."""
+    holders = [
+        *pipelines_of(pipeline),
+        *(part for part in components_of(pipeline).values() if hasattr(part, "set_timesteps")),
+    ]
+    before = [(holder, _shallow(vars(holder))) for holder in holders]
+    device = device_of(pipeline)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        stack.enter_context(progress_bars(pipeline, disable=True))
+        try:
+            yield
+        finally:
+            stack.close()
+            for holder, attributes in before:
+                vars(holder).clear()
+                vars(holder).update(attributes)
+
+
+def _shallow(attributes: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: list(value) if type(value) is list else value for name, value in attributes.items()
+    }
