@@ -6,6 +6,7 @@ What the matrices of `benchmarks.fix.breadth` and their samples in the suite sha
 from __future__ import annotations
 
 import hashlib
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,8 +54,10 @@ class Cell:
     difference: float | None = None
 
     def plain(self) -> dict[str, object]:
-        """As it is written to a result file."""
-        return {name: value for name, value in vars(self).items() if value not in ("", None)}
+        """As it is written to a result file: without this machine's path to its Python."""
+        text = re.sub(r"\S*python\S* -m pip", "pip", self.text)
+        fields = {**vars(self), "text": text}
+        return {name: value for name, value in fields.items() if value not in ("", None)}
 
 
 def allowed(fix: str) -> float:

@@ -24,7 +24,7 @@ Reasons = dict[str, dict[str, str]]  # fix -> reason -> its letter
 def reason(text: str) -> str:
     """Why a fix refuses, without its name and what to do."""
     inner = re.sub(r"^fix '[^']*' does not apply: ", "", text)
-    return re.sub(r"[0-9.]+(e-?[0-9]+)?(?= |$)", "N", inner).rstrip(".")
+    return re.sub(r"[0-9][0-9.]*(e-?[0-9]+)?(?= |$)", "N", inner).rstrip(".")
 
 
 def letters(rows: dict[str, Row]) -> Reasons:
