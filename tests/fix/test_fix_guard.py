@@ -530,6 +530,13 @@ def test_slicing_off_leaves_allegro_its_tiles() -> None:
         assert distance(picture("allegro", pipeline), expected) < 1e-3
 
 
+def test_a_warm_up_that_fails_is_a_refusal() -> None:
+    """Flux.2 reads layers that a small encoder has not: an IndexError in its own code."""
+    pipeline = FAMILIES["flux2"].build()
+    with pytest.raises(DoesNotApply, match="text-warmup"):
+        halftime.applied(pipeline, ["text-warmup"]).__enter__()
+
+
 # ---- the probe
 
 

@@ -97,7 +97,7 @@ def _leave(this: Block) -> None:
         this.left = True
         inner = _inside(this)
         # Those that were left too early wait for this one.
-        for waiting in [other for other in reversed(_OPEN) if other.left]:
+        for waiting in [candidate for candidate in reversed(_OPEN) if candidate.left]:
             if not _inside(waiting):
                 _OPEN.remove(waiting)
                 waiting.undo.close()
@@ -111,7 +111,7 @@ def _leave(this: Block) -> None:
 def _inside(this: Block) -> list[Block]:
     """Open blocks over the same components that began later."""
     later = _OPEN[_OPEN.index(this) + 1 :]
-    return [other for other in later if other.holds & this.holds and other is not this]
+    return [inner for inner in later if inner.holds & this.holds]
 
 
 # ---- what is refused inside
@@ -141,11 +141,11 @@ def sealed(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> Iterator
 
 
 def _refusing(name: str, fix: str) -> Callable[..., object]:
-    what = {"__deepcopy__": "copy.deepcopy of the pipeline"}.get(name, name)
+    action = {"__deepcopy__": "copy.deepcopy of the pipeline"}.get(name, name)
 
     def refuse(*_: object, **__: object) -> object:
         raise DoesNotApply(
-            f"{what} is refused while the fix {fix!r} is on, since it would be lost or half "
+            f"{action} is refused while the fix {fix!r} is on, since it would be lost or half "
             "done when the block ends. Leave the block of `applied` first, and enter it again."
         )
 

@@ -58,7 +58,7 @@ _SIZES = (64, 128, 256, None)  # of a picture, the smallest first; None leaves i
 _PASSED: set[str] = set()  # keys of probes that passed in this process
 
 
-class Measured(NamedTuple):
+class ShortCall(NamedTuple):
     """The picture of one call, or why there is none."""
 
     picture: np.ndarray | None
@@ -239,7 +239,7 @@ def short_arguments(pipeline: DiffusionPipeline, size: int | None) -> dict[str, 
     return {name: value for name, value in possible.items() if name in parameters.names}
 
 
-def _called(pipeline: DiffusionPipeline, arguments: Mapping[str, object]) -> Measured:
+def _called(pipeline: DiffusionPipeline, arguments: Mapping[str, object]) -> ShortCall:
     seeded = {"generator": torch.Generator("cpu").manual_seed(0), **arguments}
     if "generator" not in call_parameters(pipeline).names:
         del seeded["generator"]
@@ -248,9 +248,9 @@ def _called(pipeline: DiffusionPipeline, arguments: Mapping[str, object]) -> Mea
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = pipeline(**seeded)
-        return Measured(_as_array(result))
+        return ShortCall(_as_array(result))
     except Exception as error:  # a pipeline may refuse the arguments in any way
-        return Measured(None, f"{type(error).__name__}: {first_line(error)[:160]}")
+        return ShortCall(None, f"{type(error).__name__}: {first_line(error)[:160]}")
 
 
 def _as_array(result: object) -> np.ndarray:
