@@ -14,49 +14,26 @@ from halftime.fix.base import Fix, Settings
 from halftime.pipeline.components import components
 from halftime.pipeline.device import device_of
 from halftime.pipeline.state import PipelineState, state_of
-from halftime.records.fixes import FixName
+from halftime.records.fixes import FIX_ROWS, FixName
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Names = frozenset[FixName]
 
-# The part of the pipeline that a fix changes while it is on; a runtime's settings name its own.
-# Fixes that change the pipeline object alone are not here: no state of a component is in their way.
-CHANGES: dict[FixName, str] = {
-    "fused-qkv": "denoiser",
-    "int8-dynamic": "denoiser",
-    "denoiser-channels-last": "denoiser",
-    "denoiser-dtype": "denoiser",
-    "attention-backend": "denoiser",
-    "step-cache": "denoiser",
-    "denoiser-compile": "denoiser",
-    "guidance-interval": "denoiser",
-    "loop-graph": "denoiser",
-    "vae-folded-upsample": "vae",
-    "vae-channels-last": "vae",
-    "vae-dtype": "vae",
-    "vae-slicing-off": "vae",
-    "vae-compile": "vae",
-}
-RUNTIMES: Names = frozenset({"openvino", "onnxruntime"})
-# New modules in the place of the pipeline's: what hangs on the old ones is not called.
-REPLACE_MODULES: Names = frozenset({"fused-qkv", "vae-folded-upsample"})
-# Their own copies of weights, made when the fix is put on.
-COPY_WEIGHTS: Names = (
-    REPLACE_MODULES
-    | RUNTIMES
-    | {
-        "int8-dynamic",
-        "denoiser-channels-last",
-        "vae-channels-last",
-        "denoiser-dtype",
-        "vae-dtype",
-    }
-)
-# Weights as constants of compiled code, read at the first call.
-COMPILERS: Names = frozenset({"denoiser-compile", "vae-compile", "loop-graph"})
+CHANGES = {row.name: row.changes for row in FIX_ROWS.values() if row.changes}
+RUNTIMES: Names = frozenset(row.name for row in FIX_ROWS.values() if row.is_runtime)
 EVERY_CHANGE: Names = RUNTIMES | frozenset(CHANGES)
+
+
+def _with_weights(*ways: str) -> Names:
+    return frozenset(row.name for row in FIX_ROWS.values() if row.weights in ways)
+
+
+# What hangs on the old modules is not called in new ones.
+REPLACE_MODULES = _with_weights("in new modules")
+COPY_WEIGHTS = REPLACE_MODULES | _with_weights("copied")
+COMPILERS = _with_weights("compiled in")
 
 
 class Refusal(NamedTuple):
