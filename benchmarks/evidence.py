@@ -27,6 +27,7 @@ Result = dict[str, Any]
 
 # Which command made the results whose names are not <verb>_<what>, the name of a benchmark.
 MADE_BY = {
+    "environments": "scripts.matrix",
     "fix_peers_2_threads": "benchmarks.fix.peers",
     "fix_verdict_*": "halftime verify",
     "forecast_check": "workshop.forecast.fit",
