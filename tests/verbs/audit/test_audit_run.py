@@ -84,6 +84,11 @@ def test_the_wider_families_are_audited_unmodified(name: str) -> None:
     assert audited(name, steps=2).sites
 
 
+def submodules() -> set[str]:
+    """Of torch: after a failure audit resets dynamo, which imports more of the compiler."""
+    return {name.removeprefix("torch.") for name in sys.modules if name.startswith("torch.")}
+
+
 def torch_state() -> dict[str, int]:
     owners = {
         "cuda": torch.cuda,
@@ -111,7 +116,9 @@ def test_torch_is_left_as_it_was(fails: bool) -> None:
             halftime.audit(pipeline, Workload(steps=2), **arguments)
     else:
         halftime.audit(pipeline, Workload(steps=2), **arguments)
-    assert torch_state() == before
+    after = torch_state()
+    imported = {name for name in after if name.removeprefix("torch.") in submodules()}
+    assert {name: after[name] for name in after if name in before or name not in imported} == before
     assert not torch.cuda.is_available()
     assert all(type(parameter) is torch.nn.Parameter for parameter in pipeline.unet.parameters())
     assert type(pipeline).__name__ == "StableDiffusionXLPipeline"
