@@ -643,6 +643,19 @@ def test_diffusers_own_hooks_are_in_a_registry() -> None:
     assert not hugging_face.is_hooked(nn.Linear(1, 1))
 
 
+def test_a_registry_remembers_what_a_cache_made_it_look_up() -> None:
+    """`_child_registries_cache` would stay behind on a pipeline with hooks after `step-cache`."""
+    from diffusers.hooks import HookRegistry
+
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    registries = [HookRegistry.check_if_exists_or_initialize(module) for module in model.modules()]
+    before = [dict(vars(registry)) for registry in registries]
+    with hugging_face.registry_caches_restored(model):
+        registries[0]._get_child_registries()
+        assert vars(registries[0])["_child_registries_cache"]
+    assert [dict(vars(registry)) for registry in registries] == before
+
+
 def test_accelerates_hook_is_where_diffusers_looks_for_it() -> None:
     """An offloaded pipeline would seem to run on the CPU."""
     from diffusers import DiffusionPipeline

@@ -246,7 +246,11 @@ def _unet_cached(
 def _transformer_cached(
     pipeline: DiffusionPipeline, model: nn.Module, settings: Settings
 ) -> Iterator[None]:
-    with restored(model), followed(pipeline, "step-cache") as running:
+    with (
+        restored(model),
+        hugging_face.registry_caches_restored(model),
+        followed(pipeline, "step-cache") as running,
+    ):
         model.enable_cache(FirstBlockCacheConfig(threshold=number(settings, "threshold")))  # type: ignore[operator]
         try:
             with patched(model, "forward", _in_contexts(pipeline, model, running)):

@@ -236,6 +236,27 @@ def is_hooked(module: nn.Module) -> bool:
     return accelerate_hook(module) is not None or bool(diffusers_hooks(module))
 
 
+@contextmanager
+def registry_caches_restored(model: nn.Module) -> Iterator[None]:
+    """A hook registry remembers which modules below it have registries, from the first call under
+    a cache on; what it remembered before is put back."""
+    name = "_child_registries_cache"
+    registries = [
+        vars(module._diffusers_hook)
+        for module in model.modules()
+        if hasattr(module, "_diffusers_hook")
+    ]
+    before = [registry.get(name, registries) for registry in registries]
+    try:
+        yield
+    finally:
+        for registry, value in zip(registries, before, strict=True):
+            if value is registries:  # it had none
+                registry.pop(name, None)
+            else:
+                registry[name] = value
+
+
 GROUP_OFFLOADING = "group_offloading"  # of `diffusers_hooks`
 LAYERWISE_CASTING = "layerwise_casting"
 
