@@ -65,14 +65,20 @@ def test_the_proxy_ends_on_sigterm_where_loops_take_no_signal_handlers(
         raise NotImplementedError
 
     monkeypatch.setattr(asyncio.SelectorEventLoop, "add_signal_handler", refuse)
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    async def end_soon() -> None:
-        asyncio.get_running_loop().call_later(0.2, os.kill, os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(_serve("http://127.0.0.1:9", 0, Faults()), 20)
+    async def end_once_served() -> None:
+        while signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # until the proxy's own is there
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async def served() -> None:
+        end = asyncio.create_task(end_once_served())
+        await asyncio.wait_for(_serve("http://127.0.0.1:9", 0, Faults()), 60)
+        await end
 
     try:
-        asyncio.run(end_soon())
+        asyncio.run(served())
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "held 0.0" in capsys.readouterr().out

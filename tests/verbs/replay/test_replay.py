@@ -61,7 +61,7 @@ def test_files_that_cannot_be_replayed(clock: FakeClock, tmp_path: Path) -> None
     with pytest.raises(BadFile, match="without halftime's data"):
         replaying.read(tmp_path / "bare.html")
     (tmp_path / "recipe.html").write_text(html(session_report_of(original), Recipe(fixes=())))
-    with pytest.raises(BadFile, match="no session file"):
+    with pytest.raises(BadFile, match="not a session file"):
         replaying.read(tmp_path / "recipe.html")
     (tmp_path / "t.json").write_bytes(to_json(msgspec.structs.replace(original, kind="trace")))
     with pytest.raises(BadInput, match="read from a trace"):
