@@ -76,7 +76,7 @@ def test_the_gates_workflow_runs_that_file() -> None:
 
 @pytest.mark.timeout(300)
 def test_tune_to_a_target(tmp_path: Path) -> None:
-    out = run(tmp_path, EXAMPLES / "tune_to_a_target.py", "bundled", "1.05", "25", "4", "4")
+    out = run(tmp_path, EXAMPLES / "tune_to_a_target.py", "bundled", "1.05", "90", "4", "4")
     assert "in all; pictures: " in out
     assert Image.open(tmp_path / "tuned.png").size == (128, 128)
 
