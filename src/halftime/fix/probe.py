@@ -76,8 +76,10 @@ def check_levels(
     the fix and how far it is off; warns where the pipeline cannot be called in that way.
     """
     probed = probed_fixes(chosen)
+    if not probed:
+        return
     key = probe_key(pipeline, probed)
-    if not probed or key in _PASSED:
+    if key in _PASSED:
         return
     with _undisturbed(pipeline):
         call = _first_call(pipeline, arguments)
