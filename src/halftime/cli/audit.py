@@ -57,8 +57,8 @@ def command(
 ) -> int:
     """Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed.
 
-    MODEL is a diffusers folder, module:function returning a pipeline, or nothing for the bundled
-    model. Tiny random components do: waits do not depend on weights.
+    MODEL is a diffusers folder, a checkpoint in one file, module:function returning a pipeline, or
+    nothing for the bundled model. Tiny random components do: waits do not depend on weights.
     """
     if check_rules:
         return _check_rules(output)
@@ -88,12 +88,14 @@ def _audit(model: str | None, geometry: str, workload_values: dict[str, object])
     with _no_collection():
         from halftime.pipeline.load import load
         from halftime.verbs.audit.ghost import load_ghost
-        from halftime.verbs.audit.run import STEPS, audit_loaded
+        from halftime.verbs.audit.run import STEPS, audit_loaded, on_cpu
 
         workload = take_workload(workload_values, model)
         if not steps_are_chosen:
             workload = msgspec.structs.replace(workload, steps=STEPS)
-        loaded = load(model, workload) if geometry == "tiny" else load_ghost(model, workload)
+        loaded = (
+            load(model, on_cpu(workload)) if geometry == "tiny" else load_ghost(model, workload)
+        )
     return audit_loaded(loaded, workload)
 
 

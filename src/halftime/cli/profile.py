@@ -22,7 +22,6 @@ from halftime.cli.options import (
 from halftime.cli.output import Output, emit, progress_bar
 from halftime.records import Session, Workload
 from halftime.report.model import Report
-from halftime.verbs.profile.compare import checked_alike, checked_workload
 
 if TYPE_CHECKING:
     from halftime.pipeline.load import LoadedPipeline
@@ -79,8 +78,8 @@ def command(
 ) -> None:
     """Where does the time of one call go? A ledger of stages that adds up to the wall clock.
 
-    MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the
-    bundled model.
+    MODEL is a diffusers folder, a checkpoint in one file, a hub id, module:function returning a
+    pipeline, or nothing for the bundled model.
     """
     workload = take_workload(workload_values, model)
     base = _read_base(against, workload) if against else None
@@ -104,6 +103,8 @@ def command(
 
 def _read_base(path: str, workload: Workload) -> Session:
     """The session to compare with. Raises Unlike for another workload, before minutes of work."""
+    from halftime.verbs.profile.compare import checked_workload
+
     base = read_report(Path(path), Session)
     checked_workload(base, workload)
     return base
@@ -111,6 +112,7 @@ def _read_base(path: str, workload: Workload) -> Session:
 
 def _comparison(base: Session, session: Session) -> Callable[[], Report]:
     from halftime.report.comparison import comparison_of
+    from halftime.verbs.profile.compare import checked_alike
 
     checked_alike(base, session)
     return partial(comparison_of, base, session)
@@ -129,7 +131,6 @@ def _measure(
     artefacts: str | None,
 ) -> Session:
     from halftime.pipeline.arguments import call_arguments
-    from halftime.pipeline.device import checked_device
     from halftime.pipeline.load import load
     from halftime.verbs.profile import coldstart
     from halftime.verbs.profile.call import quiet_progress_bars
@@ -137,7 +138,6 @@ def _measure(
     from halftime.verbs.profile.traced import trace_call
 
     settings = ProfileSettings(runs, warmup, probes)
-    checked_device(workload.device)
     with progress_bar(quiet) as progress:
         progress("loading", 0, 1)
         loaded = load(model, workload)

@@ -97,7 +97,7 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler.",
 )
 @click.option("--dtype", help="float32, bfloat16 or float16.  [default: as loaded]")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--device", help="cpu, cuda, cuda:N, xpu or mps.  [default: the best here]")
 @click.option(
     "--threads", type=click.IntRange(1), help="torch's threads in the worker.  [default: all cores]"
 )

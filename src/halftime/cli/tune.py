@@ -89,10 +89,10 @@ def command(
     """Which fixes reach my target with my quality? Measured in turns, verified, written to a
     recipe.
 
-    MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the
-    bundled model. Interrupted with Ctrl-C, the same command goes on where it was. Exit code: 0 the
-    recipe is verified and a target is reached, 1 the pictures differ or the target is not reached,
-    3 the verdict is inconclusive.
+    MODEL is a diffusers folder, a checkpoint in one file, a hub id, module:function returning a
+    pipeline, or nothing for the bundled model. Interrupted with Ctrl-C, the same command goes on
+    where it was. Exit code: 0 the recipe is verified and a target is reached, 1 the pictures differ
+    or the target is not reached, 3 the verdict is inconclusive.
     """
     from halftime.verbs.tune.quality import LOSS
     from halftime.verbs.tune.run import Options
@@ -135,7 +135,6 @@ def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
 
 def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) -> Outcome:
     from halftime.pipeline.arguments import call_arguments
-    from halftime.pipeline.device import checked_device
     from halftime.pipeline.load import load
     from halftime.upstream.pytorch import ONNX_EXPORTER_LOG
     from halftime.verbs.tune.run import tuned
@@ -148,7 +147,6 @@ def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) 
         if not quiet:
             click.echo(words, err=True)
 
-    checked_device(workload.device)
     with progress_bar(quiet) as progress:
         progress("loading", 0, 1)
         loaded = load(model, workload)

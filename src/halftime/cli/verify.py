@@ -86,7 +86,8 @@ def command(
     A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the
     pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
-    from halftime.pipeline.device import this_environment
+    from halftime.pipeline.device import device_of, this_environment
+    from halftime.pipeline.load import load
     from halftime.verbs.verify.metrics import require
     from halftime.verbs.verify.pictures import read_folder, write_folder
     from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
@@ -97,7 +98,19 @@ def command(
     workload = take_workload(workload_values, model)
     both_folders = Path(a).is_dir() and Path(b).is_dir()
     with progress_bar(output.quiet) as progress:
-        baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
+        if both_folders:
+            baseline, candidate = read_folder(Path(a)), read_folder(Path(b))
+            floors: dict[str, PictureSet] = {}
+            environment = None
+        else:
+            for source in (a, b):
+                _refuse_early(source)
+            progress("loading", 0, 1)
+            loaded = load(model, workload)
+            environment = this_environment(str(device_of(loaded.pipeline)))
+            baseline, candidate, floors = _sets(
+                a, b, loaded, workload, count, floor_prompts, progress
+            )
         for number, folder in enumerate(floor_folders, 1):
             floors[f"folder {number}"] = read_folder(Path(folder))
         progress("comparing", 0, 1)
@@ -109,7 +122,6 @@ def command(
             aesthetic_head=aesthetic_head,
             lpips_weights=lpips_weights,
         )
-        environment = None if both_folders else this_environment(workload.device)
         verdict = verdict_of(baseline, candidate, settings, environment)
     if keep:
         write_folder(keep / "a", baseline)
@@ -124,7 +136,7 @@ def command(
 def _sets(
     a: str,
     b: str,
-    model: str | None,
+    loaded: LoadedPipeline,
     workload: Workload,
     count: int | None,
     floor_prompts: int,
@@ -132,16 +144,8 @@ def _sets(
 ) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
     """Both sets, at least one of them drawn here, and the harmless variations of A where it is."""
     from halftime.verbs.verify.pictures import read_folder
-
-    if Path(a).is_dir() and Path(b).is_dir():
-        return read_folder(Path(a)), read_folder(Path(b)), {}
-    from halftime.pipeline.load import load
     from halftime.verbs.verify.render import floor_sets, prompt_set, render
 
-    for source in (a, b):
-        _refuse_early(source)
-    progress("loading", 0, 1)
-    loaded = load(model, workload)
     prompts = prompt_set(workload, count)
 
     def pictures(source: str) -> PictureSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from halftime.base.environment import load_average
@@ -23,9 +23,15 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-def timed_call(pipeline: DiffusionPipeline, workload: Workload, clock: Clock) -> Measured:
-    """Call the pipeline once for `workload` and time its parts. Raises OutOfMemory."""
-    arguments = call_arguments(pipeline, workload)
+def timed_call(
+    pipeline: DiffusionPipeline,
+    workload: Workload,
+    clock: Clock,
+    further: Mapping[str, object] | None = None,
+) -> Measured:
+    """Call the pipeline once for `workload`, with `further` arguments, and time its parts. Raises
+    OutOfMemory."""
+    arguments = call_arguments(pipeline, workload, further)
     recorder = Recorder(clock)
     busy = load_average()
     gc.collect()  # the garbage of earlier calls is not this one's cost
@@ -53,9 +59,14 @@ def tree(recorder: Recorder, clock: Clock, origin: Mark) -> list[Node]:
     return with_loops(roots, clock.seconds(origin, recorder.loops))
 
 
-def observed_call(pipeline: DiffusionPipeline, workload: Workload, recorder: Recorder) -> None:
+def observed_call(
+    pipeline: DiffusionPipeline,
+    workload: Workload,
+    recorder: Recorder,
+    further: Mapping[str, object] | None = None,
+) -> None:
     """Call the pipeline once with a recorder that only observes. Raises OutOfMemory."""
-    arguments = call_arguments(pipeline, workload)
+    arguments = call_arguments(pipeline, workload, further)
     with instrumented(pipeline, recorder), out_of_memory_explained():
         pipeline(**arguments)
 

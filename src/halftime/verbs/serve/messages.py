@@ -87,7 +87,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str | None = None  # as halftime.load_pipeline takes it; None for the bundled one
     recipe: str | None = None  # path of a plan's or recipe's TOML file
-    device: str = "cpu"
+    device: str | None = None
     dtype: str | None = None
     scheduler: str | None = None
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height); empty: the pipeline's own

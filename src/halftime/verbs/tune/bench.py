@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
-import torch
 
 from halftime.base.progress import Progress
 from halftime.fix.apply import applied, choose
 from halftime.fix.probe import check_levels
 from halftime.pipeline.arguments import call_arguments
-from halftime.pipeline.device import device_of
+from halftime.pipeline.device import device_of, synchronize
 from halftime.records import Workload
 from halftime.records.recipe import Plan
 from halftime.records.tune import Trial
@@ -93,13 +92,11 @@ class Bench:
         """One call, timed. Each turn has its own prompt, so that a cache of prompts pays only where
         the workload repeats them."""
         arguments = call_arguments(pipeline, self.workload_of(turn))
-        cuda = device_of(pipeline).type == "cuda"
-        if cuda:
-            torch.cuda.synchronize()
+        device = device_of(pipeline)
+        synchronize(device)
         begun = time.perf_counter()
         pipeline(**arguments)
-        if cuda:
-            torch.cuda.synchronize()
+        synchronize(device)
         return time.perf_counter() - begun
 
     def workload_of(self, turn: int) -> Workload:

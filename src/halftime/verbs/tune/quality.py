@@ -84,7 +84,7 @@ class Pictures:
         self.progress("comparing", 0, 1)
         floors = {name: floor.first(size) for name, floor in self.floors.items()}
         settings = VerifySettings(floors=floors)
-        environment = this_environment(self.workload.device)
+        environment = this_environment(self.workload.device or "cpu")
         return verdict_of(reference.first(size), candidate, settings, environment), candidate
 
 

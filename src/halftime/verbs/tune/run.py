@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from halftime.base import units
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
@@ -16,7 +18,8 @@ from halftime.base.stats import median, paired_ratio
 from halftime.fix.apply import architecture
 from halftime.fix.table import FIXES
 from halftime.pipeline.device import device_of, this_environment
-from halftime.pipeline.load import LoadedPipeline, load
+from halftime.pipeline.inputs import described
+from halftime.pipeline.load import LoadedPipeline, load_or_take
 from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted
 from halftime.records.recipe import Choice
@@ -105,10 +108,7 @@ def tune(
     `prompts` pictures are compared at the end. Raises HalftimeError.
     """
     workload = workload or Workload()
-    if pipeline is None or isinstance(pipeline, str):
-        loaded = load(pipeline, workload)
-    else:
-        loaded = LoadedPipeline(pipeline, type(pipeline).__name__, ())
+    loaded = load_or_take(pipeline, workload)
     options = Options(Goal(target, speedup), budget, approximate, loss=loss, prompts=prompts)
     return tuned(loaded, workload, options).tuning
 
@@ -124,7 +124,9 @@ def tuned(
 ) -> Outcome:
     """As `tune`, for a loaded pipeline: with progress, a sentence for each decision, and
     restartable."""
-    environment = this_environment(str(device_of(loaded.pipeline)))
+    device = str(device_of(loaded.pipeline))
+    environment = this_environment(device)
+    workload = msgspec.structs.replace(described(workload), device=device)
     fresh = Partial(
         architecture=architecture(loaded.pipeline),
         workload_hash=workload.content_hash(),

@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from halftime import bundled
+from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.change import patched, progress_bars
@@ -75,7 +76,7 @@ def _call(
         images_per_prompt=1,
     )
     latents.clear()
-    images = pipeline(**call_arguments(pipeline, batch) | {"output_type": "np"}).images
+    images = _images(pipeline, pipeline(**call_arguments(pipeline, batch) | {"output_type": "np"}))
     # A pipeline that decodes in another way has no latent a picture.
     by_picture = latents if len(latents) == len(prompts) else [None] * len(prompts)
     return [
@@ -84,6 +85,23 @@ def _call(
         )
         for i, (p, image) in enumerate(zip(prompts, images, strict=True))
     ]
+
+
+def _images(pipeline: DiffusionPipeline, result: object) -> list[np.ndarray]:
+    """The pictures of a call [height, width, channels], 0..1; a film's frames one below the other.
+
+    Raises BadInput where the call gives no pictures.
+    """
+    images = getattr(result, "images", None)
+    images = getattr(result, "frames", None) if images is None else images
+    images = result if images is None and isinstance(result, list | np.ndarray) else images
+    arrays = [] if images is None else [np.asarray(image) for image in images]
+    if not arrays or not all(array.ndim in (3, 4) and array.shape[-1] <= 4 for array in arrays):
+        raise BadInput(
+            f"{type(pipeline).__name__} gave {type(result).__name__}, in which there are no "
+            "pictures to compare."
+        )
+    return [array.reshape(-1, *array.shape[-2:]) for array in arrays]
 
 
 @contextmanager
