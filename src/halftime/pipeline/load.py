@@ -66,7 +66,7 @@ def load(model: str | None, workload: Workload) -> LoadedPipeline:
     if workload.scheduler:
         _replace_scheduler(pipeline, workload.scheduler)
     target = device if kind == "function" else device or default_device()
-    _move(pipeline, target, workload.dtype)
+    _move(pipeline, target, workload.dtype if kind == "function" else None)
     return loaded._replace(notes=(*loaded.notes, *notes))
 
 
@@ -132,7 +132,7 @@ def kind_of(model: str | None) -> str:
 def _load(model: str | None, kind: str, workload: Workload) -> LoadedPipeline:
     _check_options(kind, workload)
     if model is None or kind == "bundled":
-        return _load_bundled()
+        return _load_bundled(workload.dtype)
     path = Path(model)
     loaders: dict[str, Callable[[], DiffusionPipeline]] = {
         "folder": lambda: load_folder(path, workload),
@@ -165,13 +165,13 @@ _KINDS = {
 }
 
 
-def _load_bundled() -> LoadedPipeline:
+def _load_bundled(dtype: str | None) -> LoadedPipeline:
     notes = (
         ()
         if bundled.trained()
         else ("the bundled model has seeded random weights: timings are real, pictures are noise",)
     )
-    return LoadedPipeline(bundled.load(), "bundled emoji-xl", notes)
+    return LoadedPipeline(bundled.load(dtype and getattr(torch, dtype)), "bundled emoji-xl", notes)
 
 
 def _load_function(spec: str) -> DiffusionPipeline:

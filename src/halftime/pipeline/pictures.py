@@ -145,7 +145,9 @@ def _what_it_takes(
 
 
 def _is_controlled(pipeline: DiffusionPipeline) -> bool:
-    return any(word in name for name in pipeline.components for word in _CONTROLLING)
+    return any(
+        word in name for name in getattr(pipeline, "components", {}) for word in _CONTROLLING
+    )
 
 
 def _value(entry: PictureInput, name: str, files: Sequence[str]) -> object:
@@ -234,6 +236,6 @@ def text_encoders(pipeline: DiffusionPipeline) -> dict[str, object]:
     """Name -> text encoder, also of those that were left out (None)."""
     return {
         name: component
-        for name, component in pipeline.components.items()
+        for name, component in getattr(pipeline, "components", {}).items()
         if (home := place_of(name)) is not None and home.part == "text_encoder"
     }

@@ -6,10 +6,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import diffusers
@@ -73,9 +75,11 @@ def load_hub(name: str, workload: Workload) -> DiffusionPipeline:
 
 def _keywords(workload: Workload) -> dict[str, object]:
     """Of `from_pretrained`: the dtype at load time, so that nothing is held twice."""
+    custom = workload.custom_pipeline
     return _present(
         variant=workload.variant,
-        custom_pipeline=workload.custom_pipeline,
+        custom_pipeline=custom,
+        trust_remote_code=custom and True,  # whoever names the code asks for it
         **_dtype(workload),
     )
 
@@ -96,7 +100,7 @@ def _modular(name: str, workload: Workload) -> ModularPipeline:
     if kind is None:
         raise UnknownModel(f"{name} is a modular pipeline; this diffusers has none. Upgrade it.")
     pipeline = kind.from_pretrained(name, **_present(revision=workload.revision))
-    wanted = {*pipeline.pretrained_component_names}
+    wanted = {name for name in pipeline.pretrained_component_names if _has_source(pipeline, name)}
     pipeline.load_components(**_dtype(workload), **_present(variant=workload.variant))
     missing = sorted(wanted & {*pipeline.null_component_names})
     if missing:
@@ -105,6 +109,12 @@ def _modular(name: str, workload: Workload) -> ModularPipeline:
             f"{MODULAR_INDEX}, which says where each component comes from; --debug shows why."
         )
     return pipeline
+
+
+def _has_source(pipeline: ModularPipeline, name: str) -> bool:
+    """Whether the index says where the component comes from: optional ones need not."""
+    spec = pipeline.get_component_spec(name)
+    return bool(getattr(spec, "pretrained_model_name_or_path", None) or getattr(spec, "repo", None))
 
 
 # ---- variants of a folder's weights
@@ -142,7 +152,7 @@ def _variants(component: Path) -> set[str | None]:
 
 
 def _word(variant: str | None) -> str:
-    return "plain ones" if variant is None else variant
+    return "weights without a variant" if variant is None else variant
 
 
 # ---- one checkpoint
@@ -187,8 +197,8 @@ def _index_of(file: Path, config: str | None) -> dict[str, object]:
     except (OSError, ValueError) as error:
         raise UnknownModel(
             f"{file} holds weights and does not say what they are part of. They look like "
-            f"{repository}, which the hub did not give ({first_line(error)}). Give a folder with "
-            "the configuration: --config FOLDER."
+            f"{repository}, which the hub did not give ({first_line(error).rstrip('.')}). Give a "
+            "folder with the configuration: --config FOLDER."
         ) from error
 
 
@@ -232,10 +242,13 @@ def _load_lora(pipeline: DiffusionPipeline, file: str, name: str) -> None:
     if not Path(file).exists():
         raise BadFile(f"there is no LoRA file {file}. Write --lora FILE or --lora FILE:WEIGHT.")
     try:
-        pipeline.load_lora_weights(file, adapter_name=name, local_files_only=True)
+        with _silent(diffusers.utils.logging):  # it logs each layer that does not fit
+            pipeline.load_lora_weights(file, adapter_name=name, local_files_only=True)
     except _FAILURES as error:
+        lines = str(error).strip().splitlines()[:2]
         raise BadFile(
-            f"{file} is no LoRA that {type(pipeline).__name__} can take: {first_line(error)}"
+            f"{file} is no LoRA that {type(pipeline).__name__} can take: "
+            f"{' '.join(line.strip() for line in lines)}"
         ) from error
     modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     if not any(name in hugging_face.loaded_adapters(module) for module in modules):
@@ -272,6 +285,16 @@ def _why(source: str, error: Exception) -> str:
     )
     text = first_line(error)
     return f"{source} cannot be loaded as a diffusers pipeline: {text.rstrip('.')}.{also}"
+
+
+@contextlib.contextmanager
+def _silent(library: ModuleType) -> Iterator[None]:
+    verbosity = library.get_verbosity()
+    library.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager
