@@ -49,12 +49,12 @@ class Workload(Record, frozen=True, kw_only=True):
     lora: tuple[str, ...] = ()  # FILE or FILE:WEIGHT
 
     def content_hash(self) -> str:
-        """Equal for equal workloads, whatever file they were written in, and wherever the pictures
-        lie that go in."""
+        """Equal for equal workloads, whatever file they were written in, wherever the pictures lie
+        that go in, and on whatever device they run: that is the environment's."""
         fields = {
             name: value
             for name, value in msgspec.to_builtins(self).items()
-            if name not in _LATER or value
+            if name != "device" and (name not in _LATER or value)
         }
         if self.contents:
             fields = {name: value for name, value in fields.items() if name not in FILES}

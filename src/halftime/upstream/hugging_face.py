@@ -76,6 +76,25 @@ def blocks_of(pipeline: object) -> Blocks | None:
     return getattr(pipeline, "_blocks", None)
 
 
+def leaf_blocks(pipeline: object) -> Iterator[tuple[str, object]]:
+    """Name and block of a modular pipeline's innermost blocks, a loop among them as a whole."""
+    blocks = blocks_of(pipeline)
+    yield from () if blocks is None else _leaves("", blocks)
+
+
+def _leaves(name: str, block: object) -> Iterator[tuple[str, object]]:
+    inner = {} if is_loop(block) else getattr(block, "sub_blocks", None) or {}
+    if not inner:
+        yield name, block
+    for inner_name, inner_block in inner.items():
+        yield from _leaves(inner_name, inner_block)
+
+
+def is_loop(block: object) -> bool:
+    """Whether a block runs its own blocks again and again, under a progress bar."""
+    return any(base.__name__ == "LoopSequentialPipelineBlocks" for base in type(block).__mro__)
+
+
 def dtype_keyword() -> str:
     """What `from_pretrained` calls a dtype: 'torch_dtype' in an older diffusers, which takes no
     notice of 'dtype' and keeps the file's; a newer one warns of the old name."""

@@ -62,9 +62,9 @@ def test_pipelines_in_turns_have_a_session_each(monkeypatch: pytest.MonkeyPatch)
     pipelines = [PIPELINES["sdxl"].build() for _ in range(2)]
     called: list[int] = []
 
-    def timed(pipeline: object, workload: Workload, clock: object) -> object:
+    def timed(pipeline: object, *rest: object) -> object:
         called.append(pipelines.index(pipeline))
-        return timed_call(pipeline, workload, clock)  # type: ignore[arg-type]
+        return timed_call(pipeline, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr("halftime.verbs.profile.run.timed_call", timed)
     several = [

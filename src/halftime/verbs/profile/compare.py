@@ -25,9 +25,10 @@ def differences(baseline: Session, candidate: Session) -> dict[str, tuple[str, s
 def _identity(session: Session) -> dict[str, str]:
     """Of files that went in, what was in them, wherever they lay."""
     contents = session.workload.contents
+    device = session.workload.device or session.environment.device
     workload = {
         f"workload.{name}": repr(value)
-        for name, value in msgspec.to_builtins(session.workload).items()
+        for name, value in {**msgspec.to_builtins(session.workload), "device": device}.items()
         if name not in (*FILES, "contents", "arguments")
     }
     arguments = {
@@ -48,10 +49,8 @@ def checked_alike(baseline: Session, candidate: Session) -> None:
 def checked_workload(baseline: Session, workload: Workload) -> None:
     """As `checked_alike` for what is known before anything is measured; a device that nobody named
     is known once the pipeline is loaded."""
-    expected = msgspec.structs.replace(
-        described(workload), device=workload.device or baseline.workload.device
-    )
-    _refuse(differences(baseline, msgspec.structs.replace(baseline, workload=expected)))
+    expected = msgspec.structs.replace(baseline, workload=described(workload))
+    _refuse(differences(baseline, expected))
 
 
 def _refuse(fields: Mapping[str, tuple[str, str]]) -> None:

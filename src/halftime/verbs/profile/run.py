@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from halftime.base.errors import BadInput
-from halftime.base.ledger import STEP, Measured, ledger, steady_wall
+from halftime.base.ledger import Measured, ledger, steady_wall, steps_taken
 from halftime.base.progress import Progress, notebook_bar, silent
 from halftime.base.version import version
 from halftime.pipeline.arguments import absorbed, call_arguments
@@ -187,7 +187,7 @@ def _session(
 def _unequal_steps(run: Run, requested: int) -> tuple[str, ...]:
     """A note where the loop took another number of steps than the workload says: an argument that
     never arrived, or a solver that adds steps."""
-    steps = sum(span.name == STEP for span in run.spans)
+    steps = steps_taken(run.spans)
     if steps in (0, requested):
         return ()
     return (f"{requested} steps were asked for, and the scheduler stepped {steps} times",)
