@@ -27,7 +27,8 @@ BATCH = 2048  # events that become columns together
 INSTANT_MEMORY = "[memory]"
 # What becomes of an event: it is left out; left out, but shows that this is a recording; or kept.
 _NOTHING, _TIMED, _MEMORY, _DEVICE, _RUNTIME, _HOST, _SHAPED = range(7)
-_FATES = 8
+_BITS = 3  # of a number that say so
+_FATES = 1 << _BITS
 _FATE_OF = {
     **dict.fromkeys(vendors.DEVICE_CATEGORIES, _DEVICE),
     **dict.fromkeys(vendors.RUNTIME_CATEGORIES, _RUNTIME),
@@ -130,7 +131,7 @@ class Columns:
     def _add(self, events: list[Event]) -> None:
         numbers = self._numbers
         number = np.array([numbers[e.ph, e.cat, e.name, e.pid, e.tid] for e in events], np.int64)
-        key, fate = np.divmod(number, _FATES)
+        key, fate = number >> _BITS, number & (_FATES - 1)
         ts = np.array([event.ts for event in events], np.float64)
         # numpy reads a null as not a number
         dur = np.array([event.dur for event in events], np.float64)

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 
 import msgspec
 
-from halftime.verbs.trace.salvage import FAULTS, SEPARATORS, Damage, begins_of
+from halftime.verbs.trace.salvage import FAULTS, SEPARATORS, Damage, begins_of, last_begin
 from halftime.verbs.trace.text import BLOCK, Text
 
 NONE = -1
 # Numbers that some profilers write as text: ROCm 6.2 has "stream": "0x0".
 Number = int | float | str | None
 _EMPTY = msgspec.Raw()
-_NEAR = 4096  # bytes before the end of a piece, where its last event most likely begins
+_NEAR = 4096  # bytes around a fault in which its event most likely begins and ends
 _ARRAY = re.compile(rb'"traceEvents"\s*:\s*\[')
 _POSITION = re.compile(r"\(byte (\d+)\)$")
 _AFTER = re.compile(rb'\s*(?:,\s*"|\})')  # what follows the events' array within the file's object
@@ -93,7 +93,7 @@ class Decoding:
         while True:
             more = self.text.grow(size)
             text = self.text.held
-            piece = text[: _last_begin(text)] if more else text
+            piece = text[: last_begin(text)] if more else text
             size = 2 * len(text)
             if more and not piece:
                 continue
@@ -107,7 +107,14 @@ class Decoding:
                     return
                 if more and _goes_on(piece, error):
                     continue
-                yield from self._mended(piece, last=not more)
+                low, high = _around(piece, error)
+                try:
+                    yield _list(piece[:low])
+                except FAULTS:
+                    low, high = 0, len(piece)
+                more = more or high < len(piece)
+                piece = piece[:high]
+                yield from self._mended(piece[low:], last=not more)
             else:
                 self.is_trace = self.is_trace or bool(events)
                 self.damage.cut = not more
@@ -160,13 +167,6 @@ def _list(piece: bytes) -> list[Event]:
     return _EVENTS.decode(b"[" + piece.rstrip(SEPARATORS) + b"]")
 
 
-def _last_begin(text: bytes) -> int:
-    """Where the last event begins; 0 where there are none after the first."""
-    near = max(0, len(text) - _NEAR)
-    begins = begins_of(text, near) or begins_of(text, 0)
-    return begins[-1] if begins else 0
-
-
 def _position(error: Exception) -> int | None:
     """Where in a piece the decoder stopped; None where it does not say."""
     match = _POSITION.search(str(error))
@@ -181,6 +181,26 @@ def _goes_on(piece: bytes, error: Exception) -> bool:
     return at is not None and at >= len(piece.rstrip(SEPARATORS))
 
 
+def _around(piece: bytes, error: Exception) -> tuple[int, int]:
+    """From where to where a piece is damaged: one event where many before it are right, else all,
+    so that neither few bad events nor many are slow to read."""
+    at = _position(error)
+    if at is None:
+        return 0, len(piece)
+    begins = begins_of(piece[: at + _NEAR], max(0, at - _NEAR))
+    low = max((begin for begin in begins if _NEAR < begin <= at), default=0)
+    high = min((begin for begin in begins if low and begin > at), default=len(piece))
+    return low, high
+
+
+def _is_list(piece: bytes) -> bool:
+    try:
+        _list(piece)
+    except FAULTS:
+        return False
+    return True
+
+
 def _array_end(piece: bytes, error: Exception, *, last: bool) -> int | None:
     """Where the array of events ends within the piece, if that is what stopped the decoder."""
     at = _position(error)
@@ -188,13 +208,7 @@ def _array_end(piece: bytes, error: Exception, *, last: bool) -> int | None:
         return None
     end = piece.rfind(b"]", 0, at)
     whole = _AFTER.match(piece, end + 1) or (last and not piece[end + 1 :].strip())
-    if end < 0 or not whole:
-        return None
-    try:
-        _list(piece[:end])
-    except FAULTS:
-        return None
-    return end
+    return end if end >= 0 and whole and _is_list(piece[:end]) else None
 
 
 def _closed(head: bytes) -> bytes:

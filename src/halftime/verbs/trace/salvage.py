@@ -113,12 +113,22 @@ class Damage:
 
 
 def begins_of(text: bytes, start: int) -> list[int]:
-    """Where events begin. An event is an object directly in the array, so no colon precedes it."""
-    return [
-        begin
-        for match in _BEGINS.finditer(text, start)
-        if text[max(0, (begin := match.start()) - _INDENT) : begin].rstrip()[-1:] != b":"
-    ]
+    """Where events begin, from `start` on."""
+    begins = [match.start() for match in _BEGINS.finditer(text, start)]
+    return [begin for begin in begins if not _is_value(text, begin)]
+
+
+def last_begin(text: bytes) -> int:
+    """Where the last event begins; 0 where there is none after the first."""
+    at = text.rfind(b"{")
+    while at > 0 and (_is_value(text, at) or not _BEGINS.match(text, at)):
+        at = text.rfind(b"{", 0, at)
+    return max(at, 0)
+
+
+def _is_value(text: bytes, begin: int) -> bool:
+    """An event is an object directly in the array, so no key's colon precedes it."""
+    return text[max(0, begin - _INDENT) : begin].rstrip()[-1:] == b":"
 
 
 def _is_whole(event: bytes, decode: Callable[[bytes], list[T]]) -> bool:
