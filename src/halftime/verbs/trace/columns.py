@@ -58,9 +58,13 @@ class Shapes:
 class _Keys(dict[Key, int]):
     """Keys of events -> a number of their own, times the fates, and with their fate added."""
 
+    hip = False  # whether calls of ROCm's runtime are among them
+
     def __missing__(self, key: Key) -> int:
         ph, category, name, _, _ = key
-        number = self[key] = len(self) * _FATES + _fate(ph, category, name)
+        fate = _fate(ph, category, name)
+        self.hip = self.hip or (fate == _RUNTIME and name.startswith("hip"))
+        number = self[key] = len(self) * _FATES + fate
         return number
 
 
@@ -83,9 +87,14 @@ class Table:
             [np.zeros(0, np.float64 if name in ("ts", "dur") else np.int64)] for name in self._names
         ]
 
-    def add(self, key: Ints, ts: Floats, dur: Floats, args: Sequence[object]) -> None:
-        """More events, in the order of the file."""
-        arguments = [_ints(args, name) for name in self._names[3:]]
+    def add(
+        self, key: Ints, ts: Floats, dur: Floats, args: Sequence[object], absent: str = ""
+    ) -> None:
+        """More events, in the order of the file; no argument of the name `absent` is among them."""
+        arguments = [
+            np.full(len(key), NONE, np.int64) if name == absent else _ints(args, name)
+            for name in self._names[3:]
+        ]
         for parts, column in zip(self._parts, (key, ts, dur, *arguments), strict=True):
             parts.append(column)
 
@@ -143,7 +152,8 @@ class Columns:
             if of_table.any():
                 owners = () if table is self.host else _where(events, of_table)
                 args = [event.args for event in owners]
-                table.add(key[of_table], ts[of_table], dur[of_table], args)
+                absent = "" if numbers.hip else "size"
+                table.add(key[of_table], ts[of_table], dur[of_table], args, absent)
         for event in _where(events, fate == _SHAPED):
             self._add_shapes(event)
         for event in _where(events, fate == _MEMORY):

@@ -35,6 +35,7 @@ Mask = NDArray[np.bool_]
 Names = NDArray[np.object_]
 
 LONGEST = 4e15  # microseconds, within which nanoseconds are whole numbers; more is a fault
+FEW = 1000  # names, which are matched sooner than those that occur are sought
 # What an event of the host is.
 OPERATOR, ANNOTATION, FRAME = range(3)
 # What an operation of the device is.
@@ -104,14 +105,18 @@ class Trace:
         if not len(events):
             return np.zeros(0, bool)
         matching = np.zeros(len(self.names), bool)
-        used = np.flatnonzero(np.bincount(events.name, minlength=len(self.names)))
-        matching[used] = [bool(pattern.search(self.names[at])) for at in used.tolist()]
+        used = list(range(len(self.names)))
+        if len(used) > FEW:
+            used = np.flatnonzero(np.bincount(events.name, minlength=len(used))).tolist()
+        matching[used] = [bool(pattern.search(self.names[at])) for at in used]
         return matching[events.name]
 
 
 def distinct(numbers: Ints) -> list[int]:
     """The numbers that occur, in order; numpy's own way loads its masked arrays."""
-    return sorted(set(numbers.tolist()))
+    ordered = np.sort(numbers)
+    firsts: Ints = ordered[np.diff(ordered, prepend=ordered[:1] - 1) != 0]
+    return list(map(int, firsts))
 
 
 def read(path: Path | str) -> Trace:
