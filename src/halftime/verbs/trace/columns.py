@@ -78,7 +78,7 @@ def _fate(ph: str, category: str | None, name: str) -> int:
     return _FATE_OF.get(category or "", _TIMED)
 
 
-class Table:
+class EventTable:
     """Events of one kind, as columns; `key` is an index into the keys of all events."""
 
     def __init__(self, *arguments: str) -> None:
@@ -109,9 +109,9 @@ class Columns:
     """What is kept of a file's events. It grows by lists of them."""
 
     def __init__(self) -> None:
-        self.device = Table("correlation", "device", "bytes", "external")
-        self.runtime = Table("correlation", "size")
-        self.host = Table()
+        self.device = EventTable("correlation", "device", "bytes", "external")
+        self.runtime = EventTable("correlation", "size")
+        self.host = EventTable()
         self.memory: list[tuple[float, int]] = []  # moments, and the bytes allocated at each
         self.shapes: dict[int, Shapes] = {}  # external id -> operator
         self._numbers = _Keys()
@@ -197,5 +197,5 @@ def _ints(args: Sequence[object], field: str) -> Ints:
     try:
         return np.fromiter(map(attrgetter(field), args), np.int64, len(args))
     except (TypeError, ValueError, AttributeError, OverflowError):
-        own = [one if isinstance(one, Args) else NO_ARGS for one in args]
-        return np.array([integer(getattr(one, field)) for one in own], np.int64)
+        own = [arg if isinstance(arg, Args) else NO_ARGS for arg in args]
+        return np.array([integer(getattr(arg, field)) for arg in own], np.int64)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import msgspec
 
 from halftime.verbs.trace.salvage import FAULTS, SEPARATORS, Damage, begins_of, last_begin
-from halftime.verbs.trace.text import BLOCK, Text
+from halftime.verbs.trace.text import BLOCK, TraceText
 
 NONE = -1
 # Numbers that some profilers write as text: ROCm 6.2 has "stream": "0x0".
@@ -77,7 +77,7 @@ _HEAD = msgspec.json.Decoder(Head, strict=False)
 class Decoding:
     """Events in lists, and what else was met once all of them are decoded."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: TraceText) -> None:
         self.text = text
         self.damage = Damage()
         self.head = Head()
@@ -108,9 +108,10 @@ class Decoding:
                 if more and _goes_on(piece, error):
                     continue
                 low, high = _around(piece, error)
-                try:
+                if low and _is_list(piece[:low]):
+                    self.is_trace = True
                     yield _list(piece[:low])
-                except FAULTS:
+                else:
                     low, high = 0, len(piece)
                 more = more or high < len(piece)
                 piece = piece[:high]
@@ -207,8 +208,8 @@ def _array_end(piece: bytes, error: Exception, *, last: bool) -> int | None:
     if at is None or "trailing characters" not in str(error):
         return None
     end = piece.rfind(b"]", 0, at)
-    whole = _AFTER.match(piece, end + 1) or (last and not piece[end + 1 :].strip())
-    return end if end >= 0 and whole and _is_list(piece[:end]) else None
+    ended = _AFTER.match(piece, end + 1) or (last and not piece[end + 1 :].strip())
+    return end if end >= 0 and ended and _is_list(piece[:end]) else None
 
 
 def _closed(head: bytes) -> bytes:

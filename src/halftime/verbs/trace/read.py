@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from halftime.base.errors import BadFile
 from halftime.verbs.trace import vendors
-from halftime.verbs.trace.columns import Columns, Key, Table, integer
+from halftime.verbs.trace.columns import Columns, EventTable, Key, integer
 from halftime.verbs.trace.columns import Shapes as Shapes
 from halftime.verbs.trace.events import NONE as NONE
 from halftime.verbs.trace.events import Decoding
@@ -220,7 +220,7 @@ class _Numbering:
         return self.by_key(key, lambda own: numbers.setdefault(part(own), len(numbers)))
 
 
-def _origin(tables: Sequence[Table]) -> float:
+def _origin(tables: Sequence[EventTable]) -> float:
     """The first moment, in microseconds."""
     moments = np.concatenate([table.columns()["ts"] for table in tables])
     origin = float(moments[np.isfinite(moments)].min(initial=np.inf))
@@ -240,7 +240,7 @@ def _nanoseconds(moments: Floats, origin: float) -> Ints:
     return np.rint((moments - origin) * 1000).astype(np.int64)
 
 
-def _events(table: Table, origin: float, numbering: _Numbering) -> Events:
+def _events(table: EventTable, origin: float, numbering: _Numbering) -> Events:
     columns = table.columns()
     moments, durations = columns["ts"], np.nan_to_num(columns["dur"])
     timely = (np.abs(moments - origin) < LONGEST) & (np.abs(durations) < LONGEST)

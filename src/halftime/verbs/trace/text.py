@@ -19,7 +19,7 @@ _GZIP = b"\x1f\x8b"
 
 
 @dataclass
-class Text:
+class TraceText:
     """`held` is what was read and not yet taken; `blocks` follow it."""
 
     blocks: Iterator[bytes]
@@ -43,7 +43,7 @@ class Text:
         return self.held
 
 
-def text_of(path: Path | str, notes: list[str]) -> Text:
+def text_of(path: Path | str, notes: list[str]) -> TraceText:
     """The text of a file; damage to a gzip file is noted once it is read.
 
     Raises BadFile where there is none to read, and for formats of other tools.
@@ -52,7 +52,7 @@ def text_of(path: Path | str, notes: list[str]) -> Text:
     first = next(blocks, b"")
     refuse_foreign(path, first)
     if first[:2] != _GZIP:
-        return Text(blocks, first)
+        return TraceText(blocks, first)
     blocks = _unpacked(chain([first], blocks), notes)
     first = next(blocks, b"")
     if not first:
@@ -60,7 +60,7 @@ def text_of(path: Path | str, notes: list[str]) -> Text:
             f"{path} is a gzip file from which nothing can be read. Export the trace again."
         )
     refuse_foreign(path, first)
-    return Text(blocks, first)
+    return TraceText(blocks, first)
 
 
 def _unpacked(packed: Iterator[bytes], notes: list[str]) -> Iterator[bytes]:
