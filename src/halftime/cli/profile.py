@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from halftime.base.store import read_report
+from halftime.cli.around import look_around
 from halftime.cli.options import (
     artefacts_option,
     model_argument,
@@ -24,6 +25,7 @@ from halftime.records import Session, Workload
 from halftime.report.model import Report
 
 if TYPE_CHECKING:
+    from halftime.base.neighbours import Surroundings
     from halftime.pipeline.load import LoadedPipeline
 
 
@@ -86,6 +88,7 @@ def command(
     artefacts = take_artefacts(artefacts, recipe, output.quiet)
     # A fresh process for the cold start would load the pipeline as it is.
     cold_start = cold_start and recipe is None
+    surroundings = look_around(output.quiet)
     session = _measure(
         model,
         workload,
@@ -97,6 +100,7 @@ def command(
         output.quiet,
         recipe,
         artefacts,
+        surroundings,
     )
     emit(session, output, _comparison(base, session) if base else None)
 
@@ -129,6 +133,7 @@ def _measure(
     quiet: bool,
     recipe: str | None,
     artefacts: str | None,
+    surroundings: Surroundings,
 ) -> Session:
     from halftime.pipeline.arguments import call_arguments
     from halftime.pipeline.load import load
@@ -145,7 +150,14 @@ def _measure(
         progress("cold start in a fresh process", 0, 1)
         cold = coldstart.measure(model, workload) if cold_start else None
         with quiet_progress_bars(loaded.pipeline), _fixed(loaded, recipe, artefacts):
-            session = measure(loaded, workload, settings, cold_start=cold, progress=progress)
+            session = measure(
+                loaded,
+                workload,
+                settings,
+                cold_start=cold,
+                surroundings=surroundings,
+                progress=progress,
+            )
             if trace_folder:
                 progress("traced run", 0, 1)
                 trace = trace_call(loaded.pipeline, workload, Path(trace_folder))

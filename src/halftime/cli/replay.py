@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from halftime.cli.around import look_around
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit, progress_bar
 
@@ -32,6 +33,7 @@ def command(
 
     REPORT is the HTML page or the JSON that `halftime profile` wrote, here or elsewhere.
     """
+    look_around(output.quiet)
     from halftime.verbs.profile.run import ProfileSettings
     from halftime.verbs.replay.run import read, replay
 

@@ -11,6 +11,7 @@ import click
 from halftime.base.errors import BadInput, HalftimeError
 from halftime.base.store import write_toml
 from halftime.base.units import parse_seconds
+from halftime.cli.around import look_around
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
 from halftime.records import Workload
@@ -94,6 +95,7 @@ def command(
     where it was. Exit code: 0 the recipe is verified and a target is reached, 1 the pictures differ
     or the target is not reached, 3 the verdict is inconclusive.
     """
+    look_around(output.quiet)
     from halftime.verbs.tune.quality import LOSS
     from halftime.verbs.tune.run import Options
     from halftime.verbs.tune.state import partial_path

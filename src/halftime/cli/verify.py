@@ -11,6 +11,7 @@ import click
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
 from halftime.base.store import write_bytes
+from halftime.cli.around import look_around
 from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
 from halftime.records import Workload
@@ -86,6 +87,7 @@ def command(
     A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the
     pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
+    look_around(output.quiet)
     from halftime.pipeline.device import device_of, this_environment
     from halftime.pipeline.load import load
     from halftime.verbs.verify.metrics import require

@@ -19,6 +19,7 @@ from halftime.base.environment import (
     versions,
 )
 from halftime.base.errors import UnknownDevice
+from halftime.base.neighbours import wait_policy_words
 from halftime.records import Environment
 from halftime.records.doctor import Device
 from halftime.upstream import hugging_face
@@ -125,6 +126,7 @@ def this_environment(device: str = "cpu") -> Environment:
         device_memory_bytes=None if gpu is None else gpu.memory_bytes,
         versions=versions() | _device_versions(target),
         settings={name: os.environ[name] for name in SPEED_VARIABLES if name in os.environ}
+        | wait_policy_words()
         | _torch_settings(target),
         load_average=load_average(),
     )

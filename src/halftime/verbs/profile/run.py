@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from halftime.base.errors import BadInput
+from halftime.base.errors import BadInput, HalftimeWarning
 from halftime.base.ledger import Measured, ledger, steady_wall, steps_taken
+from halftime.base.neighbours import Surroundings, look, sentence
 from halftime.base.progress import Progress, notebook_bar, silent
 from halftime.base.version import version
 from halftime.pipeline.arguments import absorbed, call_arguments
@@ -86,10 +88,22 @@ def measure(
     *,
     cold_start: ColdStart | None = None,
     further: Mapping[str, object] | None = None,
+    surroundings: Surroundings | None = None,
     progress: Progress = silent,
 ) -> Session:
-    """As `profile`, for a loaded pipeline, with a cold start measured before and with progress."""
-    (session,) = measure_in_turns([loaded], workload, settings, further=further, progress=progress)
+    """As `profile`, for a loaded pipeline, with a cold start measured before and with progress.
+
+    `surroundings` are known where somebody looked before; else they are looked at, and a
+    HalftimeWarning says at once who disturbs.
+    """
+    (session,) = measure_in_turns(
+        [loaded],
+        workload,
+        settings,
+        further=further,
+        surroundings=surroundings,
+        progress=progress,
+    )
     return msgspec.structs.replace(session, cold_start=cold_start)
 
 
@@ -99,6 +113,7 @@ def measure_in_turns(
     settings: ProfileSettings,
     *,
     further: Mapping[str, object] | None = None,
+    surroundings: Surroundings | None = None,
     progress: Progress = silent,
 ) -> list[Session]:
     """A session for each pipeline, called in turns, with a different one first each time.
@@ -109,14 +124,23 @@ def measure_in_turns(
     record = described(workload, further)
     for loaded in pipelines:
         call_arguments(loaded.pipeline, workload, further)
+    others = _others(surroundings)
     environments = [this_environment(str(device_of(loaded.pipeline))) for loaded in pipelines]
     before = compilation.look()
     turns = [Turn(loaded.pipeline, workload, further or {}) for loaded in pipelines]
     calls = _calls(turns, settings, progress)
     return [
-        with_predictions(_session(*measured, record, settings, before, progress))
+        with_predictions(_session(*measured, record, settings, before, others, progress))
         for measured in zip(pipelines, turns, environments, calls, strict=True)
     ]
+
+
+def _others(surroundings: Surroundings | None) -> str:
+    """Whose work runs beside, in words; said before the first call, not after the last."""
+    words = sentence(look() if surroundings is None else surroundings)
+    if words and surroundings is None:
+        warnings.warn(f"{words}.", HalftimeWarning, stacklevel=2)
+    return words
 
 
 @dataclass(frozen=True)
@@ -136,6 +160,7 @@ def _session(
     record: Workload,
     settings: ProfileSettings,
     compiled_before: CompileCounters,
+    others: str,
     progress: Progress,
 ) -> Session:
     pipeline = loaded.pipeline
@@ -180,7 +205,7 @@ def _session(
             *remarks_on(device_of(pipeline)),
             *_unequal_steps(measured[-1].run, workload.steps),
         ),
-        doubts=doubts(walls, rows, environment, traced=pytorch.is_tracing()),
+        doubts=doubts(walls, rows, environment, traced=pytorch.is_tracing(), others=others),
     )
 
 
