@@ -301,14 +301,14 @@ def _between_beginnings(run_spans: Sequence[Span], stage: str) -> list[float]:
         if span.depth == 0:
             steps += _differences([*starts.values(), end])
             starts, end = {}, span.start + span.seconds
-        elif span.depth == 1 and _is_of_a_step(span) and span.stage == stage:
+        elif (
+            span.depth == 1
+            and span.step is not None
+            and span.stage == stage
+            and span.part != BAR  # the bar is closed after the last step
+        ):
             starts.setdefault(span.step, span.start)
     return steps + _differences([*starts.values(), end])
-
-
-def _is_of_a_step(span: Span) -> bool:
-    """The bar is closed after the last step, which makes no step of it."""
-    return span.step is not None and span.part != BAR
 
 
 def _differences(moments: Sequence[float]) -> list[float]:
@@ -324,7 +324,9 @@ def steps_taken(run_spans: Sequence[Span]) -> int:
         return by_scheduler
     loops = [span.depth == 0 for span in run_spans]
     numbers = zip(accumulate(loops), run_spans, strict=True)
-    steps = {(loop, span.step) for loop, span in numbers if _is_of_a_step(span)}
+    steps = {
+        (loop, span.step) for loop, span in numbers if span.step is not None and span.part != BAR
+    }
     return len(steps) if len(steps) > 1 else 0  # one alone: nothing told steps apart
 
 

@@ -21,6 +21,7 @@ from halftime.base.source import in_a_sentence
 # no verb.
 VERBS = {
     "profile": "Where does the time of one call go?",
+    "run": "The same, of the first pipeline that a script of your own calls.",
     "trace": "The same, from a torch.profiler trace recorded elsewhere.",
     "audit": (
         "Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed."

@@ -171,7 +171,9 @@ def _load_bundled(dtype: str | None) -> LoadedPipeline:
         if bundled.trained()
         else ("the bundled model has seeded random weights: timings are real, pictures are noise",)
     )
-    return LoadedPipeline(bundled.load(dtype and getattr(torch, dtype)), "bundled emoji-xl", notes)
+    return LoadedPipeline(
+        bundled.load(None if dtype is None else getattr(torch, dtype)), "bundled emoji-xl", notes
+    )
 
 
 def _load_function(spec: str) -> DiffusionPipeline:

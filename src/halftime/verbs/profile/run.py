@@ -5,33 +5,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from halftime.base.errors import BadInput, HalftimeWarning
-from halftime.base.ledger import Measured, ledger, steady_wall, steps_taken
 from halftime.base.neighbours import Surroundings, look, sentence
 from halftime.base.progress import Progress, notebook_bar, silent
-from halftime.base.version import version
 from halftime.pipeline.arguments import absorbed, call_arguments
 from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.inputs import described
 from halftime.pipeline.load import LoadedPipeline, load_or_take
-from halftime.records import ColdStart, Environment, LedgerRow, Run, Session, Workload
+from halftime.records import ColdStart, LedgerRow, Session, Workload
 from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation, probe
 from halftime.verbs.profile.call import timed_call
-from halftime.verbs.profile.clock import clock_for, remarks_on
-from halftime.verbs.profile.compilation import CompileCounters
+from halftime.verbs.profile.clock import clock_for
 from halftime.verbs.profile.device_probe import probe as device_probe
 from halftime.verbs.profile.device_probe import with_device
-from halftime.verbs.profile.doubts import doubts
-from halftime.verbs.profile.facts import facts
-from halftime.verbs.profile.findings import ProfileEvidence, findings
+from halftime.verbs.profile.session import Measurement, TimedCall
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -128,11 +122,22 @@ def measure_in_turns(
     environments = [this_environment(str(device_of(loaded.pipeline))) for loaded in pipelines]
     before = compilation.look()
     turns = [Turn(loaded.pipeline, workload, further or {}) for loaded in pipelines]
-    calls = _calls(turns, settings, progress)
-    return [
-        with_predictions(_session(*measured, record, settings, before, others, progress))
-        for measured in zip(pipelines, turns, environments, calls, strict=True)
-    ]
+    sessions = []
+    for loaded, turn, environment, calls in zip(
+        pipelines, turns, environments, _calls(turns, settings, progress), strict=True
+    ):
+        measurement = Measurement(
+            loaded,
+            record,
+            environment,
+            first=calls[0],
+            steady=calls[1 + settings.warmup :],
+            compiled_before=before,
+            compiled_warm=calls[settings.warmup].compiled,
+            others=others,
+        )
+        sessions.append(with_predictions(_session(measurement, turn, settings.probes, progress)))
+    return sessions
 
 
 def _others(surroundings: Surroundings | None) -> str:
@@ -152,78 +157,12 @@ class Turn:
     further: Mapping[str, object]
 
 
-def _session(
-    loaded: LoadedPipeline,
-    turn: Turn,
-    environment: Environment,
-    calls: Sequence[TimedCall],
-    record: Workload,
-    settings: ProfileSettings,
-    compiled_before: CompileCounters,
-    others: str,
-    progress: Progress,
-) -> Session:
-    pipeline = loaded.pipeline
-    workload = msgspec.structs.replace(record, device=environment.device)
-    first, steady = calls[0], calls[1 + settings.warmup :]
-    measured = [call.measured for call in steady]
-    rows = ledger(measured, first.measured)
-    if settings.probes:
-        rows = _with_probes(rows, turn, progress)
-    report = compilation.report(
-        pipeline, compiled_before, calls[settings.warmup].compiled, calls[-1].compiled
-    )
-    wall, first_wall = steady_wall(measured), first.measured.run.wall_seconds
-    evidence = ProfileEvidence(
-        wall_seconds=wall,
-        first_call_seconds=first_wall,
-        ledger=rows,
-        facts=facts(pipeline, environment.settings),
-        compilation=report,
-        load_average=environment.load_average or 0.0,
-        cores=environment.cores,
-    )
-    walls = [call.run.wall_seconds for call in measured]
-    return Session(
-        halftime=version(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=loaded.name,
-        pipeline=type(pipeline).__name__,
-        wall_seconds=wall,
-        first_call_seconds=first_wall,
-        ledger=rows,
-        findings=findings(evidence),
-        environment=environment,
-        workload=workload,
-        workload_hash=workload.content_hash(),
-        runs=tuple(call.run for call in measured),
-        first_run=first.measured.run,
-        memory=probe.memory(pipeline, turn.workload, turn.further) if settings.probes else None,
-        compilation=report,
-        notes=(
-            *loaded.notes,
-            *remarks_on(device_of(pipeline)),
-            *_unequal_steps(measured[-1].run, workload.steps),
-        ),
-        doubts=doubts(walls, rows, environment, traced=pytorch.is_tracing(), others=others),
-    )
-
-
-def _unequal_steps(run: Run, requested: int) -> tuple[str, ...]:
-    """A note where the loop took another number of steps than the workload says: an argument that
-    never arrived, or a solver that adds steps."""
-    steps = steps_taken(run.spans)
-    if steps in (0, requested):
-        return ()
-    return (f"{requested} steps were asked for, and the scheduler stepped {steps} times",)
-
-
-@dataclass(frozen=True)
-class TimedCall:
-    """One call, and what dynamo had compiled by its end."""
-
-    measured: Measured
-    compiled: CompileCounters
+def _session(measurement: Measurement, turn: Turn, probes: bool, progress: Progress) -> Session:
+    rows = measurement.rows()
+    if not probes:
+        return measurement.session(rows)
+    rows = _with_probes(rows, turn, progress)
+    return measurement.session(rows, probe.memory(turn.pipeline, turn.workload, turn.further))
 
 
 def _calls(
