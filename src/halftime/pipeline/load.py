@@ -20,6 +20,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from halftime import bundled
 from halftime.base.errors import BadInput, BadWorkload, UnknownModel, first_line
 from halftime.pipeline.device import checked_device, default_device
+from halftime.pipeline.pictures import takes_pictures
 from halftime.pipeline.pretrained import (
     CHECKPOINTS,
     load_checkpoint,
@@ -61,13 +62,33 @@ def load(model: str | None, workload: Workload) -> LoadedPipeline:
     device = None if workload.device is None else checked_device(workload.device)
     kind = kind_of(model)
     loaded = _load(model, kind, workload)
-    pipeline = loaded.pipeline
-    notes = load_loras(pipeline, workload.lora)
+    pipeline, made = _for_pictures(loaded.pipeline, workload)
+    notes = (*made, *load_loras(pipeline, workload.lora))
     if workload.scheduler:
         _replace_scheduler(pipeline, workload.scheduler)
     target = device if kind == "function" else device or default_device()
     _move(pipeline, target, workload.dtype if kind == "function" else None)
-    return loaded._replace(notes=(*loaded.notes, *notes))
+    return LoadedPipeline(pipeline, loaded.name, (*loaded.notes, *notes))
+
+
+def _for_pictures(
+    pipeline: DiffusionPipeline, workload: Workload
+) -> tuple[DiffusionPipeline, tuple[str, ...]]:
+    """A text-to-image pipeline whose workload has a picture as diffusers' image-to-image or
+    inpainting pipeline of its kind, over the same components, and a note; else as it is."""
+    field = "mask" if workload.mask else "image"
+    asked = workload.mask or (workload.image and not workload.control_image)
+    kind = diffusers.AutoPipelineForInpainting if workload.mask else None
+    kind = kind or diffusers.AutoPipelineForImage2Image
+    if not asked or takes_pictures(pipeline, field):
+        return pipeline, ()
+    try:
+        other_kind: DiffusionPipeline = kind.from_pipe(pipeline)
+    except (ValueError, TypeError, AttributeError):  # diffusers has none of that kind
+        return pipeline, ()
+    return other_kind, (
+        f"drawn by {type(other_kind).__name__}, over the components of {type(pipeline).__name__}",
+    )
 
 
 def _move(pipeline: DiffusionPipeline, device: torch.device | None, dtype: str | None) -> None:

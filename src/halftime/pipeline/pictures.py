@@ -11,7 +11,7 @@ from PIL import Image
 
 from halftime.base.errors import BadWorkload
 from halftime.pipeline import inputs
-from halftime.pipeline.signature import CallParameters
+from halftime.pipeline.signature import CallParameters, call_parameters
 from halftime.records import Workload
 from halftime.records.stages import place_of
 
@@ -110,6 +110,13 @@ def picture_arguments(
             )
         arguments[name] = _value(entry, name, [files] if isinstance(files, str) else files)
     return _resized(arguments, workload, parameters)
+
+
+def takes_pictures(pipeline: DiffusionPipeline, field: str) -> bool:
+    """Whether the call takes something of that kind ('image', 'mask' …), or may."""
+    entry = next(entry for entry in PICTURE_INPUTS if entry.field == field)
+    parameters = call_parameters(pipeline)
+    return parameters.takes_anything or bool({*entry.arguments} & {*parameters.names})
 
 
 def argument_of(

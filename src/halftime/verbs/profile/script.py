@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import msgspec
@@ -130,8 +131,8 @@ def _with_subclasses(base: type) -> Iterator[type]:
 
 
 def _taking(base: type, called: Call, undo: ExitStack) -> object:
-    def init_subclass(kind, /, **options):  # type: ignore[no-untyped-def]
-        super(base, kind).__init_subclass__(**options)  # type: ignore[arg-type]
+    def init_subclass(kind: Any, /, **options: object) -> None:
+        super(base, kind).__init_subclass__(**options)
         _take(kind, called, undo)
 
     return classmethod(init_subclass)
