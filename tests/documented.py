@@ -118,8 +118,8 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime gateway --direct http://127.0.0.1:9/", Alone(code=2)),
     # each kind of pipeline and of file, on the page of that name
     (
-        r"^halftime (profile (\./(sdxl|flux|sd3|wan|img2img|inpaint|controlnet|model|sd15|modular)\b"
-        r"|mypipelines:)|run draw\.py +#)",
+        r"^halftime (profile (\./(sdxl|flux|sd3|wan|img2img|inpaint|controlnet|model|sd15)\b"
+        r"|\./modular|mypipelines:)|run draw\.py +#)",
         Elsewhere("tests/cli/test_cli_pipelines.py::test_each_kind_in_one_command"),
     ),
     (

@@ -15,7 +15,10 @@ from tiny_pipelines.files import save_files
 PAGE = ROOT / "docs" / "pipelines.md"
 COMMANDS = [item.text.partition("#")[0].strip() for item in shown(PAGE) if item.kind == "sh"]
 CASES = [command for command in COMMANDS if command.startswith("halftime profile")]
-SHORT = ("--runs 1 --warmup 0 --no-cold-start --no-probes --quiet --json session.json").split()
+SHORT = [
+    *("--runs", "1", "--warmup", "0", "--no-cold-start", "--no-probes", "--quiet"),
+    *("--json", "session.json"),
+]
 SIZES = {"./wan": "16"}
 # What the tiny ones of a kind need beside: their tokenizers are short.
 MORE = {

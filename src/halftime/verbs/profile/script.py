@@ -126,13 +126,14 @@ def _calls_taken(called: Call) -> Iterator[None]:
 
 def _with_subclasses(base: type) -> Iterator[type]:
     yield base
-    for kind in base.__subclasses__():
+    subclasses: list[type] = base.__subclasses__()
+    for kind in subclasses:
         yield from _with_subclasses(kind)
 
 
 def _taking(base: type, called: Call, undo: ExitStack) -> object:
     def init_subclass(kind: Any, /, **options: object) -> None:
-        super(base, kind).__init_subclass__(**options)
+        super(base, kind).__init_subclass__(**options)  # type: ignore[arg-type]
         _take(kind, called, undo)
 
     return classmethod(init_subclass)
