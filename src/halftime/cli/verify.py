@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -14,7 +14,7 @@ from halftime.base.store import write_bytes
 from halftime.cli.around import look_around
 from halftime.cli.options import output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit, progress_bar
-from halftime.records import Workload
+from halftime.records import Environment, Workload
 from halftime.records.verdict import Verdict
 from halftime.report.model import Report
 from halftime.report.verify import report_of
@@ -88,8 +88,6 @@ def command(
     pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
     look_around(output.quiet)
-    from halftime.pipeline.device import device_of, this_environment
-    from halftime.pipeline.load import load
     from halftime.verbs.verify.metrics import require
     from halftime.verbs.verify.pictures import read_folder, write_folder
     from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
@@ -101,18 +99,10 @@ def command(
     both_folders = Path(a).is_dir() and Path(b).is_dir()
     with progress_bar(output.quiet) as progress:
         if both_folders:
-            baseline, candidate = read_folder(Path(a)), read_folder(Path(b))
-            floors: dict[str, PictureSet] = {}
-            environment = None
+            sets = Drawn(read_folder(Path(a)), read_folder(Path(b)), {}, None)
         else:
-            for source in (a, b):
-                _refuse_early(source)
-            progress("loading", 0, 1)
-            loaded = load(model, workload)
-            environment = this_environment(str(device_of(loaded.pipeline)))
-            baseline, candidate, floors = _sets(
-                a, b, loaded, workload, count, floor_prompts, progress
-            )
+            sets = _sets(a, b, model, workload, count, floor_prompts, progress)
+        baseline, candidate, floors, environment = sets
         for number, folder in enumerate(floor_folders, 1):
             floors[f"folder {number}"] = read_folder(Path(folder))
         progress("comparing", 0, 1)
@@ -135,19 +125,35 @@ def command(
     return EXIT_CODES[verdict.verdict]
 
 
+class Drawn(NamedTuple):
+    """Both sets, the harmless variations of A where it was drawn here, and where that was."""
+
+    baseline: PictureSet
+    candidate: PictureSet
+    floors: dict[str, PictureSet]
+    environment: Environment | None
+
+
 def _sets(
     a: str,
     b: str,
-    loaded: LoadedPipeline,
+    model: str | None,
     workload: Workload,
     count: int | None,
     floor_prompts: int,
     progress: Progress,
-) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
-    """Both sets, at least one of them drawn here, and the harmless variations of A where it is."""
+) -> Drawn:
+    """Both sets, at least one of them drawn here."""
+    from halftime.pipeline.device import device_of, this_environment
+    from halftime.pipeline.load import load
     from halftime.verbs.verify.pictures import read_folder
     from halftime.verbs.verify.render import floor_sets, prompt_set, render
 
+    for source in (a, b):
+        _refuse_early(source)
+    progress("loading", 0, 1)
+    loaded = load(model, workload)
+    environment = this_environment(str(device_of(loaded.pipeline)))
     prompts = prompt_set(workload, count)
 
     def pictures(source: str) -> PictureSet:
@@ -165,7 +171,7 @@ def _sets(
             )
         )
     with _configured(loaded, b):
-        return baseline, pictures(b), floors
+        return Drawn(baseline, pictures(b), floors, environment)
 
 
 def _refuse_early(source: str) -> None:

@@ -99,17 +99,17 @@ def absorbed(
     Raises BadWorkload for a value that no pipeline can run.
     """
     changes: dict[str, object] = {}
-    rest = dict(arguments)
-    prompt = rest.get("prompt")
+    remaining = dict(arguments)
+    prompt = remaining.get("prompt")
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if isinstance(prompts, list) and prompts and all(isinstance(text, str) for text in prompts):
         changes["prompts"] = prompts
-        del rest["prompt"]
+        del remaining["prompt"]
     for name, (field, kind) in _FIELDS.items():
-        value = rest.get(name)
+        value = remaining.get(name)
         if type(value) is kind or (kind is float and type(value) is int):
-            changes[field] = rest.pop(name)
-    return change(workload, changes), rest
+            changes[field] = remaining.pop(name)
+    return change(workload, changes), remaining
 
 
 def _not_taken(pipeline: DiffusionPipeline, name: str, names: Sequence[str]) -> str:

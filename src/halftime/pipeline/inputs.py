@@ -47,8 +47,8 @@ def video(path: str) -> list[Image.Image]:
 def picture_or_video(path: str) -> Image.Image | list[Image.Image]:
     """A picture; its frames where the file or folder holds several."""
     frames = video(path)
-    several = len(frames) > 1 or Path(path).is_dir() or Path(path).suffix.lower() in _FILMS
-    return frames if several else frames[0]
+    is_film = len(frames) > 1 or Path(path).is_dir() or Path(path).suffix.lower() in _FILMS
+    return frames if is_film else frames[0]
 
 
 def value_of(path: str, name: str) -> object:
@@ -241,8 +241,8 @@ def _shape(sizes: Sequence[int]) -> str:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    whole = tensor.detach().cpu().contiguous().reshape(-1)
-    return whole.view(torch.uint8).numpy().tobytes()
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 # ---- giving

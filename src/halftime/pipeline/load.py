@@ -62,8 +62,8 @@ def load(model: str | None, workload: Workload) -> LoadedPipeline:
     device = None if workload.device is None else checked_device(workload.device)
     kind = kind_of(model)
     loaded = _load(model, kind, workload)
-    pipeline, made = _for_pictures(loaded.pipeline, workload)
-    notes = (*made, *load_loras(pipeline, workload.lora))
+    pipeline, conversion = _for_pictures(loaded.pipeline, workload)
+    notes = (*conversion, *load_loras(pipeline, workload.lora))
     if workload.scheduler:
         _replace_scheduler(pipeline, workload.scheduler)
     target = device if kind == "function" else device or default_device()
@@ -77,10 +77,10 @@ def _for_pictures(
     """A text-to-image pipeline whose workload has a picture as diffusers' image-to-image or
     inpainting pipeline of its kind, over the same components, and a note; else as it is."""
     field = "mask" if workload.mask else "image"
-    asked = workload.mask or (workload.image and not workload.control_image)
+    has_picture = workload.mask or (workload.image and not workload.control_image)
     kind = diffusers.AutoPipelineForInpainting if workload.mask else None
     kind = kind or diffusers.AutoPipelineForImage2Image
-    if not asked or takes_pictures(pipeline, field):
+    if not has_picture or takes_pictures(pipeline, field):
         return pipeline, ()
     try:
         other_kind: DiffusionPipeline = kind.from_pipe(pipeline)
@@ -117,16 +117,16 @@ def load_or_take(pipeline: object, workload: Workload) -> LoadedPipeline:
 def checked_pipeline(value: object, source: str = "") -> DiffusionPipeline:
     """The object, where it can be called and has components. Raises UnknownModel."""
     if isinstance(value, type):
-        what = f"the class {value.__name__}, and no instance of it"
+        words = f"the class {value.__name__}, and no instance of it"
     elif callable(value) and isinstance(getattr(value, "components", None), dict):
         return value
     else:
-        what = f"{type(value).__name__}"
+        words = f"{type(value).__name__}"
         if isinstance(value, torch.nn.Module):
-            what += ", a part of a pipeline at most"
+            words += ", a part of a pipeline at most"
     verb = f"{source!r} returned" if source else "this is"
     raise UnknownModel(
-        f"{verb} {what}; a diffusers pipeline is needed: an object that can be called and has "
+        f"{verb} {words}; a diffusers pipeline is needed: an object that can be called and has "
         "`components`."
     )
 

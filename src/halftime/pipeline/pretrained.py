@@ -100,9 +100,9 @@ def _modular(name: str, workload: Workload) -> ModularPipeline:
     if kind is None:
         raise UnknownModel(f"{name} is a modular pipeline; this diffusers has none. Upgrade it.")
     pipeline = kind.from_pretrained(name, **_present(revision=workload.revision))
-    wanted = {name for name in pipeline.pretrained_component_names if _has_source(pipeline, name)}
+    sourced = {name for name in pipeline.pretrained_component_names if _has_source(pipeline, name)}
     pipeline.load_components(**_dtype(workload), **_present(variant=workload.variant))
-    missing = sorted(wanted & {*pipeline.null_component_names})
+    missing = sorted(sourced & {*pipeline.null_component_names})
     if missing:
         raise UnknownModel(
             f"{name} cannot be loaded: its {', '.join(missing)} could not. Look at "

@@ -27,7 +27,7 @@ from halftime.verbs.profile.clock import Clock, clock_for
 from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.instrument import instrumented
 from halftime.verbs.profile.recorder import Recorder
-from halftime.verbs.profile.session import Measurement, TimedCall
+from halftime.verbs.profile.session import MeasuredCalls, TimedCall
 from halftime.verbs.profile.timed_methods import methods_timed, plain_method
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Profiling:
     environment: Environment
     clock: Clock
     compiled_before: CompileCounters
-    others: str
+    neighbours: str
     calls: list[TimedCall] = field(default_factory=list)
     workloads: list[Workload] = field(default_factory=list)
     _inside: bool = False
@@ -62,7 +62,7 @@ class Profiling:
                 "nothing to tell."
             )
         first, steady = self.calls[0], self.calls[1:] or self.calls
-        measurement = Measurement(
+        measurement = MeasuredCalls(
             LoadedPipeline(self.pipeline, type(self.pipeline).__name__, self._notes()),
             self._workload(),
             self.environment,
@@ -70,23 +70,23 @@ class Profiling:
             steady=steady,
             compiled_before=self.compiled_before,
             compiled_warm=first.compiled,
-            others=self.others,
+            neighbours=self.neighbours,
         )
         return with_predictions(measurement.session(measurement.rows()))
 
     def _workload(self) -> Workload:
         """The most frequent one of the later calls, whose mean the ledger is."""
         hashes = Counter(workload.content_hash() for workload in self.workloads[1:])
-        wanted = hashes.most_common(1)[0][0] if hashes else self.workloads[0].content_hash()
-        return next(work for work in self.workloads if work.content_hash() == wanted)
+        frequent = hashes.most_common(1)[0][0] if hashes else self.workloads[0].content_hash()
+        return next(work for work in self.workloads if work.content_hash() == frequent)
 
     def _notes(self) -> tuple[str, ...]:
-        several = len({workload.content_hash() for workload in self.workloads[1:]})
+        kinds = len({workload.content_hash() for workload in self.workloads[1:]})
         notes = [IN_PLACE]
         if len(self.calls) == 1:
             notes.append(_ONE_CALL)
-        if several > 1:
-            notes.append(f"the later calls are of {several} different workloads: means over all")
+        if kinds > 1:
+            notes.append(f"the later calls are of {kinds} different workloads: means over all")
         return tuple(notes)
 
     def called(self, method: Callable[..., object], *args: object, **kwargs: object) -> object:
@@ -130,15 +130,15 @@ def profiling(pipeline: DiffusionPipeline) -> Iterator[Profiling]:
     device = device_of(pipeline)
     if plain_method(pipeline, "__call__") is None:
         raise BadInput(f"the call of {type(pipeline).__name__} is no Python function to be timed.")
-    seen = Profiling(
+    profiled = Profiling(
         pipeline,
         this_environment(str(device)),
         clock_for(device),
         compilation.look(),
         sentence(look()),
     )
-    with methods_timed(pipeline, {"__call__": seen.called}):
-        yield seen
+    with methods_timed(pipeline, {"__call__": profiled.called}):
+        yield profiled
 
 
 def workload_of(
@@ -165,6 +165,6 @@ def workload_of(
 
 
 def _seed(generator: object) -> int | None:
-    """Of one fresh generator; several, or one that was used, are told by their content."""
+    """Of one fresh generator; kinds, or one that was used, are told by their content."""
     seed = getattr(generator, "initial_seed", None)
     return seed() if seed is not None and 0 <= seed() < 2**63 else None

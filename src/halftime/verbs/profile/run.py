@@ -25,7 +25,7 @@ from halftime.verbs.profile.call import timed_call
 from halftime.verbs.profile.clock import clock_for
 from halftime.verbs.profile.device_probe import probe as device_probe
 from halftime.verbs.profile.device_probe import with_device
-from halftime.verbs.profile.session import Measurement, TimedCall
+from halftime.verbs.profile.session import MeasuredCalls, TimedCall
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -118,7 +118,7 @@ def measure_in_turns(
     record = described(workload, further)
     for loaded in pipelines:
         call_arguments(loaded.pipeline, workload, further)
-    others = _others(surroundings)
+    neighbours = _neighbours(surroundings)
     environments = [this_environment(str(device_of(loaded.pipeline))) for loaded in pipelines]
     before = compilation.look()
     turns = [Turn(loaded.pipeline, workload, further or {}) for loaded in pipelines]
@@ -126,7 +126,7 @@ def measure_in_turns(
     for loaded, turn, environment, calls in zip(
         pipelines, turns, environments, _calls(turns, settings, progress), strict=True
     ):
-        measurement = Measurement(
+        measurement = MeasuredCalls(
             loaded,
             record,
             environment,
@@ -134,13 +134,13 @@ def measure_in_turns(
             steady=calls[1 + settings.warmup :],
             compiled_before=before,
             compiled_warm=calls[settings.warmup].compiled,
-            others=others,
+            neighbours=neighbours,
         )
         sessions.append(with_predictions(_session(measurement, turn, settings.probes, progress)))
     return sessions
 
 
-def _others(surroundings: Surroundings | None) -> str:
+def _neighbours(surroundings: Surroundings | None) -> str:
     """Whose work runs beside, in words; said before the first call, not after the last."""
     words = sentence(look() if surroundings is None else surroundings)
     if words and surroundings is None:
@@ -157,7 +157,7 @@ class Turn:
     further: Mapping[str, object]
 
 
-def _session(measurement: Measurement, turn: Turn, probes: bool, progress: Progress) -> Session:
+def _session(measurement: MeasuredCalls, turn: Turn, probes: bool, progress: Progress) -> Session:
     rows = measurement.rows()
     if not probes:
         return measurement.session(rows)

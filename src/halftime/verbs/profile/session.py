@@ -31,7 +31,7 @@ class TimedCall:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class MeasuredCalls:
     """What was called, where, and what came of it. `record` is the workload as it is kept."""
 
     loaded: LoadedPipeline
@@ -41,7 +41,7 @@ class Measurement:
     steady: Sequence[TimedCall]
     compiled_before: CompileCounters
     compiled_warm: CompileCounters
-    others: str = ""  # whose work ran beside it
+    neighbours: str = ""  # whose work ran beside it
 
     def rows(self) -> tuple[LedgerRow, ...]:
         """The ledger of the steady calls, with the first beside them."""
@@ -88,7 +88,7 @@ class Measurement:
                 *unequal_steps(measured[-1].run, workload.steps),
             ),
             doubts=doubts(
-                walls, rows, environment, traced=pytorch.is_tracing(), others=self.others
+                walls, rows, environment, traced=pytorch.is_tracing(), neighbours=self.neighbours
             ),
         )
 
