@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ import click
 
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
-from halftime.base.store import write_bytes
+from halftime.base.store import check_writable, write_bytes
 from halftime.cli.options import output_options, take_workload, workload_options
-from halftime.cli.output import Output, emit, progress_bar
+from halftime.cli.output import ExtraFile, Output, emit
+from halftime.cli.screen import progress_bar
 from halftime.records import Workload
 from halftime.records.verdict import Verdict
 from halftime.report.model import Report
@@ -86,12 +88,18 @@ def command(
     A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the
     pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
-    from halftime.pipeline.device import this_environment
-    from halftime.verbs.verify.metrics import require
-    from halftime.verbs.verify.pictures import read_folder, write_folder
-    from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
+    with progress_bar(output.quiet) as progress:
+        progress("importing torch", 0, 1)
+        from halftime.pipeline.device import this_environment
+        from halftime.verbs.verify.metrics import require
+        from halftime.verbs.verify.pictures import INDEX, read_folder, write_folder
+        from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
 
     require()
+    if sheet:
+        check_writable(sheet)
+    if keep:
+        check_writable(keep / "a" / INDEX)
     if count is not None and count < 1:
         raise BadInput(f"--prompts is {count}; it must be 1 or more.")
     workload = take_workload(workload_values, model)
@@ -111,13 +119,15 @@ def command(
         )
         environment = None if both_folders else this_environment(workload.device)
         verdict = verdict_of(baseline, candidate, settings, environment)
+    extra = []
     if keep:
-        write_folder(keep / "a", baseline)
-        write_folder(keep / "b", candidate)
+        for name, pictures in (("a", baseline), ("b", candidate)):
+            write = partial(write_folder, keep / name, pictures)
+            extra.append(ExtraFile(str(keep / name), write))
     if sheet:
-        write_bytes(sheet, _sheet(verdict, baseline, candidate))
-        click.echo(f"wrote {sheet}", err=True)
-    emit(verdict, output, lambda: _report(verdict, baseline, candidate))
+        picture = _sheet(verdict, baseline, candidate)
+        extra.append(ExtraFile(sheet, partial(write_bytes, sheet, picture)))
+    emit(verdict, output, lambda: _report(verdict, baseline, candidate), extra)
     return EXIT_CODES[verdict.verdict]
 
 

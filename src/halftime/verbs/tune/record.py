@@ -29,7 +29,7 @@ class LastMeasurement(NamedTuple):
     trial: Trial
     verdict: Verdict
     before: Session
-    after: Session
+    after: Session | None  # None where the budget had no time for it
 
 
 def recipe_of(
