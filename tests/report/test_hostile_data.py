@@ -121,7 +121,7 @@ def test_reports_of_more_than_one_record_keep_their_structure() -> None:
 def test_a_notebook_holds_one_frame_and_the_page_in_it(name: str) -> None:
     hostile, harmless = (page_in_a_frame(of_kind(text, name)[0]) for text in (HOSTILE, HARMLESS))
     outer = Structure(hostile)
-    assert outer.elements == [("iframe", "sandbox", "srcdoc", "style", "title")]
+    assert outer.elements == [("iframe", "id", "sandbox", "srcdoc", "style", "title"), ("script",)]
     check_structure(outer.source_documents[0], Structure(harmless).source_documents[0])
 
 

@@ -51,8 +51,10 @@ class Pace:
         """Seconds that the series will take; None where nothing of it is finished yet."""
         if not self._parts:
             return None
-        ahead = (self.total - self.finished) * sum(self._parts) / len(self._parts)
-        return max(0.0, ahead - (self._clock() - self._last))
+        since = self._clock() - self._last
+        # a part that takes longer than those before says that the others may, too
+        part = max(since, sum(self._parts) / len(self._parts))
+        return max(0.0, (self.total - self.finished) * part - since)
 
     def left_words(self) -> str:
         """'about 12 s left', 'at most 3 min left' or ''."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 
 from halftime.base import units
 from halftime.base.stats import bootstrap
-from halftime.records import Environment, Finding, LedgerRow, Session
+from halftime.records import Environment, Finding, LedgerRow, Session, Workload
 from halftime.report.model import (
     Block,
     Bullets,
@@ -78,6 +80,7 @@ def _wall(session: Session) -> str:
     )
 
 
+BUNDLED_MODEL = "bundled"  # what a command takes where it names no model
 _LEDGER_COLUMNS: tuple[Column, ...] = (
     Column("stage"),
     Column("time", "seconds"),
@@ -85,7 +88,7 @@ _LEDGER_COLUMNS: tuple[Column, ...] = (
     Column("first call", "seconds"),
     Column("calls", "count", wide=True),
     Column("step", "seconds"),
-    Column("its spread", "share", wide=True),
+    Column("its spread", "share", wide=True, bar=False),
     Column("host blocked", "seconds"),
     Column("launch gap", "seconds"),
     Column("FLOPs", "flops", wide=True),
@@ -167,11 +170,44 @@ def _findings(session: Session) -> Block:
         return Text("Nothing was found, as far as can be seen: read the doubts below.", "warning")
     if not session.findings:
         return Text("Nothing worth fixing was found.", "good")
-    return Entries(tuple(entry_of(finding) for finding in session.findings))
+    return Entries(
+        tuple(entry_of(finding, command_of(session, finding)) for finding in session.findings)
+    )
 
 
-def entry_of(finding: Finding) -> Entry:
-    """A finding with its cost beside the name, its fix, and what that saves: likely, at most."""
+def command_of(session: Session, finding: Finding) -> str:
+    """What tries the finding's fix on the pipeline that was measured; '' where there is none.
+
+    From a session that the command line measured: a plan, and a profile with it. Where the pipeline
+    was a Python object, or on another machine, a line for that program.
+    """
+    if not finding.fix:
+        return ""
+    if session.kind == "trace" or any("called from Python" in note for note in session.notes):
+        return f"halftime.applied(pipeline, [{json.dumps(finding.fix)}])"
+    plan = f"{finding.fix}.toml"
+    words = ["halftime", "profile", *_model_words(session), *_workload_words(session.workload)]
+    written = f"printf '[[fixes]]\\nname = \"{finding.fix}\"\\n' > {plan}"
+    return f"{written}\n{shlex.join([*words, '--recipe', plan])}"
+
+
+def _model_words(session: Session) -> list[str]:
+    return [] if session.model == BUNDLED_MODEL else [session.model]
+
+
+def _workload_words(workload: Workload) -> list[str]:
+    """The options that most change what a call takes."""
+    words = ["--steps", str(workload.steps)]
+    if workload.width and workload.height:
+        words += ["--size", f"{workload.width}x{workload.height}"]
+    if workload.device not in ("", Workload().device):
+        words += ["--device", workload.device]
+    return words
+
+
+def entry_of(finding: Finding, command: str = "") -> Entry:
+    """A finding with its cost beside the name, its fix, what that saves (likely, at most), and the
+    command that tries it."""
     places = f" ({', '.join(finding.where[:3])})" if finding.where else ""
     facts = [
         f"costs {units.seconds(finding.seconds)}" if finding.seconds is not None else "",
@@ -180,7 +216,10 @@ def entry_of(finding: Finding) -> Entry:
         f"at most {units.ratio(finding.ceiling)}" if finding.ceiling else "",
     ]
     return Entry(
-        finding.id, ", ".join(filter(None, facts)) or finding.stage, finding.message + places
+        finding.id,
+        ", ".join(filter(None, facts)) or finding.stage,
+        finding.message + places,
+        command=command,
     )
 
 

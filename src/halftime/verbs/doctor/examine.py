@@ -49,12 +49,12 @@ def examine(progress: Progress = silent) -> Doctor:
     """Look at this machine and this environment. Imports torch and the extras' packages, which
     takes seconds."""
     names = extra_names()
-    progress("importing torch", 0, 1 + len(names))
+    progress("importing torch", 0, 1)
     problems = list(base_problems())
     environment, devices, build = _what_torch_says(problems)
     extras = []
-    for number, name in enumerate(names, 1):
-        progress(f"trying the extra {name}", number, 1 + len(names))
+    for number, name in enumerate(names):
+        progress(f"trying the extra {name}", number, len(names))
         extras.append(extra(name))
     facts = MachineFacts(
         environment=environment,

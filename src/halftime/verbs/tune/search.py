@@ -150,6 +150,9 @@ def _judged(
         observed=total.value,
         observed_low=total.low,
         observed_high=total.high,
+        gain=step.value,
+        gain_low=step.low,
+        gain_high=step.high,
         kept=not reason,
         why=reason or paid,
     )
