@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = Environment(
     system="s", processor="p", cores=2, memory_bytes=1, threads=2, device="cpu", device_name="p"
 )
+PATIENT = 180_000  # ms: a failsafe; the machine may be busy
 READABLE = 4.5  # WCAG 2.2, level AA
 SERIES = [f"series-{number}" for number in range(1, 7)]
 
@@ -233,10 +234,10 @@ def test_a_wide_table_says_so_on_a_phone_and_not_on_a_desk(
     path.write_text(html(tune_report(tuning)))
     for width, shown in ((400, True), (1280, False)):
         tab = chromium.new_page(viewport={"width": width, "height": 800})
+        tab.set_default_timeout(PATIENT)
         tab.goto(f"file://{path}")
-        tab.wait_for_timeout(100)
-        hints = tab.locator(".scroll-hint").filter(visible=True).count()
-        assert (hints > 0) is shown
+        hints = tab.locator(".scroll-hint").first
+        hints.wait_for(state="visible" if shown else "hidden")
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.evaluate("document.documentElement.scrollHeight") < 2600
         tab.close()
@@ -248,6 +249,7 @@ def test_a_command_is_copied(chromium, tmp_path: Path) -> None:
     path.write_text(html(report_of(a_session())))
     context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
     tab = context.new_page()
+    tab.set_default_timeout(PATIENT)
     tab.goto(f"file://{path}")
     tab.get_by_role("button", name="copy").click()
     tab.wait_for_function("document.querySelector('.command button').textContent === 'copied'")
@@ -261,6 +263,7 @@ def test_a_notebooks_frame_is_as_high_as_its_page(chromium, tuning: Tuning, tmp_
         f"<!doctype html><body>{page_in_a_frame(tuning)}{page_in_a_frame(tuning)}</body>"
     )
     tab = chromium.new_page(viewport={"width": 900, "height": 800})
+    tab.set_default_timeout(PATIENT)
     tab.goto(f"file://{path}")
     height = "[...document.querySelectorAll('iframe')].map(f => f.getBoundingClientRect().height)"
     guess = [float(text) for text in re.findall(r"height: (\d+)px", path.read_text())]

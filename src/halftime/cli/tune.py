@@ -123,18 +123,18 @@ def command(
         partial.unlink(missing_ok=True)
     workload = take_workload(workload_values, model)
     outcome = _tune(model, workload, options, begun, output.quiet)
-
-    def write_recipe() -> None:
-        write_toml(recipe_file, outcome.tuning.recipe)
-        partial.unlink(missing_ok=True)
-
-    journal().resumes = ""
-    extra = [ExtraFile(recipe_file, write_recipe)]
-    emit(outcome.tuning, output, lambda: _report(outcome), extra)
+    recipe = ExtraFile(recipe_file, lambda: _write_recipe(recipe_file, partial, outcome))
+    emit(outcome.tuning, output, lambda: _report(outcome), [recipe])
     if artefacts:
         left = seconds - (time.perf_counter() - begun)
         _save_artefacts(model, workload, Path(recipe_file), outcome, left, output.quiet)
     return exit_code(outcome.tuning)
+
+
+def _write_recipe(file: str, partial: Path, outcome: Outcome) -> None:
+    """The recipe; what an interrupted run would go on from is needed until it is there."""
+    write_toml(file, outcome.tuning.recipe)
+    partial.unlink(missing_ok=True)
 
 
 def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:

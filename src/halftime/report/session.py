@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 
 from halftime.base import units
-from halftime.base.stats import bootstrap
+from halftime.base.stats import bounds_word, spanned
 from halftime.records import Environment, Finding, LedgerRow, Session, Workload
 from halftime.report.model import (
     Block,
@@ -72,11 +72,12 @@ def _wall(session: Session) -> str:
     walls = [run.wall_seconds for run in session.runs]
     if len(walls) < 2:
         return units.seconds(session.wall_seconds)
-    interval = bootstrap(walls)
+    interval = spanned(walls)
     return (
         f"{units.seconds(session.wall_seconds)} (median of {len(walls)} runs "
         f"{units.seconds(interval.value)}, "
-        f"95 % interval {units.seconds(interval.low)} to {units.seconds(interval.high)})"
+        f"{bounds_word(len(walls))} {units.seconds(interval.low)} to "
+        f"{units.seconds(interval.high)})"
     )
 
 

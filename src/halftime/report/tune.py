@@ -11,6 +11,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from halftime.base import units
+from halftime.base.stats import FEWEST, bounds_word
 from halftime.records.recipe import Rung
 from halftime.records.tune import Slide, SweepPoint, Tuning
 from halftime.report import verify as verify_report
@@ -74,7 +75,8 @@ def _summary(tuning: Tuning) -> str:
             f"{units.seconds(tuning.baseline_seconds)} a call."
         )
     interval = (
-        f"95 % interval {units.ratio(tuning.speedup_low)} to {units.ratio(tuning.speedup_high)}"
+        f"{bounds_word(tuning.rounds or FEWEST)} {units.ratio(tuning.speedup_low)} to "
+        f"{units.ratio(tuning.speedup_high)}"
     )
     return (
         f"{units.ratio(tuning.speedup)} ({interval}): {units.seconds(tuning.baseline_seconds)} to "

@@ -84,6 +84,7 @@ def tuning_of(
         speedup=ratio.value,
         speedup_low=ratio.low,
         speedup_high=ratio.high,
+        rounds=len(last.trial.baseline),
         verdict=last.verdict.verdict,
         ladder=recipe.ladder,
         recipe=recipe,
