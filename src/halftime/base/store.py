@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -153,10 +154,24 @@ def read_bytes(path: Path | str) -> bytes:
     """The bytes of a file. Raises BadFile where it cannot be read."""
     try:
         return Path(path).read_bytes()
-    except IsADirectoryError as error:
-        raise BadFile(f"{path} is a folder; a file is needed.") from error
     except OSError as error:
-        raise BadFile(f"cannot read {path}: {error.strerror}.") from error
+        raise _unreadable(path, error) from error
+
+
+def read_blocks(path: Path | str, size: int) -> Iterator[bytes]:
+    """The bytes of a file, `size` of them at a time. Raises BadFile where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(size):
+                yield block
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path | str, error: OSError) -> BadFile:
+    if isinstance(error, IsADirectoryError):
+        return BadFile(f"{path} is a folder; a file is needed.")
+    return BadFile(f"cannot read {path}: {error.strerror}.")
 
 
 def read_toml(path: Path | str, kind: type[R]) -> R:
