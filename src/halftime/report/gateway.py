@@ -47,7 +47,7 @@ def report_of(result: GatewayResult) -> Report:
 
 
 def _summary(result: GatewayResult) -> str:
-    reasons = [f"{reason[:1].upper()}{reason[1:]}. " for reason in _reasons(result)]
+    reasons = [f"{reason}. " for reason in _reasons(result)]
     quietest = next((load for load in result.rates if not load.saturated), result.rates[0])
     return "".join(reasons) + _times(result, quietest)
 
@@ -91,7 +91,7 @@ def _manner(load: Load) -> str:
 
 def _verdict(result: GatewayResult) -> Iterator[Block]:
     for reason in dict.fromkeys(filter(None, (*result.broken, result.stopped))):
-        yield Text(f"{reason[:1].upper()}{reason[1:]}.", "bad")
+        yield Text(f"{reason}.", "bad")
     if result.failing:
         at = "; ".join(_name(load) for load in result.rates if load.failing)
         yield Text(f"{result.failing}: {at}.", "bad")

@@ -30,6 +30,7 @@ from halftime.verbs.gateway.mock import LogEntry
 
 Pair = tuple[float, float]  # direct, through
 _LEVELS = (0.5, 0.95, 0.99)
+_VALUES_AT_ONCE = 500_000  # of resamples in memory
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:
@@ -50,11 +51,13 @@ def added(pairs: Sequence[Pair], *, resamples: int = 1000, seed: int = 0) -> Add
         return None
     data = np.asarray(pairs, dtype=float)
     rng = np.random.default_rng(seed)
-    resampled = np.array(
-        [_differences(data[rng.integers(0, len(data), len(data))]) for _ in range(resamples)]
-    )
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    value = _differences(data)
+    count, resampled = len(data), list[NDArray[np.float64]]()
+    at_once = max(1, _VALUES_AT_ONCE // count)
+    for start in range(0, resamples, at_once):
+        rows = min(at_once, resamples - start)
+        resampled.append(_differences(data[rng.integers(0, count, (rows, count))]))
+    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975], axis=0)
+    value = _differences(data[np.newaxis])[0]
     return Added(
         p50=float(value[0]),
         p95=float(value[1]),
@@ -69,8 +72,9 @@ def added(pairs: Sequence[Pair], *, resamples: int = 1000, seed: int = 0) -> Add
 
 
 def _differences(data: NDArray[np.float64]) -> NDArray[np.float64]:
-    levels = np.quantile(data, _LEVELS, axis=0)
-    return np.asarray(levels[:, 1] - levels[:, 0])
+    """Of arrays of pairs, shape (resamples, pairs, 2), to (resamples, levels)."""
+    levels = np.quantile(data, _LEVELS, axis=1)
+    return np.asarray(levels[..., 1] - levels[..., 0]).T
 
 
 def distribution(values: Sequence[float]) -> Distribution | None:

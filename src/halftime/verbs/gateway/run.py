@@ -23,6 +23,7 @@ from halftime.records.gateway import GatewayResult, Generator, Load, Mode, Paylo
 from halftime.verbs.gateway import analysis, load, process, upstream
 from halftime.verbs.gateway.brake import TIMEOUTS_IN_A_ROW, Brake
 from halftime.verbs.gateway.client import Allowance, Pool, Sample
+from halftime.verbs.gateway.compare import Log
 from halftime.verbs.gateway.doubts import doubts
 from halftime.verbs.gateway.endpoint import Payload, endpoint, shown
 from halftime.verbs.gateway.evidence import GatewayEvidence
@@ -248,6 +249,17 @@ class _Measurement:
         if self.mock:
             upstream.take_log(self.settings.direct)
 
+    def _log(self) -> Log | None:
+        """The mock's, where it is one and still there."""
+        if not self.mock:
+            return None
+        try:
+            return upstream.take_log(self.settings.direct)
+        except upstream.UpstreamGone as error:
+            if not self.stopped:
+                self._stop("direct", str(error), "")
+            return None
+
     def _load(
         self,
         mode: Mode,
@@ -258,13 +270,14 @@ class _Measurement:
         brake: Brake,
         rate: float | None = None,
     ) -> Load:
+        log = self._log()
         return summarised(
             Loaded(
                 mode=mode,
                 pairs=pairs,
                 arms=arms,
                 blocks=blocks,
-                log=upstream.take_log(self.settings.direct) if self.mock else None,
+                log=log,
                 meter=meter,
                 fresh=self.fresh,
                 rate=rate,
