@@ -14,11 +14,12 @@ GAPS_LEFT = 0.1  # of the time from first to last chunk, where a stream is buffe
 DRAWN_OUT = 1.25  # times as long from first to last chunk, where chunks are held
 STALLED = 0.02  # in one gap of a stream, beyond what the longest gap is directly
 MERGED = 0.6  # of the pieces that arrive directly
+APART = 1.8  # times the longest gap between pieces, where each holds several chunks
 
 
 def first_chunk(evidence: GatewayEvidence) -> Finding | None:
     load = quietest(evidence.loads)
-    if load is None or not evidence.stream or _arrives_together(load):
+    if load is None or not evidence.stream or _arrives_together(load) or _comes_in_groups(load):
         return None
     wait, low = _chunk_wait(load, load.truth)
     if wait is None or wait < CONSTANT_WAIT or (low is not None and low < CONSTANT * wait):
@@ -66,6 +67,19 @@ def _spans(load: Load) -> tuple[float, float] | None:
 def _arrives_together(load: Load) -> bool:
     spans = _spans(load)
     return spans is not None and spans[0] >= SPREAD_OUT and spans[1] <= GAPS_LEFT * spans[0]
+
+
+def _comes_in_groups(load: Load) -> bool:
+    """Fewer pieces, further apart: where the first chunk alone waits, later ones keep their
+    pace."""
+    answers, direct, through = load.answers, load.stream_direct, load.stream_through
+    if answers is None or direct is None or through is None or _arrives_together(load):
+        return False
+    leave, come = answers.direct_pieces or 0.0, answers.through_pieces or 0.0
+    spans = _spans(load)
+    if spans is None or spans[0] < SPREAD_OUT or leave < 4 or come > MERGED * leave:
+        return False
+    return through.longest_gap.p50 >= APART * direct.longest_gap.p50
 
 
 def _gap(gaps: Percentiles | None) -> float:
@@ -149,14 +163,9 @@ def chunks_late(evidence: GatewayEvidence) -> Finding | None:
 def chunks_merged(evidence: GatewayEvidence) -> Finding | None:
     load = quietest(evidence.loads)
     answers = load.answers if load else None
-    if load is None or answers is None or not evidence.stream or first_chunk(evidence):
+    if load is None or answers is None or not evidence.stream or not _comes_in_groups(load):
         return None
     leave, come = answers.direct_pieces or 0.0, answers.through_pieces or 0.0
-    if _arrives_together(load) or leave < 4 or come > MERGED * leave:
-        return None
-    spans = _spans(load)
-    if spans is None or spans[0] < SPREAD_OUT:
-        return None  # too short a stream: its chunks come together by themselves
     facts: Facts = {"pieces_direct": leave, "pieces_through": come}
     message = (
         f"chunks are passed on together: {leave:.0f} come directly, {come:.0f} through. Look for a "
