@@ -6,8 +6,8 @@ Ceiling: each is named by its own finding, the verdict is no wherever the gatewa
 job, and a time is measured as long as the proxy's own record of its holds says.
 
 Prints and writes one row a proxy: planted, measured, named, the verdict, reached or not, and the
-background load meanwhile; `--only` renews some rows. A time counts as reached within a tenth, or 0.3 ms where that is more,
-beyond what the proxy without a fault adds.
+background load meanwhile; `--only` renews some rows. A time counts as reached within a tenth, or
+0.3 ms where that is more, beyond what the proxy without a fault adds.
 
     python -m benchmarks.gateway.planted [--only redirects,caches]
         --out benchmarks/results/gateway_planted.json

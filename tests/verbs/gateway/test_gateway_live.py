@@ -279,6 +279,41 @@ def certificate(tmp_path: Path) -> Path:
     return both
 
 
+def refusal_over_tls(context: ssl.SSLContext, trust: Trust) -> Sample:
+    """The first request to a server with this context, which answers nothing."""
+
+    async def go() -> Sample:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        pool = Pool(endpoint(url, Payload(), trust=trust), "direct", 20)
+        sample = await pool.send("0" * 8, now())
+        pool.close()
+        server.close()
+        return sample
+
+    return asyncio.run(go())
+
+
+def test_certificates_are_asked_for_by_name(certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    untrusted = refusal_over_tls(context, Trust())
+    assert untrusted.error == "connect: SSLCertVerificationError"
+    assert "--ca-file PEM" in untrusted.hint
+    assert refusal_over_tls(context, Trust(insecure=True)).error == "connection lost"  # it is in
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate)
+    nobody = refusal_over_tls(context, Trust(str(certificate)))
+    assert "--client-cert PEM" in nobody.hint
+    known = refusal_over_tls(context, Trust(str(certificate), client_cert=str(certificate)))
+    assert known.error == "connection lost"
+    assert known.hint == ""
+
+
 def test_tls_is_split_from_connect(certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)

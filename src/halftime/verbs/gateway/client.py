@@ -215,6 +215,7 @@ _KEPT_HEADERS = {
     b"retry-after",
     b"transfer-encoding",
 }
+_WANTS_CERTIFICATE = "it may want a certificate of yours: --client-cert PEM, --client-key PEM"
 _IDLE = 0.25  # seconds; a server that closes a connection sooner after its last answer drops it
 _LONGEST_WAIT = 600.0  # seconds of a Retry-After that are believed
 POLL_SECONDS = 0.05  # between two questions after a job
@@ -278,6 +279,9 @@ class Pool:
         expiry = self._loop.call_later(self._timeout, lambda: in_use.close("timeout"))
         await connection.send(parts, sample)
         expiry.cancel()
+        if sample.error == "connection lost" and self._context and sample.fresh:
+            # TLS 1.3 refuses a client after the handshake
+            sample.hint = "" if self.endpoint.trust.client_cert else _WANTS_CERTIFICATE
         if connection.reusable:
             self._idle.append(connection)
         elif not sample.error:
@@ -425,7 +429,7 @@ def _connect_hint(error: OSError) -> str:
         )
     if isinstance(error, ssl.SSLError):
         if "CERTIFICATE_REQUIRED" in str(error) or "HANDSHAKE_FAILURE" in str(error):
-            return "it may want a certificate of yours: --client-cert PEM, --client-key PEM"
+            return _WANTS_CERTIFICATE
         if "NO_APPLICATION_PROTOCOL" in str(error):
             return "it speaks no HTTP/1.1, and halftime nothing else"
         return "TLS failed: is it https at all?"

@@ -139,7 +139,7 @@ def upstream_log(direct: Sequence[Sample], through: Sequence[Sample], log: Log) 
     arms = [[e for s in arm for e in log.get(s.id, ())] for arm in (direct, through)]
     sizes = [[entry.size for entry in entries] for entries in arms]
     usual = {bare(entry.model) for entry in arms[0]}
-    others = {entry.model for entry in arms[1] if usual and bare(entry.model) not in usual}
+    names = {entry.model for entry in arms[1] if usual and bare(entry.model) not in usual}
     return UpstreamLog(
         unreached=sum(sample.id not in log for sample in answered),
         answered=len(answered),
@@ -148,7 +148,7 @@ def upstream_log(direct: Sequence[Sample], through: Sequence[Sample], log: Log) 
         through_at_once=_at_once(arms[1]),
         direct_request_bytes=median(sizes[0]) if sizes[0] else None,
         through_request_bytes=median(sizes[1]) if sizes[1] else None,
-        models=tuple(sorted(others)),
+        models=tuple(sorted(names)),
     )
 
 

@@ -26,9 +26,9 @@ def named_model(settings: GatewaySettings) -> str:
     _, direct = arms_of(settings)[0]
     models = listed_models(settings.direct, headers_of(direct), direct.trust)
     if len(models) > 1:
-        others = ", …" if len(models) > _NAMED else ""
+        more = ", …" if len(models) > _NAMED else ""
         raise BadInput(
             f"the direct endpoint lists {len(models)} models: "
-            f"{', '.join(models[:_NAMED])}{others}. Name one with --model."
+            f"{', '.join(models[:_NAMED])}{more}. Name one with --model."
         )
     return models[0] if models else _MOCK
