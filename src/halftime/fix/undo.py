@@ -110,25 +110,28 @@ def is_place(argument: str) -> bool:
     return bool(words & _PLACES) and not words & _FEATURES
 
 
-def casting(function: Callable[..., T], dtype: torch.dtype) -> Callable[..., T]:
-    """The function in another dtype: its arguments are cast to it, but for those that say when or
-    where, and its result back to the caller's."""
+def casting(
+    function: Callable[..., T], dtype: torch.dtype, places: bool = False
+) -> Callable[..., T]:
+    """The function in another dtype: its arguments are cast to it, and its result back to the
+    caller's. Arguments that say when or where stay as they are, except with `places`."""
     names = [name for name in inspect.signature(function).parameters if name != "self"]
+
+    def inward(name: str, value: object) -> object:
+        if is_place(name) and not places:
+            return value
+        if type(value) is dict:
+            return {key: inward(str(key), item) for key, item in value.items()}
+        return cast(value, dtype)
 
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> T:
         first = first_tensor(args, kwargs)
-        named = zip_longest(names[: len(args)], args, fillvalue="")
-        inward = [_features_cast(name, value, dtype) for name, value in named]
-        result = function(*inward, **_features_cast("", kwargs, dtype))
+        positional = [
+            inward(name, value) for name, value in zip_longest(names[: len(args)], args, fillvalue="")
+        ]
+        named = {name: inward(name, value) for name, value in kwargs.items()}
+        result = function(*positional, **named)
         return result if first is None else cast(result, first.dtype)
 
     return call
-
-
-def _features_cast(name: str, value: T, dtype: torch.dtype) -> T:
-    if is_place(name):
-        return value
-    if type(value) is dict:
-        return {key: _features_cast(str(key), item, dtype) for key, item in value.items()}  # type: ignore[return-value]
-    return cast(value, dtype)

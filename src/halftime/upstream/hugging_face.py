@@ -159,6 +159,22 @@ def kept_in_fp32(model: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
 
 
+# They embed the timestep in `timestep.dtype`, and so need it in the dtype of their weights; other
+# models turn its embedding into the dtype of the hidden states.
+_IN_DTYPE_OF_TIMESTEP = frozenset(
+    {
+        "HunyuanDiT2DModel",
+        "HunyuanImageTransformer2DModel",
+        "HunyuanVideo15Transformer3DModel",
+    }
+)
+
+
+def computes_in_dtype_of_timestep(model: nn.Module) -> bool:
+    """Whether a model computes its embeddings in the dtype of the timestep that it is given."""
+    return any(base.__name__ in _IN_DTYPE_OF_TIMESTEP for base in type(model).__mro__)
+
+
 def unknown_to_first_block_cache(model: nn.Module) -> str | None:
     """The reason why diffusers' FirstBlockCache cannot cache this transformer; None where it can.
 
