@@ -23,12 +23,13 @@ from halftime.base.errors import DoesNotApply, HalftimeWarning, first_line
 from halftime.fix.base import ChosenFix
 from halftime.fix.blocks import block
 from halftime.pipeline.architecture import architecture
-from halftime.pipeline.arguments import call_parameters
+from halftime.pipeline.arguments import call_parameters, vae_factor
 from halftime.pipeline.change import progress_bars
-from halftime.pipeline.components import components_of, modules_of, pipelines_of
+from halftime.pipeline.components import components_of, denoisers, modules_of, pipelines_of
 from halftime.pipeline.device import device_of
-from halftime.pipeline.state import state_of
+from halftime.pipeline.state import PipelineState, state_of
 from halftime.records.fixes import FixName
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -54,8 +55,14 @@ BOUNDS: dict[torch.dtype, float] = {
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
-_SIZES = (64, 128, 256, None)  # of a picture, the smallest first; None leaves it to the pipeline
+_SIZES = (64, 128, 256)  # of a picture, the smallest first; then what the model was made for
+# Arguments that some calls take one of, or have another number of frames for.
+_LEFT_OUT = ((), ("video",), ("image",), ("num_frames", "video"))
 _PASSED: set[str] = set()  # keys of probes that passed in this process
+
+
+_PICTURES = ("image", "original_image", "control_image", "mask_image", "control_mask")
+_VIDEOS = ("video", "control_video", "conditioning_frames", "pose_video", "face_video")
 
 
 class ShortCall(NamedTuple):
@@ -69,16 +76,19 @@ def check_levels(
     pipeline: DiffusionPipeline,
     chosen: Sequence[ChosenFix],
     arguments: Mapping[str, object] | None = None,
+    *,
+    state: PipelineState | None = None,
 ) -> None:
     """Two short calls, compared; none where this plan passed on this pipeline and state before.
 
-    `arguments` are the call's where its own smallest cannot be guessed. Raises DoesNotApply, naming
+    `arguments` are the call's where its own smallest cannot be guessed; `state` is the pipeline's,
+    where it was looked at already. Raises DoesNotApply, naming
     the fix and how far it is off; warns where the pipeline cannot be called in that way.
     """
     probed = probed_fixes(chosen)
     if not probed:
         return
-    key = probe_key(pipeline, probed)
+    key = probe_key(pipeline, probed, state)
     if key in _PASSED:
         return
     with _undisturbed(pipeline):
@@ -106,13 +116,15 @@ def probed_fixes(chosen: Sequence[ChosenFix]) -> list[ChosenFix]:
     ]
 
 
-def probe_key(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> str:
+def probe_key(
+    pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix], state: PipelineState | None = None
+) -> str:
     """What a probe holds for: these fixes, on this architecture, in this state and software."""
     scheduler = getattr(pipeline, "scheduler", None)
     facts = (
         type(pipeline).__name__,
         sorted(architecture(pipeline).items()),
-        state_of(pipeline),
+        state_of(pipeline) if state is None else state,
         type(scheduler).__name__,
         sorted(map(repr, dict(getattr(scheduler, "config", {})).items())),
         device_of(pipeline).type,
@@ -209,41 +221,83 @@ def _first_call(
     pipeline: DiffusionPipeline, arguments: Mapping[str, object] | None
 ) -> tuple[np.ndarray, Mapping[str, object]] | None:
     """The picture of the smallest call that the pipeline takes, and that call's arguments."""
-    for size in _SIZES:
-        attempt = {**short_arguments(pipeline, size), **(arguments or {})}
+    for attempt in _attempts(pipeline, arguments or {}):
         picture = _called(pipeline, attempt).picture
         if picture is not None and np.isfinite(picture).all():
             return picture, attempt
     return None
 
 
+def _attempts(
+    pipeline: DiffusionPipeline, arguments: Mapping[str, object]
+) -> Iterator[Mapping[str, object]]:
+    """Calls that the pipeline might take, the smallest first, each once."""
+    attempts: list[Mapping[str, object]] = []
+    for size in (*_SIZES, *_native_sizes(pipeline), None):
+        short = short_arguments(pipeline, size)
+        for names in _LEFT_OUT:
+            rest = {name: value for name, value in short.items() if name not in names}
+            if not any(_names_same(rest, earlier) for earlier in attempts):
+                attempts.append(rest)
+                yield {**rest, **arguments}
+
+
+def _names_same(left: Mapping[str, object], right: Mapping[str, object]) -> bool:
+    """Whether two calls have the same arguments: pictures of one size are the same picture."""
+    return left.keys() == right.keys() and all(
+        left.get(name) == right.get(name) for name in ("height", "width", "processing_resolution")
+    )
+
+
+def _native_sizes(pipeline: DiffusionPipeline) -> Iterator[int]:
+    """The size that the denoiser was made for, where its positions have no other."""
+    for denoiser in denoisers(pipeline):
+        config = getattr(denoiser, "config", {})
+        side = config.get("sample_size") or config.get("sample_height")
+        if isinstance(side, int):
+            yield side * vae_factor(pipeline)
+
+
 def short_arguments(pipeline: DiffusionPipeline, size: int | None) -> dict[str, object]:
     """Two steps of the smallest picture or video, with both prompts; of these what the call
     takes."""
-    picture = Image.linear_gradient("L").resize((size or 512, size or 512)).convert("RGB")
+    side = size or 512
+    picture = Image.linear_gradient("L").resize((side, side)).convert("RGB")
     possible: dict[str, object] = {
         "prompt": "a red apple on a white table",
         "negative_prompt": "blue",
         "num_inference_steps": 2,
         "prior_num_inference_steps": 2,
-        "image": picture,
-        "control_image": picture,
-        "mask_image": picture,
-        "video": [picture] * 9,
+        **dict.fromkeys(_PICTURES, picture),
+        **dict.fromkeys(_VIDEOS, [picture] * 9),
+        "class_labels": [0],
+        "image_crf": 0,  # another codec, which needs PyAV
         "num_frames": 9,
         "strength": 0.99,
         "use_resolution_binning": False,
         "clean_caption": False,
         "output_type": "np",
-        **({} if size is None else {"height": size, "width": size}),
+        "processing_resolution": side,
+        "_auto_resize": False,
+        **({} if size is None else {"height": size, "width": size, "max_area": size * size}),
     }
-    parameters = call_parameters(pipeline)
-    return {name: value for name, value in possible.items() if name in parameters.names}
+    modular = hugging_face.modular_inputs(pipeline)
+    if modular is not None:  # pictures would choose other blocks than those that have components
+        possible = {k: v for k, v in possible.items() if k not in (*_PICTURES, *_VIDEOS)}
+        possible["output"] = modular[1]
+    names = _names(pipeline)
+    return {name: value for name, value in possible.items() if name in names}
+
+
+def _names(pipeline: DiffusionPipeline) -> set[str]:
+    """Of the arguments that the call takes."""
+    inputs, _ = hugging_face.modular_inputs(pipeline) or ((), "")
+    return {*call_parameters(pipeline).names, *inputs}
 
 
 def _called(pipeline: DiffusionPipeline, arguments: Mapping[str, object]) -> ShortCall:
     seeded = {"generator": torch.Generator("cpu").manual_seed(0), **arguments}
-    if "generator" not in call_parameters(pipeline).names:
+    if "generator" not in _names(pipeline):
         del seeded["generator"]
     torch.manual_seed(0)
     try:

@@ -128,7 +128,8 @@ def casting(
     def call(*args: object, **kwargs: object) -> T:
         first = first_tensor(args, kwargs)
         positional = [
-            inward(name, value) for name, value in zip_longest(names[: len(args)], args, fillvalue="")
+            inward(name, value)
+            for name, value in zip_longest(names[: len(args)], args, fillvalue="")
         ]
         named = {name: inward(name, value) for name, value in kwargs.items()}
         result = function(*positional, **named)

@@ -159,6 +159,17 @@ def kept_in_fp32(model: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
 
 
+def modular_inputs(pipeline: DiffusionPipeline) -> tuple[tuple[str, ...], str] | None:
+    """What the blocks of a modular pipeline take, and the output that is its picture; None of any
+    other pipeline. Its call only says **kwargs, and gives all that its blocks computed."""
+    blocks = getattr(pipeline, "blocks", None)
+    if not hasattr(blocks, "input_names") or not hasattr(blocks, "outputs"):
+        return None
+    outputs = [output.name for output in blocks.outputs]
+    pictures = [name for name in ("images", "videos") if name in outputs]
+    return tuple(filter(None, blocks.input_names)), (pictures or outputs)[0]
+
+
 # They embed the timestep in `timestep.dtype`, and so need it in the dtype of their weights; other
 # models turn its embedding into the dtype of the hidden states.
 _IN_DTYPE_OF_TIMESTEP = frozenset(
