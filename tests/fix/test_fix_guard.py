@@ -21,7 +21,7 @@ from torch import nn
 
 import halftime
 from halftime.base.errors import DoesNotApply, HalftimeWarning
-from halftime.fix.apply import architecture, choose, reasons
+from halftime.fix.apply import architecture, choose, read_plan, reasons
 from halftime.fix.base import ChosenFix
 from halftime.fix.fewer_evaluations import DeepCache
 from halftime.fix.guard import CHANGES, COMPILERS, COPY_WEIGHTS, EVERY_CHANGE, REFUSALS
@@ -630,6 +630,15 @@ def failing() -> Iterator[None]:
 
     with patched(diffusers.AutoencoderKL, "decode", fail):
         yield
+
+
+@pytest.mark.parametrize("others", [[], ["vae-folded-upsample"]])
+def test_a_fix_that_promises_no_equal_picture_shows_that_the_call_runs(others: list[str]) -> None:
+    """SANA-Sprint's call takes two steps and no other number."""
+    pipeline = FAMILIES["sana_sprint"].build()
+    plan = [Choice(name="solver-steps", settings={"steps": 8}), *others]
+    with pytest.raises(DoesNotApply, match=r"'solver-steps' does not work .* probe of 3 steps"):
+        check_levels(pipeline, choose(read_plan(plan)))
 
 
 def test_a_probe_is_two_calls_made_once_and_leaves_no_trace() -> None:

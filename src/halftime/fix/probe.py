@@ -3,7 +3,8 @@
 What a fix promises holds for the pipelines that it was tried on; the user's may be in a state that
 nobody thought of. So before a plan counts as applied, two short calls are compared: the pipeline as
 it is, and under those fixes of the plan that promise the same picture. A fix that is off by more
-than its level allows is refused, with the figure.
+than its level allows is refused, with the figure. One that promises less shows in a call that the
+pipeline runs under it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from PIL import Image
 
 from halftime.base.environment import versions
 from halftime.base.errors import DoesNotApply, HalftimeWarning, first_line
-from halftime.fix.base import ChosenFix
+from halftime.fix.base import ChosenFix, Settings
 from halftime.fix.blocks import block
 from halftime.pipeline.architecture import architecture
 from halftime.pipeline.arguments import call_parameters, vae_factor
@@ -28,6 +29,7 @@ from halftime.pipeline.change import progress_bars
 from halftime.pipeline.components import components_of, denoisers, modules_of, pipelines_of
 from halftime.pipeline.device import device_of
 from halftime.pipeline.state import PipelineState, state_of
+from halftime.records import Json
 from halftime.records.fixes import FixName
 from halftime.upstream import hugging_face
 
@@ -61,6 +63,7 @@ _LEFT_OUT = ((), ("video",), ("image",), ("num_frames", "video"))
 _PASSED: set[str] = set()  # keys of probes that passed in this process
 
 
+_STEPS = 3  # of a call under a fix that chooses them: another number than the pipeline's own two
 _PICTURES = ("image", "original_image", "control_image", "mask_image", "control_mask")
 _VIDEOS = ("video", "control_video", "conditioning_frames", "pose_video", "face_video")
 
@@ -79,11 +82,12 @@ def check_levels(
     *,
     state: PipelineState | None = None,
 ) -> None:
-    """Two short calls, compared; none where this plan passed on this pipeline and state before.
+    """Two short calls, compared, and a third under fixes that promise no equal picture; none where
+    this plan passed on this pipeline and state before.
 
     `arguments` are the call's where its own smallest cannot be guessed; `state` is the pipeline's,
-    where it was looked at already. Raises DoesNotApply, naming
-    the fix and how far it is off; warns where the pipeline cannot be called in that way.
+    where it was looked at already. Raises DoesNotApply, naming the fix and how far it is off; warns
+    where the pipeline cannot be called in that way.
     """
     probed = probed_fixes(chosen)
     if not probed:
@@ -100,20 +104,26 @@ def check_levels(
             )
             warnings.warn(words, HalftimeWarning, stacklevel=4)
             return
-        baseline, chosen_arguments = call
-        complaint = _complaint(pipeline, probed, baseline, chosen_arguments)
-        if complaint:
-            raise DoesNotApply(_blame(pipeline, probed, baseline, chosen_arguments, complaint))
+        equal = [choice for choice in probed if choice.fix.level != "approximate"]
+        for fixes in (equal, probed if len(probed) > len(equal) else []):
+            complaint = _complaint(pipeline, fixes, *call) if fixes else ""
+            if complaint:
+                raise DoesNotApply(_blame(pipeline, fixes, *call, complaint))
     _PASSED.add(key)
 
 
 def probed_fixes(chosen: Sequence[ChosenFix]) -> list[ChosenFix]:
-    """Those that promise the same picture, and show it in a short call."""
+    """Those that show in a short call, with few steps where they choose the steps."""
     return [
-        choice
+        ChosenFix(choice.fix, {**choice.settings, **_few_steps(choice.settings)})
         for choice in chosen
-        if choice.fix.level != "approximate" and choice.fix.name not in NOT_PROBED
+        if choice.fix.name not in NOT_PROBED
     ]
+
+
+def _few_steps(settings: Settings) -> dict[str, Json]:
+    steps = settings.get("steps")
+    return {"steps": min(steps, _STEPS)} if isinstance(steps, int) else {}
 
 
 def probe_key(
@@ -151,6 +161,10 @@ def _complaint(
         candidate = _called(pipeline, arguments)
     if candidate.picture is None:
         return f"the call fails under it ({candidate.error})"
+    if not np.isfinite(candidate.picture).all():
+        return "its picture is not finite"
+    if any(choice.fix.level == "approximate" for choice in fixes):
+        return ""
     bound = _bound(pipeline, fixes)
     if bound == 0 and not np.array_equal(candidate.picture, baseline):
         # A pipeline that does not repeat itself cannot show that nothing changed.
@@ -170,7 +184,6 @@ def _blame(
     together: str,
 ) -> str:
     """The message: which fix it is, found by one more call for each where there are several."""
-    level = "' or '".join(dict.fromkeys(choice.fix.level for choice in fixes))
     if len(fixes) == 1:
         return _refusal(fixes[0], together)
     for choice in fixes:
@@ -179,16 +192,18 @@ def _blame(
             return _refusal(choice, alone)
     names = ", ".join(choice.fix.name for choice in fixes)
     return (
-        f"the fixes {names} are not {level!r} together on this pipeline: {together}. Apply fewer "
+        f"the fixes {names} do not work together on this pipeline: {together}. Apply fewer "
         "of them, or pass probe=False and compare the pictures with `halftime verify`."
     )
 
 
 def _refusal(choice: ChosenFix, complaint: str) -> str:
+    level = choice.fix.level
+    broken = "does not work" if level == "approximate" else f"is not {level!r}"
     return (
-        f"fix {choice.fix.name!r} is not {choice.fix.level!r} on this pipeline as it is: in a "
-        f"probe of two steps {complaint}. Leave it out, or pass probe=False and compare the "
-        "pictures with `halftime verify`."
+        f"fix {choice.fix.name!r} {broken} on this pipeline as it is: in a probe of "
+        f"{_STEPS if 'steps' in choice.settings else 2} steps {complaint}. Leave it out, or pass "
+        "probe=False and compare the pictures with `halftime verify`."
     )
 
 

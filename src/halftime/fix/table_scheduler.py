@@ -345,7 +345,8 @@ def _step(
         given = {"generator": generator} if generator is not None else {}
         call = (model_output, timestep, sample)
         with _own_step(self, position, complaint):
-            return original.step(self, *call, return_dict=return_dict, **given, **kwargs)
+            own = original.step  # type: ignore[attr-defined]
+            return cast(object, own(self, *call, return_dict=return_dict, **given, **kwargs))
     if kwargs != _state(self).arguments:
         _state(self).arguments = dict(kwargs)
         position = _start(self, timestep)

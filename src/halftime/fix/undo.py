@@ -99,7 +99,10 @@ def first_tensor(*values: object) -> Tensor | None:
 # stands, how large the picture is. Models embed them in fp32 themselves. In bf16, of 8 bits, step
 # 975 would be step 976, and the picture another.
 _PLACES = frozenset(
-    "t time timestep timesteps sigma ids coords rotary rope fps guidance ratio resolution size".split()
+    {
+        *("t", "time", "timestep", "timesteps", "sigma", "guidance"),
+        *("ids", "coords", "rotary", "rope", "fps", "ratio", "resolution", "size"),
+    }
 )
 _FEATURES = frozenset({"cond", "embed", "embeds"})  # `timestep_cond` is an embedding already
 

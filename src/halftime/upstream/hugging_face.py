@@ -163,7 +163,7 @@ def modular_inputs(pipeline: DiffusionPipeline) -> tuple[tuple[str, ...], str] |
     """What the blocks of a modular pipeline take, and the output that is its picture; None of any
     other pipeline. Its call only says **kwargs, and gives all that its blocks computed."""
     blocks = getattr(pipeline, "blocks", None)
-    if not hasattr(blocks, "input_names") or not hasattr(blocks, "outputs"):
+    if blocks is None or not hasattr(blocks, "input_names") or not hasattr(blocks, "outputs"):
         return None
     outputs = [output.name for output in blocks.outputs]
     pictures = [name for name in ("images", "videos") if name in outputs]
@@ -203,14 +203,19 @@ def unknown_to_first_block_cache(model: nn.Module) -> str | None:
     ]
     if any(name.startswith("temporal_") for name, _ in model.named_children()):
         return "its blocks see pictures and frames in turns, which FirstBlockCache does not expect"
+    gives_texts = []  # whether each block gives the text's states beside the picture's
     for block in blocks:
         try:
-            TransformerBlockRegistry.get(type(block))
+            metadata = TransformerBlockRegistry.get(type(block))
         except ValueError:
             return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
-    return (
-        None if len(blocks) > 1 else "its transformer has no two blocks that FirstBlockCache knows"
-    )
+        gives_texts.append(metadata.return_encoder_hidden_states_index is not None)
+    if len(blocks) < 2:
+        return "its transformer has no two blocks that FirstBlockCache knows"
+    if gives_texts[0] != gives_texts[-1]:
+        first, last = type(blocks[0]).__name__, type(blocks[-1]).__name__
+        return f"diffusers' FirstBlockCache cannot subtract what {first} gives from {last}'s"
+    return None
 
 
 def unfusable_attention(model: nn.Module) -> str | None:
