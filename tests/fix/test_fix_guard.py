@@ -20,6 +20,7 @@ from msgspec import structs
 from torch import nn
 
 import halftime
+from fix_cells import changes, drawing, fingerprint
 from halftime.base.errors import DoesNotApply, HalftimeWarning
 from halftime.fix.apply import architecture, choose, read_plan, reasons
 from halftime.fix.base import ChosenFix
@@ -661,6 +662,17 @@ def test_a_probe_is_two_calls_made_once_and_leaves_no_trace() -> None:
         with halftime.applied(pipeline, ["vae-channels-last"], probe=False):
             assert len(calls) == 2
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_guess_that_fails_in_its_middle_leaves_no_trace() -> None:
+    """PAG sets processors of its own at the beginning of a call, and takes them back at its end."""
+    tiny = FAMILIES["hunyuandit_pag"]
+    pipeline = tiny.build()
+    expected, before = drawing(lambda: pipeline(**tiny.arguments())), fingerprint(pipeline)
+    with pytest.warns(HalftimeWarning, match="not probed"):
+        check_levels(pipeline, choose(read_plan(["vae-channels-last"])))
+    assert changes(before, fingerprint(pipeline)) == []
+    assert np.array_equal(drawing(lambda: pipeline(**tiny.arguments())), expected)
 
 
 def test_the_state_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from halftime.base.environment import versions
 from halftime.base.errors import DoesNotApply, HalftimeWarning, first_line
 from halftime.fix.base import ChosenFix, Settings
 from halftime.fix.blocks import block
+from halftime.fix.undo import restored
 from halftime.pipeline.architecture import architecture
 from halftime.pipeline.arguments import call_parameters, vae_factor
 from halftime.pipeline.change import progress_bars
@@ -333,7 +334,8 @@ def _as_array(result: object) -> np.ndarray:
 
 @contextmanager
 def _undisturbed(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Afterwards random numbers, the pipeline and its schedulers are as they were before."""
+    """Afterwards random numbers, the pipeline, its schedulers and its models are as they were
+    before: a call that fails in its middle (PAG's, say) leaves its attention processors behind."""
     holders = [
         *pipelines_of(pipeline),
         *(part for part in components_of(pipeline).values() if hasattr(part, "set_timesteps")),
@@ -343,6 +345,8 @@ def _undisturbed(pipeline: DiffusionPipeline) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(progress_bars(pipeline, disable=True))
+        for module in modules_of(pipeline).values():
+            stack.enter_context(restored(module))
         try:
             yield
         finally:
