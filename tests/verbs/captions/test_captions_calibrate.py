@@ -19,7 +19,7 @@ from halftime.report.captions import report_of
 from halftime.report.console import print_report
 from halftime.report.page import html
 from halftime.verbs.captions.calibrate import CalibrationSettings, calibrate
-from halftime.verbs.captions.learn import one_of_each, split
+from halftime.verbs.captions.learn import split
 from halftime.verbs.captions.log import grouped, read_log
 
 
