@@ -83,8 +83,29 @@ class FirstLook(Record, frozen=True, kw_only=True):
     ask_from: float
 
 
+class NeverSmall(Record, frozen=True, kw_only=True):
+    """Requests that always go to the large model: those that meet every condition that is given.
+
+    `prompt` is a regular expression, searched in the request's words without regard to case.
+    """
+
+    name: str
+    prompt: str = ""
+    pixels_below: float | None = None  # width x height of the picture
+    pixels_above: float | None = None
+
+
 # Schema history
-# 1  2026-11  first; since then with `trees`, `first_look` and `shapes`
+# 1  2026-11  first
+class RoutingRules(Record, frozen=True, kw_only=True):
+    """A file of rules, for `captions calibrate --rules`; a router carries those it has."""
+
+    schema: Literal[1] = 1
+    never_small: tuple[NeverSmall, ...]
+
+
+# Schema history
+# 1  2026-11  first; since then with `trees`, `first_look`, `shapes` and `never_small`
 class Router(Record, frozen=True, kw_only=True):
     """A calibrated router: a model over cheap features, and a certified threshold.
 
@@ -114,6 +135,7 @@ class Router(Record, frozen=True, kw_only=True):
     first_look: FirstLook | None = None  # of a cascade; without it every request is asked
     # the shapes of requests that were logged, beyond a plain picture with a prompt
     shapes: tuple[str, ...] = ()
+    never_small: tuple[NeverSmall, ...] = ()
 
 
 class Step(Record, frozen=True, kw_only=True):

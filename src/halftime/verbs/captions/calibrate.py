@@ -24,17 +24,19 @@ from halftime.records.captions import (
     LogPower,
     Mistake,
     Mode,
+    NeverSmall,
     Policy,
     Router,
     Slice,
     Step,
 )
 from halftime.verbs.captions import certify, choices, features, price
-from halftime.verbs.captions.choices import Scores, Sent, Thresholds, scores_of, sent
+from halftime.verbs.captions.choices import Scores, Thresholds, scores_of, sent, without
 from halftime.verbs.captions.families import Division, Treatment, divide, power
 from halftime.verbs.captions.features import Array, Indices
-from halftime.verbs.captions.learn import Learned, Scale, learned, scale_of
+from halftime.verbs.captions.learn import Learned, Scale, constant, learned, scale_of
 from halftime.verbs.captions.log import Log, picture_of
+from halftime.verbs.captions.rules import barring
 
 _UNITS = {
     "tolerance": "the units of the log's quality",
@@ -51,7 +53,8 @@ class CalibrationSettings:
     An answer is acceptable where its quality is at most `tolerance` below the large model's.
     `router_cost` and `router_seconds` are what one decision costs. `families` says what large
     families of near duplicates are: 'recurring' ones come again, as a fixed camera's do, 'passing'
-    ones do not, and 'auto' goes by whether they come all through the log.
+    ones do not, and 'auto' goes by whether they come all through the log. What a rule of
+    `never_small` bars is proved and reported as going to the large model.
     """
 
     alpha: float = 0.02
@@ -62,6 +65,7 @@ class CalibrationSettings:
     router_seconds: float = 0.0
     seed: int = 0
     families: Treatment = "auto"
+    never_small: tuple[NeverSmall, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("alpha", "delta"):
@@ -86,12 +90,18 @@ class _Candidate(NamedTuple):
 
     router: Router
     values: Array
+    barred: Array  # 1.0 for requests that a rule keeps from the small model
     choices: list[Thresholds]
     promise: Policy
 
     @property
     def cascade(self) -> bool:
         return self.router.mode == "cascade"
+
+    def scores(self, chosen: Indices, router: Router | None = None) -> Scores:
+        """Probabilities of some of the log's requests."""
+        scores = scores_of(router or self.router, self.values[chosen])
+        return without(scores, self.barred[chosen])
 
 
 def power_of(log: Log, settings: CalibrationSettings) -> LogPower:
@@ -119,15 +129,23 @@ def calibrate(log: Log, settings: CalibrationSettings) -> CaptionsResult:
     prices = price.prices_of(log, settings.tolerance, settings.router_cost, settings.router_seconds)
     _check_log(log, prices)
     division = _divided(log, settings)
+    log_power = power(division, len(log.rows), alpha=settings.alpha, delta=settings.delta)
     taught = prices.of(division.fit)
-    plain = learned(_standard("route", log, division.fit)[1], taught.acceptable, taught.family)
-    candidates = [
-        _candidate(mode, log, taught, division, plain, settings) for mode in _modes(log, settings)
-    ]
+    modes = _modes(log, settings)[: 1 if log_power.why_few else None]
+    plain = _plain(log, taught, division, log_power)
+    candidates = [_candidate(mode, log, taught, division, plain, settings) for mode in modes]
     best = max(candidates, key=lambda candidate: candidate.promise.savings)
     steps = _proved(best, prices, division, settings)
     router = _finished(best, steps)
-    return _result(log, prices, router, best, division, steps, settings, candidates)
+    return _result(log, prices, router, best, division, log_power, steps, settings, candidates)
+
+
+def _plain(log: Log, taught: price.Prices, division: Division, log_power: LogPower) -> Learned:
+    """The model without a check; where the log cannot certify anything, nothing is learned."""
+    standard = _standard("route", log, division.fit)[1]
+    if log_power.why_few:
+        return constant(standard.shape[1], taught.acceptable)
+    return learned(standard, taught.acceptable, taught.family)
 
 
 def _check_log(log: Log, prices: price.Prices) -> None:
@@ -177,7 +195,9 @@ def _candidate(
     cascade = mode == "cascade"
     last = learned(standard, taught.acceptable, taught.family) if cascade else plain
     first = plain if cascade else None
-    scores = Scores(last.held_out, first.held_out if first is not None else None)
+    barred = _barred(log, names, settings.never_small)
+    held_out = Scores(last.held_out, first.held_out if first is not None else None)
+    scores = without(held_out, barred[division.fit])
     router = Router(
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -192,6 +212,7 @@ def _candidate(
         alpha=settings.alpha,
         delta=settings.delta,
         tolerance=settings.tolerance,
+        never_small=settings.never_small,
         shapes=tuple(sorted({row.shape for row in log.rows} - {""})),
     )
     path = choices.path(scores, taught, settings.alpha)
@@ -212,7 +233,7 @@ def _candidate(
     promise = price.policy(
         mode, taught, hoped.small, hoped.checked, routed=bool(fitting), resamples=0
     )
-    return _Candidate(router, values, [path[rank] for rank in ranks], promise)
+    return _Candidate(router, values, barred, [path[rank] for rank in ranks], promise)
 
 
 def _standard(mode: Mode, log: Log, fit: Indices) -> tuple[Scale, Array]:
@@ -229,6 +250,20 @@ def _model(fitted: Learned) -> dict[str, Any]:
     return fields
 
 
+def _barred(log: Log, names: tuple[str, ...], rules: tuple[NeverSmall, ...]) -> Array:
+    """1.0 for each request of the log that a rule keeps from the small model."""
+    sized = [rule.name for rule in rules if rule.pixels_below or rule.pixels_above]
+    if sized and names[0] != features.NAMES[0]:
+        raise BadInput(
+            f"the rule {sized[0]!r} goes by the picture's pixels, which this log of other features "
+            "does not tell. Leave the condition out, or log the pictures."
+        )
+    pixels = np.exp(log.values[:, 0]) if sized else np.zeros(len(log.rows))
+    pairs = zip(log.rows, pixels, strict=True)
+    barred = [barring(rules, row.prompt, float(size)) is not None for row, size in pairs]
+    return np.asarray(barred, dtype=float)
+
+
 def values_of(mode: Mode, log: Log) -> tuple[Array, tuple[str, ...]]:
     """Requests x features as a mode sees them, and their names."""
     width, names = log.values.shape[1], features.NAMES
@@ -243,7 +278,7 @@ def values_of(mode: Mode, log: Log) -> tuple[Array, tuple[str, ...]]:
 def _proved(
     best: _Candidate, prices: price.Prices, division: Division, settings: CalibrationSettings
 ) -> list[Step]:
-    scores = scores_of(best.router, best.values[division.proof])
+    scores = best.scores(division.proof)
     return certify.certified(
         [(choice.threshold, sent(scores, choice, best.cascade).small) for choice in best.choices],
         prices.acceptable[division.proof],
@@ -256,7 +291,7 @@ def _proved(
 def _finished(best: _Candidate, steps: list[Step]) -> Router:
     count = sum(step.passed for step in steps)
     chosen = best.choices[count - 1] if count else None
-    small = sent(scores_of(best.router, best.values), chosen, best.cascade).small
+    small = sent(best.scores(np.arange(len(best.values))), chosen, best.cascade).small
     router, look = best.router, best.router.first_look
     if chosen is not None and look is not None:
         look = msgspec.structs.replace(look, small_from=chosen.small_from, ask_from=chosen.ask_from)
@@ -274,12 +309,13 @@ def _result(
     router: Router,
     best: _Candidate,
     division: Division,
+    log_power: LogPower,
     steps: list[Step],
     settings: CalibrationSettings,
     candidates: list[_Candidate],
 ) -> CaptionsResult:
-    test, values = division.test, best.values
-    scores, tested = scores_of(router, values[test]), prices.of(test)
+    test = division.test
+    scores, tested = best.scores(test, router), prices.of(test)
     choice = sent(scores, choices.thresholds_of(router), best.cascade)
     small, certified = choice.small, router.threshold is not None
     # Without a certificate nothing is looked at, so nothing is paid for looking.
@@ -289,7 +325,6 @@ def _result(
     alternatives = _alternatives(log, tested, test, ours)
     oracle = next(policy for policy in alternatives if policy.name == "oracle")
     error, error_high = _error(tested, small, settings.delta)
-    log_power = power(division, len(log.rows), alpha=settings.alpha, delta=settings.delta)
     return CaptionsResult(
         threshold=router.threshold,
         alpha=settings.alpha,
@@ -462,7 +497,7 @@ def _curve(
 ) -> list[Policy]:
     """The same router at other choices, on the test split."""
     path = choices.path(scores, tested, best.router.alpha)
-    ranks = np.unique(np.linspace(0, len(path) - 1, points).round().astype(int)) if path else []
+    ranks = np.unique(np.linspace(0, len(path) - 1, points if path else 0).round().astype(int))
     curve = []
     for rank in ranks:
         choice = sent(scores, path[rank], best.cascade)

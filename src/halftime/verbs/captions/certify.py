@@ -71,7 +71,14 @@ def most_errors(alpha: float, delta: float, sent: Array) -> Array:
 
 
 def sequence(
-    errors: Array, sent: Array, seen: int, *, alpha: float, delta: float, draws: int, most: int = 100
+    errors: Array,
+    sent: Array,
+    seen: int,
+    *,
+    alpha: float,
+    delta: float,
+    draws: int,
+    most: int = 100,
 ) -> list[int]:
     """Which choices to test on `draws` fresh requests: numbers of those, the strictest first.
 

@@ -55,6 +55,15 @@ def scores_of(router: Router, values: Array) -> Scores:
     return Scores(last, np.where(odd, -1.0, first_probabilities(router, without)))
 
 
+def without(scores: Scores, barred: Array) -> Scores:
+    """The same where the requests that a rule bars (1.0) are never sent."""
+    first = scores.first
+    return Scores(
+        np.where(barred > 0, -1.0, scores.last),
+        None if first is None else np.where(barred > 0, -1.0, first),
+    )
+
+
 def sent(scores: Scores, thresholds: Thresholds | None, cascade: bool) -> Sent:
     """Who gets the small model's answer; nobody without thresholds."""
     nobody = np.zeros(len(scores.last))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halftime.records.captions import FamilyCounts, LogPower
 from halftime.verbs.captions.certify import most_errors, needed
@@ -97,7 +98,7 @@ def _one_of_each(indices: Indices, unit_of: Indices, rng: np.random.Generator) -
     return np.sort(shuffled[first])
 
 
-def _counts(names: Indices, recurring: Array) -> FamilyCounts:
+def _counts(names: Indices, recurring: NDArray[np.bool_]) -> FamilyCounts:
     _, counts = np.unique(names, return_counts=True)
     return FamilyCounts(
         families=len(counts),

@@ -1,7 +1,7 @@
 """What a router can look at within milliseconds: statistics of a thumbnail and of the prompt.
 
 A JPEG is read at an eighth of its size (libjpeg's scaled DCT, Pillow's draft mode). Other formats
-cannot be read in part, so they are looked at only where they are small.
+must be decoded whole, which takes longer: `effort` says how much.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from halftime.base.errors import HalftimeError
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 THUMBNAIL = 64  # pixels a side
-MOST_PIXELS = 256 * 256  # of a picture that must be decoded whole
+MOST_PIXELS = 36_000_000  # of a picture that must be decoded whole
+_EFFORTLESS = 256 * 256  # pixels that are decoded as fast as a JPEG is read at an eighth
 FLAT = 0.02  # differences that compression or noise make on a flat ground
-MOST_BYTES = 12 * 2**20  # of a picture's file
+MOST_BYTES = 32 * 2**20  # of a picture's file
 
 
 class NotSeen(HalftimeError):
@@ -43,12 +44,24 @@ def thumbnail(picture: bytes) -> tuple[Array, tuple[int, int]]:
         image.draft("RGB", (THUMBNAIL, THUMBNAIL))
         if image.width * image.height > MOST_PIXELS:
             raise NotSeen(
-                f"a {image.format} of {size[0]} x {size[1]} pixels cannot be read in part."
+                f"a {image.format} of {size[0]} x {size[1]} pixels is not looked at; the most is "
+                f"{MOST_PIXELS:,} pixels."
             )
         small = image.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise NotSeen(f"the picture cannot be decoded: {error}.") from error
     return np.asarray(small, dtype=np.float64) / 255, size
+
+
+def effort(picture: bytes) -> float:
+    """How many times as much work a look at this picture is as one at a JPEG: 1.0 or more."""
+    if picture[:2] == b"\xff\xd8":  # a JPEG
+        return 1.0
+    try:
+        width, height = Image.open(io.BytesIO(picture)).size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 1.0
+    return max(1.0, width * height / _EFFORTLESS)
 
 
 def _grey(small: Array) -> Array:

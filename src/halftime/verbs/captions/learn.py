@@ -56,7 +56,7 @@ def learned(values: Array, acceptable: Array, families: Indices, seed: int = 0) 
     fold = folds(families, seed)
     parts = [acceptable[fold != number] for number in range(FOLDS)]
     if min(len(np.unique(part)) for part in parts) < 2:
-        return _constant(values.shape[1], acceptable)
+        return constant(values.shape[1], acceptable)
     strength, linear = _linear_held_out(values, acceptable, fold)
     model = _logistic(strength, values, acceptable)
     weights, intercept = np.asarray(model.coef_[0]), float(model.intercept_[0])
@@ -89,10 +89,13 @@ def _chance(logits: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))))
 
 
-def _constant(width: int, acceptable: Array) -> Learned:
+def constant(width: int, acceptable: Array) -> Learned:
+    """The same probability for everyone: where nothing can be learned, or need be."""
     share = (acceptable.sum() + 1) / (len(acceptable) + 2)
     intercept = float(np.log(share / (1 - share)))
-    return Learned((0.0,) * width, intercept, 1.0, 0.0, None, _chance(np.full(len(acceptable), intercept)))
+    return Learned(
+        (0.0,) * width, intercept, 1.0, 0.0, None, _chance(np.full(len(acceptable), intercept))
+    )
 
 
 def _logistic(strength: float, values: Array, acceptable: Array):  # type: ignore[no-untyped-def]
