@@ -68,7 +68,14 @@ class CaptionRequest(NamedTuple):
 
 
 def caption_request(body: Mapping[str, object]) -> CaptionRequest:
-    """Read a request of /v1/chat/completions or /v1/responses."""
+    """Read a request of /v1/chat/completions or /v1/responses; never raises."""
+    try:
+        return _read(body)
+    except Exception:  # a router must not fail a request that the large model can answer
+        return CaptionRequest("", None, "not understood")
+
+
+def _read(body: Mapping[str, object]) -> CaptionRequest:
     parts, surroundings = _parts(body)
     texts, images, foreign = [], [], []
     for part in parts:
@@ -169,10 +176,7 @@ def choose(
     if router.threshold is None:
         return Decision(False, "uncertified")
     begun = clock()
-    try:
-        request = caption_request(chat)
-    except Exception:  # a router must not fail a request that the large model can answer
-        return Decision(False, "not understood")
+    request = caption_request(chat)
     if clock() - begun > most_seconds:
         return Decision(False, "timeout")
     return choose_for(router, request, check=check, clock=clock, most_seconds=most_seconds)
@@ -201,7 +205,7 @@ def choose_for(
         late = clock() - begun > most_seconds * features.effort(request.picture)
     except features.NotSeen:
         return Decision(False, "not seen")
-    except Exception:  # as above
+    except Exception:  # as when it is read
         return Decision(False, "not understood")
     if late:
         return Decision(False, "timeout")

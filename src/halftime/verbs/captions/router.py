@@ -107,17 +107,21 @@ def strangeness(router: Router, values: Array) -> Array:
 def decide(router: Router, features: Sequence[float]) -> Decision:
     """Small only with a certificate, a request like the calibrated ones, and the threshold met.
 
-    `features` of a cascade end with the check; without it only its first look decides.
+    `features` of a cascade end with the check; without it only its first look decides, or nothing
+    can be decided before the small model is asked.
     """
     if router.threshold is None:
         return Decision(False, "uncertified")
-    look, width = router.first_look, len(router.features)
-    if len(features) != width - (look is not None) and len(features) != width:
+    unchecked = router.mode == "cascade" and len(features) == len(router.features) - 1
+    if len(features) != len(router.features) and not unchecked:
         return Decision(False, "not understood")
     values = np.asarray([features], dtype=float)
     if not np.isfinite(values).all() or strangeness(router, values)[0] > router.limit:
         return Decision(False, "unlike")
-    if look is not None and len(features) < width:
+    if unchecked:
+        look = router.first_look
+        if look is None:
+            return Decision(False, "ask")
         return _first(look, float(first_probabilities(router, values)[0]))
     probability = float(probabilities(router, values)[0])
     if math.isnan(probability):
