@@ -127,7 +127,7 @@ def calibrate(log: Log, settings: CalibrationSettings) -> CaptionsResult:
     no checks for a cascade.
     """
     prices = price.prices_of(log, settings.tolerance, settings.router_cost, settings.router_seconds)
-    _check_log(log, prices)
+    check_log(log)
     division = _divided(log, settings)
     log_power = power(division, len(log.rows), alpha=settings.alpha, delta=settings.delta)
     taught = prices.of(division.fit)
@@ -148,13 +148,17 @@ def _plain(log: Log, taught: price.Prices, division: Division, log_power: LogPow
     return learned(standard, taught.acceptable, taught.family)
 
 
-def _check_log(log: Log, prices: price.Prices) -> None:
+def check_log(log: Log) -> None:
+    """Raises BadInput for a log that is too small to split, or in which nothing can be saved."""
     if len(log.rows) < FEWEST:
         raise BadInput(
             f"the log has {len(log.rows)} usable requests; at least {FEWEST} are needed, and "
             "better 2,000."
         )
-    small, large = float(prices.small_cost.mean()), float(prices.large_cost.mean())
+    small, large = (
+        sum(answer.cost for answer in answers) / len(log.rows)
+        for answers in ([row.small for row in log.rows], [row.large for row in log.rows])
+    )
     if not large > 0:
         raise BadInput(
             "the large model's answers cost nothing in this log, so that nothing can be saved; a "

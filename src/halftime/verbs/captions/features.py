@@ -64,6 +64,15 @@ def effort(picture: bytes) -> float:
     return max(1.0, width * height / _EFFORTLESS)
 
 
+def media_type(picture: bytes) -> str:
+    """What a data URL calls the picture, by its bytes and not by its name."""
+    try:
+        kind = Image.MIME.get(Image.open(io.BytesIO(picture)).format or "")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        kind = None
+    return kind or "application/octet-stream"
+
+
 def _grey(small: Array) -> Array:
     return np.asarray(small @ np.array([0.299, 0.587, 0.114]))
 

@@ -61,6 +61,20 @@ class Upstream:
         return self.price + 1e-6 * (self.price_in * read + self.price_out * written)
 
 
+def check_prices(small: Upstream, large: Upstream) -> None:
+    """Raises BadInput where every answer of the small model costs more: nothing can be saved."""
+    pairs = [
+        (small.price, large.price),
+        (small.price_in, large.price_in),
+        (small.price_out, large.price_out),
+    ]
+    if any(ours > theirs for ours, theirs in pairs) and all(a >= b for a, b in pairs):
+        raise BadInput(
+            f"the small model {small.model} costs more than the large model {large.model}, so that "
+            "routing saves nothing. Exchange --small and --large, or correct the prices."
+        )
+
+
 def key_from(variable: str | None) -> str:
     """A key from the environment. Raises BadInput where the variable is not set."""
     if variable is None:
