@@ -79,8 +79,15 @@ def _grey(small: Array) -> Array:
 
 def _colours(small: Array) -> float:
     """How many of 4,096 colours occur, on a logarithmic scale."""
-    cells = (small * 15.999).astype(np.int64)
-    return float(np.log1p(len(np.unique(cells[..., 0] * 256 + cells[..., 1] * 16 + cells[..., 2]))))
+    cells = (small * 15.999).astype(np.intp)
+    codes = cells[..., 0] * 256 + cells[..., 1] * 16 + cells[..., 2]
+    return float(np.log1p(np.count_nonzero(np.bincount(codes.ravel(), minlength=4096))))
+
+
+def _extremes(small: Array) -> tuple[Array, Array]:
+    """The largest and the smallest channel of each pixel, faster than along an axis of three."""
+    red, green, blue = small[..., 0], small[..., 1], small[..., 2]
+    return np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
 
 
 def _edges(grey: Array) -> tuple[float, float]:
@@ -92,7 +99,7 @@ def _edges(grey: Array) -> tuple[float, float]:
 def _extent(small: Array) -> tuple[float, float]:
     """Share of background (like the corners' median), and the side of the box of the object."""
     corners = np.median(small[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0)
-    away = np.abs(small - corners).max(axis=-1) > 0.12
+    away = _extremes(np.abs(small - corners))[0] > 0.12
     rows, columns = np.flatnonzero(away.any(1)), np.flatnonzero(away.any(0))
     side = max(np.ptp(rows), np.ptp(columns)) + 1 if len(rows) and len(columns) else 0
     return float(1 - away.mean()), float(side) / THUMBNAIL
@@ -101,7 +108,10 @@ def _extent(small: Array) -> tuple[float, float]:
 def _grid(small: Array) -> list[float]:
     """Mean colours on a 4 x 4 grid, row by row: a small embedding."""
     cell = THUMBNAIL // 4
-    return [float(v) for v in small.reshape(4, cell, 4, cell, 3).mean(axis=(1, 3)).ravel()]
+    return [
+        float(v)
+        for v in small.reshape(4, cell, 4, cell, 3).sum(axis=1).sum(axis=2).ravel() / cell**2
+    ]
 
 
 # Wishes that make a request harder; matched as words.
@@ -142,7 +152,7 @@ NAMES: tuple[str, ...] = PICTURE_NAMES + PROMPT_NAMES
 def of_picture(picture: bytes) -> list[float]:
     """The values of `PICTURE_NAMES`. Raises NotSeen."""
     small, (width, height) = thumbnail(picture)
-    grey = _grey(small)
+    grey, (most, least) = _grey(small), _extremes(small)
     share, step = _edges(grey)
     background, side = _extent(small)
     return [
@@ -154,7 +164,7 @@ def of_picture(picture: bytes) -> list[float]:
         step,
         float(grey.mean()),
         float(grey.std()),
-        float(np.ptp(small, axis=-1).mean()),
+        float((most - least).mean()),
         background,
         side,
         *_grid(small),

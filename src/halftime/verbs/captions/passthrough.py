@@ -38,10 +38,10 @@ from halftime.verbs.captions.request import (
     MOST_SECONDS,
     CaptionRequest,
     caption_request,
-    choose_for,
+    looked_at,
     warm_up,
 )
-from halftime.verbs.captions.router import Decision
+from halftime.verbs.captions.router import Decision, decide
 from halftime.verbs.captions.upstream import (
     FAILURES,
     RawHeaders,
@@ -118,10 +118,10 @@ class PassThrough:
         if chat is None:
             return await self._relay(scope, body, self.settings.large, send)
         begun = time.perf_counter()
-        request, decision = await self._decided(chat)
+        request, values, decision = await self._decided(chat)
         self.metrics.seconds.observe(time.perf_counter() - begun)
         if decision.reason == "ask":
-            return await self._cascade(scope, chat, request, send)
+            return await self._cascade(scope, chat, request, values, send)
         return await self._forward(scope, chat, request, decision, send)
 
     def _routed_chat(self, scope: Scope, body: bytes) -> Chat | None:
@@ -134,27 +134,26 @@ class PassThrough:
             return None
         return chat if isinstance(chat, dict) and chat.get("model") == self.settings.name else None
 
-    async def _decided(self, chat: Chat) -> tuple[CaptionRequest, Decision]:
+    async def _decided(self, chat: Chat) -> tuple[CaptionRequest, list[float], Decision]:
+        """The request, its features where they were looked at, and the decision."""
         router, request = self.settings.router, caption_request(chat)
         if router.threshold is None:
-            return request, Decision(False, "uncertified")
+            return request, [], Decision(False, "uncertified")
         if self.settings.on_drift == "large" and self.drift.alarmed():
-            return request, Decision(False, "drift")
+            return request, [], Decision(False, "drift")
         if request.url and self._pictures.may_fetch(request.url):
             request = request._replace(picture=await self._pictures.fetch(request.url))
-        return request, await self._choice(request)
+        values = await self._look(request)
+        if isinstance(values, Decision):
+            return request, [], values
+        return request, values, decide(router, values)
 
-    async def _choice(self, request: CaptionRequest, check: float | None = None) -> Decision:
-        """The decision, in a thread where the picture is much work."""
-        choice = partial(
-            choose_for,
-            self.settings.router,
-            request,
-            check=check,
-            most_seconds=self.settings.most_seconds,
-        )
-        effortless = request.picture is None or effort(request.picture) == 1.0
-        return choice() if effortless else await asyncio.to_thread(choice)
+    async def _look(self, request: CaptionRequest) -> list[float] | Decision:
+        """In a thread where the picture is much work."""
+        router, most = self.settings.router, self.settings.most_seconds
+        if request.picture is None or effort(request.picture) == 1.0:
+            return looked_at(router, request, most_seconds=most)
+        return await asyncio.to_thread(looked_at, router, request, most_seconds=most)
 
     async def _forward(
         self, scope: Scope, chat: Chat, request: CaptionRequest, decision: Decision, send: Send
@@ -265,7 +264,7 @@ class PassThrough:
         score = await self._judged(judge, request, text)
         if score is None:
             return await self._forward(scope, chat, request, Decision(False, "failed"), send)
-        decision = await self._choice(request, score)
+        decision = decide(self.settings.router, [*values, score])
         if not decision.small:
             decision = Decision(False, "check", decision.probability)
             return await self._forward(scope, chat, request, decision, send)

@@ -191,6 +191,20 @@ def choose_for(
     most_seconds: float = MOST_SECONDS,
 ) -> Decision:
     """The decision for a request that has been read; never raises."""
+    look = looked_at(router, request, clock=clock, most_seconds=most_seconds)
+    if isinstance(look, Decision):
+        return look
+    return decide(router, look if check is None else [*look, check])
+
+
+def looked_at(
+    router: Router,
+    request: CaptionRequest,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    most_seconds: float = MOST_SECONDS,
+) -> list[float] | Decision:
+    """A request's features; or the decision, where none are needed or none can be had in time."""
     if router.threshold is None:
         return Decision(False, "uncertified")
     if request.picture is None:
@@ -207,6 +221,4 @@ def choose_for(
         return Decision(False, "not seen")
     except Exception:  # as when it is read
         return Decision(False, "not understood")
-    if late:
-        return Decision(False, "timeout")
-    return decide(router, values if check is None else [*values, check])
+    return Decision(False, "timeout") if late else values
