@@ -249,7 +249,9 @@ class PassThrough:
         self.metrics.spend.labels(upstream.model).inc(upstream.spend(bytes(beginning)))
         return bytes(beginning)
 
-    async def _cascade(self, scope: Scope, chat: Chat, request: CaptionRequest, send: Send) -> None:
+    async def _cascade(
+        self, scope: Scope, chat: Chat, request: CaptionRequest, values: list[float], send: Send
+    ) -> None:
         """Ask the small model, judge its answer, and ask the large one where it is not enough."""
         small, judge = self.settings.small, self.settings.judge
         if judge is None or request.picture is None:
