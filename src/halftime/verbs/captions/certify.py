@@ -8,6 +8,7 @@ what a certified choice sends to the small model is not acceptable (Angelopoulos
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -42,6 +43,7 @@ def lower_bound(errors: int, sent: int, delta: float) -> float:
     return float(beta.ppf(delta, errors, sent - errors + 1))
 
 
+@cache
 def needed(alpha: float, delta: float, rate: float) -> int | None:
     """How many requests the small model must answer for a certificate, with errors at `rate`.
 
