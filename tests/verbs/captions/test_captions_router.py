@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+import tomllib
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -196,3 +201,34 @@ def test_the_hook_of_litellm(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert routed(chat(jpeg()))["model"] == "tiny"
     assert routed(chat(None))["model"] == "huge"
     assert routed(chat(jpeg(), model="other")) == chat(jpeg(), model="other")
+    # what LiteLLM adds is not the client's
+    added = {"litellm_call_id": "1", "secret_fields": {}, "metadata": {"user_api_key": "k"}}
+    assert routed(chat(jpeg(), **added))["model"] == "tiny"
+    received = {"proxy_server_request": {"body": chat(jpeg())}, "anything": "else"}
+    assert routed(chat(jpeg(), **received))["model"] == "tiny"
+    assert routed(chat(jpeg(), n=2))["model"] == "huge"
+
+
+def test_the_hook_needs_no_more_than_its_list_says(tmp_path) -> None:
+    """Above all no torch: whatever else is imported fails here."""
+    root = Path(__file__).parents[3]
+    lines = (root / "deploy" / "captions-hook.txt").read_text().splitlines()
+    requirements = [line for line in lines if not line.startswith("#")]
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert set(requirements) <= {
+        *declared["dependencies"],
+        *declared["optional-dependencies"]["captions"],
+    }
+    modules = {"pillow": "PIL", "tomli-w": "tomli_w"}
+    names = [re.split("[><=]", requirement)[0] for requirement in requirements]
+    allowed = {modules.get(name, name) for name in names} | {"halftime", "typing_extensions"}
+    program = """
+import sys
+from halftime.verbs.captions import litellm_hook
+litellm_hook.warm_up()
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(*(name for name in loaded - set(sys.stdlib_module_names) if not name.startswith("_")))
+"""
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=250)
+    assert set(output.stdout.split()) <= allowed
