@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,11 +78,11 @@ class RecordingEngine(Engine):
         self.jobs: list[Job] = []
         self.script = script
 
-    def submit(self, job: Job) -> JobEvents:
-        if job.prompt == "refuse":
+    def submit_all(self, jobs: Sequence[Job]) -> list[JobEvents]:
+        if any(job.prompt == "refuse" for job in jobs):
             raise Refused("refused by the engine")
-        events = super().submit(job)
-        self.jobs.append(job)
+        events = super().submit_all(jobs)
+        self.jobs += jobs
         return events
 
     @property

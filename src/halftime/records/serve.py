@@ -93,6 +93,18 @@ class Certificate(Record, frozen=True, kw_only=True):
     recompiles_after_ready: tuple[RecompileAfterReady, ...] = ()
 
 
+class WorkerStatus(Record, frozen=True, kw_only=True):
+    """One of the engine's workers, or its place while the next one starts."""
+
+    number: int  # from 0
+    state: State
+    why: str = ""
+    pid: int | None = None
+    resident_bytes: int | None = None
+    running: int = 0  # pictures that it draws
+    restarts: int = 0
+
+
 class EngineStatus(Record, frozen=True, kw_only=True):
     """The engine now: counts since it was made, bytes of the worker process."""
 
@@ -101,7 +113,11 @@ class EngineStatus(Record, frozen=True, kw_only=True):
     certificate: Certificate | None = None
     queue_depth: int = 0  # pictures that wait
     running: int = 0  # pictures being drawn
-    workers_restarted: int = 0
+    workers: tuple[WorkerStatus, ...] = ()
+    workers_restarted: int = 0  # for whatever reason
+    workers_failing: int = 0  # of them, since a test picture failed, too
+    workers_hanging: int = 0  # of them, since they gave no sign of life
+    black: int = 0  # pictures that came out black
     recompiles: int = 0  # after ready
     alarms: tuple[str, ...] = ()  # what an operator must look at, newest last
     resident_bytes: int | None = None

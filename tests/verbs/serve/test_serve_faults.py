@@ -338,16 +338,16 @@ WISH = "a secret wish"
 def test_a_fault_of_ours_is_500_and_its_log_tells_where_but_not_what(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def submit(self: RecordingEngine, job: object) -> None:
+    def submit_all(self: RecordingEngine, jobs: object) -> None:
         raise RuntimeError(WISH)
 
-    monkeypatch.setattr(RecordingEngine, "submit", submit)
+    monkeypatch.setattr(RecordingEngine, "submit_all", submit_all)
     with serving() as running, caplog.at_level(logging.DEBUG):
         answer = http.post(running.address + DRAW, json={"prompt": WISH})
         assert b'http_response_status_code="500"' in http.get(running.address + "/metrics").content
     assert (answer.status_code, error_of(answer)["code"]) == (500, "internal")
     assert answer.headers["x-request-id"] in caplog.text
-    assert "in submit" in caplog.text
+    assert "in submit_all" in caplog.text
     assert WISH not in caplog.text + answer.text
 
 

@@ -40,17 +40,13 @@ class DrawnPicture:
     timing: PictureTiming
 
 
-async def submit_all(service: Service, jobs: Sequence[Job]) -> list[Events]:
+def submit_all(service: Service, jobs: Sequence[Job]) -> list[Events]:
     """The events of every job, in order; either all are accepted or none. Raises ApiError."""
-    streams: list[Events] = []
     try:
-        for job in jobs:
-            streams.append(service.engine.submit(job))
+        return list(service.engine.submit_all(jobs))
     except (QueueFull, NotReady, Refused) as error:
-        await close_all(streams)
         service.profiler.waiting += sum(job.profile for job in jobs)
         raise refusal(error) from error
-    return streams
 
 
 async def close_all(streams: Sequence[Events]) -> None:
@@ -63,7 +59,7 @@ async def close_all(streams: Sequence[Events]) -> None:
 
 async def draw_all(service: Service, request: PictureRequest) -> list[DrawnPicture]:
     """All pictures of a request. A failure of one cancels the others. Raises ApiError."""
-    streams = await submit_all(service, request.jobs)
+    streams = submit_all(service, request.jobs)
     tasks = [
         asyncio.ensure_future(_draw(service, request, job, stream))
         for job, stream in zip(request.jobs, streams, strict=True)
@@ -141,7 +137,7 @@ def refusal(error: QueueFull | NotReady | Refused) -> ApiError:
         return ApiError(429, str(error), code="queue_full", retry_after=error.retry_after)
     if isinstance(error, NotReady):
         return ApiError(503, str(error), code="not_ready", retry_after=_COMES_BACK)
-    return ApiError(400, str(error), code="refused")
+    return ApiError(400, str(error), code="refused", param=error.param)
 
 
 def failure(failed: JobFailed) -> ApiError:

@@ -85,7 +85,7 @@ async def picture(request: Request) -> Response:
 async def _answer(request: Request, checked: PictureRequest) -> Response:
     service = service_of(request)
     if checked.stream:
-        return EventStream(service, checked, (await submit_all(service, checked.jobs))[0])
+        return EventStream(service, checked, submit_all(service, checked.jobs)[0])
     pictures = await unless_disconnected(request.receive, draw_all(service, checked))
     timings = usage(checked, pictures)
     answer = ImagesResponse(

@@ -36,10 +36,10 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, settings: EngineSettings, command: tuple[str, ...] = COMMAND
+        cls, settings: EngineSettings, command: tuple[str, ...] = COMMAND, number: int = 0
     ) -> WorkerProcess:
         """Spawn it and send it its settings; it answers when it has loaded."""
-        begun = time.time()
+        begun = time.monotonic()
         # Its own session: Ctrl-C in a terminal reaches the engine alone, which drains first.
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -50,7 +50,7 @@ class WorkerProcess:
             limit=_BUFFER,
         )
         worker = cls(process)
-        worker.send(Begin(settings=settings, started=begun))
+        worker.send(Begin(settings=settings, started=begun, number=number))
         return worker
 
     @property

@@ -190,7 +190,7 @@ def _jobs(
             previews=(body.partial_images or 0) if body.stream else 0,
             image=image,
             strength=body.strength if isinstance(body, EditRequest) else None,
-            deadline=time.time() + service.settings.deadline,
+            deadline=time.monotonic() + service.settings.deadline,
             profile=service.profiler.take(),
         )
         for index in range(body.n or 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,7 +35,7 @@ class DrawingEngine(Protocol):
 
     async def start(self) -> None: ...
 
-    def submit(self, job: Job) -> AsyncIterator[Event]: ...
+    def submit_all(self, jobs: Sequence[Job]) -> Sequence[AsyncIterator[Event]]: ...
 
     async def drain(self, timeout: float) -> None: ...
 
