@@ -102,6 +102,13 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "--threads", type=click.IntRange(1), help="torch's threads in the worker.  [default: all cores]"
 )
 @click.option(
+    "--workers",
+    default=1,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Processes that draw, each with its own copy of the model; with several GPUs one on each.",
+)
+@click.option(
     "--tiny-vae",
     metavar="DIR|ID",
     help="Decoder of the previews.  [default: the bundled model's own]",
@@ -120,7 +127,7 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     default=1,
     type=click.IntRange(1),
     show_default=True,
-    help="With --ray: engines, each with a worker.",
+    help="With --ray: engines, each with its --workers.",
 )
 @quiet_option
 def command(
@@ -259,14 +266,21 @@ def _watcher(console: Console) -> Callable[[DrawingEngine], Coroutine[None, None
             took = units.seconds(time.monotonic() - begun)
             console.print(f"ready in {took}: {_summary(status.certificate)}", style="green")
         # of a failure the warm-up has reported the alarms already
-        reported = len(status.alarms) if status.state == "failed" else 0
+        reported = status.alarm_count if status.state == "failed" else 0
         while True:
-            for alarm in engine.status.alarms[reported:]:
+            status = engine.status
+            for alarm in new_alarms(status, reported):
                 console.print(f"alarm: {alarm}", style="bold red", soft_wrap=True)
-                reported += 1
+            reported = status.alarm_count
             await asyncio.sleep(_LOOK)
 
     return watch
+
+
+def new_alarms(status: EngineStatus, reported: int) -> tuple[str, ...]:
+    """The alarms after the first `reported` ones, as far as the engine still holds them."""
+    new = min(status.alarm_count - reported, len(status.alarms))
+    return status.alarms[len(status.alarms) - new :]
 
 
 async def _warmed(console: Console, engine: DrawingEngine) -> EngineStatus:

@@ -120,7 +120,8 @@ class EngineStatus(Record, frozen=True, kw_only=True):
     black: int = 0  # pictures that came out black
     recompiles: int = 0  # after ready
     alarms: tuple[str, ...] = ()  # what an operator must look at, newest last
-    resident_bytes: int | None = None
+    alarm_count: int = 0  # since the engine was made; `alarms` are the newest of them
+    resident_bytes: int | None = None  # of all workers
     memory_drops: int = 0  # times that memory grew so much that graphs were dropped
     completed: int = 0
     failed: int = 0

@@ -9,6 +9,7 @@ import pytest
 from fake_link import READY, Fakes, black, broken, good, settle
 from serve_helpers import events_of, job, names
 
+from halftime.cli.serve import new_alarms
 from halftime.verbs.serve.engine import Engine
 from halftime.verbs.serve.messages import Final, Job, JobFailed
 from halftime.verbs.serve.slot import TEST_PICTURE
@@ -257,3 +258,16 @@ def test_what_nobody_understands_ends_the_worker_and_not_the_server() -> None:
         assert "said what nobody understands (ValueError)" in engine.status.alarms[0]
 
     with_engine(fakes, check)
+
+
+def test_alarms_are_told_on_when_there_were_more_than_are_held() -> None:
+    async def check(engine: Engine) -> None:
+        for number in range(30):
+            engine.alarm(str(number))
+        status = engine.status
+        assert status.alarm_count == 30
+        assert new_alarms(status, 28) == ("28", "29")
+        assert new_alarms(status, 30) == ()
+        assert len(new_alarms(status, 0)) == len(status.alarms) < 30
+
+    with_engine(Fakes(), check)

@@ -42,12 +42,16 @@ from halftime.verbs.serve.wire import (
 
 
 def settings_of(begin: Begin) -> EngineSettings:
-    """The settings of this worker among several: on several GPUs each takes one of its own."""
+    """The settings of this worker among several: on several GPUs each takes one of its own, and on
+    the CPU each its share of the cores."""
     settings = begin.settings
-    if settings.workers < 2 or settings.device != "cuda" or not torch.cuda.is_available():
+    if settings.workers < 2:
         return settings
-    own = begin.number % torch.cuda.device_count()
-    return msgspec.structs.replace(settings, device=f"cuda:{own}")
+    if settings.device == "cuda" and torch.cuda.device_count():
+        own = begin.number % torch.cuda.device_count()
+        return msgspec.structs.replace(settings, device=f"cuda:{own}")
+    threads = settings.threads or max(1, torch.get_num_threads() // settings.workers)
+    return msgspec.structs.replace(settings, threads=threads)
 
 
 class Worker:

@@ -77,6 +77,7 @@ class _Tally:
     retried: int = 0
     rejected: int = 0
     previews_sent: int = 0
+    alarm_count: int = 0
 
 
 @dataclass
@@ -335,6 +336,7 @@ class Engine:
     def alarm(self, text: str) -> None:
         """Something that an operator must look at."""
         logger.warning(text)
+        self._tally.alarm_count += 1
         self._alarms = [*self._alarms, text][-_ALARMS_KEPT:]
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:

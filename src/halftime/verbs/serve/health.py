@@ -9,7 +9,7 @@ from starlette.responses import Response
 from halftime.base import units
 from halftime.http.endpoints import ModelObject, json_response, models_response
 from halftime.http.errors import ApiError
-from halftime.records.serve import Certificate, EngineStatus, State
+from halftime.records.serve import Certificate, EngineStatus, State, WorkerStatus
 from halftime.verbs.serve.request import steps_for
 from halftime.verbs.serve.service import Service, service_of
 
@@ -34,6 +34,7 @@ class Readiness(msgspec.Struct, kw_only=True):
     offer: Choices | None
     certificate: Certificate | None
     alarms: tuple[str, ...]
+    workers: tuple[WorkerStatus, ...]
     facts: list[tuple[str, str]]
 
 
@@ -78,6 +79,7 @@ def readiness_of(service: Service) -> Readiness:
         offer=_choices(service.settings.model, certificate) if certificate else None,
         certificate=certificate,
         alarms=status.alarms,
+        workers=status.workers,
         facts=_facts(certificate, status) if certificate else [],
     )
 
@@ -93,6 +95,9 @@ def _facts(certificate: Certificate, status: EngineStatus) -> list[tuple[str, st
         ("compiled since ready", units.count(status.recompiles)),
         ("one picture takes", units.seconds(status.seconds_per_picture)),
     ]
+    if len(status.workers) > 1:
+        ready = sum(worker.state == "ready" for worker in status.workers)
+        facts.append(("workers ready", f"{ready} of {len(status.workers)}"))
     if cold:
         facts.append(("from start to ready", units.seconds(cold.ready_seconds)))
     return facts + [("fixes", ", ".join(certificate.fixes))] * bool(certificate.fixes)
