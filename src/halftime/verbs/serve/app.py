@@ -53,7 +53,12 @@ def application(engine: DrawingEngine, settings: HttpSettings) -> Starlette:
         middleware=[  # the first sees a request first
             Middleware(Observed, traffic=service.traffic),
             Middleware(AccessControl, keys=settings.api_keys),
-            Middleware(LimitedBodies, most=settings.most_body, seconds=settings.body_seconds),
+            Middleware(
+                LimitedBodies,
+                most=settings.most_body,
+                seconds=settings.body_seconds,
+                together=settings.most_bodies,
+            ),
         ],
         exception_handlers=ERROR_HANDLERS,
         lifespan=_lifespan,

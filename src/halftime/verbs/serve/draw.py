@@ -45,7 +45,7 @@ def submit_all(service: Service, jobs: Sequence[Job]) -> list[Events]:
     try:
         return list(service.engine.submit_all(jobs))
     except (QueueFull, NotReady, Refused) as error:
-        service.profiler.waiting += sum(job.profile for job in jobs)
+        service.profiler.give_back(jobs)
         raise refusal(error) from error
 
 
@@ -90,6 +90,8 @@ async def finished(
     """The final as a file, counted. Encoding runs in a thread: a large PNG takes as long as a
     preview."""
     service.metrics.picture_drawn(final)
+    for stage, before in request.before.items():
+        service.metrics.stage_seconds.labels(stage).observe(before)
     if final.session:
         service.profiler.sessions.append(final.session)
     begun = time.perf_counter()
@@ -120,15 +122,27 @@ async def encoded(picture: Final | Preview, request: PictureRequest) -> bytes:
 def usage(request: PictureRequest, pictures: Sequence[DrawnPicture]) -> Usage:
     """The timings of a request; of several pictures the slowest, since they are drawn side by
     side."""
+    slowest = slowest_of([picture.timing for picture in pictures])
+    file = next(picture.encode_seconds for picture in pictures if picture.timing is slowest)
+    total = time.perf_counter() - request.begun
+    stages = [*request.before.values(), slowest.queue_seconds, slowest.compute_seconds, file]
     return Usage(
         halftime=Timing(
-            seconds=time.perf_counter() - request.begun,
-            queue_seconds=max(picture.timing.queue_seconds for picture in pictures),
-            compute_seconds=max(picture.timing.compute_seconds for picture in pictures),
-            encode_seconds=max(picture.encode_seconds for picture in pictures),
+            seconds=total,
+            receive_seconds=request.before.get("receive", 0.0),
+            upload_seconds=request.before.get("upload", 0.0),
+            queue_seconds=slowest.queue_seconds,
+            compute_seconds=slowest.compute_seconds,
+            encode_seconds=file,
+            rest_seconds=max(0.0, total - sum(stages)),
             pictures=[picture.timing for picture in pictures],
         )
     )
+
+
+def slowest_of(timings: Sequence[PictureTiming]) -> PictureTiming:
+    """The picture that the others' request waited for."""
+    return max(timings, key=lambda timing: timing.queue_seconds + timing.compute_seconds)
 
 
 def refusal(error: QueueFull | NotReady | Refused) -> ApiError:

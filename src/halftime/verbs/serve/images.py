@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import msgspec
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from halftime.http.disconnect import unless_disconnected
 from halftime.http.endpoints import json_response
 from halftime.http.errors import ApiError, ErrorDetail
+from halftime.records.serve import EngineStatus
 from halftime.verbs.serve.draw import (
     DrawnPicture,
     Events,
@@ -27,13 +28,16 @@ from halftime.verbs.serve.draw import (
     encoded,
     failure,
     finished,
+    slowest_of,
     submit_all,
     usage,
 )
 from halftime.verbs.serve.files import MEDIA_TYPES, checked_picture
-from halftime.verbs.serve.messages import Event, Final, JobFailed, Preview, Started
+from halftime.verbs.serve.messages import Event, Final, Job, JobFailed, Preview, Started
+from halftime.verbs.serve.queue import nearest_size
 from halftime.verbs.serve.request import (
     PictureRequest,
+    certificate_of,
     checked_request,
     json_body,
     multipart_body,
@@ -45,6 +49,7 @@ from halftime.verbs.serve.schema import (
     ImageObject,
     ImagesResponse,
     PartialEvent,
+    Timing,
 )
 from halftime.verbs.serve.service import Service, service_of
 
@@ -64,10 +69,24 @@ async def generate(request: Request) -> Response:
 async def edit(request: Request) -> Response:
     """A picture and text to a picture."""
     begun, service = time.perf_counter(), service_of(request)
-    async with service.uploads:
-        body, data = await multipart_body(request, EditRequest)
-        image = await asyncio.to_thread(checked_picture, data)
-    return await _answer(request, checked_request(service, body, "image_edit", begun, image))
+    async with multipart_body(request, EditRequest) as (body, file):
+        checked = checked_request(service, body, "image_edit", begun)
+        decoding = time.perf_counter()
+        size = drawn_size(service.engine.status, checked.jobs[0])
+        try:
+            async with service.uploads:  # only now: one that comes in slowly holds up nobody
+                image = await asyncio.to_thread(checked_picture, file, size)
+        except BaseException:
+            service.profiler.give_back(checked.jobs)
+            raise
+    seconds = time.perf_counter() - decoding
+    return await _answer(request, checked.drawn_from(image, seconds))
+
+
+def drawn_size(status: EngineStatus, job: Job) -> tuple[int, int]:
+    """The size that a job is drawn at where sizes are snapped; elsewhere a size that is not listed
+    is refused."""
+    return nearest_size((job.width, job.height), certificate_of(status).sizes)
 
 
 async def picture(request: Request) -> Response:
@@ -96,7 +115,7 @@ async def _answer(request: Request, checked: PictureRequest) -> Response:
         size=pictures[0].size,
         usage=timings,
     )
-    server_timing = server_timing_of(pictures, timings.halftime.seconds)
+    server_timing = server_timing_of(timings.halftime)
     return json_response(answer, headers={"server-timing": server_timing})
 
 
@@ -108,18 +127,18 @@ def _image_object(request: Request, checked: PictureRequest, picture: DrawnPictu
     return ImageObject(seed=picture.seed, url=str(request.url_for("picture", name=name)))
 
 
-def server_timing_of(pictures: Sequence[DrawnPicture], total: float) -> str:
+def server_timing_of(timing: Timing) -> str:
     """The Server-Timing header (W3C) of the slowest picture: milliseconds, in the order of the
-    stages."""
-    slowest = max(
-        pictures,
-        key=lambda picture: picture.timing.queue_seconds + picture.timing.compute_seconds,
-    )
+    stages, which add up to the total."""
+    slowest = slowest_of(timing.pictures)
     parts = {
-        "queue": slowest.timing.queue_seconds,
-        **slowest.timing.stages,
-        "file": slowest.encode_seconds,
-        "total": total,
+        "receive": timing.receive_seconds,
+        "upload": timing.upload_seconds,
+        "queue": slowest.queue_seconds,
+        **slowest.stages,
+        "file": timing.encode_seconds,
+        "rest": timing.rest_seconds,
+        "total": timing.seconds,
     }
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in parts.items())
 

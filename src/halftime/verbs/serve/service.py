@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 API_KEY = "HALFTIME_API_KEY"  # environment variable; one key, or several with commas between
 PROFILE_TOKEN = "HALFTIME_PROFILE_TOKEN"
 MIB = 2**20
-MOST_UPLOADS = 16  # pictures of clients in hand at once
+MOST_UPLOADS = 2  # pictures of clients that are decoded at once
 MOST_SESSIONS = 16  # of the profiler, the newest
 
 
@@ -52,6 +52,7 @@ class HttpSettings:
     deadline: float = DEADLINE_SECONDS
     most_body: int = 16 * MIB
     body_seconds: float = 30.0  # for the whole body to arrive
+    most_bodies: int = 1024 * MIB  # of all bodies together; large ones are on disk
     send_seconds: float = 30.0  # for a reader to take any one piece of an answer
     keep_alive_seconds: float = 10.0  # between comments in a stream that has nothing to say
     url_seconds: float = 3600.0
@@ -83,6 +84,10 @@ class LiveProfiler:
         self.waiting -= 1
         return True
 
+    def give_back(self, jobs: Sequence[Job]) -> None:
+        """These will not be drawn: others are to be profiled in their place."""
+        self.waiting += sum(job.profile for job in jobs)
+
 
 @dataclass
 class Service:
@@ -94,7 +99,7 @@ class Service:
     traffic: Traffic = field(init=False)
     pictures: PictureStore = field(init=False)
     profiler: LiveProfiler = field(default_factory=LiveProfiler)
-    # Each takes some 50 MiB for a body of 10 MB while it is read, decoded and written anew.
+    # Each may take some 100 MiB while it is decoded and written anew; on disk until then.
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
 
     def __post_init__(self) -> None:
