@@ -26,7 +26,7 @@ from halftime.cli.options import (
     take_artefacts,
 )
 from halftime.verbs.serve.messages import EngineSettings
-from halftime.verbs.serve.run import check_installed, run
+from halftime.verbs.serve.run import LOOPBACK, check_installed, hosts_for, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LOOK = 0.1  # seconds between looks at the engine's state
 
 
@@ -53,6 +52,24 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     type=click.IntRange(0, 65535),
     show_default=True,
     help="0 takes a free one.",
+)
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="A host name that clients may ask under; may be repeated. On a loopback address others "
+    "than localhost are refused, elsewhere others than these, where there are any.",
+)
+@click.option(
+    "--public-url",
+    metavar="URL",
+    help="Where clients reach the server, for pictures by URL; behind a proxy.",
+)
+@click.option(
+    "--keys",
+    type=click.Path(),
+    metavar="TOML",
+    help="Keys with names and limits; a [NAME] each, with secret, pictures_per_minute, waiting.",
 )
 @click.option(
     "--name", help="The model's name for clients.  [default: the folder's or hub id's; emoji-xl]"
@@ -134,6 +151,9 @@ def command(
     model: str | None,
     host: str,
     port: int,
+    allow_host: tuple[str, ...],
+    public_url: str | None,
+    keys: str | None,
     name: str | None,
     deadline: str,
     drain: str,
@@ -155,7 +175,14 @@ def command(
     check_installed()
     engine_settings = _engine_settings(model, deadline, engine_values)
     settings = _http_settings(
-        name or _name_of(model), deadline, drain, replicas * engine_settings.queue_limit
+        name or _name_of(model),
+        deadline,
+        drain,
+        replicas * engine_settings.queue_limit,
+        host=host,
+        allow_host=allow_host,
+        public_url=public_url,
+        keys=keys,
     )
     if replicas > 1 and not ray:
         raise BadInput(f"--replicas {replicas} goes with --ray; without it there is one engine.")
@@ -193,15 +220,28 @@ def parse_steps(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def _http_settings(name: str, deadline: str, drain: str, queue: int) -> HttpSettings:
+def _http_settings(
+    name: str,
+    deadline: str,
+    drain: str,
+    queue: int,
+    *,
+    host: str,
+    allow_host: tuple[str, ...],
+    public_url: str | None,
+    keys: str | None,
+) -> HttpSettings:
+    from halftime.verbs.serve.quotas import keys_in, read_keys
     from halftime.verbs.serve.service import API_KEY, PROFILE_TOKEN, HttpSettings
 
-    keys = tuple(key.strip() for key in os.environ.get(API_KEY, "").split(",") if key.strip())
-    token = os.environ.get(PROFILE_TOKEN, "")
+    token = keys_in(PROFILE_TOKEN, os.environ.get(PROFILE_TOKEN))
     return HttpSettings(
         model=name,
-        api_keys=keys,
-        profile_token=token,
+        api_keys=keys_in(API_KEY, os.environ.get(API_KEY)),
+        keys=read_keys(Path(keys)) if keys else {},
+        profile_token=token[0] if token else "",
+        hosts=hosts_for(host, allow_host),
+        public_url=public_url or "",
         deadline=parse_seconds(deadline),
         drain_seconds=parse_seconds(drain),
         most_pictures=queue,
@@ -229,9 +269,9 @@ def _serve(
     # One plain line on standard output, for people and for scripts that let the port be chosen.
     click.echo(f"halftime serve on {address_of(listener)} with {settings.model}")
     console = Console(stderr=True, highlight=False, quiet=quiet)
-    if host not in _LOOPBACK and not settings.api_keys:
+    if host not in LOOPBACK and not settings.has_keys:
         console.print(
-            "Anybody who reaches this address can draw: HALFTIME_API_KEY is not set.",
+            "Anybody who reaches this address can draw: set HALFTIME_API_KEY, or --keys.",
             style="yellow",
         )
     return run(Engine(engine_settings), settings, listener, _watcher(console))

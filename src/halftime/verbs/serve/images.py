@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from halftime.http.access import CLIENT
 from halftime.http.disconnect import unless_disconnected
 from halftime.http.endpoints import json_response
 from halftime.http.errors import ApiError, ErrorDetail
@@ -23,13 +25,12 @@ from halftime.records.serve import EngineStatus
 from halftime.verbs.serve.draw import (
     DrawnPicture,
     Events,
-    close_all,
     draw_all,
     encoded,
     failure,
     finished,
     slowest_of,
-    submit_all,
+    submitted,
     usage,
 )
 from halftime.verbs.serve.files import MEDIA_TYPES, checked_picture
@@ -51,7 +52,7 @@ from halftime.verbs.serve.schema import (
     PartialEvent,
     Timing,
 )
-from halftime.verbs.serve.service import Service, service_of
+from halftime.verbs.serve.service import HttpSettings, Service, service_of
 
 # the latter for nginx, which buffers otherwise
 STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -62,7 +63,9 @@ async def generate(request: Request) -> Response:
     """Text to picture."""
     begun = time.perf_counter()
     body = await json_body(request, GenerateRequest)
-    checked = checked_request(service_of(request), body, "image_generation", begun)
+    checked = checked_request(
+        service_of(request), body, "image_generation", begun, request.scope.get(CLIENT, "")
+    )
     return await _answer(request, checked)
 
 
@@ -70,7 +73,7 @@ async def edit(request: Request) -> Response:
     """A picture and text to a picture."""
     begun, service = time.perf_counter(), service_of(request)
     async with multipart_body(request, EditRequest) as (body, file):
-        checked = checked_request(service, body, "image_edit", begun)
+        checked = checked_request(service, body, "image_edit", begun, request.scope.get(CLIENT, ""))
         decoding = time.perf_counter()
         size = drawn_size(service.engine.status, checked.jobs[0])
         try:
@@ -104,7 +107,9 @@ async def picture(request: Request) -> Response:
 async def _answer(request: Request, checked: PictureRequest) -> Response:
     service = service_of(request)
     if checked.stream:
-        return EventStream(service, checked, submit_all(service, checked.jobs)[0])
+        stack = contextlib.AsyncExitStack()
+        (events,) = await stack.enter_async_context(submitted(service, checked))
+        return EventStream(service, checked, events, stack)
     pictures = await unless_disconnected(request.receive, draw_all(service, checked))
     timings = usage(checked, pictures)
     answer = ImagesResponse(
@@ -124,7 +129,22 @@ def _image_object(request: Request, checked: PictureRequest, picture: DrawnPictu
         return ImageObject(seed=picture.seed, b64_json=base64.b64encode(picture.file).decode())
     store = service_of(request).pictures
     name = store.put(picture.file, MEDIA_TYPES[checked.picture_format])
-    return ImageObject(seed=picture.seed, url=str(request.url_for("picture", name=name)))
+    url = base_url(request, service_of(request).settings) + request.app.url_path_for(
+        "picture", name=name
+    )
+    return ImageObject(seed=picture.seed, url=url)
+
+
+def base_url(request: Request, settings: HttpSettings) -> str:
+    """Where clients reach this server: as the settings say, or under the `Host` that was checked,
+    or at the address that the connection came in at. Never what an unchecked header says."""
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    scheme = request.url.scheme
+    if settings.hosts:
+        return f"{scheme}://{request.headers['host']}"
+    host, port = request.scope["server"]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def server_timing_of(timing: Timing) -> str:
@@ -154,20 +174,25 @@ class ErrorEvent(msgspec.Struct):
 
 
 class EventStream(Response):
-    """The events of one job. When the client leaves, the job is cancelled."""
+    """The events of one job. When the client leaves, the job is cancelled: `stack` is closed."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, service: Service, request: PictureRequest, events: Events) -> None:
+    def __init__(
+        self,
+        service: Service,
+        request: PictureRequest,
+        events: Events,
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
         super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
-        self._service, self._request, self._events = service, request, events
+        self._service, self._request = service, request
+        self._events, self._stack = events, stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        async with self._stack:
             await unless_disconnected(receive, self._send_all(send))
-        finally:
-            await close_all([self._events])
 
     async def _send_all(self, send: Send) -> None:
         await send(

@@ -165,6 +165,7 @@ class PictureRequest:
     as_url: bool
     stream: bool
     begun: float
+    client: str  # a key's name, or an address
     before: dict[str, float]  # stage -> seconds of what was done before its jobs were submitted
 
     def drawn_from(self, image: bytes, seconds: float) -> PictureRequest:
@@ -174,7 +175,7 @@ class PictureRequest:
 
 
 def checked_request(
-    service: Service, body: ImageRequest, kind: Kind, begun: float
+    service: Service, body: ImageRequest, kind: Kind, begun: float, client: str = ""
 ) -> PictureRequest:
     """The request of a body that has just come in. Raises ApiError for what fits the schema and
     still cannot be done here."""
@@ -185,19 +186,20 @@ def checked_request(
     steps = body.steps or steps_for(certificate.steps, quality)
     return PictureRequest(
         kind=kind,
-        jobs=_jobs(service, body, size_for(certificate, body.size), steps),
+        jobs=_jobs(service, body, size_for(certificate, body.size), steps, client),
         picture_format=body.output_format or "png",
         compression=100 if body.output_compression is None else body.output_compression,
         quality=quality_of(certificate.steps, body.steps) if body.steps else quality,
         as_url=body.response_format == "url",
         stream=bool(body.stream),
         begun=begun,
+        client=client,
         before={"receive": received},
     )
 
 
 def _jobs(
-    service: Service, body: ImageRequest, size: tuple[int, int], steps: int
+    service: Service, body: ImageRequest, size: tuple[int, int], steps: int, client: str
 ) -> tuple[Job, ...]:
     """One job a picture. Their seeds count up, so that each can be drawn alone again."""
     number = secrets.token_hex(8)
@@ -214,6 +216,7 @@ def _jobs(
             seed=seed + index,
             previews=(body.partial_images or 0) if body.stream else 0,
             strength=body.strength if isinstance(body, EditRequest) else None,
+            client=client,
             deadline=time.monotonic() + service.settings.deadline,
             profile=service.profiler.take(),
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,7 @@ from halftime.http.traffic import Traffic
 from halftime.verbs.serve.files import PictureStore
 from halftime.verbs.serve.messages import DEADLINE_SECONDS
 from halftime.verbs.serve.metrics import ServerMetrics
+from halftime.verbs.serve.quotas import KeySettings, Quotas
 
 if TYPE_CHECKING:
     from halftime.records.serve import EngineStatus
@@ -45,7 +47,10 @@ class HttpSettings:
     """Limits and names. Seconds and bytes."""
 
     model: str = "emoji-xl"  # under which clients ask for it
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()  # without names and limits
+    keys: Mapping[str, KeySettings] = field(default_factory=dict)  # by name
+    hosts: tuple[str, ...] = ()  # that `Host` may name; empty: any
+    public_url: str = ""  # under which clients reach the server, where that is another one
     profile_token: str = ""
     most_pictures: int = 10  # of one request; those beyond the engine's queue could never be taken
     # of a request, from its arrival; also what its place in the queue is bounded by
@@ -58,6 +63,11 @@ class HttpSettings:
     url_seconds: float = 3600.0
     url_bytes: int = 256 * MIB
     drain_seconds: float = 30.0
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self.api_keys or self.keys)
 
 
 class LiveProfiler:
@@ -98,12 +108,14 @@ class Service:
     metrics: ServerMetrics = field(init=False)
     traffic: Traffic = field(init=False)
     pictures: PictureStore = field(init=False)
+    quotas: Quotas = field(init=False)
     profiler: LiveProfiler = field(default_factory=LiveProfiler)
     # Each may take some 100 MiB while it is decoded and written anew; on disk until then.
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
 
     def __post_init__(self) -> None:
         self.metrics = ServerMetrics(lambda: self.engine.status)
+        self.quotas = Quotas(self.settings.keys, time.monotonic)
         self.traffic = Traffic(
             self.metrics,
             drain_seconds=self.settings.drain_seconds,
