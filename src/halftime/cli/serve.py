@@ -66,6 +66,14 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     help="Where clients reach the server, for pictures by URL; behind a proxy.",
 )
 @click.option(
+    "--pictures",
+    default="memory",
+    show_default=True,
+    metavar="memory|off|DIR|URL",
+    help="Where pictures by URL are kept. Several replicas need a folder, or a bucket that fsspec "
+    "reads, that all of them share; or 'off'.",
+)
+@click.option(
     "--keys",
     type=click.Path(),
     metavar="TOML",
@@ -153,6 +161,7 @@ def command(
     port: int,
     allow_host: tuple[str, ...],
     public_url: str | None,
+    pictures: str,
     keys: str | None,
     name: str | None,
     deadline: str,
@@ -182,6 +191,7 @@ def command(
         host=host,
         allow_host=allow_host,
         public_url=public_url,
+        pictures=pictures,
         keys=keys,
     )
     if replicas > 1 and not ray:
@@ -229,6 +239,7 @@ def _http_settings(
     host: str,
     allow_host: tuple[str, ...],
     public_url: str | None,
+    pictures: str,
     keys: str | None,
 ) -> HttpSettings:
     from halftime.verbs.serve.quotas import keys_in, read_keys
@@ -242,6 +253,7 @@ def _http_settings(
         profile_token=token[0] if token else "",
         hosts=hosts_for(host, allow_host),
         public_url=public_url or "",
+        pictures=pictures,
         deadline=parse_seconds(deadline),
         drain_seconds=parse_seconds(drain),
         most_pictures=queue,

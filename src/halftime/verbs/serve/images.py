@@ -94,7 +94,8 @@ def drawn_size(status: EngineStatus, job: Job) -> tuple[int, int]:
 
 async def picture(request: Request) -> Response:
     """A picture that an answer with `response_format=url` named. No key: its name is the key."""
-    stored = service_of(request).pictures.get(request.path_params["name"])
+    pictures, name = service_of(request).pictures, request.path_params["name"]
+    stored = await asyncio.to_thread(pictures.get, name) if pictures is not None else None
     if stored is None:
         raise ApiError(404, "There is no such picture, or it has expired.", code="not_found")
     headers = {"cache-control": "private, no-store"}
@@ -114,7 +115,7 @@ async def _answer(request: Request, checked: PictureRequest) -> Response:
     timings = usage(checked, pictures)
     answer = ImagesResponse(
         created=int(time.time()),
-        data=[_image_object(request, checked, picture) for picture in pictures],
+        data=[await _image_object(request, checked, picture) for picture in pictures],
         output_format=checked.picture_format,
         quality=checked.quality,
         size=pictures[0].size,
@@ -124,11 +125,14 @@ async def _answer(request: Request, checked: PictureRequest) -> Response:
     return json_response(answer, headers={"server-timing": server_timing})
 
 
-def _image_object(request: Request, checked: PictureRequest, picture: DrawnPicture) -> ImageObject:
-    if not checked.as_url:
-        return ImageObject(seed=picture.seed, b64_json=base64.b64encode(picture.file).decode())
+async def _image_object(
+    request: Request, checked: PictureRequest, picture: DrawnPicture
+) -> ImageObject:
     store = service_of(request).pictures
-    name = store.put(picture.file, MEDIA_TYPES[checked.picture_format])
+    if not checked.as_url or store is None:
+        return ImageObject(seed=picture.seed, b64_json=base64.b64encode(picture.file).decode())
+    media_type = MEDIA_TYPES[checked.picture_format]
+    name = await asyncio.to_thread(store.put, picture.file, media_type)
     url = base_url(request, service_of(request).settings) + request.app.url_path_for(
         "picture", name=name
     )

@@ -281,6 +281,13 @@ def _check(service: Service, certificate: Certificate, body: ImageRequest, kind:
             code="unsupported_value",
             param="n",
         )
+    if body.response_format == "url" and service.pictures is None:
+        raise ApiError(
+            400,
+            "Pictures by URL are off here: ask for b64_json.",
+            code="unsupported_value",
+            param="response_format",
+        )
     if body.stream and body.response_format == "url":
         raise ApiError(
             400,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.requests import Request
 
 from halftime.http.traffic import Traffic
-from halftime.verbs.serve.files import PictureStore
 from halftime.verbs.serve.messages import DEADLINE_SECONDS
 from halftime.verbs.serve.metrics import ServerMetrics
 from halftime.verbs.serve.quotas import KeySettings, Quotas
+from halftime.verbs.serve.shared_pictures import MEMORY, Pictures, pictures_in
 
 if TYPE_CHECKING:
     from halftime.records.serve import EngineStatus
@@ -60,6 +60,7 @@ class HttpSettings:
     most_bodies: int = 1024 * MIB  # of all bodies together; large ones are on disk
     send_seconds: float = 30.0  # for a reader to take any one piece of an answer
     keep_alive_seconds: float = 10.0  # between comments in a stream that has nothing to say
+    pictures: str = MEMORY  # where pictures by URL are; 'off', a folder or a bucket
     url_seconds: float = 3600.0
     url_bytes: int = 256 * MIB
     drain_seconds: float = 30.0
@@ -107,7 +108,7 @@ class Service:
     settings: HttpSettings
     metrics: ServerMetrics = field(init=False)
     traffic: Traffic = field(init=False)
-    pictures: PictureStore = field(init=False)
+    pictures: Pictures | None = field(init=False)
     quotas: Quotas = field(init=False)
     profiler: LiveProfiler = field(default_factory=LiveProfiler)
     # Each may take some 100 MiB while it is decoded and written anew; on disk until then.
@@ -121,7 +122,9 @@ class Service:
             drain_seconds=self.settings.drain_seconds,
             send_seconds=self.settings.send_seconds,
         )
-        self.pictures = PictureStore(self.settings.url_bytes, self.settings.url_seconds)
+        self.pictures = pictures_in(
+            self.settings.pictures, self.settings.url_bytes, self.settings.url_seconds
+        )
 
 
 def service_of(request: Request) -> Service:
