@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from halftime.base.listening import address_of, listening_socket
-from halftime.http.access import AccessControl, matches
+from halftime.http.access import AccessControl, ApiKey, matches
 from halftime.http.disconnect import ClientLeft, unless_disconnected
 from halftime.http.endpoints import healthz, models_response
 from halftime.http.errors import ERROR_HANDLERS, ApiError, ErrorBody
@@ -101,7 +101,7 @@ def application(traffic: Traffic, **changes: object) -> Starlette:
         ],
         middleware=[
             Middleware(Observed, traffic=traffic),
-            Middleware(AccessControl, keys=values["keys"]),
+            Middleware(AccessControl, keys=[ApiKey(key, key) for key in values["keys"]]),
             Middleware(LimitedBodies, most=values["most"], seconds=values["seconds"]),
         ],
         exception_handlers=ERROR_HANDLERS,
