@@ -39,8 +39,8 @@ def two_workers() -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ[FAULT_FILE] = str(Path(folder, "fault"))
         try:
-            with serving(*OPTIONS, *LIMITS) as server:
-                wait(lambda: states(server) == ["ready", "ready"], 600)
+            with serving(*OPTIONS, *LIMITS, patience=1200.0) as server:
+                wait(lambda: states(server) == ["ready", "ready"], 1200)
                 yield server
         finally:
             del os.environ[FAULT_FILE]

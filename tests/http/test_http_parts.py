@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from halftime.base.listening import address_of, listening_socket
-from halftime.http.access import AccessControl, ApiKey, matches
+from halftime.http.access import AccessControl, matches
 from halftime.http.disconnect import ClientLeft, unless_disconnected
 from halftime.http.endpoints import healthz, models_response
 from halftime.http.errors import ERROR_HANDLERS, ApiError, ErrorBody
@@ -52,6 +52,9 @@ def test_errors_in_openais_words(status: int, kind: str) -> None:
     body = msgspec.json.decode(error.body(), type=ErrorBody).error
     assert (body.message, body.type, body.code, body.param) == ("Said.", kind, "c", "p")
     assert error.headers() == {"retry-after": "1"}
+    # OpenAI's client ignores more than a minute, and would come back at once
+    long = ApiError(status, "Said.", retry_after=240.0).headers()
+    assert long == {"retry-after": "240", "retry-after-ms": "60000"}
 
 
 @given(st.integers(0, 3 * 256 * 1024 + 1), st.booleans())
@@ -101,7 +104,7 @@ def application(traffic: Traffic, **changes: object) -> Starlette:
         ],
         middleware=[
             Middleware(Observed, traffic=traffic),
-            Middleware(AccessControl, keys=[ApiKey(key, key) for key in values["keys"]]),
+            Middleware(AccessControl, keys=values["keys"]),
             Middleware(LimitedBodies, most=values["most"], seconds=values["seconds"]),
         ],
         exception_handlers=ERROR_HANDLERS,

@@ -207,7 +207,11 @@ def _engine_settings(model: str | None, deadline: str, values: dict[str, object]
         "steps": parse_steps(str(values.pop("steps"))),
         "queue_limit": values.pop("queue"),
         "deadline_seconds": parse_seconds(deadline),
-        **{name: value for name, value in values.items() if value is not None},
+        **{
+            name: value
+            for name, value in values.items()
+            if value is not None and name in EngineSettings.__struct_fields__
+        },
     }
     if not settings["deadline_seconds"]:
         raise BadInput("--deadline is 0; it must be more, for example 60s.")
@@ -236,11 +240,11 @@ def _http_settings(
     drain: str,
     queue: int,
     *,
-    host: str,
-    allow_host: tuple[str, ...],
-    public_url: str | None,
-    pictures: str,
-    keys: str | None,
+    host: str = "127.0.0.1",
+    allow_host: tuple[str, ...] = (),
+    public_url: str | None = None,
+    pictures: str = "memory",
+    keys: str | None = None,
 ) -> HttpSettings:
     from halftime.verbs.serve.quotas import keys_in, read_keys
     from halftime.verbs.serve.service import API_KEY, PROFILE_TOKEN, HttpSettings

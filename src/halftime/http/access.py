@@ -47,8 +47,12 @@ class AccessControl:
     """ASGI middleware: /v1 needs a key where keys are set, and a browser's post must come from this
     server's page. Whose the request is stands in the scope afterwards."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
-        self.app, self.keys = app, keys
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey | str]) -> None:
+        self.app = app
+        self.keys = [
+            key if isinstance(key, ApiKey) else ApiKey(f"key-{number}", key)
+            for number, key in enumerate(keys, 1)
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -139,6 +139,15 @@ def test_a_file_of_keys_is_checked(tmp_path: Path, text: str, reason: str) -> No
         read_keys(tmp_path / "none.toml")
 
 
+def test_the_file_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text()
+    path = tmp_path / "keys.toml"
+    path.write_text(page.split("```toml\n")[1].split("```")[0].replace("sk-...", "sk-1", 1))
+    keys = read_keys(path)
+    assert (keys["alice"].pictures_per_minute, keys["alice"].waiting) == (60, 8)
+    assert keys["batch-job"].waiting is None
+
+
 @pytest.mark.parametrize(
     ("address", "client"),
     [

@@ -18,7 +18,7 @@ from halftime.http.hosts import HostCheck
 from halftime.http.limits import LimitedBodies
 from halftime.http.traffic import Observed
 from halftime.verbs.serve import health, images, openapi, page, profiling
-from halftime.verbs.serve.quotas import named_keys
+from halftime.verbs.serve.quotas import all_keys
 from halftime.verbs.serve.service import DrawingEngine, HttpSettings, Service
 
 logger = logging.getLogger("halftime.serve")
@@ -55,7 +55,7 @@ def application(engine: DrawingEngine, settings: HttpSettings) -> Starlette:
         middleware=[  # the first sees a request first
             Middleware(Observed, traffic=service.traffic),
             Middleware(HostCheck, hosts=settings.hosts),
-            Middleware(AccessControl, keys=named_keys(settings.api_keys, settings.keys)),
+            Middleware(AccessControl, keys=all_keys(settings.api_keys, settings.keys)),
             Middleware(
                 LimitedBodies,
                 most=settings.most_body,

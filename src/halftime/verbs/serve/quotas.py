@@ -69,10 +69,11 @@ def read_keys(path: Path) -> dict[str, KeySettings]:
     return keys
 
 
-def named_keys(anonymous: tuple[str, ...], keys: Mapping[str, KeySettings]) -> tuple[ApiKey, ...]:
-    """All keys by name; those of the environment are key-1, key-2, ..."""
-    numbered = (ApiKey(f"key-{number}", secret) for number, secret in enumerate(anonymous, 1))
-    return (*numbered, *(ApiKey(name, key.secret) for name, key in keys.items()))
+def all_keys(
+    anonymous: tuple[str, ...], keys: Mapping[str, KeySettings]
+) -> tuple[ApiKey | str, ...]:
+    """The keys of the environment and those of a file, by name."""
+    return (*anonymous, *(ApiKey(name, key.secret) for name, key in keys.items()))
 
 
 @dataclass

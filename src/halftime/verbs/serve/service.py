@@ -15,7 +15,7 @@ from halftime.http.traffic import Traffic
 from halftime.verbs.serve.messages import DEADLINE_SECONDS
 from halftime.verbs.serve.metrics import ServerMetrics
 from halftime.verbs.serve.quotas import KeySettings, Quotas
-from halftime.verbs.serve.shared_pictures import MEMORY, Pictures, pictures_in
+from halftime.verbs.serve.shared_pictures import MEMORY, PictureShelf, pictures_in
 
 if TYPE_CHECKING:
     from halftime.records.serve import EngineStatus
@@ -108,7 +108,7 @@ class Service:
     settings: HttpSettings
     metrics: ServerMetrics = field(init=False)
     traffic: Traffic = field(init=False)
-    pictures: Pictures | None = field(init=False)
+    pictures: PictureShelf | None = field(init=False)
     quotas: Quotas = field(init=False)
     profiler: LiveProfiler = field(default_factory=LiveProfiler)
     # Each may take some 100 MiB while it is decoded and written anew; on disk until then.

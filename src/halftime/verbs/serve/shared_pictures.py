@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{43}\.(?P<extension>png|jpeg|webp)")
 _SWEEP_SECONDS = 60.0
 
 
-class Pictures(Protocol):
+class PictureShelf(Protocol):
     """Where pictures by URL are; may block."""
 
     def put(self, data: bytes, media_type: str) -> str: ...
@@ -103,7 +103,7 @@ def file_system(url: str) -> tuple[AbstractFileSystem, str]:
     return files, str(folder).rstrip("/")
 
 
-def pictures_in(url: str, capacity: int, lifetime: float) -> Pictures | None:
+def pictures_in(url: str, capacity: int, lifetime: float) -> PictureShelf | None:
     """Where pictures by URL are kept: in memory, nowhere, or in what replicas share. Raises
     BadInput."""
     if url == OFF:
