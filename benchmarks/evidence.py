@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 import subprocess
 from collections.abc import Callable
 from fnmatch import fnmatch

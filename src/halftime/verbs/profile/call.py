@@ -23,16 +23,24 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-def timed_call(pipeline: DiffusionPipeline, workload: Workload, clock: Clock) -> Measured:
-    """Call the pipeline once for `workload` and time its parts. Raises OutOfMemory."""
+def timed_call(
+    pipeline: DiffusionPipeline,
+    workload: Workload,
+    clock: Clock,
+    outputs: list[object] | None = None,
+) -> Measured:
+    """Call the pipeline once for `workload` and time its parts; what it returns is added to
+    `outputs`. Raises OutOfMemory."""
     arguments = call_arguments(pipeline, workload)
     recorder = Recorder(clock)
     busy = load_average()
     gc.collect()  # the garbage of earlier calls is not this one's cost
     with instrumented(pipeline, recorder), out_of_memory_explained():
         origin = clock.start()
-        pipeline(**arguments)
+        output = pipeline(**arguments)
         end = clock.finish()
+    if outputs is not None:
+        outputs.append(output)
     wall = end.host - origin.host
     return measured(tree(recorder, clock, origin), wall, busy)
 
