@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from halftime.base.environment import load_average
@@ -23,14 +24,22 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-def timed_call(
-    pipeline: DiffusionPipeline,
-    workload: Workload,
-    clock: Clock,
-    outputs: list[object] | None = None,
-) -> Measured:
-    """Call the pipeline once for `workload` and time its parts; what it returns is added to
-    `outputs`. Raises OutOfMemory."""
+_OUTPUTS: ContextVar[list[object] | None] = ContextVar("outputs", default=None)
+
+
+@contextlib.contextmanager
+def outputs_kept() -> Iterator[list[object]]:
+    """What the timed calls within return, in their order; others' outputs are let go at once."""
+    outputs: list[object] = []
+    token = _OUTPUTS.set(outputs)
+    try:
+        yield outputs
+    finally:
+        _OUTPUTS.reset(token)
+
+
+def timed_call(pipeline: DiffusionPipeline, workload: Workload, clock: Clock) -> Measured:
+    """Call the pipeline once for `workload` and time its parts. Raises OutOfMemory."""
     arguments = call_arguments(pipeline, workload)
     recorder = Recorder(clock)
     busy = load_average()
@@ -39,7 +48,7 @@ def timed_call(
         origin = clock.start()
         output = pipeline(**arguments)
         end = clock.finish()
-    if outputs is not None:
+    if (outputs := _OUTPUTS.get()) is not None:
         outputs.append(output)
     wall = end.host - origin.host
     return measured(tree(recorder, clock, origin), wall, busy)

@@ -20,7 +20,7 @@ from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation, probe
-from halftime.verbs.profile.call import timed_call
+from halftime.verbs.profile.call import outputs_kept, timed_call
 from halftime.verbs.profile.clock import clock_for
 from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.device_probe import probe as device_probe
@@ -195,9 +195,10 @@ def _calls(
         progress("first call" if index == 0 else warming, index, total)
         for shift in range(len(pipelines)):
             turn = (index + shift) % len(pipelines)
-            outputs: list[object] | None = [] if settings.pictures and index == total - 1 else None
-            measured = timed_call(pipelines[turn], workload, clocks[turn], outputs)
-            pictures = thumbnails(outputs[0]) if outputs else ()
+            with outputs_kept() as outputs:
+                measured = timed_call(pipelines[turn], workload, clocks[turn])
+            last = settings.pictures and index == total - 1
+            pictures = thumbnails(outputs[0]) if last and outputs else ()
             calls[turn].append(TimedCall(measured, compilation.look(), pictures))
     progress("steady run", total, total)
     return calls

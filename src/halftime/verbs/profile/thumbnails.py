@@ -53,8 +53,8 @@ def _arrays(values: np.ndarray, channels: int) -> Iterator[Image.Image]:
         return
     last = np.moveaxis(values, channels, -1)
     for picture in last.reshape(-1, *last.shape[-3:]):
-        whole = picture if picture.dtype == np.uint8 else np.clip(picture, 0, 1) * 255
-        yield Image.fromarray(np.nan_to_num(whole).round().astype(np.uint8).squeeze())
+        pixels = picture if picture.dtype == np.uint8 else np.clip(picture, 0, 1) * 255
+        yield Image.fromarray(np.nan_to_num(pixels).round().astype(np.uint8).squeeze())
 
 
 def _few(pictures: Sequence[Image.Image]) -> Sequence[Image.Image]:
