@@ -343,7 +343,8 @@ RECENT: dict[str, Variant] = {
     "ltx2": Variant(ltx2, _ltx2),
     "hunyuan_video15": Variant(hunyuan_video15, lambda: sized(16, num_frames=9)),
     "ltx2_image_to_video": Variant(
-        same("LTX2ImageToVideoPipeline", ltx2), lambda: {**_ltx2(), "image": drawn(32), "crf": 0}
+        same("LTX2ImageToVideoPipeline", ltx2),
+        lambda: {**_ltx2(), "image": drawn(32), "image_crf": 0},
     ),
     "ltx2_condition": Variant(same("LTX2ConditionPipeline", ltx2), _ltx2),
     "wan_animate": Variant(wan_animate, _animated),

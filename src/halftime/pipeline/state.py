@@ -279,6 +279,7 @@ def _live_pipelines() -> Iterator[DiffusionPipeline]:
 
 
 def _subclasses(kind: type) -> Iterator[type]:
+    subclass: type
     for subclass in kind.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)
