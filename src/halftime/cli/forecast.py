@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from halftime.base.store import write_json
+from halftime.base.store import check_writable, write_json
 from halftime.base.units import parse_seconds
 from halftime.cli.options import (
     json_output,
@@ -17,7 +17,7 @@ from halftime.cli.options import (
     parse_size,
     source_options,
 )
-from halftime.cli.output import Output, emit
+from halftime.cli.output import ExtraFile, Output, emit
 from halftime.report.forecast import calibration_report_of
 
 if TYPE_CHECKING:
@@ -215,10 +215,12 @@ def calibrate_from(
     from halftime.verbs.forecast.saved import saved_path
     from halftime.verbs.forecast.session import calibrate
 
+    if output_file:
+        check_writable(output_file)
     calibration = calibrate(session, model=model, gpu=gpu, dtype=dtype)
     path = output_file or str(saved_path(calibration.gpu))
-    write_json(path, calibration)
-    emit(calibration, output, lambda: calibration_report_of(calibration, path))
+    extra = [ExtraFile(path, lambda: write_json(path, calibration))]
+    emit(calibration, output, lambda: calibration_report_of(calibration, path), extra)
 
 
 @command.command("gpus")

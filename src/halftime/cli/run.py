@@ -9,7 +9,8 @@ import click
 
 from halftime.cli.around import look_around
 from halftime.cli.options import output_options
-from halftime.cli.output import Output, emit, progress_bar
+from halftime.cli.output import Output, emit
+from halftime.cli.screen import progress_bar
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -21,11 +21,12 @@ from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation, probe
-from halftime.verbs.profile.call import timed_call
+from halftime.verbs.profile.call import outputs_kept, timed_call
 from halftime.verbs.profile.clock import clock_for
 from halftime.verbs.profile.device_probe import probe as device_probe
 from halftime.verbs.profile.device_probe import with_device
 from halftime.verbs.profile.session import MeasuredCalls, TimedCall
+from halftime.verbs.profile.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -40,6 +41,7 @@ class ProfileSettings:
     runs: int = 5
     warmup: int = 1
     probes: bool = True  # FLOPs, memory, and on CUDA device time: short calls of their own
+    pictures: bool = True  # whether the session keeps what the last call drew, small
 
     def __post_init__(self) -> None:
         if self.runs < 1 or self.warmup < 0:
@@ -178,8 +180,11 @@ def _calls(
         for shift in range(len(turns)):
             number = (index + shift) % len(turns)
             turn = turns[number]
-            measured = timed_call(turn.pipeline, turn.workload, clocks[number], turn.further)
-            calls[number].append(TimedCall(measured, compilation.look()))
+            with outputs_kept() as outputs:
+                measured = timed_call(turn.pipeline, turn.workload, clocks[number], turn.further)
+            last = settings.pictures and index == total - 1
+            pictures = thumbnails(outputs[0]) if last and outputs else ()
+            calls[number].append(TimedCall(measured, compilation.look(), pictures))
     progress("steady run", total, total)
     return calls
 

@@ -28,6 +28,7 @@ class TimedCall:
 
     measured: Measured
     compiled: CompileCounters
+    pictures: tuple[str, ...] = ()  # of the last call alone
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class MeasuredCalls:
             runs=tuple(call.run for call in measured),
             first_run=self.first.measured.run,
             memory=memory,
+            pictures=self.steady[-1].pictures,
             compilation=report,
             notes=(
                 *self.loaded.notes,
