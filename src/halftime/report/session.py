@@ -42,12 +42,17 @@ def report_of(session: Session) -> Report:
         Section("What was run, where", _environment(session), console=False),
     ]
     return Report(
-        title=f"{session.pipeline or 'Trace'} on {_device(session.environment)}: where "
-        f"{units.seconds(session.wall_seconds)} went",
+        title=f"{_what_ran(session)}: where {units.seconds(session.wall_seconds)} went",
         summary=_summary(session),
         sections=tuple(sections),
         scripts=SCRIPTS if widget else (),
     )
+
+
+def _what_ran(session: Session) -> str:
+    """The pipeline, and the device that it ran on; a trace names its devices in rows of its own."""
+    name = session.pipeline or "Trace"
+    return f"{name} on {_device(session.environment)}" if session.kind == "profile" else name
 
 
 def _device(environment: Environment) -> str:

@@ -123,7 +123,7 @@ def measure_in_turns(
     neighbours = _neighbours(surroundings)
     environments = [this_environment(str(device_of(loaded.pipeline))) for loaded in pipelines]
     before = compilation.look()
-    turns = [Turn(loaded.pipeline, workload, further or {}) for loaded in pipelines]
+    turns = [RepeatedCall(loaded.pipeline, workload, further or {}) for loaded in pipelines]
     sessions = []
     for loaded, turn, environment, calls in zip(
         pipelines, turns, environments, _calls(turns, settings, progress), strict=True
@@ -151,7 +151,7 @@ def _neighbours(surroundings: Surroundings | None) -> str:
 
 
 @dataclass(frozen=True)
-class Turn:
+class RepeatedCall:
     """What is called again and again: a pipeline, for a workload, with further arguments."""
 
     pipeline: DiffusionPipeline
@@ -159,7 +159,9 @@ class Turn:
     further: Mapping[str, object]
 
 
-def _session(measurement: MeasuredCalls, turn: Turn, probes: bool, progress: Progress) -> Session:
+def _session(
+    measurement: MeasuredCalls, turn: RepeatedCall, probes: bool, progress: Progress
+) -> Session:
     rows = measurement.rows()
     if not probes:
         return measurement.session(rows)
@@ -168,7 +170,7 @@ def _session(measurement: MeasuredCalls, turn: Turn, probes: bool, progress: Pro
 
 
 def _calls(
-    turns: Sequence[Turn], settings: ProfileSettings, progress: Progress
+    turns: Sequence[RepeatedCall], settings: ProfileSettings, progress: Progress
 ) -> list[list[TimedCall]]:
     """For each pipeline its calls, in their order."""
     clocks = [clock_for(device_of(turn.pipeline)) for turn in turns]
@@ -190,7 +192,7 @@ def _calls(
 
 
 def _with_probes(
-    rows: tuple[LedgerRow, ...], turn: Turn, progress: Progress
+    rows: tuple[LedgerRow, ...], turn: RepeatedCall, progress: Progress
 ) -> tuple[LedgerRow, ...]:
     pipeline = turn.pipeline
     progress("counting FLOPs", 0, 1)
