@@ -26,6 +26,7 @@ MODULES = evidence.benchmarks()
 COMMITTED = evidence.committed(RESULTS, "*.json")
 # Modules that write tables into pages, and with --check say whether they would change anything.
 WRITERS = [
+    "benchmarks.captions.page",
     "benchmarks.evidence",
     "benchmarks.fix.breadth_page",
     "benchmarks.fix.page",

@@ -43,8 +43,6 @@ def _print_block(block: Block, console: Console) -> None:
             title = _text(entry.title, f"bold {_STYLES[entry.tone]}")
             console.print(RichText.assemble(title, "  ", _text(entry.facts)))
             _print_indented(" ", _text(entry.text), console)
-            if entry.command:
-                _print_indented(" ", _text(f"$ {entry.command}", "dim"), console)
     elif block.fallback:
         console.print(_text(block.fallback))
 

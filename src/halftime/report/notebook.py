@@ -44,7 +44,7 @@ def page_in_a_frame(record: object) -> str:
         sections = tuple(
             section
             for section in report.sections
-            if not any(isinstance(block, Html) for block in section.blocks)
+            if not any(isinstance(b, Html) and "timeline" in b.markup for b in section.blocks)
         )
         report = replace(report, sections=sections, scripts=())
     page = html(report)

@@ -16,12 +16,14 @@ from halftime.report.model import (
     Column,
     Entries,
     Entry,
+    Html,
     Report,
     Section,
     Table,
     Text,
     rows_of,
 )
+from halftime.report.templates import render
 from halftime.report.timeline import SCRIPTS, timeline
 
 
@@ -31,6 +33,7 @@ def report_of(session: Session) -> Report:
     sections = [
         Section("Ledger", tuple(_ledger_blocks(session))),
         *([Section("Timeline of one call", (widget,), console=False)] if widget else []),
+        *_pictures(session),
         Section("Findings", (_findings(session),)),
         *_doubts(session),
         *_first_call(session),
@@ -164,6 +167,12 @@ def _ledger_blocks(session: Session) -> Iterator[Block]:
             f"first call {units.seconds(cold.first_call_seconds)}, Python and the process itself "
             f"{units.seconds(cold.process_seconds - named)})."
         )
+
+
+def _pictures(session: Session) -> Iterator[Section]:
+    if session.pictures:
+        markup = render("thumbnails.html", pictures=session.pictures)
+        yield Section("What it drew", (Html(markup),), console=False)
 
 
 def _findings(session: Session) -> Block:

@@ -7,7 +7,6 @@ import binascii
 import errno
 import gzip
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from halftime.base.errors import BadFile
 from halftime.base.store import read_bytes, write_bytes
 from halftime.records.captions import Logged
 from halftime.verbs.captions import features
+from halftime.verbs.captions.near import grouped, sketch
 
 _GZIPPED = b"\x1f\x8b"
 _FIRST = b'{"id":'  # what every line of `add_line` starts with
-NEAR = 3  # bits of 64 in which near duplicates may differ
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,11 @@ def read_log(path: str | Path) -> Log:
     rows = _rows(Path(path))
     usable: list[Logged] = []
     values: list[list[float]] = []
-    marks: list[int | str] = []
+    marks: list[bytes | str] = []
     left_out: list[str] = []
     for number, row in enumerate(rows, 1):
         try:
-            value, mark = _features_and_mark(row, Path(path).parent)
+            value, mark = _features_and_mark(row, number, Path(path).parent)
         except features.NotSeen as error:
             left_out.append(f"line {number}: {error}")
             continue
@@ -141,14 +140,14 @@ def add_line(path: str | Path, row: Logged) -> None:
     return None
 
 
-def _features_and_mark(row: Logged, folder: Path) -> tuple[list[float], int | str]:
-    """A request's features and the mark of its group: a fingerprint, or the log's own word."""
+def _features_and_mark(row: Logged, number: int, folder: Path) -> tuple[list[float], bytes | str]:
+    """A request's features and the mark of its family: a sketch, or the log's own word."""
     if row.features is not None:
-        return list(row.features), row.group if row.group is not None else f"row {row.id}"
+        return list(row.features), row.group if row.group is not None else f"line {number}"
     if row.image is None:
         raise features.NotSeen("the request has neither image nor features.")
     picture = picture_of(row.image, folder)
-    mark = row.group if row.group is not None else features.fingerprint(picture)
+    mark = row.group if row.group is not None else sketch(picture)
     return [*features.of_picture(picture), *features.of_prompt(row.prompt)], mark
 
 
@@ -163,25 +162,3 @@ def picture_of(image: str, folder: Path) -> bytes:
         raise features.NotSeen(
             f"the picture is neither a file here nor base64: {image[:40]!r}."
         ) from error
-
-
-def grouped(marks: Sequence[int | str]) -> list[int]:
-    """A group's number for each mark.
-
-    Fingerprints within NEAR bits of a group's first one join that group.
-    """
-    words: dict[str, int] = {}
-    prints: list[tuple[int, int]] = []
-    groups: list[int] = []
-    for mark in marks:
-        new = len(words) + len(prints)
-        if isinstance(mark, str):
-            groups.append(words.setdefault(mark, new))
-            continue
-        near = next(
-            (number for first, number in prints if (first ^ mark).bit_count() <= NEAR), None
-        )
-        if near is None:
-            prints.append((mark, new))
-        groups.append(new if near is None else near)
-    return groups

@@ -17,7 +17,7 @@ from halftime.verbs.tune.quality import Pictures
 from halftime.verbs.tune.state import TuneState
 from halftime.verbs.tune.sweep import sweep
 
-PROFILE = ProfileSettings(runs=5, warmup=1, probes=False)
+PROFILE = ProfileSettings(runs=5, warmup=1, probes=False, pictures=False)
 _SWEEP_PROMPTS = 6
 
 

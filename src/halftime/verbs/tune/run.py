@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,6 @@ from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted, setup_seconds
 from halftime.records.recipe import Choice
 from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
-from halftime.verbs.profile.run import ProfileSettings
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.candidates import candidates
 from halftime.verbs.tune.decide import (
@@ -34,7 +33,7 @@ from halftime.verbs.tune.decide import (
     suspects,
 )
 from halftime.verbs.tune.ending import Ending, ending_seconds, ending_within
-from halftime.verbs.tune.measure import Measurements
+from halftime.verbs.tune.measure import PROFILE, Measurements
 from halftime.verbs.tune.quality import (
     LOSS,
     Pictures,
@@ -463,7 +462,7 @@ class TuningRun:
         for runs in (5, 3, 2, 1):
             ending = Ending(0, 0, 0, runs)
             if ending_seconds(ending, baseline, tuned, verified=True) <= self.budget.remaining():
-                settings = ProfileSettings(runs=runs, warmup=ending.warmup, probes=False)
+                settings = replace(PROFILE, runs=runs, warmup=ending.warmup)
                 before, after = self.measurements.profiles((), plan, settings=settings)
                 return before, after
         self.notes.append("the budget left no time for a ledger of the recipe")
