@@ -44,6 +44,7 @@ OTHERS = {
     "benchmarks.frame",
     "benchmarks.fresh",
     "benchmarks.gateway.naive_proxy",
+    "benchmarks.gateway.processes",
     "benchmarks.serve.process",
     "benchmarks.tables",
     "workshop.forecast.traces",

@@ -154,8 +154,8 @@ def planted_summary() -> list[str]:
     rows = measured["rows"]
     busy = [row["background_cores"] for row in rows]
     return [
-        f"{sum(row['reached'] for row in rows)} of {len(rows)} as they should be, in one run with "
-        f"{min(busy):g} to {max(busy):g} cores busy with other work."
+        f"{sum(row['reached'] for row in rows)} of {len(rows)} as they should be; "
+        f"{min(busy):g} to {max(busy):g} cores were busy with other work meanwhile."
     ]
 
 

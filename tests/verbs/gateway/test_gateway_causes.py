@@ -18,10 +18,12 @@ from halftime.records.gateway import (
 )
 from halftime.report.gateway import report_of
 from halftime.report.markdown import markdown
-from halftime.verbs.gateway.compare import shorter_sentence
+from halftime.verbs.gateway.client import Sample
+from halftime.verbs.gateway.compare import shorter_sentence, upstream_log
 from halftime.verbs.gateway.evidence import GatewayEvidence
 from halftime.verbs.gateway.failures import broken_sentences
 from halftime.verbs.gateway.findings import find
+from halftime.verbs.gateway.mock import LogEntry
 from halftime.verbs.gateway.verdict import with_budget
 
 
@@ -271,6 +273,13 @@ def test_what_the_log_and_the_answers_say() -> None:
     assert "stopped answering" in words["stopped"]
     fine = UpstreamLog(answered=100, direct_request_bytes=300.0, through_request_bytes=250.0)
     assert messages(load(upstream=fine, answers=facts())) == {}
+
+
+def test_requests_that_lost_their_id_on_the_way_did_reach_the_upstream() -> None:
+    answered = [Sample(f"{i:08x}", "through", 0.0, status=200) for i in range(4)]
+    nameless = [LogEntry("", 1, 0.0, 0.0, 0.1, 200)] * 3
+    assert upstream_log([], answered, {"": nameless}).unreached == 1
+    assert upstream_log([], answered, {}).unreached == 4
 
 
 def test_reasons_of_a_no() -> None:

@@ -153,6 +153,35 @@ def test_a_stream_is_measured() -> None:
     assert read(STREAM, 200, EVENTS, body.replace(b"\n", b"\r\n")).digest == reply.digest
 
 
+def test_events_that_a_gateway_cuts_anew_are_the_same_text() -> None:
+    """As LiteLLM does: a role in each event, an event of its own for the end, other ids."""
+    plain = delta("halftime-0000002a ab") + delta("cd") + b"data: [DONE]\n\n"
+    anew = b"".join(
+        b"data: " + json.dumps({"id": "x", "choices": [{"delta": piece}]}).encode() + b"\n\n"
+        for piece in (
+            {"role": "assistant", "content": ""},
+            {"role": "assistant", "content": "halftime-0000002b abc"},
+            {"role": "assistant", "content": "d"},
+            {},
+        )
+    )
+    first, second = (
+        read(STREAM, 200, EVENTS, body) for body in (plain, anew + b"data: [DONE]\n\n")
+    )
+    assert second.error == ""
+    assert (first.digest, first.size) == (second.digest, second.size)
+
+
+def test_a_stream_of_another_type_is_read_all_the_same() -> None:
+    body = b": ping\n\n" + delta("a") + b"data:[DONE]\n\n"
+    reply = read(STREAM, 200, {"content-type": "text/plain"}, body)
+    assert (reply.error, reply.streamed, reply.finished) == ("", True, True)
+
+
+def test_blanks_before_an_answer_keep_it_alive() -> None:
+    assert error_of(b"\n \n" + json.dumps(CHAT).encode()) == ""
+
+
 def test_encodings() -> None:
     body = json.dumps(CHAT).encode()
     packed = {"gzip": gzip.compress(body), "deflate": zlib.compress(body)}

@@ -279,6 +279,8 @@ class Pool:
         expiry = self._loop.call_later(self._timeout, lambda: in_use.close("timeout"))
         await connection.send(parts, sample)
         expiry.cancel()
+        if sample.error == _NOT_HTTP:
+            sample.hint = "it speaks HTTP/2 alone, or no HTTP: halftime speaks HTTP/1.1"
         if sample.error == "connection lost" and self._context and sample.fresh:
             # TLS 1.3 refuses a client after the handshake
             sample.hint = "" if self.endpoint.trust.client_cert else _WANTS_CERTIFICATE

@@ -136,12 +136,13 @@ def upstream_log(direct: Sequence[Sample], through: Sequence[Sample], log: Log) 
     """What the mock's log says of these requests."""
     answered = [sample for sample in through if sample.ok]
     calls = [log[sample.id] for sample in through if sample.id in log]
+    nameless = len(log.get("", ()))  # reached it with a prompt that had lost the request's id
     arms = [[e for s in arm for e in log.get(s.id, ())] for arm in (direct, through)]
     sizes = [[entry.size for entry in entries] for entries in arms]
     usual = {bare(entry.model) for entry in arms[0]}
     names = {entry.model for entry in arms[1] if usual and bare(entry.model) not in usual}
     return UpstreamLog(
-        unreached=sum(sample.id not in log for sample in answered),
+        unreached=max(0, sum(sample.id not in log for sample in answered) - nameless),
         answered=len(answered),
         calls_per_request=sum(map(len, calls)) / len(calls) if calls else 0.0,
         direct_at_once=_at_once(arms[0]),
