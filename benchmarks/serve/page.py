@@ -97,6 +97,18 @@ def faults() -> list[str]:
     return table(("fault", "bar", "measured", "reached"), rows)
 
 
+def replaced(row: dict) -> str:
+    return (
+        f"noticed after {seconds(row['noticed_after'])}, both ready after "
+        f"{seconds(row['ready_again_after'])}; {answers(row['answers'])} meanwhile; not ready in "
+        f"{row['unready_polls']} of {row['polls']} looks"
+    )
+
+
+def grown(change: float) -> str:
+    return f"{'+' if change >= 0 else '-'}{size(abs(change))}"
+
+
 MEASURED = {
     "leave": lambda row: (
         f"{answers(row['answers'])} (499: left); idle after {seconds(row['idle_after'])}; "
@@ -118,14 +130,22 @@ MEASURED = {
     "sigterm": lambda row: (
         f"{answers(row['answers'])}, exit code {row['exit_code']} after {seconds(row['seconds'])}"
     ),
+    "silent": lambda row: f"/healthz {row['healthz']} within {seconds(row['healthz_most'])}",
+    "heads": lambda row: f"{answers(row['answers'])}; memory {grown(row['growth'])}",
+    "half_closed": lambda row: answers(row["answers"]),
+    "uploads": lambda row: (
+        f"HTTP process {size(row['resident_before'])}, at most {size(row['resident_peak'])}; "
+        f"{seconds(row['upload_seconds'])} at most in the stage `upload`, "
+        f"{seconds(row['rest_seconds'])} in no stage"
+    ),
+    "impatient": lambda row: answers(row["answers"]),
+    "failing": replaced,
+    "frozen": replaced,
+    "killed": replaced,
     "cold": lambda row: (
         f"{', '.join(map(seconds, row['seconds']))}; {row['kinds_of_call']} kinds of call run twice"
     ),
 }
-
-
-def grown(change: float) -> str:
-    return f"{'+' if change >= 0 else '-'}{size(abs(change))}"
 
 
 def cold() -> list[str]:

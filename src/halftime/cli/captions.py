@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -13,9 +14,10 @@ import click
 from halftime.base.errors import BadInput, HalftimeError
 from halftime.base.listening import address_of, listening_socket
 from halftime.base.store import check_writable, read_json, write_json
-from halftime.cli import EXIT_INTERRUPTED
+from halftime.cli.ending import journal
 from halftime.cli.options import output_options, quiet_option
-from halftime.cli.output import Output, emit, progress_bar
+from halftime.cli.output import ExtraFile, Output, emit
+from halftime.cli.screen import progress_bar
 from halftime.records.captions import Router
 
 if TYPE_CHECKING:
@@ -121,17 +123,19 @@ def calibrate(
     from halftime.verbs.captions.log import read_log
     from halftime.verbs.captions.rules import read_rules
 
+    if out:
+        check_writable(out)
     never_small = read_rules(rules) if rules else ()
     settings = CalibrationSettings(never_small=never_small, **values)  # type: ignore[arg-type]
     rows = read_log(log)
     check_log(rows)
     if not output.quiet:
         click.echo(power_text(power_of(rows, settings), settings.alpha), err=True)
-    result = run(rows, settings)
-    if out:
-        write_json(out, result.router)
-
-    emit(result, output)
+    with progress_bar(output.quiet) as progress:
+        progress("calibrating", 0, 1)
+        result = run(rows, settings)
+    extra = [ExtraFile(out, partial(write_json, out, result.router))] if out else []
+    emit(result, output, extra=extra)
     return 0 if result.certified else 1
 
 
@@ -374,9 +378,8 @@ def _collect_missing(
                     add_line(out, result)
                     written += 1
     except KeyboardInterrupt:
-        state = _unfinished(out, written, total, left_out)
-        click.echo(f"halftime: interrupted.{state}", err=True)
-        return EXIT_INTERRUPTED
+        journal().resumes = _unfinished(out, written, total, left_out).strip().rstrip(".")
+        raise
     except HalftimeError as error:
         state = _unfinished(out, written, total, left_out)
         raise HalftimeError(f"{str(error).rstrip('.')}.{state}") from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import gzip
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,8 +130,11 @@ def add_line(path: str | Path, row: Logged) -> None:
         return write_bytes(path, line)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
-            file.write(line)
+        with open(path, "ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(line) < len(line):  # a full disk takes a part of it
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise BadFile(f"cannot write {path}: {error.strerror}.") from error
     return None
