@@ -75,7 +75,7 @@ def most_errors(alpha: float, delta: float, sent: Array) -> Array:
 def sequence(
     errors: Array,
     sent: Array,
-    seen: int,
+    pool: int,
     *,
     alpha: float,
     delta: float,
@@ -84,14 +84,14 @@ def sequence(
 ) -> list[int]:
     """Which choices to test on `draws` fresh requests: numbers of those, the strictest first.
 
-    `errors` and `sent` are each choice's, among `seen` requests that it was chosen by. The first is
+    `errors` and `sent` are each choice's, among `pool` requests that it was chosen by. The first is
     the strictest that passes with a chance of SURE, or else the one whose chance is best; looser
     ones follow, down to where the error here is twice what is allowed. Empty where no choice would
     pass even without an error.
     """
-    if not seen or not len(sent):
+    if not pool or not len(sent):
         return []
-    chances = pass_chances(errors, sent, np.floor(sent * draws / seen), alpha, delta)
+    chances = pass_chances(errors, sent, np.floor(sent * draws / pool), alpha, delta)
     sure = np.flatnonzero(chances >= SURE)
     start = int(sure[0]) if len(sure) else int(chances.argmax())
     if not chances[start] > 0:

@@ -340,8 +340,8 @@ class _Collection:
         """Status, body, and the seconds that Retry-After asks for."""
         path = "/responses" if "input" in body else "/chat/completions"
         address, headers = upstream.url + path, upstream.headers({})
-        whole = {name: value for name, value in body.items() if name not in _STREAMED}
-        data = whole | {"model": upstream.model}
+        fields = {name: value for name, value in body.items() if name not in _STREAMED}
+        data = fields | {"model": upstream.model}
         async with self.client.post(address, json=data, headers=headers) as answer:
             return (
                 answer.status,
