@@ -17,7 +17,7 @@ from halftime.base.errors import BadFile
 from halftime.base.store import read_json, write_bytes
 from halftime.cli import _run, output
 from halftime.cli import halftime as group
-from halftime.cli.ending import Journal, journal
+from halftime.cli.ending import CommandNotes, journal
 from halftime.cli.output import ExtraFile, Output, emit
 from halftime.records.forecast import GpuList
 from halftime.verbs.forecast.catalogue import gpu_list
@@ -185,14 +185,14 @@ def test_a_full_disk_behind_standard_output(
 @pytest.mark.parametrize(
     ("notes", "sentence"),
     [
-        (Journal(), "interrupted; nothing was written."),
-        (Journal(written=["a.json"]), "interrupted; a.json is complete."),
-        (Journal(written=["a", "b"]), "interrupted; a, b are complete."),
-        (Journal(resumes="run it again"), "interrupted; run it again."),
-        (Journal(["a"], "run it again"), "interrupted; a is complete; run it again."),
+        (CommandNotes(), "interrupted; nothing was written."),
+        (CommandNotes(written=["a.json"]), "interrupted; a.json is complete."),
+        (CommandNotes(written=["a", "b"]), "interrupted; a, b are complete."),
+        (CommandNotes(resumes="run it again"), "interrupted; run it again."),
+        (CommandNotes(["a"], "run it again"), "interrupted; a is complete; run it again."),
     ],
 )
-def test_ctrl_c_says_one_thing(notes: Journal, sentence: str) -> None:
+def test_ctrl_c_says_one_thing(notes: CommandNotes, sentence: str) -> None:
     assert notes.interruption() == sentence
 
 
@@ -211,7 +211,7 @@ def test_ctrl_c_after_a_file_does_not_say_that_nothing_was_written(
 
 
 def test_a_command_finds_its_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Journal] = []
+    seen: list[CommandNotes] = []
     command = group.get_command(None, "doctor")  # type: ignore[arg-type]
     monkeypatch.setattr(command, "callback", lambda **_: seen.extend([journal(), journal()]))
     assert _run(["doctor"], debug=False) == 0

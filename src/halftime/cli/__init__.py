@@ -18,7 +18,7 @@ from halftime.base.errors import HalftimeError, HalftimeWarning, ReaderLeft
 from halftime.base.source import in_a_sentence
 from halftime.base.store import reason
 from halftime.cli.ending import (
-    Journal,
+    CommandNotes,
     code_where_the_reader_left,
     forgiving_streams,
     is_closed_pipe,
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
-    notes = Journal()
+    notes = CommandNotes()
     with forgiving_streams() as output:
         code = _code(arguments, debug, notes)
     if output.failure is None or code == EXIT_INTERRUPTED:
@@ -137,7 +137,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     return 2
 
 
-def _code(arguments: list[str], debug: bool, notes: Journal) -> int:
+def _code(arguments: list[str], debug: bool, notes: CommandNotes) -> int:
     try:
         result = halftime.main(arguments, prog_name="halftime", standalone_mode=False, obj=notes)
         return result if isinstance(result, int) else 0

@@ -17,7 +17,7 @@ from halftime.base.store import reason
 
 
 @dataclass
-class Journal:
+class CommandNotes:
     """What one command has left behind so far, for the sentence that it ends with."""
 
     written: list[str] = field(default_factory=list)  # files that are complete
@@ -33,10 +33,10 @@ class Journal:
         return f"interrupted; {'; '.join(clauses) or 'nothing was written'}."
 
 
-def journal() -> Journal:
+def journal() -> CommandNotes:
     """The running command's journal; outside of one, a fresh one."""
     context = click.get_current_context(silent=True)
-    return (context.find_object(Journal) if context else None) or Journal()
+    return (context.find_object(CommandNotes) if context else None) or CommandNotes()
 
 
 class ForgivingStream:

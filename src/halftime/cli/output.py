@@ -13,7 +13,7 @@ import click
 
 from halftime.base.errors import HalftimeError, NotWritten, ReaderLeft
 from halftime.base.store import STANDARD_OUTPUT, reason, write_bytes, write_json
-from halftime.cli.ending import Journal, journal, output_failure
+from halftime.cli.ending import CommandNotes, journal, output_failure
 from halftime.records import Record
 from halftime.report.console import print_report
 from halftime.report.model import Report
@@ -77,7 +77,7 @@ def emit(
         raise NotWritten(" ".join(notes.problems) + where)
 
 
-def _drawn(record: Record, draw: Callable[[], Report] | None, notes: Journal) -> Report:
+def _drawn(record: Record, draw: Callable[[], Report] | None, notes: CommandNotes) -> Report:
     """The report; where its own view fails, the record's plain one, and why."""
     if draw is None:
         return report_of(record)
@@ -111,7 +111,7 @@ def _write_markdown(path: str, report: Report) -> None:
     write_bytes(path, markdown(report).encode())
 
 
-def _write(name: str, write: Callable[[], object], notes: Journal) -> None:
+def _write(name: str, write: Callable[[], object], notes: CommandNotes) -> None:
     try:
         write()
     except ReaderLeft:

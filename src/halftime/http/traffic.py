@@ -59,11 +59,11 @@ class Observed:
         counts = scope["path"].startswith(API)
         self.traffic.active += counts
         self.traffic.metrics.active.inc()
-        patience = _Patience(self.traffic.send_seconds)
+        limit = _SendLimit(self.traffic.send_seconds)
         try:
-            await self._answer(scope, receive, _sender(send, exchange, patience), exchange)
+            await self._answer(scope, receive, _sender(send, exchange, limit), exchange)
         finally:
-            patience.end()
+            limit.end()
             self.traffic.active -= counts
             self.traffic.metrics.active.dec()
             self._record(scope, exchange, time.perf_counter() - begun)
@@ -110,7 +110,7 @@ class Observed:
         logger.log(level, "%s %s %d %.3f s %s", *values)
 
 
-class _Patience:
+class _SendLimit:
     """Gives up on a reader that stopped: one timer a request, not one a piece."""
 
     def __init__(self, seconds: float) -> None:
@@ -154,7 +154,7 @@ class _Patience:
             self._timer.cancel()
 
 
-def _sender(send: Send, exchange: _Exchange, patience: _Patience) -> Send:
+def _sender(send: Send, exchange: _Exchange, limit: _SendLimit) -> Send:
     """`send` that notes the status, numbers the answer, and gives up on a reader that stopped."""
 
     async def observed(message: Message) -> None:
@@ -166,7 +166,7 @@ def _sender(send: Send, exchange: _Exchange, patience: _Patience) -> Send:
                 headers.append((REQUEST_ID, exchange.number.encode()))
             message = {**message, "headers": headers}
         for piece in pieces(message):
-            await patience.sent(send, piece)
+            await limit.sent(send, piece)
 
     return observed
 

@@ -223,7 +223,7 @@ def _workload_words(workload: Workload) -> list[str]:
     words = ["--steps", str(workload.steps)]
     if workload.width and workload.height:
         words += ["--size", f"{workload.width}x{workload.height}"]
-    if workload.device not in ("", Workload().device):
+    if workload.device:
         words += ["--device", workload.device]
     return words
 

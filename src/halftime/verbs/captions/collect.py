@@ -215,9 +215,9 @@ class _Running:
 
     def finished(self) -> list[Logged | LeftOut]:
         """Results so far. Raises what a request raised that no other one would survive."""
-        done = [task for task in self.tasks if task.done()]
-        self.tasks.difference_update(done)
-        return [task.result() for task in done if not task.cancelled()]
+        finished = [task for task in self.tasks if task.done()]
+        self.tasks.difference_update(finished)
+        return [task.result() for task in finished if not task.cancelled()]
 
     async def cancel(self) -> None:
         for task in self.tasks:

@@ -13,6 +13,7 @@ FASTER, FASTER_SECONDS = 0.02, 1e-4  # than direct, beyond its interval
 
 
 def errors(evidence: GatewayEvidence) -> Finding | None:
+    """Requests through the gateway that failed, by cause."""
     through = failures(evidence.loads, THROUGH)
     if not through.failed:
         return None
@@ -21,6 +22,7 @@ def errors(evidence: GatewayEvidence) -> Finding | None:
 
 
 def stopped(evidence: GatewayEvidence) -> Finding | None:
+    """The gateway stopped during the run."""
     if evidence.stopped is None:
         return None
     message = f"{evidence.stopped}: the report holds what was measured until then."
@@ -28,6 +30,7 @@ def stopped(evidence: GatewayEvidence) -> Finding | None:
 
 
 def unreached(evidence: GatewayEvidence) -> Finding | None:
+    """Answers for which the upstream was not asked."""
     logs = [load.upstream for load in evidence.loads if load.upstream]
     count, answered = sum(log.unreached for log in logs), sum(log.answered for log in logs)
     if not count:
@@ -74,6 +77,7 @@ def extra_calls(evidence: GatewayEvidence) -> Finding | None:
 
 
 def answers_differ(evidence: GatewayEvidence) -> Finding | None:
+    """Fields that all direct answers have and those through the gateway lack."""
     missing = {key for load in evidence.loads if load.answers for key in load.answers.missing}
     if not missing:
         return None
@@ -83,6 +87,7 @@ def answers_differ(evidence: GatewayEvidence) -> Finding | None:
 
 
 def compressed_unasked(evidence: GatewayEvidence) -> Finding | None:
+    """Answers in an encoding that the client did not ask for."""
     load = quietest(evidence.loads)
     encoding = load.answers.encoding if load and load.answers else ""
     if load is None or not encoding:
@@ -96,6 +101,7 @@ def compressed_unasked(evidence: GatewayEvidence) -> Finding | None:
 
 
 def requests_shrunk(evidence: GatewayEvidence) -> Finding | None:
+    """The upstream gets less of a request than the client sent."""
     load = quietest(evidence.loads)
     log = load.upstream if load else None
     if log is None or not log.direct_request_bytes or log.through_request_bytes is None:
@@ -111,6 +117,7 @@ def requests_shrunk(evidence: GatewayEvidence) -> Finding | None:
 
 
 def model_differs(evidence: GatewayEvidence) -> Finding | None:
+    """The gateway asks for another model than the client did."""
     models = {name for load in evidence.loads if load.upstream for name in load.upstream.models}
     if not models:
         return None

@@ -144,6 +144,7 @@ class TimedConnection(asyncio.Protocol):
         return None
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep the headers that are reported."""
         if self._sample is None:
             return
         lower = name.lower()
@@ -167,6 +168,7 @@ class TimedConnection(asyncio.Protocol):
                 sample.first_chunk = self._now
 
     def on_message_complete(self) -> None:
+        """One answer has ended; the final one unless its status is 1xx."""
         sample = self._sample
         if sample is None:
             return
@@ -183,6 +185,7 @@ class TimedConnection(asyncio.Protocol):
         self._finish("")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The server closed: the end of an answer that has no other, else a failure."""
         self.reusable = False
         self._now = now()
         if self._sample and exc is None and self._ends_with_the_connection():

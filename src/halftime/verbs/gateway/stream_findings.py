@@ -18,6 +18,7 @@ APART = 1.8  # times the longest gap between pieces, where each holds several ch
 
 
 def first_chunk(evidence: GatewayEvidence) -> Finding | None:
+    """The first chunk of a stream waits."""
     load = quietest(evidence.loads)
     if load is None or not evidence.stream or _arrives_together(load) or _comes_in_groups(load):
         return None
@@ -87,6 +88,7 @@ def _gap(gaps: Percentiles | None) -> float:
 
 
 def buffered(evidence: GatewayEvidence) -> Finding | None:
+    """All chunks arrive together, though they left apart."""
     load = quietest(evidence.loads)
     if load is None or load.ttft_added is None:
         return None
@@ -107,6 +109,7 @@ def buffered(evidence: GatewayEvidence) -> Finding | None:
 
 
 def chunks_held(evidence: GatewayEvidence) -> Finding | None:
+    """Chunks arrive further apart than they left."""
     load = quietest(evidence.loads)
     spans = _spans(load) if load else None
     if load is None or spans is None or not evidence.stream:
@@ -161,6 +164,7 @@ def chunks_late(evidence: GatewayEvidence) -> Finding | None:
 
 
 def chunks_merged(evidence: GatewayEvidence) -> Finding | None:
+    """Fewer, larger chunks come than were sent."""
     load = quietest(evidence.loads)
     answers = load.answers if load else None
     if load is None or answers is None or not evidence.stream or not _comes_in_groups(load):
