@@ -55,6 +55,7 @@ bench: $(VENV)/test.stamp  ## the benchmarks that need nothing outside this chec
 	$(BIN)/python -m benchmarks.trace.reading --out $(RESULTS)/trace_reading.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fix.schedule_table --out $(RESULTS)/fix_schedule_table.json
 	$(BIN)/python -m benchmarks.gateway.reach --out $(RESULTS)/gateway_reach.json
+	$(BIN)/python -m benchmarks.gateway.planted --out $(RESULTS)/gateway_planted.json
 
 breadth: $(VENV)/test.stamp  ## every fix on every tiny family and in every state; goes on where it was stopped
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.fix.breadth --out $(RESULTS)/fix_breadth.json $(ARGS)
@@ -66,6 +67,7 @@ docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python -m workshop.forecast.page
 	$(BIN)/python -m benchmarks.fix.page
 	$(BIN)/python -m benchmarks.fix.breadth_page
+	$(BIN)/python -m benchmarks.captions.page
 	$(BIN)/python -m benchmarks.gateway.page
 	$(BIN)/python -m benchmarks.serve.page
 	$(BIN)/python -m benchmarks.verify.page

@@ -83,6 +83,8 @@ CHECKS = (
         "profile",
         ("halftime", "profile", "--runs", "2", *SHORT, "--html", "p.html", "--json", "p.json"),
     ),
+    Check("each kind of pipeline and file", ("pytest", "tests/cli/test_cli_pipelines.py")),
+    Check("run", ("pytest", "tests/verbs/profile/test_profile_inplace.py")),
     Check("replay", ("halftime", "replay", "p.json", "--quiet"), VERDICTS),
     Check("show", ("halftime", "show", "p.json")),
     Check("a trace by torch.profiler", ("python", "-c", RECORD_TRACE)),

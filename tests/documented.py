@@ -116,6 +116,23 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime profile --steps 3 .*--against base.json$", Ours(code=2)),
     (r"^halftime (trace body|verify baseline typo|forecast sdxl --gpu A11)", Ours(code=2)),
     (r"^halftime gateway --direct http://127.0.0.1:9/", Alone(code=2)),
+    # each kind of pipeline and of file, on the page of that name
+    (
+        r"^halftime (profile (\./(sdxl|flux|sd3|wan|img2img|inpaint|controlnet|model|sd15)\b"
+        r"|\./modular|mypipelines:)|run draw\.py +#)",
+        Elsewhere("tests/cli/test_cli_pipelines.py::test_each_kind_in_one_command"),
+    ),
+    (
+        r"^halftime run ",
+        Elsewhere(
+            "tests/verbs/profile/test_profile_inplace.py::"
+            "test_the_command_keeps_the_scripts_words_out_of_its_result"
+        ),
+    ),
+    (
+        r"^import halftime\nfrom PIL import Image",
+        Elsewhere("tests/cli/test_cli_pipelines.py::test_the_program_of_the_page"),
+    ),
     (r"^halftime profile stabilityai/", Bash("--", f"{_SHORT} --")),
     (r"^halftime profile mypackage", Ours(f"{_SHORT} --size 32")),
     (r"^halftime profile --json profile.json", Ours(f"{_SHORT} --no-probes")),

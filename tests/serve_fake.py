@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import msgspec
 import uvicorn
 
 from halftime.base.listening import address_of, listening_socket
-from halftime.http.server import STALLED_SECONDS
+from halftime.http.protocol import ConnectionLimits
+from halftime.http.server import STALLED_SECONDS, configuration
 from halftime.records.serve import Certificate, ColdStartTimes, Graphs, WarmEntry
 from halftime.verbs.serve.app import application
 from halftime.verbs.serve.engine import Engine, JobEvents
@@ -78,11 +79,11 @@ class RecordingEngine(Engine):
         self.jobs: list[Job] = []
         self.script = script
 
-    def submit(self, job: Job) -> JobEvents:
-        if job.prompt == "refuse":
+    def submit_all(self, jobs: Sequence[Job]) -> list[JobEvents]:
+        if any(job.prompt == "refuse" for job in jobs):
             raise Refused("refused by the engine")
-        events = super().submit(job)
-        self.jobs.append(job)
+        events = super().submit_all(jobs)
+        self.jobs += jobs
         return events
 
     @property
@@ -111,6 +112,7 @@ def serving(
     queue_limit: int = 64,
     certificate: Certificate = CERTIFICATE,
     ready: bool = True,
+    limits: ConnectionLimits | None = None,
     **settings: object,
 ) -> Iterator[Running]:
     """A real uvicorn on 127.0.0.1 in a thread; ended with the block."""
@@ -125,23 +127,16 @@ def serving(
         )
         engine = RecordingEngine(script, queue_limit)
         app = application(engine, HttpSettings(model="fake", **settings))  # type: ignore[arg-type]
-        with _listening(app) as address:
+        with _listening(app, limits) as address:
             if ready:
                 wait_until(lambda: engine.status.state == "ready")
             yield Running(address, engine, app.state.service, gate.touch)
 
 
 @contextlib.contextmanager
-def _listening(app: object) -> Iterator[str]:
+def _listening(app: object, limits: ConnectionLimits | None = None) -> Iterator[str]:
     listener = listening_socket("127.0.0.1", 0, stalled_seconds=STALLED_SECONDS)
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        ws="none",
-        log_config=None,
-        lifespan="on",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configuration(app, limits))  # type: ignore[arg-type]
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
     thread.start()
     try:

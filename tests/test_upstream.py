@@ -23,6 +23,7 @@ from halftime.base.errors import UnsupportedVersion
 from halftime.records.stages import PIPELINE_METHODS
 from halftime.upstream import hugging_face, pytorch
 from tiny_pipelines import BREADTH, FAMILIES, PIPELINES
+from tiny_pipelines.checkpoint import save_checkpoint
 
 SOURCE = Path(__file__).parent.parent / "src" / "halftime"
 CPU = torch.device("cpu")
@@ -803,3 +804,26 @@ def test_a_failed_block_leaves_no_compilations(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="in the block"), pytorch.compilations_forgotten():
         raise ValueError("in the block")
     assert resets == [1]
+
+
+def test_a_modular_pipeline_names_its_blocks() -> None:
+    """blocks_of, leaf_blocks, is_loop: what its call takes and gives, and what runs in it."""
+    pipeline = BREADTH["modular_sdxl"].build()
+    blocks: hugging_face.Blocks | None = hugging_face.blocks_of(pipeline)
+    assert blocks is not None
+    inputs: list[hugging_face.BlockInput] = blocks.inputs
+    outputs: list[hugging_face.BlockOutput] = blocks.outputs
+    assert {"prompt", "num_inference_steps"} <= {entry.name for entry in inputs}
+    assert all(isinstance(entry.required, bool) for entry in inputs)
+    assert "images" in {entry.name for entry in outputs}
+    leaves = dict(hugging_face.leaf_blocks(pipeline))
+    assert "text_encoder" in leaves
+    assert any(hugging_face.is_loop(block) for block in leaves.values())
+    assert hugging_face.blocks_of(PIPELINES["sd15"].build()) is None
+
+
+def test_a_checkpoint_looks_like_a_repository(tmp_path: Path) -> None:
+    """repository_of_checkpoint: by the names and shapes of its weights alone."""
+    save_checkpoint(PIPELINES["sd15"].build(), tmp_path / "one.safetensors")
+    repository = hugging_face.repository_of_checkpoint(str(tmp_path / "one.safetensors"))
+    assert repository == "stable-diffusion-v1-5/stable-diffusion-v1-5"

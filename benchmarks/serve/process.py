@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import psutil
 
+HALFTIME_SERVE = ("halftime", "serve", "--quiet", "--port", "0")
+
 
 @dataclass
 class Server:
@@ -80,14 +82,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(*options: str) -> Iterator[Server]:
+def serving(*options: str, module: tuple[str, ...] = HALFTIME_SERVE) -> Iterator[Server]:
     """`halftime serve --port 0 OPTIONS`, ready."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "halftime", "serve", "--quiet", "--port", "0", *options]
+    command = [sys.executable, "-m", *module, *options]
     begun = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from halftime.report.show import show as show
     from halftime.verbs.audit.run import audit as audit
     from halftime.verbs.forecast.run import forecast as forecast
+    from halftime.verbs.profile.inplace import profiling as profiling
     from halftime.verbs.profile.run import profile as profile
     from halftime.verbs.trace.run import trace as trace
     from halftime.verbs.tune.run import tune as tune
@@ -45,6 +46,7 @@ _HOMES = {
     "forecast": "halftime.verbs.forecast.run",
     "load_pipeline": "halftime.pipeline.load",
     "profile": "halftime.verbs.profile.run",
+    "profiling": "halftime.verbs.profile.inplace",
     "show": "halftime.report.show",
     "trace": "halftime.verbs.trace.run",
     "tune": "halftime.verbs.tune.run",

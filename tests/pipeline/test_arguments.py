@@ -69,7 +69,7 @@ def test_a_subclass_gets_what_the_call_that_it_extends_takes() -> None:
 
 def test_a_misspelt_argument_is_refused_though_diffusers_swallows_it() -> None:
     with pytest.raises(
-        BadWorkload, match=r"takes no gidance_scale\. Did you mean 'guidance_scale'\?"
+        BadWorkload, match=r"takes no gidance_scale\. Did you mean 'guidance_scale'"
     ):
         call_arguments(PIPELINES["sdxl"].build(), Workload(arguments={"gidance_scale": 1}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +36,13 @@ def load_average() -> float:
     """Runnable processes, averaged over the last minute. Windows has no such number; psutil counts
     there from the first call on."""
     return float(psutil.getloadavg()[0])
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor_name() -> str:

@@ -38,6 +38,11 @@ def import_quietly(module: str) -> ModuleType:
 
 def install(extra: str) -> str:
     """The command that installs `halftime[EXTRA]` into the environment that runs now."""
+    return install_package(f"'halftime[{extra}]'")
+
+
+def install_package(requirement: str) -> str:
+    """The command that installs a package into the environment that runs now."""
     pip = shutil.which("pip")
     if pip is not None and Path(pip).parent == Path(sys.executable).parent:
         command = "pip"  # a shell finds this environment's own
@@ -45,4 +50,4 @@ def install(extra: str) -> str:
         near = os.path.relpath(sys.executable)
         python = sys.executable if near.startswith(os.pardir) else near
         command = f"{python} -m pip"
-    return f"{command} install 'halftime[{extra}]'"
+    return f"{command} install {requirement}"

@@ -8,9 +8,11 @@ moment of the call belongs to exactly one row, or to `unexplained`.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,8 +23,12 @@ from halftime.records.stages import STAGE_ORDER, Place
 
 GLUE = "glue"
 LOOP = Place("denoise", "loop")
+DENOISER = "denoiser"
 STEP = "scheduler.step"  # the span whose end ends a denoising step
-UNSTEADY = (GLUE, "progress_bar")  # what does not happen once a step
+UPDATE = "progress_bar.update"  # likewise, in a loop that steps without a scheduler
+TURN = "progress_bar.next"  # begins a step, where the loop goes over the bar itself
+BAR = "progress_bar"
+UNSTEADY = (GLUE, BAR)  # what does not happen once a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +91,47 @@ def costs(nodes: Iterable[Node]) -> Costs:
     return total
 
 
-def spans(nodes: Iterable[Node], depth: int = 0, step: int | None = None) -> list[Span]:
-    """The tree as flat records, in order; steps are counted by the scheduler's."""
+class StepRule(NamedTuple):
+    """How the steps of a loop are told apart: by a span at the end of each, or at its beginning."""
+
+    name: str
+    ends_it: bool
+
+
+BY_SCHEDULER = StepRule(STEP, ends_it=True)
+
+
+def step_rule(children: Sequence[Node]) -> StepRule:
+    """By the scheduler's steps; in a loop without them by the progress bar, and where that says
+    nothing by the first denoiser that is called several times."""
+    calls = Counter(child.name for child in children)
+    if not calls[STEP]:
+        for rule in (StepRule(UPDATE, ends_it=True), StepRule(TURN, ends_it=False)):
+            if calls[rule.name] > 1:
+                return rule
+        for child in children:
+            if child.place.part == DENOISER and calls[child.name] > 1:
+                return StepRule(child.name, ends_it=False)
+    return BY_SCHEDULER
+
+
+def spans(
+    nodes: Iterable[Node],
+    depth: int = 0,
+    step: int | None = None,
+    rule: StepRule = BY_SCHEDULER,
+) -> list[Span]:
+    """The tree as flat records, in order; the steps of a loop are counted by its rule."""
     records: list[Span] = []
     loop_step = step
+    begun = False
     for node in nodes:
+        inner = BY_SCHEDULER
         if node.name == LOOP.part and not node.place.part:
-            loop_step = 0
+            loop_step, inner = 0, step_rule(node.children)
+        if node.name == rule.name and not rule.ends_it and loop_step is not None:
+            loop_step += begun
+            begun = True
         records.append(
             Span(
                 stage=node.place.stage,
@@ -104,8 +144,8 @@ def spans(nodes: Iterable[Node], depth: int = 0, step: int | None = None) -> lis
                 host_seconds=node.host_seconds,
             )
         )
-        records += spans(node.children, depth + 1, loop_step)
-        if node.name == STEP and loop_step is not None:
+        records += spans(node.children, depth + 1, loop_step, inner)
+        if node.name == rule.name and rule.ends_it and loop_step is not None:
             loop_step += 1
         if depth == 0:
             loop_step = step
@@ -224,7 +264,8 @@ def _per_step(runs: Sequence[Measured], stage: str, part: str | None) -> StepSta
 def step_seconds(run_spans: Sequence[Span], stage: str, part: str | None) -> list[float]:
     """Duration of each denoising step: of one part, or of the whole step where that is None.
 
-    A whole step lasts from the end of one scheduler step to the end of the next.
+    A whole step lasts from the end of one scheduler step to the end of the next; in a loop without
+    them, from what is first in it to what is first in the next.
     """
     if part is not None:
         by_step: dict[tuple[int, int], float] = defaultdict(float)
@@ -249,7 +290,44 @@ def step_seconds(run_spans: Sequence[Span], stage: str, part: str | None) -> lis
         ):
             steps.append(span.start + span.seconds - begin)
             begin = span.start + span.seconds
-    return steps
+    return steps or _between_beginnings(run_spans, stage)
+
+
+def _between_beginnings(run_spans: Sequence[Span], stage: str) -> list[float]:
+    steps: list[float] = []
+    starts: dict[int, float] = {}
+    end = 0.0
+    for span in run_spans:
+        if span.depth == 0:
+            steps += _differences([*starts.values(), end])
+            starts, end = {}, span.start + span.seconds
+        elif (
+            span.depth == 1
+            and span.step is not None
+            and span.stage == stage
+            and span.part != BAR  # the bar is closed after the last step
+        ):
+            starts.setdefault(span.step, span.start)
+    return steps + _differences([*starts.values(), end])
+
+
+def _differences(moments: Sequence[float]) -> list[float]:
+    """Between each two; nothing where there are fewer than two steps."""
+    pairs = pairwise(moments)
+    return [later - earlier for earlier, later in pairs] if len(moments) > 2 else []
+
+
+def steps_taken(run_spans: Sequence[Span]) -> int:
+    """The denoising steps of a call, of all its loops."""
+    by_scheduler = sum(span.name == STEP for span in run_spans)
+    if by_scheduler:
+        return by_scheduler
+    loops = [span.depth == 0 for span in run_spans]
+    numbers = zip(accumulate(loops), run_spans, strict=True)
+    steps = {
+        (loop, span.step) for loop, span in numbers if span.step is not None and span.part != BAR
+    }
+    return len(steps) if len(steps) > 1 else 0  # one alone: nothing told steps apart
 
 
 def _unexplained(rows: Sequence[LedgerRow], wall: float, first: Measured | None) -> LedgerRow:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from halftime.base.store import write_json
+from halftime.base.store import check_writable, write_json
 from halftime.base.units import parse_seconds
-from halftime.cli.options import json_output, model_argument, output_options, parse_size
-from halftime.cli.output import Output, emit
+from halftime.cli.options import (
+    json_output,
+    model_argument,
+    output_options,
+    parse_size,
+    source_options,
+)
+from halftime.cli.output import ExtraFile, Output, emit
 from halftime.report.forecast import calibration_report_of
 
 if TYPE_CHECKING:
@@ -104,6 +111,7 @@ def command() -> None:
     metavar="JSON",
     help="A calibration; 'none' ignores the saved one.  [default: the saved one]",
 )
+@source_options
 @output_options
 def run(
     model: str | None,
@@ -112,6 +120,11 @@ def run(
     prices: str | None,
     target: str | None,
     calibration: str | None,
+    config: str | None,
+    revision: str | None,
+    lora: tuple[str, ...],
+    variant: str | None,
+    custom_pipeline: str | None,
     output: Output,
     **values: object,
 ) -> int:
@@ -130,9 +143,26 @@ def run(
         prices=prices,
         target_seconds=parse_seconds(target) if target else None,
         calibration=calibration,
+        config=config,
+        revision=revision,
+    )
+    result = msgspec.structs.replace(
+        result, notes=(*result.notes, *_unread(lora, variant, custom_pipeline))
     )
     emit(result, output)
     return 1 if any(claim.verdict == "impossible" for claim in result.claims) else 0
+
+
+def _unread(
+    lora: tuple[str, ...], variant: str | None, custom_pipeline: str | None
+) -> Iterator[str]:
+    """What loading takes and a forecast, which reads no weights and runs no code, does not."""
+    if lora:
+        yield "LoRA is forecast as fused into the weights, where it costs nothing"
+    if variant:
+        yield "the variant of the weights' files says nothing here: --dtype does"
+    if custom_pipeline:
+        yield "the pipeline's own code is not read: the loop is forecast as diffusers writes it"
 
 
 def _settings(values: dict[str, object]) -> ForecastSettings:
@@ -185,10 +215,12 @@ def calibrate_from(
     from halftime.verbs.forecast.saved import saved_path
     from halftime.verbs.forecast.session import calibrate
 
+    if output_file:
+        check_writable(output_file)
     calibration = calibrate(session, model=model, gpu=gpu, dtype=dtype)
     path = output_file or str(saved_path(calibration.gpu))
-    write_json(path, calibration)
-    emit(calibration, output, lambda: calibration_report_of(calibration, path))
+    extra = [ExtraFile(path, lambda: write_json(path, calibration))]
+    emit(calibration, output, lambda: calibration_report_of(calibration, path), extra)
 
 
 @command.command("gpus")

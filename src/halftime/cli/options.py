@@ -43,16 +43,62 @@ _MORE_WORKLOAD_OPTIONS = (
         "--scheduler",
         help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler.",
     ),
-    click.option("--dtype", help="float32, bfloat16 or float16.  [default: as loaded]"),
-    click.option("--device", help="cpu, cuda or cuda:N.  [default: cpu]"),
+    click.option(
+        "--dtype",
+        help="float32, bfloat16 or float16, from loading on.  [default: as loaded]",
+    ),
+    click.option(
+        "--device",
+        help="cpu, cuda, cuda:N, xpu or mps.  [default: the best here; a function's own]",
+    ),
     click.option(
         "--set",
         "arguments",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Any other argument of the call.",
+        help="Any other argument of the call; VALUE @FILE is a picture, film or tensor in a file.",
     ),
 )
+_PICTURE_OPTIONS = (
+    click.option(
+        "--image",
+        "image",
+        multiple=True,
+        metavar="FILE",
+        help="A picture that goes in; several where the call takes several.",
+    ),
+    click.option("--mask", metavar="FILE", help="Where to paint, in white."),
+    click.option(
+        "--control-image",
+        "control_image",
+        multiple=True,
+        metavar="FILE",
+        help="The picture of a ControlNet; one for each.",
+    ),
+    click.option(
+        "--video", metavar="FILE", help="A film that goes in, or the folder of its frames."
+    ),
+)
+_SOURCE_OPTIONS = (
+    click.option(
+        "--lora",
+        "lora",
+        multiple=True,
+        metavar="FILE[:WEIGHT]",
+        help="Load a LoRA on top; may be given several times.",
+    ),
+    click.option("--variant", help="Of the weights' files, for example fp16."),
+    click.option("--revision", help="Branch, tag or commit of a hub id."),
+    click.option(
+        "--config", metavar="FOLDER", help="What a checkpoint in one file is: a pipeline's folder."
+    ),
+    click.option(
+        "--custom-pipeline",
+        metavar="FILE|NAME",
+        help="A pipeline's code, for diffusers to run. Only code that you trust.",
+    ),
+)
+SOURCE_NAMES = ("lora", "variant", "revision", "config", "custom_pipeline")
 
 # `--json` alone, at the end or before another option, is `--json -`.
 json_option = click.option(
@@ -136,12 +182,25 @@ def workload_options(steps: int = 30) -> Callable[[F], F]:
         steps_option = click.option(
             "--steps", type=int, help=f"Denoising steps.  [default: {steps}]"
         )
-        options = (*_FIRST_WORKLOAD_OPTIONS, steps_option, *_MORE_WORKLOAD_OPTIONS)
+        options = (
+            *_FIRST_WORKLOAD_OPTIONS,
+            *_PICTURE_OPTIONS,
+            steps_option,
+            *_MORE_WORKLOAD_OPTIONS,
+            *_SOURCE_OPTIONS,
+        )
         for option in reversed(options):
             function = option(function)
         return function
 
     return decorated
+
+
+def source_options(function: F) -> F:
+    """Add the options of how a model is loaded alone, for a verb without a workload."""
+    for option in reversed(_SOURCE_OPTIONS):
+        function = option(function)
+    return function
 
 
 _WORKLOAD_NAMES = (
@@ -156,6 +215,11 @@ _WORKLOAD_NAMES = (
     "dtype",
     "device",
     "arguments",
+    "image",
+    "mask",
+    "control_image",
+    "video",
+    *SOURCE_NAMES,
 )
 
 

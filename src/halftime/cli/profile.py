@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from halftime.base.errors import BadFile
 from halftime.base.store import read_report
+from halftime.cli.around import look_around
+from halftime.cli.ending import journal
 from halftime.cli.options import (
     artefacts_option,
     model_argument,
@@ -19,12 +21,13 @@ from halftime.cli.options import (
     take_workload,
     workload_options,
 )
-from halftime.cli.output import Output, emit, progress_bar
+from halftime.cli.output import Output, emit
+from halftime.cli.screen import progress_bar
 from halftime.records import Session, Workload
 from halftime.report.model import Report
-from halftime.verbs.profile.compare import checked_alike, checked_workload
 
 if TYPE_CHECKING:
+    from halftime.base.neighbours import Surroundings
     from halftime.pipeline.load import LoadedPipeline
 
 
@@ -79,14 +82,15 @@ def command(
 ) -> None:
     """Where does the time of one call go? A ledger of stages that adds up to the wall clock.
 
-    MODEL is a diffusers folder, a hub id, module:function returning a pipeline, or nothing for the
-    bundled model.
+    MODEL is a diffusers folder, a checkpoint in one file, a hub id, module:function returning a
+    pipeline, or nothing for the bundled model.
     """
     workload = take_workload(workload_values, model)
     base = _read_base(against, workload) if against else None
     artefacts = take_artefacts(artefacts, recipe, output.quiet)
     # A fresh process for the cold start would load the pipeline as it is.
     cold_start = cold_start and recipe is None
+    surroundings = look_around(output.quiet)
     session = _measure(
         model,
         workload,
@@ -98,22 +102,26 @@ def command(
         output.quiet,
         recipe,
         artefacts,
+        surroundings,
     )
-    emit(session, output, _comparison(base, session) if base else None)
+    emit(session, output, partial(_comparison, base, session) if base else None)
 
 
 def _read_base(path: str, workload: Workload) -> Session:
     """The session to compare with. Raises Unlike for another workload, before minutes of work."""
+    from halftime.verbs.profile.compare import checked_workload
+
     base = read_report(Path(path), Session)
     checked_workload(base, workload)
     return base
 
 
-def _comparison(base: Session, session: Session) -> Callable[[], Report]:
+def _comparison(base: Session, session: Session) -> Report:
     from halftime.report.comparison import comparison_of
+    from halftime.verbs.profile.compare import checked_alike
 
     checked_alike(base, session)
-    return partial(comparison_of, base, session)
+    return comparison_of(base, session)
 
 
 def _measure(
@@ -127,31 +135,40 @@ def _measure(
     quiet: bool,
     recipe: str | None,
     artefacts: str | None,
+    surroundings: Surroundings,
 ) -> Session:
-    from halftime.pipeline.arguments import call_arguments
-    from halftime.pipeline.device import checked_device
-    from halftime.pipeline.load import load
-    from halftime.verbs.profile import coldstart
-    from halftime.verbs.profile.call import quiet_progress_bars
-    from halftime.verbs.profile.run import ProfileSettings, measure
-    from halftime.verbs.profile.traced import trace_call
-
-    settings = ProfileSettings(runs, warmup, probes)
-    checked_device(workload.device)
     with progress_bar(quiet) as progress:
+        progress("importing torch and diffusers", 0, 1)
+        from halftime.pipeline.arguments import call_arguments
+        from halftime.pipeline.load import load
+        from halftime.verbs.profile import coldstart
+        from halftime.verbs.profile.call import quiet_progress_bars
+        from halftime.verbs.profile.run import ProfileSettings, measure
+        from halftime.verbs.profile.traced import trace_call
+
+        settings = ProfileSettings(runs, warmup, probes)
         progress("loading", 0, 1)
         loaded = load(model, workload)
         call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
         progress("cold start in a fresh process", 0, 1)
         cold = coldstart.measure(model, workload) if cold_start else None
         with quiet_progress_bars(loaded.pipeline), _fixed(loaded, recipe, artefacts):
-            session = measure(loaded, workload, settings, cold_start=cold, progress=progress)
+            session = measure(
+                loaded,
+                workload,
+                settings,
+                cold_start=cold,
+                surroundings=surroundings,
+                progress=progress,
+            )
             if trace_folder:
                 progress("traced run", 0, 1)
-                trace = trace_call(loaded.pipeline, workload, Path(trace_folder))
-                if not quiet:
-                    words = "open it in Perfetto, or with halftime trace"
-                    click.echo(f"wrote {trace} ({words})", err=True)
+                try:
+                    trace = trace_call(loaded.pipeline, workload, Path(trace_folder))
+                except BadFile as error:  # the session is there all the same
+                    journal().problems.append(str(error))
+                else:
+                    progress.say(f"wrote {trace} (open it in Perfetto, or with halftime trace)")
     if recipe is None:
         return session
     from halftime.fix.apply import open_findings, read_plan

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
-from halftime.base.store import write_bytes
+from halftime.base.store import STANDARD_OUTPUT, check_writable, write_bytes
+from halftime.cli.around import look_around
 from halftime.cli.options import output_options, take_workload, workload_options
-from halftime.cli.output import Output, emit, progress_bar
-from halftime.records import Workload
+from halftime.cli.output import ExtraFile, Output, emit
+from halftime.cli.screen import progress_bar
+from halftime.records import Environment, Workload
 from halftime.records.verdict import Verdict
 from halftime.report.model import Report
 from halftime.report.verify import report_of
@@ -86,18 +90,26 @@ def command(
     A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the
     pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
-    from halftime.pipeline.device import this_environment
-    from halftime.verbs.verify.metrics import require
-    from halftime.verbs.verify.pictures import read_folder, write_folder
-    from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
+    look_around(output.quiet)
+    with progress_bar(output.quiet) as progress:
+        progress("importing torch", 0, 1)
+        from halftime.verbs.verify.metrics import require
+        from halftime.verbs.verify.pictures import read_folder
+        from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
 
     require()
+    for file in (sheet, str(keep / "a" / "0.png") if keep else None):
+        check_writable(file or STANDARD_OUTPUT)
     if count is not None and count < 1:
         raise BadInput(f"--prompts is {count}; it must be 1 or more.")
     workload = take_workload(workload_values, model)
     both_folders = Path(a).is_dir() and Path(b).is_dir()
     with progress_bar(output.quiet) as progress:
-        baseline, candidate, floors = _sets(a, b, model, workload, count, floor_prompts, progress)
+        if both_folders:
+            sets = Drawn(read_folder(Path(a)), read_folder(Path(b)), {}, None)
+        else:
+            sets = _sets(a, b, model, workload, count, floor_prompts, progress)
+        baseline, candidate, floors, environment = sets
         for number, folder in enumerate(floor_folders, 1):
             floors[f"folder {number}"] = read_folder(Path(folder))
         progress("comparing", 0, 1)
@@ -109,16 +121,19 @@ def command(
             aesthetic_head=aesthetic_head,
             lpips_weights=lpips_weights,
         )
-        environment = None if both_folders else this_environment(workload.device)
         verdict = verdict_of(baseline, candidate, settings, environment)
-    if keep:
-        write_folder(keep / "a", baseline)
-        write_folder(keep / "b", candidate)
-    if sheet:
-        write_bytes(sheet, _sheet(verdict, baseline, candidate))
-        click.echo(f"wrote {sheet}", err=True)
-    emit(verdict, output, lambda: _report(verdict, baseline, candidate))
+    extra = tuple(_own_files(verdict, baseline, candidate, keep, sheet))
+    emit(verdict, output, lambda: _report(verdict, baseline, candidate), extra)
     return EXIT_CODES[verdict.verdict]
+
+
+class Drawn(NamedTuple):
+    """Both sets, the harmless variations of A where it was drawn here, and where that was."""
+
+    baseline: PictureSet
+    candidate: PictureSet
+    floors: dict[str, PictureSet]
+    environment: Environment | None
 
 
 def _sets(
@@ -129,19 +144,18 @@ def _sets(
     count: int | None,
     floor_prompts: int,
     progress: Progress,
-) -> tuple[PictureSet, PictureSet, dict[str, PictureSet]]:
-    """Both sets, at least one of them drawn here, and the harmless variations of A where it is."""
-    from halftime.verbs.verify.pictures import read_folder
-
-    if Path(a).is_dir() and Path(b).is_dir():
-        return read_folder(Path(a)), read_folder(Path(b)), {}
+) -> Drawn:
+    """Both sets, at least one of them drawn here."""
+    from halftime.pipeline.device import device_of, this_environment
     from halftime.pipeline.load import load
+    from halftime.verbs.verify.pictures import read_folder
     from halftime.verbs.verify.render import floor_sets, prompt_set, render
 
     for source in (a, b):
         _refuse_early(source)
     progress("loading", 0, 1)
     loaded = load(model, workload)
+    environment = this_environment(str(device_of(loaded.pipeline)))
     prompts = prompt_set(workload, count)
 
     def pictures(source: str) -> PictureSet:
@@ -159,7 +173,7 @@ def _sets(
             )
         )
     with _configured(loaded, b):
-        return baseline, pictures(b), floors
+        return Drawn(baseline, pictures(b), floors, environment)
 
 
 def _refuse_early(source: str) -> None:
@@ -182,6 +196,22 @@ def _configured(loaded: LoadedPipeline, source: str) -> AbstractContextManager[o
     from halftime.fix import applied
 
     return applied(loaded.pipeline, Path(source), probe=False)
+
+
+def _own_files(
+    verdict: Verdict,
+    baseline: PictureSet,
+    candidate: PictureSet,
+    keep: Path | None,
+    sheet: str | None,
+) -> Iterator[ExtraFile]:
+    from halftime.verbs.verify.pictures import write_folder
+
+    if keep:
+        for folder, pictures in ((keep / "a", baseline), (keep / "b", candidate)):
+            yield ExtraFile(str(folder), partial(write_folder, folder, pictures))
+    if sheet:
+        yield ExtraFile(sheet, lambda: write_bytes(sheet, _sheet(verdict, baseline, candidate)))
 
 
 def _sheet(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> bytes:

@@ -252,10 +252,10 @@ def _attempts(
     for size in (*_SIZES, *_native_sizes(pipeline), None):
         short = short_arguments(pipeline, size)
         for names in _LEFT_OUT:
-            rest = {name: value for name, value in short.items() if name not in names}
-            if not any(_names_same(rest, earlier) for earlier in attempts):
-                attempts.append(rest)
-                yield {**rest, **arguments}
+            remaining = {name: value for name, value in short.items() if name not in names}
+            if not any(_names_same(remaining, earlier) for earlier in attempts):
+                attempts.append(remaining)
+                yield {**remaining, **arguments}
 
 
 def _names_same(left: Mapping[str, object], right: Mapping[str, object]) -> bool:

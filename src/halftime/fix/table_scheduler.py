@@ -342,11 +342,11 @@ def _step(
     position = _state(self).position or _start(self, timestep)
     complaint = _why_not_by_table(self, position, timestep, kwargs)
     if complaint:
-        given = {"generator": generator} if generator is not None else {}
+        keywords = {"generator": generator} if generator is not None else {}
         call = (model_output, timestep, sample)
         with _own_step(self, position, complaint):
             own = original.step  # type: ignore[attr-defined]
-            return cast(object, own(self, *call, return_dict=return_dict, **given, **kwargs))
+            return cast(object, own(self, *call, return_dict=return_dict, **keywords, **kwargs))
     if kwargs != _state(self).arguments:
         _state(self).arguments = dict(kwargs)
         position = _start(self, timestep)

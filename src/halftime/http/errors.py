@@ -14,6 +14,7 @@ from halftime.base.errors import HalftimeError
 
 JSON = "application/json"
 CODE = "halftime.code"
+_LONGEST = 60.0  # seconds that OpenAI's client waits before it tries again
 
 
 class ErrorDetail(msgspec.Struct, kw_only=True):
@@ -59,13 +60,14 @@ class ApiError(HalftimeError):
         self.retry_after, self.retry, self.close = retry_after, retry, close
 
     def headers(self) -> dict[str, str]:
-        """Retry-After in whole seconds, as RFC 9110 wants it, and the hint that OpenAI's client
-        obeys."""
-        headers = (
-            {}
-            if self.retry_after is None
-            else {"retry-after": str(max(1, math.ceil(self.retry_after)))}
-        )
+        """Retry-After in whole seconds, as RFC 9110 wants it, and the hints that OpenAI's client
+        obeys. It ignores a wait of more than a minute and comes back at once; milliseconds, which
+        it reads first, tell it to wait for that minute."""
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+            if self.retry_after > _LONGEST:
+                headers["retry-after-ms"] = str(math.ceil(1000 * _LONGEST))
         if self.retry is not None:
             headers["x-should-retry"] = "true" if self.retry else "false"
         if self.close:

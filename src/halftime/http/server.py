@@ -4,9 +4,12 @@ then exit code 0."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from halftime.base.listening import BACKLOG
+from halftime.http.protocol import ConnectionLimits, protocol_class
 from halftime.http.traffic import Traffic
 
 logger = logging.getLogger("halftime.http")
@@ -25,6 +29,8 @@ _CONNECTED_SECONDS = 0.25  # for clients that had connected already to get their
 _CLOSE_SECONDS = 1.0  # after that, for connections to close
 _POLL_SECONDS = 0.02
 _FAILURE_POLL_SECONDS = 0.5
+_MOST_CONNECTIONS = 1000
+_OWN_FILES = 128  # pipes, libraries, a margin
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,17 @@ def run(app: ASGIApp, listener: socket.socket, traffic: Traffic, backend: Backen
     failed; the process then ends by itself, so that whoever started it sees that, instead of a
     port with nobody behind it.
     """
-    config = uvicorn.Config(
+    server = DrainingServer(configuration(app), traffic, backend)
+    server.run(sockets=[listener])
+    return 2 if server.failed else 1 if server.unfinished else 0
+
+
+def configuration(app: ASGIApp, limits: ConnectionLimits | None = None) -> uvicorn.Config:
+    """uvicorn's, with our limits on connections: as many as there are files for, two each."""
+    limits = limits or ConnectionLimits(min(_MOST_CONNECTIONS, (open_files() - _OWN_FILES) // 2))
+    return uvicorn.Config(
         app,
+        http=protocol_class(limits),
         lifespan="on",
         ws="none",
         log_config=None,
@@ -57,9 +72,19 @@ def run(app: ASGIApp, listener: socket.socket, traffic: Traffic, backend: Backen
         timeout_graceful_shutdown=int(_CLOSE_SECONDS),
         backlog=BACKLOG,
     )
-    server = DrainingServer(config, traffic, backend)
-    server.run(sockets=[listener])
-    return 2 if server.failed else 1 if server.unfinished else 0
+
+
+def open_files() -> int:
+    """How many files this process may open, after asking for enough. A connection may take two:
+    itself, and the file that an upload is kept in."""
+    enough = 2 * _MOST_CONNECTIONS + _OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        soft = enough if hard == resource.RLIM_INFINITY else min(hard, enough)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return enough if soft == resource.RLIM_INFINITY else soft
 
 
 class DrainingServer(uvicorn.Server):
@@ -78,10 +103,17 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's own start; from then on the backend is watched."""
         self._loop = asyncio.get_running_loop()
+        self._drain_on_hangup()
         await super().startup(sockets)
         self._spawn(self._end_with_the_backend())
         if self._backend.watch is not None:
             self._spawn(self._backend.watch())
+
+    def _drain_on_hangup(self) -> None:
+        """SIGHUP, when the terminal closes, drains too; under nohup it stays ignored."""
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, self.handle_exit)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import torch
@@ -15,9 +15,11 @@ from halftime.base.environment import (
     instructions,
     load_average,
     processor_name,
+    usable_cores,
     versions,
 )
 from halftime.base.errors import UnknownDevice
+from halftime.base.neighbours import wait_policy_words
 from halftime.records import Environment
 from halftime.records.doctor import Device
 from halftime.upstream import hugging_face
@@ -40,17 +42,43 @@ def device_of(pipeline: DiffusionPipeline) -> torch.device:
     return next(devices, torch.device("cpu"))
 
 
+# What halftime measures on, the fastest kind first; each is a module of torch of that name.
+_ACCELERATORS = ("cuda", "xpu", "mps")
+
+
+def available_devices() -> list[str]:
+    """The names of the devices that this torch can compute on, the best first, the CPU last."""
+    names = [name for kind in _ACCELERATORS for name in _devices_of_kind(kind)]
+    return [*names, "cpu"]
+
+
+def _devices_of_kind(kind: str) -> list[str]:
+    if kind == "mps":
+        return ["mps"] if torch.backends.mps.is_available() else []
+    module = getattr(torch, kind, None)
+    if module is None or not module.is_available():
+        return []
+    return [f"{kind}:{index}" for index in range(module.device_count())]
+
+
+def default_device() -> torch.device:
+    """CUDA, else an Intel GPU (XPU), else Apple's (MPS), else the CPU."""
+    return torch.device(available_devices()[0])
+
+
 def checked_device(name: str) -> torch.device:
     """The torch device of that name. Raises UnknownDevice, naming those that exist."""
-    available = ["cpu"] + [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    available = sorted(available_devices(), key=lambda device: device != "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UnknownDevice(
             f"device {name!r} is not a torch device. Available: {', '.join(available)}."
         ) from error
-    if device.type == "cuda" and device.index is None and len(available) > 1:
-        device = torch.device("cuda", 0)
+    if device.index is None and device.type in ("cuda", "xpu"):
+        device = torch.device(device.type, 0)
+    elif device.type in ("cpu", "mps"):  # there is one of each
+        device = torch.device(device.type) if device.index in (None, 0) else device
     if str(device) not in available:
         raise UnknownDevice(
             f"device {name!r} does not exist here. Available: {', '.join(available)}."
@@ -58,23 +86,47 @@ def checked_device(name: str) -> torch.device:
     return device
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done everything; a CPU has."""
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type in _ACCELERATORS:
+        getattr(torch, device.type).synchronize(device)
+
+
+class Accelerator(NamedTuple):
+    """What a GPU says of itself; None where its backend does not tell."""
+
+    name: str
+    memory_bytes: int | None
+
+
+def accelerator(device: torch.device) -> Accelerator | None:
+    """The GPU behind a device; None for the CPU."""
+    if device.type == "mps":
+        return Accelerator(f"GPU of the {processor_name()}", torch.mps.recommended_max_memory())
+    if device.type not in _ACCELERATORS:
+        return None
+    facts = getattr(torch, device.type).get_device_properties(device)
+    return Accelerator(facts.name, facts.total_memory)
+
+
 def this_environment(device: str = "cpu") -> Environment:
     """The environment as it is now. `device` is a torch device that exists."""
     target = torch.device(device)
-    gpu = torch.cuda.get_device_properties(target) if target.type == "cuda" else None
+    gpu = accelerator(target)
     return Environment(
         system=platform.platform(),
         processor=processor_name(),
-        cores=len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1,
+        cores=usable_cores(),
         memory_bytes=psutil.virtual_memory().total,
         threads=torch.get_num_threads(),
         device=str(target),
         device_name=processor_name() if gpu is None else gpu.name,
-        device_memory_bytes=None if gpu is None else gpu.total_memory,
+        device_memory_bytes=None if gpu is None else gpu.memory_bytes,
         versions=versions() | _device_versions(target),
         settings={name: os.environ[name] for name in SPEED_VARIABLES if name in os.environ}
+        | wait_policy_words()
         | _torch_settings(target),
         load_average=load_average(),
     )
@@ -104,8 +156,8 @@ def torch_build() -> str:
 
 def devices() -> tuple[Device, ...]:
     """The devices that this torch can compute on, the processor first, the GPUs after it."""
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
-    return (_cpu(), *(_gpu(index) for index in gpus))
+    names = [name for name in available_devices() if name != "cpu"]
+    return (_cpu(), *(_gpu(torch.device(name)) for name in names))
 
 
 def _cpu() -> Device:
@@ -124,11 +176,20 @@ def _cpu() -> Device:
     )
 
 
-def _gpu(index: int) -> Device:
-    facts = torch.cuda.get_device_properties(index)
-    free, total = torch.cuda.mem_get_info(index)
+def _gpu(device: torch.device) -> Device:
+    if device.type != "cuda":
+        gpu = accelerator(device)
+        assert gpu is not None
+        return Device(
+            name=str(device),
+            description=gpu.name,
+            fast_dtypes=("float32", "float16"),
+            memory_bytes=gpu.memory_bytes,
+        )
+    facts = torch.cuda.get_device_properties(device)
+    free, total = torch.cuda.mem_get_info(device)
     return Device(
-        name=f"cuda:{index}",
+        name=str(device),
         description=facts.name,
         capability=f"{facts.major}.{facts.minor}",
         fast_dtypes=("float32", "float16", *(["bfloat16"] if facts.major >= 8 else [])),

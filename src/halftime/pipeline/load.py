@@ -1,4 +1,4 @@
-"""Load any pipeline: the bundled one, a folder, a hub id, or what a function returns."""
+"""Load any pipeline: the bundled one, a folder, a file, a hub id, or what a function returns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -13,16 +14,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import diffusers
-import diffusers.utils.logging
 import torch
-import transformers.utils.logging
 from diffusers import DiffusionPipeline, SchedulerMixin
 
 from halftime import bundled
-from halftime.base.errors import BadWorkload, UnknownModel
-from halftime.pipeline.arguments import CATCH_ALL
-from halftime.pipeline.device import checked_device
+from halftime.base.errors import BadInput, BadWorkload, UnknownModel, first_line
+from halftime.pipeline.device import checked_device, default_device
+from halftime.pipeline.pictures import takes_pictures
+from halftime.pipeline.pretrained import (
+    CHECKPOINTS,
+    load_checkpoint,
+    load_folder,
+    load_hub,
+    load_loras,
+)
+from halftime.pipeline.signature import CATCH_ALL
 from halftime.records import Workload
+
+# What says how files are loaded, and means nothing where there are none.
+_OF_FILES = ("variant", "revision", "config", "custom_pipeline")
 
 
 class LoadedPipeline(NamedTuple):
@@ -34,96 +44,157 @@ class LoadedPipeline(NamedTuple):
 
 
 def load_pipeline(model: str | None = None, workload: Workload | None = None) -> DiffusionPipeline:
-    """A diffusers pipeline, ready for `workload` (device, dtype, scheduler).
+    """A diffusers pipeline, ready for `workload` (device, dtype, scheduler, LoRA).
 
-    `model` is a diffusers folder, a hub id that is cached or can be fetched, `module:function`
-    returning a pipeline, or None for the bundled model. Raises UnknownModel, BadWorkload or
-    UnknownDevice.
+    `model` is a diffusers folder, a checkpoint in one file, a hub id that is cached or can be
+    fetched, `module:function` returning a pipeline, or None for the bundled model. Raises
+    UnknownModel, BadWorkload or UnknownDevice.
     """
     return load(model, workload or Workload()).pipeline
 
 
 def load(model: str | None, workload: Workload) -> LoadedPipeline:
-    """As `load_pipeline`, with the model's name and notes."""
-    device = checked_device(workload.device)
-    loaded = _load(model)
-    pipeline = loaded.pipeline
+    """As `load_pipeline`, with the model's name and notes.
+
+    A pipeline goes to the workload's device, or to the best one here; what a function returned is
+    left where it is unless a device is named.
+    """
+    device = None if workload.device is None else checked_device(workload.device)
+    kind = kind_of(model)
+    loaded = _load(model, kind, workload)
+    pipeline, conversion = _for_pictures(loaded.pipeline, workload)
+    notes = (*conversion, *load_loras(pipeline, workload.lora))
     if workload.scheduler:
-        pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)
-    pipeline.to(device, *([getattr(torch, workload.dtype)] if workload.dtype else []))
-    return loaded
+        _replace_scheduler(pipeline, workload.scheduler)
+    target = device if kind == "function" else device or default_device()
+    _move(pipeline, target, workload.dtype if kind == "function" else None)
+    return LoadedPipeline(pipeline, loaded.name, (*loaded.notes, *notes))
 
 
-def _load(model: str | None) -> LoadedPipeline:
-    if model is None or model == bundled.BUNDLED:
-        return _load_bundled()
-    if Path(model).exists():
-        return LoadedPipeline(_load_folder(Path(model)), str(model), ())
-    if ":" in model:
-        return LoadedPipeline(_load_function(model), model, ())
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
-        return LoadedPipeline(_load_hub(model), model, ())
-    raise UnknownModel(
-        f"{model!r} is not a model: there is no such folder, and it is neither a hub id "
-        "(owner/name) nor module:function. Leave it out for the bundled model."
+def _for_pictures(
+    pipeline: DiffusionPipeline, workload: Workload
+) -> tuple[DiffusionPipeline, tuple[str, ...]]:
+    """A text-to-image pipeline whose workload has a picture as diffusers' image-to-image or
+    inpainting pipeline of its kind, over the same components, and a note; else as it is."""
+    field = "mask" if workload.mask else "image"
+    has_picture = workload.mask or (workload.image and not workload.control_image)
+    kind = diffusers.AutoPipelineForInpainting if workload.mask else None
+    kind = kind or diffusers.AutoPipelineForImage2Image
+    if not has_picture or takes_pictures(pipeline, field):
+        return pipeline, ()
+    try:
+        other_kind: DiffusionPipeline = kind.from_pipe(pipeline)
+    except (ValueError, TypeError, AttributeError):  # diffusers has none of that kind
+        return pipeline, ()
+    return other_kind, (
+        f"drawn by {type(other_kind).__name__}, over the components of {type(pipeline).__name__}",
     )
 
 
-def _load_bundled() -> LoadedPipeline:
+def _move(pipeline: DiffusionPipeline, device: torch.device | None, dtype: str | None) -> None:
+    """To the device and dtype, those that are named."""
+    goals = [goal for goal in (device, dtype and getattr(torch, dtype)) if goal is not None]
+    if not goals:
+        return
+    if not hasattr(pipeline, "to"):
+        raise BadInput(
+            f"{type(pipeline).__name__} has no to(), so it stays on its device and in its dtype: "
+            "leave --device and --dtype out."
+        )
+    pipeline.to(*goals)
+
+
+def load_or_take(pipeline: object, workload: Workload) -> LoadedPipeline:
+    """What a verb's function was called with: a name to load, or a pipeline, which stays as it is.
+
+    Raises HalftimeError; UnknownModel for an object that is no pipeline.
+    """
+    if pipeline is None or isinstance(pipeline, str | os.PathLike):
+        return load(None if pipeline is None else os.fspath(pipeline), workload)
+    return LoadedPipeline(checked_pipeline(pipeline), type(pipeline).__name__, ())
+
+
+def checked_pipeline(value: object, source: str = "") -> DiffusionPipeline:
+    """The object, where it can be called and has components. Raises UnknownModel."""
+    if isinstance(value, type):
+        words = f"the class {value.__name__}, and no instance of it"
+    elif callable(value) and isinstance(getattr(value, "components", None), dict):
+        return value
+    else:
+        words = f"{type(value).__name__}"
+        if isinstance(value, torch.nn.Module):
+            words += ", a part of a pipeline at most"
+    verb = f"{source!r} returned" if source else "this is"
+    raise UnknownModel(
+        f"{verb} {words}; a diffusers pipeline is needed: an object that can be called and has "
+        "`components`."
+    )
+
+
+def kind_of(model: str | None) -> str:
+    """'bundled', 'folder', 'file', 'function' or 'hub'. Raises UnknownModel."""
+    if model is None or model == bundled.BUNDLED:
+        return "bundled"
+    if Path(model).is_dir():
+        return "folder"
+    if Path(model).is_file() or Path(model).suffix.lower() in CHECKPOINTS:
+        return "file"
+    if ":" in model:
+        return "function"
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
+        return "hub"
+    raise UnknownModel(
+        f"{model!r} is not a model: there is no such folder, and it is neither a file of weights "
+        "(.safetensors), nor a hub id (owner/name), nor module:function. Leave it out for the "
+        "bundled model."
+    )
+
+
+def _load(model: str | None, kind: str, workload: Workload) -> LoadedPipeline:
+    _check_options(kind, workload)
+    if model is None or kind == "bundled":
+        return _load_bundled(workload.dtype)
+    path = Path(model)
+    loaders: dict[str, Callable[[], DiffusionPipeline]] = {
+        "folder": lambda: load_folder(path, workload),
+        "file": lambda: load_checkpoint(path, workload),
+        "function": lambda: _load_function(model),
+        "hub": lambda: load_hub(model, workload),
+    }
+    return LoadedPipeline(loaders[kind](), model, ())
+
+
+def _check_options(kind: str, workload: Workload) -> None:
+    """Raises BadWorkload for an option that would be passed over in silence."""
+    means_something = {
+        "folder": ("variant", "custom_pipeline"),
+        "hub": ("variant", "revision", "custom_pipeline"),
+        "file": ("config",),
+    }.get(kind, ())
+    for name in _OF_FILES:
+        if getattr(workload, name) is not None and name not in means_something:
+            option = f"--{name.replace('_', '-')}"
+            raise BadWorkload(f"{option} says nothing about {_KINDS[kind]}: leave it out.")
+
+
+_KINDS = {
+    "bundled": "the bundled model",
+    "folder": "a folder",
+    "file": "a checkpoint in one file",
+    "function": "what a function returns",
+    "hub": "a hub id",
+}
+
+
+def _load_bundled(dtype: str | None) -> LoadedPipeline:
     notes = (
         ()
         if bundled.trained()
         else ("the bundled model has seeded random weights: timings are real, pictures are noise",)
     )
-    return LoadedPipeline(bundled.load(), "bundled emoji-xl", notes)
-
-
-def _load_folder(folder: Path) -> DiffusionPipeline:
-    if not (folder / "model_index.json").is_file():
-        raise UnknownModel(
-            f"{folder} is not a diffusers pipeline: it has no model_index.json. Name a folder that "
-            "pipeline.save_pretrained() wrote."
-        )
-    try:
-        with _bars_on_a_terminal_alone():
-            return DiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if "has not been imported" in str(error):
-            sentence = _first_line(error).partition(". ")[0].rstrip(".")
-            raise UnknownModel(
-                f"{folder} holds a component of your own: {sentence}. Name a "
-                "function instead, as module:function, that imports it and returns the pipeline."
-            ) from error
-        raise UnknownModel(
-            f"{folder} cannot be loaded as a diffusers pipeline: {_first_line(error)}"
-        ) from error
-
-
-def _load_hub(name: str) -> DiffusionPipeline:
-    try:
-        with _bars_on_a_terminal_alone():
-            return DiffusionPipeline.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UnknownModel(
-            f"{name!r} is not a folder here, and the hub did not give it: {_first_line(error)} "
-            "Name a folder, a cached hub id or module:function."
-        ) from error
-
-
-@contextlib.contextmanager
-def _bars_on_a_terminal_alone() -> Iterator[None]:
-    """The libraries draw their loading bars into logs and files, too."""
-    modules = (diffusers.utils.logging, transformers.utils.logging)
-    showing = [
-        module for module in modules if module.is_progress_bar_enabled() and not sys.stderr.isatty()
-    ]
-    for module in showing:
-        module.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for module in showing:
-            module.enable_progress_bar()
+    return LoadedPipeline(
+        bundled.load(None if dtype is None else getattr(torch, dtype)), "bundled emoji-xl", notes
+    )
 
 
 def _load_function(spec: str) -> DiffusionPipeline:
@@ -133,7 +204,7 @@ def _load_function(spec: str) -> DiffusionPipeline:
             module = importlib.import_module(module_name)
         except ImportError as error:
             raise UnknownModel(
-                f"{spec!r}: cannot import {module_name!r} ({_first_line(error)})."
+                f"{spec!r}: cannot import {module_name!r} ({first_line(error)})."
             ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -143,11 +214,7 @@ def _load_function(spec: str) -> DiffusionPipeline:
     _check_no_arguments(spec, function)
     with _importable_from_here():
         pipeline = function()
-    if not callable(pipeline) or not hasattr(pipeline, "components"):
-        raise UnknownModel(
-            f"{spec!r} returned {type(pipeline).__name__}; a diffusers pipeline is needed."
-        )
-    return pipeline
+    return checked_pipeline(pipeline, spec)
 
 
 def _check_no_arguments(spec: str, function: Callable[..., object]) -> None:
@@ -176,8 +243,17 @@ def _importable_from_here() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _replace_scheduler(pipeline: DiffusionPipeline, name: str) -> None:
+    if getattr(pipeline, "scheduler", None) is None:
+        raise BadWorkload(
+            f"{type(pipeline).__name__} has no scheduler that could be another: leave --scheduler "
+            "out."
+        )
+    scheduler = scheduler_named(name, pipeline)
+    if hasattr(pipeline, "update_components"):  # a modular pipeline's
+        pipeline.update_components(scheduler=scheduler)
+    else:
+        pipeline.scheduler = scheduler
 
 
 def scheduler_named(name: str, pipeline: DiffusionPipeline) -> object:

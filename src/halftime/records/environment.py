@@ -34,5 +34,9 @@ class Environment(Record, frozen=True, kw_only=True):
                 for name, value in sorted(self.versions.items())
                 if name != "halftime"
             },
-            **{f"settings.{name}": value for name, value in sorted(self.settings.items())},
+            **{
+                f"settings.{name}": value
+                for name, value in sorted(self.settings.items())
+                if "set by halftime" not in value  # it depends on what else ran
+            },
         }

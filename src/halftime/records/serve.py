@@ -93,6 +93,18 @@ class Certificate(Record, frozen=True, kw_only=True):
     recompiles_after_ready: tuple[RecompileAfterReady, ...] = ()
 
 
+class WorkerStatus(Record, frozen=True, kw_only=True):
+    """One of the engine's workers, or its place while the next one starts."""
+
+    number: int  # from 0
+    state: State
+    why: str = ""
+    pid: int | None = None
+    resident_bytes: int | None = None
+    running: int = 0  # pictures that it draws
+    restarts: int = 0
+
+
 class EngineStatus(Record, frozen=True, kw_only=True):
     """The engine now: counts since it was made, bytes of the worker process."""
 
@@ -101,10 +113,15 @@ class EngineStatus(Record, frozen=True, kw_only=True):
     certificate: Certificate | None = None
     queue_depth: int = 0  # pictures that wait
     running: int = 0  # pictures being drawn
-    workers_restarted: int = 0
+    workers: tuple[WorkerStatus, ...] = ()
+    workers_restarted: int = 0  # for whatever reason
+    workers_failing: int = 0  # of them, since a test picture failed, too
+    workers_hanging: int = 0  # of them, since they gave no sign of life
+    black: int = 0  # pictures that came out black
     recompiles: int = 0  # after ready
     alarms: tuple[str, ...] = ()  # what an operator must look at, newest last
-    resident_bytes: int | None = None
+    alarm_count: int = 0  # since the engine was made; `alarms` are the newest of them
+    resident_bytes: int | None = None  # of all workers
     memory_drops: int = 0  # times that memory grew so much that graphs were dropped
     completed: int = 0
     failed: int = 0
@@ -114,4 +131,5 @@ class EngineStatus(Record, frozen=True, kw_only=True):
     previews_sent: int = 0
     previews_dropped: int = 0  # the decoder was still busy with the one before
     seconds_per_picture: float | None = None  # measured, recent; what Retry-After is computed from
+    ready_in: float | None = None  # seconds, by what the last start took
     worker_pid: int | None = None

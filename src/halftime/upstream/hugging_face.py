@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -48,12 +48,71 @@ def unpacked_latents(
     return unpacked
 
 
+class BlockOutput(Protocol):
+    """One output of a modular pipeline's blocks, as diffusers declares it."""
+
+    name: str
+
+
+class BlockInput(BlockOutput, Protocol):
+    """One input."""
+
+    default: object
+    required: bool
+
+
+class Blocks(Protocol):
+    """The blocks of a modular pipeline: what they take, and what they give."""
+
+    inputs: list[BlockInput]
+    outputs: list[BlockOutput]
+
+
+def blocks_of(pipeline: object) -> Blocks | None:
+    """The blocks of a modular pipeline; None for every other. The public property gives a copy,
+    which takes seconds where blocks are many."""
+    if not any(base.__name__ == "ModularPipeline" for base in type(pipeline).__mro__):
+        return None
+    return getattr(pipeline, "_blocks", None)
+
+
+def leaf_blocks(pipeline: object) -> Iterator[tuple[str, object]]:
+    """Name and block of a modular pipeline's innermost blocks, a loop among them as a whole."""
+    blocks = blocks_of(pipeline)
+    yield from () if blocks is None else _leaves("", blocks)
+
+
+def _leaves(name: str, block: object) -> Iterator[tuple[str, object]]:
+    inner = {} if is_loop(block) else getattr(block, "sub_blocks", None) or {}
+    if not inner:
+        yield name, block
+    for inner_name, inner_block in inner.items():
+        yield from _leaves(inner_name, inner_block)
+
+
+def is_loop(block: object) -> bool:
+    """Whether a block runs its own blocks again and again, under a progress bar."""
+    return any(base.__name__ == "LoopSequentialPipelineBlocks" for base in type(block).__mro__)
+
+
 def dtype_keyword() -> str:
     """What `from_pretrained` calls a dtype: 'torch_dtype' in an older diffusers, which takes no
     notice of 'dtype' and keeps the file's; a newer one warns of the old name."""
     from diffusers.pipelines import pipeline_utils
 
     return "dtype" if hasattr(pipeline_utils, "_resolve_dtype") else "torch_dtype"
+
+
+def repository_of_checkpoint(file: str) -> str:
+    """The repository whose configuration fits a single-file checkpoint, by diffusers' own guess
+    from the names and shapes of its weights. `from_single_file` makes it without telling."""
+    from diffusers.loaders.single_file_utils import (
+        fetch_diffusers_config,
+        load_single_file_checkpoint,
+    )
+
+    config = fetch_diffusers_config(load_single_file_checkpoint(file))
+    return str(config["pretrained_model_name_or_path"])
 
 
 # ---- what a pipeline's call does, read off its compiled code

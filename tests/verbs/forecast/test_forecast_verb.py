@@ -21,8 +21,9 @@ from halftime.report.forecast import calibration_report_of, report_of
 from halftime.report.page import html
 from halftime.verbs.forecast import cache
 from halftime.verbs.forecast.models import resolve
+from halftime.verbs.forecast.presets import PRESETS
 from halftime.verbs.forecast.run import forecast
-from halftime.verbs.forecast.scenario import ForecastSettings
+from halftime.verbs.forecast.scenario import ForecastSettings, scenario_of
 from halftime.verbs.forecast.session import calibrate
 
 NAMES = {
@@ -311,3 +312,72 @@ def test_a_built_in_forecast_needs_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- what a model cannot take
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_built_in_model_takes_its_own_size(name: str) -> None:
+    scenario_of(resolve(name), ForecastSettings())
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "complaint"),
+    [
+        (
+            "sdxl",
+            {"width": 1001},
+            "width is 1001, and sdxl draws in multiples of 8 .* 1000 or 1008",
+        ),
+        ("flux-dev", {"height": 1032}, "multiples of 16 pixels. Nearest: 1024 or 1040"),
+        ("sd3-medium", {"width": 1000}, "multiples of 16"),
+        ("sd3-medium", {"width": 4096}, "positions for 3072 pixels at most"),
+        ("sana", {"width": 1000}, "multiples of 32"),
+        ("ltx-video", {"width": 720}, "multiples of 32"),
+        ("wan2.1-1.3b", {"height": 481}, "multiples of 16"),
+        ("wan2.1-1.3b", {"frames": 80}, "one and multiples of 4. Nearest: 77 or 81"),
+        ("ltx-video", {"frames": 160}, "multiples of 8. Nearest: 153 or 161"),
+        ("sdxl", {"frames": 16}, "draws pictures: leave --frames out"),
+        ("sdxl", {"steps": 1001}, "steps is 1001; a noise schedule has 1000"),
+        ("sdxl", {"width": 4}, "Nearest: 8"),
+    ],
+)
+def test_what_a_model_cannot_take_is_refused(
+    model: str, settings: dict[str, int], complaint: str
+) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        scenario_of(resolve(model), ForecastSettings(**settings))  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_in_one_file_is_forecast_by_its_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(UnknownModel, match="--config FOLDER"):
+        resolve(str(file))
+    words = ["forecast", str(file), "--config", str(bundled.MODEL), "--lora", "x", "--json", "-"]
+    assert _run(words, debug=False) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert "LoRA is forecast as fused into the weights, where it costs nothing" in notes
+
+
+def test_a_revision_of_a_hub_id_is_that_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--me--mine"
+    shutil.copytree(
+        bundled.MODEL,
+        repository / "snapshots" / "abc123",
+        ignore=shutil.ignore_patterns("*.safetensors"),
+    )
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    for revision in (None, "main", "abc123", "abc"):
+        assert resolve("me/mine", revision=revision).name == "me/mine"
+    with pytest.raises(UnknownModel):
+        resolve("me/mine", revision="other")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from halftime.verbs.profile.clock import CudaClock, HostClock, clock_for
+from halftime.verbs.profile.clock import CudaClock, HostClock, WaitingClock, clock_for, remarks_on
 
 
 class PlayedDevice:
@@ -78,6 +78,25 @@ def test_a_starving_device_shows_the_hosts_pace(played) -> None:
 def test_the_clock_fits_the_device() -> None:
     assert isinstance(clock_for(torch.device("cpu")), HostClock)
     assert isinstance(clock_for(torch.device("cuda")), CudaClock)
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu:0"])
+def test_other_gpus_are_timed_by_their_own_synchronise(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mark is when the device is done; what that costs, and what it cannot show, is said."""
+    waited = []
+    monkeypatch.setattr("halftime.verbs.profile.clock.synchronize", waited.append)
+    device = torch.device(name)
+    clock = clock_for(device)
+    assert isinstance(clock, WaitingClock)
+    origin = clock.start()
+    marks = [clock.mark(), clock.finish()]
+    assert waited == [device] * 3
+    assert clock.seconds(origin, marks)[1] >= clock.seconds(origin, marks)[0] >= 0
+    assert f"on {device.type} each stage is timed by waiting" in remarks_on(device)[0]
+    assert "launch gaps" in remarks_on(device)[0]
+    assert remarks_on(torch.device("cpu")) == remarks_on(torch.device("cuda")) == ()
 
 
 @pytest.mark.gpu

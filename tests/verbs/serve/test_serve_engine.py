@@ -193,7 +193,9 @@ def test_what_was_ready_once_is_tried_again_and_the_reason_kept(tmp_path: Path) 
             assert engine.status.state == "ready"
             engine.submit(job(prompt="crash"))
             await until(lambda: engine.status.state == "failed")
-            assert engine.status.why == "2 workers died in a row, the last with: the disk is gone"
+            assert engine.status.why == (
+                "2 workers died in a row, the last before it was ready: the disk is gone"
+            )
             assert "before it was ready: the disk is gone" in engine.status.alarms[-2]
 
     asyncio.run(check())
@@ -229,14 +231,14 @@ def test_closing_cancels_in_the_queue_and_in_the_worker() -> None:
 
 
 def deadlines_pass(engine: Engine) -> None:
-    """The engine's wall clock is set forward, instead of waiting."""
-    engine.queue.wall = lambda: time.time() + 2000.0
+    """The engine's clock is set forward, instead of waiting."""
+    engine.clock = engine.queue.clock = lambda: time.monotonic() + 2000.0
 
 
 def test_deadlines_end_a_job_in_the_queue_and_in_a_worker_that_hangs() -> None:
     async def check() -> None:
         async with running(SETTINGS) as engine:
-            later = time.time() + 1000.0
+            later = time.monotonic() + 1000.0
             hung = asyncio.ensure_future(
                 events_of(engine, job("hung", prompt="hang", deadline=later))
             )
@@ -252,18 +254,20 @@ def test_deadlines_end_a_job_in_the_queue_and_in_a_worker_that_hangs() -> None:
     asyncio.run(check())
 
 
-def test_a_worker_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("halftime.verbs.serve.engine._STUCK_SECONDS", 0.1)
+def test_a_worker_that_is_stopped_is_ended_and_its_picture_drawn_by_the_next() -> None:
+    """A real process and SIGSTOP; how long that may take is in test_serve_liveness.py."""
 
     async def check() -> None:
         async with running(SETTINGS) as engine:
-            hung = asyncio.ensure_future(events_of(engine, job(prompt="hang")))
+            held = asyncio.ensure_future(events_of(engine, job(prompt="slow")))
             await until(lambda: engine.status.running == 1)
-            deadlines_pass(engine)
-            assert isinstance((await hung)[-1], JobFailed)
-            await until(lambda: engine.status.workers_restarted == 1)
-            await until(lambda: engine.status.state == "ready")
-            assert names(await events_of(engine, job("next")))[-1] == "Final"
+            assert engine.status.worker_pid is not None
+            os.kill(engine.status.worker_pid, signal.SIGSTOP)
+            engine.look(11.0)
+            assert engine.status.state == "starting"
+            assert names(await held) == ["Started", "Started", "Final"]
+            assert engine.status.workers_hanging == engine.status.workers_restarted == 1
+            assert "gave no sign of life for 11 s while drawing" in engine.status.alarms[0]
 
     asyncio.run(check())
 

@@ -338,16 +338,16 @@ WISH = "a secret wish"
 def test_a_fault_of_ours_is_500_and_its_log_tells_where_but_not_what(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def submit(self: RecordingEngine, job: object) -> None:
+    def submit_all(self: RecordingEngine, jobs: object) -> None:
         raise RuntimeError(WISH)
 
-    monkeypatch.setattr(RecordingEngine, "submit", submit)
+    monkeypatch.setattr(RecordingEngine, "submit_all", submit_all)
     with serving() as running, caplog.at_level(logging.DEBUG):
         answer = http.post(running.address + DRAW, json={"prompt": WISH})
         assert b'http_response_status_code="500"' in http.get(running.address + "/metrics").content
     assert (answer.status_code, error_of(answer)["code"]) == (500, "internal")
     assert answer.headers["x-request-id"] in caplog.text
-    assert "in submit" in caplog.text
+    assert "in submit_all" in caplog.text
     assert WISH not in caplog.text + answer.text
 
 
@@ -410,7 +410,7 @@ def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(process: tuple) 
     thread = threading.Thread(target=lambda: ask_for_long(address, answers), daemon=True)
     thread.start()
     wait_until(lambda: b"http_server_active_requests 2.0" in http.get(address + "/metrics").content)
-    child.send_signal(signal.SIGTERM)
+    child.send_signal(signal.SIGHUP)  # a terminal that closes is no other end than SIGTERM
     assert child.wait(60) == 1
     thread.join(60)
     assert (answers[0].status_code, error_of(answers[0])["code"]) == (503, "draining")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
-from serve_fake import CERTIFICATE, Running, http, serving, wait_until
+from serve_fake import CERTIFICATE, ENDLESS, Running, http, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_what_was_asked_for_reaches_the_engine(running: Running, client: OpenAI)
         "blur",
     )
     assert job.previews == 0
-    assert 0 < job.deadline - time.time() <= running.service.settings.deadline
+    assert 0 < job.deadline - time.monotonic() <= running.service.settings.deadline
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,8 @@ def test_timings_in_the_body_and_the_header(client: OpenAI) -> None:
     assert set(picture["stages"]) == {"encode_prompt", "denoise", "vae_decode"}
     assert picture["queue_seconds"] + picture["compute_seconds"] <= timings["seconds"]
     header = dict(part.split(";dur=") for part in raw.headers["server-timing"].split(", "))
-    assert set(header) == {"queue", *picture["stages"], "file", "total"}
+    names = {"receive", "upload", "queue", *picture["stages"], "file", "rest", "total"}
+    assert set(header) == names
     assert float(header["total"]) == pytest.approx(1000 * timings["seconds"], abs=0.01)
 
 
@@ -138,7 +140,7 @@ def test_edit_starts_from_the_clients_picture(running: Running, client: OpenAI) 
     job = running.engine.jobs[-1]
     assert (len(answer.data), job.strength, job.seed) == (2, 0.4, 4)
     handed_on = Image.open(io.BytesIO(job.image))
-    assert (handed_on.format, handed_on.mode, handed_on.size) == ("PNG", "RGB", (10, 20))
+    assert (handed_on.format, handed_on.mode, handed_on.size) == ("PNG", "RGB", (64, 64))
     assert handed_on.getpixel((0, 0)) == (255, 0, 0)
 
 
@@ -251,16 +253,25 @@ def test_what_is_refused_is_counted_by_its_code() -> None:
         assert f'halftime_requests_rejected_total{{code="{code}"}} 1.0' in counted
 
 
-def test_one_failure_of_several_cancels_the_others() -> None:
-    # two wait, of 8 steps each: half of their work is 1.4 s
+def test_more_pictures_than_ever_fit_are_400_and_a_full_queue_tells_the_whole_wait() -> None:
+    # two of 8 steps wait and one is drawn: 4.2 s, and a quarter more at most
     slow = msgspec.structs.replace(CERTIFICATE.entries[0], second_seconds=4 * 1.4 / 8)
     certificate = msgspec.structs.replace(CERTIFICATE, entries=(slow,))
-    with serving(step_seconds=1.0, queue_limit=2, certificate=certificate) as running:
-        with pytest.raises(openai.RateLimitError) as caught:
+    with serving(queue_limit=2, certificate=certificate) as running:
+        with pytest.raises(openai.BadRequestError) as refused:
             client_of(running).images.generate(model="fake", prompt="p", n=5)
-        assert caught.value.response.headers["retry-after"] == "2"
-        wait_until(lambda: running.engine.status.running == 0)
-        assert running.engine.steps_drawn <= 1
+        assert refused.value.param == "n"
+        assert "Ask for 2 at most" in refused.value.message
+        assert not running.engine.jobs
+        with contextlib.ExitStack() as stack:  # at its end all three leave
+            body = {"prompt": ENDLESS, "stream": True}
+            for _ in range(3):
+                url = f"{running.address}/v1/images/generations"
+                stack.enter_context(http.stream("POST", url, json=body))
+            assert running.engine.status.queue_depth == 2
+            with pytest.raises(openai.RateLimitError) as caught:
+                client_of(running).images.generate(model="fake", prompt="p")
+        assert int(caught.value.response.headers["retry-after"]) in (5, 6)
 
 
 def test_before_ready_503_and_then_a_picture() -> None:

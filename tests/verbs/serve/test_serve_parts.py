@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageChops, ImageOps
 
 from halftime.http.errors import ApiError
 from halftime.verbs.serve.files import PictureStore, checked_picture, encode
@@ -31,13 +32,88 @@ def test_compression_decides_the_size(picture_format: str) -> None:
     assert low < high
 
 
-def test_a_clients_picture_loses_its_alpha_and_what_else_it_carries() -> None:
+def prepared(picture: Image.Image, file_format: str = "PNG", **options: object) -> Image.Image:
+    """A client's picture as the worker gets it, of its own size."""
+    file = io.BytesIO()
+    picture.save(file, file_format, **options)
+    file.seek(0)
+    return Image.open(io.BytesIO(checked_picture(file, picture.size)))
+
+
+def test_a_clients_picture_loses_what_else_it_carries() -> None:
     file = io.BytesIO()
     Image.new("P", (4, 4)).save(file, "PNG", pnginfo=None, exif=b"Exif\0\0secret")
     assert b"secret" in file.getvalue()
-    checked = checked_picture(file.getvalue())
+    file.seek(0)
+    checked = checked_picture(file, (4, 4))
     assert b"secret" not in checked
     assert Image.open(io.BytesIO(checked)).mode == "RGB"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_is_transparent_lies_on_white(mode: str) -> None:
+    picture = Image.new("RGBA", (4, 1), (255, 0, 0, 0))
+    picture.putpixel((1, 0), (0, 0, 0, 255))
+    picture.putpixel((2, 0), (0, 0, 0, 128))
+    picture = picture.convert(mode) if mode != "PA" else picture.quantize(8)
+    pixels = [prepared(picture).getpixel((x, 0)) for x in range(3)]
+    assert pixels[0] == (255, 255, 255)
+    assert pixels[1] == (0, 0, 0)
+    assert pixels[2] == pytest.approx((127, 127, 127), abs=1)
+
+
+def test_a_transparent_colour_is_transparent() -> None:
+    picture = Image.new("RGB", (2, 1), (255, 0, 0))
+    picture.putpixel((1, 0), (0, 0, 255))
+    file = io.BytesIO()
+    picture.save(file, "PNG", transparency=(255, 0, 0))
+    file.seek(0)
+    drawn_from = Image.open(io.BytesIO(checked_picture(file, (2, 1))))
+    assert [drawn_from.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), (0, 0, 255)]
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    values = np.array([[0, 257, 32768, 65535]], np.uint16)
+    drawn_from = prepared(Image.fromarray(values))
+    assert [drawn_from.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_in_a_photo_is_obeyed(orientation: int) -> None:
+    picture = Image.new("RGB", (32, 16), "black")
+    picture.paste("red", (0, 0, 16, 8))  # the upper left quarter
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    picture.save(file, "JPEG", exif=exif, quality=95)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue())))
+    file.seek(0)
+    drawn_from = Image.open(io.BytesIO(checked_picture(file, upright.size)))
+    assert drawn_from.size == ((32, 16) if orientation < 5 else (16, 32))
+    difference = ImageChops.difference(drawn_from, upright.convert("RGB"))
+    assert max(high for _, high in difference.getextrema()) <= 8
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "1"])
+def test_other_modes_are_the_colours_they_mean(mode: str) -> None:
+    picture = Image.new("RGB", (8, 8), "white").convert(mode)
+    drawn_from = prepared(picture, "JPEG" if mode == "CMYK" else "PNG")
+    assert drawn_from.getpixel((4, 4)) == pytest.approx((255, 255, 255), abs=2)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_a_photo_is_shrunk_before_it_goes_to_the_worker(file_format: str) -> None:
+    photo = Image.linear_gradient("L").resize((1600, 1200)).convert("RGB")
+    file = io.BytesIO()
+    photo.save(file, file_format, quality=95)
+    file.seek(0)
+    checked = checked_picture(file, (64, 48))
+    drawn_from = Image.open(io.BytesIO(checked))
+    assert drawn_from.size == (64, 48)
+    assert len(checked) < 64 * 48 * 3 + 200
+    expected = photo.resize((64, 48), Image.Resampling.LANCZOS)
+    difference = ImageChops.difference(drawn_from, expected)
+    assert max(high for _, high in difference.getextrema()) <= 4
 
 
 @pytest.mark.parametrize(
@@ -45,7 +121,7 @@ def test_a_clients_picture_loses_its_alpha_and_what_else_it_carries() -> None:
 )
 def test_what_is_not_a_picture_is_refused(data: bytes) -> None:
     with pytest.raises(ApiError, match="cannot be read"):
-        checked_picture(data)
+        checked_picture(io.BytesIO(data), (8, 8))
 
 
 def test_pictures_expire_and_make_room() -> None:

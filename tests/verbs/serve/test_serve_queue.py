@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from serve_helpers import certificate, job
 
 from halftime.testing import FakeClock
-from halftime.verbs.serve.messages import QueueFull, Refused
+from halftime.verbs.serve.messages import Job, QueueFull, Refused
 from halftime.verbs.serve.preview import preview_steps
 from halftime.verbs.serve.queue import (
     Queue,
@@ -31,8 +31,10 @@ SIZES = st.integers(1, 12).map(batch_sizes)
 def queue(limit: int = 4, seconds: float | None = None) -> tuple[Queue, FakeClock]:
     """`seconds`: what a picture of 10 steps is known to take."""
     clock = FakeClock()
-    times = ServiceTime({} if seconds is None else {(64, 64): seconds / 10})
-    return Queue(limit, lambda: clock.now, lambda: clock.now, times), clock
+    rates = {} if seconds is None else {(64, 64): seconds / 10}
+    line = Queue(limit, lambda: clock.now, ServiceTime(rates, dict(rates)))
+    line.promises.chance = lambda: 0.0
+    return line, clock
 
 
 @given(st.lists(st.integers(0, 3), max_size=12), SIZES)
@@ -92,11 +94,13 @@ def test_what_could_not_be_done_in_time_is_not_let_in() -> None:
     line, clock = queue(seconds=2.0)
     line.add(job("first", deadline=5.0))
     line.add(job("second", deadline=5.0))
-    with pytest.raises(QueueFull, match=r"done in 6\.0 s.* in 5\.0 s") as raised:
+    with pytest.raises(QueueFull, match=r"2 pictures wait: all would be done in 6\.0 s") as raised:
         line.add(job("third", deadline=5.0))
-    assert raised.value.retry_after == pytest.approx(1.0)
+    assert raised.value.retry_after == pytest.approx(4.0)  # the whole wait
     clock.advance(3.5)
-    assert [item.job.id for item in line.expired()] == ["first", "second"]
+    assert [item.job.id for item in line.expired()] == ["first"]  # the last one is tried
+    clock.advance(2.0)
+    assert [item.job.id for item in line.expired()] == ["second"]
     assert len(line) == 0
 
 
@@ -108,13 +112,126 @@ def test_an_empty_queue_takes_a_job_whatever_was_measured() -> None:
     assert len(line) == 1
 
 
-def test_retry_after_is_half_the_queues_work() -> None:
+@given(st.floats(0.01, 3.0), st.floats(0.01, 50.0), st.integers(1, 16))
+def test_an_idle_server_takes_any_single_picture(
+    deadline: float, seconds: float, most_batch: int
+) -> None:
+    """However short the deadline is beside what was measured: it is let in, not thrown out of the
+    queue, and drawn."""
+    line, _ = queue(seconds=seconds)
+    line.add(job(deadline=deadline))
+    assert line.expired() == []
+    assert [item.job.id for item in line.take(batch_sizes(most_batch), 0.0)[0]] == ["a"]
+
+
+def test_a_batch_is_no_larger_than_its_deadlines_allow() -> None:
+    line, _ = queue(seconds=2.0)
+    for number in range(4):
+        line.add(job(str(number), deadline=9.0))
+    assert len(line.take((1, 2, 4), 0.0)[0]) == 4
+    for number in range(3):
+        line.add(job(str(number), deadline=7.0))
+    assert len(line.take((1, 2, 4), 0.0)[0]) == 2
+
+
+def requests(count: int, client: str = "", **changes: object) -> list[Job]:
+    return [job(f"{client}{index}", client=client, **changes) for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("count", "deadline", "most"), [(9, None, 8), (6, 10.0, 5), (8, 3.0, 1), (9, 1.0, 1)]
+)
+def test_what_can_never_fit_is_refused_and_not_told_to_come_back(
+    count: int, deadline: float | None, most: int
+) -> None:
+    line, clock = queue(limit=8, seconds=2.0)
+    for _ in range(2):  # also beside others
+        with pytest.raises(Refused, match=f"Ask for {most} at most") as raised:
+            line.add_all(requests(count, deadline=deadline and clock.now + deadline))
+        assert raised.value.param == "n"
+        line.add(job("other"))
+    line, _ = queue(limit=8, seconds=2.0)
+    line.add_all(requests(most, deadline=deadline))
+
+
+def test_a_bad_moment_is_no_reason_to_refuse_for_ever() -> None:
+    line, _ = queue(limit=8, seconds=2.0)
+    for _ in range(20):
+        line.times.learn(job(), batch=1, seconds=50.0)
+    line.add_all(requests(5, deadline=10.0))  # an idle server tries
+    with pytest.raises(QueueFull):
+        line.add_all(requests(5, "late", deadline=10.0))
+
+
+def test_retry_after_is_the_whole_wait_and_grows_with_those_who_were_refused() -> None:
     line, _ = queue(limit=4, seconds=3.0)
     for number in range(4):
         line.add(job(str(number)))
-    with pytest.raises(QueueFull, match="4 pictures") as raised:
-        line.add(job("late"))
-    assert raised.value.retry_after == pytest.approx(6.0)
+    waits = []
+    for _ in range(6):
+        with pytest.raises(QueueFull, match="4 pictures") as raised:
+            line.add(job("late"), [job("running")])
+        waits.append(raised.value.retry_after)
+    # the queue and what is drawn; then also the ones before; nobody is told more than twice a queue
+    assert waits == pytest.approx([15.0, 18.0, 21.0, 24.0, 27.0, 27.0])
+    with pytest.raises(QueueFull) as raised:
+        line.add(job("late"), [job("running")], workers=2)
+    assert raised.value.retry_after == pytest.approx(13.5)
+    line.promises.chance = lambda: 1.0
+    with pytest.raises(QueueFull) as raised:
+        line.add(job("late"), [job("running")])
+    assert raised.value.retry_after == pytest.approx(27.0 * 1.25)
+
+
+def test_one_clients_many_are_drawn_in_turns_with_others() -> None:
+    line, _ = queue(limit=16, seconds=1.0)
+    line.add_all(requests(5, "many"))
+    line.add_all(requests(1, "few"))
+    line.add_all(requests(2, "some"))
+    order = [line.take((1,), 0.0)[0][0].job.id for _ in range(8)]
+    assert order == ["many0", "few0", "some0", "many1", "some1", "many2", "many3", "many4"]
+
+
+def test_turns_are_of_work_and_not_of_pictures() -> None:
+    line, _ = queue(limit=16, seconds=1.0)
+    line.add_all(requests(2, "long", steps=30))
+    line.add_all(requests(6, "short", steps=10))
+    order = [line.take((1,), 0.0)[0][0].job.client for _ in range(8)]
+    assert order == ["short", "short", "long", "short", "short", "short", "long", "short"]
+
+
+def test_nobody_who_was_let_in_is_made_late_by_a_newcomer() -> None:
+    line, _ = queue(limit=16, seconds=1.0)
+    line.add_all(requests(4, "many", deadline=4.5))
+    with pytest.raises(QueueFull):
+        line.add_all(requests(1, "few", deadline=60.0))  # it would be second
+    line.take((1, 4), 0.0)
+    line.add_all(requests(1, "few", deadline=60.0))
+
+
+@pytest.mark.parametrize("limit", [12, 100])
+def test_a_client_that_wants_ten_gets_its_share_beside_those_that_want_one(limit: int) -> None:
+    """Forty clients come back at once whenever they are answered or may; the queue is bounded by
+    its limit in one case, by the deadline of 12 s in the other."""
+    line, clock = queue(limit=limit, seconds=1.0)
+    wants = {f"few{number}": 1 for number in range(40)} | {"many": 10}
+    comes = dict.fromkeys(wants, 0.0)
+    drawn: dict[str, int] = dict.fromkeys(wants, 0)
+    for _ in range(200):
+        for client, count in wants.items():
+            waiting = sum(item.job.client == client for item in line.items)
+            if comes[client] > clock.now or waiting:
+                continue
+            try:
+                line.add_all(requests(count, client, deadline=clock.now + 12.0))
+            except QueueFull as full:
+                comes[client] = clock.now + full.retry_after
+        assert not line.expired()
+        (item,), _ = line.take((1,), 0.0)
+        drawn[item.job.client] += 1
+        clock.advance(1.0)
+    assert drawn["many"] >= 10
+    assert min(drawn.values()) >= 1
 
 
 def test_the_window_ends_with_company_or_patience() -> None:
@@ -236,13 +353,3 @@ def test_a_batch_that_takes_longer_than_one_by_one_is_not_used() -> None:
     paying, lost = paying_batches((single, two, four), (1, 2, 4))
     assert paying == (1, 2)
     assert lost == [(4, pytest.approx(1.1))]
-
-
-def test_a_picture_takes_as_long_as_the_batch_that_it_may_be_drawn_in() -> None:
-    line, clock = queue(seconds=2.0)
-    line.add(job("first", deadline=9.0), together=2)
-    with pytest.raises(QueueFull, match=r"done in 6\.0 s"):
-        line.add(job("second", deadline=5.0), together=2)
-    clock.advance(6.0)
-    assert line.expired() == []
-    assert [item.job.id for item in line.expired(together=2)] == ["first"]

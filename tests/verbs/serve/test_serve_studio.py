@@ -181,6 +181,14 @@ def test_cancelled_means_no_further_step() -> None:
     assert watch.step == 3
 
 
+def test_each_step_is_a_sign_of_life() -> None:
+    opened_studio, beats = studio(), list[int]()
+    opened_studio.beat = lambda: beats.append(1)
+    draw(opened_studio, [small(steps=4)])
+    opened_studio.beat = lambda: None
+    assert len(beats) == 4
+
+
 def test_no_preview_after_close() -> None:
     opened_studio, previews_sent = studio(), list[Preview]()
     previews = previews_into(previews_sent, opened_studio)

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from halftime import bundled
-from halftime.base.errors import UnknownModel
+from halftime.base.errors import BadWorkload, UnknownModel
 from halftime.pipeline.load import LoadedPipeline, scheduler_named
 from halftime.records import Workload
 from halftime.upstream import pytorch
@@ -104,7 +104,9 @@ def is_ghost(pipeline: DiffusionPipeline) -> bool:
 
 def load_ghost(model: str | None, workload: Workload) -> LoadedPipeline:
     """The real geometry of a folder or the bundled model, for `workload`. Raises UnknownModel."""
-    folder = bundled.MODEL if model is None else Path(model)
+    if workload.lora:
+        raise BadWorkload("--lora holds weights, and --geometry real reads none: leave it out.")
+    folder = bundled.MODEL if model is None else Path(workload.config or model)
     pipeline = ghost_pipeline(folder)
     if workload.scheduler:
         pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)

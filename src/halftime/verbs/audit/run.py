@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 
 from halftime.base.errors import BadInput
+from halftime.base.progress import Progress, silent
 from halftime.base.version import version
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.components import pipelines_of
-from halftime.pipeline.load import LoadedPipeline, load
+from halftime.pipeline.inputs import described
+from halftime.pipeline.load import LoadedPipeline, load_or_take
 from halftime.pipeline.state import state_of
 from halftime.records import Workload
 from halftime.records.audit import Audit, Site
@@ -43,22 +46,31 @@ def audit(
     HalftimeError, and what the pipeline's call raises; RuntimeError where another audit is running.
     """
     chosen = workload or Workload(steps=STEPS)
-    if isinstance(pipeline, str) or pipeline is None:
-        return audit_loaded(load(pipeline, chosen), chosen, arguments)
-    loaded = LoadedPipeline(pipeline, type(pipeline).__name__, ())
-    return audit_loaded(loaded, chosen, arguments)
+    return audit_loaded(load_or_take(pipeline, on_cpu(chosen)), chosen, arguments)
+
+
+def on_cpu(workload: Workload) -> Workload:
+    """The workload, loaded to the CPU unless it names a device: the shadow device starts there."""
+    return msgspec.structs.replace(workload, device=workload.device or "cpu")
 
 
 def audit_loaded(
-    loaded: LoadedPipeline, workload: Workload, extra: dict[str, object] | None = None
+    loaded: LoadedPipeline,
+    workload: Workload,
+    extra: dict[str, object] | None = None,
+    *,
+    progress: Progress = silent,
 ) -> Audit:
-    """As `audit`, for a loaded pipeline."""
+    """As `audit`, for a loaded pipeline and with progress."""
     pipeline = loaded.pipeline
     check_auditable(pipeline, without_values=is_ghost(pipeline))
-    arguments = {**call_arguments(pipeline, workload), **(extra or {})}
+    arguments = call_arguments(pipeline, workload, extra)
+    workload = described(workload, extra)
     compiled = [name for name, part in pipeline.components.items() if pytorch.is_compiled(part)]
     with ShadowDevice(without_values=is_ghost(pipeline)) as device:
         device.sites.recording = False  # moving the weights is not part of the call
+        device.sites.on_step = lambda step: progress("steps", step, workload.steps)
+        progress("before the loop", 0, workload.steps)
         with on_device(pipeline), loop_watched(pipeline, device):
             # Ready embeddings belong where an encoder or a prior would have left them.
             arguments = {

@@ -56,8 +56,13 @@ class Model(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def resolve(name: str | None) -> Model:
-    """The model of that name. Raises UnknownModel, naming the nearest built-in ones."""
+def resolve(name: str | None, *, config: str | None = None, revision: str | None = None) -> Model:
+    """The model of that name. Raises UnknownModel, naming the nearest built-in ones.
+
+    `config` is the folder that says what a checkpoint in one file is; `revision` is of a hub id.
+    """
+    if name is not None and Path(name).is_file():
+        return _checkpoint(name, config)
     if name is None or name == BUNDLED:
         return _bundled()
     if Path(name).is_dir():
@@ -68,7 +73,7 @@ def resolve(name: str | None) -> Model:
     architecture = canonical(name)
     if architecture:
         return _single(architecture)
-    cached = _cached(name)
+    cached = _cached(name, revision)
     if cached:
         return _folder(cached, name)
     if ":" in name:
@@ -139,13 +144,27 @@ def _bundled() -> Model:
     return _folder(bundled.MODEL, BUNDLED)
 
 
-def _cached(name: str) -> Path | None:
+def _checkpoint(name: str, config: str | None) -> Model:
+    """A file holds weights; what they are part of is in a folder."""
+    if config is None:
+        raise UnknownModel(
+            f"{name} holds weights and does not say what they are part of. Give a folder with the "
+            "configuration: --config FOLDER."
+        )
+    return _folder(Path(config), name)
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
     """The folder of a hub id in the local cache, without asking the network."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return None
     from huggingface_hub import constants
 
     snapshots = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
+    if revision is not None:
+        reference = snapshots.parent / "refs" / revision
+        commit = reference.read_text().strip() if reference.is_file() else revision
+        return next((path.parent for path in snapshots.glob(f"{commit}*/model_index.json")), None)
     folders = [index.parent for index in snapshots.glob("*/model_index.json") if index.is_file()]
     return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 

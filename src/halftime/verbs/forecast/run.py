@@ -58,17 +58,22 @@ def forecast(
     target_seconds: float | None = None,
     calibration: Calibration | Path | str | None = None,
     constants: Constants | None = None,
+    config: str | None = None,
+    revision: str | None = None,
 ) -> Forecast:
     """Forecast one warm call of `model` on `gpu`.
 
     `model` is a built-in name, a folder or cached hub id (configurations are enough), or None for
-    the bundled model. `calibration` is a record or file of `calibrate`; None looks for the one
+    the bundled model; `config` is the folder that says what a checkpoint in one file is, `revision`
+    that of a hub id. `calibration` is a record or file of `calibrate`; None looks for the one
     saved for this GPU. Raises UnknownModel, UnknownDevice or BadInput.
     """
     machine = machine_after(
         uncalibrated(gpu_named(gpu), constants or shipped()), calibration_of(calibration, gpu)
     )
-    scenario = scenario_of(resolve(model), settings or ForecastSettings())
+    scenario = scenario_of(
+        resolve(model, config=config, revision=revision), settings or ForecastSettings()
+    )
     parsed_claims = [parse_claim(text) for text in claims]
     stages = stages_of(scenario, machine)
     total = total_of(scenario, machine, stages)

@@ -8,6 +8,7 @@ import msgspec
 
 from halftime.base.errors import BadInput
 from halftime.records import Record
+from halftime.verbs.forecast import limits
 from halftime.verbs.forecast.cache import Traced
 from halftime.verbs.forecast.geometry import Geometry
 from halftime.verbs.forecast.models import Component, Model
@@ -68,6 +69,7 @@ class Scenario(Record, frozen=True, kw_only=True):
 def scenario_of(model: Model, settings: ForecastSettings) -> Scenario:
     """The call of `model` under `settings`. Raises BadInput for what cannot be run."""
     full = _filled(model, settings)
+    limits.check(model, full)
     stages = {
         "encode_prompt": tuple(
             _text(c, full) for c in model.components if c.role == "text_encoder"

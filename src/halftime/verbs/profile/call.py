@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from halftime.base.environment import load_average
@@ -23,16 +24,38 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-def timed_call(pipeline: DiffusionPipeline, workload: Workload, clock: Clock) -> Measured:
-    """Call the pipeline once for `workload` and time its parts. Raises OutOfMemory."""
-    arguments = call_arguments(pipeline, workload)
+_OUTPUTS: ContextVar[list[object] | None] = ContextVar("outputs", default=None)
+
+
+@contextlib.contextmanager
+def outputs_kept() -> Iterator[list[object]]:
+    """What the timed calls within return, in their order; others' outputs are let go at once."""
+    outputs: list[object] = []
+    token = _OUTPUTS.set(outputs)
+    try:
+        yield outputs
+    finally:
+        _OUTPUTS.reset(token)
+
+
+def timed_call(
+    pipeline: DiffusionPipeline,
+    workload: Workload,
+    clock: Clock,
+    further: Mapping[str, object] | None = None,
+) -> Measured:
+    """Call the pipeline once for `workload`, with `further` arguments, and time its parts. Raises
+    OutOfMemory."""
+    arguments = call_arguments(pipeline, workload, further)
     recorder = Recorder(clock)
     busy = load_average()
     gc.collect()  # the garbage of earlier calls is not this one's cost
     with instrumented(pipeline, recorder), out_of_memory_explained():
         origin = clock.start()
-        pipeline(**arguments)
+        output = pipeline(**arguments)
         end = clock.finish()
+    if (outputs := _OUTPUTS.get()) is not None:
+        outputs.append(output)
     wall = end.host - origin.host
     return measured(tree(recorder, clock, origin), wall, busy)
 
@@ -53,9 +76,14 @@ def tree(recorder: Recorder, clock: Clock, origin: Mark) -> list[Node]:
     return with_loops(roots, clock.seconds(origin, recorder.loops))
 
 
-def observed_call(pipeline: DiffusionPipeline, workload: Workload, recorder: Recorder) -> None:
+def observed_call(
+    pipeline: DiffusionPipeline,
+    workload: Workload,
+    recorder: Recorder,
+    further: Mapping[str, object] | None = None,
+) -> None:
     """Call the pipeline once with a recorder that only observes. Raises OutOfMemory."""
-    arguments = call_arguments(pipeline, workload)
+    arguments = call_arguments(pipeline, workload, further)
     with instrumented(pipeline, recorder), out_of_memory_explained():
         pipeline(**arguments)
 

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from halftime.pipeline.device import synchronize
+
 
 class Mark(NamedTuple):
     """A moment: when the host passed it, and on CUDA the event that the device will pass."""
@@ -83,6 +85,32 @@ class CudaClock:
         ]
 
 
+class WaitingClock(HostClock):
+    """The host's clock, read after the device has done everything: for GPUs whose events halftime
+    does not use. Stages are told apart rightly, but the host runs ahead nowhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def mark(self) -> Mark:
+        synchronize(self._device)
+        return Mark(time.perf_counter())
+
+
+WAITS_AT_EACH_MARK = (
+    "on {device} each stage is timed by waiting for the device, so that the call takes longer than "
+    "alone where the host would run ahead; launch gaps and host-blocked time are not measured there"
+)
+
+
 def clock_for(device: torch.device) -> Clock:
     """The clock of a device."""
-    return CudaClock(device) if device.type == "cuda" else HostClock()
+    if device.type == "cuda":
+        return CudaClock(device)
+    return WaitingClock(device) if device.type in ("mps", "xpu") else HostClock()
+
+
+def remarks_on(device: torch.device) -> tuple[str, ...]:
+    """What a reader must know of how this device is timed."""
+    waits = isinstance(clock_for(device), WaitingClock)
+    return (WAITS_AT_EACH_MARK.format(device=device.type),) if waits else ()

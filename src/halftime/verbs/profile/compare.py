@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import msgspec
 
 from halftime.base.errors import Unlike
+from halftime.pipeline.inputs import described
 from halftime.records import Session, Workload
+from halftime.records.workload import FILES
 
 
 def differences(baseline: Session, candidate: Session) -> dict[str, tuple[str, str]]:
@@ -21,14 +23,22 @@ def differences(baseline: Session, candidate: Session) -> dict[str, tuple[str, s
 
 
 def _identity(session: Session) -> dict[str, str]:
+    """Of files that went in, what was in them, wherever they lay."""
+    contents = session.workload.contents
+    device = session.workload.device or session.environment.device
     workload = {
         f"workload.{name}": repr(value)
-        for name, value in msgspec.to_builtins(session.workload).items()
+        for name, value in {**msgspec.to_builtins(session.workload), "device": device}.items()
+        if name not in (*FILES, "contents", "arguments")
+    }
+    arguments = {
+        f"workload.arguments.{name}": repr(value)
+        for name, value in {**session.workload.arguments, **contents}.items()
     }
     environment = {
         f"environment.{name}": value for name, value in session.environment.identity().items()
     }
-    return {"pipeline": session.pipeline, **workload, **environment}
+    return {"pipeline": session.pipeline, **workload, **arguments, **environment}
 
 
 def checked_alike(baseline: Session, candidate: Session) -> None:
@@ -37,8 +47,10 @@ def checked_alike(baseline: Session, candidate: Session) -> None:
 
 
 def checked_workload(baseline: Session, workload: Workload) -> None:
-    """As `checked_alike` for what is known before anything is measured."""
-    _refuse(differences(baseline, msgspec.structs.replace(baseline, workload=workload)))
+    """As `checked_alike` for what is known before anything is measured; a device that nobody named
+    is known once the pipeline is loaded."""
+    expected = msgspec.structs.replace(baseline, workload=described(workload))
+    _refuse(differences(baseline, expected))
 
 
 def _refuse(fields: Mapping[str, tuple[str, str]]) -> None:

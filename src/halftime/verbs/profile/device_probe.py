@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -54,10 +54,12 @@ class Busy(NamedTuple):
     blocked_seconds: float
 
 
-def probe(pipeline: DiffusionPipeline, workload: Workload) -> dict[str, Busy]:
+def probe(
+    pipeline: DiffusionPipeline, workload: Workload, further: Mapping[str, object] | None = None
+) -> dict[str, Busy]:
     """Stage -> device and blocked seconds of one call under torch.profiler."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        observed_call(pipeline, workload, Recorder(HostClock(), annotate=ranges()))
+        observed_call(pipeline, workload, Recorder(HostClock(), annotate=ranges()), further)
     events = [
         HostEvent(
             event.name,

@@ -21,17 +21,23 @@ def doubts(
     environment: Environment,
     *,
     traced: bool = False,
+    neighbours: str = "",
 ) -> tuple[str, ...]:
     """One sentence for each reason to doubt a session.
 
     `walls` are the seconds of the steady runs, in the order in which they ran; `environment` was
-    read before them, since our own threads raise the load.
+    read before them, since our own threads raise the load. `neighbours` says whose work ran beside
+    them.
     """
-    return tuple(_doubts(walls, ledger, environment, traced))
+    return tuple(_doubts(walls, ledger, environment, traced, neighbours))
 
 
 def _doubts(
-    walls: Sequence[float], ledger: Sequence[LedgerRow], environment: Environment, traced: bool
+    walls: Sequence[float],
+    ledger: Sequence[LedgerRow],
+    environment: Environment,
+    traced: bool,
+    neighbours: str,
 ) -> Iterator[str]:
     if len(walls) < FEWEST_RUNS:
         yield f"only {len(walls)} steady runs, too few to know the spread: run again with --runs 5."
@@ -47,10 +53,11 @@ def _doubts(
             "(heat, other load, or too little warm-up): run again with --warmup 3."
         )
     load = environment.load_average or 0.0
-    if load > 0.5 * environment.cores:
-        passive = environment.settings.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+    if neighbours or load > 0.5 * environment.cores:
+        passive = environment.settings.get("OMP_WAIT_POLICY", "").upper().startswith("PASSIVE")
+        was = f"other work was running (load average {load:.1f} on {environment.cores} cores)"
         yield (
-            f"other work was running (load average {load:.1f} on {environment.cores} cores): "
+            f"{neighbours or was}: "
             f"run again on a quiet machine{'' if passive else ', or with OMP_WAIT_POLICY=PASSIVE'}."
         )
     unexplained = next((row for row in ledger if row.stage == UNEXPLAINED), None)

@@ -270,7 +270,8 @@ def _graph_breaks(evidence: ProfileEvidence) -> Iterator[Finding]:
 
 def _spinning_threads(evidence: ProfileEvidence) -> Iterator[Finding]:
     busy = evidence.load_average > 0.5 * evidence.cores
-    if evidence.facts.device == "cpu" and busy and evidence.facts.wait_policy.upper() != "PASSIVE":
+    yields = evidence.facts.wait_policy.upper().startswith("PASSIVE")
+    if evidence.facts.device == "cpu" and busy and not yields:
         yield Finding(
             id="openmp-spins",
             stage="call",

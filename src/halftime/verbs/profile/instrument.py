@@ -1,27 +1,34 @@
 """Put the recorder around every component of a pipeline, by what diffusers calls it.
 
 Modules get a timed call on the instance, outside of whatever is compiled. Everything else
-(scheduler, tokenizers, processors, the pipeline's own methods) gets, for as long as it lasts, a
-subclass of its class with timed methods: copies that a pipeline makes of its scheduler then behave
-as copies.
+(scheduler, tokenizers, processors, the pipeline's own methods) is timed through its class, for as
+long as it lasts: copies that a pipeline makes of its scheduler then behave as copies, and its class
+is the one that it was.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
+from halftime.base.ledger import TURN
 from halftime.pipeline.change import patched, subclassed
 from halftime.pipeline.components import components_of, pipelines_of
-from halftime.records.stages import METHOD_PLACES, PIPELINE_METHODS, Place, place_of
-from halftime.upstream import pytorch
+from halftime.records.stages import (
+    METHOD_PLACES,
+    PIPELINE_METHODS,
+    Place,
+    place_of,
+    stage_of_block,
+)
+from halftime.upstream import hugging_face, pytorch
 from halftime.verbs.profile.recorder import Recorder
+from halftime.verbs.profile.timed_methods import Around, Method, methods_timed, plain_method
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -94,17 +101,16 @@ def _wrap_module(
 def _wrap_object(
     name: str, component: object, home: Place, recorder: Recorder, undo: ExitStack
 ) -> None:
-    overrides = {
-        method: _timed(
-            function,
+    arounds = {
+        method: _around(
             METHOD_PLACES.get((home.part, method), home),
             _method_name(name, home, method),
             recorder,
         )
         for method in OBJECT_METHODS
-        if (function := _plain_method(component, method))
+        if plain_method(component, method)
     }
-    _extend_class(component, overrides, undo)
+    undo.enter_context(methods_timed(component, arounds))
 
 
 def _method_name(name: str, home: Place, method: str) -> str:
@@ -115,21 +121,46 @@ def _method_name(name: str, home: Place, method: str) -> str:
 
 
 def _wrap_pipeline(pipeline: DiffusionPipeline, recorder: Recorder, undo: ExitStack) -> None:
-    overrides = {
-        method: _timed(function, Place(stage, ""), method, recorder)
+    arounds = {
+        method: _around(Place(stage, ""), method, recorder)
         for method, stage in PIPELINE_METHODS
-        if (function := _plain_method(pipeline, method))
+        if plain_method(pipeline, method)
     }
-    progress_bar = _plain_method(pipeline, "progress_bar")
-    if progress_bar:
-        overrides["progress_bar"] = _timed_progress_bar(progress_bar, recorder)
-    _extend_class(pipeline, overrides, undo)
+    if plain_method(pipeline, "progress_bar"):
+        arounds["progress_bar"] = _around_progress_bar(recorder)
+    undo.enter_context(methods_timed(pipeline, arounds))
+    _wrap_blocks(pipeline, recorder, undo)
 
 
-def _plain_method(instance: object, name: str) -> Callable[..., object] | None:
-    """The class's function of that name; None for static methods, properties and unknown names."""
-    function = inspect.getattr_static(type(instance), name, None)
-    return function if isinstance(function, types.FunctionType) else None
+def _wrap_blocks(pipeline: DiffusionPipeline, recorder: Recorder, undo: ExitStack) -> None:
+    """A modular pipeline's: its loops make the progress bars, and its other blocks have the names
+    of stages."""
+    for name, block in hugging_face.leaf_blocks(pipeline):
+        if hugging_face.is_loop(block):
+            arounds = {"progress_bar": _around_progress_bar(recorder)}
+        else:
+            stage = stage_of_block(name)
+            arounds = {"__call__": _around(Place(stage, ""), name, recorder)} if stage else {}
+        undo.enter_context(methods_timed(block, arounds))
+
+
+def _around(home: Place, name: str, recorder: Recorder) -> Around:
+    def around(method: Method, *args: object, **kwargs: object) -> object:
+        with recorder.span(home, name):
+            return method(*args, **kwargs)
+
+    return around
+
+
+def _around_progress_bar(recorder: Recorder) -> Around:
+    def around(method: Method, *args: object, **kwargs: object) -> object:
+        recorder.loop_begins()
+        with recorder.span(PROGRESS, "progress_bar"):
+            bar = method(*args, **kwargs)
+        _wrap_bar(bar, recorder)
+        return bar
+
+    return around
 
 
 def _timed(
@@ -144,30 +175,34 @@ def _timed(
     return timed
 
 
-def _timed_progress_bar(
-    function: Callable[..., object], recorder: Recorder
-) -> Callable[..., object]:
-    @functools.wraps(function)
-    def progress_bar(*args: object, **kwargs: object) -> object:
-        recorder.loop_begins()
-        with recorder.span(PROGRESS, "progress_bar"):
-            bar = function(*args, **kwargs)
-        _wrap_bar(bar, recorder)
-        return bar
-
-    return progress_bar
-
-
 def _wrap_bar(bar: object, recorder: Recorder) -> None:
     overrides = {
         name: _timed(method, PROGRESS, f"progress_bar.{name}", recorder)
         for name in ("update", "close", "set_postfix", "refresh")
-        if (method := _plain_method(bar, name))
+        if (method := plain_method(bar, name))
     }
+    iterate = plain_method(bar, "__iter__")
+    if iterate:
+        overrides["__iter__"] = _marking_steps(iterate, recorder)
     undo = ExitStack()
     if "close" in overrides:
         overrides["close"] = _last(overrides["close"], undo)
-    _extend_class(bar, overrides, undo)
+    # A bar laid out in C cannot be extended: its time shows as its caller's own.
+    with suppress(TypeError):
+        undo.enter_context(subclassed(bar, overrides))
+
+
+def _marking_steps(iterate: Method, recorder: Recorder) -> Method:
+    """A loop over the bar itself begins a step with each of its turns."""
+
+    @functools.wraps(iterate)
+    def marking(self: object) -> Iterator[object]:
+        for item in iterate(self):  # type: ignore[attr-defined]
+            with recorder.span(PROGRESS, TURN):
+                pass
+            yield item
+
+    return marking
 
 
 def _last(function: Callable[[object], object], undo: ExitStack) -> Callable[..., object]:
@@ -179,12 +214,3 @@ def _last(function: Callable[[object], object], undo: ExitStack) -> Callable[...
             return function(self)
 
     return last
-
-
-def _extend_class(
-    instance: object, methods: dict[str, Callable[..., object]], undo: ExitStack
-) -> None:
-    if methods:
-        # A class laid out in C cannot be extended: its time shows as its caller's own.
-        with suppress(TypeError):
-            undo.enter_context(subclassed(instance, methods))

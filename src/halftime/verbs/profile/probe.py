@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,7 +28,9 @@ PROBE_STEPS = 2  # every component runs, and every buffer of a step is live at o
 OUTSIDE = "between stages"
 
 
-def flops(pipeline: DiffusionPipeline, workload: Workload) -> dict[Place, tuple[float, int]]:
+def flops(
+    pipeline: DiffusionPipeline, workload: Workload, further: Mapping[str, object] | None = None
+) -> dict[Place, tuple[float, int]]:
     """Place -> (FLOPs, calls) of a call with at most PROBE_STEPS steps; a multiply-add counts as
     two.
 
@@ -47,7 +49,7 @@ def flops(pipeline: DiffusionPipeline, workload: Workload) -> dict[Place, tuple[
 
     recorder = Recorder(HostClock(), observe=observe)
     with counter:
-        observed_call(pipeline, _short(workload), recorder)
+        observed_call(pipeline, _short(workload), recorder, further)
     calls = Counter(span.place for span in recorder.spans)
     return {home: (value, calls[home]) for home, value in flops_by_home.items() if value}
 
@@ -67,10 +69,12 @@ def _short(workload: Workload) -> Workload:
     return msgspec.structs.replace(workload, steps=min(workload.steps, PROBE_STEPS))
 
 
-def memory(pipeline: DiffusionPipeline, workload: Workload) -> MemoryReport:
+def memory(
+    pipeline: DiffusionPipeline, workload: Workload, further: Mapping[str, object] | None = None
+) -> MemoryReport:
     """Peak and final memory of each stage, over a call of at most PROBE_STEPS steps."""
     device = device_of(pipeline)
-    gauge: _Gauge = _CudaGauge(device) if device.type == "cuda" else _ResidentGauge()
+    gauge = _gauge_of(device)
     peaks: dict[str, StageMemory] = {}
 
     def observe(home: Place | None) -> None:
@@ -78,7 +82,8 @@ def memory(pipeline: DiffusionPipeline, workload: Workload) -> MemoryReport:
         peaks[stage] = _merged(peaks.get(stage), gauge.read(stage))
 
     gauge.read(OUTSIDE)
-    observed_call(pipeline, _short(workload), Recorder(HostClock(), observe=observe))
+    recorder = Recorder(HostClock(), observe=observe)
+    observed_call(pipeline, _short(workload), recorder, further)
     observe(None)
     return MemoryReport(measure=gauge.measure, stages=tuple(peaks.values()))
 
@@ -106,24 +111,39 @@ class _Gauge(Protocol):
     def read(self, stage: str) -> StageMemory: ...
 
 
-class _CudaGauge:
-    measure = (
-        "CUDA allocator: tensors (peak, end) and reserved segments; other processes and "
-        "libraries not included"
-    )
+def _gauge_of(device: torch.device) -> _Gauge:
+    if device.type in ("cuda", "xpu"):
+        return _AllocatorGauge(device)
+    return _MpsGauge() if device.type == "mps" else _ResidentGauge()
+
+
+class _AllocatorGauge:
+    """CUDA's caching allocator, or XPU's, which has the same functions."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._allocator = getattr(torch, device.type)
+        self.measure = (
+            f"{device.type.upper()} allocator: tensors (peak, end) and reserved segments; other "
+            "processes and libraries not included"
+        )
 
     def read(self, stage: str) -> StageMemory:
         reading = StageMemory(
             stage=stage,
-            peak_bytes=torch.cuda.max_memory_allocated(self._device),
-            end_bytes=torch.cuda.memory_allocated(self._device),
-            reserved_bytes=torch.cuda.max_memory_reserved(self._device),
+            peak_bytes=self._allocator.max_memory_allocated(self._device),
+            end_bytes=self._allocator.memory_allocated(self._device),
+            reserved_bytes=self._allocator.max_memory_reserved(self._device),
         )
-        torch.cuda.reset_peak_memory_stats(self._device)
+        self._allocator.reset_peak_memory_stats(self._device)
         return reading
+
+
+class _MpsGauge:
+    measure = "MPS allocator: tensors at the end of a stage; its peak cannot be known"
+
+    def read(self, stage: str) -> StageMemory:
+        return StageMemory(stage=stage, end_bytes=torch.mps.current_allocated_memory())
 
 
 class _ResidentGauge:

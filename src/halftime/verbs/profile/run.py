@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from halftime.base.errors import BadInput
-from halftime.base.ledger import STEP, Measured, ledger, steady_wall
+from halftime.base.errors import BadInput, HalftimeWarning
+from halftime.base.neighbours import Surroundings, look, sentence
 from halftime.base.progress import Progress, notebook_bar, silent
-from halftime.base.version import version
+from halftime.pipeline.arguments import absorbed, call_arguments
 from halftime.pipeline.device import device_of, this_environment
-from halftime.pipeline.load import LoadedPipeline, load
-from halftime.records import ColdStart, Environment, LedgerRow, Run, Session, Workload
+from halftime.pipeline.inputs import described
+from halftime.pipeline.load import LoadedPipeline, load_or_take
+from halftime.records import ColdStart, LedgerRow, Session, Workload
 from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation, probe
-from halftime.verbs.profile.call import timed_call
+from halftime.verbs.profile.call import outputs_kept, timed_call
 from halftime.verbs.profile.clock import clock_for
-from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.device_probe import probe as device_probe
 from halftime.verbs.profile.device_probe import with_device
-from halftime.verbs.profile.doubts import doubts
-from halftime.verbs.profile.facts import facts
-from halftime.verbs.profile.findings import ProfileEvidence, findings
+from halftime.verbs.profile.session import MeasuredCalls, TimedCall
+from halftime.verbs.profile.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -42,6 +41,7 @@ class ProfileSettings:
     runs: int = 5
     warmup: int = 1
     probes: bool = True  # FLOPs, memory, and on CUDA device time: short calls of their own
+    pictures: bool = True  # whether the session keeps what the last call drew, small
 
     def __post_init__(self) -> None:
         if self.runs < 1 or self.warmup < 0:
@@ -58,22 +58,23 @@ def profile(
     runs: int = 5,
     warmup: int = 1,
     probes: bool = True,
+    **arguments: object,
 ) -> Session:
     """Measure one call of a pipeline: a Session whose ledger adds up to the wall clock.
 
     `pipeline` is a diffusers pipeline, or what `halftime.load_pipeline` takes. The pipeline is
     called 1 + `warmup` + `runs` times for `workload`, and, with `probes`, shortly twice more. It is
-    left as it was found. Times are seconds; on CUDA those of the device, by events. Raises
-    HalftimeError, and whatever the pipeline's own call raises.
+    left as it was found. `arguments` go to its call as they are: pictures, masks, embeddings; the
+    session tells them by their content. Times are seconds; on CUDA those of the device, by events.
+    Raises HalftimeError, and whatever the pipeline's own call raises.
     """
-    chosen = workload or Workload()
-    loaded = (
-        load(pipeline, chosen)
-        if isinstance(pipeline, str) or pipeline is None
-        else LoadedPipeline(pipeline, type(pipeline).__name__, (_CALLED_BEFORE,))
-    )
+    chosen, further = absorbed(workload or Workload(), arguments)
+    loaded = load_or_take(pipeline, chosen)
+    if loaded.pipeline is pipeline:
+        loaded = loaded._replace(notes=(_CALLED_BEFORE,))
+    settings = ProfileSettings(runs, warmup, probes)
     with notebook_bar() as progress:
-        return measure(loaded, chosen, ProfileSettings(runs, warmup, probes), progress=progress)
+        return measure(loaded, chosen, settings, further=further, progress=progress)
 
 
 def measure(
@@ -82,10 +83,23 @@ def measure(
     settings: ProfileSettings,
     *,
     cold_start: ColdStart | None = None,
+    further: Mapping[str, object] | None = None,
+    surroundings: Surroundings | None = None,
     progress: Progress = silent,
 ) -> Session:
-    """As `profile`, for a loaded pipeline, with a cold start measured before and with progress."""
-    (session,) = measure_in_turns([loaded], workload, settings, progress=progress)
+    """As `profile`, for a loaded pipeline, with a cold start measured before and with progress.
+
+    `surroundings` are known where somebody looked before; else they are looked at, and a
+    HalftimeWarning says at once who disturbs.
+    """
+    (session,) = measure_in_turns(
+        [loaded],
+        workload,
+        settings,
+        further=further,
+        surroundings=surroundings,
+        progress=progress,
+    )
     return msgspec.structs.replace(session, cold_start=cold_start)
 
 
@@ -94,119 +108,100 @@ def measure_in_turns(
     workload: Workload,
     settings: ProfileSettings,
     *,
+    further: Mapping[str, object] | None = None,
+    surroundings: Surroundings | None = None,
     progress: Progress = silent,
 ) -> list[Session]:
     """A session for each pipeline, called in turns, with a different one first each time.
 
     What the machine does meanwhile is in all of them, so that their ledgers can be compared.
     """
+    # What cannot be called, or not be written down, is refused before anything is measured.
+    record = described(workload, further)
+    for loaded in pipelines:
+        call_arguments(loaded.pipeline, workload, further)
+    neighbours = _neighbours(surroundings)
     environments = [this_environment(str(device_of(loaded.pipeline))) for loaded in pipelines]
     before = compilation.look()
-    calls = _calls([loaded.pipeline for loaded in pipelines], workload, settings, progress)
-    return [
-        with_predictions(_session(*measured, workload, settings, before, progress))
-        for measured in zip(pipelines, environments, calls, strict=True)
-    ]
+    turns = [RepeatedCall(loaded.pipeline, workload, further or {}) for loaded in pipelines]
+    sessions = []
+    for loaded, turn, environment, calls in zip(
+        pipelines, turns, environments, _calls(turns, settings, progress), strict=True
+    ):
+        measurement = MeasuredCalls(
+            loaded,
+            record,
+            environment,
+            first=calls[0],
+            steady=calls[1 + settings.warmup :],
+            compiled_before=before,
+            compiled_warm=calls[settings.warmup].compiled,
+            neighbours=neighbours,
+        )
+        sessions.append(with_predictions(_session(measurement, turn, settings.probes, progress)))
+    return sessions
 
 
-def _session(
-    loaded: LoadedPipeline,
-    environment: Environment,
-    calls: Sequence[TimedCall],
-    workload: Workload,
-    settings: ProfileSettings,
-    compiled_before: CompileCounters,
-    progress: Progress,
-) -> Session:
-    pipeline = loaded.pipeline
-    first, steady = calls[0], calls[1 + settings.warmup :]
-    measured = [call.measured for call in steady]
-    rows = ledger(measured, first.measured)
-    if settings.probes:
-        rows = _with_probes(rows, pipeline, workload, progress)
-    report = compilation.report(
-        pipeline, compiled_before, calls[settings.warmup].compiled, calls[-1].compiled
-    )
-    wall, first_wall = steady_wall(measured), first.measured.run.wall_seconds
-    evidence = ProfileEvidence(
-        wall_seconds=wall,
-        first_call_seconds=first_wall,
-        ledger=rows,
-        facts=facts(pipeline, environment.settings),
-        compilation=report,
-        load_average=environment.load_average or 0.0,
-        cores=environment.cores,
-    )
-    walls = [call.run.wall_seconds for call in measured]
-    return Session(
-        halftime=version(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=loaded.name,
-        pipeline=type(pipeline).__name__,
-        wall_seconds=wall,
-        first_call_seconds=first_wall,
-        ledger=rows,
-        findings=findings(evidence),
-        environment=environment,
-        workload=workload,
-        workload_hash=workload.content_hash(),
-        runs=tuple(call.run for call in measured),
-        first_run=first.measured.run,
-        memory=probe.memory(pipeline, workload) if settings.probes else None,
-        compilation=report,
-        notes=(*loaded.notes, *_unequal_steps(measured[-1].run, workload.steps)),
-        doubts=doubts(walls, rows, environment, traced=pytorch.is_tracing()),
-    )
-
-
-def _unequal_steps(run: Run, requested: int) -> tuple[str, ...]:
-    """A note where the loop took another number of steps than the workload says: an argument that
-    never arrived, or a solver that adds steps."""
-    steps = sum(span.name == STEP for span in run.spans)
-    if steps in (0, requested):
-        return ()
-    return (f"{requested} steps were asked for, and the scheduler stepped {steps} times",)
+def _neighbours(surroundings: Surroundings | None) -> str:
+    """Whose work runs beside, in words; said before the first call, not after the last."""
+    words = sentence(look() if surroundings is None else surroundings)
+    if words and surroundings is None:
+        warnings.warn(f"{words}.", HalftimeWarning, stacklevel=2)
+    return words
 
 
 @dataclass(frozen=True)
-class TimedCall:
-    """One call, and what dynamo had compiled by its end."""
+class RepeatedCall:
+    """What is called again and again: a pipeline, for a workload, with further arguments."""
 
-    measured: Measured
-    compiled: CompileCounters
+    pipeline: DiffusionPipeline
+    workload: Workload
+    further: Mapping[str, object]
+
+
+def _session(
+    measurement: MeasuredCalls, turn: RepeatedCall, probes: bool, progress: Progress
+) -> Session:
+    rows = measurement.rows()
+    if not probes:
+        return measurement.session(rows)
+    rows = _with_probes(rows, turn, progress)
+    return measurement.session(rows, probe.memory(turn.pipeline, turn.workload, turn.further))
 
 
 def _calls(
-    pipelines: Sequence[DiffusionPipeline],
-    workload: Workload,
-    settings: ProfileSettings,
-    progress: Progress,
+    turns: Sequence[RepeatedCall], settings: ProfileSettings, progress: Progress
 ) -> list[list[TimedCall]]:
     """For each pipeline its calls, in their order."""
-    clocks = [clock_for(device_of(pipeline)) for pipeline in pipelines]
-    calls: list[list[TimedCall]] = [[] for _ in pipelines]
+    clocks = [clock_for(device_of(turn.pipeline)) for turn in turns]
+    calls: list[list[TimedCall]] = [[] for _ in turns]
     total = 1 + settings.warmup + settings.runs
     for index in range(total):
         warming = "warm-up" if index <= settings.warmup else "steady run"
         progress("first call" if index == 0 else warming, index, total)
-        for shift in range(len(pipelines)):
-            turn = (index + shift) % len(pipelines)
-            measured = timed_call(pipelines[turn], workload, clocks[turn])
-            calls[turn].append(TimedCall(measured, compilation.look()))
+        for shift in range(len(turns)):
+            number = (index + shift) % len(turns)
+            turn = turns[number]
+            with outputs_kept() as outputs:
+                measured = timed_call(turn.pipeline, turn.workload, clocks[number], turn.further)
+            last = settings.pictures and index == total - 1
+            pictures = thumbnails(outputs[0]) if last and outputs else ()
+            calls[number].append(TimedCall(measured, compilation.look(), pictures))
     progress("steady run", total, total)
     return calls
 
 
 def _with_probes(
-    rows: tuple[LedgerRow, ...], pipeline: DiffusionPipeline, workload: Workload, progress: Progress
+    rows: tuple[LedgerRow, ...], turn: RepeatedCall, progress: Progress
 ) -> tuple[LedgerRow, ...]:
+    pipeline = turn.pipeline
     progress("counting FLOPs", 0, 1)
     # A compiled module hides its operations from the counter, which would call the rest the whole.
     if not any(map(pytorch.is_compiled, pipeline.components.values())):
-        rows = with_flops(rows, probe.flops(pipeline, workload))
+        rows = with_flops(rows, probe.flops(pipeline, turn.workload, turn.further))
     if device_of(pipeline).type == "cuda":
         progress("tracing the device", 0, 1)
-        rows = with_device(rows, device_probe(pipeline, workload))
+        rows = with_device(rows, device_probe(pipeline, turn.workload, turn.further))
     progress("measuring memory", 0, 1)
     return rows
 

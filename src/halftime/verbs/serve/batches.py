@@ -10,15 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import torch
 
-from halftime.base.errors import BadWorkload
+from halftime.base.errors import BadWorkload, OutOfMemory
+from halftime.pipeline.device import device_of
 from halftime.records.serve import Certificate, ColdStartTimes
-from halftime.verbs.serve.messages import FailureKind, Final, Job, JobFailed, Started
+from halftime.verbs.serve.messages import (
+    EngineSettings,
+    FailureKind,
+    Final,
+    Job,
+    JobFailed,
+    Started,
+)
 from halftime.verbs.serve.preview import Previews, Unpacker
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
 from halftime.verbs.serve.studio import open_studio
 from halftime.verbs.serve.warmup import certify
-from halftime.verbs.serve.watching import Dynamo, Memory
+from halftime.verbs.serve.watching import Dynamo, Memory, give_memory_back
 from halftime.verbs.serve.wire import (
     BatchDone,
     Begin,
@@ -32,22 +41,37 @@ from halftime.verbs.serve.wire import (
 )
 
 
+def settings_of(begin: Begin) -> EngineSettings:
+    """The settings of this worker among several: on several GPUs each takes one of its own, and on
+    the CPU each its share of the cores."""
+    settings = begin.settings
+    if settings.workers < 2:
+        return settings
+    if settings.device == "cuda" and torch.cuda.device_count():
+        own = begin.number % torch.cuda.device_count()
+        return msgspec.structs.replace(settings, device=f"cuda:{own}")
+    threads = settings.threads or max(1, torch.get_num_threads() // settings.workers)
+    return msgspec.structs.replace(settings, threads=threads)
+
+
 class Worker:
     """One pipeline behind a channel. Making it loads the pipeline."""
 
     def __init__(self, channel: Channel, begin: Begin) -> None:
         self.channel, self.begin = channel, begin
-        self.studio = open_studio(begin.settings)
+        self.studio = open_studio(settings_of(begin))
+        self.studio.beat = channel.step
         if self.studio.artefacts is not None:
             channel.at_end = self.studio.artefacts.discard
-        self.loaded_seconds = time.time() - begin.started
+        self.loaded_seconds = time.monotonic() - begin.started
         channel.send(ModelLoaded())
         self.previews: Previews | None = None
         if self.studio.tiny is not None:
             unpack = Unpacker(self.studio.pipeline)
             self.previews = Previews(self.studio.tiny, channel.send, unpack)
             self.previews.start()
-        self.memory = Memory(begin.settings.memory_growth_bytes)
+        device = device_of(self.studio.pipeline)
+        self.memory = Memory(begin.settings.memory_growth_bytes, device)
         self.dynamo = Dynamo()
 
     def run(self) -> None:
@@ -60,6 +84,7 @@ class Worker:
 
     def _warm(self) -> None:
         def progress(step: str, finished: int, total: int) -> None:
+            self.channel.step()
             self.channel.send(Warming(step=step, finished=finished, total=total))
 
         # Warm-up previews have no reader: only real ones go through the channel.
@@ -76,7 +101,7 @@ class Worker:
         used = artefacts is not None and artefacts.fits
         times = ColdStartTimes(
             loaded_seconds=self.loaded_seconds,
-            ready_seconds=time.time() - self.begin.started,
+            ready_seconds=time.monotonic() - self.begin.started,
             artefacts=str(artefacts.path) if artefacts is not None and used else None,
         )
         return msgspec.structs.replace(certificate, cold_start=times)
@@ -107,13 +132,30 @@ class Worker:
         self._after(task.jobs)
 
     def _draw(self, task: DrawTask, answers: Answers) -> None:
+        """All in one call; where memory runs out, what was cached is given back, and each picture
+        is drawn alone."""
+        try:
+            self._draw_together(task, answers)
+            return
+        except OutOfMemory:
+            if len(task.jobs) == 1:
+                raise
+        give_memory_back()  # outside of `except`, since the error holds what the call had
+        for job, waited in zip(task.jobs, task.waited, strict=True):
+            if job in answers.still_waiting():
+                self._draw_together(DrawTask(jobs=(job,), waited=(waited,)), answers)
+
+    def _draw_together(self, task: DrawTask, answers: Answers) -> None:
+        def still_waiting() -> list[Job]:
+            return [job for job in answers.still_waiting() if job in task.jobs]
+
         previews = self.previews if any(job.previews for job in task.jobs) else None
         if previews is not None:
             previews.open(task.jobs)
-        drawing = self.studio.draw(task.jobs, Watch(task.jobs, answers.still_waiting, previews))
+        drawing = self.studio.draw(task.jobs, Watch(task.jobs, still_waiting, previews))
         height, width = drawing.pictures.shape[1:3]
         for position, (job, waited) in enumerate(zip(task.jobs, task.waited, strict=True)):
-            if job not in answers.still_waiting():
+            if job not in still_waiting():
                 continue
             if previews is not None:
                 previews.close(job.id)
@@ -162,7 +204,7 @@ class Answers:
 
     def still_waiting(self) -> list[Job]:
         """The jobs that somebody waits for; those whose deadline has passed are answered here."""
-        waiting, now = [], time.time()
+        waiting, now = [], time.monotonic()
         for job in self.task.jobs:
             if job.id in self.answered or self.channel.cancelled(job):
                 continue

@@ -4,6 +4,7 @@ for the client."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +17,16 @@ from halftime.verbs.serve.messages import (
     Final,
     Job,
     JobFailed,
+    NotAccepted,
     NotReady,
     Preview,
     QueueFull,
-    Refused,
 )
-from halftime.verbs.serve.request import PictureRequest
+from halftime.verbs.serve.request import COMES_BACK, PictureRequest
 from halftime.verbs.serve.schema import PictureTiming, Timing, Usage
 from halftime.verbs.serve.service import Service
 
 Events = AsyncIterator[Event]
-_COMES_BACK = 2.0  # seconds after which a worker that died is usually ready again
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,27 @@ class DrawnPicture:
     timing: PictureTiming
 
 
-async def submit_all(service: Service, jobs: Sequence[Job]) -> list[Events]:
-    """The events of every job, in order; either all are accepted or none. Raises ApiError."""
-    streams: list[Events] = []
+@contextlib.asynccontextmanager
+async def submitted(service: Service, request: PictureRequest) -> AsyncIterator[list[Events]]:
+    """The events of every job, in order; either all are accepted or none. What is not finished at
+    the end of the block is cancelled. Raises ApiError."""
+    client, jobs = request.client, request.jobs
     try:
-        for job in jobs:
-            streams.append(service.engine.submit(job))
-    except (QueueFull, NotReady, Refused) as error:
-        await close_all(streams)
-        service.profiler.waiting += sum(job.profile for job in jobs)
+        service.quotas.take(client, len(jobs))
+    except ApiError:
+        service.profiler.give_back(jobs)
+        raise
+    try:
+        streams = list(service.engine.submit_all(jobs))
+    except NotAccepted as error:
+        service.quotas.done(client, len(jobs), refused=True)
+        service.profiler.give_back(jobs)
         raise refusal(error) from error
-    return streams
+    try:
+        yield streams
+    finally:
+        service.quotas.done(client, len(jobs))
+        await close_all(streams)
 
 
 async def close_all(streams: Sequence[Events]) -> None:
@@ -63,18 +73,17 @@ async def close_all(streams: Sequence[Events]) -> None:
 
 async def draw_all(service: Service, request: PictureRequest) -> list[DrawnPicture]:
     """All pictures of a request. A failure of one cancels the others. Raises ApiError."""
-    streams = await submit_all(service, request.jobs)
-    tasks = [
-        asyncio.ensure_future(_draw(service, request, job, stream))
-        for job, stream in zip(request.jobs, streams, strict=True)
-    ]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await close_all(streams)
+    async with submitted(service, request) as streams:
+        tasks = [
+            asyncio.ensure_future(_draw(service, request, job, stream))
+            for job, stream in zip(request.jobs, streams, strict=True)
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _draw(
@@ -93,7 +102,10 @@ async def finished(
 ) -> DrawnPicture:
     """The final as a file, counted. Encoding runs in a thread: a large PNG takes as long as a
     preview."""
-    service.metrics.picture_drawn(final)
+    by_key = request.client if service.settings.has_keys else None
+    service.metrics.picture_drawn(final, by_key)
+    for stage, before in request.before.items():
+        service.metrics.stage_seconds.labels(stage).observe(before)
     if final.session:
         service.profiler.sessions.append(final.session)
     begun = time.perf_counter()
@@ -124,24 +136,37 @@ async def encoded(picture: Final | Preview, request: PictureRequest) -> bytes:
 def usage(request: PictureRequest, pictures: Sequence[DrawnPicture]) -> Usage:
     """The timings of a request; of several pictures the slowest, since they are drawn side by
     side."""
+    slowest = slowest_of([picture.timing for picture in pictures])
+    file = next(picture.encode_seconds for picture in pictures if picture.timing is slowest)
+    total = time.perf_counter() - request.begun
+    stages = [*request.before.values(), slowest.queue_seconds, slowest.compute_seconds, file]
     return Usage(
         halftime=Timing(
-            seconds=time.perf_counter() - request.begun,
-            queue_seconds=max(picture.timing.queue_seconds for picture in pictures),
-            compute_seconds=max(picture.timing.compute_seconds for picture in pictures),
-            encode_seconds=max(picture.encode_seconds for picture in pictures),
+            seconds=total,
+            receive_seconds=request.before.get("receive", 0.0),
+            upload_seconds=request.before.get("upload", 0.0),
+            queue_seconds=slowest.queue_seconds,
+            compute_seconds=slowest.compute_seconds,
+            encode_seconds=file,
+            rest_seconds=max(0.0, total - sum(stages)),
             pictures=[picture.timing for picture in pictures],
         )
     )
 
 
-def refusal(error: QueueFull | NotReady | Refused) -> ApiError:
+def slowest_of(timings: Sequence[PictureTiming]) -> PictureTiming:
+    """The picture that the others' request waited for."""
+    return max(timings, key=lambda timing: timing.queue_seconds + timing.compute_seconds)
+
+
+def refusal(error: NotAccepted) -> ApiError:
     """What the engine would not begin."""
     if isinstance(error, QueueFull):
         return ApiError(429, str(error), code="queue_full", retry_after=error.retry_after)
     if isinstance(error, NotReady):
-        return ApiError(503, str(error), code="not_ready", retry_after=_COMES_BACK)
-    return ApiError(400, str(error), code="refused")
+        again = error.ready_in or COMES_BACK
+        return ApiError(503, str(error), code="not_ready", retry_after=again)
+    return ApiError(400, str(error), code="refused", param=getattr(error, "param", None))
 
 
 def failure(failed: JobFailed) -> ApiError:
@@ -152,7 +177,7 @@ def failure(failed: JobFailed) -> ApiError:
         case "deadline":
             return ApiError(504, failed.message, code="deadline_exceeded", retry=False)
         case "crashed" | "cancelled" | "draining":
-            again = _COMES_BACK if failed.retryable else None
+            again = COMES_BACK if failed.retryable else None
             return ApiError(
                 503, failed.message, code=failed.kind, retry_after=again, retry=failed.retryable
             )

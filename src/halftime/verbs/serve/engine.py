@@ -1,13 +1,12 @@
-"""The engine: a queue, a worker process, and exactly one answer to every job, whatever happens to
-the worker."""
+"""The engine: a queue, workers, and exactly one answer to every job, whatever happens to the
+workers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -28,24 +27,14 @@ from halftime.verbs.serve.messages import (
 )
 from halftime.verbs.serve.process import COMMAND, WorkerProcess
 from halftime.verbs.serve.queue import Queue, Waiting, fitted
-from halftime.verbs.serve.wire import (
-    BatchDone,
-    Cancel,
-    CannotServe,
-    DrawTask,
-    FromWorker,
-    MemoryDropped,
-    ModelLoaded,
-    Ready,
-    Recompiled,
-    Warming,
-)
+from halftime.verbs.serve.slot import Slot, Spawn, WorkerLink
 
 logger = logging.getLogger("halftime.verbs.serve.engine")
 
 _ALARMS_KEPT = 20
-_STUCK_SECONDS = 30.0  # a worker that draws on for so long when nobody waits any more hangs
-_TICK = 0.25  # how often deadlines in the queue are looked at
+_TICK = 0.25  # how often deadlines and workers are looked at
+# In this order the best of the slots is the engine's state.
+_BEST: tuple[State, ...] = ("ready", "warming", "starting", "stopped", "failed")
 
 
 class JobEvents:
@@ -82,106 +71,151 @@ class JobEvents:
 class _Tally:
     """Totals since the engine was made; names are those of EngineStatus."""
 
-    workers_restarted: int = 0
-    memory_drops: int = 0
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
     retried: int = 0
     rejected: int = 0
     previews_sent: int = 0
-    previews_dropped: int = 0
+    alarm_count: int = 0
 
 
 @dataclass
 class Engine:
-    """One worker and its queue, for one event loop. `command` starts the worker."""
+    """Workers and their queue, for one event loop. `command` starts a worker, unless `spawn` does;
+    `clock` is monotonic."""
 
     settings: EngineSettings
     command: tuple[str, ...] = COMMAND
+    spawn: Spawn | None = None
+    clock: Callable[[], float] = time.monotonic
     queue: Queue = field(init=False)
+    slots: list[Slot] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.settings.queue_limit, time.monotonic, time.time)
-        self._state: State = "stopped"
-        self._why = "not started"
-        self._certificate: Certificate | None = None
+        self.queue = Queue(self.settings.queue_limit, self.clock, workers=self.settings.workers)
+        self.slots = [
+            Slot(
+                number,
+                self.settings,
+                self.spawn or self._process,
+                self,
+                self.queue.times,
+                self.clock,
+            )
+            for number in range(self.settings.workers)
+        ]
+        self._draining = False
         self._alarms: list[str] = []
         self._tally = _Tally()
-        self._resident: int | None = None
         self._open: dict[str, JobEvents] = {}
-        self._running: dict[str, Waiting] = {}
-        # when the last of a batch was answered without the worker being done
-        self._busy_since = math.inf
-        self._worker: WorkerProcess | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._busy = False
-        self._deaths_in_a_row = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    async def _process(self, settings: EngineSettings, number: int) -> WorkerLink:
+        return await WorkerProcess.start(settings, self.command, number)
 
     # ---- for the HTTP side
 
     @property
     def status(self) -> EngineStatus:
         """The engine as it is now."""
-        certificate = self._certificate
+        certificate, best = self._certificate, self._best
+        resident = [slot.resident for slot in self.slots if slot.resident is not None]
         return EngineStatus(
             state=self._state,
-            why=self._why,
+            why="finishing what was accepted" if self._state == "draining" else best.why,
             certificate=certificate,
             queue_depth=len(self.queue),
-            running=len(self._running),
-            recompiles=len(certificate.recompiles_after_ready) if certificate else 0,
+            running=sum(len(slot.running) for slot in self.slots),
+            workers=tuple(slot.status for slot in self.slots),
+            workers_restarted=sum(slot.tally.restarts for slot in self.slots),
+            workers_failing=sum(slot.tally.replaced_failing for slot in self.slots),
+            workers_hanging=sum(slot.tally.replaced_hanging for slot in self.slots),
+            memory_drops=sum(slot.tally.memory_drops for slot in self.slots),
+            previews_dropped=sum(slot.tally.previews_dropped for slot in self.slots),
+            black=sum(slot.tally.black for slot in self.slots),
+            recompiles=sum(slot.recompiles for slot in self.slots),
             alarms=tuple(self._alarms),
-            resident_bytes=self._resident,
+            resident_bytes=sum(resident) if resident else None,
             seconds_per_picture=self._typical_seconds(),
-            worker_pid=self._worker.pid if self._worker else None,
+            ready_in=self._ready_in(),
+            worker_pid=next((slot.worker.pid for slot in self.slots if slot.worker), None),
             **vars(self._tally),
         )
 
+    @property
+    def _best(self) -> Slot:
+        """The slot that is nearest to drawing."""
+        return min(self.slots, key=lambda slot: _BEST.index(slot.state))
+
+    @property
+    def _state(self) -> State:
+        best = self._best.state
+        return "draining" if self._draining and best not in ("stopped", "failed") else best
+
+    @property
+    def _certificate(self) -> Certificate | None:
+        """That of a worker which is ready, or was."""
+        slots = sorted(self.slots, key=lambda slot: _BEST.index(slot.state))
+        return next((slot.certificate for slot in slots if slot.certificate), None)
+
     async def start(self) -> None:
-        """Spawn the worker and return; `status` says when it is ready."""
-        self._set("starting", "the worker process starts")
-        self._keep(self._supervise())
+        """Spawn the workers and return; `status` says when one is ready."""
+        for slot in self.slots:
+            slot.set("starting", "the worker process starts")
+            self._keep(slot.supervise())
         self._keep(self._tick())
 
     def submit(self, job: Job) -> JobEvents:
         """Accept a job. Raises NotReady, Refused or QueueFull, and then nothing was begun."""
-        if self._state != "ready" or self._certificate is None:
-            raise NotReady(f"the server is {self._state}: {self._why}.")
-        if job.id in self._open:
-            raise ValueError(f"job id {job.id!r} is in use")
-        if job.deadline is None and self.settings.deadline_seconds is not None:
-            deadline = self.queue.wall() + self.settings.deadline_seconds
-            job = msgspec.structs.replace(job, deadline=deadline)
-        job = fitted(job, self._certificate, self.settings.off_list)
+        return self.submit_all([job])[0]
+
+    def submit_all(self, jobs: Sequence[Job]) -> list[JobEvents]:
+        """Accept the jobs of one request, all or none. Raises NotReady, Refused or QueueFull."""
+        certificate = self._certificate
+        if self._state != "ready" or certificate is None:
+            status = self.status
+            raise NotReady(f"the server is {status.state}: {status.why}.", status.ready_in)
+        in_use = next((job.id for job in jobs if job.id in self._open), None)
+        if in_use is not None:
+            raise ValueError(f"job id {in_use!r} is in use")
+        jobs = [fitted(self._dated(job), certificate, self.settings.off_list) for job in jobs]
+        running = [item.job for slot in self.slots for item in slot.running.values()]
         try:
-            self.queue.add(job, [item.job for item in self._running.values()], self._together())
+            self.queue.add_all(jobs, running, workers=self._at_work())
         except QueueFull:
-            self._tally.rejected += 1
+            self._tally.rejected += len(jobs)
             raise
-        events = self._open[job.id] = JobEvents(job.id, self._cancel)
+        events = [JobEvents(job.id, self._cancel) for job in jobs]
+        self._open |= {job.id: stream for job, stream in zip(jobs, events, strict=True)}
         self._dispatch()
         return events
 
+    def _dated(self, job: Job) -> Job:
+        """The job with a deadline, where the settings have one."""
+        if job.deadline is not None or self.settings.deadline_seconds is None:
+            return job
+        deadline = self.clock() + self.settings.deadline_seconds
+        return msgspec.structs.replace(job, deadline=deadline)
+
+    def _at_work(self) -> int:
+        return max(1, sum(slot.state == "ready" for slot in self.slots))
+
     async def drain(self, timeout: float) -> None:
-        """Accept nothing more, finish what was accepted, end the worker. What `timeout` cuts off
+        """Accept nothing more, finish what was accepted, end the workers. What `timeout` cuts off
         fails as 'draining'."""
-        if self._state not in ("stopped", "failed"):
-            self._set("draining", "finishing what was accepted")
+        self._draining = True
         end = time.monotonic() + timeout
-        while self._unanswered() and time.monotonic() < end and self._worker is not None:
+        while self._unanswered() and time.monotonic() < end and self._state == "draining":
             await asyncio.sleep(0.01)
         for job_id in self._unanswered():
             message = "the server shut down before this picture was done."
             self._fail(job_id, "draining", message, retryable=True)
-        self._set("stopped", "drained")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._worker is not None:
-            await self._worker.end()
-            self._worker = None
+        await asyncio.gather(*(slot.end() for slot in self.slots))
 
     # ---- jobs
 
@@ -189,17 +223,20 @@ class Engine:
         if self._open.pop(job_id, None) is None:
             return
         self._tally.cancelled += 1
-        if not self.queue.remove(job_id) and self._worker is not None:
-            self._worker.send(Cancel(id=job_id))
-            self._release(job_id)
+        if self.queue.remove(job_id):
+            return
+        for slot in self.slots:
+            if slot.release(job_id) is not None:
+                slot.cancel(job_id)
 
     def _fail(self, job_id: str, kind: FailureKind, message: str, *, retryable: bool) -> None:
         self.queue.remove(job_id)
-        self._answer(JobFailed(id=job_id, kind=kind, message=message, retryable=retryable))
+        for slot in self.slots:
+            slot.release(job_id)
+        self.answer(JobFailed(id=job_id, kind=kind, message=message, retryable=retryable))
 
-    def _answer(self, event: Final | JobFailed) -> None:
+    def answer(self, event: Final | JobFailed) -> None:
         """The last word on a job; a second one, or one on a job that was cancelled, is dropped."""
-        self._release(event.id)
         events = self._open.pop(event.id, None)
         if events is None:
             return
@@ -209,210 +246,118 @@ class Engine:
             self._tally.failed += 1
         events.put(event)
 
-    def _unanswered(self) -> list[str]:
-        return [item.job.id for item in self.queue.items] + list(self._running)
-
-    def _release(self, job_id: str) -> None:
-        self._running.pop(job_id, None)
-        if self._busy and not self._running:
-            self._busy_since = min(self._busy_since, time.monotonic())
-
-    def _dispatch(self) -> None:
-        """Give the worker its next batch, if it has nothing to do."""
-        takes_batches = self._state in ("ready", "draining") and not self._busy
-        if not takes_batches or self._worker is None or self._certificate is None:
+    def pass_on(self, event: Started | Preview) -> None:
+        """An event of a job, numbered here: a worker that tries a second time begins anew."""
+        events = self._open.get(event.id)
+        if events is None:
             return
-        self._fail_late()
-        window = self.settings.batch_window_seconds
-        batch, patience = self.queue.take(self._certificate.batch_sizes, window)
-        if patience:  # look again when the first has waited long enough for company
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(patience, self._dispatch)
-        if not batch:
-            return
-        self._busy, self._busy_since = True, math.inf
-        self._running = {item.job.id: item for item in batch}
-        jobs, now = tuple(item.job for item in batch), time.monotonic()
-        self._worker.send(DrawTask(jobs=jobs, waited=tuple(now - item.since for item in batch)))
+        self._tally.previews_sent += isinstance(event, Preview)
+        events.put(events.previews.numbered(event))
 
-    def _fail_late(self) -> None:
-        for item in self.queue.expired(self._together()):
-            message = "the deadline would pass before this picture could be drawn."
-            self._fail(item.job.id, "deadline", message, retryable=True)
-
-    def _together(self) -> int:
-        """The largest batch that a picture may have to wait for."""
-        return max(self._certificate.batch_sizes) if self._certificate else 1
-
-    # ---- the worker
-
-    async def _supervise(self) -> None:
-        """One worker after another, until told to stop."""
-        while True:
-            self._worker = await WorkerProcess.start(self.settings, self.command)
-            broken = await self._listen(self._worker)
-            code = await self._worker.wait()
-            self._busy = False
-            if broken is not None and self._certificate is None:  # what never was ready will not be
-                self._give_up(broken)
-                return
-            self._after_death(code, broken)
-            if self._deaths_in_a_row > self.settings.restart_limit:
-                last = broken or f"exit code {code}"
-                self._give_up(
-                    f"{self._deaths_in_a_row} workers died in a row, the last with: {last}"
-                )
-                return
-
-    async def _listen(self, worker: WorkerProcess) -> str | None:
-        """Handle what a worker says until it ends; the reason where it cannot serve at all."""
-        async for message in worker.messages():
-            if isinstance(message, CannotServe):
-                return message.message
-            self._handle(message)
-        return None
-
-    def _after_death(self, code: int, broken: str | None) -> None:
-        self._tally.workers_restarted += 1
-        self._deaths_in_a_row += 1
-        if broken:
-            how = f"before it was ready: {broken}"
-        else:
-            how = f"with exit code {code} while it drew {len(self._running)} pictures"
-        why = f"a worker ended {how}; another one starts"
-        self._alarm(why)
-        self._resident = None
-        self._set("starting", why)
-        retried: list[Waiting] = []
-        for item in list(self._running.values()):
+    def put_back(self, items: list[Waiting]) -> None:
+        """A worker died while it drew these: each is tried again, alone, unless it was before."""
+        again: list[Waiting] = []
+        for item in items:
             item.deaths += 1
             if item.deaths <= self.settings.max_retries:
-                retried.append(item)
+                again.append(item)
                 continue
             message = (
                 f"{item.deaths} workers ended while they drew this picture; it is not tried again."
             )
             self._fail(item.job.id, "crashed", message, retryable=False)
-        self._tally.retried += len(retried)
-        self._running = {}
-        self.queue.put_back(retried)
+        self._tally.retried += len(again)
+        self.queue.put_back(again)
+        self.changed()
 
-    def _give_up(self, why: str) -> None:
-        self._alarm(why)
-        self._worker = None
-        self._set("failed", why)
-        for job_id in self._unanswered():
-            self._fail(job_id, "crashed", f"the server cannot draw: {why}", retryable=False)
+    def _unanswered(self) -> list[str]:
+        running = [job_id for slot in self.slots for job_id in slot.running]
+        return [item.job.id for item in self.queue.items] + running
 
-    def _handle(self, message: FromWorker) -> None:
-        match message:
-            case Started() | Preview():
-                self._pass_on(message)
-            case Final() | JobFailed():
-                self._answered(message)
-            case BatchDone():
-                self._batch_done(message)
-            case ModelLoaded():
-                self._set("warming", "the pipeline is loaded")
-            case Warming():
-                self._set("warming", f"{message.step} ({message.finished} of {message.total})")
-            case Ready():
-                self._ready(message)
-            case Recompiled():
-                self._recompiled(message)
-            case MemoryDropped():
-                self._memory_dropped(message)
+    # ---- workers
 
-    def _answered(self, message: Final | JobFailed) -> None:
-        item = self._running.get(message.id)
-        if isinstance(message, Final):
-            self._deaths_in_a_row = 0
-            if item is not None:
-                self.queue.times.learn(item.job, message.batch_size, message.compute_seconds)
-        self._answer(message)
-
-    def _pass_on(self, event: Started | Preview) -> None:
-        events = self._open.get(event.id)
-        if events is None:
-            return
-        self._tally.previews_sent += isinstance(event, Preview)
-        # numbered here: a worker that tries a second time begins anew
-        events.put(events.previews.numbered(event))
-
-    def _ready(self, message: Ready) -> None:
-        before = self._certificate.recompiles_after_ready if self._certificate else ()
-        self._certificate = msgspec.structs.replace(
-            message.certificate, recompiles_after_ready=before
-        )
-        self._resident = message.resident_bytes
-        self.queue.times.learn_from(message.certificate)
-        self._busy = False
-        self._set("ready", f"{len(message.certificate.entries)} kinds of call are warm")
+    def changed(self) -> None:
+        """A worker is free, or in another state: the next batch, or, where none will ever draw,
+        the end of all that waits."""
+        if all(slot.state == "failed" for slot in self.slots):
+            for job_id in self._unanswered():
+                message = f"the server cannot draw: {self._best.why}"
+                self._fail(job_id, "crashed", message, retryable=False)
         self._dispatch()
 
-    def _batch_done(self, message: BatchDone) -> None:
-        """The worker is free, unless it pauses to warm up again."""
-        self._resident = message.resident_bytes
-        self._tally.previews_dropped += message.previews_dropped
-        for job_id in list(self._running):  # the worker owes nobody an answer any more
-            self._fail(job_id, "internal", "the worker gave no picture.", retryable=True)
-        self._busy = message.pauses
-        self._dispatch()
+    def _dispatch(self) -> None:
+        """Give every worker that has nothing to do its next batch."""
+        for slot in self.slots:
+            if slot.free and slot.certificate is not None:
+                self._dispatch_to(slot, slot.certificate.batch_sizes)
 
-    def _recompiled(self, message: Recompiled) -> None:
-        assert self._certificate is not None
-        graphs = (*self._certificate.recompiles_after_ready, *message.graphs)
-        self._certificate = msgspec.structs.replace(
-            self._certificate, recompiles_after_ready=graphs
-        )
-        for graph in message.graphs:
-            self._alarm(f"compiled after ready, for picture {graph.request}: {graph.guard}")
+    def _dispatch_to(self, slot: Slot, sizes: Sequence[int]) -> None:
+        self._fail_late()
+        batch, patience = self.queue.take(sizes, self.settings.batch_window_seconds)
+        if patience:  # look again when the first has waited long enough for company
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(patience, self._dispatch)
+        if batch:
+            slot.draw(batch)
 
-    def _memory_dropped(self, message: MemoryDropped) -> None:
-        self._tally.memory_drops += 1
-        warms_again = message.warms_again
-        remedy = "graphs were dropped; warming again" if warms_again else "caches were dropped"
-        self._alarm(f"{message.message}; {remedy}")
+    def _fail_late(self) -> None:
+        for item in self.queue.expired():
+            message = "the deadline would pass before this picture could be drawn."
+            self._fail(item.job.id, "deadline", message, retryable=True)
 
     async def _tick(self) -> None:
-        """Deadlines in the queue and in the worker, and a worker that hangs."""
         while True:
             await asyncio.sleep(_TICK)
-            self._fail_late()
-            now = self.queue.wall()
-            for item in [item for item in self._running.values() if now > item.deadline + _TICK]:
+            self.look(_TICK)
+
+    def look(self, seconds: float) -> None:
+        """Deadlines in the queue and in the workers, and workers that hang; `seconds` after the
+        last look."""
+        self._fail_late()
+        now = self.clock()
+        for slot in self.slots:
+            for item in [item for item in slot.running.values() if now > item.deadline + _TICK]:
                 message = "the deadline passed while it was drawn."
+                slot.cancel(item.job.id)
                 self._fail(item.job.id, "deadline", message, retryable=True)
-            stuck = self._busy and time.monotonic() - self._busy_since > _STUCK_SECONDS
-            if stuck and self._worker is not None:
-                self._alarm(f"the worker did not come back for {_STUCK_SECONDS:.0f} s; it is ended")
-                self._busy_since = math.inf
-                self._worker.kill()
+            slot.look(seconds)
 
     # ---- small things
 
+    def _ready_in(self) -> float | None:
+        waits = [slot.ready_in for slot in self.slots if slot.ready_in is not None]
+        return min(waits, default=None)
+
     def _typical_seconds(self) -> float | None:
         """What a picture of the first size at the most steps takes."""
-        if self._certificate is None:
+        certificate = self._certificate
+        if certificate is None:
             return None
-        width, height = self._certificate.sizes[0]
-        steps = max(self._certificate.steps)
+        width, height = certificate.sizes[0]
+        steps = max(certificate.steps)
         job = Job(id="", prompt="", width=width, height=height, steps=steps, seed=0)
         return self.queue.times.of(job)
 
-    def _set(self, state: State, why: str) -> None:
-        if self._state == "draining" and state in ("starting", "warming", "ready"):
-            return  # whatever its worker does, a draining engine takes nothing more
-        if state != self._state:
-            logger.info("%s: %s", state, why)
-        self._state, self._why = state, why
-
-    def _alarm(self, text: str) -> None:
+    def alarm(self, text: str) -> None:
+        """Something that an operator must look at."""
         logger.warning(text)
+        self._tally.alarm_count += 1
         self._alarms = [*self._alarms, text][-_ALARMS_KEPT:]
 
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task of ours is over. Where a fault of ours ended it nobody looks after the workers any
+        more: that is the end, and whoever started the server sees it."""
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        name = type(task.exception()).__name__
+        logger.error("the engine failed", exc_info=task.exception())
+        self.alarm(f"the engine itself failed ({name}); the log says where")
+        for slot in self.slots:
+            slot.set("failed", f"the engine itself failed ({name})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,8 +11,8 @@ from starlette.responses import Response
 from halftime.base import units
 from halftime.http.endpoints import ModelObject, json_response, models_response
 from halftime.http.errors import ApiError
-from halftime.records.serve import Certificate, EngineStatus, State
-from halftime.verbs.serve.request import steps_for
+from halftime.records.serve import Certificate, EngineStatus, State, WorkerStatus
+from halftime.verbs.serve.request import COMES_BACK, steps_for
 from halftime.verbs.serve.service import Service, service_of
 
 
@@ -34,14 +36,17 @@ class Readiness(msgspec.Struct, kw_only=True):
     offer: Choices | None
     certificate: Certificate | None
     alarms: tuple[str, ...]
+    workers: tuple[WorkerStatus, ...]
     facts: list[tuple[str, str]]
 
 
 async def readyz(request: Request) -> Response:
     """What is warm, and why not yet where it is not."""
-    readiness = readiness_of(service_of(request))
+    service = service_of(request)
+    readiness = readiness_of(service)
     ready = readiness.state == "ready"
-    headers = {"cache-control": "no-store"} | ({} if ready else {"retry-after": "2"})
+    again = str(math.ceil(service.engine.status.ready_in or COMES_BACK))
+    headers = {"cache-control": "no-store"} | ({} if ready else {"retry-after": again})
     return json_response(readiness, 200 if ready else 503, headers)
 
 
@@ -78,6 +83,7 @@ def readiness_of(service: Service) -> Readiness:
         offer=_choices(service.settings.model, certificate) if certificate else None,
         certificate=certificate,
         alarms=status.alarms,
+        workers=status.workers,
         facts=_facts(certificate, status) if certificate else [],
     )
 
@@ -93,6 +99,9 @@ def _facts(certificate: Certificate, status: EngineStatus) -> list[tuple[str, st
         ("compiled since ready", units.count(status.recompiles)),
         ("one picture takes", units.seconds(status.seconds_per_picture)),
     ]
+    if len(status.workers) > 1:
+        ready = sum(worker.state == "ready" for worker in status.workers)
+        facts.append(("workers ready", f"{ready} of {len(status.workers)}"))
     if cold:
         facts.append(("from start to ready", units.seconds(cold.ready_seconds)))
     return facts + [("fixes", ", ".join(certificate.fixes))] * bool(certificate.fixes)

@@ -29,7 +29,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     previews: int = 0  # how many are wanted at most, spread evenly over the steps
     image: bytes | None = None  # PNG, JPEG or WebP to start from; brought to width x height
     strength: float | None = None  # 0 keeps the picture, 1 draws anew; with `image` only
-    deadline: float | None = None  # time.time()
+    deadline: float | None = None  # time.monotonic(), which no change of the clock moves
+    client: str = ""  # who asks: the name of a key, or an address
     profile: bool = False  # drawn alone, and its Final carries a session
 
 
@@ -87,7 +88,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str | None = None  # as halftime.load_pipeline takes it; None for the bundled one
     recipe: str | None = None  # path of a plan's or recipe's TOML file
-    device: str = "cpu"
+    device: str | None = None
     dtype: str | None = None
     scheduler: str | None = None
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height); empty: the pipeline's own
@@ -97,6 +98,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 2
     batch_window_seconds: float = 0.0  # how long the first of a batch waits for company
     queue_limit: int = 32  # pictures
+    workers: int = 1  # processes, each with its own pipeline; on several GPUs one each
+    # batches in a row that fail, or come out black, before a worker is put to the test
+    failure_limit: int = 3
     deadline_seconds: float | None = DEADLINE_SECONDS  # of a job that has none
     # for previews: 'bundled', a folder or a hub id; None: no previews
     tiny_vae: str | None = "bundled"
@@ -139,8 +143,18 @@ class QueueFull(NotAccepted):
 
 
 class NotReady(NotAccepted):
-    """The engine is starting, warming, draining or has failed."""
+    """The engine is starting, warming, draining or has failed. `ready_in` is when it should be
+    ready, in seconds, where that can be told."""
+
+    def __init__(self, message: str, ready_in: float | None = None) -> None:
+        super().__init__(message)
+        self.ready_in = ready_in
 
 
 class Refused(NotAccepted):
-    """The job asks for what the certificate does not list, or what this pipeline cannot do."""
+    """The job asks for what the certificate does not list, or what this pipeline cannot do; `param`
+    names the parameter at fault, where it is one."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param

@@ -11,9 +11,10 @@ from prometheus_client.registry import Collector
 from halftime.http.metrics import HttpMetrics
 
 if TYPE_CHECKING:
-    from halftime.records.serve import EngineStatus
+    from halftime.records.serve import EngineStatus, State
     from halftime.verbs.serve.messages import Final
 
+_WORKER_STATES: tuple[State, ...] = ("starting", "warming", "ready", "failed")
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 
 # name, field of EngineStatus, help; counters end in _total by themselves.
@@ -28,7 +29,16 @@ _GAUGES = (
 )
 _COUNTERS = (
     ("halftime_recompiles", "recompiles", "Graphs compiled after ready; each is an alarm."),
-    ("halftime_worker_restarts", "workers_restarted", "Workers started again after they died."),
+    ("halftime_worker_restarts", "workers_restarted", "Workers that another one replaced."),
+    (
+        "halftime_worker_failures",
+        "workers_failing",
+        "Workers replaced since a test picture failed after several requests in a row had.",
+    ),
+    ("halftime_worker_hangs", "workers_hanging", "Workers ended since they showed no life."),
+    ("halftime_memory_drops", "memory_drops", "Times that memory grew and was given back."),
+    ("halftime_black_pictures", "black", "Pictures that came out black."),
+    ("halftime_alarms", "alarm_count", "What an operator must look at: see /readyz."),
 )
 
 
@@ -52,10 +62,27 @@ class ServerMetrics(HttpMetrics):
         )
         self.pictures = self.counter("halftime_pictures", "Pictures drawn.")
         self.previews = self.counter("halftime_previews", "Previews sent.")
+        self.key_pictures = self.counter(
+            "halftime_key_pictures", "Pictures drawn for a key, by its name.", ("key",)
+        )
+        self.key_seconds = self.counter(
+            "halftime_key_compute_seconds", "Their share of the workers' time.", ("key",)
+        )
+        self.key_rejected = self.counter(
+            "halftime_key_requests_rejected", "Requests refused, by key and code.", ("key", "code")
+        )
 
-    def picture_drawn(self, final: Final) -> None:
-        """One picture is done."""
+    def refused(self, code: str, key: str | None) -> None:
+        super().refused(code, key)
+        if key is not None:
+            self.key_rejected.labels(key, code).inc()
+
+    def picture_drawn(self, final: Final, key: str | None = None) -> None:
+        """One picture is done, for whoever sent this key."""
         self.pictures.inc()
+        if key is not None:
+            self.key_pictures.labels(key).inc()
+            self.key_seconds.labels(key).inc(final.compute_seconds / final.batch_size)
         self.queue_seconds.observe(final.queue_seconds)
         self.compute_seconds.observe(final.compute_seconds)
         self.batch_size.observe(final.batch_size)
@@ -75,5 +102,13 @@ class _EngineCollector(Collector):
             yield GaugeMetricFamily(name, text, value=float(getattr(status, field) or 0))
         for name, field, text in _COUNTERS:
             yield CounterMetricFamily(name, text, value=float(getattr(status, field) or 0))
+        yield self._workers(status)
         ready = float(status.state == "ready")
         yield GaugeMetricFamily("halftime_ready", "1 when ready.", value=ready)
+
+    def _workers(self, status: EngineStatus) -> Metric:
+        states = [worker.state for worker in status.workers]
+        family = GaugeMetricFamily("halftime_workers", "Workers by state.", labels=["state"])
+        for state in _WORKER_STATES:
+            family.add_metric([state], states.count(state))
+        return family

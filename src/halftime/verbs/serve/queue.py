@@ -4,6 +4,7 @@ together; and how long a newcomer should stay away."""
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,11 +12,13 @@ from typing import Literal
 import msgspec
 
 from halftime.records.serve import Certificate
+from halftime.verbs.serve.admission import Promises, Turn, Turns, late
 from halftime.verbs.serve.messages import Job, QueueFull, Refused
 
 _WEIGHT = 0.3  # of the newest call in the moving average
-_LONGEST_WAIT = 600.0
 
+
+_UNKNOWN_SECONDS = 1.0  # of a picture that was never drawn, for turns
 
 # ---- what the certificate allows: nothing is ever compiled in front of a client
 
@@ -108,15 +111,23 @@ def batch_of(kinds: Sequence[Hashable], sizes: Sequence[int]) -> list[int]:
 
 @dataclass
 class Waiting:
-    """A job in the queue. `since` is on the queue's clock, `deadline` on the wall clock."""
+    """A job in the queue. `since` and the job's deadline are on the queue's clock; `tag` and
+    `number`, its place in the order of arrival, say when its turn is."""
 
     job: Job
     since: float
     deaths: int = 0  # workers that died while they drew it
+    tag: float = 0.0
+    number: int = 0
 
     @property
     def deadline(self) -> float:
         return math.inf if self.job.deadline is None else self.job.deadline
+
+    @property
+    def turn(self) -> tuple[bool, float, int]:
+        """Sorts the queue: what a worker died over first, then by tag and arrival."""
+        return (self.deaths == 0, self.tag, self.number)
 
 
 @dataclass
@@ -126,23 +137,31 @@ class ServiceTime:
 
     # (width, height) -> seconds a picture and step
     rates: dict[tuple[int, int], float] = field(default_factory=dict)
+    # the same as in the last warm-up, or better
+    best: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def learn_from(self, certificate: Certificate) -> None:
         """The second pass of the warm-up, longest calls last, so that they count most."""
         for entry in sorted(certificate.entries, key=lambda entry: entry.steps):
-            self.rates[entry.width, entry.height] = entry.second_seconds / entry.batch / entry.steps
+            rate = entry.second_seconds / entry.batch / entry.steps
+            self.rates[entry.width, entry.height] = self.best[entry.width, entry.height] = rate
 
     def learn(self, job: Job, batch: int, seconds: float) -> None:
         """One call of the pipeline."""
         size, rate = (job.width, job.height), seconds / batch / job.steps
         before = self.rates.get(size, rate)
         self.rates[size] = before + _WEIGHT * (rate - before)
+        self.best[size] = min(rate, self.best.get(size, rate))
 
     def of(self, job: Job) -> float | None:
         """Seconds for this picture, in a batch as recent ones were; None where no such size was
         ever drawn."""
         rate = self.rates.get((job.width, job.height))
         return None if rate is None else rate * job.steps
+
+    def at_best(self, job: Job) -> float:
+        """Seconds for this picture at the best rate that was ever measured; 0 where none was."""
+        return self.best.get((job.width, job.height), 0.0) * job.steps
 
     def total(self, jobs: Iterable[Job]) -> float:
         """Seconds for all of them; what is unknown counts nothing."""
@@ -151,42 +170,103 @@ class ServiceTime:
 
 @dataclass
 class Queue:
-    """At most `limit` pictures. `clock` is monotonic, `wall` is time.time()."""
+    """At most `limit` pictures, drawn in turns between clients. `clock` is monotonic."""
 
     limit: int
     clock: Callable[[], float]
-    wall: Callable[[], float]
     times: ServiceTime = field(default_factory=ServiceTime)
     items: list[Waiting] = field(default_factory=list)
+    turns: Turns = field(default_factory=Turns)
+    workers: int = 1  # when all are ready
+    promises: Promises = field(init=False)
+    _arrivals: int = 0
+
+    def __post_init__(self) -> None:
+        self.promises = Promises(random.random, self.limit)
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def add(self, job: Job, running: Sequence[Job] = (), together: int = 1) -> None:
-        """Let a job in. Raises QueueFull where there is no room, or where its deadline would pass
-        before its turn.
+    def add(self, job: Job, running: Sequence[Job] = (), workers: int = 1) -> None:
+        """Let a job in, as `add_all` does."""
+        self.add_all([job], running, workers)
 
-        `together` is the batch it may be drawn in: each picture of a batch takes as long as all of
-        it.
+    def add_all(self, jobs: Sequence[Job], running: Sequence[Job] = (), workers: int = 1) -> None:
+        """Let the jobs of one request in, all or none.
+
+        Raises Refused where they could not be drawn in time by an idle server either, and QueueFull
+        where there is no room now, or where a deadline would pass: of one of them, or, since they
+        may come before what is here already, of another.
         """
-        ahead = [item.job for item in self.items]
-        if len(ahead) >= self.limit:
-            raise QueueFull(
-                f"the queue holds {len(ahead)} pictures, its limit: come back later.",
-                self.retry_after(),
+        self._check_possible(jobs)
+        now, client = self.clock(), jobs[0].client
+        costs = [self.times.of(job) or 0.0 for job in jobs]
+        tags = self.turns.tags(client, [cost or _UNKNOWN_SECONDS for cost in costs])
+        items = [
+            Waiting(job, now, tag=tag, number=self._arrivals + index)
+            for index, (job, tag) in enumerate(zip(jobs, tags, strict=True))
+        ]
+        begin = now + self.times.total(running) / workers
+        why = self._why_not(items, begin, workers)
+        if why:
+            ahead = self.times.total([*running, *(item.job for item in self.items)])
+            raise QueueFull(why, self.promises.refuse(client, costs, ahead, workers, now))
+        self.promises.take(client)
+        self.turns.add(client, tags[-1])
+        self._arrivals += len(items)
+        self.items += items
+
+    def _check_possible(self, jobs: Sequence[Job]) -> None:
+        """Raises Refused. One picture is always tried: what was measured may be of a bad moment."""
+        at_best = [self.times.at_best(job) for job in jobs]
+        seconds = sum(at_best) / self.workers
+        left = min(_seconds_left(job, self.clock()) for job in jobs)
+        if len(jobs) == 1 or (len(jobs) <= self.limit and seconds <= left):
+            return
+        fewer = self.limit
+        if seconds > left:
+            fewer = min(fewer, int(left * self.workers / max(at_best)))
+        raise Refused(
+            f"{len(jobs)} pictures in one request can never be drawn here: the queue holds "
+            f"{self.limit}, and they would take {seconds:.1f} s at best; the deadline is in "
+            f"{left:.1f} s. Ask for {max(1, fewer)} at most.",
+            "n",
+        )
+
+    def _why_not(self, items: Sequence[Waiting], begin: float, workers: int) -> str:
+        """Why these cannot be let in now; empty where they can."""
+        ahead, now = len(self.items), self.clock()
+        if ahead + len(items) > self.limit:
+            return f"the queue holds {ahead} pictures of at most {self.limit}: come back later."
+        if not ahead:
+            return ""  # trying costs nobody anything
+        line = [self._slice(item) for item in [*self.items, *items]]
+        newly_late = late(line, begin, workers) - late(line[:ahead], begin, workers)
+        if newly_late:
+            seconds = begin - now + sum(part.seconds for part in line) / workers
+            return (
+                f"{ahead} pictures wait: all would be done in {seconds:.1f} s, and a deadline "
+                "would pass before that."
             )
-        seconds = self.times.total([*ahead, *running]) + together * (self.times.of(job) or 0.0)
-        left = math.inf if job.deadline is None else job.deadline - self.wall()
-        if ahead and seconds > left:
-            raise QueueFull(
-                f"{len(ahead)} pictures wait: this one would be done in {seconds:.1f} s, and its "
-                f"deadline is in {left:.1f} s.",
-                max(1.0, min(seconds - left, _LONGEST_WAIT)),
-            )
-        self.items.append(Waiting(job, self.clock()))
+        return self._why_later(items, begin, workers)
+
+    def _why_later(self, items: Sequence[Waiting], begin: float, workers: int) -> str:
+        """Whether room is to be left for clients that were refused before."""
+        pictures, seconds = self.promises.before(items[0].job.client, self.clock())
+        if len(self.items) < 2 * workers or not pictures:
+            return ""  # nobody has to come back to an idle server
+        line = [self._slice(item) for item in [*self.items, *items]]
+        end = begin + (seconds + sum(part.seconds for part in line)) / workers
+        too_many = len(line) + pictures > self.limit
+        if too_many or end > min(item.deadline for item in items):
+            return f"{pictures} pictures of others, refused before, come first: come back later."
+        return ""
+
+    def _slice(self, item: Waiting) -> Turn:
+        return Turn(item.turn, self.times.of(item.job) or 0.0, item.deadline)
 
     def put_back(self, items: Sequence[Waiting]) -> None:
-        """Jobs whose worker died, at the front; they were let in already."""
+        """Jobs whose worker died, whose turn is now; they were let in already."""
         self.items[:0] = items
 
     def remove(self, job_id: str) -> bool:
@@ -195,33 +275,44 @@ class Queue:
         self.items = [item for item in self.items if item.job.id != job_id]
         return len(self.items) < before
 
-    def expired(self, together: int = 1) -> list[Waiting]:
-        """Take out what cannot be done in time any more, were it begun now in a batch of
-        `together`."""
-        now = self.wall()
-        late = [
-            item
-            for item in self.items
-            if now + together * (self.times.of(item.job) or 0.0) > item.deadline
-        ]
-        self.items = [item for item in self.items if item not in late]
-        return late
+    def expired(self) -> list[Waiting]:
+        """Take out what is late, and what would be were it begun now: the latter only where
+        somebody else waits, since otherwise trying costs nothing."""
+        now, expired = self.clock(), list[Waiting]()
+        for item in sorted(self.items, key=lambda item: item.turn):
+            alone = len(self.items) == len(expired) + 1
+            seconds = 0.0 if alone else self.times.of(item.job) or 0.0
+            if now + seconds > item.deadline:
+                expired.append(item)
+        self.items = [item for item in self.items if item not in expired]
+        return expired
 
     def take(self, sizes: Sequence[int], window: float) -> tuple[list[Waiting], float]:
         """The next batch, and 0; or none, and the seconds to wait for company."""
-        kinds = [kind_of(item.job, alone=item.deaths > 0) for item in self.items]
-        chosen = batch_of(kinds, sizes)
+        line = sorted(self.items, key=lambda item: item.turn)
+        kinds = [kind_of(item.job, alone=item.deaths > 0) for item in line]
+        chosen = [line[index] for index in batch_of(kinds, sizes)]
         if not chosen:
             return [], 0.0
-        patience = self.items[0].since + window - self.clock()
-        may_have_company = self.items[0].deaths == 0 and not self.items[0].job.profile
+        first = chosen[0]
+        patience = first.since + window - self.clock()
+        may_have_company = first.deaths == 0 and not first.job.profile
         if patience > 0 and may_have_company and len(chosen) < max(sizes):
             return [], patience
-        batch = [self.items[index] for index in chosen]
-        self.items = [item for index, item in enumerate(self.items) if index not in set(chosen)]
+        batch = self._in_time(chosen, sizes)
+        self.turns.serve(max(item.tag for item in batch))
+        self.items = [item for item in self.items if item not in batch]
         return batch, 0.0
 
-    def retry_after(self) -> float:
-        """Seconds until half of what waits now will have been drawn."""
-        seconds = self.times.total(item.job for item in self.items) / 2
-        return min(max(1.0, seconds), _LONGEST_WAIT)
+    def _in_time(self, batch: list[Waiting], sizes: Sequence[int]) -> list[Waiting]:
+        """As many of the batch as can be drawn together without one of them being late for it: each
+        picture takes as long as all of them."""
+        now, seconds = self.clock(), self.times.of(batch[0].job) or 0.0
+        for size in sorted((size for size in sizes if size <= len(batch)), reverse=True):
+            if now + size * seconds <= min(item.deadline for item in batch[:size]):
+                return batch[:size]
+        return batch[:1]
+
+
+def _seconds_left(job: Job, now: float) -> float:
+    return math.inf if job.deadline is None else job.deadline - now

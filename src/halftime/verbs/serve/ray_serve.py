@@ -16,7 +16,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ class Drawer:
 
     async def draw(self, data: bytes) -> AsyncIterator[bytes]:
         """The events of a job; a refusal is its only event."""
-        job = msgspec.msgpack.decode(data, type=Job)
+        job = moved(msgspec.msgpack.decode(data, type=Job), time.monotonic())
         try:
             events = self._engine.submit(job)
         except NotAccepted as error:
@@ -99,6 +99,14 @@ class Drawer:
                 yield _packed(event)
         finally:
             await events.aclose()
+
+
+def moved(job: Job, seconds: float) -> Job:
+    """The job with its deadline moved: between machines it travels as the seconds that are left,
+    since each has a clock of its own."""
+    if job.deadline is None:
+        return job
+    return msgspec.structs.replace(job, deadline=job.deadline + seconds)
 
 
 def _packed(event: Event) -> bytes:
@@ -137,6 +145,18 @@ class Drawers:
                 if status.state == "ready" or self._status.state != "ready":
                     self._status = status
             await asyncio.sleep(_LOOK)
+
+    def submit_all(self, jobs: Sequence[Job]) -> list[AsyncIterator[Event]]:
+        """Hand the jobs of one request to some drawers, all or none. Raises as `submit`."""
+        streams: list[AsyncIterator[Event]] = []
+        try:
+            for job in jobs:
+                streams.append(self.submit(job))
+        except NotAccepted:
+            for job in jobs[: len(streams)]:
+                self.done(job.id)  # nothing of it was begun: a drawer is asked when events are
+            raise
+        return streams
 
     def submit(self, job: Job) -> AsyncIterator[Event]:
         """Hand a job to some drawer. Raises NotReady, Refused or QueueFull."""
@@ -197,7 +217,7 @@ class _DrawerEvents:
             try:
                 if self._remote is None:
                     self._tries += 1
-                    data = msgspec.msgpack.encode(self._job)
+                    data = msgspec.msgpack.encode(moved(self._job, -time.monotonic()))
                     self._remote = self._drawers.handle.draw.options(stream=True).remote(data)
                 event: Event = _events.decode(await self._remote.__anext__())
                 return event

@@ -5,14 +5,16 @@ Refusals name the parameter at fault, as OpenAI's API does.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import time
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Literal, TypeVar
 
 import msgspec
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -32,6 +34,7 @@ _QUALITIES: dict[str, ResolvedQuality] = {
     "xhigh": "high",
     "max": "high",
 }
+COMES_BACK = 2.0  # seconds after which to ask again where nobody knows better
 _MOST_RANDOM = 2**32
 _MOST_FIELDS = 40
 _PICTURE_FIELDS = ("image", "image[]")
@@ -56,55 +59,70 @@ async def json_body(request: Request, kind: type[Body]) -> Body:
         raise ApiError(400, f"The body is not valid JSON: {error}.", code="invalid_json") from error
 
 
-async def multipart_body(request: Request, kind: type[Body]) -> tuple[Body, bytes]:
-    """The fields as `kind`, and the file that came as `image`. Raises ApiError, as `json_body`."""
+@contextlib.asynccontextmanager
+async def multipart_body(
+    request: Request, kind: type[Body]
+) -> AsyncIterator[tuple[Body, BinaryIO]]:
+    """The fields as `kind`, and the file that came as `image`, which is on disk where it is large.
+    Raises ApiError, as `json_body`."""
     if _media_type(request) != "multipart/form-data":
         raise ApiError(415, "Send the body as multipart/form-data.", code="unsupported_media_type")
-    fields, files = await _form(request)
-    unsupported = min(set(files) - {"image"}, default=None)
-    if unsupported is not None:
-        raise ApiError(
-            400,
-            f"{unsupported!r} is not supported: send one picture as 'image', and no mask.",
-            code="unsupported_parameter",
-            param=unsupported,
-        )
-    if "image" not in files:
-        raise ApiError(
-            400,
-            "Missing required parameter: 'image', a file.",
-            code="missing_parameter",
-            param="image",
-        )
-    try:
-        return msgspec.convert(fields, kind, strict=False), files["image"]
-    except msgspec.ValidationError as error:
-        raise _invalid(error) from error
+    async with contextlib.AsyncExitStack() as stack:
+        with _form_errors():
+            form = await stack.enter_async_context(
+                request.form(max_files=4, max_fields=_MOST_FIELDS)
+            )
+            fields, files = _parts(form)
+        unsupported = min(set(files) - {"image"}, default=None)
+        if unsupported is not None:
+            raise ApiError(
+                400,
+                f"{unsupported!r} is not supported: send one picture as 'image', and no mask.",
+                code="unsupported_parameter",
+                param=unsupported,
+            )
+        if "image" not in files:
+            raise ApiError(
+                400,
+                "Missing required parameter: 'image', a file.",
+                code="missing_parameter",
+                param="image",
+            )
+        try:
+            body = msgspec.convert(fields, kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise _invalid(error) from error
+        yield body, files["image"].file
 
 
-async def _form(request: Request) -> tuple[dict[str, str], dict[str, bytes]]:
-    fields: dict[str, str] = {}
-    files: dict[str, bytes] = {}
+@contextlib.contextmanager
+def _form_errors() -> Iterator[None]:
+    """What starlette and python-multipart raise for what they cannot read, as ApiError."""
     try:
-        async with request.form(max_files=4, max_fields=_MOST_FIELDS) as form:
-            for name, value in form.multi_items():
-                is_file = isinstance(value, UploadFile)
-                key = "image" if is_file and name in _PICTURE_FIELDS else name
-                if key in fields or key in files:
-                    message = f"{key!r} was sent twice; send it once."
-                    raise ApiError(400, message, code="duplicate_field", param=key)
-                if isinstance(value, UploadFile):
-                    files[key] = await value.read()
-                else:
-                    fields[key] = value
-    except (UnicodeDecodeError, LookupError, ValueError) as error:
-        # python-multipart lets some of what it cannot read through as it comes: a charset nobody
-        # knows, a broken name.
-        raise ApiError(400, "The multipart body cannot be read.", code="invalid_body") from error
+        yield
     except HTTPException as error:
         raise ApiError(
             400, f"The multipart body cannot be read: {error.detail}", code="invalid_body"
         ) from error
+    except (UnicodeDecodeError, LookupError, ValueError) as error:
+        # python-multipart lets some of what it cannot read through as it comes: a charset nobody
+        # knows, a broken name.
+        raise ApiError(400, "The multipart body cannot be read.", code="invalid_body") from error
+
+
+def _parts(form: FormData) -> tuple[dict[str, str], dict[str, UploadFile]]:
+    fields: dict[str, str] = {}
+    files: dict[str, UploadFile] = {}
+    for name, value in form.multi_items():
+        is_file = isinstance(value, UploadFile)
+        key = "image" if is_file and name in _PICTURE_FIELDS else name
+        if key in fields or key in files:
+            message = f"{key!r} was sent twice; send it once."
+            raise ApiError(400, message, code="duplicate_field", param=key)
+        if isinstance(value, UploadFile):
+            files[key] = value
+        else:
+            fields[key] = value
     return fields, files
 
 
@@ -148,31 +166,41 @@ class PictureRequest:
     as_url: bool
     stream: bool
     begun: float
+    client: str  # a key's name, or an address
+    before: dict[str, float]  # stage -> seconds of what was done before its jobs were submitted
+
+    def drawn_from(self, image: bytes, seconds: float) -> PictureRequest:
+        """The same, starting from a picture whose preparation took so long."""
+        jobs = tuple(msgspec.structs.replace(job, image=image) for job in self.jobs)
+        return replace(self, jobs=jobs, before={**self.before, "upload": seconds})
 
 
 def checked_request(
-    service: Service, body: ImageRequest, kind: Kind, begun: float, image: bytes | None = None
+    service: Service, body: ImageRequest, kind: Kind, begun: float, client: str = ""
 ) -> PictureRequest:
-    """The request of a body. Raises ApiError for what fits the schema and still cannot be done
-    here."""
+    """The request of a body that has just come in. Raises ApiError for what fits the schema and
+    still cannot be done here."""
+    received = time.perf_counter() - begun
     certificate = certificate_of(service.engine.status)
     _check(service, certificate, body, kind)
     quality = _QUALITIES.get(body.quality or "auto", "medium")
     steps = body.steps or steps_for(certificate.steps, quality)
     return PictureRequest(
         kind=kind,
-        jobs=_jobs(service, body, size_for(certificate, body.size), steps, image),
+        jobs=_jobs(service, body, size_for(certificate, body.size), steps, client),
         picture_format=body.output_format or "png",
         compression=100 if body.output_compression is None else body.output_compression,
         quality=quality_of(certificate.steps, body.steps) if body.steps else quality,
         as_url=body.response_format == "url",
         stream=bool(body.stream),
         begun=begun,
+        client=client,
+        before={"receive": received},
     )
 
 
 def _jobs(
-    service: Service, body: ImageRequest, size: tuple[int, int], steps: int, image: bytes | None
+    service: Service, body: ImageRequest, size: tuple[int, int], steps: int, client: str
 ) -> tuple[Job, ...]:
     """One job a picture. Their seeds count up, so that each can be drawn alone again."""
     number = secrets.token_hex(8)
@@ -188,9 +216,9 @@ def _jobs(
             guidance=body.guidance,
             seed=seed + index,
             previews=(body.partial_images or 0) if body.stream else 0,
-            image=image,
             strength=body.strength if isinstance(body, EditRequest) else None,
-            deadline=time.time() + service.settings.deadline,
+            client=client,
+            deadline=time.monotonic() + service.settings.deadline,
             profile=service.profiler.take(),
         )
         for index in range(body.n or 1)
@@ -201,7 +229,8 @@ def certificate_of(status: EngineStatus) -> Certificate:
     """The engine's certificate. Raises ApiError (503) while there is none."""
     if status.state != "ready" or status.certificate is None:
         message = f"The server is {status.state}, not ready. {status.why}".strip()
-        raise ApiError(503, message, code="not_ready", retry_after=2.0)
+        again = status.ready_in or COMES_BACK
+        raise ApiError(503, message, code="not_ready", retry_after=again)
     return status.certificate
 
 
@@ -253,6 +282,13 @@ def _check(service: Service, certificate: Certificate, body: ImageRequest, kind:
             "A stream carries one picture: leave n out, or send several requests.",
             code="unsupported_value",
             param="n",
+        )
+    if body.response_format == "url" and service.pictures is None:
+        raise ApiError(
+            400,
+            "Pictures by URL are off here: ask for b64_json.",
+            code="unsupported_value",
+            param="response_format",
         )
     if body.stream and body.response_format == "url":
         raise ApiError(

@@ -83,13 +83,16 @@ class PictureTiming(msgspec.Struct, kw_only=True):
 
 
 class Timing(msgspec.Struct, kw_only=True):
-    """halftime's addition to `usage`. `seconds` is the whole request inside the server, encoding
-    included."""
+    """halftime's addition to `usage`. `seconds` is the whole request inside the server; the others
+    are those of the slowest picture and add up to it."""
 
     seconds: float
+    receive_seconds: float  # until the body was here
+    upload_seconds: float  # the picture to start from: decoded, brought to its size
     queue_seconds: float
     compute_seconds: float
     encode_seconds: float
+    rest_seconds: float  # pipes, the event loop, everything else
     pictures: list[PictureTiming]
 
 

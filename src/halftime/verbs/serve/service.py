@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
 
 from halftime.http.traffic import Traffic
-from halftime.verbs.serve.files import PictureStore
 from halftime.verbs.serve.messages import DEADLINE_SECONDS
 from halftime.verbs.serve.metrics import ServerMetrics
+from halftime.verbs.serve.quotas import KeySettings, Quotas
+from halftime.verbs.serve.shared_pictures import MEMORY, PictureShelf, pictures_in
 
 if TYPE_CHECKING:
     from halftime.records.serve import EngineStatus
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 API_KEY = "HALFTIME_API_KEY"  # environment variable; one key, or several with commas between
 PROFILE_TOKEN = "HALFTIME_PROFILE_TOKEN"
 MIB = 2**20
-MOST_UPLOADS = 16  # pictures of clients in hand at once
+MOST_UPLOADS = 2  # pictures of clients that are decoded at once
 MOST_SESSIONS = 16  # of the profiler, the newest
 
 
@@ -35,7 +37,7 @@ class DrawingEngine(Protocol):
 
     async def start(self) -> None: ...
 
-    def submit(self, job: Job) -> AsyncIterator[Event]: ...
+    def submit_all(self, jobs: Sequence[Job]) -> Sequence[AsyncIterator[Event]]: ...
 
     async def drain(self, timeout: float) -> None: ...
 
@@ -45,18 +47,28 @@ class HttpSettings:
     """Limits and names. Seconds and bytes."""
 
     model: str = "emoji-xl"  # under which clients ask for it
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()  # without names and limits
+    keys: Mapping[str, KeySettings] = field(default_factory=dict)  # by name
+    hosts: tuple[str, ...] = ()  # that `Host` may name; empty: any
+    public_url: str = ""  # under which clients reach the server, where that is another one
     profile_token: str = ""
     most_pictures: int = 10  # of one request; those beyond the engine's queue could never be taken
     # of a request, from its arrival; also what its place in the queue is bounded by
     deadline: float = DEADLINE_SECONDS
     most_body: int = 16 * MIB
     body_seconds: float = 30.0  # for the whole body to arrive
+    most_bodies: int = 1024 * MIB  # of all bodies together; large ones are on disk
     send_seconds: float = 30.0  # for a reader to take any one piece of an answer
     keep_alive_seconds: float = 10.0  # between comments in a stream that has nothing to say
+    pictures: str = MEMORY  # where pictures by URL are; 'off', a folder or a bucket
     url_seconds: float = 3600.0
     url_bytes: int = 256 * MIB
     drain_seconds: float = 30.0
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self.api_keys or self.keys)
 
 
 class LiveProfiler:
@@ -83,6 +95,10 @@ class LiveProfiler:
         self.waiting -= 1
         return True
 
+    def give_back(self, jobs: Sequence[Job]) -> None:
+        """These will not be drawn: others are to be profiled in their place."""
+        self.waiting += sum(job.profile for job in jobs)
+
 
 @dataclass
 class Service:
@@ -92,19 +108,23 @@ class Service:
     settings: HttpSettings
     metrics: ServerMetrics = field(init=False)
     traffic: Traffic = field(init=False)
-    pictures: PictureStore = field(init=False)
+    pictures: PictureShelf | None = field(init=False)
+    quotas: Quotas = field(init=False)
     profiler: LiveProfiler = field(default_factory=LiveProfiler)
-    # Each takes some 50 MiB for a body of 10 MB while it is read, decoded and written anew.
+    # Each may take some 100 MiB while it is decoded and written anew; on disk until then.
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
 
     def __post_init__(self) -> None:
         self.metrics = ServerMetrics(lambda: self.engine.status)
+        self.quotas = Quotas(self.settings.keys, time.monotonic)
         self.traffic = Traffic(
             self.metrics,
             drain_seconds=self.settings.drain_seconds,
             send_seconds=self.settings.send_seconds,
         )
-        self.pictures = PictureStore(self.settings.url_bytes, self.settings.url_seconds)
+        self.pictures = pictures_in(
+            self.settings.pictures, self.settings.url_bytes, self.settings.url_seconds
+        )
 
 
 def service_of(request: Request) -> Service:

@@ -38,6 +38,7 @@ class Watch:
     still_waiting: Callable[[], Sequence[Job]]
     previews: Previews | None = None
     step: int = 0
+    beat: Callable[[], None] = lambda: None  # told of each step: a sign of life
 
     def begin(self) -> None:
         """Before the pipeline is called."""
@@ -54,6 +55,7 @@ class Watch:
     ) -> None:
         """After the scheduler's step. Raises NobodyWaits."""
         self.step += 1
+        self.beat()
         waiting = self.still_waiting()
         if not waiting:
             raise NobodyWaits

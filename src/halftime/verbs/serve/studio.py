@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -82,6 +82,7 @@ class Studio:
     recorder: Recorder
     clock: Clock
     stack: ExitStack = field(default_factory=ExitStack)
+    beat: Callable[[], None] = lambda: None  # told of each step
 
     @property
     def pipeline(self) -> DiffusionPipeline:
@@ -93,6 +94,7 @@ class Studio:
         pipeline = self.modes["img2img" if jobs[0].image is not None else "text2img"]
         arguments = self.arguments(pipeline, jobs)
         watch.begin()
+        watch.beat = self.beat
         self.recorder.reset()
         with watched(pipeline, self.template, watch), out_of_memory_explained():
             origin = self.clock.start()
@@ -179,6 +181,11 @@ def as_pixels(result: object) -> np.ndarray:
         raise BadInput(
             f"the pipeline gave {type(result).__name__}, not pictures of three channels; it "
             "cannot be served."
+        )
+    if not np.isfinite(images).all():
+        raise BadInput(
+            "the pipeline gave values that are not numbers, which become black pictures. In "
+            "float16 the VAE of some models overflows: --dtype bfloat16 or float32 cures that."
         )
     return (images * 255).round().astype(np.uint8)
 

@@ -48,8 +48,13 @@ def _reasons(since: float) -> list[str]:
 class Memory:
     """The resident set of this process, and on CUDA the allocator, over the batches."""
 
-    def __init__(self, limit: int, read: Callable[[], int] | None = None) -> None:
-        self._process = psutil.Process()
+    def __init__(
+        self,
+        limit: int,
+        device: torch.device | None = None,
+        read: Callable[[], int] | None = None,
+    ) -> None:
+        self._process, self._device = psutil.Process(), device
         self._limit, self._read = limit, read or self.resident
         self._begin()
 
@@ -59,7 +64,7 @@ class Memory:
 
     def resident(self) -> int:
         """Bytes."""
-        return int(self._process.memory_info().rss) + _on_cuda()
+        return int(self._process.memory_info().rss) + _on_cuda(self._device)
 
     def grew(self) -> str | None:
         """What is wrong, in a sentence, where memory grew by more than the limit; None where it did
@@ -86,17 +91,21 @@ class Memory:
         compiled = look().graphs > 0
         if compiled:
             torch.compiler.reset()
-        gc.collect()
-        _empty_caches()
+        give_memory_back()
         self._begin()
         return compiled
 
 
-def _on_cuda() -> int:
-    return int(torch.cuda.memory_allocated()) if torch.cuda.is_initialized() else 0
+def _on_cuda(device: torch.device | None) -> int:
+    """Bytes that torch holds on this device; without its name torch would tell of card 0."""
+    if device is None or device.type != "cuda":
+        return 0
+    return int(torch.cuda.memory_allocated(device))
 
 
-def _empty_caches() -> None:
+def give_memory_back() -> None:
+    """Garbage, the allocator's cache and the free heap go back to the system."""
+    gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     if sys.platform == "linux":

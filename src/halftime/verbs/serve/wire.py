@@ -6,16 +6,19 @@ A frame is its length (4 bytes, little-endian) and then msgpack. Nothing is pick
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO, NoReturn
 
 import msgspec
+import psutil
 
 from halftime.records.serve import Certificate, RecompileAfterReady
 from halftime.verbs.serve.messages import (
@@ -29,14 +32,19 @@ from halftime.verbs.serve.messages import (
 
 _LENGTH = struct.Struct("<I")
 HEADER = _LENGTH.size
+BEAT_SECONDS = 1.0
+_ASLEEP_SECONDS = 0.01  # of processor time between two beats
+_LOOK_AT_CHILDREN = 5  # beats
 MOST = 2**31  # bytes in a frame: more means a broken pipe, not a picture
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The first word to a worker. `started` is time.time() just before the process was started."""
+    """The first word to a worker. `started` is time.monotonic() just before the process was
+    started; `number` is its place among the engine's workers, from 0."""
 
     settings: EngineSettings
     started: float
+    number: int = 0
 
 
 class DrawTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -96,6 +104,17 @@ class MemoryDropped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     warms_again: bool
 
 
+class Beat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A sign of life, once a second.
+
+    `steps` counts what the main thread got done: steps and calls of the warm-up. `cpu_seconds` are
+    those of the process and its children, without what the beats themselves take.
+    """
+
+    steps: int
+    cpu_seconds: float
+
+
 class CannotServe(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The worker cannot load or warm up its pipeline, and says why; it ends with this."""
 
@@ -111,6 +130,7 @@ FromWorker = (
     | Recompiled
     | MemoryDropped
     | CannotServe
+    | Beat
     | Started
     | Preview
     | Final
@@ -156,6 +176,36 @@ def read(stream: BinaryIO) -> ToWorker | None:
     return message
 
 
+class ProcessorTime:
+    """Processor seconds of this process and its children, but for those of the thread that asks.
+
+    Children are looked for now and then only, and only while the process itself does nothing: a
+    compiler's processes work while it waits for them.
+    """
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._own = self._children = 0.0
+        self._asleep = 0
+
+    def seconds(self) -> float:
+        """Up to now."""
+        own = time.process_time() - time.thread_time()
+        self._asleep = self._asleep + 1 if own - self._own < _ASLEEP_SECONDS else 0
+        self._own = own
+        if self._asleep and self._asleep % _LOOK_AT_CHILDREN == 0:
+            self._children = max(self._children, self._of_children())
+        return own + self._children
+
+    def _of_children(self) -> float:
+        total = 0.0
+        for child in self._process.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                times = child.cpu_times()
+                total += times.user + times.system
+        return total
+
+
 @dataclass
 class Channel:
     """The worker's end: standard input and output, kept clear of what libraries print.
@@ -167,6 +217,7 @@ class Channel:
     sink: BinaryIO
     batches: queue.SimpleQueue[DrawTask] = field(default_factory=queue.SimpleQueue)
     at_end: Callable[[], None] = lambda: None  # before this process ends itself
+    steps: int = 0  # what the main thread got done so far
     _cancelled: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -189,8 +240,19 @@ class Channel:
 
     def listen(self) -> None:
         """Take messages in a thread, so that a cancellation arrives while a picture is being
-        drawn."""
-        threading.Thread(target=self._listen, name="messages", daemon=True).start()
+        drawn; and give signs of life in another."""
+        for work in (self._listen, self._beat):
+            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+
+    def step(self) -> None:
+        """The main thread got on: to be called at each step and each call of the warm-up."""
+        self.steps += 1
+
+    def _beat(self) -> None:
+        usage = ProcessorTime()
+        while True:
+            self.send(Beat(steps=self.steps, cpu_seconds=usage.seconds()))
+            time.sleep(BEAT_SECONDS)
 
     def _listen(self) -> None:
         while (message := read(self.source)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from halftime import bundled
+from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.change import patched, progress_bars
@@ -50,11 +51,17 @@ def render(
     *,
     batch: int = 1,
     progress: Progress = silent,
+    enough: Callable[[], bool] = lambda: False,
 ) -> PictureSet:
-    """One picture a prompt; picture i has the seed `workload.seed` + i, whatever its batch."""
+    """One picture a prompt; picture i has the seed `workload.seed` + i, whatever its batch.
+
+    After the first, `enough` is asked before each call, and ends the set where it says so.
+    """
     pictures: list[Picture] = []
     with progress_bars(pipeline, disable=True), _recorded_latents(pipeline) as latents:
         for start in range(0, len(prompts), batch):
+            if pictures and enough():
+                break
             progress(label, start, len(prompts))
             pictures += _call(pipeline, workload, prompts[start : start + batch], start, latents)
     progress(label, len(prompts), len(prompts))
@@ -75,7 +82,7 @@ def _call(
         images_per_prompt=1,
     )
     latents.clear()
-    images = pipeline(**call_arguments(pipeline, batch) | {"output_type": "np"}).images
+    images = _images(pipeline, pipeline(**call_arguments(pipeline, batch) | {"output_type": "np"}))
     # A pipeline that decodes in another way has no latent a picture.
     by_picture = latents if len(latents) == len(prompts) else [None] * len(prompts)
     return [
@@ -84,6 +91,23 @@ def _call(
         )
         for i, (p, image) in enumerate(zip(prompts, images, strict=True))
     ]
+
+
+def _images(pipeline: DiffusionPipeline, result: object) -> list[np.ndarray]:
+    """The pictures of a call [height, width, channels], 0..1; a film's frames one below the other.
+
+    Raises BadInput where the call gives no pictures.
+    """
+    images = getattr(result, "images", None)
+    images = getattr(result, "frames", None) if images is None else images
+    images = result if images is None and isinstance(result, list | np.ndarray) else images
+    arrays = [] if images is None else [np.asarray(image) for image in images]
+    if not arrays or not all(array.ndim in (3, 4) and array.shape[-1] <= 4 for array in arrays):
+        raise BadInput(
+            f"{type(pipeline).__name__} gave {type(result).__name__}, in which there are no "
+            "pictures to compare."
+        )
+    return [array.reshape(-1, *array.shape[-2:]) for array in arrays]
 
 
 @contextmanager
@@ -133,8 +157,12 @@ def floor_sets(
     prompts: Sequence[PicturePrompt],
     *,
     progress: Progress = silent,
+    enough: Callable[[], bool] = lambda: False,
 ) -> dict[str, PictureSet]:
-    """The same configuration again: as it is, in batches of two, other threads, other kernels."""
+    """The same configuration again: as it is, in batches of two, other threads, other kernels.
+
+    Those for which there is no time, as `enough` says, are left out.
+    """
     variations: dict[str, tuple[AbstractContextManager[object], int]] = {
         RERUN: (nullcontext(), 1),
         "batch": (nullcontext(), 2),
@@ -143,8 +171,16 @@ def floor_sets(
     }
     sets = {}
     for name, (context, batch) in variations.items():
+        if enough():
+            break
         with context:
             sets[name] = render(
-                pipeline, workload, prompts, f"noise floor: {name}", batch=batch, progress=progress
+                pipeline,
+                workload,
+                prompts,
+                f"noise floor: {name}",
+                batch=batch,
+                progress=progress,
+                enough=enough,
             )
     return sets

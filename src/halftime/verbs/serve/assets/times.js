@@ -1,7 +1,7 @@
 // The stages of one request as a bar and a list; both come from the numbers in the server's answer.
 
 const NAMES = {
-  queue: "in the queue", encode_prompt: "text encoders", encode_image: "image encoder", denoise: "denoising",
+  receive: "the request", upload: "reading the picture", queue: "in the queue", encode_prompt: "text encoders", encode_image: "image encoder", denoise: "denoising",
   vae_decode: "VAE decode", postprocess: "post-processing", file: "writing the file", other: "everything else",
 };
 
@@ -12,8 +12,12 @@ export const seconds = (value) =>
 /** usage.halftime -> [stage, seconds], which add up to the whole request; what has no name is in the last. */
 export function parts(timing) {
   const [picture] = timing.pictures;
-  const told = { queue: picture.queue_seconds, ...picture.stages, file: timing.encode_seconds };
-  const rows = Object.entries(told).filter(([stage]) => stage in NAMES && stage !== "other");
+  const told = {
+    receive: timing.receive_seconds, upload: timing.upload_seconds, queue: picture.queue_seconds,
+    ...picture.stages, file: timing.encode_seconds,
+  };
+  const rows = Object.entries(told)
+    .filter(([stage, value]) => stage in NAMES && stage !== "other" && (value > 0 || stage === "queue"));
   const rest = timing.seconds - rows.reduce((sum, [, value]) => sum + value, 0);
   return [...rows, ["other", Math.max(0, rest)]];
 }

@@ -1,0 +1,104 @@
+"""From timed calls to a Session: the ledger, the findings, and how far to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+
+from halftime.base.ledger import Measured, ledger, steady_wall, steps_taken
+from halftime.base.version import version
+from halftime.pipeline.device import device_of
+from halftime.pipeline.load import LoadedPipeline
+from halftime.records import Environment, LedgerRow, MemoryReport, Run, Session, Workload
+from halftime.upstream import pytorch
+from halftime.verbs.profile import compilation
+from halftime.verbs.profile.clock import remarks_on
+from halftime.verbs.profile.compilation import CompileCounters
+from halftime.verbs.profile.doubts import doubts
+from halftime.verbs.profile.facts import facts
+from halftime.verbs.profile.findings import ProfileEvidence, findings
+
+
+@dataclass(frozen=True)
+class TimedCall:
+    """One call, and what dynamo had compiled by its end."""
+
+    measured: Measured
+    compiled: CompileCounters
+    pictures: tuple[str, ...] = ()  # of the last call alone
+
+
+@dataclass(frozen=True)
+class MeasuredCalls:
+    """What was called, where, and what came of it. `record` is the workload as it is kept."""
+
+    loaded: LoadedPipeline
+    record: Workload
+    environment: Environment
+    first: TimedCall
+    steady: Sequence[TimedCall]
+    compiled_before: CompileCounters
+    compiled_warm: CompileCounters
+    neighbours: str = ""  # whose work ran beside it
+
+    def rows(self) -> tuple[LedgerRow, ...]:
+        """The ledger of the steady calls, with the first beside them."""
+        return ledger([call.measured for call in self.steady], self.first.measured)
+
+    def session(self, rows: tuple[LedgerRow, ...], memory: MemoryReport | None = None) -> Session:
+        """The session around these rows, to which probes may have added."""
+        pipeline, environment = self.loaded.pipeline, self.environment
+        measured = [call.measured for call in self.steady]
+        walls = [call.run.wall_seconds for call in measured]
+        workload = msgspec.structs.replace(self.record, device=environment.device)
+        report = compilation.report(
+            pipeline, self.compiled_before, self.compiled_warm, self.steady[-1].compiled
+        )
+        wall, first_wall = steady_wall(measured), self.first.measured.run.wall_seconds
+        evidence = ProfileEvidence(
+            wall_seconds=wall,
+            first_call_seconds=first_wall,
+            ledger=rows,
+            facts=facts(pipeline, environment.settings),
+            compilation=report,
+            load_average=environment.load_average or 0.0,
+            cores=environment.cores,
+        )
+        return Session(
+            halftime=version(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            model=self.loaded.name,
+            pipeline=type(pipeline).__name__,
+            wall_seconds=wall,
+            first_call_seconds=first_wall,
+            ledger=rows,
+            findings=findings(evidence),
+            environment=environment,
+            workload=workload,
+            workload_hash=workload.content_hash(),
+            runs=tuple(call.run for call in measured),
+            first_run=self.first.measured.run,
+            memory=memory,
+            pictures=self.steady[-1].pictures,
+            compilation=report,
+            notes=(
+                *self.loaded.notes,
+                *remarks_on(device_of(pipeline)),
+                *unequal_steps(measured[-1].run, workload.steps),
+            ),
+            doubts=doubts(
+                walls, rows, environment, traced=pytorch.is_tracing(), neighbours=self.neighbours
+            ),
+        )
+
+
+def unequal_steps(run: Run, requested: int) -> tuple[str, ...]:
+    """A note where the loop took another number of steps than the workload says: an argument that
+    never arrived, or a solver that adds steps."""
+    steps = steps_taken(run.spans)
+    if steps in (0, requested):
+        return ()
+    return (f"{requested} steps were asked for, and the scheduler stepped {steps} times",)
