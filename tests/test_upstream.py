@@ -620,6 +620,8 @@ def test_models_that_first_block_cache_does_not_know_are_named() -> None:
     assert "no two blocks" in str(hugging_face.unknown_to_first_block_cache(nn.Linear(1, 1)))
     flux2 = FAMILIES["flux2_klein"].build().transformer
     assert "cannot subtract" in str(hugging_face.unknown_to_first_block_cache(flux2))
+    kandinsky = FAMILIES["kandinsky5_image"].build().transformer
+    assert "does not find the states" in str(hugging_face.unknown_to_first_block_cache(kandinsky))
 
 
 def test_the_processs_attention_backend_is_put_back() -> None:
