@@ -45,6 +45,7 @@ class HttpSettings:
     """Limits and names. Seconds and bytes."""
 
     model: str = "emoji-xl"  # under which clients ask for it
+    aliases: tuple[str, ...] = ()  # further names of it
     api_keys: tuple[str, ...] = ()
     profile_token: str = ""
     most_pictures: int = 10  # of one request; those beyond the engine's queue could never be taken
@@ -58,6 +59,11 @@ class HttpSettings:
     url_seconds: float = 3600.0
     url_bytes: int = 256 * MIB
     drain_seconds: float = 30.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that clients may ask for."""
+        return tuple(dict.fromkeys((self.model, *self.aliases)))
 
 
 class LiveProfiler:
