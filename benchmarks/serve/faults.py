@@ -6,8 +6,8 @@ ready again in seconds.
 
     python -m benchmarks.serve.faults [ROW ...] --out benchmarks/results/serve_faults.json
 
-The rows are kill, leave, slow, large, malformed, schemathesis, sigterm and cold; those that the
-file holds already are kept.
+The rows are kill, leave, slow, large, malformed, schemathesis, sigterm and cold, and those of
+benchmarks.serve.soft_faults; those that the file holds already are kept.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from PIL import Image
 
 from benchmarks.frame import Frame
 from benchmarks.serve.process import Server, serving
+from benchmarks.serve.soft_faults import SOFT_ROWS, two_workers
 from halftime.base.stats import median
 
 DRAW = "/v1/images/generations"
@@ -402,17 +403,22 @@ ALONE = {"schemathesis", "kill", "sigterm", "cold"}  # these start their own ser
 
 def main() -> None:
     frame = Frame(__file__, __doc__)
-    frame.parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=[])
-    names = frame.parse().rows or list(ROWS)
+    every = [*ROWS, *SOFT_ROWS]
+    frame.parser.add_argument("rows", nargs="*", choices=[[], *every], default=[])
+    names = frame.parse().rows or every
     rows = {row["row"]: row for row in frame.earlier().get("rows", [])}
 
     def measure(name: str, server: Server | None) -> None:
-        rows[name] = {"row": name, **ROWS[name](server)}
+        rows[name] = {"row": name, **{**ROWS, **SOFT_ROWS}[name](server)}
         print(json.dumps(rows[name]), flush=True)
         # at once, so that an interruption loses nothing
-        frame.write({"rows": [rows[name] for name in ROWS if name in rows]})
+        frame.write({"rows": [rows[name] for name in every if name in rows]})
 
-    if shared := [name for name in names if name not in ALONE]:
+    if soft := [name for name in names if name in SOFT_ROWS]:
+        with two_workers() as server:
+            for name in soft:
+                measure(name, server)
+    if shared := [name for name in names if name not in {*ALONE, *SOFT_ROWS}]:
         with serving(*OPTIONS) as server:
             for name in shared:
                 measure(name, server)

@@ -80,8 +80,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(*options: str) -> Iterator[Server]:
-    """`halftime serve --port 0 OPTIONS`, ready."""
+def serving(*options: str, patience: float = 180.0) -> Iterator[Server]:
+    """`halftime serve --port 0 OPTIONS`, ready within `patience` seconds."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -93,7 +93,7 @@ def serving(*options: str) -> Iterator[Server]:
     try:
         assert process.stdout is not None
         server = Server(process.stdout.readline().split()[3], process)
-        server.wait_ready()
+        server.wait_ready(patience)
         server.ready_seconds = time.monotonic() - begun
         yield server
     finally:

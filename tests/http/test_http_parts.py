@@ -52,6 +52,9 @@ def test_errors_in_openais_words(status: int, kind: str) -> None:
     body = msgspec.json.decode(error.body(), type=ErrorBody).error
     assert (body.message, body.type, body.code, body.param) == ("Said.", kind, "c", "p")
     assert error.headers() == {"retry-after": "1"}
+    # OpenAI's client ignores more than a minute, and would come back at once
+    long = ApiError(status, "Said.", retry_after=240.0).headers()
+    assert long == {"retry-after": "240", "retry-after-ms": "60000"}
 
 
 @given(st.integers(0, 3 * 256 * 1024 + 1), st.booleans())

@@ -27,7 +27,7 @@ from halftime.cli.options import (
     take_artefacts,
 )
 from halftime.verbs.serve.messages import EngineSettings
-from halftime.verbs.serve.run import check_installed, run
+from halftime.verbs.serve.run import LOOPBACK, check_installed, hosts_for, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LOOK = 0.1  # seconds between looks at the engine's state
 
 
@@ -54,6 +53,32 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     type=click.IntRange(0, 65535),
     show_default=True,
     help="0 takes a free one.",
+)
+@click.option(
+    "--allow-host",
+    multiple=True,
+    metavar="NAME",
+    help="A host name that clients may ask under; may be repeated. On a loopback address others "
+    "than localhost are refused, elsewhere others than these, where there are any.",
+)
+@click.option(
+    "--public-url",
+    metavar="URL",
+    help="Where clients reach the server, for pictures by URL; behind a proxy.",
+)
+@click.option(
+    "--pictures",
+    default="memory",
+    show_default=True,
+    metavar="memory|off|DIR|URL",
+    help="Where pictures by URL are kept. Several replicas need a folder, or a bucket that fsspec "
+    "reads, that all of them share; or 'off'.",
+)
+@click.option(
+    "--keys",
+    type=click.Path(),
+    metavar="TOML",
+    help="Keys with names and limits; a [NAME] each, with secret, pictures_per_minute, waiting.",
 )
 @click.option(
     "--name", help="The model's name for clients.  [default: the folder's or hub id's; emoji-xl]"
@@ -148,6 +173,10 @@ def command(
     model: str | None,
     host: str,
     port: int,
+    allow_host: tuple[str, ...],
+    public_url: str | None,
+    pictures: str,
+    keys: str | None,
     name: str | None,
     aliases: tuple[str, ...],
     deadline: str,
@@ -170,7 +199,15 @@ def command(
     check_installed()
     engine_settings = _engine_settings(model, deadline, engine_values)
     settings = _http_settings(
-        name or _name_of(model), deadline, drain, replicas * engine_settings.queue_limit
+        name or _name_of(model),
+        deadline,
+        drain,
+        replicas * engine_settings.queue_limit,
+        host=host,
+        allow_host=allow_host,
+        public_url=public_url,
+        pictures=pictures,
+        keys=keys,
     )
     settings = replace(settings, aliases=checked_aliases(aliases))
     if replicas > 1 and not ray:
@@ -186,7 +223,11 @@ def _engine_settings(model: str | None, deadline: str, values: dict[str, object]
         "steps": parse_steps(str(values.pop("steps"))),
         "queue_limit": values.pop("queue"),
         "deadline_seconds": parse_seconds(deadline),
-        **{name: value for name, value in values.items() if value is not None},
+        **{
+            name: value
+            for name, value in values.items()
+            if value is not None and name in EngineSettings.__struct_fields__
+        },
     }
     if not settings["deadline_seconds"]:
         raise BadInput("--deadline is 0; it must be more, for example 60s.")
@@ -216,15 +257,30 @@ def parse_steps(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def _http_settings(name: str, deadline: str, drain: str, queue: int) -> HttpSettings:
+def _http_settings(
+    name: str,
+    deadline: str,
+    drain: str,
+    queue: int,
+    *,
+    host: str = "127.0.0.1",
+    allow_host: tuple[str, ...] = (),
+    public_url: str | None = None,
+    pictures: str = "memory",
+    keys: str | None = None,
+) -> HttpSettings:
+    from halftime.verbs.serve.quotas import keys_in, read_keys
     from halftime.verbs.serve.service import API_KEY, PROFILE_TOKEN, HttpSettings
 
-    keys = tuple(key.strip() for key in os.environ.get(API_KEY, "").split(",") if key.strip())
-    token = os.environ.get(PROFILE_TOKEN, "")
+    token = keys_in(PROFILE_TOKEN, os.environ.get(PROFILE_TOKEN))
     return HttpSettings(
         model=name,
-        api_keys=keys,
-        profile_token=token,
+        api_keys=keys_in(API_KEY, os.environ.get(API_KEY)),
+        keys=read_keys(Path(keys)) if keys else {},
+        profile_token=token[0] if token else "",
+        hosts=hosts_for(host, allow_host),
+        public_url=public_url or "",
+        pictures=pictures,
         deadline=parse_seconds(deadline),
         drain_seconds=parse_seconds(drain),
         most_pictures=queue,
@@ -252,9 +308,9 @@ def _serve(
     # One plain line on standard output, for people and for scripts that let the port be chosen.
     click.echo(f"halftime serve on {address_of(listener)} with {settings.model}")
     console = Console(stderr=True, highlight=False, quiet=quiet)
-    if host not in _LOOPBACK and not settings.api_keys:
+    if host not in LOOPBACK and not settings.has_keys:
         console.print(
-            "Anybody who reaches this address can draw: HALFTIME_API_KEY is not set.",
+            "Anybody who reaches this address can draw: set HALFTIME_API_KEY, or --keys.",
             style="yellow",
         )
     return run(Engine(engine_settings), settings, listener, _watcher(console))

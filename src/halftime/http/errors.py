@@ -61,11 +61,13 @@ class ApiError(HalftimeError):
 
     def headers(self) -> dict[str, str]:
         """Retry-After in whole seconds, as RFC 9110 wants it, and the hints that OpenAI's client
-        obeys: it takes milliseconds first, and ignores a wait of more than a minute."""
+        obeys. It ignores a wait of more than a minute and comes back at once; milliseconds, which
+        it reads first, tell it to wait for that minute."""
         headers = {}
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
-            headers["retry-after-ms"] = str(math.ceil(1000 * min(self.retry_after, _LONGEST)))
+            if self.retry_after > _LONGEST:
+                headers["retry-after-ms"] = str(math.ceil(1000 * _LONGEST))
         if self.retry is not None:
             headers["x-should-retry"] = "true" if self.retry else "false"
         if self.close:

@@ -63,6 +63,10 @@ class HttpMetrics:
         """A counter in this registry."""
         return Counter(name, text, labels, registry=self.registry)
 
+    def refused(self, code: str, key: str | None) -> None:
+        """A request was answered with an error; `key` names the key that it came with."""
+        self.rejected.labels(code).inc()
+
     def response(self) -> Response:
         """All of it in Prometheus's text format."""
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)

@@ -80,8 +80,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 "%d connections are open, the limit: those that say nothing are closed",
                 self.limits.connections,
             )
-        others = [peer for peer in self.connections if peer is not self]
-        idle = [peer for peer in others if isinstance(peer, GuardedProtocol) and peer.idle]
+        peers = [peer for peer in self.connections if peer is not self]
+        idle = [peer for peer in peers if isinstance(peer, GuardedProtocol) and peer.idle]
         if idle:
             min(idle, key=lambda peer: (peer.served, peer._begun)).transport.abort()
             return

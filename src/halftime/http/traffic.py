@@ -15,7 +15,7 @@ from http import HTTPMethod
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from halftime.http.access import API
+from halftime.http.access import API, KEY
 from halftime.http.disconnect import ClientLeft
 from halftime.http.errors import CODE, ApiError, unexpected
 from halftime.http.metrics import HttpMetrics
@@ -103,7 +103,7 @@ class Observed:
         method = scope["method"] if scope["method"] in HTTPMethod.__members__ else "_OTHER"
         metrics.request_seconds.labels(method, route, str(status)).observe(seconds)
         if status >= 400 and status != CLIENT_LEFT:
-            metrics.rejected.labels(scope.get(CODE) or str(status)).inc()
+            metrics.refused(scope.get(CODE) or str(status), scope.get(KEY))
         level = logging.INFO if scope["path"].startswith(API) else logging.DEBUG
         values = (scope["method"], route, status, seconds, exchange.number)
         logger.log(level, "%s %s %d %.3f s %s", *values)

@@ -103,6 +103,13 @@ def test_what_is_not_http_is_400_in_openais_shape(running: Running) -> None:
     assert error_code(text) == "invalid_http"
 
 
+def test_two_hosts_are_one_too_many(running: Running) -> None:
+    with connected(running) as line:
+        line.sendall(HEALTH + b"Host: elsewhere\r\nconnection: close\r\n\r\n")
+        text = answer(line)
+    assert (text.split(b" ")[1], error_code(text)) == (b"400", "duplicate_header")
+
+
 def test_silence_and_slow_heads_end_and_slow_answers_do_not() -> None:
     with (
         serving(limits=ConnectionLimits(head_seconds=0.3), step_seconds=0.1) as running,

@@ -60,3 +60,9 @@ def test_kubernetes_waits_longer_than_the_server_drains() -> None:
     )
     assert options()["host"] == "0.0.0.0"
     assert options()["port"] == CONTAINER["ports"][0]["containerPort"]
+
+
+def test_replicas_share_their_pictures_or_have_none() -> None:
+    """An address that one pod gave would be 404 at the other."""
+    assert MANIFESTS[0]["spec"]["replicas"] > 1
+    assert options()["pictures"] != "memory"

@@ -269,9 +269,7 @@ def test_more_pictures_than_ever_fit_are_400_and_a_full_queue_tells_the_whole_wa
             assert running.engine.status.queue_depth == 2
             with pytest.raises(openai.RateLimitError) as caught:
                 client_of(running).images.generate(model="fake", prompt="p")
-        headers = caught.value.response.headers
-        assert int(headers["retry-after"]) in (5, 6)
-        assert 4200 <= int(headers["retry-after-ms"]) <= 5250
+        assert int(caught.value.response.headers["retry-after"]) in (5, 6)
 
 
 def test_before_ready_503_and_then_a_picture() -> None:

@@ -14,9 +14,11 @@ from starlette.routing import Route
 from halftime.http.access import AccessControl
 from halftime.http.endpoints import healthz
 from halftime.http.errors import ERROR_HANDLERS
+from halftime.http.hosts import HostCheck
 from halftime.http.limits import LimitedBodies
 from halftime.http.traffic import Observed
 from halftime.verbs.serve import health, images, openapi, page, profiling
+from halftime.verbs.serve.quotas import all_keys
 from halftime.verbs.serve.service import DrawingEngine, HttpSettings, Service
 
 logger = logging.getLogger("halftime.serve")
@@ -53,7 +55,8 @@ def application(engine: DrawingEngine, settings: HttpSettings) -> Starlette:
         routes=ROUTES,
         middleware=[  # the first sees a request first
             Middleware(Observed, traffic=service.traffic),
-            Middleware(AccessControl, keys=settings.api_keys),
+            Middleware(HostCheck, hosts=settings.hosts),
+            Middleware(AccessControl, keys=all_keys(settings.api_keys, settings.keys)),
             Middleware(
                 LimitedBodies,
                 most=settings.most_body,

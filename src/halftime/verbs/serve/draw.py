@@ -4,6 +4,7 @@ for the client."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from halftime.verbs.serve.messages import (
     Final,
     Job,
     JobFailed,
+    NotAccepted,
     NotReady,
     Preview,
     QueueFull,
-    Refused,
 )
 from halftime.verbs.serve.request import PictureRequest
 from halftime.verbs.serve.schema import PictureTiming, Timing, Usage
@@ -40,13 +41,27 @@ class DrawnPicture:
     timing: PictureTiming
 
 
-def submit_all(service: Service, jobs: Sequence[Job]) -> list[Events]:
-    """The events of every job, in order; either all are accepted or none. Raises ApiError."""
+@contextlib.asynccontextmanager
+async def submitted(service: Service, request: PictureRequest) -> AsyncIterator[list[Events]]:
+    """The events of every job, in order; either all are accepted or none. What is not finished at
+    the end of the block is cancelled. Raises ApiError."""
+    client, jobs = request.client, request.jobs
     try:
-        return list(service.engine.submit_all(jobs))
-    except (QueueFull, NotReady, Refused) as error:
+        service.quotas.take(client, len(jobs))
+    except ApiError:
+        service.profiler.give_back(jobs)
+        raise
+    try:
+        streams = list(service.engine.submit_all(jobs))
+    except NotAccepted as error:
+        service.quotas.done(client, len(jobs), refused=True)
         service.profiler.give_back(jobs)
         raise refusal(error) from error
+    try:
+        yield streams
+    finally:
+        service.quotas.done(client, len(jobs))
+        await close_all(streams)
 
 
 async def close_all(streams: Sequence[Events]) -> None:
@@ -59,18 +74,17 @@ async def close_all(streams: Sequence[Events]) -> None:
 
 async def draw_all(service: Service, request: PictureRequest) -> list[DrawnPicture]:
     """All pictures of a request. A failure of one cancels the others. Raises ApiError."""
-    streams = submit_all(service, request.jobs)
-    tasks = [
-        asyncio.ensure_future(_draw(service, request, job, stream))
-        for job, stream in zip(request.jobs, streams, strict=True)
-    ]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await close_all(streams)
+    async with submitted(service, request) as streams:
+        tasks = [
+            asyncio.ensure_future(_draw(service, request, job, stream))
+            for job, stream in zip(request.jobs, streams, strict=True)
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _draw(
@@ -89,7 +103,8 @@ async def finished(
 ) -> DrawnPicture:
     """The final as a file, counted. Encoding runs in a thread: a large PNG takes as long as a
     preview."""
-    service.metrics.picture_drawn(final)
+    by_key = request.client if service.settings.has_keys else None
+    service.metrics.picture_drawn(final, by_key)
     for stage, before in request.before.items():
         service.metrics.stage_seconds.labels(stage).observe(before)
     if final.session:
@@ -145,13 +160,13 @@ def slowest_of(timings: Sequence[PictureTiming]) -> PictureTiming:
     return max(timings, key=lambda timing: timing.queue_seconds + timing.compute_seconds)
 
 
-def refusal(error: QueueFull | NotReady | Refused) -> ApiError:
+def refusal(error: NotAccepted) -> ApiError:
     """What the engine would not begin."""
     if isinstance(error, QueueFull):
         return ApiError(429, str(error), code="queue_full", retry_after=error.retry_after)
     if isinstance(error, NotReady):
         return ApiError(503, str(error), code="not_ready", retry_after=_COMES_BACK)
-    return ApiError(400, str(error), code="refused", param=error.param)
+    return ApiError(400, str(error), code="refused", param=getattr(error, "param", None))
 
 
 def failure(failed: JobFailed) -> ApiError:

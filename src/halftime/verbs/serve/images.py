@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from halftime.http.access import CLIENT
 from halftime.http.disconnect import unless_disconnected
 from halftime.http.endpoints import json_response
 from halftime.http.errors import ApiError
@@ -20,7 +22,7 @@ from halftime.verbs.serve.draw import (
     DrawnPicture,
     draw_all,
     slowest_of,
-    submit_all,
+    submitted,
     usage,
 )
 from halftime.verbs.serve.files import MEDIA_TYPES
@@ -42,7 +44,7 @@ from halftime.verbs.serve.schema import (
     Timing,
     VariationRequest,
 )
-from halftime.verbs.serve.service import Service, service_of
+from halftime.verbs.serve.service import HttpSettings, Service, service_of
 from halftime.verbs.serve.snapping import snapped
 from halftime.verbs.serve.streaming import EventStream
 from halftime.verbs.serve.uploads import check_uploads, prepared
@@ -52,7 +54,9 @@ async def generate(request: Request) -> Response:
     """Text to picture."""
     begun = time.perf_counter()
     body = await json_body(request, GenerateRequest)
-    checked = checked_request(service_of(request), body, "image_generation", begun)
+    checked = checked_request(
+        service_of(request), body, "image_generation", begun, request.scope.get(CLIENT, "")
+    )
     return await _answer(request, checked)
 
 
@@ -60,7 +64,7 @@ async def edit(request: Request) -> Response:
     """A picture and text to a picture."""
     begun, service = time.perf_counter(), service_of(request)
     async with multipart_body(request, EditRequest) as (body, uploads):
-        checked = checked_request(service, body, "image_edit", begun)
+        checked = checked_request(service, body, "image_edit", begun, request.scope.get(CLIENT, ""))
         checked = await _with_uploads(service, checked, uploads)
     return await _answer(request, checked)
 
@@ -69,7 +73,9 @@ async def vary(request: Request) -> Response:
     """A picture to pictures like it: an edit without a prompt."""
     begun, service = time.perf_counter(), service_of(request)
     async with multipart_body(request, VariationRequest) as (body, uploads):
-        checked = checked_request(service, body.as_edit(), "image_edit", begun)
+        checked = checked_request(
+            service, body.as_edit(), "image_edit", begun, request.scope.get(CLIENT, "")
+        )
         checked = await _with_uploads(service, checked, uploads)
     return await _answer(request, checked)
 
@@ -99,7 +105,8 @@ def drawn_size(status: EngineStatus, job: Job) -> tuple[int, int]:
 
 async def picture(request: Request) -> Response:
     """A picture that an answer with `response_format=url` named. No key: its name is the key."""
-    stored = service_of(request).pictures.get(request.path_params["name"])
+    pictures, name = service_of(request).pictures, request.path_params["name"]
+    stored = await asyncio.to_thread(pictures.get, name) if pictures is not None else None
     if stored is None:
         raise ApiError(404, "There is no such picture, or it has expired.", code="not_found")
     headers = {"cache-control": "private, no-store"}
@@ -112,12 +119,14 @@ async def picture(request: Request) -> Response:
 async def _answer(request: Request, checked: PictureRequest) -> Response:
     service = service_of(request)
     if checked.stream:
-        return EventStream(service, checked, submit_all(service, checked.jobs))
+        stack = contextlib.AsyncExitStack()
+        streams = await stack.enter_async_context(submitted(service, checked))
+        return EventStream(service, checked, streams, stack)
     pictures = await unless_disconnected(request.receive, draw_all(service, checked))
     timings = usage(checked, pictures)
     answer = ImagesResponse(
         created=int(time.time()),
-        data=[_image_object(request, checked, picture) for picture in pictures],
+        data=[await _image_object(request, checked, picture) for picture in pictures],
         output_format=checked.picture_format,
         quality=checked.quality,
         size=pictures[0].size,
@@ -128,12 +137,30 @@ async def _answer(request: Request, checked: PictureRequest) -> Response:
     return json_response(answer, headers={"server-timing": server_timing})
 
 
-def _image_object(request: Request, checked: PictureRequest, picture: DrawnPicture) -> ImageObject:
-    if not checked.as_url:
-        return ImageObject(seed=picture.seed, b64_json=base64.b64encode(picture.file).decode())
+async def _image_object(
+    request: Request, checked: PictureRequest, picture: DrawnPicture
+) -> ImageObject:
     store = service_of(request).pictures
-    name = store.put(picture.file, MEDIA_TYPES[checked.picture_format])
-    return ImageObject(seed=picture.seed, url=str(request.url_for("picture", name=name)))
+    if not checked.as_url or store is None:
+        return ImageObject(seed=picture.seed, b64_json=base64.b64encode(picture.file).decode())
+    media_type = MEDIA_TYPES[checked.picture_format]
+    name = await asyncio.to_thread(store.put, picture.file, media_type)
+    url = base_url(request, service_of(request).settings) + request.app.url_path_for(
+        "picture", name=name
+    )
+    return ImageObject(seed=picture.seed, url=url)
+
+
+def base_url(request: Request, settings: HttpSettings) -> str:
+    """Where clients reach this server: as the settings say, or under the `Host` that was checked,
+    or at the address that the connection came in at. Never what an unchecked header says."""
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    scheme = request.url.scheme
+    if settings.hosts:
+        return f"{scheme}://{request.headers['host']}"
+    host, port = request.scope["server"]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def server_timing_of(timing: Timing) -> str:

@@ -62,10 +62,27 @@ class ServerMetrics(HttpMetrics):
         )
         self.pictures = self.counter("halftime_pictures", "Pictures drawn.")
         self.previews = self.counter("halftime_previews", "Previews sent.")
+        self.key_pictures = self.counter(
+            "halftime_key_pictures", "Pictures drawn for a key, by its name.", ("key",)
+        )
+        self.key_seconds = self.counter(
+            "halftime_key_compute_seconds", "Their share of the workers' time.", ("key",)
+        )
+        self.key_rejected = self.counter(
+            "halftime_key_requests_rejected", "Requests refused, by key and code.", ("key", "code")
+        )
 
-    def picture_drawn(self, final: Final) -> None:
-        """One picture is done."""
+    def refused(self, code: str, key: str | None) -> None:
+        super().refused(code, key)
+        if key is not None:
+            self.key_rejected.labels(key, code).inc()
+
+    def picture_drawn(self, final: Final, key: str | None = None) -> None:
+        """One picture is done, for whoever sent this key."""
         self.pictures.inc()
+        if key is not None:
+            self.key_pictures.labels(key).inc()
+            self.key_seconds.labels(key).inc(final.compute_seconds / final.batch_size)
         self.queue_seconds.observe(final.queue_seconds)
         self.compute_seconds.observe(final.compute_seconds)
         self.batch_size.observe(final.batch_size)

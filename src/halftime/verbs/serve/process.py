@@ -21,7 +21,9 @@ from halftime.verbs.serve.wire import (
     length_of,
 )
 
-COMMAND = (sys.executable, "-m", "halftime.verbs.serve.worker")
+# -P: what lies in the folder where the server was started must not pass for a library.
+COMMAND = (sys.executable, "-P", "-m", "halftime.verbs.serve.worker")
+SECRETS = ("HALFTIME_API_KEY", "HALFTIME_PROFILE_TOKEN")  # which a worker has no use for
 _BUFFER = 2**20
 _PATIENCE = 5.0  # seconds for a worker to end by itself when its pipe is closed
 
@@ -99,5 +101,6 @@ def _environment(settings: EngineSettings) -> dict[str, str]:
     long, and logs hold no prompts.
     """
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
-    variables = {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **os.environ}
+    own = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    variables = {"OMP_WAIT_POLICY": "PASSIVE", **quiet, **own}
     return variables | ({"OMP_NUM_THREADS": str(settings.threads)} if settings.threads else {})

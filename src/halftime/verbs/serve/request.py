@@ -182,6 +182,7 @@ class PictureRequest:
     as_url: bool
     stream: bool
     begun: float
+    client: str  # a key's name, or an address
     before: dict[str, float]  # stage -> seconds of what was done before its jobs were submitted
 
     def drawn_from(self, pictures: StartingPictures, seconds: float) -> PictureRequest:
@@ -196,7 +197,7 @@ class PictureRequest:
 
 
 def checked_request(
-    service: Service, body: ImageRequest, kind: Kind, begun: float
+    service: Service, body: ImageRequest, kind: Kind, begun: float, client: str = ""
 ) -> PictureRequest:
     """The request of a body that has just come in. Raises ApiError for what fits the schema and
     still cannot be done here."""
@@ -208,19 +209,20 @@ def checked_request(
     steps = number or steps_for(certificate.steps, quality)
     return PictureRequest(
         kind=kind,
-        jobs=_jobs(service, body, size_for(certificate, body.size), steps),
+        jobs=_jobs(service, body, size_for(certificate, body.size), steps, client),
         picture_format=body.output_format or "png",
         compression=100 if body.output_compression is None else body.output_compression,
         quality=quality_of(certificate.steps, number) if number else quality,
         as_url=body.response_format == "url",
         stream=bool(body.stream),
         begun=begun,
+        client=client,
         before={"receive": received},
     )
 
 
 def _jobs(
-    service: Service, body: ImageRequest, size: tuple[int, int], steps: int
+    service: Service, body: ImageRequest, size: tuple[int, int], steps: int, client: str
 ) -> tuple[Job, ...]:
     """One job a picture. Their seeds count up, so that each can be drawn alone again."""
     number = secrets.token_hex(8)
@@ -241,6 +243,7 @@ def _jobs(
             off_list=body.off_list,
             lora=body.lora,
             lora_scale=1.0 if body.lora_scale is None else body.lora_scale,
+            client=client,
             deadline=time.monotonic() + service.settings.deadline,
             profile=service.profiler.take(),
         )
@@ -304,6 +307,13 @@ def _check(service: Service, certificate: Certificate, body: ImageRequest, kind:
             "wait here."
         )
         raise ApiError(400, message, code="unsupported_value", param="n")
+    if body.response_format == "url" and service.pictures is None:
+        raise ApiError(
+            400,
+            "Pictures by URL are off here: ask for b64_json.",
+            code="unsupported_value",
+            param="response_format",
+        )
     if body.stream and body.response_format == "url":
         raise ApiError(
             400,

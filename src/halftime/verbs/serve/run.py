@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING
 
 from halftime.base.extras import optional
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from halftime.verbs.serve.messages import EngineSettings
     from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NEEDED = ("starlette", "uvicorn", "prometheus_client", "python_multipart")
 
 
@@ -20,6 +21,13 @@ def check_installed() -> None:
     """Raises MissingExtra, which names `halftime[serve]`, where one of its packages is missing."""
     for package in NEEDED:
         optional(package, "serve", "halftime serve")
+
+
+def hosts_for(address: str, allowed: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names under which clients may ask a server at this address. On a loopback address only
+    its own: a page on the network whose name points here (DNS rebinding) must not reach it."""
+    loopback = LOOPBACK if address in LOOPBACK or address.startswith("127.") else ()
+    return (*loopback, *allowed)
 
 
 def serve(
@@ -43,7 +51,9 @@ def serve(
     from halftime.verbs.serve.service import HttpSettings
 
     listener = listening_socket(host, port, stalled_seconds=STALLED_SECONDS)
-    return run(Engine(engine or EngineSettings()), http or HttpSettings(), listener)
+    return run(
+        Engine(engine or EngineSettings()), http or HttpSettings(hosts=hosts_for(host)), listener
+    )
 
 
 def run(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
 
 from halftime.http.traffic import Traffic
-from halftime.verbs.serve.files import PictureStore
 from halftime.verbs.serve.messages import DEADLINE_SECONDS
 from halftime.verbs.serve.metrics import ServerMetrics
+from halftime.verbs.serve.quotas import KeySettings, Quotas
+from halftime.verbs.serve.shared_pictures import MEMORY, PictureShelf, pictures_in
 
 if TYPE_CHECKING:
     from halftime.records.serve import EngineStatus
@@ -46,7 +48,10 @@ class HttpSettings:
 
     model: str = "emoji-xl"  # under which clients ask for it
     aliases: tuple[str, ...] = ()  # further names of it
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()  # without names and limits
+    keys: Mapping[str, KeySettings] = field(default_factory=dict)  # by name
+    hosts: tuple[str, ...] = ()  # that `Host` may name; empty: any
+    public_url: str = ""  # under which clients reach the server, where that is another one
     profile_token: str = ""
     most_pictures: int = 10  # of one request; those beyond the engine's queue could never be taken
     # of a request, from its arrival; also what its place in the queue is bounded by
@@ -56,6 +61,7 @@ class HttpSettings:
     most_bodies: int = 1024 * MIB  # of all bodies together; large ones are on disk
     send_seconds: float = 30.0  # for a reader to take any one piece of an answer
     keep_alive_seconds: float = 10.0  # between comments in a stream that has nothing to say
+    pictures: str = MEMORY  # where pictures by URL are; 'off', a folder or a bucket
     url_seconds: float = 3600.0
     url_bytes: int = 256 * MIB
     drain_seconds: float = 30.0
@@ -64,6 +70,11 @@ class HttpSettings:
     def names(self) -> tuple[str, ...]:
         """All names that clients may ask for."""
         return tuple(dict.fromkeys((self.model, *self.aliases)))
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key is asked for."""
+        return bool(self.api_keys or self.keys)
 
 
 class LiveProfiler:
@@ -103,19 +114,23 @@ class Service:
     settings: HttpSettings
     metrics: ServerMetrics = field(init=False)
     traffic: Traffic = field(init=False)
-    pictures: PictureStore = field(init=False)
+    pictures: PictureShelf | None = field(init=False)
+    quotas: Quotas = field(init=False)
     profiler: LiveProfiler = field(default_factory=LiveProfiler)
     # Each may take some 100 MiB while it is decoded and written anew; on disk until then.
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
 
     def __post_init__(self) -> None:
         self.metrics = ServerMetrics(lambda: self.engine.status)
+        self.quotas = Quotas(self.settings.keys, time.monotonic)
         self.traffic = Traffic(
             self.metrics,
             drain_seconds=self.settings.drain_seconds,
             send_seconds=self.settings.send_seconds,
         )
-        self.pictures = PictureStore(self.settings.url_bytes, self.settings.url_seconds)
+        self.pictures = pictures_in(
+            self.settings.pictures, self.settings.url_bytes, self.settings.url_seconds
+        )
 
 
 def service_of(request: Request) -> Service:

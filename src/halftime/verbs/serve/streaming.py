@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -14,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from halftime.http.disconnect import unless_disconnected
 from halftime.http.errors import ApiError, ErrorDetail
-from halftime.verbs.serve.draw import Events, close_all, encoded, failure, finished, usage
+from halftime.verbs.serve.draw import Events, encoded, failure, finished, usage
 from halftime.verbs.serve.messages import Event, Final, JobFailed, Preview, Started
 from halftime.verbs.serve.request import PictureRequest
 from halftime.verbs.serve.schema import CompletedEvent, PartialEvent
@@ -34,21 +35,26 @@ class ErrorEvent(msgspec.Struct):
 
 
 class EventStream(Response):
-    """The events of a request's jobs, as they come. When the client leaves, the jobs are
-    cancelled."""
+    """The events of a request's jobs, as they come. When the client leaves, the jobs are cancelled:
+    `stack` is closed."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, service: Service, request: PictureRequest, streams: list[Events]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        request: PictureRequest,
+        streams: Sequence[Events],
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
         super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
-        self._service, self._request, self._streams = service, request, streams
+        self._service, self._request = service, request
+        self._streams, self._stack = streams, stack
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        async with self._stack:
             await unless_disconnected(receive, self._send_all(send))
-        finally:
-            await close_all(self._streams)
 
     async def _send_all(self, send: Send) -> None:
         await send(
