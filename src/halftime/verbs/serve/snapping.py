@@ -8,8 +8,8 @@ from halftime.verbs.serve.schema import PictureTiming, Snapped
 
 def snapped(requested: Job, timing: PictureTiming) -> Snapped | None:
     """Both, where they differ; None where the picture is as it was asked for."""
-    asked = (requested.width, requested.height, requested.steps)
-    if asked == (timing.width, timing.height, timing.steps):
+    requested_values = (requested.width, requested.height, requested.steps)
+    if requested_values == (timing.width, timing.height, timing.steps):
         return None
     return Snapped(
         requested_size=f"{requested.width}x{requested.height}",
