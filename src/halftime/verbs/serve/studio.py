@@ -223,7 +223,8 @@ def open_studio(settings: EngineSettings) -> Studio:
     loras = load_loras(pipeline, settings)
     fixes, artefacts = _fix(pipeline, settings, stack)
     modes: dict[Mode, DiffusionPipeline] = {"text2img": pipeline}
-    for mode, enabled in (("img2img", settings.img2img), ("inpaint", settings.inpaint)):
+    siblings: dict[Mode, bool] = {"img2img": settings.img2img, "inpaint": settings.inpaint}
+    for mode, enabled in siblings.items():
         sibling = _sibling(pipeline, mode) if enabled else None
         if sibling is not None:
             sibling.set_progress_bar_config(disable=True)

@@ -71,7 +71,7 @@ def checked_mask(file: BinaryIO, picture: tuple[int, int], size: tuple[int, int]
                 f"{picture[0]} x {picture[1]}; they must be equal."
             )
         alpha = mask.convert("RGBA").getchannel("A")
-    if alpha.getextrema()[0] > 0:
+    if not alpha.histogram()[0]:
         raise _refused(
             "The mask has no fully transparent pixel, so nothing would be drawn anew: make "
             "transparent what is to change."
