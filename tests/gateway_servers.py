@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event, Thread
 
 import pytest
 
+from halftime.testing.proxies import PlantedProxy, in_a_thread
 from halftime.verbs.gateway import run, upstream
 from halftime.verbs.gateway.mock import Behaviour, start
-from halftime.verbs.gateway.proxy import Faults, Proxy
 
 
 @contextmanager
@@ -30,24 +28,20 @@ def shorten_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def mock_and_proxy(behaviour: Behaviour, faults: Faults | None = None) -> Iterator[tuple[str, str]]:
-    """A mock and a proxy before it, in their own thread; yields their base URLs."""
-    ready, urls, loop = Event(), [], asyncio.new_event_loop()
+def mock_and_proxy(
+    behaviour: Behaviour,
+    fault: str = "none",
+    seconds: float | None = None,
+    share: float | None = None,
+) -> Iterator[tuple[str, str]]:
+    """A mock, and a proxy with a planted fault before it, in their own thread; yields their base
+    URLs."""
 
-    async def listen() -> None:
+    async def listen() -> tuple[str, str]:
         server, _ = await start(behaviour)
-        urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        proxy = await Proxy(urls[0], faults or Faults()).start()
-        urls.append(f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
-        ready.set()
+        direct = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        port = await PlantedProxy(direct, fault, seconds, share).start()
+        return f"{direct}/v1", f"http://127.0.0.1:{port}/v1"
 
-    thread = Thread(
-        target=lambda: (loop.run_until_complete(listen()), loop.run_forever()), daemon=True
-    )
-    thread.start()
-    assert ready.wait(60)
-    try:
-        yield f"{urls[0]}/v1", f"{urls[1]}/v1"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
+    with in_a_thread(listen) as urls:
+        yield urls

@@ -49,7 +49,7 @@ def load(added: float = 0.003, **fields: object) -> Load:
         added=plus(added),
         requests=200,
         ttft_added=added,
-        truth=truth(),
+        truth=truth(added * 2 / 3, added / 3),
     )
     return msgspec.structs.replace(measured, **fields)
 

@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "captions": PIPELINE | {"http"},
     "serve": PIPELINE | {"http", "profile", "fix", "verify", "audit"},
     "replay": PIPELINE | {"profile"},
-    "testing": PIPELINE | {"profile"},  # its clock stands in for the profiler's
+    # its clock stands in for the profiler's, its proxies for a gateway
+    "testing": PIPELINE | {"profile", "gateway"},
     "pytest_plugin": PIPELINE | {"audit"},
     "_renamed": set(),
 }

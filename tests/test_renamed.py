@@ -161,7 +161,7 @@ def test_an_old_module_runs_as_the_main_one() -> None:
         check=False,
     )
     assert completed.returncode == 0, completed.stderr
-    assert "--hold-each" in completed.stdout
+    assert "holds-each-chunk" in completed.stdout
 
 
 def test_the_finder_is_installed_once_and_last() -> None:

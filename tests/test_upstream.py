@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
@@ -21,7 +22,7 @@ from torch import nn
 from halftime.base.errors import UnsupportedVersion
 from halftime.records.stages import PIPELINE_METHODS
 from halftime.upstream import hugging_face, pytorch
-from tiny_pipelines import FAMILIES, PIPELINES
+from tiny_pipelines import BREADTH, FAMILIES, PIPELINES
 
 SOURCE = Path(__file__).parent.parent / "src" / "halftime"
 CPU = torch.device("cpu")
@@ -588,6 +589,27 @@ def test_a_model_names_what_stays_in_fp32() -> None:
     assert hugging_face.kept_in_fp32(nn.Linear(1, 1)) == ()
 
 
+def test_what_a_modular_pipeline_takes_and_gives() -> None:
+    """Its fixes would go on without a probe."""
+    inputs, output = hugging_face.modular_inputs(BREADTH["modular_wan"].build()) or ((), "")
+    assert {"prompt", "height", "generator", "output_type"} <= {*inputs}
+    assert output == "videos"
+    assert hugging_face.modular_inputs(PIPELINES["sd15"].build()) is None
+
+
+@pytest.mark.parametrize("name", sorted(hugging_face._IN_DTYPE_OF_TIMESTEP))
+def test_models_that_compute_in_the_dtype_of_their_timestep_are_known(name: str) -> None:
+    """denoiser-dtype would hand them a timestep in fp32, and their call would fail."""
+    model_class = getattr(diffusers, name, None)
+    if model_class is None:
+        pytest.skip("this diffusers does not have it")
+    assert hugging_face.computes_in_dtype_of_timestep(object.__new__(model_class))
+    assert not hugging_face.computes_in_dtype_of_timestep(nn.Linear(1, 1))
+    assert "dtype=timestep.dtype" in inspect.getsource(
+        importlib.import_module(model_class.__module__)
+    )
+
+
 def test_models_that_first_block_cache_does_not_know_are_named() -> None:
     """step-cache would apply, and fail in the middle of a call."""
     flux = PIPELINES["flux"].build().transformer
@@ -595,6 +617,8 @@ def test_models_that_first_block_cache_does_not_know_are_named() -> None:
     flux.transformer_blocks[0] = nn.Linear(1, 1)
     assert "Linear" in str(hugging_face.unknown_to_first_block_cache(flux))
     assert "no two blocks" in str(hugging_face.unknown_to_first_block_cache(nn.Linear(1, 1)))
+    flux2 = FAMILIES["flux2_klein"].build().transformer
+    assert "cannot subtract" in str(hugging_face.unknown_to_first_block_cache(flux2))
 
 
 def test_the_processs_attention_backend_is_put_back() -> None:

@@ -1,7 +1,8 @@
 """Is every fix right on every pipeline in every state, or refused by name?
 
     python -m benchmarks.fix.breadth --out benchmarks/results/fix_breadth.json
-        [--matrix families|states] [--minutes 60] [--only NAME ...] [--again]
+        [--matrix families|states] [--minutes 60] [--only NAME ...] [--again] [--oldest]
+    python -m benchmarks.fix.breadth --out benchmarks/results/fix_breadth.json --merge FILE ...
 
 Two matrices over tiny random pipelines: each family that the tests can build x each fix, and some
 families in each state that users bring them into x each fix. A cell says that the fix applies (and
@@ -11,6 +12,10 @@ The result is written after each row, so that a run that was stopped goes on whe
 measured again when the code of fixes and pipelines has changed since, or with --again. About 70
 minutes on one idle core: 12 s a row. States whose library is not installed (peft, accelerate,
 torchao, optimum-quanto, gguf, bitsandbytes) are left as they are in the file.
+
+With --oldest, families are kept apart as those of the oldest versions that are supported; run it in
+an environment that has them. --merge measures nothing: it adds the rows of other result files, of
+each row the newest.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -32,10 +38,15 @@ import torch  # noqa: E402
 
 from benchmarks.frame import Frame  # noqa: E402
 from fix_cells import STEPS, Subject, error_line  # noqa: E402
+from halftime.base.environment import versions  # noqa: E402
+from halftime.base.store import read_json  # noqa: E402
+from halftime.records.benchmark import Benchmark  # noqa: E402
 from tiny_pipelines import BREADTH, FAMILIES, PIPELINES, states  # noqa: E402
 
 CODE = ("src/halftime/fix", "src/halftime/pipeline", "src/halftime/upstream")
 ROW_SECONDS = 1800  # a row that hangs; a slow cell is stopped by its own limit
+MATRICES = ("families", "states", "oldest")
+PACKAGES = ("diffusers", "torch", "transformers")
 Row = dict[str, Any]
 
 
@@ -95,6 +106,41 @@ def work() -> Iterator[tuple[str, str, Callable[[str], Row]]]:
         yield "families", name, family_row
 
 
+def merged(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Both results, of each row the newer one; rows of before their time was kept are the older."""
+    matrices = {}
+    for matrix in MATRICES:
+        rows = dict(into.get(matrix, {}))
+        for name, row in other.get(matrix, {}).items():
+            if row.get("measured", "") >= rows.get(name, {}).get("measured", ""):
+                rows[name] = row
+        matrices[matrix] = rows
+    return {**into, **matrices}
+
+
+def in_order(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with the rows of each matrix in the order of `work`."""
+    names = [name for _, name, _ in work()]
+    place = {name: index for index, name in enumerate(names)}
+    return result | {
+        matrix: dict(
+            sorted(result.get(matrix, {}).items(), key=lambda row: place.get(row[0], len(place)))
+        )
+        for matrix in MATRICES
+    }
+
+
+def origin(code: str, seconds: float) -> Row:
+    """Of a row: the source and the versions that measured it, when, and how long it took."""
+    installed = versions()
+    return {
+        "code": code,
+        "seconds": round(seconds, 1),
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: installed[name] for name in PACKAGES if name in installed},
+    }
+
+
 def failures(rows: dict[str, Row]) -> Iterator[str]:
     """One line for each cell that fails."""
     for name, measured in rows.items():
@@ -111,12 +157,20 @@ def main() -> None:
     frame.parser.add_argument("--only", nargs="*", help="these rows")
     frame.parser.add_argument("--matrix", choices=("families", "states", "both"), default="both")
     frame.parser.add_argument("--again", action="store_true", help="measure every row again")
+    frame.parser.add_argument("--oldest", action="store_true", help="as of the oldest versions")
+    frame.parser.add_argument("--merge", nargs="*", type=Path, help="add the rows of these files")
     options = frame.parse()
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"families": {}, "states": {}, **frame.earlier()}
+    result: dict[str, Any] = {matrix: {} for matrix in MATRICES} | frame.earlier()
+    if options.merge:
+        for path in options.merge:
+            result = merged(result, read_json(path, Benchmark).result)
+        frame.write(in_order(result))
+        return
     code, end = code_hash(), time.monotonic() + 60 * options.minutes
     for matrix, name, measure in work():
-        stored = result[matrix].get(name, {})
+        key = "oldest" if options.oldest and matrix == "families" else matrix
+        stored = result[key].get(name, {})
         if options.matrix not in (matrix, "both") or (options.only and name not in options.only):
             continue
         if stored.get("code") == code and not options.again and not options.only:
@@ -126,10 +180,10 @@ def main() -> None:
             break
         started = time.monotonic()
         measured = in_own_process(measure, name, ROW_SECONDS)
-        seconds = round(time.monotonic() - started, 1)
-        result[matrix][name] = {**measured, "code": code, "seconds": seconds}
+        seconds = time.monotonic() - started
+        result[key][name] = measured | origin(code, seconds)
         frame.write(result)
-        print(f"{matrix} {name} {seconds} s", flush=True)
+        print(f"{key} {name} {seconds:.1f} s", flush=True)
         for line in failures({name: measured}):
             print("    FAILS", line, flush=True)
 

@@ -115,12 +115,63 @@ def reach() -> list[str]:
     return table(head, rows)
 
 
+def planted() -> list[str]:
+    """What was planted, what was measured, and what it was called."""
+    head = (
+        "planted proxy",
+        "what it does",
+        "planted",
+        "measured",
+        "named",
+        "verdict",
+        "as it should be",
+    )
+    measured = result("gateway_planted")
+    if measured is None:
+        return []
+    return table(head, [planted_cells(row) for row in measured["rows"]])
+
+
+def planted_cells(row: dict) -> list[str]:
+    amount = units.seconds(row["asked"]) if row["asked"] is not None else units.NOTHING
+    named = " ".join(f"`{name}`" for name in filter(None, [row["named"], *row["also"]]))
+    reasons = "; ".join(row["reasons"]).replace("|", "\\|")
+    return [
+        f"`{row['what']}`",
+        row["does"],
+        amount,
+        units.seconds(row["measured"]) if row["verdict"] == "yes" else reasons,
+        named or units.NOTHING,
+        row["verdict"],
+        "yes" if row["reached"] else "**no**",
+    ]
+
+
+def planted_summary() -> list[str]:
+    measured = result("gateway_planted")
+    if measured is None:
+        return []
+    rows = measured["rows"]
+    busy = [row["background_cores"] for row in rows]
+    return [
+        f"{sum(row['reached'] for row in rows)} of {len(rows)} as they should be, in one run with "
+        f"{min(busy):g} to {max(busy):g} cores busy with other work."
+    ]
+
+
 def text(value: object) -> str:
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 def rewritten(page: str) -> str:
-    return between(between(page, "gateways", real()), "reach", reach())
+    parts = {
+        "gateways": real,
+        "reach": reach,
+        "planted": lambda: [*planted_summary(), "", *planted()],
+    }
+    for name, lines in parts.items():
+        page = between(page, name, lines())
+    return page
 
 
 if __name__ == "__main__":

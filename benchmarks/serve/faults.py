@@ -37,7 +37,7 @@ from PIL import Image
 
 from benchmarks.frame import Frame
 from benchmarks.serve.process import Server, serving
-from benchmarks.serve.soft_faults import SOFT_ROWS, two_workers
+from benchmarks.serve.soft_faults import SOFT_ROWS, TwoWorkers, two_workers
 from halftime.base.stats import median
 
 DRAW = "/v1/images/generations"
@@ -408,16 +408,16 @@ def main() -> None:
     names = frame.parse().rows or every
     rows = {row["row"]: row for row in frame.earlier().get("rows", [])}
 
-    def measure(name: str, server: Server | None) -> None:
+    def measure(name: str, server: Server | TwoWorkers | None) -> None:
         rows[name] = {"row": name, **{**ROWS, **SOFT_ROWS}[name](server)}
         print(json.dumps(rows[name]), flush=True)
         # at once, so that an interruption loses nothing
         frame.write({"rows": [rows[name] for name in every if name in rows]})
 
     if soft := [name for name in names if name in SOFT_ROWS]:
-        with two_workers() as server:
+        with two_workers() as both:
             for name in soft:
-                measure(name, server)
+                measure(name, both)
     if shared := [name for name in names if name not in {*ALONE, *SOFT_ROWS}]:
         with serving(*OPTIONS) as server:
             for name in shared:

@@ -94,7 +94,24 @@ def faults() -> list[str]:
         [row["what"], row["bar"], MEASURED[row["row"]](row), "yes" if row["reached"] else "**no**"]
         for row in measured["rows"]
     ]
-    return table(("fault", "bar", "measured", "reached"), rows)
+    return [
+        *table(("fault", "bar", "measured", "reached"), rows),
+        "",
+        "From the 1,300 connections on: the server with two workers that have no model "
+        "(`benchmarks.serve.stand_in`), since what is measured there does not depend on pictures.",
+    ]
+
+
+def replaced(row: dict) -> str:
+    return (
+        f"noticed after {seconds(row['noticed_after'])}, both ready after "
+        f"{seconds(row['ready_again_after'])}; {answers(row['answers'])} meanwhile; not ready in "
+        f"{row['unready_polls']} of {row['polls']} looks"
+    )
+
+
+def grown(change: float) -> str:
+    return f"{'+' if change >= 0 else '-'}{size(abs(change))}"
 
 
 MEASURED = {
@@ -118,14 +135,22 @@ MEASURED = {
     "sigterm": lambda row: (
         f"{answers(row['answers'])}, exit code {row['exit_code']} after {seconds(row['seconds'])}"
     ),
+    "silent": lambda row: f"/healthz {row['healthz']} within {seconds(row['healthz_most'])}",
+    "heads": lambda row: f"{answers(row['answers'])}; memory {grown(row['growth'])}",
+    "half_closed": lambda row: answers(row["answers"]),
+    "uploads": lambda row: (
+        f"HTTP process {size(row['resident_before'])}, at most {size(row['resident_peak'])}; "
+        f"{seconds(row['upload_seconds'])} at most in the stage `upload`, "
+        f"{seconds(row['rest_seconds'])} in no stage"
+    ),
+    "impatient": lambda row: answers(row["answers"]),
+    "failing": replaced,
+    "frozen": replaced,
+    "killed": replaced,
     "cold": lambda row: (
         f"{', '.join(map(seconds, row['seconds']))}; {row['kinds_of_call']} kinds of call run twice"
     ),
 }
-
-
-def grown(change: float) -> str:
-    return f"{'+' if change >= 0 else '-'}{size(abs(change))}"
 
 
 def cold() -> list[str]:

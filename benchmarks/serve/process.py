@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import psutil
 
+HALFTIME_SERVE = ("halftime", "serve", "--quiet", "--port", "0")
+
 
 @dataclass
 class Server:
@@ -80,20 +82,20 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(*options: str, patience: float = 180.0) -> Iterator[Server]:
-    """`halftime serve --port 0 OPTIONS`, ready within `patience` seconds."""
+def serving(*options: str, module: tuple[str, ...] = HALFTIME_SERVE) -> Iterator[Server]:
+    """`halftime serve --port 0 OPTIONS`, ready."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "halftime", "serve", "--quiet", "--port", "0", *options]
+    command = [sys.executable, "-m", *module, *options]
     begun = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         server = Server(process.stdout.readline().split()[3], process)
-        server.wait_ready(patience)
+        server.wait_ready()
         server.ready_seconds = time.monotonic() - begun
         yield server
     finally:

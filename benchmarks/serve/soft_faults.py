@@ -1,6 +1,6 @@
 """The rows of benchmarks.serve.faults where nothing dies: workers that fail, freeze or are two;
-clients that are silent, endless, half gone, slow, impatient or greedy. All on one server with two
-workers."""
+clients that are silent, endless, half gone, slow or impatient. All on one server with two workers
+that have no model (benchmarks.serve.stand_in)."""
 
 from __future__ import annotations
 
@@ -17,33 +17,36 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 import psutil
 from PIL import Image
 
-from benchmarks.serve.failing import FAULT_FILE
 from benchmarks.serve.process import Server, serving
 
-MODEL = ("benchmarks.serve.failing:pipeline", "--name", "emoji-xl")
-OPTIONS = (*MODEL, "--steps", "4", "--threads", "1", "--max-batch", "1", "--workers", "2")
-LIMITS = ("--queue", "16", "--deadline", "60s")
+STAND_IN = ("benchmarks.serve.stand_in",)
 BODY = {"prompt": "a flat icon of a kite", "steps": 4, "seed": 1}
 DRAW = "/v1/images/generations"
 
 
+@dataclass
+class TwoWorkers:
+    """The server of all these rows, and the file that names the worker which fails."""
+
+    server: Server
+    fault_file: Path
+
+
 @contextlib.contextmanager
-def two_workers() -> Iterator[Server]:
-    """The server of all these rows; its file of faults is in the environment."""
+def two_workers() -> Iterator[TwoWorkers]:
+    """Ready, both of them."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[FAULT_FILE] = str(Path(folder, "fault"))
-        try:
-            with serving(*OPTIONS, *LIMITS, patience=1200.0) as server:
-                wait(lambda: states(server) == ["ready", "ready"], 1200)
-                yield server
-        finally:
-            del os.environ[FAULT_FILE]
+        fault_file = Path(folder, "fault")
+        with serving(str(fault_file), module=STAND_IN) as server:
+            wait(lambda: states(server) == ["ready", "ready"], 180)
+            yield TwoWorkers(server, fault_file)
 
 
 def wait(condition: Callable[[], bool], seconds: float) -> float:
@@ -116,9 +119,10 @@ def ask_on(server: Server, answers: Counter[str], ended: threading.Event) -> Non
             answers["none"] += 1
 
 
-def failing(server: Server) -> dict:
+def failing(both: TwoWorkers) -> dict:
     """A sticky CUDA error: every call of one worker fails."""
-    Path(os.environ[FAULT_FILE]).write_text(str(workers(server)[0]["pid"]))
+    server = both.server
+    both.fault_file.write_text(str(workers(server)[0]["pid"]))
     row = replaced(server, time.monotonic())
     alarms = json.loads(server.get("/readyz")[1])["alarms"]
     return {
@@ -132,8 +136,9 @@ def failing(server: Server) -> dict:
     }
 
 
-def frozen(server: Server) -> dict:
+def frozen(both: TwoWorkers) -> dict:
     """SIGSTOP to one worker."""
+    server = both.server
     begun = time.monotonic()
     os.kill(workers(server)[0]["pid"], signal.SIGSTOP)
     row = replaced(server, begun)
@@ -147,8 +152,9 @@ def frozen(server: Server) -> dict:
     }
 
 
-def killed(server: Server) -> dict:
+def killed(both: TwoWorkers) -> dict:
     """kill -9 of one of two workers under load."""
+    server = both.server
     begun = time.monotonic()
     os.kill(workers(server)[0]["pid"], signal.SIGKILL)
     row = replaced(server, begun)
@@ -165,8 +171,9 @@ def connection(server: Server) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=120)
 
 
-def silent(server: Server) -> dict:
+def silent(both: TwoWorkers) -> dict:
     """1,300 connections that say nothing."""
+    server = both.server
     times = []
     with contextlib.ExitStack() as stack:
         for _ in range(1300):
@@ -184,8 +191,9 @@ def silent(server: Server) -> dict:
     }
 
 
-def heads(server: Server) -> dict:
+def heads(both: TwoWorkers) -> dict:
     """31 heads of 16 MiB, eight at a time."""
+    server = both.server
     before = server.resident()["http"]
     piece, answers = b"x" * 2**20, Counter()
 
@@ -212,8 +220,9 @@ def heads(server: Server) -> dict:
     }
 
 
-def half_closed(server: Server) -> dict:
+def half_closed(both: TwoWorkers) -> dict:
     """Ten clients that close their sending side after the request."""
+    server = both.server
 
     def one(_: int) -> str:
         content = json.dumps(BODY).encode()
@@ -236,8 +245,9 @@ def half_closed(server: Server) -> dict:
     }
 
 
-def uploads(server: Server) -> dict:
+def uploads(both: TwoWorkers) -> dict:
     """Five photos of 12 megapixels beside twenty uploads that do not come."""
+    server = both.server
     file = io.BytesIO()
     Image.effect_noise((4000, 3000), 60).convert("RGB").save(file, "JPEG", quality=90)
     before = server.resident()["http"]
@@ -286,8 +296,9 @@ def edit(server: Server, image: bytes) -> dict:
         return json.loads(answer.read())["usage"]["halftime"]
 
 
-def impatient(server: Server) -> dict:
+def impatient(both: TwoWorkers) -> dict:
     """The official client, with its two retries, at three times the capacity for one queue."""
+    server = both.server
     begun = time.monotonic()
     for _ in range(4):
         server.post(BODY)
@@ -297,7 +308,7 @@ def impatient(server: Server) -> dict:
     def one(index: int) -> str:
         time.sleep(index / rate)
         try:
-            client.images.generate(model="emoji-xl", prompt="p", extra_body={"steps": 4})
+            client.images.generate(model="fake", prompt="p", extra_body={"steps": 4})
         except openai.APIStatusError as error:
             return str(error.status_code)
         return "200"
@@ -313,7 +324,7 @@ def impatient(server: Server) -> dict:
     }
 
 
-SOFT_ROWS: dict[str, Callable[[Server], dict]] = {
+SOFT_ROWS: dict[str, Callable[[TwoWorkers], dict]] = {
     "silent": silent,
     "heads": heads,
     "half_closed": half_closed,

@@ -26,6 +26,7 @@ MODULES = {
     "errors": "base.errors",
     "extras": "base.extras",
     "forecast.gpus": "records.gpus",
+    "gateway.proxy": "testing.proxies",
     "ledger": "base.ledger",
     "notebook": "report.notebook",
     "priors": "records.priors",
@@ -88,12 +89,12 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
         "Settings": ("verbs.forecast.scenario", "ForecastSettings"),
     },
     "forecast.whatif": {"Fix": ("verbs.forecast.whatif", "WhatIfFix")},
-    "gateway.findings": {"Evidence": ("verbs.gateway.findings", "GatewayEvidence")},
+    "gateway.findings": {"Evidence": ("verbs.gateway.evidence", "GatewayEvidence")},
     "gateway.mock": {
         "Entry": ("verbs.gateway.mock", "LogEntry"),
         "State": ("verbs.gateway.mock", "MockState"),
     },
-    "gateway.run": {"Settings": ("verbs.gateway.run", "GatewaySettings")},
+    "gateway.run": {"Settings": ("verbs.gateway.settings", "GatewaySettings")},
     "notebook": {
         "Progress": ("base.progress", "Progress"),
         "in_a_notebook": ("base.progress", "in_a_notebook"),

@@ -13,8 +13,8 @@ import pytest
 from halftime.base import environment, source
 from halftime.base.errors import MissingExtra
 from halftime.pipeline.device import this_environment
+from halftime.testing.proxies import PlantedProxy, _serve
 from halftime.verbs.gateway import extra
-from halftime.verbs.gateway.proxy import Faults, _serve
 
 
 def test_without_load_average_and_affinity_the_environment_is_still_told(
@@ -74,7 +74,7 @@ def test_the_proxy_ends_on_sigterm_where_loops_take_no_signal_handlers(
 
     async def served() -> None:
         end = asyncio.create_task(end_once_served())
-        await asyncio.wait_for(_serve("http://127.0.0.1:9", 0, Faults()), 60)
+        await asyncio.wait_for(_serve(PlantedProxy("http://127.0.0.1:9", "none"), 0), 60)
         await end
 
     try:

@@ -42,6 +42,20 @@ def test_the_bootstrap_interval_covers_the_median_about_as_often_as_it_says() ->
     assert 180 <= covered <= 200
 
 
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=stats.FEWEST - 1))
+def test_few_values_have_a_range_and_say_so(values: list[float]) -> None:
+    interval = stats.spanned(values)
+    assert (interval.low, interval.high) == (min(values), max(values))
+    ratio = stats.paired_ratio(values, [1.0] * len(values))
+    assert (ratio.low, ratio.high) == (min(values), max(values))
+    assert stats.bounds_word(len(values)) == f"range of {len(values)} runs"
+    assert stats.bounds_word(stats.FEWEST) == "95 % interval"
+
+
+def test_the_ratio_of_few_runs_has_the_widest_range() -> None:
+    assert stats.unpaired_ratio([2.0, 4.0], [1.0, 2.0]) == (2.0, 1.0, 4.0)
+
+
 @given(VALUES)
 def test_the_paired_ratio_of_a_thing_to_itself_is_one(values: list[float]) -> None:
     assert stats.paired_ratio(values, values) == (1, 1, 1)

@@ -90,7 +90,7 @@ def verify_folders(folder: Path, colours: tuple[int, int], count: int) -> list[s
 
 
 def test_codes_of_the_page(tmp_path: Path) -> None:
-    assert set(exit_codes()) == {0, 1, 2, 3, 130}
+    assert set(exit_codes()) == {0, 1, 2, 3, 130, 141}
     assert (
         _run(["forecast", "sdxl", "--gpu", "A10G", "--json", str(tmp_path / "f.json")], debug=False)
         == 0

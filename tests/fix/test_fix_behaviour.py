@@ -8,7 +8,7 @@ import halftime
 from halftime.fix.fewer_evaluations import DeepCache
 from halftime.fix.loop_graph import Takeover
 from halftime.fix.memory_watch import RUNS, MemoryWatch
-from halftime.fix.text import PromptCache, batched
+from halftime.fix.text import Identities, PromptCache, batched
 from halftime.records.recipe import Choice
 
 
@@ -102,6 +102,24 @@ def test_an_encoders_prompt_is_encoded_once() -> None:
     assert calls == ["a", "b", "c", "a"]  # bounded: 'a' was the oldest
     cache(torch.ones(1))
     assert len(calls) == 5  # not plain data, so not cached
+
+
+def test_an_object_that_took_anothers_place_in_memory_has_its_own_number() -> None:
+    """CPython gives the address of a dead object to the next of its size."""
+
+    class Weight:
+        pass
+
+    identities, addresses, numbers = Identities(), set(), []
+    for _ in range(20):
+        weight = Weight()
+        addresses.add(id(weight))
+        numbers.append(identities.number(weight))
+        assert identities.number(weight) == numbers[-1]
+        del weight
+    assert len(addresses) < 20  # else nothing was tried
+    assert numbers == [*range(20)]
+    assert identities.number(()) == identities.number(()) == 20  # takes no weak reference
 
 
 def test_a_cache_knows_when_the_weights_changed(pipeline) -> None:  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib.util
 import threading
 import warnings
@@ -19,8 +20,9 @@ from msgspec import structs
 from torch import nn
 
 import halftime
+from fix_cells import changes, drawing, fingerprint
 from halftime.base.errors import DoesNotApply, HalftimeWarning
-from halftime.fix.apply import choose, reasons
+from halftime.fix.apply import architecture, choose, read_plan, reasons
 from halftime.fix.base import ChosenFix
 from halftime.fix.fewer_evaluations import DeepCache
 from halftime.fix.guard import CHANGES, COMPILERS, COPY_WEIGHTS, EVERY_CHANGE, REFUSALS
@@ -29,7 +31,7 @@ from halftime.fix.probe import check_levels, probe_key
 from halftime.pipeline.change import method_wrapped, patched
 from halftime.pipeline.components import denoisers
 from halftime.records.fixes import FIX_ROWS
-from halftime.records.recipe import Choice, Plan
+from halftime.records.recipe import Choice, Plan, Recipe
 from tiny_pipelines import FAMILIES, PIPELINES
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="needs peft")
@@ -307,7 +309,10 @@ def test_batched_prompts_give_the_pipelines_own_picture(name: str, negative: str
 # ---- lower precision
 
 
-@pytest.mark.parametrize("name", ["animatediff", "text_to_video_sd", "stable_audio", "sd15", "wan"])
+@pytest.mark.parametrize(
+    "name",
+    ["animatediff", "text_to_video_sd", "stable_audio", "sd15", "wan", "mochi", "hunyuandit"],
+)
 def test_a_denoiser_in_bf16_runs_wherever_a_plain_one_does(name: str) -> None:
     """Its own forward casts to `self.dtype`: it must see what it computes in."""
     pipeline = {**PIPELINES, **FAMILIES}[name].build()
@@ -316,6 +321,44 @@ def test_a_denoiser_in_bf16_runs_wherever_a_plain_one_does(name: str) -> None:
         assert {*(model.dtype for model in denoisers(pipeline))} == {torch.float32}
         assert distance(picture(name, pipeline), expected) < 0.1
     assert np.array_equal(picture(name, pipeline), expected)
+
+
+class Placed(nn.Linear):
+    """A model that is told when and where, as SDXL's and Flux's are."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        timestep_cond: torch.Tensor,
+        added_cond_kwargs: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        self.seen = {
+            "timestep": timestep,
+            "timestep_cond": timestep_cond,
+            **added_cond_kwargs,
+        }
+        return super().forward(hidden_states)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_only_features_are_cast(named: bool) -> None:
+    """In bf16 timestep 975 would be 976: Mochi's second evaluation was off by 0.09 instead of
+    0.005."""
+    model, ones = Placed(1, 1), torch.ones(1, 1)
+    more = {"time_ids": ones * 1001, "text_embeds": ones}
+    with in_dtype(model, "forward", torch.bfloat16):
+        if named:
+            result = model(
+                hidden_states=ones, timestep=ones * 975, timestep_cond=ones, added_cond_kwargs=more
+            )
+        else:
+            result = model(ones, ones * 975, ones, more)
+        seen = model.seen
+    assert result.dtype == torch.float32
+    cast = {name for name, value in seen.items() if value.dtype == torch.bfloat16}
+    assert cast == {"timestep_cond", "text_embeds"}
+    assert (seen["timestep"], seen["time_ids"]) == (975, 1001)
 
 
 class SelfCasting(nn.Linear):
@@ -590,6 +633,15 @@ def failing() -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("others", [[], ["vae-folded-upsample"]])
+def test_a_fix_that_promises_no_equal_picture_shows_that_the_call_runs(others: list[str]) -> None:
+    """SANA-Sprint's call takes two steps and no other number."""
+    pipeline = FAMILIES["sana_sprint"].build()
+    plan = [Choice(name="solver-steps", settings={"steps": 8}), *others]
+    with pytest.raises(DoesNotApply, match=r"'solver-steps' does not work .* probe of 3 steps"):
+        check_levels(pipeline, choose(read_plan(plan)))
+
+
 def test_a_probe_is_two_calls_made_once_and_leaves_no_trace() -> None:
     pipeline = PIPELINES["sd15"].build()
     calls: list[int] = []
@@ -610,6 +662,36 @@ def test_a_probe_is_two_calls_made_once_and_leaves_no_trace() -> None:
         with halftime.applied(pipeline, ["vae-channels-last"], probe=False):
             assert len(calls) == 2
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_guess_that_fails_in_its_middle_leaves_no_trace() -> None:
+    """PAG sets processors of its own at the beginning of a call, and takes them back at its end."""
+    tiny = FAMILIES["hunyuandit_pag"]
+    pipeline = tiny.build()
+    expected, before = drawing(lambda: pipeline(**tiny.arguments())), fingerprint(pipeline)
+    with pytest.warns(HalftimeWarning, match="not probed"):
+        check_levels(pipeline, choose(read_plan(["vae-channels-last"])))
+    assert changes(before, fingerprint(pipeline)) == []
+    assert np.array_equal(drawing(lambda: pipeline(**tiny.arguments())), expected)
+
+
+def test_the_state_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads every object of the process, a quarter of a second in a large one."""
+    pipeline = PIPELINES["sd15"].build()
+    chosen = choose(Plan(fixes=(Choice(name="vae-channels-last"),)))
+    recipe = Recipe(
+        architecture=architecture(pipeline),
+        fixes=(Choice(name="vae-channels-last"),),
+        probed="of another state",
+    )
+    key = probe_key(pipeline, chosen)
+    scans: list[int] = []
+    original = gc.get_objects
+    monkeypatch.setattr(gc, "get_objects", lambda *args: scans.append(1) or original(*args))
+    for plan in (["vae-channels-last"], recipe, structs.replace(recipe, probed=key)):
+        scans.clear()
+        with halftime.applied(pipeline, plan):
+            assert len(scans) == 1
 
 
 def test_a_recipe_brings_its_own_probe() -> None:

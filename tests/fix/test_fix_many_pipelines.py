@@ -1,4 +1,7 @@
-"""The fixes on other architectures: what applies works, and leaves no trace."""
+"""The fixes on other architectures: what applies works, and leaves no trace.
+
+A sample: `make breadth` does so for every architecture that can be built small.
+"""
 
 import numpy as np
 import pytest
@@ -28,9 +31,7 @@ def result(pipeline, arguments: dict[str, object]) -> np.ndarray:  # type: ignor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["sd15", "sdxl_img2img", "sd15_inpaint", "sd3", "flux", "pixart_sigma", "wan", "ltx"]
-)
+@pytest.mark.parametrize("name", ["sd15", "sdxl_img2img", "flux", "wan"])
 def test_every_fix_that_applies_works_and_is_undone(name: str) -> None:
     tiny = PIPELINES[name]
     pipeline = tiny.build()

@@ -227,13 +227,59 @@ def test_a_second_call_runs_from_memory_and_agrees() -> None:
     agree(loop(make("DPMSolverMultistepScheduler"), 9), loop(table, 9))
 
 
-def test_steps_out_of_order_are_refused() -> None:
-    table = tabled(make("EulerDiscreteScheduler"))
+def test_steps_out_of_order_are_refused_where_the_scheduler_remembers() -> None:
+    table = tabled(make("DPMSolverMultistepScheduler"))
     table.set_timesteps(5)
     x = torch.zeros(SHAPE)
     table.step(x, table.timesteps[0], x)
     with pytest.raises(DoesNotApply, match="in order"):
         table.step(x, table.timesteps[3], x)
+
+
+def test_a_step_that_is_made_twice_is_the_schedulers_own() -> None:
+    """As Cosmos does it: the denoised estimate first, then a step with it from the same index."""
+
+    def run(scheduler) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        scheduler.set_timesteps(4)
+        x = torch.ones(SHAPE) * 3
+        for t in scheduler.timesteps:
+            output = torch.tanh(scheduler.scale_model_input(x, t))
+            estimate = scheduler.step(output, t, x, return_dict=False)[1]
+            scheduler._step_index -= 1
+            x = scheduler.step(
+                estimate, t, x, return_dict=False, pred_original_sample=estimate * 1.5
+            )[0]
+        return x
+
+    table = tabled(make("EDMEulerScheduler"))
+    agree(run(make("EDMEulerScheduler")), run(table))
+    agree(run(make("EDMEulerScheduler")), run(table))
+
+
+def test_a_schedule_that_is_changed_before_the_loop_is_the_tables() -> None:
+    """As Cosmos 2 does it: another last sigma, written into the scheduler's own tensor."""
+
+    def run(scheduler, change) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        scheduler.set_timesteps(4)
+        change(scheduler)
+        x = torch.ones(SHAPE) * 3
+        for t in scheduler.timesteps:
+            x = scheduler.step(torch.tanh(x), t, x, return_dict=False)[0]
+        return x
+
+    def written(scheduler) -> None:  # type: ignore[no-untyped-def]
+        scheduler.sigmas[-1] = scheduler.sigmas[-2]
+
+    def exchanged(scheduler) -> None:  # type: ignore[no-untyped-def]
+        scheduler.sigmas = scheduler.sigmas * 0.5
+
+    plain, table = (make("FlowMatchEulerDiscreteScheduler") for _ in range(2))
+    table = tabled(table)
+    for change in (written, exchanged, lambda _: None, written):
+        agree(run(plain, change), run(table, change))
+    with torch.inference_mode():  # where torch counts no writes
+        for change in (written, lambda _: None):
+            agree(run(plain, change), run(table, change))
 
 
 def test_the_original_is_left_alone() -> None:

@@ -69,7 +69,7 @@ def test_records_draw_themselves(
     cells: list[nbformat.NotebookNode], index: int, words: str
 ) -> None:
     text = drawn(cells[index])
-    assert text.startswith("<iframe srcdoc=")
+    assert text.startswith("<iframe id=")
     assert words in text
     assert len(text) < 200_000
 

@@ -18,6 +18,7 @@ from tiny_pipelines import (
     images,
     later,
     more_videos,
+    newest,
     parts,
     recent,
     relatives,
@@ -303,5 +304,10 @@ FAMILIES: dict[str, TinyPipeline] = {
 # fixes (`benchmarks.fix.breadth`).
 BREADTH: dict[str, TinyPipeline] = {
     name: TinyPipeline(*variant)
-    for name, variant in {**variants.VARIANTS, **recent.RECENT, **recent.MODULAR}.items()
+    for name, variant in {
+        **variants.VARIANTS,
+        **recent.RECENT,
+        **recent.MODULAR,
+        **newest.NEWEST,
+    }.items()
 }

@@ -141,7 +141,7 @@ def ltx2() -> DiffusionPipeline:
     )
 
 
-def _ltx2() -> Arguments:
+def ltx2_arguments() -> Arguments:
     return sized(
         32,
         **SHORT,
@@ -329,7 +329,7 @@ def modular(blocks: str, make: Callable[[], DiffusionPipeline]) -> Callable[[], 
     return build
 
 
-def _output(name: str, size: int = 32, **more: object) -> Callable[[], Arguments]:
+def output(name: str, size: int = 32, **more: object) -> Callable[[], Arguments]:
     return lambda: {"height": size, "width": size, "output_type": "np", "output": name, **more}
 
 
@@ -340,56 +340,57 @@ def _two_transformers() -> DiffusionPipeline:
 
 
 RECENT: dict[str, Variant] = {
-    "ltx2": Variant(ltx2, _ltx2),
+    "ltx2": Variant(ltx2, ltx2_arguments),
     "hunyuan_video15": Variant(hunyuan_video15, lambda: sized(16, num_frames=9)),
     "ltx2_image_to_video": Variant(
-        same("LTX2ImageToVideoPipeline", ltx2), lambda: {**_ltx2(), "image": drawn(32), "crf": 0}
+        same("LTX2ImageToVideoPipeline", ltx2),
+        lambda: {**ltx2_arguments(), "image": drawn(32), "image_crf": 0},
     ),
-    "ltx2_condition": Variant(same("LTX2ConditionPipeline", ltx2), _ltx2),
+    "ltx2_condition": Variant(same("LTX2ConditionPipeline", ltx2), ltx2_arguments),
     "wan_animate": Variant(wan_animate, _animated),
     "cosmos3": Variant(cosmos3, _omni),
 }
 MODULAR: dict[str, Variant] = {
-    "modular_sdxl": Variant(modular("StableDiffusionXLAutoBlocks", images.sdxl), _output("images")),
+    "modular_sdxl": Variant(modular("StableDiffusionXLAutoBlocks", images.sdxl), output("images")),
     "modular_sd3": Variant(
-        modular("StableDiffusion3AutoBlocks", images.sd3), _output("images", **SHORT)
+        modular("StableDiffusion3AutoBlocks", images.sd3), output("images", **SHORT)
     ),
-    "modular_flux": Variant(modular("FluxAutoBlocks", images.flux), _output("images", **SHORT)),
+    "modular_flux": Variant(modular("FluxAutoBlocks", images.flux), output("images", **SHORT)),
     "modular_qwenimage": Variant(
-        modular("QwenImageAutoBlocks", families.qwenimage), _output("images", **SHORT)
+        modular("QwenImageAutoBlocks", families.qwenimage), output("images", **SHORT)
     ),
     "modular_z_image": Variant(
-        modular("ZImageAutoBlocks", families.z_image), _output("images", **SHORT)
+        modular("ZImageAutoBlocks", families.z_image), output("images", **SHORT)
     ),
     "modular_flux2_klein": Variant(
         modular("Flux2KleinAutoBlocks", families.flux2_klein),
-        _output("images", text_encoder_out_layers=(1, 2, 3), **SHORT),
+        output("images", text_encoder_out_layers=(1, 2, 3), **SHORT),
     ),
     "modular_flux_kontext": Variant(
-        modular("FluxKontextAutoBlocks", images.flux), _output("images", **SHORT)
+        modular("FluxKontextAutoBlocks", images.flux), output("images", **SHORT)
     ),
     "modular_flux2": Variant(
         modular("Flux2AutoBlocks", later.flux2),
-        _output("images", text_encoder_out_layers=(1, 2), **SHORT),
+        output("images", text_encoder_out_layers=(1, 2), **SHORT),
     ),
     "modular_flux2_klein_base": Variant(
         modular("Flux2KleinBaseAutoBlocks", families.flux2_klein),
-        _output("images", text_encoder_out_layers=(1, 2, 3), **SHORT),
+        output("images", text_encoder_out_layers=(1, 2, 3), **SHORT),
     ),
     "modular_ltx2": Variant(
-        modular("LTX2AutoBlocks", ltx2), _output("videos", num_frames=5, frame_rate=25.0, **SHORT)
+        modular("LTX2AutoBlocks", ltx2), output("videos", num_frames=5, frame_rate=25.0, **SHORT)
     ),
     "modular_hunyuan_video15": Variant(
-        modular("HunyuanVideo15AutoBlocks", hunyuan_video15), _output("videos", 16, num_frames=9)
+        modular("HunyuanVideo15AutoBlocks", hunyuan_video15), output("videos", 16, num_frames=9)
     ),
     "modular_wan22": Variant(
         modular("Wan22Blocks", lambda: _two_transformers()),
-        _output("videos", 16, num_frames=9, **SHORT),
+        output("videos", 16, num_frames=9, **SHORT),
     ),
     "modular_wan": Variant(
-        modular("WanBlocks", videos.wan), _output("videos", 16, num_frames=9, **SHORT)
+        modular("WanBlocks", videos.wan), output("videos", 16, num_frames=9, **SHORT)
     ),
     "modular_ltx": Variant(
-        modular("LTXAutoBlocks", videos.ltx), _output("videos", num_frames=9, **SHORT)
+        modular("LTXAutoBlocks", videos.ltx), output("videos", num_frames=9, **SHORT)
     ),
 }

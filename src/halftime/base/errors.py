@@ -11,7 +11,9 @@ HalftimeError                    every error that halftime raises on purpose
 ├── Unlike                       two records that must not be compared; names the field that differs
 ├── MissingExtra                 an optional package is not installed; names the extra
 ├── UnsupportedVersion           a library's version, or its build for this system, lacks something
-└── OutOfMemory                  the device or the host ran out of memory in the middle of a call
+├── OutOfMemory                  the device or the host ran out of memory in the middle of a call
+├── NotWritten                   a result was measured and shown, and a file of it was not written
+└── ReaderLeft                   standard output is a pipe, and its reader has closed it
 """
 
 from __future__ import annotations
@@ -72,6 +74,16 @@ class UnsupportedVersion(HalftimeError):
 
 class OutOfMemory(HalftimeError):
     """The device or the host ran out of memory."""
+
+
+class NotWritten(HalftimeError):
+    """A result is there, and a file that was asked for could not be written."""
+
+
+class ReaderLeft(HalftimeError):
+    """The reader of standard output closed it early, as `head` does."""
+
+    exit_code = 141  # as of a process that SIGPIPE ends: 128 + 13
 
 
 def first_line(error: BaseException) -> str:

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+FEWEST = 4  # fewer values say from where to where they went, and nothing of what others would
+
 
 class Interval(NamedTuple):
-    """An estimate with its two-sided confidence bounds."""
+    """An estimate with its two-sided confidence bounds, or the range of few values."""
 
     value: float
     low: float
@@ -103,10 +105,23 @@ def bootstrap(
     return Interval(estimate, float(low), float(high))
 
 
+def bounds_word(count: int) -> str:
+    """What the bounds from so many values are: 'range of 3 runs', '95 % interval'."""
+    return "95 % interval" if count >= FEWEST else f"range of {count} runs"
+
+
+def spanned(values: Sequence[float]) -> Interval:
+    """The median with its bootstrap interval, or of fewer than FEWEST values their range."""
+    if len(values) >= FEWEST:
+        return bootstrap(values)
+    return Interval(median(values), min(values), max(values))
+
+
 def paired_ratio(
     baseline: Sequence[float], candidate: Sequence[float], *, confidence: float = 0.95
 ) -> Interval:
-    """Speedup baseline / candidate: the median of the pairwise ratios, with its bootstrap interval.
+    """Speedup baseline / candidate: the median of the pairwise ratios, with its bootstrap interval,
+    or the range of fewer than FEWEST pairs.
 
     Pairs must have been measured next to each other, so that a drifting machine cancels. Raises
     ValueError for unequal lengths.
@@ -116,9 +131,8 @@ def paired_ratio(
             f"{len(baseline)} baseline values cannot be paired with {len(candidate)} candidate "
             "values"
         )
-    return bootstrap(
-        [b / c for b, c in zip(baseline, candidate, strict=True)], confidence=confidence
-    )
+    ratios = [b / c for b, c in zip(baseline, candidate, strict=True)]
+    return bootstrap(ratios, confidence=confidence) if len(ratios) >= FEWEST else spanned(ratios)
 
 
 def unpaired_ratio(
@@ -131,11 +145,14 @@ def unpaired_ratio(
     """Speedup as the ratio of medians, each side resampled separately.
 
     For runs that were not made in turns: drift between the two sides is not in the interval; prefer
-    `paired_ratio`. A single run has no spread to resample: low and high are then the value itself.
+    `paired_ratio`. A single run has no spread to resample: low and high are then the value itself;
+    of two or three on a side they are the widest range.
     """
     value = median(baseline) / median(candidate)
     if min(len(baseline), len(candidate)) < 2:
         return Interval(value, value, value)
+    if min(len(baseline), len(candidate)) < FEWEST:
+        return Interval(value, min(baseline) / max(candidate), max(baseline) / min(candidate))
     rng = np.random.default_rng(0)
     sides = []
     for values in (baseline, candidate):

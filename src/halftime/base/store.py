@@ -3,62 +3,90 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import tomli_w
 
-from halftime.base.errors import BadFile
+from halftime.base.errors import BadFile, ReaderLeft
 
 if TYPE_CHECKING:
     from halftime.records.base import Record
 
 R = TypeVar("R", bound="Record")
+STANDARD_OUTPUT = "-"
 
 
 def check_writable(path: Path | str) -> None:
     """Raises BadFile, before the work whose result goes there, where `path` cannot be written."""
     target = Path(path).absolute()
     folder = next(parent for parent in target.parents if parent.exists())
-    if str(path) != "-" and (
+    if str(path) != STANDARD_OUTPUT and (
         target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK)
     ):
         raise BadFile(f"cannot write {path}. Name a file in a folder that you may write to.")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write beside `path`, then rename; `-` is standard output. Raises BadFile with the reason."""
-    if str(path) == "-":
+    """Write beside `path`, then rename; `-` is standard output. Raises BadFile with the reason.
+
+    What is no regular file (a device, a pipe) is written into, and a link is followed. Raises
+    ReaderLeft where standard output is a pipe that nobody reads any more.
+    """
+    if str(path) == STANDARD_OUTPUT:
+        _write_to_standard_output(data)
+        return
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _replace(target, data)
+    except OSError as error:
+        advice = " Name a file in a folder that you may write to." if _misplaced(error) else ""
+        raise BadFile(f"cannot write {path}: {reason(error)}.{advice}") from error
+
+
+def reason(error: OSError) -> str:
+    """What the system said: 'No space left on device'."""
+    return error.strerror or type(error).__name__
+
+
+def _misplaced(error: OSError) -> bool:
+    return not isinstance(error, BlockingIOError) and error.errno != errno.ENOSPC
+
+
+def _write_to_standard_output(data: bytes) -> None:
+    try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-        return
-    target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=".part", dir=target.parent
-        )
+    except BrokenPipeError as error:
+        raise ReaderLeft("the reader of standard output left before its end.") from error
     except OSError as error:
-        raise BadFile(
-            f"cannot write {target}: {error.strerror}. Name a file in a folder that you may "
-            "write to."
-        ) from error
+        raise BadFile(f"cannot write to standard output: {reason(error)}.") from error
+
+
+def _replace(target: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(
+        prefix=f".{target.name[:100]}.", suffix=".part", dir=target.parent
+    )
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, target)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
-        if isinstance(error, OSError):
-            raise BadFile(f"cannot write {target}: {error.strerror}.") from error
         raise
 
 
@@ -126,10 +154,24 @@ def read_bytes(path: Path | str) -> bytes:
     """The bytes of a file. Raises BadFile where it cannot be read."""
     try:
         return Path(path).read_bytes()
-    except IsADirectoryError as error:
-        raise BadFile(f"{path} is a folder; a file is needed.") from error
     except OSError as error:
-        raise BadFile(f"cannot read {path}: {error.strerror}.") from error
+        raise _unreadable(path, error) from error
+
+
+def read_blocks(path: Path | str, size: int) -> Iterator[bytes]:
+    """The bytes of a file, `size` of them at a time. Raises BadFile where it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(size):
+                yield block
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path | str, error: OSError) -> BadFile:
+    if isinstance(error, IsADirectoryError):
+        return BadFile(f"{path} is a folder; a file is needed.")
+    return BadFile(f"cannot read {path}: {error.strerror}.")
 
 
 def read_toml(path: Path | str, kind: type[R]) -> R:

@@ -14,8 +14,15 @@ from typing import NoReturn
 import click
 
 from halftime import __version__
-from halftime.base.errors import HalftimeError, HalftimeWarning
+from halftime.base.errors import HalftimeError, HalftimeWarning, ReaderLeft
 from halftime.base.source import in_a_sentence
+from halftime.base.store import reason
+from halftime.cli.ending import (
+    Journal,
+    code_where_the_reader_left,
+    forgiving_streams,
+    is_closed_pipe,
+)
 
 # verb -> what it answers; `halftime.cli.VERB` holds `command`. Listed here so that --help imports
 # no verb.
@@ -103,7 +110,8 @@ def _one_line(
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run it and exit: 0 done, 1 a gate said no, 2 bad input or failure, 130 interrupted."""
+    """Run it and exit: 0 done, 1 a gate said no, 2 bad input or failure, 130 interrupted,
+    141 standard output was closed before its end."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     # --debug is welcome anywhere on the line, where people add it after a failure.
@@ -116,8 +124,21 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str], debug: bool) -> int:
+    notes = Journal()
+    with forgiving_streams() as output:
+        code = _code(arguments, debug, notes)
+    if output.failure is None or code == EXIT_INTERRUPTED:
+        return code
+    if is_closed_pipe(output.failure):
+        return code_where_the_reader_left(code)
+    if not notes.problems:
+        _fail(f"cannot write to standard output: {reason(output.failure)}.", False, 2)
+    return 2
+
+
+def _code(arguments: list[str], debug: bool, notes: Journal) -> int:
     try:
-        result = halftime.main(arguments, prog_name="halftime", standalone_mode=False)
+        result = halftime.main(arguments, prog_name="halftime", standalone_mode=False, obj=notes)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
@@ -125,10 +146,9 @@ def _run(arguments: list[str], debug: bool) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written.", debug, EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left; say nothing more
-        return 0
+        return _fail(notes.interruption(), debug, EXIT_INTERRUPTED)
+    except (ReaderLeft, BrokenPipeError):
+        return ReaderLeft.exit_code  # nobody is there to be told
     except HalftimeError as error:
         return _fail(str(error), debug, error.exit_code)
     except Exception as error:

@@ -14,6 +14,7 @@ import msgspec
 from halftime.base.store import read_json
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit
+from halftime.cli.screen import progress_bar
 from halftime.records.audit import Audit
 from halftime.report.audit import github_annotations
 
@@ -63,7 +64,7 @@ def command(
     if check_rules:
         return _check_rules(output)
     base = read_json(Path(baseline), Audit) if baseline else None
-    result = _audit(model, geometry, workload_values)
+    result = _audit(model, geometry, workload_values, output.quiet)
     if github:
         click.echo(github_annotations(result))
     emit(result, output._replace(quiet=output.quiet or github))
@@ -73,19 +74,24 @@ def command(
 def _check_rules(output: Output) -> int:
     from halftime.verbs.audit import check
 
-    result = check.check_rules()
+    with progress_bar(output.quiet) as progress:
+        progress("checking the rules", 0, 1)
+        result = check.check_rules()
     emit(result, output)
     return WRONG_RULE if result.wrong else 0
 
 
-def _audit(model: str | None, geometry: str, workload_values: dict[str, object]) -> Audit:
+def _audit(
+    model: str | None, geometry: str, workload_values: dict[str, object], quiet: bool
+) -> Audit:
     # Read when torch is imported. Nothing is timed or large here, and threads that wait for each
     # other beside other work took six times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     steps_are_chosen = any(
         workload_values.get(name) is not None for name in ("steps", "workload_file")
     )
-    with _no_collection():
+    with progress_bar(quiet) as progress, _no_collection():
+        progress("importing torch and diffusers", 0, 1)
         from halftime.pipeline.load import load
         from halftime.verbs.audit.ghost import load_ghost
         from halftime.verbs.audit.run import STEPS, audit_loaded
@@ -93,8 +99,10 @@ def _audit(model: str | None, geometry: str, workload_values: dict[str, object])
         workload = take_workload(workload_values, model)
         if not steps_are_chosen:
             workload = msgspec.structs.replace(workload, steps=STEPS)
+        progress("loading", 0, 1)
         loaded = load(model, workload) if geometry == "tiny" else load_ghost(model, workload)
-    return audit_loaded(loaded, workload)
+    with progress_bar(quiet) as progress:
+        return audit_loaded(loaded, workload, progress=progress)
 
 
 @contextmanager

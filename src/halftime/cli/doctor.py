@@ -6,6 +6,7 @@ import click
 
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit
+from halftime.cli.screen import progress_bar
 
 
 @click.command()
@@ -15,8 +16,10 @@ def command(output: Output) -> int:
 
     Exit code: 0 where everything that `pip install halftime` needs is there, 1 where not.
     """
-    from halftime.verbs.doctor.examine import examine
+    with progress_bar(output.quiet) as progress:
+        progress("importing torch", 0, 1)
+        from halftime.verbs.doctor.examine import examine
 
-    doctor = examine()
+        doctor = examine(progress)
     emit(doctor, output)
     return 0 if doctor.healthy else 1

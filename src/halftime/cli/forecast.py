@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from halftime.base.store import write_json
+from halftime.base.store import check_writable, write_json
 from halftime.base.units import parse_seconds
 from halftime.cli.options import json_output, model_argument, output_options, parse_size
-from halftime.cli.output import Output, emit
+from halftime.cli.output import ExtraFile, Output, emit
 from halftime.report.forecast import calibration_report_of
 
 if TYPE_CHECKING:
@@ -185,10 +185,12 @@ def calibrate_from(
     from halftime.verbs.forecast.saved import saved_path
     from halftime.verbs.forecast.session import calibrate
 
+    if output_file:
+        check_writable(output_file)
     calibration = calibrate(session, model=model, gpu=gpu, dtype=dtype)
     path = output_file or str(saved_path(calibration.gpu))
-    write_json(path, calibration)
-    emit(calibration, output, lambda: calibration_report_of(calibration, path))
+    extra = [ExtraFile(path, lambda: write_json(path, calibration))]
+    emit(calibration, output, lambda: calibration_report_of(calibration, path), extra)
 
 
 @command.command("gpus")

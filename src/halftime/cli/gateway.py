@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from halftime.base.errors import BadInput
+from halftime.base.errors import BadFile, BadInput, first_line
 from halftime.base.progress import Progress
 from halftime.base.store import read_json
 from halftime.base.units import parse_seconds
@@ -19,6 +20,8 @@ from halftime.cli.output import Output, emit
 
 if TYPE_CHECKING:
     from halftime.records.gateway import GatewayResult, Mode
+    from halftime.verbs.gateway.analysis import Limits
+    from halftime.verbs.gateway.plan import Tariff
     from halftime.verbs.gateway.run import GatewaySettings
 
 _BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1_000_000, "kib": 1024, "mib": 1024**2}
@@ -81,7 +84,86 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
     return headers
 
 
-@click.group(invoke_without_command=True)
+def parse_goodput(text: str | None) -> Limits:
+    """'first=500ms,gap=50ms,whole=5s' -> limits. Raises BadInput."""
+    from halftime.verbs.gateway.analysis import Limits
+
+    limits = {}
+    for word in filter(None, (text or "").split(",")):
+        name, sign, value = word.strip().partition("=")
+        if not sign or name not in ("first", "gap", "whole"):
+            raise BadInput(
+                f"--goodput {word!r} is not a limit. Write first=500ms (to the first bytes), "
+                "gap=50ms (between tokens) or whole=5s, with commas between them."
+            )
+        limits[name] = parse_positive_seconds("--goodput", value)
+    return Limits(**limits)
+
+
+def parse_prices(text: str | None) -> Tariff | None:
+    """'0.15,0.60' dollars for a million tokens in and out, or '0.04' for a request. Raises
+    BadInput."""
+    from halftime.verbs.gateway.plan import Tariff
+
+    if text is None:
+        return None
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or any(not 0 <= number < 1e6 for number in numbers):
+        raise BadInput(
+            f"--price {text!r} is not a price. Write the dollars for a million tokens in and out, "
+            "as 0.15,0.60, or those for one request, as 0.04."
+        )
+    return Tariff(*numbers) if len(numbers) == 2 else Tariff(request=numbers[0])
+
+
+def read_prompts(file: str | None) -> tuple[str, ...]:
+    """A prompt a line; or JSON a line, each a string or an object with a 'prompt'. Raises
+    BadFile."""
+    if file is None:
+        return ()
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        prompts = tuple(_prompt_in(line.strip()) for line in lines if line.strip())
+    except (OSError, UnicodeDecodeError, ValueError, KeyError) as error:
+        raise BadFile(
+            f"--prompts {file}: cannot be read as prompts ({first_line(error)}). Write one a line, "
+            'as it is or as JSON: {"prompt": "…"}.'
+        ) from error
+    if not prompts:
+        raise BadFile(f"--prompts {file} holds no prompt. Write one a line.")
+    return prompts
+
+
+def _prompt_in(line: str) -> str:
+    if line[0] not in '{"':
+        return line
+    value = json.loads(line)
+    prompt = value["prompt"] if isinstance(value, dict) else value
+    if not isinstance(prompt, str):
+        raise ValueError("a prompt that is not text")
+    return prompt
+
+
+class _GatewayGroup(click.Group):
+    """A group that takes the gateway's URL without an option, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, words, _ = self.make_parser(ctx).parse_args(args=list(args))
+        if words and "://" in words[0]:
+            at = len(args) - len(words)
+            args = [*args[:at], "--through", words[0], *args[at + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_GatewayGroup,
+    invoke_without_command=True,
+    subcommand_metavar="[URL] | mock",
+    options_metavar="[OPTIONS]",
+)
 @click.option(
     "--direct",
     metavar="URL",
@@ -90,7 +172,8 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--through",
     metavar="URL",
-    help="The same through the gateway; left out, --direct alone is measured.",
+    help="The same through the gateway, also without this word; one URL alone is measured by "
+    "itself.",
 )
 @click.option("--rate", "rates", metavar="R[,R…]", help="Open loop at these requests a second.")
 @click.option("--arrival", type=click.Choice(list(_ARRIVALS)), default="both", show_default=True)
@@ -127,8 +210,16 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--target", default="openai", show_default=True, help="openai, kserve, replicate or fal."
 )
-@click.option("--model", default="mock-model", show_default=True, help="Model name in the request.")
-@click.option("--key-env", metavar="NAME", help="Environment variable that holds the key.")
+@click.option(
+    "--model", help="Model name in the request.  [default: the one that the endpoint lists]"
+)
+@click.option("--through-model", metavar="NAME", help="Its name at the gateway, where it differs.")
+@click.option("--prompts", metavar="FILE", help="Prompts to send in turn, one a line or JSON.")
+@click.option(
+    "--key-env",
+    metavar="NAME",
+    help="Environment variable that holds the key.  [default: the service's usual one]",
+)
 @click.option("--through-key-env", metavar="NAME", help="The gateway's own key, where it differs.")
 @click.option(
     "--header", "headers", multiple=True, metavar="'N: V'", help="For both; V may be $VARIABLE."
@@ -147,6 +238,29 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
     help="In milliseconds.",
 )
 @click.option("--ca-file", metavar="PEM", help="Trust this certificate authority.")
+@click.option("--insecure", is_flag=True, help="Trust any certificate.")
+@click.option("--client-cert", metavar="PEM", help="Your certificate, where one is asked for.")
+@click.option("--client-key", metavar="PEM", help="Its key, where that is another file.")
+@click.option(
+    "--max-requests",
+    type=click.IntRange(1),
+    help="Send no more in all.  [default: 2000 to an upstream outside of your network]",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+@click.option(
+    "--price",
+    metavar="IN,OUT | EACH",
+    help="Dollars for a million tokens in and out, or for a request.",
+)
+@click.option(
+    "--goodput",
+    metavar="LIMITS",
+    help="Count answers within first=500ms, gap=50ms (between tokens), whole=5s.",
+)
+@click.option("--knee", is_flag=True, help="Search for the highest rate that is held.")
+@click.option(
+    "--poll", default="50ms", show_default=True, help="Between questions after a job that runs."
+)
 @click.option(
     "--pid", type=int, help="The gateway's process.  [default: what listens on its port here]"
 )
@@ -165,7 +279,8 @@ def parse_headers(lines: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--budget",
     metavar="TIME",
-    help="Exit with 1 where more is added at p50, or a load saturates or fails.",
+    help="Exit with 1 where more is added at p50 or a load saturates, with 3 where that is "
+    "undecided.",
 )
 @output_options
 @click.pass_context
@@ -174,27 +289,52 @@ def command(
     /,
     session_file: str | None,
     budget: str | None,
+    dry_run: bool,
+    price: str | None,
     output: Output,
     **values: object,
 ) -> int | None:
-    """What does the proxy in front cost? Both ways in one run, paired, shuffled and interleaved."""
+    """What does the proxy in front cost, and does it do its job? Both ways in one run, paired,
+    shuffled and interleaved. Ends with 1 where the gateway did not do its job."""
     if ctx.invoked_subcommand:
         return None
+    if values["through"] and not values["direct"]:  # one URL alone
+        values |= {"direct": values["through"], "through": None}
     _refuse_idle(values | {"budget": budget, "session": session_file})
+    from halftime.verbs.gateway.plan import plan_of, sentence
     from halftime.verbs.gateway.run import gateway
 
     with_verdicts = _with_verdicts(budget, session_file)
-    settings = _settings(values)
+    tariff = parse_prices(price)
+    settings = _settings(values, ask=not dry_run)
+    plan = plan_of(settings, tariff)
+    if dry_run:
+        emit(plan, output)
+        return 0
+    if not output.quiet:
+        click.echo(f"halftime gateway {sentence(plan)}.", err=True)
     with _progress(output.quiet) as progress:
         result = with_verdicts(gateway(settings, progress))
     emit(result, output)
-    if result.failing and (output.quiet or "-" in output.files):
-        # a gate that fails because of failed requests says so in any case
-        click.echo(f"{result.failing}.", err=True)
-    return 1 if result.within_budget is False else 0
+    if output.quiet or "-" in output.files:
+        # a gate that says no says why in any case
+        for reason in filter(None, (result.failing, *result.broken, result.stopped)):
+            click.echo(f"{reason}.", err=True)
+    return _exit_code(result)
 
 
-_GATEWAY_ONLY = ("through_key_env", "through_headers", "budget", "session")
+def _exit_code(result: GatewayResult) -> int:
+    """0 yes, 1 no, 2 the upstream went away, 3 undecided."""
+    if result.through and not result.did_its_job:
+        return 1
+    if result.within_budget is False:
+        return 1
+    if result.stopped:
+        return 2
+    return 3 if result.budget is not None and result.within_budget is None else 0
+
+
+_GATEWAY_ONLY = ("through_key_env", "through_headers", "through_model", "budget", "session")
 
 
 def _refuse_idle(values: dict[str, object]) -> None:
@@ -213,27 +353,45 @@ def _refuse_idle(values: dict[str, object]) -> None:
             "--picture-url is sent with --payload image-in alone, and the payload is "
             f"{values['payload']!r}. Write --payload image-in, or leave --picture-url out."
         )
+    if values["client_key"] and not values["client_cert"]:
+        raise BadInput("--client-key needs --client-cert PEM: the certificate that it belongs to.")
+    if values["insecure"] and values["ca_file"]:
+        raise BadInput("--insecure trusts anybody, so that --ca-file means nothing: leave one out.")
+    if values["prompts"] and values["payload"] not in ("chat", "image-in", "image-out"):
+        raise BadInput(
+            "--prompts are sent with --payload chat, image-in or image-out, and the payload is "
+            f"the file {values['payload']!r}."
+        )
 
 
-def _settings(values: dict[str, object]) -> GatewaySettings:
+def _settings(values: dict[str, object], ask: bool) -> GatewaySettings:
+    """The settings; `ask` the endpoint for its model where none is named."""
+    from dataclasses import replace
+
+    from halftime.verbs.gateway.discover import named_model
     from halftime.verbs.gateway.endpoint import Payload
+    from halftime.verbs.gateway.plan import MOST_ABROAD, is_near
     from halftime.verbs.gateway.run import GatewaySettings
 
     if not values["direct"]:
         raise BadInput(
-            "--direct URL is needed: the endpoint that the gateway forwards to. Try: halftime "
-            "gateway mock."
+            "a URL is needed: halftime gateway URL --direct URL, where --direct is the endpoint "
+            "that the gateway forwards to. Try: halftime gateway mock."
         )
     unchanged = {name: values[name] for name in _PASSED}
+    most = values["max_requests"]
+    if most is None and not is_near(str(values["direct"])):
+        most = MOST_ABROAD
     payload = Payload(
         kind=str(values["payload"]),
         picture=parse_bytes(str(values["size"])),
         stream=bool(values["stream"]),
         url=values["picture_url"],  # type: ignore[arg-type]
-        model=str(values["model"]),
+        model=str(values["model"] or "mock-model"),
+        prompts=read_prompts(values["prompts"]),  # type: ignore[arg-type]
     )
     rates = values["rates"]
-    return GatewaySettings(
+    settings = GatewaySettings(
         payload=payload,
         rates=parse_rates(str(rates) if rates else None),
         arrivals=_ARRIVALS[str(values["arrival"])],
@@ -242,8 +400,14 @@ def _settings(values: dict[str, object]) -> GatewaySettings:
         timeout=parse_positive_seconds("--timeout", str(values["timeout"])),
         headers=parse_headers(values["headers"]),  # type: ignore[arg-type]
         through_headers=parse_headers(values["through_headers"]),  # type: ignore[arg-type]
+        max_requests=most,  # type: ignore[arg-type]
+        within=parse_goodput(values["goodput"]),  # type: ignore[arg-type]
+        poll=parse_positive_seconds("--poll", str(values["poll"])),
         **unchanged,  # type: ignore[arg-type]
     )
+    if values["model"] or not ask:
+        return settings
+    return replace(settings, payload=replace(payload, model=named_model(settings)))
 
 
 _PASSED = (
@@ -258,6 +422,11 @@ _PASSED = (
     "ca_file",
     "pid",
     "max_background",
+    "insecure",
+    "client_cert",
+    "client_key",
+    "through_model",
+    "knee",
 )
 
 
@@ -322,6 +491,12 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     help="Share of requests answered with 500.",
 )
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--queue",
+    default="0",
+    show_default=True,
+    help="Above 0, predictions of replicate and fal are jobs that wait so long before --delay.",
+)
 def mock(
     host: str,
     port: int,
@@ -332,6 +507,7 @@ def mock(
     gap: str,
     error_rate: float,
     seed: int,
+    queue: str,
 ) -> None:
     """An upstream with set delay, jitter, size, chunking and error rate; runs until interrupted."""
     from halftime.verbs.gateway.extra import run_async
@@ -345,6 +521,7 @@ def mock(
         parse_seconds(gap),
         error_rate,
         seed,
+        parse_seconds(queue),
     )
 
     def announce(bound_port: int) -> None:

@@ -1,43 +1,23 @@
-"""Where results go: files first, then the console, unless a file has standard output."""
+"""Where results go: the console first, unless a file has standard output, then the files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import click
 
-from halftime.base.progress import Progress
-from halftime.base.store import write_bytes, write_json
+from halftime.base.errors import HalftimeError, NotWritten, ReaderLeft
+from halftime.base.store import STANDARD_OUTPUT, reason, write_bytes, write_json
+from halftime.cli.ending import Journal, journal, output_failure
 from halftime.records import Record
+from halftime.report.console import print_report
 from halftime.report.model import Report
 from halftime.report.registry import report_of
-
-
-@contextmanager
-def progress_bar(quiet: bool) -> Iterator[Progress]:
-    """A progress bar on standard error, gone when done; a dumb terminal or a file gets nothing."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Bar(
-        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
-    ) as bar:
-        task = bar.add_task("starting", total=1)
-
-        def show(activity: str, completed: int, total: int) -> None:
-            bar.update(task, description=activity, completed=completed, total=total)
-
-        yield show
 
 
 class Output(NamedTuple):
@@ -54,28 +34,107 @@ class Output(NamedTuple):
         return tuple(file for file in (self.html_file, self.markdown_file, self.json_file) if file)
 
 
-def emit(record: Record, output: Output, draw: Callable[[], Report] | None = None) -> None:
-    """Write the files and print the report, which is drawn only where something needs it.
+class ExtraFile(NamedTuple):
+    """A file of one verb beside those of `Output`: its name, and what writes it."""
 
-    `draw` makes it where it shows more than the record holds, or another view of it.
+    name: str
+    write: Callable[[], object]
+
+
+def emit(
+    record: Record,
+    output: Output,
+    draw: Callable[[], Report] | None = None,
+    extra: Sequence[ExtraFile] = (),
+) -> None:
+    """Print the report, then write the files: what cannot be written loses no measurement.
+
+    `draw` makes the report where it shows more than the record holds, or another view of it.
+    Raises NotWritten, after everything else is written, with each reason and the place where the
+    record was kept instead.
     """
-    if output.json_file:
-        write_json(output.json_file, record)
-    show = not output.quiet and "-" not in output.files
-    if not (show or output.html_file or output.markdown_file):
-        return
-    report = report_of(record) if draw is None else draw()
-    if output.html_file:
-        from halftime.report.page import html
-
-        write_bytes(output.html_file, html(report, record).encode())
-    if output.markdown_file:
-        from halftime.report.markdown import markdown
-
-        write_bytes(output.markdown_file, markdown(report).encode())
-    if show:
-        from halftime.report.console import print_report
-
+    notes = journal()
+    show = not output.quiet and STANDARD_OUTPUT not in output.files
+    report = None
+    if show or output.html_file or output.markdown_file:
+        report = _drawn(record, draw, notes)
+    if show and report is not None:
         print_report(report)
-        for file in output.files:
-            click.echo(f"wrote {file}")
+    for name, write in (*_files(record, output, report), *extra):
+        _write(name, write, notes)
+    if show:
+        for name in output.files:
+            if name in notes.written:
+                click.echo(f"wrote {name}")
+    if not output.quiet:
+        for name, _ in extra:
+            if name in notes.written:
+                click.echo(f"wrote {name}", err=True)
+    if failure := output_failure():
+        notes.problems.append(failure)
+    if notes.problems:
+        where = "" if output.json_file in notes.written else rescued(record, show)
+        raise NotWritten(" ".join(notes.problems) + where)
+
+
+def _drawn(record: Record, draw: Callable[[], Report] | None, notes: Journal) -> Report:
+    """The report; where its own view fails, the record's plain one, and why."""
+    if draw is None:
+        return report_of(record)
+    try:
+        return draw()
+    except HalftimeError as error:
+        notes.problems.append(str(error))
+        return report_of(record)
+
+
+def _files(record: Record, output: Output, report: Report | None) -> Iterator[ExtraFile]:
+    if output.json_file:
+        yield ExtraFile(output.json_file, partial(write_json, output.json_file, record))
+    if output.html_file and report is not None:
+        yield ExtraFile(output.html_file, partial(_write_page, output.html_file, report, record))
+    if output.markdown_file and report is not None:
+        yield ExtraFile(
+            output.markdown_file, partial(_write_markdown, output.markdown_file, report)
+        )
+
+
+def _write_page(path: str, report: Report, record: Record) -> None:
+    from halftime.report.page import html
+
+    write_bytes(path, html(report, record).encode())
+
+
+def _write_markdown(path: str, report: Report) -> None:
+    from halftime.report.markdown import markdown
+
+    write_bytes(path, markdown(report).encode())
+
+
+def _write(name: str, write: Callable[[], object], notes: Journal) -> None:
+    try:
+        write()
+    except ReaderLeft:
+        raise  # nobody wants the rest
+    except HalftimeError as error:
+        notes.problems.append(str(error))
+    except OSError as error:
+        notes.problems.append(f"cannot write {name}: {reason(error)}.")
+    else:
+        notes.written.append(name)
+
+
+def rescued(record: Record, shown_already: bool) -> str:
+    """Keep a record that has no file yet in a folder for such things; a sentence that names it."""
+    with contextlib.suppress(HalftimeError, OSError):
+        handle, name = tempfile.mkstemp(prefix="halftime-", suffix=".json")
+        os.close(handle)
+        try:
+            write_json(name, record)
+        except BaseException:
+            os.unlink(name)
+            raise
+        return f" The result is kept in {name}: halftime show {name}"
+    if not shown_already:
+        print_report(report_of(record))
+    return " No folder for temporary files takes the result either; it is printed above alone."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from halftime.base.errors import BadFile
 from halftime.base.store import read_report
+from halftime.cli.ending import journal
 from halftime.cli.options import (
     artefacts_option,
     model_argument,
@@ -19,7 +20,8 @@ from halftime.cli.options import (
     take_workload,
     workload_options,
 )
-from halftime.cli.output import Output, emit, progress_bar
+from halftime.cli.output import Output, emit
+from halftime.cli.screen import progress_bar
 from halftime.records import Session, Workload
 from halftime.report.model import Report
 from halftime.verbs.profile.compare import checked_alike, checked_workload
@@ -99,7 +101,7 @@ def command(
         recipe,
         artefacts,
     )
-    emit(session, output, _comparison(base, session) if base else None)
+    emit(session, output, partial(_comparison, base, session) if base else None)
 
 
 def _read_base(path: str, workload: Workload) -> Session:
@@ -109,11 +111,11 @@ def _read_base(path: str, workload: Workload) -> Session:
     return base
 
 
-def _comparison(base: Session, session: Session) -> Callable[[], Report]:
+def _comparison(base: Session, session: Session) -> Report:
     from halftime.report.comparison import comparison_of
 
     checked_alike(base, session)
-    return partial(comparison_of, base, session)
+    return comparison_of(base, session)
 
 
 def _measure(
@@ -128,17 +130,18 @@ def _measure(
     recipe: str | None,
     artefacts: str | None,
 ) -> Session:
-    from halftime.pipeline.arguments import call_arguments
-    from halftime.pipeline.device import checked_device
-    from halftime.pipeline.load import load
-    from halftime.verbs.profile import coldstart
-    from halftime.verbs.profile.call import quiet_progress_bars
-    from halftime.verbs.profile.run import ProfileSettings, measure
-    from halftime.verbs.profile.traced import trace_call
-
-    settings = ProfileSettings(runs, warmup, probes)
-    checked_device(workload.device)
     with progress_bar(quiet) as progress:
+        progress("importing torch and diffusers", 0, 1)
+        from halftime.pipeline.arguments import call_arguments
+        from halftime.pipeline.device import checked_device
+        from halftime.pipeline.load import load
+        from halftime.verbs.profile import coldstart
+        from halftime.verbs.profile.call import quiet_progress_bars
+        from halftime.verbs.profile.run import ProfileSettings, measure
+        from halftime.verbs.profile.traced import trace_call
+
+        settings = ProfileSettings(runs, warmup, probes)
+        checked_device(workload.device)
         progress("loading", 0, 1)
         loaded = load(model, workload)
         call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
@@ -148,10 +151,12 @@ def _measure(
             session = measure(loaded, workload, settings, cold_start=cold, progress=progress)
             if trace_folder:
                 progress("traced run", 0, 1)
-                trace = trace_call(loaded.pipeline, workload, Path(trace_folder))
-                if not quiet:
-                    words = "open it in Perfetto, or with halftime trace"
-                    click.echo(f"wrote {trace} ({words})", err=True)
+                try:
+                    trace = trace_call(loaded.pipeline, workload, Path(trace_folder))
+                except BadFile as error:  # the session is there all the same
+                    journal().problems.append(str(error))
+                else:
+                    progress.say(f"wrote {trace} (open it in Perfetto, or with halftime trace)")
     if recipe is None:
         return session
     from halftime.fix.apply import open_findings, read_plan

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from halftime.cli.options import output_options
-from halftime.cli.output import Output, emit, progress_bar
+from halftime.cli.output import Output, emit
+from halftime.cli.screen import progress_bar
 
 
 @click.command()
@@ -32,8 +33,10 @@ def command(
 
     REPORT is the HTML page or the JSON that `halftime profile` wrote, here or elsewhere.
     """
-    from halftime.verbs.profile.run import ProfileSettings
-    from halftime.verbs.replay.run import read, replay
+    with progress_bar(output.quiet) as progress:
+        progress("importing torch and diffusers", 0, 1)
+        from halftime.verbs.profile.run import ProfileSettings
+        from halftime.verbs.replay.run import read, replay
 
     session = read(report)
     settings = ProfileSettings(len(session.runs) or 1 if runs is None else runs, warmup)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from halftime.base.store import check_writable
 from halftime.cli.options import output_options
-from halftime.cli.output import Output, emit
+from halftime.cli.output import ExtraFile, Output, emit
+from halftime.cli.screen import progress_bar
 
 
 @click.command()
@@ -41,10 +43,17 @@ def command(
     from halftime.verbs.trace.perfetto import annotate
     from halftime.verbs.trace.run import explain_files
 
-    baseline, explained = explain_files([Path(file) for file in files])
+    extra = []
+    for name in (perfetto, flame):
+        if name:
+            check_writable(name)
+    with progress_bar(output.quiet) as progress:
+        progress(f"reading {files[0]}" if len(files) == 1 else f"reading {len(files)} files", 0, 1)
+        baseline, explained = explain_files([Path(file) for file in files])
     if perfetto:
-        annotate(explained.path, explained, Path(perfetto))
+        write = partial(annotate, explained.path, explained, Path(perfetto))
+        extra.append(ExtraFile(perfetto, write))
     if flame:
-        folded(explained, Path(flame))
+        extra.append(ExtraFile(flame, partial(folded, explained, Path(flame))))
     comparison = partial(comparison_of, baseline.session, explained.session) if baseline else None
-    emit(explained.session, output, comparison)
+    emit(explained.session, output, comparison, extra)

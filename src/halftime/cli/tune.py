@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from halftime.base.errors import BadInput, HalftimeError
-from halftime.base.store import write_toml
+from halftime.base.progress import roughly
+from halftime.base.store import check_writable, write_toml
 from halftime.base.units import parse_seconds
+from halftime.cli.ending import journal
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
-from halftime.cli.output import Output, emit, progress_bar
+from halftime.cli.output import ExtraFile, Output, emit
+from halftime.cli.screen import progress_bar
 from halftime.records import Workload
 from halftime.records.tune import Tuning
 from halftime.report.model import Report
@@ -94,16 +98,21 @@ def command(
     recipe is verified and a target is reached, 1 the pictures differ or the target is not reached,
     3 the verdict is inconclusive.
     """
-    from halftime.verbs.tune.quality import LOSS
-    from halftime.verbs.tune.run import Options
-    from halftime.verbs.tune.state import partial_path
-    from halftime.verbs.verify import metrics
+    begun = time.perf_counter()
+    check_writable(recipe_file)
+    seconds = parse_seconds(budget)
+    with progress_bar(output.quiet) as progress:
+        progress("importing torch and diffusers", 0, 1)
+        from halftime.verbs.tune.quality import LOSS
+        from halftime.verbs.tune.run import Options
+        from halftime.verbs.tune.state import partial_path
+        from halftime.verbs.verify import metrics
 
     metrics.require()
     partial = partial_path(Path(recipe_file))
     options = Options(
         goal=_goal(target, speedup, best),
-        budget=parse_seconds(budget),
+        budget=seconds,
         approximate=allow is not None or sweep,
         sweep_only=sweep,
         loss=LOSS if loss is None else loss,
@@ -113,16 +122,19 @@ def command(
     if fresh:
         partial.unlink(missing_ok=True)
     workload = take_workload(workload_values, model)
-    outcome = _tune(model, workload, options, output.quiet)
-    write_toml(recipe_file, outcome.tuning.recipe)
-    partial.unlink(missing_ok=True)
-    files = [recipe_file]
+    outcome = _tune(model, workload, options, begun, output.quiet)
+    recipe = ExtraFile(recipe_file, lambda: _write_recipe(recipe_file, partial, outcome))
+    emit(outcome.tuning, output, lambda: _report(outcome), [recipe])
     if artefacts:
-        files += _save_artefacts(model, workload, Path(recipe_file), output.quiet)
-    emit(outcome.tuning, output, lambda: _report(outcome))
-    if not output.quiet:
-        click.echo(f"wrote {' and '.join(files)}", err=True)
+        left = seconds - (time.perf_counter() - begun)
+        _save_artefacts(model, workload, Path(recipe_file), outcome, left, output.quiet)
     return exit_code(outcome.tuning)
+
+
+def _write_recipe(file: str, partial: Path, outcome: Outcome) -> None:
+    """The recipe; what an interrupted run would go on from is needed until it is there."""
+    write_toml(file, outcome.tuning.recipe)
+    partial.unlink(missing_ok=True)
 
 
 def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
@@ -133,7 +145,9 @@ def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
     return Goal(parse_seconds(target) if target else None, speedup)
 
 
-def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) -> Outcome:
+def _tune(
+    model: str | None, workload: Workload, options: Options, begun: float, quiet: bool
+) -> Outcome:
     from halftime.pipeline.arguments import call_arguments
     from halftime.pipeline.device import checked_device
     from halftime.pipeline.load import load
@@ -143,38 +157,52 @@ def _tune(model: str | None, workload: Workload, options: Options, quiet: bool) 
     # The exporter names every operator of a package that is not installed.
     logging.getLogger(ONNX_EXPORTER_LOG).setLevel(logging.ERROR)
 
-    def say(words: str) -> None:
-        """Each decision on a line of standard error, above the progress bar."""
-        if not quiet:
-            click.echo(words, err=True)
-
     checked_device(workload.device)
-    with progress_bar(quiet) as progress:
+    left = options.budget - (time.perf_counter() - begun)
+    with progress_bar(quiet, at_most=left) as progress:
         progress("loading", 0, 1)
         loaded = load(model, workload)
         call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
         try:
-            return tuned(loaded, workload, options, progress=progress, say=say)
+            return tuned(
+                loaded, workload, options, progress=progress, say=progress.say, begun=begun
+            )
         except KeyboardInterrupt:
-            if options.partial is not None and options.partial.is_file() and not quiet:
-                click.echo(
-                    f"kept in {options.partial}: the same command goes on from there.", err=True
+            if options.partial is not None and options.partial.is_file():
+                journal().resumes = (
+                    f"what was measured is kept in {options.partial}, and the same command goes "
+                    "on from there"
                 )
             raise
 
 
-def _save_artefacts(model: str | None, workload: Workload, recipe: Path, quiet: bool) -> list[str]:
-    """Save what the recipe compiles beside it; the recipe works without, so a failure is a note."""
+def _save_artefacts(
+    model: str | None, workload: Workload, recipe: Path, outcome: Outcome, left: float, quiet: bool
+) -> None:
+    """Save what the recipe compiles beside it, where the budget has time for it; the recipe works
+    without, so a failure is a note."""
+    from halftime.fix.artefacts import compiles
     from halftime.verbs.tune.artefacts import save
 
-    with progress_bar(quiet) as progress:
+    if not compiles(outcome.tuning.recipe):
+        return
+    if outcome.artefact_seconds > left:
+        click.echo(
+            f"no artefacts beside {recipe}: compiling them takes about "
+            f"{roughly(outcome.artefact_seconds)}, and {roughly(max(0.0, left))} of the budget are "
+            f"left. halftime profile --recipe {recipe} --artefacts keeps them, too.",
+            err=True,
+        )
+        return
+    with progress_bar(quiet, at_most=left) as progress:
         progress("compiling for the artefacts", 0, 1)
         try:
             artefacts = save(model, workload, recipe)
-        except (HalftimeError, KeyboardInterrupt) as error:
-            click.echo(f"no artefacts beside {recipe}: {str(error) or 'interrupted.'}", err=True)
-            return []
-    return [str(artefacts)] if artefacts else []
+        except HalftimeError as error:
+            click.echo(f"no artefacts beside {recipe}: {error}", err=True)
+            return
+        if artefacts:
+            progress.say(f"wrote {artefacts}")
 
 
 def _report(outcome: Outcome) -> Report:

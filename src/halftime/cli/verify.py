@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +12,10 @@ import click
 
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
-from halftime.base.store import write_bytes
+from halftime.base.store import STANDARD_OUTPUT, check_writable, write_bytes
 from halftime.cli.options import output_options, take_workload, workload_options
-from halftime.cli.output import Output, emit, progress_bar
+from halftime.cli.output import ExtraFile, Output, emit
+from halftime.cli.screen import progress_bar
 from halftime.records import Workload
 from halftime.records.verdict import Verdict
 from halftime.report.model import Report
@@ -86,12 +89,16 @@ def command(
     A and B are each a folder of pictures, a recipe or plan in TOML, or the word 'baseline' for the
     pipeline as it is. Exit code: 0 equivalent, 1 different, 3 inconclusive.
     """
-    from halftime.pipeline.device import this_environment
-    from halftime.verbs.verify.metrics import require
-    from halftime.verbs.verify.pictures import read_folder, write_folder
-    from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
+    with progress_bar(output.quiet) as progress:
+        progress("importing torch", 0, 1)
+        from halftime.pipeline.device import this_environment
+        from halftime.verbs.verify.metrics import require
+        from halftime.verbs.verify.pictures import read_folder
+        from halftime.verbs.verify.run import MARGIN, VerifySettings, verdict_of
 
     require()
+    for file in (sheet, str(keep / "a" / "0.png") if keep else None):
+        check_writable(file or STANDARD_OUTPUT)
     if count is not None and count < 1:
         raise BadInput(f"--prompts is {count}; it must be 1 or more.")
     workload = take_workload(workload_values, model)
@@ -111,13 +118,8 @@ def command(
         )
         environment = None if both_folders else this_environment(workload.device)
         verdict = verdict_of(baseline, candidate, settings, environment)
-    if keep:
-        write_folder(keep / "a", baseline)
-        write_folder(keep / "b", candidate)
-    if sheet:
-        write_bytes(sheet, _sheet(verdict, baseline, candidate))
-        click.echo(f"wrote {sheet}", err=True)
-    emit(verdict, output, lambda: _report(verdict, baseline, candidate))
+    extra = tuple(_own_files(verdict, baseline, candidate, keep, sheet))
+    emit(verdict, output, lambda: _report(verdict, baseline, candidate), extra)
     return EXIT_CODES[verdict.verdict]
 
 
@@ -182,6 +184,22 @@ def _configured(loaded: LoadedPipeline, source: str) -> AbstractContextManager[o
     from halftime.fix import applied
 
     return applied(loaded.pipeline, Path(source), probe=False)
+
+
+def _own_files(
+    verdict: Verdict,
+    baseline: PictureSet,
+    candidate: PictureSet,
+    keep: Path | None,
+    sheet: str | None,
+) -> Iterator[ExtraFile]:
+    from halftime.verbs.verify.pictures import write_folder
+
+    if keep:
+        for folder, pictures in ((keep / "a", baseline), (keep / "b", candidate)):
+            yield ExtraFile(str(folder), partial(write_folder, folder, pictures))
+    if sheet:
+        yield ExtraFile(sheet, lambda: write_bytes(sheet, _sheet(verdict, baseline, candidate)))
 
 
 def _sheet(verdict: Verdict, baseline: PictureSet, candidate: PictureSet) -> bytes:

@@ -22,7 +22,7 @@ from halftime.fix.probe import check_levels, probe_key
 from halftime.fix.table import FIXES
 from halftime.pipeline.architecture import architecture as architecture
 from halftime.pipeline.device import device_of
-from halftime.pipeline.state import state_of
+from halftime.pipeline.state import PipelineState, state_of
 from halftime.records import Session
 from halftime.records.fixes import ALWAYS, CONFLICTS, FIX_ROWS
 from halftime.records.recipe import Choice, Plan, Recipe
@@ -56,9 +56,10 @@ def applied(
     if isinstance(plan, Recipe):
         check_recipe(plan, pipeline)
     chosen = choose(plan)
-    check(pipeline, chosen)
-    if probe is not False and not _was_probed(pipeline, plan, chosen):
-        check_levels(pipeline, chosen, None if probe is True else probe)
+    state = state_of(pipeline)
+    check(pipeline, chosen, state)
+    if probe is not False and not _was_probed(pipeline, plan, chosen, state):
+        check_levels(pipeline, chosen, None if probe is True else probe, state=state)
     with block(pipeline, chosen) as stack:
         if artefacts is not None:
             stack.enter_context(kept_artefacts(pipeline, plan, artefacts))
@@ -70,10 +71,13 @@ def applied(
 
 
 def _was_probed(
-    pipeline: DiffusionPipeline, plan: Plan | Recipe, chosen: Sequence[ChosenFix]
+    pipeline: DiffusionPipeline,
+    plan: Plan | Recipe,
+    chosen: Sequence[ChosenFix],
+    state: PipelineState,
 ) -> bool:
     """Whether a recipe comes with a probe of this architecture and state."""
-    return isinstance(plan, Recipe) and plan.probed == probe_key(pipeline, chosen)
+    return isinstance(plan, Recipe) and plan.probed == probe_key(pipeline, chosen, state)
 
 
 def kept_artefacts(
@@ -153,9 +157,12 @@ def open_findings(session: Session, plan: Plan | Recipe) -> Session:
     return msgspec.structs.replace(session, findings=findings)
 
 
-def check(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> None:
-    """Raises DoesNotApply for the first fix that cannot work on this pipeline."""
-    state = state_of(pipeline)
+def check(
+    pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix], state: PipelineState | None = None
+) -> None:
+    """Raises DoesNotApply for the first fix that cannot work on this pipeline; `state` is the
+    pipeline's, where it was looked at already."""
+    state = state_of(pipeline) if state is None else state
     for fix, settings in chosen:
         reason = why_not(fix, pipeline, settings, state)
         if reason:

@@ -43,8 +43,9 @@ def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None
     with restored(module), _outward_dtype(module, inside):
         replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
         entered = inside.during(getattr(module, entry))
+        timesteps = hugging_face.computes_in_dtype_of_timestep(module)
         with (
-            patched(module, entry, casting(entered, dtype)),
+            patched(module, entry, casting(entered, dtype, places=timesteps)),
             patched(module, "to", _to(module)),
         ):
             yield

@@ -3,7 +3,8 @@
 What a fix promises holds for the pipelines that it was tried on; the user's may be in a state that
 nobody thought of. So before a plan counts as applied, two short calls are compared: the pipeline as
 it is, and under those fixes of the plan that promise the same picture. A fix that is off by more
-than its level allows is refused, with the figure.
+than its level allows is refused, with the figure. One that promises less shows in a call that the
+pipeline runs under it.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from PIL import Image
 
 from halftime.base.environment import versions
 from halftime.base.errors import DoesNotApply, HalftimeWarning, first_line
-from halftime.fix.base import ChosenFix
+from halftime.fix.base import ChosenFix, Settings
 from halftime.fix.blocks import block
+from halftime.fix.undo import restored
 from halftime.pipeline.architecture import architecture
-from halftime.pipeline.arguments import call_parameters
+from halftime.pipeline.arguments import call_parameters, vae_factor
 from halftime.pipeline.change import progress_bars
-from halftime.pipeline.components import components_of, modules_of, pipelines_of
+from halftime.pipeline.components import components_of, denoisers, modules_of, pipelines_of
 from halftime.pipeline.device import device_of
-from halftime.pipeline.state import state_of
+from halftime.pipeline.state import PipelineState, state_of
+from halftime.records import Json
 from halftime.records.fixes import FixName
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -54,8 +58,15 @@ BOUNDS: dict[torch.dtype, float] = {
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
-_SIZES = (64, 128, 256, None)  # of a picture, the smallest first; None leaves it to the pipeline
+_SIZES = (64, 128, 256)  # of a picture, the smallest first; then what the model was made for
+# Arguments that some calls take one of, or have another number of frames for.
+_LEFT_OUT = ((), ("video",), ("image",), ("num_frames", "video"))
 _PASSED: set[str] = set()  # keys of probes that passed in this process
+
+
+_STEPS = 3  # of a call under a fix that chooses them: another number than the pipeline's own two
+_PICTURES = ("image", "original_image", "control_image", "mask_image", "control_mask")
+_VIDEOS = ("video", "control_video", "conditioning_frames", "pose_video", "face_video")
 
 
 class ShortCall(NamedTuple):
@@ -69,16 +80,20 @@ def check_levels(
     pipeline: DiffusionPipeline,
     chosen: Sequence[ChosenFix],
     arguments: Mapping[str, object] | None = None,
+    *,
+    state: PipelineState | None = None,
 ) -> None:
-    """Two short calls, compared; none where this plan passed on this pipeline and state before.
+    """Two short calls, compared, and a third under fixes that promise no equal picture; none where
+    this plan passed on this pipeline and state before.
 
-    `arguments` are the call's where its own smallest cannot be guessed. Raises DoesNotApply, naming
-    the fix and how far it is off; warns where the pipeline cannot be called in that way.
+    `arguments` are the call's where its own smallest cannot be guessed; `state` is the pipeline's,
+    where it was looked at already. Raises DoesNotApply, naming the fix and how far it is off; warns
+    where the pipeline cannot be called in that way.
     """
     probed = probed_fixes(chosen)
     if not probed:
         return
-    key = probe_key(pipeline, probed)
+    key = probe_key(pipeline, probed, state)
     if key in _PASSED:
         return
     with _undisturbed(pipeline):
@@ -90,29 +105,37 @@ def check_levels(
             )
             warnings.warn(words, HalftimeWarning, stacklevel=4)
             return
-        baseline, chosen_arguments = call
-        complaint = _complaint(pipeline, probed, baseline, chosen_arguments)
-        if complaint:
-            raise DoesNotApply(_blame(pipeline, probed, baseline, chosen_arguments, complaint))
+        equal = [choice for choice in probed if choice.fix.level != "approximate"]
+        for fixes in (equal, probed if len(probed) > len(equal) else []):
+            complaint = _complaint(pipeline, fixes, *call) if fixes else ""
+            if complaint:
+                raise DoesNotApply(_blame(pipeline, fixes, *call, complaint))
     _PASSED.add(key)
 
 
 def probed_fixes(chosen: Sequence[ChosenFix]) -> list[ChosenFix]:
-    """Those that promise the same picture, and show it in a short call."""
+    """Those that show in a short call, with few steps where they choose the steps."""
     return [
-        choice
+        ChosenFix(choice.fix, {**choice.settings, **_few_steps(choice.settings)})
         for choice in chosen
-        if choice.fix.level != "approximate" and choice.fix.name not in NOT_PROBED
+        if choice.fix.name not in NOT_PROBED
     ]
 
 
-def probe_key(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> str:
+def _few_steps(settings: Settings) -> dict[str, Json]:
+    steps = settings.get("steps")
+    return {"steps": min(steps, _STEPS)} if isinstance(steps, int) else {}
+
+
+def probe_key(
+    pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix], state: PipelineState | None = None
+) -> str:
     """What a probe holds for: these fixes, on this architecture, in this state and software."""
     scheduler = getattr(pipeline, "scheduler", None)
     facts = (
         type(pipeline).__name__,
         sorted(architecture(pipeline).items()),
-        state_of(pipeline),
+        state_of(pipeline) if state is None else state,
         type(scheduler).__name__,
         sorted(map(repr, dict(getattr(scheduler, "config", {})).items())),
         device_of(pipeline).type,
@@ -139,6 +162,10 @@ def _complaint(
         candidate = _called(pipeline, arguments)
     if candidate.picture is None:
         return f"the call fails under it ({candidate.error})"
+    if not np.isfinite(candidate.picture).all():
+        return "its picture is not finite"
+    if any(choice.fix.level == "approximate" for choice in fixes):
+        return ""
     bound = _bound(pipeline, fixes)
     if bound == 0 and not np.array_equal(candidate.picture, baseline):
         # A pipeline that does not repeat itself cannot show that nothing changed.
@@ -158,7 +185,6 @@ def _blame(
     together: str,
 ) -> str:
     """The message: which fix it is, found by one more call for each where there are several."""
-    level = "' or '".join(dict.fromkeys(choice.fix.level for choice in fixes))
     if len(fixes) == 1:
         return _refusal(fixes[0], together)
     for choice in fixes:
@@ -167,16 +193,18 @@ def _blame(
             return _refusal(choice, alone)
     names = ", ".join(choice.fix.name for choice in fixes)
     return (
-        f"the fixes {names} are not {level!r} together on this pipeline: {together}. Apply fewer "
+        f"the fixes {names} do not work together on this pipeline: {together}. Apply fewer "
         "of them, or pass probe=False and compare the pictures with `halftime verify`."
     )
 
 
 def _refusal(choice: ChosenFix, complaint: str) -> str:
+    level = choice.fix.level
+    broken = "does not work" if level == "approximate" else f"is not {level!r}"
     return (
-        f"fix {choice.fix.name!r} is not {choice.fix.level!r} on this pipeline as it is: in a "
-        f"probe of two steps {complaint}. Leave it out, or pass probe=False and compare the "
-        "pictures with `halftime verify`."
+        f"fix {choice.fix.name!r} {broken} on this pipeline as it is: in a probe of "
+        f"{_STEPS if 'steps' in choice.settings else 2} steps {complaint}. Leave it out, or pass "
+        "probe=False and compare the pictures with `halftime verify`."
     )
 
 
@@ -209,41 +237,83 @@ def _first_call(
     pipeline: DiffusionPipeline, arguments: Mapping[str, object] | None
 ) -> tuple[np.ndarray, Mapping[str, object]] | None:
     """The picture of the smallest call that the pipeline takes, and that call's arguments."""
-    for size in _SIZES:
-        attempt = {**short_arguments(pipeline, size), **(arguments or {})}
+    for attempt in _attempts(pipeline, arguments or {}):
         picture = _called(pipeline, attempt).picture
         if picture is not None and np.isfinite(picture).all():
             return picture, attempt
     return None
 
 
+def _attempts(
+    pipeline: DiffusionPipeline, arguments: Mapping[str, object]
+) -> Iterator[Mapping[str, object]]:
+    """Calls that the pipeline might take, the smallest first, each once."""
+    attempts: list[Mapping[str, object]] = []
+    for size in (*_SIZES, *_native_sizes(pipeline), None):
+        short = short_arguments(pipeline, size)
+        for names in _LEFT_OUT:
+            remaining = {name: value for name, value in short.items() if name not in names}
+            if not any(_names_same(remaining, earlier) for earlier in attempts):
+                attempts.append(remaining)
+                yield {**remaining, **arguments}
+
+
+def _names_same(left: Mapping[str, object], right: Mapping[str, object]) -> bool:
+    """Whether two calls have the same arguments: pictures of one size are the same picture."""
+    return left.keys() == right.keys() and all(
+        left.get(name) == right.get(name) for name in ("height", "width", "processing_resolution")
+    )
+
+
+def _native_sizes(pipeline: DiffusionPipeline) -> Iterator[int]:
+    """The size that the denoiser was made for, where its positions have no other."""
+    for denoiser in denoisers(pipeline):
+        config = getattr(denoiser, "config", {})
+        side = config.get("sample_size") or config.get("sample_height")
+        if isinstance(side, int):
+            yield side * vae_factor(pipeline)
+
+
 def short_arguments(pipeline: DiffusionPipeline, size: int | None) -> dict[str, object]:
     """Two steps of the smallest picture or video, with both prompts; of these what the call
     takes."""
-    picture = Image.linear_gradient("L").resize((size or 512, size or 512)).convert("RGB")
+    side = size or 512
+    picture = Image.linear_gradient("L").resize((side, side)).convert("RGB")
     possible: dict[str, object] = {
         "prompt": "a red apple on a white table",
         "negative_prompt": "blue",
         "num_inference_steps": 2,
         "prior_num_inference_steps": 2,
-        "image": picture,
-        "control_image": picture,
-        "mask_image": picture,
-        "video": [picture] * 9,
+        **dict.fromkeys(_PICTURES, picture),
+        **dict.fromkeys(_VIDEOS, [picture] * 9),
+        "class_labels": [0],
+        "image_crf": 0,  # another codec, which needs PyAV
         "num_frames": 9,
         "strength": 0.99,
         "use_resolution_binning": False,
         "clean_caption": False,
         "output_type": "np",
-        **({} if size is None else {"height": size, "width": size}),
+        "processing_resolution": side,
+        "_auto_resize": False,
+        **({} if size is None else {"height": size, "width": size, "max_area": size * size}),
     }
-    parameters = call_parameters(pipeline)
-    return {name: value for name, value in possible.items() if name in parameters.names}
+    modular = hugging_face.modular_inputs(pipeline)
+    if modular is not None:  # pictures would choose other blocks than those that have components
+        possible = {k: v for k, v in possible.items() if k not in (*_PICTURES, *_VIDEOS)}
+        possible["output"] = modular[1]
+    names = _names(pipeline)
+    return {name: value for name, value in possible.items() if name in names}
+
+
+def _names(pipeline: DiffusionPipeline) -> set[str]:
+    """Of the arguments that the call takes."""
+    inputs, _ = hugging_face.modular_inputs(pipeline) or ((), "")
+    return {*call_parameters(pipeline).names, *inputs}
 
 
 def _called(pipeline: DiffusionPipeline, arguments: Mapping[str, object]) -> ShortCall:
     seeded = {"generator": torch.Generator("cpu").manual_seed(0), **arguments}
-    if "generator" not in call_parameters(pipeline).names:
+    if "generator" not in _names(pipeline):
         del seeded["generator"]
     torch.manual_seed(0)
     try:
@@ -264,7 +334,8 @@ def _as_array(result: object) -> np.ndarray:
 
 @contextmanager
 def _undisturbed(pipeline: DiffusionPipeline) -> Iterator[None]:
-    """Afterwards random numbers, the pipeline and its schedulers are as they were before."""
+    """Afterwards random numbers, the pipeline, its schedulers and its models are as they were
+    before: a call that fails in its middle (PAG's, say) leaves its attention processors behind."""
     holders = [
         *pipelines_of(pipeline),
         *(part for part in components_of(pipeline).values() if hasattr(part, "set_timesteps")),
@@ -274,6 +345,8 @@ def _undisturbed(pipeline: DiffusionPipeline) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(progress_bars(pipeline, disable=True))
+        for module in modules_of(pipeline).values():
+            stack.enter_context(restored(module))
         try:
             yield
         finally:

@@ -68,6 +68,7 @@ class ScheduleTable:
 
     scheduler: str
     steps: tuple[TableStep, ...]
+    remembers: bool = True  # the scheduler keeps tensors of one step for a later one
 
 
 def build(
@@ -85,7 +86,8 @@ def build(
     with _refusing(name):
         run = copy.deepcopy(scheduler)
         rows = [_basis_step(run, t, arguments) for t in _schedule(run, begin)]
-        table = ScheduleTable(name, tuple(_only_live(rows)))
+        remembers = any(row.states for row in rows)
+        table = ScheduleTable(name, tuple(_only_live(rows)), remembers)
         _check_linear(table, scheduler, begin, arguments)
     return table
 

@@ -12,9 +12,10 @@ import copy
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -32,7 +33,7 @@ from halftime.fix.schedule_table import (
     dtypes,
     evaluate,
 )
-from halftime.upstream import hugging_face
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -42,14 +43,51 @@ _STATE = "_halftime"
 _Dtypes = tuple[tuple[torch.dtype, ...], ...]  # for each step, of its result and then of its draws
 
 
+class _Content(NamedTuple):
+    """What a tensor holds: the number of writes to it, or its values where none are counted."""
+
+    writes: int | None
+    values: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Content:
+        return cls(pytorch.writes_to(tensor), tensor.clone())
+
+    def is_of(self, tensor: Tensor) -> bool:
+        writes = pytorch.writes_to(tensor)
+        return writes == self.writes if writes is not None else torch.equal(tensor, self.values)
+
+
 @dataclasses.dataclass
 class _Schedule:
     """One `set_timesteps`: the attributes that it set, a copy on the host, and its tables."""
 
     attributes: dict[str, object]
     host: SchedulerMixin
+    contents: dict[str, _Content]  # of the tensors among the attributes, as they were set
     tables: dict[tuple[int, str], ScheduleTable] = dataclasses.field(default_factory=dict)
     dtypes: dict[tuple[object, ...], _Dtypes] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scheduler: SchedulerMixin, host: SchedulerMixin) -> _Schedule:
+        """The schedule that is set on a scheduler."""
+        attributes = _attributes(scheduler)
+        tensors = {name: value for name, value in attributes.items() if isinstance(value, Tensor)}
+        return cls(attributes, host, {name: _Content.of(value) for name, value in tensors.items()})
+
+    def is_set_on(self, scheduler: SchedulerMixin) -> bool:
+        """Whether the scheduler's schedule is this one still: Cosmos writes another last sigma into
+        it between `set_timesteps` and the loop."""
+        return self.is_unwritten() and all(
+            vars(scheduler).get(name) is self.attributes[name] for name in self.contents
+        )
+
+    def is_unwritten(self) -> bool:
+        """Whether its tensors hold what `set_timesteps` put there."""
+        return all(
+            content.is_of(cast(Tensor, self.attributes[name]))
+            for name, content in self.contents.items()
+        )
 
     def table(self, begin: int, arguments: dict[str, object]) -> ScheduleTable:
         key = (begin, repr(sorted(arguments.items())))
@@ -153,13 +191,13 @@ def _set_timesteps(
     state = _state(self)
     key = _key(self, args, kwargs)
     state.position = None
-    if key not in state.schedules:
+    if key not in state.schedules or not state.schedules[key].is_unwritten():
         host = _host_copy(self, original)
         original.set_timesteps(self, *args, **kwargs)
         original.set_timesteps(host, **_on_host(original, args, kwargs))
         while len(state.schedules) >= _KEPT_SCHEDULES:
             state.schedules.pop(next(iter(state.schedules)))
-        state.schedules[key] = _Schedule(_attributes(self), host)
+        state.schedules[key] = _Schedule.of(self, host)
     state.schedule = state.schedules[key]
     vars(self).update(_copied(state.schedule.attributes))
 
@@ -212,9 +250,9 @@ def _on_host(
 
 def _start(self: SchedulerMixin, timestep: object) -> _Position:
     state = _state(self)
-    if state.schedule is None:
-        # Timesteps were set on the original, before the table: take them as they are.
-        state.schedule = _Schedule(_attributes(self), _host_copy(self, type(self).__mro__[1]))
+    if state.schedule is None or not state.schedule.is_set_on(self):
+        # Set on the original, before the table, or changed since: take the schedule as it is.
+        state.schedule = _Schedule.of(self, _host_copy(self, type(self).__mro__[1]))
     begin = _begin(self, timestep)
     position = _Position(state.schedule.table(begin, state.arguments), begin)
     state.position = position
@@ -301,7 +339,17 @@ def _step(
             **dict(zip(names, args, strict=False)),
             **kwargs,
         )
-    position = _checked(self, timestep, kwargs)
+    position = _state(self).position or _start(self, timestep)
+    complaint = _why_not_by_table(self, position, timestep, kwargs)
+    if complaint:
+        keywords = {"generator": generator} if generator is not None else {}
+        call = (model_output, timestep, sample)
+        with _own_step(self, position, complaint):
+            own = original.step  # type: ignore[attr-defined]
+            return cast(object, own(self, *call, return_dict=return_dict, **keywords, **kwargs))
+    if kwargs != _state(self).arguments:
+        _state(self).arguments = dict(kwargs)
+        position = _start(self, timestep)
     step = position.step
     rows = position.dtypes = position.dtypes or _rows(self, position, model_output, sample)
     out_dtype, *draw_dtypes = rows[position.index]
@@ -315,29 +363,35 @@ def _step(
     return _answer(self, step, previous, denoised, return_dict)
 
 
-def _checked(self: SchedulerMixin, timestep: object, arguments: dict[str, object]) -> _Position:
-    state = _state(self)
-    position = state.position or _start(self, timestep)
-    if arguments != state.arguments:
-        if position.index:
-            raise DoesNotApply(
-                f"{type(self).__name__}.step was called with other arguments in the middle of "
-                "a run."
-            )
-        if any(isinstance(value, Tensor) for value in arguments.values()):
-            raise DoesNotApply(
-                f"{type(self).__name__}.step was given a tensor among {sorted(arguments)}."
-            )
-        state.arguments = dict(arguments)
-        position = _start(self, timestep)
+def _why_not_by_table(
+    self: SchedulerMixin, position: _Position, timestep: object, arguments: dict[str, object]
+) -> str:
+    """What of this call of `step` is not in the table; '' where nothing is."""
+    name = type(self).__name__
+    if any(isinstance(value, Tensor) for value in arguments.values()):
+        return f"{name}.step was given a tensor among {sorted(arguments)}"
+    if arguments != _state(self).arguments and position.index:
+        return f"{name}.step was called with other arguments in the middle of a run"
     index, expected = index_in_schedule(self.timesteps, timestep), position.begin + position.index
     if index not in (None, expected):
+        return f"{name}.step was called for step {index}; {expected} was expected"
+    return ""
+
+
+@contextmanager
+def _own_step(self: SchedulerMixin, position: _Position, complaint: str) -> Iterator[None]:
+    """One step of the scheduler's own, from the index that it shows: Cosmos steps twice at each,
+    the second time with a tensor. Raises DoesNotApply, with the complaint, where the scheduler
+    remembers earlier steps: those that the table took left it no memory."""
+    if position.table.remembers or not isinstance(getattr(self, "step_index", None), int):
         raise DoesNotApply(
-            f"{type(self).__name__}.step was called for step {index}; {expected} was expected. A "
-            "table runs in order; call set_timesteps before each run, or leave out "
+            f"{complaint}. A table runs in order; call set_timesteps before each run, or leave out "
             "'schedule-table'."
         )
-    return position
+    yield
+    position.index = self.step_index - position.begin
+    if position.index >= len(position.table.steps):
+        _state(self).position = None
 
 
 def _rows(self: SchedulerMixin, position: _Position, output: Tensor, sample: Tensor) -> _Dtypes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
@@ -138,6 +140,33 @@ def _cloned(value: object) -> object:
     return pytorch.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
+class Identities:
+    """A number for each object that is shown to it, given to no other one: Python uses an `id`
+    again as soon as its object is gone."""
+
+    def __init__(self) -> None:
+        self._numbered: dict[int, tuple[Callable[[], object | None], int]] = {}
+        self._next = itertools.count()
+
+    def number(self, thing: object) -> int:
+        reference, number = self._numbered.get(id(thing), (_nothing, -1))
+        if reference() is not thing:
+            number = next(self._next)
+            self._numbered[id(thing)] = _reference(thing), number
+        return number
+
+
+def _nothing() -> None:
+    return None
+
+
+def _reference(thing: object) -> Callable[[], object | None]:
+    try:
+        return weakref.ref(thing)
+    except TypeError:  # of a kind that takes no weak references: kept alive
+        return lambda: thing
+
+
 @dataclass
 class EncodingVersion:
     """A value that changes with whatever embeddings depend on besides the arguments: an encoder's
@@ -148,10 +177,12 @@ class EncodingVersion:
     """
 
     pipeline: DiffusionPipeline
+    identities: Identities = field(default_factory=Identities)
     places: list[object] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)  # views of one value each, at those places
 
     def __call__(self) -> str:
+        number = self.identities.number
         encoders = components(self.pipeline, "text_encoder").values()
         weights = [
             weight
@@ -160,15 +191,17 @@ class EncodingVersion:
             if weight.numel() and not weight.is_meta
         ]
         places: list[object] = [
-            (id(weight), weight.data_ptr(), pytorch.writes_to(weight)) for weight in weights
+            (number(weight), weight.data_ptr(), pytorch.writes_to(weight)) for weight in weights
         ]
         if places != self.places:
             self.places, self.samples = places, _middles(weights)
         adapters = [
-            _adapter_state(layer) for encoder in encoders for layer in adapter_layers(encoder)
+            (number(layer), *_adapter_state(layer))
+            for encoder in encoders
+            for layer in adapter_layers(encoder)
         ]
         tokenizers = [
-            (name, id(tokenizer), len(tokenizer))
+            (name, number(tokenizer), len(tokenizer))
             for name, tokenizer in components_of(self.pipeline).items()
             if "tokenizer" in name and isinstance(tokenizer, Sized)
         ]
@@ -193,7 +226,7 @@ def _middles(weights: list[Tensor]) -> list[Tensor]:
 
 def _adapter_state(layer: nn.Module) -> tuple[object, ...]:
     names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
-    return (id(layer), *(str(getattr(layer, name, None)) for name in names))
+    return tuple(str(getattr(layer, name, None)) for name in names)
 
 
 def _read_by_encode_prompt(pipeline: DiffusionPipeline) -> dict[str, object]:

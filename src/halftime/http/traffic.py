@@ -59,10 +59,11 @@ class Observed:
         counts = scope["path"].startswith(API)
         self.traffic.active += counts
         self.traffic.metrics.active.inc()
+        patience = _Patience(self.traffic.send_seconds)
         try:
-            sender = _sender(send, exchange, self.traffic.send_seconds)
-            await self._answer(scope, receive, sender, exchange)
+            await self._answer(scope, receive, _sender(send, exchange, patience), exchange)
         finally:
+            patience.end()
             self.traffic.active -= counts
             self.traffic.metrics.active.dec()
             self._record(scope, exchange, time.perf_counter() - begun)
@@ -109,7 +110,51 @@ class Observed:
         logger.log(level, "%s %s %d %.3f s %s", *values)
 
 
-def _sender(send: Send, exchange: _Exchange, seconds: float) -> Send:
+class _Patience:
+    """Gives up on a reader that stopped: one timer a request, not one a piece."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Task[object] | None = None
+        self._since = 0.0
+        self._gave_up = False
+
+    async def sent(self, send: Send, message: Message) -> None:
+        """Hand a piece to the server. Raises ClientLeft where that takes too long."""
+        # Waits only while the socket's buffers are full, so only a reader that stopped reading
+        # runs into this.
+        task = asyncio.current_task()
+        assert task is not None
+        self._sending, self._since = task, self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._since + self.seconds, self._look)
+        try:
+            await send(message)
+        except asyncio.CancelledError:
+            if not self._gave_up or task.uncancel():
+                raise  # somebody else's
+            raise ClientLeft from None  # the server closes what is returned from unfinished
+        finally:
+            self._sending = None
+
+    def _look(self) -> None:
+        due = self._since + self.seconds
+        if self._sending is None:
+            self._timer = None  # the next piece starts it again
+        elif self._loop.time() < due:
+            self._timer = self._loop.call_at(due, self._look)
+        else:
+            self._gave_up = True
+            self._sending.cancel()
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _sender(send: Send, exchange: _Exchange, patience: _Patience) -> Send:
     """`send` that notes the status, numbers the answer, and gives up on a reader that stopped."""
 
     async def observed(message: Message) -> None:
@@ -121,13 +166,7 @@ def _sender(send: Send, exchange: _Exchange, seconds: float) -> Send:
                 headers.append((REQUEST_ID, exchange.number.encode()))
             message = {**message, "headers": headers}
         for piece in pieces(message):
-            # Waits only while the socket's buffers are full, so only a reader that stopped reading
-            # runs into this.
-            try:
-                async with asyncio.timeout(seconds):
-                    await send(piece)
-            except TimeoutError:
-                raise ClientLeft from None  # the server closes what is returned from unfinished
+            await patience.sent(send, piece)
 
     return observed
 

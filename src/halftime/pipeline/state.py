@@ -10,6 +10,7 @@ import functools
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal
 
 from diffusers import DiffusionPipeline
@@ -260,13 +261,28 @@ def _held_elsewhere(pipeline: DiffusionPipeline) -> tuple[str, ...]:
     own = pipelines_of(pipeline)
     elsewhere = {
         id(component)
-        for holder in gc.get_objects()
-        if issubclass(type(holder), DiffusionPipeline) and not any(holder is part for part in own)
+        for holder in _live_pipelines()
+        if not any(holder is part for part in own)
         for component in vars(holder).values()
     }
     return tuple(
         name for name, component in components_of(pipeline).items() if id(component) in elsewhere
     )
+
+
+def _live_pipelines() -> Iterator[DiffusionPipeline]:
+    """Every pipeline in this process. A process holds millions of objects, so that the search
+    runs in C."""
+    objects = gc.get_objects()
+    kinds = {DiffusionPipeline, *_subclasses(DiffusionPipeline)}
+    return compress(objects, map(kinds.__contains__, map(type, objects)))
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    subclass: type
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def _repeated(pipeline: DiffusionPipeline) -> tuple[str, ...]:

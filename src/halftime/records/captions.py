@@ -33,7 +33,8 @@ class Logged(Record, frozen=True, kw_only=True):
     """One line of a log: a request and both models' answers.
 
     `image` is a path beside the log, a data URL or base64; or `features` replace it, and `group`
-    names its near duplicates. `slice` names a kind of request, for the report alone.
+    names its near duplicates. `slice` names a kind of request, for the report alone. `shape` is
+    what else was in the request, as `captions collect` writes it.
     """
 
     id: str = ""
@@ -46,12 +47,67 @@ class Logged(Record, frozen=True, kw_only=True):
     small: Answer
     large: Answer
     check: Check | None = None
+    shape: str = ""
+
+
+class Trees(Record, frozen=True, kw_only=True):
+    """Boosted trees, flat: node i goes to `left[i]` where feature[i] <= split[i], else to
+    `right[i]`; a leaf goes to itself. Their sum of leaves times `slope` is added to the logit.
+
+    `roots` are the trees' first nodes, `depth` the most steps to a leaf.
+    """
+
+    roots: tuple[int, ...]
+    feature: tuple[int, ...]
+    split: tuple[float, ...]
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    value: tuple[float, ...]
+    depth: int
+    slope: float = 1.0
+
+
+class FirstLook(Record, frozen=True, kw_only=True):
+    """What a cascade decides before it asks: its own model over the features without the check.
+
+    From `small_from` on the small answer is taken unchecked; below `ask_from` the large model is
+    asked at once; between them the small model is asked and its answer checked.
+    """
+
+    weights: tuple[float, ...]
+    intercept: float
+    slope: float = 1.0
+    offset: float = 0.0
+    trees: Trees | None = None
+    small_from: float
+    ask_from: float
+
+
+class NeverSmall(Record, frozen=True, kw_only=True):
+    """Requests that always go to the large model: those that meet every condition that is given.
+
+    `prompt` is a regular expression, searched in the request's words without regard to case.
+    """
+
+    name: str
+    prompt: str = ""
+    pixels_below: float | None = None  # width x height of the picture
+    pixels_above: float | None = None
 
 
 # Schema history
 # 1  2026-11  first
+class RoutingRules(Record, frozen=True, kw_only=True):
+    """A file of rules, for `captions calibrate --rules`; a router carries those it has."""
+
+    schema: Literal[1] = 1
+    never_small: tuple[NeverSmall, ...]
+
+
+# Schema history
+# 1  2026-11  first; since then with `trees`, `first_look`, `shapes` and `never_small`
 class Router(Record, frozen=True, kw_only=True):
-    """A calibrated router: a logistic model over cheap features, and a certified threshold.
+    """A calibrated router: a model over cheap features, and a certified threshold.
 
     Requests whose probability of being acceptable is at least `threshold` go to the small model;
     None sends all to the large one. `limit` bounds the mean squared standard score of the features:
@@ -75,16 +131,49 @@ class Router(Record, frozen=True, kw_only=True):
     delta: float
     tolerance: float
     small_share: float = 0.0  # as certified; a live share far from it is drift
+    trees: Trees | None = None
+    first_look: FirstLook | None = None  # of a cascade; without it every request is asked
+    # the shapes of requests that were logged, beyond a plain picture with a prompt
+    shapes: tuple[str, ...] = ()
+    never_small: tuple[NeverSmall, ...] = ()
 
 
 class Step(Record, frozen=True, kw_only=True):
-    """One hypothesis of the fixed sequence: `errors` of `sent` were not acceptable there."""
+    """One hypothesis of the fixed sequence: `errors` of `sent` were not acceptable there.
+
+    Where pictures recur, `bound` is the larger of two: of all requests, and of the others alone.
+    """
 
     threshold: float
     sent: int
     errors: int
     bound: float  # Clopper-Pearson's upper bound at 1 - delta
     passed: bool
+
+
+class FamilyCounts(Record, frozen=True, kw_only=True):
+    """A log's families of near duplicates: what is evidence of its own, and what is not."""
+
+    families: int
+    largest: int  # requests
+    largest_share: float
+    recurring: int  # families that are large and come all through the log, as fixed cameras do
+    recurring_share: float  # of the requests
+
+
+class LogPower(Record, frozen=True, kw_only=True):
+    """What a log can certify, known before anything is learned from it.
+
+    `draws` independent requests are drawn for the certificate; `least_alpha` is what they certify
+    where all of them go to the small model without an error. `most_errors`: share of requests that
+    go small -> unacceptable ones among the draws with which alpha is still certified.
+    """
+
+    draws: int
+    least_alpha: float
+    needed: int  # requests that must go to the small model without an error
+    most_errors: dict[str, int] = {}
+    why_few: str = ""  # what keeps the draws so few, where they cannot certify alpha at all
 
 
 class Policy(Record, frozen=True, kw_only=True):
@@ -128,7 +217,7 @@ class Mistake(Record, frozen=True, kw_only=True):
 
 
 # Schema history
-# 1  2026-11  first
+# 1  2026-11  first; since then with `families`, `power` and `checked_share`
 class CaptionsResult(Record, frozen=True, kw_only=True):
     """A calibration and its savings.
 
@@ -156,6 +245,10 @@ class CaptionsResult(Record, frozen=True, kw_only=True):
     acceptable_share: float  # of all test requests: what the oracle may send to the small model
     cost_ratio: float  # r: small over large, a request
     router_cost: float | None = None  # of one decision, as it was given; None: not counted
+    families: FamilyCounts | None = None
+    power: LogPower | None = None
+    # share of the requests whose small answer the judge looks at, on the test split
+    checked_share: float = 0.0
     mode: Mode
     # both modes on the calibration split, by which the choice was made
     modes: tuple[Policy, ...] = ()

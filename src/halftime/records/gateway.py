@@ -75,6 +75,70 @@ class Truth(Record, frozen=True, kw_only=True):
     first_chunk_low: float
     connections: int  # that the mock saw from the gateway
     requests: int  # over them
+    # the same 5th percentiles of the other two paths; None in older files
+    request_low: float | None = None
+    response_low: float | None = None
+
+
+class UpstreamLog(Record, frozen=True, kw_only=True):
+    """What the mock's log says of the requests that were to come through the gateway."""
+
+    unreached: int = 0  # answered, and never seen at the upstream
+    answered: int = 0  # of so many
+    calls_per_request: float = 1.0  # that the gateway made for those that it did ask
+    direct_at_once: int = 0  # most requests under way at the upstream at one moment
+    through_at_once: int = 0
+    direct_request_bytes: float | None = None  # bodies as they arrive, medians
+    through_request_bytes: float | None = None
+    models: tuple[str, ...] = ()  # that the gateway asked for, where direct asked for another
+
+
+class AnswerFacts(Record, frozen=True, kw_only=True):
+    """How the answers of the two arms differ, where they are answers."""
+
+    missing: tuple[str, ...] = ()  # keys that all direct answers have and none through
+    encoding: str = ""  # of the answers through, which was not asked for
+    interim: int = 0  # answers of 1xx through the gateway
+    direct_closing: float = 0.0  # share of the answers after which the connection ends
+    through_closing: float = 0.0
+    direct_pieces: float | None = None  # in which an answer arrives, medians
+    through_pieces: float | None = None
+    direct_size: float | None = None  # characters of the text or picture, medians
+    through_size: float | None = None
+
+
+class StreamTimes(Record, frozen=True, kw_only=True):
+    """Streams of one arm."""
+
+    token_gap: Percentiles  # between tokens: from first to last, over their number less one
+    longest_gap: Percentiles  # of each stream
+    tokens_per_second: float  # of one stream, median
+    streams: int
+
+
+class Goodput(Record, frozen=True, kw_only=True):
+    """Requests that were answered within all of the limits set for them."""
+
+    direct: float | None = None  # share of the arm's requests
+    through: float | None = None
+    direct_rate: float | None = None  # of them a second
+    through_rate: float | None = None
+
+
+class JobTimes(Record, frozen=True, kw_only=True):
+    """A job that is followed: medians. Its phases are known to the time between two questions."""
+
+    submit: float  # until it is accepted
+    queue: float  # until it is seen to run
+    run: float  # until its result is here
+
+
+class Trend(Record, frozen=True, kw_only=True):
+    """What is added, from the first requests to the last ones, one at a time."""
+
+    first: float  # median of the first quarter
+    last: float
+    chance: float  # that it rises so by itself
 
 
 class Load(Record, frozen=True, kw_only=True):
@@ -111,6 +175,26 @@ class Load(Record, frozen=True, kw_only=True):
     background_cores: float = 0.0  # cores kept busy by other processes meanwhile
     curve_direct: Distribution | None = None
     curve_through: Distribution | None = None
+    upstream: UpstreamLog | None = None  # with the mock alone
+    answers: AnswerFacts | None = None
+    stream_direct: StreamTimes | None = None
+    stream_through: StreamTimes | None = None
+    goodput: Goodput | None = None
+    jobs_direct: JobTimes | None = None
+    jobs_through: JobTimes | None = None
+    trend: Trend | None = None
+    # answers of 2xx through the gateway that are not the upstream's, by what is wrong with them,
+    # where no direct answer is like that
+    wrong: dict[str, int] = {}
+    # why it ended before its time: 'through: 429, and waiting did not help'
+    cut: str = ""
+    # requests take so long that a queue could not be told from them
+    unclear: bool = False
+
+    @property
+    def best(self) -> Added | None:
+        """What is added, as exactly as it is known: by the mock's log, else by the difference."""
+        return self.truth.added if self.truth else self.added
 
 
 class Generator(Record, frozen=True, kw_only=True):
@@ -158,12 +242,51 @@ class GatewayResult(Record, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     # 'through: 90 % of 600 requests failed (502)', over the loads that are failing
     failing: str | None = None
+    # further reasons why the gateway did not do its job, a sentence each
+    broken: tuple[str, ...] = ()
+    # the measurement ended early: which arm stopped answering, when, and with which error
+    stopped: str | None = None
     held_rate: float | None = None  # highest open-loop rate that was held
     capacity: float | None = None  # requests a second that a saturated gateway completed
     # first request through, its latency over the direct arm's first
     first_request: float | None = None
     session: Share | None = None
     budget: float | None = None
+    # None beside a budget: the interval holds it, so that more requests are needed to decide
     within_budget: bool | None = None
+    knee: float | None = None  # requests a second: the highest rate that a search for it held
+    requests: int = 0  # sent in all, with those that followed jobs
     machine: dict[str, str] = {}
     doubts: tuple[str, ...] = ()
+
+    @property
+    def did_its_job(self) -> bool:
+        """The gateway answered what it was asked, all of it, from the upstream."""
+        return self.failing is None and not self.broken
+
+
+class PlannedLoad(Record, frozen=True, kw_only=True):
+    """One of its loads."""
+
+    name: str
+    requests: int | None  # of both arms; None where that depends on how fast the answers come
+    seconds: float | None = None
+
+
+# Schema history
+# 1  2026-11  first
+class GatewayPlan(Record, frozen=True, kw_only=True):
+    """What a measurement would send, before anything is sent."""
+
+    schema: Literal[1] = 1
+    halftime: str = ""
+    direct: str
+    through: str | None = None
+    loads: tuple[PlannedLoad, ...]
+    requests: int  # to the upstream, at most; of a closed loop as many as were allowed
+    # of the closed loop no number is known beforehand: it sends as fast as it is answered
+    bounded: bool
+    request_bytes: int
+    input_tokens: float | None = None
+    output_tokens: float | None = None
+    dollars: float | None = None

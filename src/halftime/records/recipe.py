@@ -30,8 +30,8 @@ class Rung(Record, frozen=True, kw_only=True):
     """One step of the ablation ladder: what a fix was predicted to bring on top of the others, and
     what it brought.
 
-    Both are speedups of the whole call, stacked on the rungs before; `observed` None: it was not
-    tried, `why` says so.
+    `predicted` and `observed` are speedups of the whole call over the baseline, stacked on the
+    rungs before; `gain` is over the plan so far. `observed` None: it was not tried, `why` says so.
     """
 
     fix: str
@@ -40,6 +40,10 @@ class Rung(Record, frozen=True, kw_only=True):
     observed: float | None = None
     observed_low: float | None = None  # bounds of the 95 % interval
     observed_high: float | None = None
+    # speedup over the plan so far, paired in the same turns
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
     kept: bool = False
     why: str = ""
     settings: dict[str, Json] = {}

@@ -135,4 +135,5 @@ class EngineStatus(Record, frozen=True, kw_only=True):
     previews_sent: int = 0
     previews_dropped: int = 0  # the decoder was still busy with the one before
     seconds_per_picture: float | None = None  # measured, recent; what Retry-After is computed from
+    ready_in: float | None = None  # seconds, by what the last start took
     worker_pid: int | None = None

@@ -232,8 +232,8 @@ class OperationRate(Record, frozen=True, kw_only=True):
 
 
 # Schema history
-# 1  2026-11  first; host_gaps, transfers, communication, devices, ranks and operations came later,
-#             with defaults
+# 1  2026-11  first; host_gaps, transfers, communication, devices, ranks, operations and pictures
+#             came later, with defaults
 class Session(Record, frozen=True, kw_only=True):
     """A measured call: what ran, where, the ledger, the runs under it, and the findings."""
 
@@ -264,6 +264,7 @@ class Session(Record, frozen=True, kw_only=True):
     devices: tuple[TracedDevice, ...] = ()  # where there are several
     ranks: tuple[TracedRank, ...] = ()  # where files of several were read together
     operations: tuple[OperationRate, ...] = ()  # those furthest from their roofline
+    pictures: tuple[str, ...] = ()  # what the last call drew, small: data URIs
     notes: tuple[str, ...] = ()  # facts a reader needs: 'seeded random weights'
     doubts: tuple[str, ...] = ()  # why a number may not be trusted, each with the next command
 

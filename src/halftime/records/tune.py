@@ -81,8 +81,9 @@ class Tuning(Record, frozen=True, kw_only=True):
     baseline_seconds: float
     tuned_seconds: float
     speedup: float
-    speedup_low: float  # bounds of the 95 % interval of the paired ratio
+    speedup_low: float  # bounds of the 95 % interval of the paired ratio; of few rounds their range
     speedup_high: float
+    rounds: int | None = None  # of baseline and recipe in turns; None in older files: 11
     verdict: Decision | None
     ladder: tuple[Rung, ...]
     recipe: Recipe

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from markupsafe import Markup
 
 from halftime.base import units
-from halftime.records.captions import CaptionsResult, Policy
+from halftime.records.captions import CaptionsResult, LogPower, Policy
 from halftime.report.charts import FAINT, INK, SERIES, figure, svg
 from halftime.report.model import Block, Cell, Column, Html, Report, Section, Table, Text
 from halftime.report.templates import render
@@ -48,6 +48,24 @@ def _summary(result: CaptionsResult) -> str:
     )
 
 
+def power_text(power: LogPower, alpha: float) -> str:
+    """What a log can certify, in a sentence: said before anything is learned from it."""
+    if power.why_few:
+        return (
+            f"This log cannot certify {units.share(alpha)}: {power.why_few}. That makes "
+            f"{power.draws:,} independent requests for the certificate, and {power.needed:,} must "
+            "go to the small model without an error."
+        )
+    words = ", ".join(
+        f"{share} of them go small with at most {count} unacceptable"
+        for share, count in power.most_errors.items()
+    )
+    return (
+        f"{power.draws:,} independent requests of this log will prove the certificate. They prove "
+        f"{units.share(alpha)} where {words}."
+    )
+
+
 def _change(loss: float) -> str:
     if loss > 0:
         return f"mean quality falls by {loss:.4f}"
@@ -63,11 +81,33 @@ def _certificate(result: CaptionsResult) -> Iterator[Block]:
             f"model's answers were unacceptable (at most {units.share(result.error_high)} with "
             "95 % confidence)."
         )
+    if result.power is not None:
+        yield Text(power_text(result.power, result.alpha))
+    yield from _families(result)
     yield Text(_arithmetic(result))
     if result.needed:
         rows = tuple((rate, float(count)) for rate, count in result.needed.items())
         columns = (Column("unacceptable share"), Column("requests needed", "count"))
         yield Table(columns, rows, title="Small answers that must be seen for this certificate")
+
+
+def _families(result: CaptionsResult) -> Iterator[Block]:
+    counts = result.families
+    if counts is None:
+        return
+    text = (
+        f"The promise is per request. The log has {counts.families:,} different pictures; the "
+        f"largest family of near duplicates has {counts.largest:,} requests "
+        f"({units.share(counts.largest_share)})."
+    )
+    if counts.recurring:
+        text += (
+            f" {counts.recurring} families come all through the log, with "
+            f"{units.share(counts.recurring_share)} of the requests: the certificate takes them to "
+            "come again, as a fixed camera's pictures do. It also holds for the other requests "
+            "alone."
+        )
+    yield Text(text)
 
 
 def _arithmetic(result: CaptionsResult) -> str:
@@ -211,6 +251,11 @@ def _mistakes(result: CaptionsResult) -> Iterator[Section]:
 
 def _steps(result: CaptionsResult) -> Iterator[Block]:
     words = ", ".join(f"{name} {count:,}" for name, count in result.requests.items())
+    if result.mode == "cascade" and result.certified:
+        yield Text(
+            f"The judge looks at the small answers of {units.share(result.checked_share)} of the "
+            "requests; the first look decides the others."
+        )
     yield Text(f"Requests by split, near duplicates kept together: {words}.")
     if not result.steps:
         yield Text(

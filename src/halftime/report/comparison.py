@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from halftime.base import units
-from halftime.base.stats import Interval, unpaired_ratio
+from halftime.base.stats import FEWEST, Interval, bounds_word, unpaired_ratio
 from halftime.records import LedgerRow, Session
 from halftime.report.model import Bullets, Cell, Column, Report, Section, Table, Text
 from halftime.report.session import ledger_table
@@ -23,7 +23,7 @@ def comparison_of(baseline: Session, candidate: Session) -> Report:
             f"{name}: {units.seconds(baseline.wall_seconds)} before, "
             f"{units.seconds(candidate.wall_seconds)} now"
         ),
-        summary=verdict(interval),
+        summary=verdict(interval, fewest_runs(baseline, candidate)),
         sections=(
             Section("By stage", (_table(baseline, candidate),)),
             *(
@@ -44,15 +44,21 @@ def speedup(baseline: Session, candidate: Session) -> Interval:
     return unpaired_ratio(before, after)
 
 
-def verdict(interval: Interval) -> str:
-    """One sentence: faster, slower, or within noise; or that a single call cannot say."""
+def fewest_runs(baseline: Session, candidate: Session) -> int:
+    """Of the two sessions', the fewer runs."""
+    return min(len(session.runs) or 1 for session in (baseline, candidate))
+
+
+def verdict(interval: Interval, runs: int = FEWEST) -> str:
+    """One sentence: faster, slower, or within noise; or that a single call cannot say. `runs` is
+    how many the side with fewer has."""
     if interval.low == interval.high:
         return (
             f"Speedup {units.ratio(interval.value)}, of a single call on one side: no "
             "interval, so it may be noise."
         )
     bounds = (
-        f"{units.ratio(interval.value)} (95 % interval {units.ratio(interval.low)} to "
+        f"{units.ratio(interval.value)} ({bounds_word(runs)} {units.ratio(interval.low)} to "
         f"{units.ratio(interval.high)})"
     )
     if interval.low <= 1 <= interval.high:

@@ -46,7 +46,7 @@ def flame(session: Session) -> Markup | None:
                 color=SERIES[box.colour % len(SERIES)],
                 edgecolor=PAPER,
                 linewidth=0.6,
-                alpha=0.55,
+                alpha=0.45,
             )
             letters = int(box.width / total * CHARACTERS)
             if box.width / total >= NARROWEST_LABEL:

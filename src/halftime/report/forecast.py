@@ -127,6 +127,8 @@ def _stages(f: Forecast) -> Table:
 def _fixes(f: Forecast) -> tuple[Block, ...]:
     if not f.fixes:
         return ()
+    fixes = sorted(f.fixes, key=lambda fix: -fix.ratio)
+    in_order = tuple(fixes) == f.fixes
     columns = (
         Column("fix"),
         Column("alone", "ratio"),
@@ -142,11 +144,12 @@ def _fixes(f: Forecast) -> tuple[Block, ...]:
             fix.stacked_ratio,
             fix.note,
         )
-        for fix in f.fixes
+        for fix in fixes
     ]
     explained = (
-        "Ratio of the whole call's time without and with the fix. Stacked: with every fix above "
-        "it; lossy ones and those that do fewer steps are left out of the stack."
+        "Ratio of the whole call's time without and with the fix. Stacked: with every fix "
+        f"{'above it' if in_order else 'that this older file lists before it'}; lossy ones and "
+        "those that do fewer steps are left out of the stack."
     )
     return (Text(explained), Table(columns, rows_of(*rows)))
 
@@ -216,9 +219,9 @@ def _errors_table(title: str, groups: Sequence[ErrorSummary]) -> Table:
     columns = (
         Column(title),
         Column("rows", "count"),
-        Column("median error", "share"),
-        Column("90th percentile", "share"),
-        Column("bias", "share"),
+        Column("median error", "share", bar=False),
+        Column("90th percentile", "share", bar=False),
+        Column("bias", "share", bar=False),
         Column("inside the band", "share"),
     )
     return Table(

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from halftime.base import units
 from halftime.records import Finding
-from halftime.records.gateway import GRID, Added, GatewayResult, Load, Truth
+from halftime.records.gateway import GRID, Added, GatewayPlan, GatewayResult, Load, Truth
 from halftime.report.charts import FAINT, SERIES, figure, svg
 from halftime.report.model import (
     Block,
@@ -22,6 +22,7 @@ from halftime.report.model import (
     Section,
     Table,
     Text,
+    Tone,
 )
 
 
@@ -33,6 +34,8 @@ def report_of(result: GatewayResult) -> Report:
         *_findings(result),
         *_truth(result),
         *_split(result),
+        *_streams(result),
+        *_jobs(result),
         Section("The instrument", tuple(_instrument(result))),
     ]
     title = (
@@ -44,33 +47,51 @@ def report_of(result: GatewayResult) -> Report:
 
 
 def _summary(result: GatewayResult) -> str:
-    failures = f"{result.failing}. " if result.failing else ""
+    reasons = [f"{reason}. " for reason in _reasons(result)]
     quietest = next((load for load in result.rates if not load.saturated), result.rates[0])
-    return failures + _times(result, quietest)
+    return "".join(reasons) + _times(result, quietest)
+
+
+def _reasons(result: GatewayResult) -> list[str]:
+    """Why the gateway did not do its job, and why the measurement ended early."""
+    reasons = [result.failing, *result.broken, result.stopped]
+    return list(dict.fromkeys(reason for reason in reasons if reason))
 
 
 def _times(result: GatewayResult, load: Load) -> str:
-    if load.added is None and result.through:
+    best = load.best
+    if best is None and result.through:
         return "What the gateway adds is not known: no request was answered both ways."
-    if load.added is None:
+    if best is None:
         direct = load.direct
         return (
             f"One request takes {units.seconds(direct.p50 if direct else None)} (p50); no "
             "gateway was measured."
         )
-    subject = "The gateway adds" if load.added.low > 0 else "Within noise: the gateway adds"
     words = (
-        f"{subject} {units.seconds(load.added.p50)} at p50 (95 % interval "
-        f"{units.seconds(load.added.low)} to "
-        f"{units.seconds(load.added.high)}), {units.seconds(load.added.p95)} at p95, one "
-        "request at a time."
+        f"{_subject(best)} {units.seconds(best.p50)} at p50 (95 % interval "
+        f"{units.seconds(best.low)} to {units.seconds(best.high)}), {units.seconds(best.p95)} at "
+        f"p95, {_manner(load)}."
     )
     if result.payload.stream and load.ttft_added is not None:
         words += f" The first chunk comes {units.seconds(load.ttft_added)} later."
     return words + (f" That is: {result.session.sentence}." if result.session else "")
 
 
+def _subject(added: Added) -> str:
+    if added.high < 0:
+        return "Less than nothing, as no proxy can: the gateway adds"
+    return "The gateway adds" if added.low > 0 else "Within noise: the gateway adds"
+
+
+def _manner(load: Load) -> str:
+    name = _name(load)
+    return name if load.rate is None else f"at {name}"
+
+
 def _verdict(result: GatewayResult) -> Iterator[Block]:
+    for reason in dict.fromkeys(filter(None, (*result.broken, result.stopped))):
+        yield Text(f"{reason}.", "bad")
     if result.failing:
         at = "; ".join(_name(load) for load in result.rates if load.failing)
         yield Text(f"{result.failing}: {at}.", "bad")
@@ -87,11 +108,16 @@ def _verdict(result: GatewayResult) -> Iterator[Block]:
             f"Holds {result.held_rate:g} requests/s, the highest rate asked for that it held.",
             "good",
         )
+    elif any(load.rate and load.unclear and not load.failing for load in result.rates):
+        yield Text("Whether it holds a rate is not known: see the doubts.", "warning")
     elif any(load.rate for load in result.rates):
         yield Text("Holds none of the rates asked for.", "bad")
+    if result.knee:
+        yield Text(f"The knee: it holds {result.knee:.3g} requests/s, and hardly more.", "good")
     if result.budget is not None:
         sentence = f"Budget of {units.seconds(result.budget)}: {_budget_words(result)}."
-        yield Text(sentence, "good" if result.within_budget else "bad")
+        tones: dict[bool | None, Tone] = {True: "good", False: "bad", None: "warning"}
+        yield Text(sentence, tones[result.within_budget])
     yield Text(
         f"Sent: {_payload(result)}."
         + (f" Overhead known from {_how(result)}." if result.through else "")
@@ -101,7 +127,11 @@ def _verdict(result: GatewayResult) -> Iterator[Block]:
 def _budget_words(result: GatewayResult) -> str:
     if result.within_budget:
         return "kept"
-    return "not kept, since requests failed" if result.failing else "exceeded"
+    if result.within_budget is None:
+        return "not decided, as the interval of what is added holds it; more --requests narrow it"
+    if result.failing:
+        return "not kept, since requests failed"
+    return "not kept, since the gateway did not do its job" if result.broken else "exceeded"
 
 
 def _how(result: GatewayResult) -> str:
@@ -138,6 +168,8 @@ _COLUMNS = (
     Column("p99", "seconds"),
     Column("first chunk", "seconds"),
     Column("CPU/request", "seconds", wide=True),
+    Column("calls/request", "ratio", wide=True),
+    Column("good", "share", wide=True),
     Column("errors", "count", wide=True),
     Column("verdict"),
 )
@@ -152,7 +184,7 @@ def _loads(result: GatewayResult) -> Table:
 
 
 def _row(load: Load, stream: bool) -> tuple[Cell, ...]:
-    added = load.added
+    added, log, good = load.best, load.upstream, load.goodput
     return (
         _name(load),
         load.direct.p50 if load.direct else None,
@@ -163,16 +195,22 @@ def _row(load: Load, stream: bool) -> tuple[Cell, ...]:
         added.p99 if added else None,
         load.ttft_added if stream else None,
         load.cpu_per_request,
+        log.calls_per_request if log and abs(log.calls_per_request - 1) > 0.005 else None,
+        (good.direct if good.through is None else good.through) if good else None,
         load.errors or None,
         _state(load),
     )
 
 
 def _state(load: Load) -> str:
-    broken = [
-        word for word, true in (("saturated", load.saturated), ("failing", load.failing)) if true
-    ]
-    return ", ".join(broken) or ("held" if load.rate else "")
+    states = (
+        ("saturated", load.saturated),
+        ("failing", load.failing),
+        ("wrong answers", bool(load.wrong)),
+        ("ended early", bool(load.cut)),
+        ("not clear", load.unclear),
+    )
+    return ", ".join(word for word, true in states if true) or ("held" if load.rate else "")
 
 
 def _interval(added: Added | None) -> str | None:
@@ -307,6 +345,52 @@ def _split(result: GatewayResult) -> Iterator[Section]:
     yield Section("Parts of one request (medians)", (table,), console=False)
 
 
+def _streams(result: GatewayResult) -> Iterator[Section]:
+    rows = [
+        (
+            f"{_name(load)}, {arm}",
+            first.p50,
+            times.token_gap.p50,
+            times.token_gap.p95,
+            times.longest_gap.p95,
+            times.tokens_per_second,
+        )
+        for load in result.rates
+        for arm, times, first in (
+            ("direct", load.stream_direct, load.ttft_direct),
+            ("through", load.stream_through, load.ttft_through),
+        )
+        if times and first
+    ]
+    columns = (
+        Column("streams"),
+        Column("first chunk", "seconds"),
+        Column("between tokens", "seconds"),
+        Column("p95", "seconds"),
+        Column("longest gap, p95", "seconds"),
+        Column("tokens/s", "count"),
+    )
+    if rows:
+        yield Section("Streams (medians)", (Table(columns, tuple(rows)),), console=False)
+
+
+def _jobs(result: GatewayResult) -> Iterator[Section]:
+    rows = [
+        (f"{_name(load)}, {arm}", times.submit, times.queue, times.run)
+        for load in result.rates
+        for arm, times in (("direct", load.jobs_direct), ("through", load.jobs_through))
+        if times
+    ]
+    columns = (
+        Column("jobs"),
+        Column("until accepted", "seconds"),
+        Column("queue", "seconds"),
+        Column("run", "seconds"),
+    )
+    if rows:
+        yield Section("Jobs that were followed (medians)", (Table(columns, tuple(rows)),))
+
+
 def _instrument(result: GatewayResult) -> Iterator[Block]:
     generator = result.generator
     p50, p99 = units.seconds(generator.floor.p50), units.seconds(generator.floor.p99)
@@ -319,7 +403,37 @@ def _instrument(result: GatewayResult) -> Iterator[Block]:
     if generator.send_lag_p99 is not None:
         words.append(f"sends at most {units.seconds(generator.send_lag_p99)} late (p99)")
     yield Text("Generator: " + ", ".join(words) + ".")
+    yield Text(f"Sent {units.count(result.requests)} requests in all.")
     background = ", ".join(f"{_name(load)} {load.background_cores:.2f}" for load in result.rates)
     yield Text(f"Cores kept busy by other processes: {background}.")
     if result.doubts:
         yield Bullets(tuple(Text(f"Doubt: {doubt}", "warning") for doubt in result.doubts))
+
+
+def plan_report_of(plan: GatewayPlan) -> Report:
+    """What a measurement would send."""
+    rows = tuple((load.name, load.requests, load.seconds) for load in plan.loads)
+    columns = (Column("load"), Column("requests", "count"), Column("at most", "seconds"))
+    total = f"{units.count(plan.requests)} requests" + ("" if plan.bounded else " and more")
+    words = [f"{total}, {units.size(plan.request_bytes)} each"]
+    if plan.input_tokens is not None:
+        words.append(
+            f"about {units.count(plan.input_tokens)} tokens in, at most "
+            f"{units.count(plan.output_tokens)} out"
+        )
+    if plan.dollars is not None:
+        words.append(f"about ${plan.dollars:,.2f}")
+    blocks: list[Block] = [Table(columns, rows)]
+    if not plan.bounded:
+        blocks.append(
+            Text(
+                "A load without a number sends as fast as it is answered; --max-requests bounds "
+                "the whole.",
+                "warning",
+            )
+        )
+    return Report(
+        title=f"Gateway: what would be sent to {plan.through or plan.direct}",
+        summary=f"Nothing was sent. It would be {'; '.join(words)}.",
+        sections=(Section("Loads, of both ways", tuple(blocks)),),
+    )

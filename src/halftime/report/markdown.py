@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from halftime.report.model import Block, Bullets, Entries, Report, Table, Text, printable
+import re
+
+from halftime.report.model import Block, Bullets, Entries, Entry, Report, Table, Text, printable
 
 _MARKS = {"plain": "", "good": "✅ ", "warning": "⚠️ ", "bad": "❌ "}
 
@@ -31,10 +33,19 @@ def _block(block: Block) -> str:
     if isinstance(block, Entries):
         return "\n".join(
             f"- {_MARKS[entry.tone]}**{_text(entry.title)}** ({_text(entry.facts)}): "
-            f"{_text(entry.text)}"
+            f"{_text(entry.text)}{_command(entry)}"
             for entry in block.items
         )
     return _text(block.fallback)
+
+
+def _command(entry: Entry) -> str:
+    """As a block of code, whose fence is longer than any within."""
+    if not entry.command:
+        return ""
+    fence = "`" * (3 + max(map(len, re.findall("`+", entry.command)), default=0))
+    lines = printable(entry.command).replace("<", "&lt;").splitlines()
+    return "".join(f"\n  {line}" for line in (f"{fence}sh", *lines, fence))
 
 
 def table(data: Table) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from halftime.base.store import write_bytes
 from halftime.records import Record
-from halftime.report.model import Bullets, Entries, Html, Report, Table, Text
+from halftime.report.model import Bullets, Entries, Html, Report, Table, Text, is_nothing
 from halftime.report.registry import report_of
 from halftime.report.templates import asset, render
 
@@ -22,11 +22,12 @@ def html(report: Report, record: Record | None = None) -> str:
     """The page as text, with the record it was drawn from in it, so that it can be read back."""
     # Only text of our own files is taken as markup here, beside the blocks' ready markup.
     style = Markup(asset("page.css"))
-    scripts = [Markup(asset(name)) for name in report.scripts]
+    scripts = [Markup(asset(name)) for name in (*report.scripts, "page.js")]
     page = render(
         "page.html",
         report=report,
         block_name=lambda block: _BLOCK_NAMES[type(block)],
+        is_nothing=is_nothing,
         policy=_policy(style, scripts),
         style=style,
         scripts=scripts,

@@ -22,6 +22,7 @@ REPORT_FUNCTIONS = {
     "halftime.records.forecast:Forecast": "halftime.report.forecast:report_of",
     "halftime.records.forecast:GpuList": "halftime.report.forecast:gpus_report_of",
     "halftime.records.forecast:ModelList": "halftime.report.forecast:models_report_of",
+    "halftime.records.gateway:GatewayPlan": "halftime.report.gateway:plan_report_of",
     "halftime.records.gateway:GatewayResult": "halftime.report.gateway:report_of",
     "halftime.records.replay:Replay": "halftime.report.replay:report_of",
     "halftime.records.session:Session": "halftime.report.trace:report_of",

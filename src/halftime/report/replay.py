@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from halftime.base import units
 from halftime.base.stats import Interval
 from halftime.records.replay import Replay
-from halftime.report.comparison import comparison_of, verdict
+from halftime.report.comparison import comparison_of, fewest_runs, verdict
 from halftime.report.model import Block, Bullets, Column, Report, Section, Table, Text, rows_of
 
 APART = 1.25  # a stage whose ratio is this far from the whole call's has its own cause
@@ -36,7 +36,9 @@ def report_of(replay: Replay) -> Report:
 
 
 def _summary(replay: Replay) -> str:
-    sentence = verdict(Interval(replay.speedup, replay.low, replay.high))
+    sentence = verdict(
+        Interval(replay.speedup, replay.low, replay.high), fewest_runs(replay.then, replay.now)
+    )
     if not replay.differences:
         return (
             f"{sentence} Workload, machine and software are the same, so what remains is "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 
 from halftime.base import units
-from halftime.base.stats import bootstrap
-from halftime.records import Environment, Finding, LedgerRow, Session
+from halftime.base.stats import bounds_word, spanned
+from halftime.records import Environment, Finding, LedgerRow, Session, Workload
 from halftime.report.model import (
     Block,
     Bullets,
@@ -14,12 +16,14 @@ from halftime.report.model import (
     Column,
     Entries,
     Entry,
+    Html,
     Report,
     Section,
     Table,
     Text,
     rows_of,
 )
+from halftime.report.templates import render
 from halftime.report.timeline import SCRIPTS, timeline
 
 
@@ -29,6 +33,7 @@ def report_of(session: Session) -> Report:
     sections = [
         Section("Ledger", tuple(_ledger_blocks(session))),
         *([Section("Timeline of one call", (widget,), console=False)] if widget else []),
+        *_pictures(session),
         Section("Findings", (_findings(session),)),
         *_doubts(session),
         *_first_call(session),
@@ -70,14 +75,16 @@ def _wall(session: Session) -> str:
     walls = [run.wall_seconds for run in session.runs]
     if len(walls) < 2:
         return units.seconds(session.wall_seconds)
-    interval = bootstrap(walls)
+    interval = spanned(walls)
     return (
         f"{units.seconds(session.wall_seconds)} (median of {len(walls)} runs "
         f"{units.seconds(interval.value)}, "
-        f"95 % interval {units.seconds(interval.low)} to {units.seconds(interval.high)})"
+        f"{bounds_word(len(walls))} {units.seconds(interval.low)} to "
+        f"{units.seconds(interval.high)})"
     )
 
 
+BUNDLED_MODEL = "bundled"  # what a command takes where it names no model
 _LEDGER_COLUMNS: tuple[Column, ...] = (
     Column("stage"),
     Column("time", "seconds"),
@@ -85,7 +92,7 @@ _LEDGER_COLUMNS: tuple[Column, ...] = (
     Column("first call", "seconds"),
     Column("calls", "count", wide=True),
     Column("step", "seconds"),
-    Column("its spread", "share", wide=True),
+    Column("its spread", "share", wide=True, bar=False),
     Column("host blocked", "seconds"),
     Column("launch gap", "seconds"),
     Column("FLOPs", "flops", wide=True),
@@ -162,16 +169,55 @@ def _ledger_blocks(session: Session) -> Iterator[Block]:
         )
 
 
+def _pictures(session: Session) -> Iterator[Section]:
+    if session.pictures:
+        markup = render("thumbnails.html", pictures=session.pictures)
+        yield Section("What it drew", (Html(markup),), console=False)
+
+
 def _findings(session: Session) -> Block:
     if not session.findings and session.doubts:
         return Text("Nothing was found, as far as can be seen: read the doubts below.", "warning")
     if not session.findings:
         return Text("Nothing worth fixing was found.", "good")
-    return Entries(tuple(entry_of(finding) for finding in session.findings))
+    return Entries(
+        tuple(entry_of(finding, command_of(session, finding)) for finding in session.findings)
+    )
 
 
-def entry_of(finding: Finding) -> Entry:
-    """A finding with its cost beside the name, its fix, and what that saves: likely, at most."""
+def command_of(session: Session, finding: Finding) -> str:
+    """What tries the finding's fix on the pipeline that was measured; '' where there is none.
+
+    From a session that the command line measured: a plan, and a profile with it. Where the pipeline
+    was a Python object, or on another machine, a line for that program.
+    """
+    if not finding.fix:
+        return ""
+    if session.kind == "trace" or any("called from Python" in note for note in session.notes):
+        return f"halftime.applied(pipeline, [{json.dumps(finding.fix)}])"
+    plan = f"{finding.fix}.toml"
+    words = ["halftime", "profile", *_model_words(session), *_workload_words(session.workload)]
+    written = f"printf '[[fixes]]\\nname = \"{finding.fix}\"\\n' > {plan}"
+    return f"{written}\n{shlex.join([*words, '--recipe', plan])}"
+
+
+def _model_words(session: Session) -> list[str]:
+    return [] if session.model == BUNDLED_MODEL else [session.model]
+
+
+def _workload_words(workload: Workload) -> list[str]:
+    """The options that most change what a call takes."""
+    words = ["--steps", str(workload.steps)]
+    if workload.width and workload.height:
+        words += ["--size", f"{workload.width}x{workload.height}"]
+    if workload.device not in ("", Workload().device):
+        words += ["--device", workload.device]
+    return words
+
+
+def entry_of(finding: Finding, command: str = "") -> Entry:
+    """A finding with its cost beside the name, its fix, what that saves (likely, at most), and the
+    command that tries it."""
     places = f" ({', '.join(finding.where[:3])})" if finding.where else ""
     facts = [
         f"costs {units.seconds(finding.seconds)}" if finding.seconds is not None else "",
@@ -180,7 +226,10 @@ def entry_of(finding: Finding) -> Entry:
         f"at most {units.ratio(finding.ceiling)}" if finding.ceiling else "",
     ]
     return Entry(
-        finding.id, ", ".join(filter(None, facts)) or finding.stage, finding.message + places
+        finding.id,
+        ", ".join(filter(None, facts)) or finding.stage,
+        finding.message + places,
+        command=command,
     )
 
 

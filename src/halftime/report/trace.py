@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
 
 from halftime.base import units
-from halftime.records import HostGap, Session
+from halftime.records import HostGap, Record, Session
 from halftime.report.flame import flame
 from halftime.report.model import (
     Block,
@@ -28,8 +31,9 @@ CONSOLE_LINES = 6
 
 
 def report_of(session: Session) -> Report:
-    """The session's report with the device's side after the ledger."""
+    """The session's report with the device's side after the ledger; everything is of one call."""
     base = session_report(session)
+    session = per_call(session)
     sections = [
         base.sections[0],
         *_device(session),
@@ -42,6 +46,53 @@ def report_of(session: Session) -> Report:
         *base.sections[1:],
     ]
     return dataclasses.replace(base, sections=tuple(sections))
+
+
+def per_call(session: Session) -> Session:
+    """What the device did, which the record holds for all traced calls together, of one on
+    average."""
+    calls = len(session.runs)
+    if session.kind != "trace" or calls < 2:
+        return session
+    return msgspec.structs.replace(
+        session,
+        device=session.device and _shared(session.device, calls),
+        on_device=tuple(_shared(stage, calls) for stage in session.on_device),
+        syncs=tuple(_shared(wait, calls) for wait in session.syncs),
+        devices=tuple(_shared(device, calls) for device in session.devices),
+        operations=tuple(_shared(operation, calls) for operation in session.operations),
+    )
+
+
+# Fields that are not of all calls together: names, medians, rates.
+_NOT_SHARED = {
+    "device",
+    "kernels_per_step",
+    "launch_latency_seconds",
+    "queue_depth",
+    "flops_per_second",
+}
+S = TypeVar("S", bound=Record)
+
+
+def _shared(record: S, calls: int) -> S:
+    """A record with its sums divided by the number of calls."""
+    changes = {
+        name: _divided(getattr(record, name), calls)
+        for name in record.__struct_fields__
+        if name not in _NOT_SHARED
+    }
+    return msgspec.structs.replace(record, **changes)
+
+
+def _divided(value: object, calls: int) -> object:
+    if isinstance(value, int | float):
+        return value / calls
+    if isinstance(value, dict):
+        return {key: _divided(part, calls) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_shared(part, calls) if isinstance(part, Record) else part for part in value)
+    return value
 
 
 def _device(session: Session) -> Iterator[Section]:
@@ -58,7 +109,9 @@ def _device(session: Session) -> Iterator[Section]:
         f"Busy {units.seconds(device.busy_seconds)}, idle {units.seconds(device.idle_seconds)}"
         f"{f' ({causes})' if causes else ''}; {units.count(device.kernels)} operations{copies}."
     )
-    yield Section("On the device", (Text(summary), _stages(session)))
+    calls = len(session.runs)
+    title = f"On the device, a call of the {calls}" if calls > 1 else "On the device"
+    yield Section(title, (Text(summary), _stages(session)))
 
 
 def _top_kernels(session: Session) -> Iterator[Section]:

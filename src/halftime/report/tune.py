@@ -1,32 +1,54 @@
-"""A Tuning as a Report: the result, the ladder, the ledgers, the sweep, pictures and verdict."""
+"""A Tuning as a Report: before and after, pictures, the ladder, and the evidence under them."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from halftime.base import units
+from halftime.base.stats import FEWEST, bounds_word
 from halftime.records.recipe import Rung
 from halftime.records.tune import Slide, SweepPoint, Tuning
 from halftime.report import verify as verify_report
 from halftime.report.charts import FAINT, INK, SERIES, figure, svg
-from halftime.report.model import Block, Bullets, Cell, Column, Html, Report, Section, Table, Text
+from halftime.report.model import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Html,
+    Report,
+    Section,
+    Table,
+    Text,
+    rows_of,
+)
 from halftime.report.session import ledger_table
+from halftime.report.stacked import colour_of, stacked_bars
 from halftime.report.templates import render
 
 
 def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
-    """The whole report of one tuning run; `slides` are pairs of pictures to look at."""
+    """The whole report of one tuning run; `slides` are pairs of pictures to look at.
+
+    First the story: before and after, the pictures, what each fix of the recipe brought. The
+    evidence is folded on the page.
+    """
     sections = [
         Section("Result", tuple(_result(tuning))),
-        Section("Ladder", tuple(_ladder(tuning))),
-        Section("Ledger, before and after", tuple(_ledgers(tuning))),
-        *_sweep(tuning),
+        *_before_and_after(tuning),
         *_pictures(slides),
+        *_kept(tuning),
+        *_sweep(tuning),
+        Section("Every trial", tuple(_trials(tuning)), folded=True),
         *_verdict(tuning),
         *_parts(tuning),
-        Section("What was run, where", tuple(_where(tuning)), console=False),
+        Section("What was run, where", tuple(_where(tuning)), console=False, folded=True),
     ]
     title = (
         f"{tuning.recipe.pipeline}: {units.seconds(tuning.baseline_seconds)} to "
@@ -35,7 +57,7 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
     return Report(
         title,
         _summary(tuning),
-        tuple(sections),
+        tuple(section for section in sections if section.blocks),
         scripts=("slider.js",) if slides else (),
     )
 
@@ -53,7 +75,8 @@ def _summary(tuning: Tuning) -> str:
             f"{units.seconds(tuning.baseline_seconds)} a call."
         )
     interval = (
-        f"95 % interval {units.ratio(tuning.speedup_low)} to {units.ratio(tuning.speedup_high)}"
+        f"{bounds_word(tuning.rounds or FEWEST)} {units.ratio(tuning.speedup_low)} to "
+        f"{units.ratio(tuning.speedup_high)}"
     )
     return (
         f"{units.ratio(tuning.speedup)} ({interval}): {units.seconds(tuning.baseline_seconds)} to "
@@ -89,27 +112,117 @@ def _result(tuning: Tuning) -> Iterator[Block]:
 
 _LADDER = (
     Column("fix"),
-    Column("level"),
+    Column("level", wide=True),
+    Column("on top", "ratio"),
     Column("predicted", "ratio"),
-    Column("observed", "ratio"),
+    Column("in all", "ratio"),
     Column("95 % interval", wide=True),
     Column("kept"),
     Column("why"),
 )
 
 
-def _ladder(tuning: Tuning) -> Iterator[Block]:
+def _kept(tuning: Tuning) -> Iterator[Section]:
+    steps = ladder_steps(tuning)
+    if not steps:
+        return
+    rows: list[list[Cell]] = [["as it was", None, None, tuning.baseline_seconds, None]]
+    rows += [
+        [_label(step.rung), step.measured, step.share, step.seconds, _range_of(step.rung)]
+        for step in steps
+    ]
+    rows.append(["all together", None, tuning.speedup, tuning.tuned_seconds, _range(tuning)])
+    columns = (
+        Column("fix"),
+        Column("on top", "ratio"),
+        Column("of the whole", "ratio"),
+        Column("a call takes", "seconds"),
+        Column("95 % interval", wide=True),
+    )
+    table = Table(columns, rows_of(*rows), emphasis=frozenset({0, len(rows) - 1}))
+    yield Section("Ladder", (table, Text(_ladder_note(tuning, steps))))
+
+
+class LadderStep(NamedTuple):
+    """A rung of the recipe: its speedup as it was measured, its share of the whole one, and what a
+    call takes with it and those before."""
+
+    rung: Rung
+    measured: float
+    share: float
+    seconds: float
+
+
+def ladder_steps(tuning: Tuning) -> tuple[LadderStep, ...]:
+    """The rungs that are in the recipe; their shares multiply to the whole speedup.
+
+    Each was measured against the plan so far, and the recipe against the baseline at the end; on a
+    machine that moves, the product of the ones is not the other. The logarithm of what lies between
+    is spread over the rungs in proportion to their own.
+    """
+    rungs = [(rung, gain) for rung in tuning.ladder if rung.kept and (gain := _gain(rung))]
+    product = math.prod(gain for _, gain in rungs)
+    if product <= 1.0 or tuning.speedup <= 1.0:
+        return ()
+    # the seconds end at the tuned ones: a ratio of medians, and the speedup is a median of ratios
+    ratio = tuning.tuned_seconds / tuning.baseline_seconds
+    steps, along = [], 0.0
+    for rung, gain in rungs:
+        along += math.log(gain) / math.log(product)
+        share = tuning.speedup ** (math.log(gain) / math.log(product))
+        steps.append(LadderStep(rung, gain, share, tuning.baseline_seconds * ratio**along))
+    return tuple(steps)
+
+
+_GAIN_IN_WORDS = re.compile(r"(?:slower: |does not pay beyond noise: )?(\d+\.\d+)x")
+
+
+def _gain(rung: Rung) -> float | None:
+    """The speedup over the plan so far; older files say it in words alone."""
+    if rung.gain is not None:
+        return rung.gain
+    match = _GAIN_IN_WORDS.match(rung.why)
+    return float(match[1]) if match else None
+
+
+def _range_of(rung: Rung) -> str | None:
+    if rung.gain_low is None or rung.gain_high is None:
+        return None
+    return f"{units.ratio(rung.gain_low)} to {units.ratio(rung.gain_high)}".replace(" ", "\xa0")
+
+
+def _range(tuning: Tuning) -> str:
+    words = f"{units.ratio(tuning.speedup_low)} to {units.ratio(tuning.speedup_high)}"
+    return words.replace(" ", "\xa0")
+
+
+def _ladder_note(tuning: Tuning, steps: Sequence[LadderStep]) -> str:
+    product = math.prod(step.measured for step in steps)
+    note = (
+        "'On top': each fix was timed in turns with the plan of those above it, and the recipe in "
+        "turns with the baseline at the end."
+    )
+    if abs(product / tuning.speedup - 1) < 0.005:
+        return f"{note} The rows multiply to the whole."
+    return (
+        f"{note} The rows multiply to {units.ratio(product)}, the whole is "
+        f"{units.ratio(tuning.speedup)}: the machine moved between the trials, and fixes help or "
+        "hinder each other. 'Of the whole' spreads that over the rows in proportion to the "
+        "logarithm of each, so that this column multiplies to the whole."
+    )
+
+
+def _trials(tuning: Tuning) -> Iterator[Block]:
     tried = [rung for rung in tuning.ladder if rung.observed is not None]
     rows = tuple(_rung(rung) for rung in tried)
     rows_in_bold = frozenset(i for i, rung in enumerate(tried) if rung.kept)
     if rows:
         yield Table(_LADDER, rows, emphasis=rows_in_bold)
         yield Text(
-            "Speedups of the whole call over the baseline, stacked on the fixes kept above; each "
-            "trial is timed in turns with the baseline and the plan so far. Compare within a row, "
-            "not down the column: the machine moves between trials, and what decides is 'why', "
-            "against the plan so far in the same turns. 'predicted' is Amdahl's sum over the "
-            "ledger, with a prior for each fix."
+            "In the order of trying. 'On top' is the speedup over the plan so far, in the same "
+            "turns, and decides; 'in all' is over the baseline, and moves with the machine from "
+            "trial to trial. 'Predicted', also over the baseline, is Amdahl's sum over the ledger, "
+            "with a prior for each fix."
         )
         yield Html(
             _chart(tried),
@@ -135,6 +248,7 @@ def _rung(rung: Rung) -> tuple[Cell, ...]:
     return (
         _label(rung),
         rung.level,
+        _gain(rung),
         rung.predicted,
         rung.observed,
         interval,
@@ -180,20 +294,26 @@ def _label(rung: Rung) -> str:
     return f"{rung.fix} {settings}".strip()[:44]
 
 
-def _ledgers(tuning: Tuning) -> Iterator[Block]:
+def _before_and_after(tuning: Tuning) -> Iterator[Section]:
     if tuning.before is not None and tuning.after is not None:
-        yield _two_ledgers(tuning)
-        yield Text(
-            "Medians of five profiled calls each, in turns. The headline is timed apart, so the "
-            "totals differ from it by what the machine did meanwhile."
+        runs = len(tuning.after.runs) or 1
+        note = Text(
+            f"Means of the middle half of {runs} profiled calls each, in turns. The headline is "
+            "timed apart, so the totals differ from it by what the machine did meanwhile."
         )
+        bars = stacked_bars({"before": tuning.before.ledger, "after": tuning.after.ledger})
+        bars = dataclasses.replace(bars, fallback="")
+        yield Section("Before and after, by stage", (bars, _two_ledgers(tuning), note))
 
 
 def _parts(tuning: Tuning) -> Iterator[Section]:
     for name, session in (("before", tuning.before), ("after", tuning.after)):
         if session is not None:
             yield Section(
-                f"The ledger {name}, with its parts", (ledger_table(session),), console=False
+                f"The ledger {name}, with its parts",
+                (ledger_table(session),),
+                console=False,
+                folded=True,
             )
 
 
@@ -232,7 +352,8 @@ def _two_ledgers(tuning: Tuning) -> Table:
         Column("share", "share"),
         Column("speedup", "ratio"),
     )
-    return Table(columns, tuple(rows), emphasis=frozenset({len(rows) - 1}))
+    colours = (*map(colour_of, stages), 0)
+    return Table(columns, tuple(rows), emphasis=frozenset({len(rows) - 1}), colours=colours)
 
 
 def _sweep(tuning: Tuning) -> Iterator[Section]:
@@ -322,7 +443,7 @@ def _pictures(slides: Sequence[Slide]) -> Iterator[Section]:
             "The pairs that are farthest apart first. Drag, or focus one and use the arrow keys."
         )
         yield Section(
-            "Look at the pictures",
+            "The pictures, before and after",
             (text, Html(render("slides.html", slides=slides))),
             console=False,
         )
@@ -331,7 +452,9 @@ def _pictures(slides: Sequence[Slide]) -> Iterator[Section]:
 def _verdict(tuning: Tuning) -> Iterator[Section]:
     if tuning.evidence is not None:
         for section in verify_report.report_of(tuning.evidence).sections:
-            yield Section(f"Verdict: {section.title.lower()}", section.blocks, console=False)
+            yield Section(
+                f"Verdict: {section.title.lower()}", section.blocks, console=False, folded=True
+            )
 
 
 def _where(tuning: Tuning) -> Iterator[Block]:

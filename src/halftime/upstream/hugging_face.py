@@ -159,6 +159,33 @@ def kept_in_fp32(model: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
 
 
+def modular_inputs(pipeline: DiffusionPipeline) -> tuple[tuple[str, ...], str] | None:
+    """What the blocks of a modular pipeline take, and the output that is its picture; None of any
+    other pipeline. Its call only says **kwargs, and gives all that its blocks computed."""
+    blocks = getattr(pipeline, "blocks", None)
+    if blocks is None or not hasattr(blocks, "input_names") or not hasattr(blocks, "outputs"):
+        return None
+    outputs = [output.name for output in blocks.outputs]
+    pictures = [name for name in ("images", "videos") if name in outputs]
+    return tuple(filter(None, blocks.input_names)), (pictures or outputs)[0]
+
+
+# They embed the timestep in `timestep.dtype`, and so need it in the dtype of their weights; other
+# models turn its embedding into the dtype of the hidden states.
+_IN_DTYPE_OF_TIMESTEP = frozenset(
+    {
+        "HunyuanDiT2DModel",
+        "HunyuanImageTransformer2DModel",
+        "HunyuanVideo15Transformer3DModel",
+    }
+)
+
+
+def computes_in_dtype_of_timestep(model: nn.Module) -> bool:
+    """Whether a model computes its embeddings in the dtype of the timestep that it is given."""
+    return any(base.__name__ in _IN_DTYPE_OF_TIMESTEP for base in type(model).__mro__)
+
+
 def unknown_to_first_block_cache(model: nn.Module) -> str | None:
     """The reason why diffusers' FirstBlockCache cannot cache this transformer; None where it can.
 
@@ -176,14 +203,19 @@ def unknown_to_first_block_cache(model: nn.Module) -> str | None:
     ]
     if any(name.startswith("temporal_") for name, _ in model.named_children()):
         return "its blocks see pictures and frames in turns, which FirstBlockCache does not expect"
+    gives_texts = []  # whether each block gives the text's states beside the picture's
     for block in blocks:
         try:
-            TransformerBlockRegistry.get(type(block))
+            metadata = TransformerBlockRegistry.get(type(block))
         except ValueError:
             return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
-    return (
-        None if len(blocks) > 1 else "its transformer has no two blocks that FirstBlockCache knows"
-    )
+        gives_texts.append(metadata.return_encoder_hidden_states_index is not None)
+    if len(blocks) < 2:
+        return "its transformer has no two blocks that FirstBlockCache knows"
+    if gives_texts[0] != gives_texts[-1]:
+        first, last = type(blocks[0]).__name__, type(blocks[-1]).__name__
+        return f"diffusers' FirstBlockCache cannot subtract what {first} gives from {last}'s"
+    return None
 
 
 def unfusable_attention(model: nn.Module) -> str | None:

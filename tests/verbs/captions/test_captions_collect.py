@@ -65,6 +65,7 @@ class Desk:
     small: Moody
     large: Moody
     urls: list[str]
+    concurrency: int = 1  # the order of lines and of statuses is then that of the requests
     prices: tuple[str, ...] = ("--small-price", "0.1", "--large-price", "1")
 
     @property
@@ -101,6 +102,8 @@ class Desk:
                 f"{__name__}:{judge}",
                 "--out",
                 str(out or self.log),
+                "--concurrency",
+                str(self.concurrency),
             ]
         )
 
@@ -202,10 +205,10 @@ def test_a_second_run_takes_up_what_is_there(
 def test_ctrl_c_keeps_what_was_paid_for(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     requests = desk.requests(3)
     assert desk.collect(requests, "interrupts") == 130
-    assert desk.images() == ["0.jpg"]
+    assert desk.images() == ["0.jpg", "1.jpg"]  # while the second one's judge looked
     output = capsys.readouterr().err
     assert "interrupted" in output
-    assert "holds 1 of 3 requests; run the same command again to go on" in output
+    assert "holds 2 of 3 requests; run the same command again to go on" in output
     assert desk.collect(requests) == 0
     assert desk.images() == ["0.jpg", "1.jpg", "2.jpg"]
 

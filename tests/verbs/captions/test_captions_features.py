@@ -43,7 +43,6 @@ def test_a_jpeg_is_never_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("picture", "word"),
     [
-        (jpeg(size=512, form="PNG"), "in part"),
         (b"nothing of the kind", "decoded"),
         (jpeg()[:40], "decoded"),
         (b"", "decoded"),
@@ -55,15 +54,19 @@ def test_what_cannot_be_looked_at_cheaply(picture: bytes, word: str) -> None:
         features.thumbnail(picture)
 
 
-def test_a_small_png_is_looked_at() -> None:
-    assert features.thumbnail(jpeg(size=128, form="PNG"))[1] == (128, 128)
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_other_formats_of_any_size_are_looked_at(form: str) -> None:
+    picture = jpeg(size=1024, form=form)
+    assert features.thumbnail(picture)[1] == (1024, 1024)
+    assert features.effort(picture) == 16.0
+    assert features.effort(jpeg(size=1024)) == features.effort(b"nothing") == 1.0
+    assert features.media_type(picture) == f"image/{form.lower()}"
 
 
-def test_near_duplicates_are_few_bits_apart() -> None:
-    first, second = features.fingerprint(jpeg(1)), features.fingerprint(jpeg(5))
-    for again in (jpeg(1, noise=4), jpeg(1, size=256)):
-        assert (first ^ features.fingerprint(again)).bit_count() <= 3
-    assert (first ^ second).bit_count() > 3
+def test_a_picture_of_too_many_pixels_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "MOST_PIXELS", 100)
+    with pytest.raises(features.NotSeen, match="the most is 100 pixels"):
+        features.thumbnail(jpeg(size=64, form="PNG"))
 
 
 @given(st.text(max_size=400))

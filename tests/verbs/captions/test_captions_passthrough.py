@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 import openai
@@ -18,7 +21,7 @@ from halftime.records.captions import Router
 from halftime.verbs.captions import app as captions_app
 from halftime.verbs.captions import features
 from halftime.verbs.captions.app import application
-from halftime.verbs.captions.compare import common_words, text_of
+from halftime.verbs.captions.compare import text_of
 from halftime.verbs.captions.passthrough import PassThrough, PassThroughSettings
 from halftime.verbs.captions.upstream import Upstream
 
@@ -219,12 +222,13 @@ def test_an_answer_that_breaks_off_is_cut_and_not_mixed_with_another(
         assert s.metric(f'halftime_captions_upstream_errors_total{{model="{name}-model"}}') == 1
 
 
-def test_errors_of_the_small_model_that_are_the_requests_own_pass_through() -> None:
+@pytest.mark.parametrize("status", [400, 401, 404, 429])
+def test_a_small_model_that_refuses_is_replaced_by_the_large_one(status: int) -> None:
     with setting() as s:
-        s.small.status = 400
-        with pytest.raises(openai.BadRequestError):
-            s.client.chat.completions.create(**chat(jpeg()))
-        assert s.large.requests == []
+        s.small.status = status
+        answer = s.client.chat.completions.with_raw_response.create(**chat(jpeg()))
+        assert answer.parse().model == "large-model"
+        assert answer.headers["x-halftime-reason"] == "failed"
 
 
 def test_a_cascade_answers_small_or_asks_again() -> None:
@@ -263,27 +267,127 @@ def test_an_answer_that_nobody_waits_for_is_given_up() -> None:
         assert s.small.left.wait(60)
 
 
-def test_shadowed_answers_are_compared_and_drift_is_seen() -> None:
-    with setting(shadow=1.0) as s:
-        client = s.client
-        for _ in range(30):
-            # 'small-model says' is not 'large-model says'
+def judge(picture: bytes, prompt: str, answer: str) -> float:
+    """An apple is right, however it is worded."""
+    return float("apple" in answer)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def test_shadowed_answers_are_judged_and_drift_sends_everything_large(tmp_path: Path) -> None:
+    journal = tmp_path / "drift"
+    with setting(shadow=1.0, judge=judge, on_drift="large", drift_file=journal) as s:
+        client, drift = s.client, s.passthrough.drift
+        s.small.answer, s.large.answer = "one apple, quite red", "the picture shows an apple"
+        for _ in range(5):
             client.chat.completions.create(**chat(jpeg()))
-        s.small.answer = "something quite different"
-        for _ in range(30):
+        wait_until(lambda: drift.shadowed == 5)
+        assert drift.unacceptable == 0  # other words, the same apple
+        s.small.answer = "a pear"
+        for _ in range(10):
             client.chat.completions.create(**chat(jpeg()))
-        deadline = time.monotonic() + 60
-        while s.passthrough.drift.shadowed < 60 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert (s.passthrough.drift.shadowed, s.passthrough.drift.unacceptable) == (60, 30)
+        wait_until(lambda: drift.shadowed + drift.unacceptable >= 10 and bool(drift.alarms))
         health = httpx2.get(s.url.removesuffix("/v1") + "/healthz").json()
         assert "Recalibrate" in health["alarms"][0]
+        answer = client.chat.completions.with_raw_response.create(**chat(jpeg()))
+        assert answer.headers["x-halftime-reason"] == "drift"
+    # another process, later
+    with setting(judge=judge, on_drift="large", drift_file=journal) as s:
+        answer = s.client.chat.completions.with_raw_response.create(**chat(jpeg()))
+        assert answer.parse().model == "large-model"
 
 
-def test_words_in_common_and_what_answers_say() -> None:
-    assert common_words("a red apple", "A red, apple!") == 1.0
-    assert common_words("a red apple", "a green pear") == pytest.approx(1 / 3)
-    assert common_words("", "") == 1.0
+def test_without_a_judge_nothing_is_shadowed() -> None:
+    with setting(shadow=1.0) as s:
+        s.client.chat.completions.create(**chat(jpeg()))
+        assert s.large.requests == []
+        assert s.passthrough._shadows == set()
+
+
+def test_a_judge_that_raises_costs_a_shadow_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def raises(picture: bytes, prompt: str, answer: str) -> float:
+        raise ValueError(answer)
+
+    with setting(shadow=1.0, judge=raises) as s:
+        assert s.client.chat.completions.create(**chat(jpeg())).model == "small-model"
+        wait_until(lambda: "the judge raised ValueError" in caplog.text)
+        assert "apple" not in caplog.text
+        assert s.passthrough.drift.shadowed == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 2},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"response_format": {"type": "json_object"}},
+        {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
+    ],
+)
+def test_outside_of_what_was_certified_goes_large(fields: dict) -> None:
+    with setting() as s:
+        body = chat(jpeg()) | fields
+        answer = httpx2.post(f"{s.url}/chat/completions", json=body, timeout=60)
+        assert answer.headers["x-halftime-reason"] == "not calibrated"
+        assert s.large.requests[0] == body | {"model": "large-model"}
+
+
+def test_the_responses_api_is_routed_too() -> None:
+    url = "data:image/jpeg;base64," + base64.b64encode(jpeg()).decode()
+    parts = [
+        {"type": "input_text", "text": "What is in this picture?"},
+        {"type": "input_image", "image_url": url},
+    ]
+    body = {"model": "captions", "input": [{"role": "user", "content": parts}]}
+    with setting() as s:
+        answer = httpx2.post(f"{s.url}/responses", json=body, timeout=60)
+        assert answer.headers["x-halftime-route"] == "small"
+        plain = httpx2.post(f"{s.url}/responses", json=body | {"input": "hello"}, timeout=60)
+        assert plain.headers["x-halftime-reason"] == "no picture"
+        told = httpx2.post(f"{s.url}/responses", json=body | {"instructions": "x"}, timeout=60)
+        assert told.headers["x-halftime-reason"] == "not calibrated"
+
+
+def test_a_picture_by_url_is_looked_at_where_its_host_was_named() -> None:
+    picture = jpeg()
+
+    async def host(scope, receive, send) -> None:
+        if scope["type"] == "http":
+            elsewhere = scope["path"] == "/v1/moved"
+            headers = [(b"location", b"/v1/a.jpg")] if elsewhere else []
+            status = 302 if elsewhere else 200
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": picture})
+
+    def reason(s: Setting, url: str) -> str:
+        part = {"type": "image_url", "image_url": {"url": url}}
+        body = chat(None)
+        body["messages"][0]["content"].append(part)
+        answer = httpx2.post(f"{s.url}/chat/completions", json=body, timeout=60)
+        return answer.headers["x-halftime-reason"]
+
+    with serving(host) as url:
+        name = url.removeprefix("http://").removesuffix("/v1")
+        with setting(fetch_from=(name,)) as s:
+            assert reason(s, f"{url}/a.jpg") == "acceptable"
+            assert reason(s, f"{url}/moved") == "picture by url"
+            assert reason(s, "http://127.0.0.1:9/a.jpg") == "picture by url"
+
+
+def test_what_answers_say() -> None:
     assert text_of(b"".join(STREAM)) == "a red äpple"
     assert text_of(Model("m").completion()) == "m says a red apple"
     assert text_of(b"\x00nonsense") == text_of(b'{"choices": 3}') == text_of(b"data: {") == ""
+    part = {"type": "output_text", "text": "a red apple"}
+    answer = {"output": [{"type": "reasoning"}, {"type": "message", "content": [part]}]}
+    assert text_of(json.dumps(answer).encode()) == "a red apple"
+    events = [{"type": "response.output_text.delta", "delta": word} for word in ("a ", "red")]
+    streamed = "".join(f"event: x\ndata: {json.dumps(event)}\n\n" for event in events)
+    assert text_of(streamed.encode()) == "a red"

@@ -119,10 +119,10 @@ def test_the_mocks_log_gives_each_path() -> None:
         d = sample(index, 0.0202, arm="direct", number=f"{2 * index:08x}")
         t = sample(index + 0.5, 0.0262, number=f"{2 * index + 1:08x}")
         d.first_chunk, t.first_chunk = d.end, t.end
-        log[d.id] = LogEntry(d.id, 1, d.sent + 0.0001, d.sent + 0.0201, d.sent + 0.0201, 200)
-        log[t.id] = LogEntry(
-            t.id, 2 + index, t.sent + 0.0041, t.sent + 0.0241, t.sent + 0.0241, 200
-        )
+        log[d.id] = [LogEntry(d.id, 1, d.sent + 0.0001, d.sent + 0.0201, d.sent + 0.0201, 200)]
+        log[t.id] = [
+            LogEntry(t.id, 2 + index, t.sent + 0.0041, t.sent + 0.0241, t.sent + 0.0241, 200)
+        ]
         pairs.append((d, t))
     truth = analysis.truth(pairs, log)
     assert truth.floor.p50 == pytest.approx(0.0002)

@@ -12,9 +12,10 @@ GUIDE = (ROOT / "docs" / "gateway.md").read_text()
 
 
 def test_every_finding_is_explained() -> None:
-    source = (ROOT / "src" / "halftime" / "verbs" / "gateway" / "findings.py").read_text()
-    named = set(re.findall(r'_finding\("([a-z-]+)"', source))
-    assert len(named) >= 7
+    room = ROOT / "src" / "halftime" / "verbs" / "gateway"
+    source = "".join(path.read_text() for path in room.glob("*findings.py"))
+    named = set(re.findall(r'(?:finding|_on_a_path)\(\s*"([a-z-]+)"', source))
+    assert len(named) >= 25
     for name in named:
         assert f"`{name}`" in GUIDE
 

@@ -16,7 +16,6 @@ from halftime.report.gateway import report_of
 from halftime.report.markdown import markdown
 from halftime.verbs.gateway import failures
 from halftime.verbs.gateway.mock import Behaviour
-from halftime.verbs.gateway.proxy import Faults
 from halftime.verbs.gateway.run import GatewaySettings, gateway
 from halftime.verbs.gateway.summary import limits
 from halftime.verbs.gateway.verdict import with_budget
@@ -98,7 +97,7 @@ def invoked() -> Callable[..., tuple[int, str, str]]:
     """
 
     def run(*words: str) -> tuple[int, str, str]:
-        with mock_and_proxy(Behaviour(delay=0.0), Faults(fail=0.9)) as (direct, through):
+        with mock_and_proxy(Behaviour(delay=0.0), "fails-some", share=0.9) as (direct, through):
             ends = ["--direct", direct, "--through", through]
             ends += ["--requests", "40", "--concurrency", "0"]
             completed = CliRunner().invoke(

@@ -11,7 +11,8 @@ from halftime.records import Environment, LedgerRow, Session, Workload
 from halftime.records.gateway import Load, Percentiles
 from halftime.report.gateway import report_of
 from halftime.report.markdown import markdown
-from halftime.verbs.gateway.findings import GatewayEvidence, find
+from halftime.verbs.gateway.evidence import GatewayEvidence
+from halftime.verbs.gateway.findings import find
 from halftime.verbs.gateway.verdict import share, with_budget
 
 
@@ -34,7 +35,25 @@ def test_a_new_client_per_request_is_named_with_its_ca_bundle() -> None:
 
 def test_a_bundle_that_does_not_fit_is_not_blamed() -> None:
     words = messages(load(0.03, truth=truth(0.0285, 0.0015, connections=100)), ca_bundle=0.09)
-    assert "CA bundle" not in words["new-client-per-request"]
+    assert set(words) == {"new-connection-per-request"}
+
+
+def test_cpu_tells_a_hold_from_a_new_client() -> None:
+    """4 ms on the request path of connections that are new each time: a bundle is CPU, a wait is
+    not."""
+    path = truth(0.012, 0.001, connections=100, request_low=0.0115)
+    waiting = load(0.013, truth=path, cpu_per_request=0.0004, through_requests=100)
+    words = messages(waiting, ca_bundle=0.013)
+    assert set(words) == {"new-connection-per-request", "request-held"}
+    assert "not work, of which there is 400 µs" in words["request-held"]
+    working = msgspec.structs.replace(waiting, cpu_per_request=0.0125)
+    assert set(messages(working, ca_bundle=0.013)) == {"new-client-per-request"}
+    # a short path holds no bundle, whatever the machine
+    short = truth(0.004, 0.0, connections=100, request_low=0.0039)
+    assert set(messages(load(0.004, truth=short), ca_bundle=0.029)) == {
+        "new-connection-per-request",
+        "request-held",
+    }
 
 
 def test_new_connections_that_cost_little_are_another_finding() -> None:
@@ -175,9 +194,9 @@ def test_the_sentence_about_a_picture() -> None:
         "this gateway adds 36.0 ms, 1.5 % of your 2.40 s picture, 3.00x your text encoder's 12.0 ms"
     )
     assert picture_share.of_call == pytest.approx(0.015)
-    unclear = msgspec.structs.replace(plus(0.036), low=-0.001)
+    unclear = truth(added=msgspec.structs.replace(plus(0.036), low=-0.001))
     assert (
-        "told from noise" in share(msgspec.structs.replace(load(), added=unclear), session).sentence
+        "told from noise" in share(msgspec.structs.replace(load(), truth=unclear), session).sentence
     )
 
 

@@ -23,9 +23,8 @@ from halftime.base.errors import BadInput, HalftimeError, MissingExtra
 from halftime.cli.gateway import command
 from halftime.verbs.gateway import extra, findings, load
 from halftime.verbs.gateway.client import Pool, Sample
-from halftime.verbs.gateway.endpoint import Payload, endpoint
+from halftime.verbs.gateway.endpoint import Payload, Trust, endpoint
 from halftime.verbs.gateway.mock import Behaviour
-from halftime.verbs.gateway.proxy import Faults
 from halftime.verbs.gateway.run import GatewaySettings, gateway
 from halftime.verbs.gateway.timer import Timer, now
 from halftime.verbs.gateway.upstream import is_mock, take_log
@@ -58,7 +57,7 @@ def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
     """With the generator's own mock as a process, as users have it."""
-    with mock_and_proxy(Behaviour(delay=0.002), Faults(hold=0.3)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.002), "holds-requests", 0.3) as (direct, through):
         result = gateway(
             GatewaySettings(direct, through, rates=(20.0,), arrivals=("constant",), **SHORT)
         )
@@ -77,7 +76,7 @@ def test_a_measurement_finds_the_planted_delay_and_keeps_the_contract() -> None:
 
 @pytest.mark.usefixtures("short_calibration")
 def test_a_new_client_per_request_is_named() -> None:
-    with mock_and_proxy(Behaviour(delay=0.0), Faults(new_client=True)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0), "new-clients") as (direct, through):
         result = gateway(GatewaySettings(direct, through, requests=20, concurrency=0))
     assert result.rates[0].truth.connections == 20
     assert "new-client-per-request" in [finding.id for finding in result.findings]
@@ -85,21 +84,24 @@ def test_a_new_client_per_request_is_named() -> None:
 
 @pytest.mark.usefixtures("short_calibration")
 @pytest.mark.parametrize(
-    ("gap", "faults", "expected"),
+    ("gap", "fault", "seconds", "expected"),
     [
-        (0.1, Faults(buffer=True), "stream-buffered"),
-        (0.25, Faults(hold_first=0.3), "first-chunk-waits"),
-        (0.1, Faults(hold_each=0.25), "chunks-held"),
+        (0.1, "buffers-streams", None, "stream-buffered"),
+        (0.25, "holds-first-chunk", 0.3, "first-chunk-waits"),
+        (0.1, "paces-chunks", 0.25, "chunks-held"),
     ],
-    ids=["buffered", "first held", "each held"],
 )
 def test_faults_of_a_stream_are_told_apart(
-    gap: float, faults: Faults, expected: str, monkeypatch: pytest.MonkeyPatch
+    gap: float,
+    fault: str,
+    seconds: float | None,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Below the holds, which are not the first request's price; above what a busy machine adds.
     monkeypatch.setattr(findings, "FIRST_REQUEST", 0.24)
-    with mock_and_proxy(Behaviour(delay=0.0, gap=gap, chunks=3), faults) as (direct, through):
-        settings = GatewaySettings(direct, through, Payload(stream=True), requests=5, concurrency=0)
+    with mock_and_proxy(Behaviour(delay=0.0, gap=gap, chunks=3), fault, seconds) as urls:
+        settings = GatewaySettings(*urls, Payload(stream=True), requests=5, concurrency=0)
         result = gateway(settings)
     streams = {"stream-buffered", "first-chunk-waits", "chunks-held", "first-request"}
     assert [finding.id for finding in result.findings if finding.id in streams] == [expected]
@@ -117,7 +119,7 @@ def test_a_streamed_answer_is_timed_chunk_by_chunk() -> None:
             sample.sent < sample.first_chunk == sample.chunks[0] < sample.chunks[-1] == sample.end
         )
         assert sample.end - sample.sent >= 0.3
-        assert log[sample.id].sent - log[sample.id].first >= 0.3
+        assert log[sample.id][0].sent - log[sample.id][0].first >= 0.3
 
 
 @pytest.mark.parametrize("size", [1000, 300_000])
@@ -162,7 +164,7 @@ def test_a_closed_loop_keeps_so_many_requests_in_flight() -> None:
         samples = sent(direct, Payload(), lambda pool: load.closed(pool, 2, 0.2, load.numbers(0)))
         log = take_log(direct)
     assert all(s.ok for s in samples)
-    assert len({log[s.id].connection for s in samples}) == 2
+    assert len({log[s.id][0].connection for s in samples}) == 2
     assert max(sum(t.begun <= s.begun < t.end for t in samples) for s in samples) == 2
 
 
@@ -181,7 +183,7 @@ def test_an_open_loop_counts_from_the_intended_send() -> None:
             timer.close()
 
     # One by one, 30 ms each, offered every 10 ms: the i-th waits for those before it.
-    with mock_and_proxy(Behaviour(delay=0.0), Faults(serial=0.03)) as (_, through):
+    with mock_and_proxy(Behaviour(delay=0.0), "queues", 0.03) as (_, through):
         samples = sorted(sent(through, Payload(), go), key=lambda sample: sample.intended)
     assert len(samples) == 20
     assert samples[-1].latency >= 20 * 0.03 - 19 * 0.01 - 0.001
@@ -220,7 +222,7 @@ def test_the_command_writes_json_and_gates_on_the_budget(
 ) -> None:
     monkeypatch.setenv("A_KEY", "sk-very-secret")
     words = ["--requests", "5", "--concurrency", "0", "--key-env", "A_KEY", "-q"]
-    with mock_and_proxy(Behaviour(delay=0.0), Faults(hold=0.2)) as (direct, through):
+    with mock_and_proxy(Behaviour(delay=0.0), "holds-requests", 0.2) as (direct, through):
         words += ["--direct", direct, "--through", through]
         files = ["--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html")]
         within = CliRunner().invoke(
@@ -277,6 +279,41 @@ def certificate(tmp_path: Path) -> Path:
     return both
 
 
+def refusal_over_tls(context: ssl.SSLContext, trust: Trust) -> Sample:
+    """The first request to a server with this context, which answers nothing."""
+
+    async def go() -> Sample:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        pool = Pool(endpoint(url, Payload(), trust=trust), "direct", 20)
+        sample = await pool.send("0" * 8, now())
+        pool.close()
+        server.close()
+        return sample
+
+    return asyncio.run(go())
+
+
+def test_certificates_are_asked_for_by_name(certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    untrusted = refusal_over_tls(context, Trust())
+    assert untrusted.error == "connect: SSLCertVerificationError"
+    assert "--ca-file PEM" in untrusted.hint
+    assert refusal_over_tls(context, Trust(insecure=True)).error == "connection lost"  # it is in
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate)
+    nobody = refusal_over_tls(context, Trust(str(certificate)))
+    assert "--client-cert PEM" in nobody.hint
+    known = refusal_over_tls(context, Trust(str(certificate), client_cert=str(certificate)))
+    assert known.error == "connection lost"
+    assert known.hint == ""
+
+
 def test_tls_is_split_from_connect(certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -287,7 +324,7 @@ def test_tls_is_split_from_connect(certificate: Path) -> None:
 
         server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
         url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
-        pool = Pool(endpoint(url, Payload(), ca_file=str(certificate)), "direct", 5)
+        pool = Pool(endpoint(url, Payload(), trust=Trust(str(certificate))), "direct", 5)
         connection, connect, tls = await pool.open()
         connection.close()
         server.close()

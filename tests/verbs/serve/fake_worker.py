@@ -6,7 +6,8 @@
 'recompile' reports a recompile. All other prompts draw a colour.
 
 A model named 'broken' cannot be served; 'breaks' can once; one named 'dies' dies while it loads;
-'mute' never becomes ready. The script in the first argument says the rest.
+'mute' never becomes ready; 'sticky' fails in every call once its process id stands in the recipe.
+The script in the first argument says the rest.
 """
 
 from __future__ import annotations
@@ -74,7 +75,23 @@ def main() -> None:
         time.sleep(1)
     channel.send(Ready(certificate=script.certificate, resident_bytes=2**20))
     while True:
-        Batch(script, channel, channel.batches.get()).draw()
+        task = channel.batches.get()
+        if model == "sticky" and is_named_in(begin.settings.recipe):
+            fail_all(channel, task)
+            continue
+        Batch(script, channel, task).draw()
+
+
+def is_named_in(path: str | None) -> bool:
+    file = Path(path or "")
+    return file.is_file() and file.read_text() == str(os.getpid())
+
+
+def fail_all(channel: Channel, task: DrawTask) -> None:
+    text, retryable = FAILURES["internal"]
+    for job in task.jobs:
+        channel.send(JobFailed(id=job.id, kind="internal", message=text, retryable=retryable))
+    channel.send(BatchDone(resident_bytes=2**20))
 
 
 class Batch:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 from fake_link import READY, Fakes, black, broken, good, settle
 from serve_helpers import events_of, job, names
 
 from halftime.cli.serve import new_alarms
+from halftime.records.serve import ColdStartTimes
 from halftime.verbs.serve.engine import Engine
-from halftime.verbs.serve.messages import Final, Job, JobFailed
+from halftime.verbs.serve.messages import Final, Job, JobFailed, NotReady
 from halftime.verbs.serve.slot import TEST_PICTURE
-from halftime.verbs.serve.wire import BatchDone, Beat, MemoryDropped, ModelLoaded, Warming
+from halftime.verbs.serve.wire import BatchDone, Beat, MemoryDropped, ModelLoaded, Ready, Warming
 
 
 def with_engine(
@@ -271,3 +273,41 @@ def test_alarms_are_told_on_when_there_were_more_than_are_held() -> None:
         assert len(new_alarms(status, 0)) == len(status.alarms) < 30
 
     with_engine(Fakes(), check)
+
+
+def test_who_asks_too_early_is_told_when_a_start_will_be_over() -> None:
+    fakes = Fakes()
+    cold = ColdStartTimes(loaded_seconds=3.0, ready_seconds=20.0)
+    certificate = msgspec.structs.replace(READY.certificate, cold_start=cold)
+
+    async def check(engine: Engine) -> None:
+        fakes.links[0].say(Ready(certificate=certificate, resident_bytes=1))
+        fakes.ready = False
+        fakes.links[0].die()
+        await settle()
+        for elapsed, left in ((0.0, 20.0), (15.0, 5.0), (30.0, 1.0)):
+            fakes.clock.now = elapsed
+            with pytest.raises(NotReady) as raised:
+                engine.submit(job())
+            assert raised.value.ready_in == pytest.approx(left)
+
+    with_engine(fakes, check)
+
+
+def test_a_fault_of_the_engine_itself_ends_the_server() -> None:
+    """The process then ends with exit code 2, instead of being there with nobody at work."""
+
+    async def check(engine: Engine) -> None:
+        def broken_look(seconds: float) -> None:
+            raise ZeroDivisionError
+
+        engine._keep(_calls(broken_look))
+        await settle()
+        assert engine.status.state == "failed"
+        assert "the engine itself failed (ZeroDivisionError)" in engine.status.alarms[-1]
+
+    with_engine(Fakes(), check)
+
+
+async def _calls(function: Callable[[float], None]) -> None:
+    function(0.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import halftime
+from halftime.report.trace import per_call, report_of
 from trace_synthetic import VENDORS, Synthetic, framed
 
 MICRO = 1e-6
@@ -137,11 +138,31 @@ def test_two_calls_in_one_recording_are_two_calls(tmp_path: Path) -> None:
     assert denoise.seconds == pytest.approx(alone.seconds, rel=0.01)
     assert denoise.per_step is not None
     assert denoise.per_step.count == 4
-    assert any("2 calls" in note for note in both.notes)
+    assert any("2 calls" in note and "one call" in note for note in both.notes)
     costs = {finding.id: finding.seconds for finding in first.findings}
     for finding in both.findings:
         if finding.id in costs:
             assert finding.seconds == pytest.approx(costs[finding.id], rel=0.2)
+
+
+def test_the_report_of_two_calls_is_of_one_call(tmp_path: Path) -> None:
+    single = halftime.trace(framed(Synthetic(), walk=300.0).write(tmp_path / "a.json"))
+    double = framed(framed(Synthetic(), walk=300.0), walk=300.0).write(tmp_path / "b.json")
+    both = per_call(halftime.trace(double))
+    assert single.device is not None
+    assert both.device is not None
+    assert both.device.busy_seconds == pytest.approx(single.device.busy_seconds, rel=0.01)
+    assert both.device.kernels == single.device.kernels
+    stages = {row.stage: row for row in single.on_device}
+    for row in both.on_device:
+        if row.stage in stages:
+            alone = stages[row.stage]
+            assert row.busy_seconds == pytest.approx(alone.busy_seconds, rel=0.01)
+            assert row.kernels == alone.kernels
+            assert row.kernels_per_step == pytest.approx(alone.kernels_per_step)
+    assert per_call(single) is single
+    titles = [section.title for section in report_of(both).sections]
+    assert "On the device, a call of the 2" in titles
 
 
 def test_two_calls_with_our_ranges_are_two_calls(tmp_path: Path) -> None:

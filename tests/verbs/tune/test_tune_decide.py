@@ -13,11 +13,11 @@ from halftime.verbs.tune.decide import (
     Budget,
     Goal,
     cheapest,
-    culprit,
     gain,
     pareto,
     pays,
     stacked,
+    suspects,
     trial_seconds,
     undecided,
 )
@@ -76,8 +76,25 @@ def test_bisection_finds_the_planted_fix_in_few_questions(count: int, data: st.D
         asked.append(prefix)
         return bad not in prefix  # type: ignore[operator]
 
-    assert culprit(list(range(count)), passes) == bad
+    assert suspects(list(range(count)), passes) == [bad]
     assert len(asked) <= count.bit_length()
+
+
+@given(st.integers(2, 30), st.data())
+def test_where_bisection_has_no_time_what_passed_stays_and_the_culprit_goes(
+    count: int, data: st.DataObject
+) -> None:
+    bad, questions = data.draw(st.integers(0, count - 1)), data.draw(st.integers(0, 4))
+    asked: list[object] = []
+
+    def passes(prefix: object) -> bool:
+        asked.append(prefix)
+        return bad not in prefix  # type: ignore[operator]
+
+    accused = suspects(list(range(count)), passes, lambda prefix: len(asked) < questions)
+    assert bad in accused
+    assert len(asked) <= questions
+    assert accused[-1] == count - 1 or len(accused) == 1
 
 
 def test_the_budget_counts_what_an_interrupted_run_spent() -> None:

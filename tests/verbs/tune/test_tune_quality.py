@@ -34,7 +34,9 @@ def test_a_plan_asked_for_again_is_not_drawn_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(quality, "render", render)
     monkeypatch.setattr(quality, "verdict_of", lambda *_: object())
     prompts = [PicturePrompt("a cat", "drawing", f"{i}") for i in range(4)]
-    bench = cast(Bench, SimpleNamespace(at=lambda plan: SimpleNamespace(pipeline=None)))
+    bench = cast(
+        Bench, SimpleNamespace(at=lambda plan: SimpleNamespace(pipeline=None), clock=lambda: 0.0)
+    )
     pictures = quality.Pictures(
         bench, Workload(), prompts, lambda *_: None, baseline=render(None, None, prompts)
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from halftime.base.errors import BadInput
+from halftime.base.progress import Progress, silent
 from halftime.base.version import version
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.components import pipelines_of
@@ -50,15 +51,21 @@ def audit(
 
 
 def audit_loaded(
-    loaded: LoadedPipeline, workload: Workload, extra: dict[str, object] | None = None
+    loaded: LoadedPipeline,
+    workload: Workload,
+    extra: dict[str, object] | None = None,
+    *,
+    progress: Progress = silent,
 ) -> Audit:
-    """As `audit`, for a loaded pipeline."""
+    """As `audit`, for a loaded pipeline and with progress."""
     pipeline = loaded.pipeline
     check_auditable(pipeline, without_values=is_ghost(pipeline))
     arguments = {**call_arguments(pipeline, workload), **(extra or {})}
     compiled = [name for name, part in pipeline.components.items() if pytorch.is_compiled(part)]
     with ShadowDevice(without_values=is_ghost(pipeline)) as device:
         device.sites.recording = False  # moving the weights is not part of the call
+        device.sites.on_step = lambda step: progress("steps", step, workload.steps)
+        progress("before the loop", 0, workload.steps)
         with on_device(pipeline), loop_watched(pipeline, device):
             # Ready embeddings belong where an encoder or a prior would have left them.
             arguments = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -78,6 +79,7 @@ class Sites:
 
     step: int | None = None
     steps_seen: int = 0
+    on_step: Callable[[int], None] = lambda step: None  # called with the number of finished steps
     barless: bool = False  # a loop was known by scheduler.step alone
     in_scheduler: bool = False  # inside of scheduler.step
     recording: bool = True
@@ -113,6 +115,7 @@ class Sites:
         if self.step is not None:
             self.step += 1
             self.steps_seen = max(self.steps_seen, self.step)
+            self.on_step(self.step)
 
     def end_loop(self) -> None:
         """The loop is left."""

@@ -1,4 +1,4 @@
-"""From a log to a certified router: learn, choose a mode, certify a threshold, and report.
+"""From a log to a certified router: learn, choose a mode, certify a choice, and report.
 
 The report is on requests that were used for nothing before.
 """
@@ -10,7 +10,7 @@ import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,15 +18,26 @@ from PIL import Image
 
 from halftime.base.errors import BadInput
 from halftime.base.version import version
-from halftime.records.captions import CaptionsResult, Mistake, Mode, Policy, Router, Slice, Step
-from halftime.verbs.captions import certify, features, price
+from halftime.records.captions import (
+    CaptionsResult,
+    FirstLook,
+    LogPower,
+    Mistake,
+    Mode,
+    NeverSmall,
+    Policy,
+    Router,
+    Slice,
+    Step,
+)
+from halftime.verbs.captions import certify, choices, features, price
+from halftime.verbs.captions.choices import Scores, Thresholds, scores_of, sent, without
+from halftime.verbs.captions.families import Division, Treatment, divide, power
 from halftime.verbs.captions.features import Array, Indices
-from halftime.verbs.captions.learn import learned, one_of_each, split
+from halftime.verbs.captions.learn import Learned, Scale, constant, learned, scale_of
 from halftime.verbs.captions.log import Log, picture_of
-from halftime.verbs.captions.router import probabilities, strangeness
+from halftime.verbs.captions.rules import barring
 
-SHARES = (0.35, 0.20, 0.25, 0.20)
-SPLITS = ("learning", "calibration", "threshold", "test")
 _UNITS = {
     "tolerance": "the units of the log's quality",
     "router_cost": "the log's currency",
@@ -40,7 +51,10 @@ class CalibrationSettings:
     """At most a share `alpha` of small answers unacceptable, except with chance `delta`.
 
     An answer is acceptable where its quality is at most `tolerance` below the large model's.
-    `router_cost` and `router_seconds` are what one decision costs.
+    `router_cost` and `router_seconds` are what one decision costs. `families` says what large
+    families of near duplicates are: 'recurring' ones come again, as a fixed camera's do, 'passing'
+    ones do not, and 'auto' goes by whether they come all through the log. What a rule of
+    `never_small` bars is proved and reported as going to the large model.
     """
 
     alpha: float = 0.02
@@ -50,6 +64,8 @@ class CalibrationSettings:
     router_cost: float = 0.0
     router_seconds: float = 0.0
     seed: int = 0
+    families: Treatment = "auto"
+    never_small: tuple[NeverSmall, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("alpha", "delta"):
@@ -70,48 +86,91 @@ class CalibrationSettings:
 
 
 class _Candidate(NamedTuple):
-    """One mode, learned; the thresholds to test; what it promises on the calibration split."""
+    """One mode, learned; the choices to test; what it promises by requests it had not seen."""
 
     router: Router
     values: Array
-    thresholds: list[float]
+    barred: Array  # 1.0 for requests that a rule keeps from the small model
+    choices: list[Thresholds]
     promise: Policy
+
+    @property
+    def cascade(self) -> bool:
+        return self.router.mode == "cascade"
+
+    def scores(self, chosen: Indices, router: Router | None = None) -> Scores:
+        """Probabilities of some of the log's requests."""
+        scores = scores_of(router or self.router, self.values[chosen])
+        return without(scores, self.barred[chosen])
+
+
+def power_of(log: Log, settings: CalibrationSettings) -> LogPower:
+    """What the log can certify, before anything is learned from it."""
+    division = _divided(log, settings)
+    return power(division, len(log.rows), alpha=settings.alpha, delta=settings.delta)
+
+
+def _divided(log: Log, settings: CalibrationSettings) -> Division:
+    return divide(
+        log.groups,
+        alpha=settings.alpha,
+        delta=settings.delta,
+        seed=settings.seed,
+        treatment=settings.families,
+    )
 
 
 def calibrate(log: Log, settings: CalibrationSettings) -> CaptionsResult:
     """The whole calibration.
 
-    Raises BadInput for a log that is too small to split, costs nothing, or has no checks for a
-    cascade.
+    Raises BadInput for a log that is too small to split, in which nothing can be saved, or that has
+    no checks for a cascade.
     """
+    prices = price.prices_of(log, settings.tolerance, settings.router_cost, settings.router_seconds)
+    check_log(log)
+    division = _divided(log, settings)
+    log_power = power(division, len(log.rows), alpha=settings.alpha, delta=settings.delta)
+    taught = prices.of(division.fit)
+    modes = _modes(log, settings)[: 1 if log_power.why_few else None]
+    plain = _plain(log, taught, division, log_power)
+    candidates = [_candidate(mode, log, taught, division, plain, settings) for mode in modes]
+    best = max(candidates, key=lambda candidate: candidate.promise.savings)
+    steps = _proved(best, prices, division, settings)
+    router = _finished(best, steps)
+    return _result(log, prices, router, best, division, log_power, steps, settings, candidates)
+
+
+def _plain(log: Log, taught: price.Prices, division: Division, log_power: LogPower) -> Learned:
+    """The model without a check; where the log cannot certify anything, nothing is learned."""
+    standard = _standard("route", log, division.fit)[1]
+    if log_power.why_few:
+        return constant(standard.shape[1], taught.acceptable)
+    return learned(standard, taught.acceptable, taught.family)
+
+
+def check_log(log: Log) -> None:
+    """Raises BadInput for a log that is too small to split, or in which nothing can be saved."""
     if len(log.rows) < FEWEST:
         raise BadInput(
             f"the log has {len(log.rows)} usable requests; at least {FEWEST} are needed, and "
             "better 2,000."
         )
-    if not sum(row.large.cost for row in log.rows) > 0:
+    small, large = (
+        sum(answer.cost for answer in answers) / len(log.rows)
+        for answers in ([row.small for row in log.rows], [row.large for row in log.rows])
+    )
+    if not large > 0:
         raise BadInput(
             "the large model's answers cost nothing in this log, so that nothing can be saved; a "
             "'cost' must be above 0. `halftime captions collect` writes it from --small-price, "
             "--large-price and the like."
         )
-    parts = split(log.groups, SHARES, settings.seed)
-    prices = price.prices_of(log, settings.tolerance, settings.router_cost, settings.router_seconds)
-    candidates = [_candidate(mode, log, prices, parts, settings) for mode in _modes(log, settings)]
-    best = max(candidates, key=lambda candidate: candidate.promise.savings)
-    proof = one_of_each(parts[2], log.groups, settings.seed)
-    steps = certify.certified(
-        best.thresholds,
-        scores_of(best.router, best.values[proof]),
-        prices.acceptable[proof],
-        alpha=settings.alpha,
-        delta=settings.delta,
-    )
-    router = _finished(best, steps)
-    sizes = {name: len(part) for name, part in zip(SPLITS, parts, strict=True)} | {
-        "threshold": len(proof)
-    }
-    return _result(log, prices, router, best.values, parts[3], steps, settings, sizes, candidates)
+    if small >= large:
+        raise BadInput(
+            f"the small model costs {small:.6g} a request in this log and the large one "
+            f"{large:.6g}, so that sending requests to the small one saves nothing. Exchange the "
+            "models, or correct their prices."
+        )
 
 
 def _modes(log: Log, settings: CalibrationSettings) -> list[Mode]:
@@ -127,37 +186,86 @@ def _modes(log: Log, settings: CalibrationSettings) -> list[Mode]:
 
 
 def _candidate(
-    mode: Mode, log: Log, prices: price.Prices, parts: list[Indices], settings: CalibrationSettings
+    mode: Mode,
+    log: Log,
+    taught: price.Prices,
+    division: Division,
+    plain: Learned,
+    settings: CalibrationSettings,
 ) -> _Candidate:
+    """`taught`: what the requests cost that are learned from; `plain`: learned without a check."""
     values, names = values_of(mode, log)
-    learning, calibration = parts[0], parts[1]
-    fitted = learned(
-        values[learning],
-        prices.acceptable[learning],
-        values[calibration],
-        prices.acceptable[calibration],
-    )
+    scale, standard = _standard(mode, log, division.fit)
+    cascade = mode == "cascade"
+    last = learned(standard, taught.acceptable, taught.family) if cascade else plain
+    first = plain if cascade else None
+    barred = _barred(log, names, settings.never_small)
+    held_out = Scores(last.held_out, first.held_out if first is not None else None)
+    scores = without(held_out, barred[division.fit])
     router = Router(
         halftime=version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         mode=mode,
         features=names,
-        **fitted._asdict(),
+        mean=tuple(scale.mean.tolist()),
+        scale=tuple(scale.width.tolist()),
+        limit=scale.limit,
+        **_model(last),
+        first_look=FirstLook(**_model(first), small_from=2.0, ask_from=2.0) if first else None,
         threshold=None,
         alpha=settings.alpha,
         delta=settings.delta,
         tolerance=settings.tolerance,
+        never_small=settings.never_small,
+        shapes=tuple(sorted({row.shape for row in log.rows} - {""})),
     )
-    scores = scores_of(router, values[calibration])
-    accepted = prices.acceptable[calibration]
-    thresholds = certify.sequence(
-        scores, accepted, alpha=settings.alpha, delta=settings.delta, fresh=len(parts[2])
+    path = choices.path(scores, taught, settings.alpha)
+    small = [sent(scores, step, cascade).small for step in path]
+    errors = np.asarray([float((chosen * (1 - taught.acceptable)).sum()) for chosen in small])
+    sizes = np.asarray([float(chosen.sum()) for chosen in small])
+    ranks = certify.sequence(
+        errors,
+        sizes,
+        len(standard),
+        alpha=settings.alpha,
+        delta=settings.delta,
+        draws=len(division.proof),
     )
-    # the loosest threshold that is within alpha here: what the mode may hope for
-    fitting = [t for t in thresholds if (1 - accepted[scores >= t]).mean() <= settings.alpha]
-    small = _sent(scores, fitting[-1] if fitting else None)
-    promise = price.policy(mode, prices.of(calibration), small, mode, resamples=0)
-    return _Candidate(router, values, thresholds, promise)
+    # the loosest that is within alpha here: what the mode may hope for
+    fitting = [rank for rank in ranks if errors[rank] <= settings.alpha * sizes[rank]]
+    hoped = sent(scores, path[fitting[-1]] if fitting else None, cascade)
+    promise = price.policy(
+        mode, taught, hoped.small, hoped.checked, routed=bool(fitting), resamples=0
+    )
+    return _Candidate(router, values, barred, [path[rank] for rank in ranks], promise)
+
+
+def _standard(mode: Mode, log: Log, fit: Indices) -> tuple[Scale, Array]:
+    """How features are scaled, and the standard scores of the requests that are learned from."""
+    values = values_of(mode, log)[0][fit]
+    scale = scale_of(values)
+    return scale, (values - scale.mean) / scale.width
+
+
+def _model(fitted: Learned) -> dict[str, Any]:
+    """The fields of a Router or a FirstLook that are learned."""
+    fields = fitted._asdict()
+    del fields["held_out"]
+    return fields
+
+
+def _barred(log: Log, names: tuple[str, ...], rules: tuple[NeverSmall, ...]) -> Array:
+    """1.0 for each request of the log that a rule keeps from the small model."""
+    sized = [rule.name for rule in rules if rule.pixels_below or rule.pixels_above]
+    if sized and names[0] != features.NAMES[0]:
+        raise BadInput(
+            f"the rule {sized[0]!r} goes by the picture's pixels, which this log of other features "
+            "does not tell. Leave the condition out, or log the pictures."
+        )
+    pixels = np.exp(log.values[:, 0]) if sized else np.zeros(len(log.rows))
+    pairs = zip(log.rows, pixels, strict=True)
+    barred = [barring(rules, row.prompt, float(size)) is not None for row, size in pairs]
+    return np.asarray(barred, dtype=float)
 
 
 def values_of(mode: Mode, log: Log) -> tuple[Array, tuple[str, ...]]:
@@ -171,36 +279,56 @@ def values_of(mode: Mode, log: Log) -> tuple[Array, tuple[str, ...]]:
     return np.hstack([log.values, scores]), (*names, "check")
 
 
-def scores_of(router: Router, values: Array) -> Array:
-    """Probabilities as the live router uses them: nothing strange is ever sent."""
-    return np.where(strangeness(router, values) > router.limit, -1.0, probabilities(router, values))
+def _proved(
+    best: _Candidate, prices: price.Prices, division: Division, settings: CalibrationSettings
+) -> list[Step]:
+    scores = best.scores(division.proof)
+    return certify.certified(
+        [(choice.threshold, sent(scores, choice, best.cascade).small) for choice in best.choices],
+        prices.acceptable[division.proof],
+        alpha=settings.alpha,
+        delta=settings.delta,
+        passing=division.passing,
+    )
 
 
 def _finished(best: _Candidate, steps: list[Step]) -> Router:
-    threshold = certify.threshold_of(steps)
-    share = float(_sent(scores_of(best.router, best.values), threshold).mean())
-    return msgspec.structs.replace(best.router, threshold=threshold, small_share=share)
+    count = sum(step.passed for step in steps)
+    chosen = best.choices[count - 1] if count else None
+    small = sent(best.scores(np.arange(len(best.values))), chosen, best.cascade).small
+    router, look = best.router, best.router.first_look
+    if chosen is not None and look is not None:
+        look = msgspec.structs.replace(look, small_from=chosen.small_from, ask_from=chosen.ask_from)
+    return msgspec.structs.replace(
+        router,
+        first_look=look,
+        threshold=chosen.threshold if chosen is not None else None,
+        small_share=float(small.mean()),
+    )
 
 
 def _result(
     log: Log,
     prices: price.Prices,
     router: Router,
-    values: Array,
-    test: Indices,
+    best: _Candidate,
+    division: Division,
+    log_power: LogPower,
     steps: list[Step],
     settings: CalibrationSettings,
-    sizes: dict[str, int],
     candidates: list[_Candidate],
 ) -> CaptionsResult:
-    scores, tested = scores_of(router, values[test]), prices.of(test)
-    small = _sent(scores, router.threshold)
+    test = division.test
+    scores, tested = best.scores(test, router), prices.of(test)
+    choice = sent(scores, choices.thresholds_of(router), best.cascade)
+    small, certified = choice.small, router.threshold is not None
     # Without a certificate nothing is looked at, so nothing is paid for looking.
-    paid_as = router.mode if router.threshold is not None else None
-    ours = price.policy(f"this router ({router.mode})", tested, small, paid_as)
+    ours = price.policy(
+        f"this router ({router.mode})", tested, small, choice.checked, routed=certified
+    )
     alternatives = _alternatives(log, tested, test, ours)
     oracle = next(policy for policy in alternatives if policy.name == "oracle")
-    sent, errors = int(small.sum()), int((small * (1 - tested.acceptable)).sum())
+    error, error_high = _error(tested, small, settings.delta)
     return CaptionsResult(
         threshold=router.threshold,
         alpha=settings.alpha,
@@ -212,29 +340,49 @@ def _result(
         savings_low=ours.low,
         savings_high=ours.high,
         share_of_oracle=ours.savings / oracle.savings if oracle.savings > 0 else None,
-        error=errors / sent if sent else None,
-        error_high=certify.upper_bound(errors, sent, settings.delta) if sent else None,
-        certified=router.threshold is not None,
-        why=_why(router, steps, settings, candidates),
+        error=error,
+        error_high=error_high,
+        certified=certified,
+        why=_why(router, steps, settings, log_power),
         needed=_needed(settings),
-        requests=sizes | {"left out": len(log.left_out)},
+        requests=_sizes(division) | {"left out": len(log.left_out)},
         acceptable_share=float(tested.acceptable.mean()),
         cost_ratio=float(tested.small_cost.mean() / tested.large_cost.mean()),
         router_cost=settings.router_cost or None,
+        families=division.counts,
+        power=log_power,
+        checked_share=float(choice.checked.mean()),
         mode=router.mode,
         modes=tuple(candidate.promise for candidate in candidates),
         steps=tuple(steps),
         policies=(ours, *alternatives),
         slices=tuple(_slices(log, tested, test, small, settings.delta)),
-        mistakes=tuple(_mistakes(log, tested, test, small, scores)),
-        curve=tuple(_curve(tested, scores, router.mode)),
+        mistakes=tuple(_mistakes(log, tested, test, small, scores.last)),
+        curve=tuple(_curve(tested, scores, best)),
         router=router,
     )
 
 
-def _sent(scores: Array, threshold: float | None) -> Array:
-    """1.0 for each request that goes to the small model, 0.0 for the rest."""
-    return np.zeros(len(scores)) if threshold is None else (scores >= threshold).astype(float)
+def _sizes(division: Division) -> dict[str, int]:
+    return {
+        "learning": len(division.fit),
+        "certificate": len(division.proof),
+        "test": len(division.test),
+    }
+
+
+def _error(prices: price.Prices, small: Array, delta: float) -> tuple[float | None, float | None]:
+    """Share of errors among what is sent, and its upper bound.
+
+    Near duplicates count less (Kish's effective sample size): as many as there would be if
+    families were equal in size.
+    """
+    count, errors = float(small.sum()), float((small * (1 - prices.acceptable)).sum())
+    if not count:
+        return None, None
+    _, sizes = np.unique(prices.family[small > 0], return_counts=True)
+    effect = float(np.square(sizes).sum() / sizes.sum())
+    return errors / count, certify.upper_bound(errors / effect, count / effect, delta)
 
 
 def _alternatives(log: Log, tested: price.Prices, test: Indices, ours: Policy) -> list[Policy]:
@@ -244,16 +392,16 @@ def _alternatives(log: Log, tested: price.Prices, test: Indices, ours: Policy) -
     ranked[np.argsort(lengths, kind="stable")] = np.arange(len(test))
     short = (ranked < round(ours.small_share * len(test))).astype(float)
     return [
-        price.policy("always large", tested, nobody, None),
-        price.policy("always small", tested, everybody, None),
-        price.policy("at random, equal cost", tested, price.mixed_at(tested, ours.cost), None),
-        price.policy("shortest prompts, equal share", tested, short, None),
-        price.policy("oracle", tested, tested.acceptable, None),
+        price.policy("always large", tested, nobody),
+        price.policy("always small", tested, everybody),
+        price.policy("at random, equal cost", tested, price.mixed_at(tested, ours.cost)),
+        price.policy("shortest prompts, equal share", tested, short),
+        price.policy("oracle", tested, tested.acceptable),
     ]
 
 
 def _why(
-    router: Router, steps: list[Step], settings: CalibrationSettings, candidates: list[_Candidate]
+    router: Router, steps: list[Step], settings: CalibrationSettings, log_power: LogPower
 ) -> str:
     if router.threshold is not None:
         last = [step for step in steps if step.passed][-1]
@@ -262,18 +410,22 @@ def _why(
             f"{1 - settings.delta:.0%} confidence: {last.errors} of {last.sent} requests were, "
             f"bound {last.bound:.2%}"
         )
-    least = certify.needed(settings.alpha, settings.delta, 0.0)
-    if steps:
+    if log_power.why_few:
+        reason = (
+            f"{log_power.why_few}. {log_power.draws:,} of them are independent evidence for the "
+            f"certificate, which could prove {log_power.least_alpha:.1%} at best"
+        )
+    elif steps:
         first = steps[0]
         reason = (
             f"{first.errors} of {first.sent} requests were unacceptable, bound {first.bound:.2%}"
         )
     else:
-        reason = "no threshold promised it on the calibration split"
+        reason = "no threshold promised it on requests that the router had not learned from"
     return (
         f"not certified at {settings.alpha:.1%}: {reason}. Everything goes to the large model. At "
-        f"least {least:,} requests that go to the small model must be seen without an error; log "
-        "more requests, or allow a larger alpha"
+        f"least {log_power.needed:,} independent requests that go to the small model must be seen "
+        "without an error; log more different pictures, or allow a larger alpha"
     )
 
 
@@ -296,14 +448,14 @@ def _slices(
 
 
 def _slice(name: str, prices: price.Prices, small: Array, delta: float) -> Slice:
-    sent, errors = int(small.sum()), int((small * (1 - prices.acceptable)).sum())
+    error, error_high = _error(prices, small, delta)
     quality = small * prices.small_quality + (1 - small) * prices.large_quality
     return Slice(
         name=name,
         requests=len(small),
         small_share=float(small.mean()),
-        error=errors / sent if sent else None,
-        error_high=certify.upper_bound(errors, sent, delta) if sent else None,
+        error=error,
+        error_high=error_high,
         quality=float(quality.mean()),
         quality_large=float(prices.large_quality.mean()),
     )
@@ -344,9 +496,17 @@ def _thumbnail_url(image: str | None, folder: Path) -> str | None:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _curve(tested: price.Prices, scores: Array, mode: Mode, points: int = 24) -> list[Policy]:
-    thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, points)))
-    return [
-        price.policy(f"threshold {t:.3f}", tested, _sent(scores, t), mode, resamples=0)
-        for t in thresholds
-    ]
+def _curve(
+    tested: price.Prices, scores: Scores, best: _Candidate, points: int = 24
+) -> list[Policy]:
+    """The same router at other choices, on the test split."""
+    path = choices.path(scores, tested, best.router.alpha)
+    ranks = np.unique(np.linspace(0, len(path) - 1, points if path else 0).round().astype(int))
+    curve = []
+    for rank in ranks:
+        choice = sent(scores, path[rank], best.cascade)
+        name = f"threshold {path[rank].threshold:.3f}"
+        curve.append(
+            price.policy(name, tested, choice.small, choice.checked, routed=True, resamples=0)
+        )
+    return curve

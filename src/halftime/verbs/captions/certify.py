@@ -1,13 +1,14 @@
-"""Thresholds with a guarantee: fixed-sequence testing over Clopper-Pearson bounds.
+"""Choices with a guarantee: fixed-sequence testing over Clopper-Pearson bounds.
 
 With probability at least 1 - delta over the requests it was calibrated on, at most a share alpha of
-what a certified threshold sends to the small model is not acceptable (Angelopoulos et al. 2021,
-'Learn then Test', section 4).
+what a certified choice sends to the small model is not acceptable (Angelopoulos et al. 2021,
+'Learn then Test', section 4). `families` draws the requests that prove it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -15,8 +16,10 @@ from halftime.records.captions import Step
 from halftime.verbs.captions.extra import need
 from halftime.verbs.captions.features import Array
 
+SURE = 0.99  # the chance to pass that the first test should have
 
-def upper_bound(errors: int, sent: int, delta: float) -> float:
+
+def upper_bound(errors: float, sent: float, delta: float) -> float:
     """Clopper and Pearson (1934), one-sided at 1 - delta: 1.0 where nothing was seen."""
     if errors >= sent:
         return 1.0
@@ -40,6 +43,7 @@ def lower_bound(errors: int, sent: int, delta: float) -> float:
     return float(beta.ppf(delta, errors, sent - errors + 1))
 
 
+@cache
 def needed(alpha: float, delta: float, rate: float) -> int | None:
     """How many requests the small model must answer for a certificate, with errors at `rate`.
 
@@ -57,56 +61,102 @@ def needed(alpha: float, delta: float, rate: float) -> int | None:
     return low
 
 
+def most_errors(alpha: float, delta: float, sent: Array) -> Array:
+    """The most errors among `sent` (counts) that still certify alpha; -1 where not even 0 would."""
+    most = np.full(len(sent), -1.0)
+    for errors in range(int(alpha * sent.max(initial=0)) + 1):
+        passed = upper_bounds(np.full(len(sent), float(errors)), sent, delta) <= alpha
+        if not passed.any():
+            break
+        most[passed] = errors
+    return most
+
+
 def sequence(
-    scores: Array, acceptable: Array, *, alpha: float, delta: float, fresh: int, most: int = 40
-) -> list[float]:
-    """Thresholds to test on `fresh` other requests, the strictest first.
+    errors: Array,
+    sent: Array,
+    seen: int,
+    *,
+    alpha: float,
+    delta: float,
+    draws: int,
+    most: int = 100,
+) -> list[int]:
+    """Which choices to test on `draws` fresh requests: numbers of those, the strictest first.
 
-    The first is the strictest that would pass there even if its error were as large as it may be
-    with 80 % confidence, or else the one whose bound is lowest here. Looser ones follow, down to
-    where the error here is twice what is allowed. Empty where no threshold has a chance.
+    `errors` and `sent` are each choice's, among `seen` requests that it was chosen by. The first is
+    the strictest that passes with a chance of SURE, or else the one whose chance is best; looser
+    ones follow, down to where the error here is twice what is allowed. Empty where no choice would
+    pass even without an error.
     """
-    order = np.argsort(-scores, kind="stable")
-    errors = np.cumsum(1 - acceptable[order])
-    sent = np.arange(1.0, len(order) + 1)
-    start = _start(errors, sent, alpha, delta, fresh / len(order))
-    if start is None:
+    if not seen or not len(sent):
         return []
-    last = max(start, int(np.flatnonzero(errors / sent <= 2 * alpha)[-1]))
-    ranks = np.unique(np.linspace(start, last, most).round().astype(int))
-    thresholds = [float(scores[order[rank]]) for rank in ranks]
-    return sorted(set(thresholds), reverse=True)
+    chances = pass_chances(errors, sent, np.floor(sent * draws / seen), alpha, delta)
+    sure = np.flatnonzero(chances >= SURE)
+    start = int(sure[0]) if len(sure) else int(chances.argmax())
+    if not chances[start] > 0:
+        return []
+    allowed = np.flatnonzero(errors <= 2 * alpha * sent)
+    last = max(start, int(allowed[-1])) if len(allowed) else start
+    return sorted(set(np.linspace(start, last, most).round().astype(int).tolist()))
 
 
-def _start(errors: Array, sent: Array, alpha: float, delta: float, ratio: float) -> int | None:
-    fresh_sent = np.floor(sent * ratio)
-    unlucky = np.ceil(fresh_sent * upper_bounds(errors, sent, 0.2))
-    safe = np.flatnonzero(upper_bounds(unlucky, fresh_sent, delta) <= alpha)
-    if len(safe):
-        return int(safe[0])
-    bounds = upper_bounds(errors, sent, delta)
-    best = int(bounds.argmin())
-    return best if bounds[best] <= alpha else None
+def pass_chances(errors: Array, sent: Array, fresh: Array, alpha: float, delta: float) -> Array:
+    """How likely each choice passes on `fresh` other requests, by what it did on `sent`.
+
+    Its errors there are beta-binomial, with Jeffreys' prior.
+    """
+    predicted = need("scipy.stats").betabinom(fresh, errors + 0.5, sent - errors + 0.5)
+    return np.asarray(predicted.cdf(most_errors(alpha, delta, fresh)))
+
+
+def step(
+    threshold: float, sent: Array, acceptable: Array, passing: Array, alpha: float, delta: float
+) -> Step:
+    """One test: of all draws, and of those alone that are of no recurring family.
+
+    Both are at level delta and both must pass (an intersection-union test, which needs no
+    correction), so that recurring pictures cannot vouch for all others.
+    """
+    bounds = []
+    for drawn_mask in (sent > 0, (sent > 0) & (passing > 0)):
+        size, errors = int(drawn_mask.sum()), int((1 - acceptable[drawn_mask]).sum())
+        bounds.append((upper_bound(errors, size, delta) if size else 1.0, size, errors))
+    if passing.all():
+        bounds.pop()
+    bound = max(value for value, _, _ in bounds)
+    _, size, errors = bounds[0]
+    return Step(threshold=threshold, sent=size, errors=errors, bound=bound, passed=bound <= alpha)
 
 
 def certified(
-    thresholds: Sequence[float], scores: Array, acceptable: Array, *, alpha: float, delta: float
+    choices: Sequence[tuple[float, Array]],
+    acceptable: Array,
+    *,
+    alpha: float,
+    delta: float,
+    passing: Array | None = None,
 ) -> list[Step]:
-    """Test the thresholds in order up to the first that fails; the last that passed is certified.
+    """Test choices (each a threshold, and 1.0 for what it sends) up to the first that fails.
 
-    Every test is at level delta, and no correction is needed, since each is only reached if those
-    before it passed (fixed-sequence testing). `scores` and `acceptable` must be of requests that
-    chose nothing before.
+    The last that passed is certified. Every test is at level delta, and no correction is needed,
+    since each is only reached if those before it passed (fixed-sequence testing). `acceptable` must
+    be of independent requests that chose nothing before.
     """
     steps: list[Step] = []
-    for threshold in thresholds:
-        chosen = scores >= threshold
-        sent, errors = int(chosen.sum()), int((1 - acceptable[chosen]).sum())
-        bound = upper_bound(errors, sent, delta) if sent else 1.0
+    everything = np.ones(len(acceptable))
+    for threshold, sent in choices:
         steps.append(
-            Step(threshold=threshold, sent=sent, errors=errors, bound=bound, passed=bound <= alpha)
+            step(
+                threshold,
+                sent,
+                acceptable,
+                everything if passing is None else passing,
+                alpha,
+                delta,
+            )
         )
-        if bound > alpha:
+        if not steps[-1].passed:
             break
     return steps
 

@@ -11,8 +11,8 @@ import base64
 import math
 import os
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -32,20 +32,30 @@ from halftime.verbs.captions import features
 from halftime.verbs.captions.compare import text_of
 from halftime.verbs.captions.judge import AnswerJudge
 from halftime.verbs.captions.log import picture_of
+from halftime.verbs.captions.request import caption_request
 from halftime.verbs.captions.upstream import FAILURES, Upstream
 
 PAUSES = (1.0, 2.0, 4.0)  # seconds before a request that failed is sent again
 LONGEST_PAUSE = 60.0  # seconds, whatever Retry-After says
 # requests that a model or the judge may fail before the run stops: each costs money and minutes
 MOST_IN_A_ROW = 10
+_STREAMED = {"stream", "stream_options"}  # the log needs an answer in one piece
 _PASSING = {408, 425, 429}  # and 5xx: the same request may be answered later
 _NOT_THE_REQUEST = {401, 403, 404}  # the key, the address or the model's name
 
 
-class CollectedRequest(Record, frozen=True, kw_only=True):
-    """One line of the requests to send: a picture (path, data URL or base64) and its prompt."""
+Body = dict[str, object]
 
-    image: str
+
+class CollectedRequest(Record, frozen=True, kw_only=True):
+    """One line of the requests to send: a picture (path, data URL or base64) and its prompt.
+
+    Or `body`: a whole request as a live client sent it, with a picture as a data URL; both models
+    get it with all that is in it, and only their own names are put in.
+    """
+
+    image: str = ""
+    body: dict[str, object] | None = None
     prompt: str = "Describe this picture."
     id: str = ""
     slice: str = ""
@@ -68,6 +78,7 @@ class LeftOut(NamedTuple):
 
     kind: str
     why: str
+    general: bool = False  # the next request may well fail for the same reason
 
 
 @dataclass(frozen=True)
@@ -111,17 +122,35 @@ def read_requests(path: Path) -> list[CollectedRequest]:
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
         if line.strip():
             try:
-                requests.append(msgspec.json.decode(line, type=CollectedRequest))
+                request = msgspec.json.decode(line, type=CollectedRequest)
             except msgspec.DecodeError as error:
                 raise BadFile(
-                    f"{path}, line {number}: {error}. A line needs 'image' and may have 'prompt'."
+                    f"{path}, line {number}: {error}. A line needs 'image' or 'body', and may have "
+                    "'prompt'."
                 ) from error
+            requests.append(_with_picture(request, path, number))
     if not requests:
         raise BadFile(
             f'{path} has no request. Write one a line, such as {{"image": "a.jpg", "prompt": '
             f'"What is it?"}}.'
         )
     return requests
+
+
+def _with_picture(request: CollectedRequest, path: Path, number: int) -> CollectedRequest:
+    """A request whose picture and prompt are in their fields, wherever they stood."""
+    if request.body is None:
+        if not request.image:
+            raise BadFile(f"{path}, line {number}: it has neither 'image' nor 'body'.")
+        return request
+    live = caption_request(request.body)
+    if live.picture is None:
+        raise BadFile(
+            f"{path}, line {number}: its 'body' is no request that could be routed: {live.reason}. "
+            "It needs one picture, as a data URL, in its last user message."
+        )
+    image = _data_url(live.picture)
+    return msgspec.structs.replace(request, image=image, prompt=live.prompt)
 
 
 def missing_requests(
@@ -139,31 +168,71 @@ def missing_requests(
 
 
 def collect(
-    requests: Sequence[CollectedRequest], plan: CollectionPlan, progress: Progress
+    requests: Sequence[CollectedRequest],
+    plan: CollectionPlan,
+    progress: Progress,
+    concurrency: int = 1,
 ) -> Iterator[Logged | LeftOut]:
-    """Ask both models one request after the other; yield each one's line, or why it has none.
+    """Ask both models; yield each request's line as it comes, or why it has none.
 
-    Raises BadInput where a model cannot be reached or the judge's first answer is not a number,
+    The first request is asked alone, since it shows whether models and judge are there. Raises
+    BadInput where a model cannot be reached or the judge's first answer is not a number,
     HalftimeError after MOST_IN_A_ROW failures in a row.
     """
     with asyncio.Runner() as runner:
-        collection = _Collection(runner, runner.run(_session()), plan)
+        collection = _Collection(runner.run(_session()), plan)
+        waiting, running = deque(requests), _Running()
         in_a_row = 0
         try:
-            for number, request in enumerate(requests):
-                progress("asking both models", number, len(requests))
-                try:
-                    result: Logged | LeftOut = collection.logged(request)
-                    in_a_row = 0
-                except FailedRequest as error:
-                    name = request.id or request.image[:60]
-                    result = LeftOut(error.kind, f"{name}: {error}")
-                    in_a_row += error.general
-                yield result
-                if in_a_row == MOST_IN_A_ROW:
+            while waiting or running.tasks:
+                most = concurrency if collection.judged else 1
+                while waiting and len(running.tasks) < most:
+                    runner.run(running.start(collection.logged(waiting.popleft())))
+                left = len(waiting) + len(running.tasks)
+                progress("asking both models", len(requests) - left, len(requests))
+                for result in _finished_results(runner, running):
+                    general = isinstance(result, LeftOut) and result.general
+                    in_a_row = in_a_row + general if isinstance(result, LeftOut) else 0
+                    yield result
+                if in_a_row >= MOST_IN_A_ROW:
                     raise HalftimeError(f"stopped after {in_a_row} failures in a row")
         finally:
+            runner.run(running.cancel())
             runner.run(collection.client.close())
+
+
+class _Running:
+    """The requests that are being asked."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[Logged | LeftOut]] = set()
+
+    async def start(self, work: Coroutine[None, None, Logged | LeftOut]) -> None:
+        self.tasks.add(asyncio.ensure_future(work))
+
+    async def wait(self) -> None:
+        await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    def finished(self) -> list[Logged | LeftOut]:
+        """Results so far. Raises what a request raised that no other one would survive."""
+        done = [task for task in self.tasks if task.done()]
+        self.tasks.difference_update(done)
+        return [task.result() for task in done if not task.cancelled()]
+
+    async def cancel(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+def _finished_results(runner: asyncio.Runner, running: _Running) -> Iterator[Logged | LeftOut]:
+    """What is finished next; on Ctrl-C also what was finished by then, since it was paid for."""
+    try:
+        runner.run(running.wait())
+    except KeyboardInterrupt:
+        yield from running.finished()
+        raise
+    yield from running.finished()
 
 
 async def _session() -> aiohttp.ClientSession:  # needs a running loop
@@ -173,15 +242,20 @@ async def _session() -> aiohttp.ClientSession:  # needs a running loop
 class _Collection:
     """State of one collection: its client, which models have answered, whether the judge has."""
 
-    def __init__(
-        self, runner: asyncio.Runner, client: aiohttp.ClientSession, plan: CollectionPlan
-    ) -> None:
+    def __init__(self, client: aiohttp.ClientSession, plan: CollectionPlan) -> None:
         self.client, self.plan = client, plan
-        self._runner = runner
         self._heard: set[str] = set()  # URLs that answered, whatever they said
-        self._judged = False
+        self.judged = False
 
-    def logged(self, request: CollectedRequest) -> Logged:
+    async def logged(self, request: CollectedRequest) -> Logged | LeftOut:
+        """A line of the log, or why there is none."""
+        try:
+            return await self._line(request)
+        except FailedRequest as error:
+            name = request.id or request.image[:60]
+            return LeftOut(error.kind, f"{name}: {error}", error.general)
+
+    async def _line(self, request: CollectedRequest) -> Logged:
         """A line of the log. Raises FailedRequest."""
         plan = self.plan
         try:
@@ -189,13 +263,14 @@ class _Collection:
             features.thumbnail(picture)
         except features.NotSeen as error:
             raise FailedRequest("the picture cannot be used", str(error)) from error
+        body = request.body or _plain_body(request.prompt, picture)
         # Judged before the large model is paid: a judge that cannot be used shows at the first
         # answer.
-        small = self._runner.run(self._ask(plan.small, request, picture))
+        small = await self._ask(plan.small, body)
         begun = time.perf_counter()
         score = self._score(picture, request.prompt, small.text)
         seconds = time.perf_counter() - begun
-        large = self._runner.run(self._ask(plan.large, request, picture))
+        large = await self._ask(plan.large, body)
         return Logged(
             id=request.id,
             prompt=request.prompt,
@@ -205,6 +280,7 @@ class _Collection:
             small=_answer(small, score),
             large=_answer(large, self._score(picture, request.prompt, large.text)),
             check=Check(score=score, seconds=seconds),
+            shape=caption_request(body).shape,
         )
 
     def _score(self, picture: bytes, prompt: str, text: str) -> float:
@@ -216,38 +292,34 @@ class _Collection:
                 f"--judge {name} raised {type(error).__name__}", str(error), general=True
             ) from error
         if isinstance(score, Real) and math.isfinite(score):
-            self._judged = True
+            self.judged = True
             return float(score)
         words = (
             f"--judge {name!r} returned {score!r:.60}, and a judge returns a finite number, such "
             "as 0.93: how good the answer is."
         )
-        if not self._judged:
+        if not self.judged:
             raise BadInput(f"{words} Correct it and run again.")
         raise FailedRequest(f"--judge {name} returned no number", words, general=True)
 
-    async def _ask(
-        self, upstream: Upstream, request: CollectedRequest, picture: bytes
-    ) -> CollectedAnswer:
+    async def _ask(self, upstream: Upstream, body: Body) -> CollectedAnswer:
         """One model's answer; what may pass is tried again.
 
         Raises FailedRequest, or BadInput where the model cannot be reached at all.
         """
         for pause in PAUSES:
             try:
-                return await self._once(upstream, request, picture)
+                return await self._once(upstream, body)
             except FailedRequest as error:
                 if not error.passing:
                     raise
                 await asyncio.sleep(pause if error.wait is None else min(error.wait, LONGEST_PAUSE))
-        return await self._once(upstream, request, picture)
+        return await self._once(upstream, body)
 
-    async def _once(
-        self, upstream: Upstream, request: CollectedRequest, picture: bytes
-    ) -> CollectedAnswer:
+    async def _once(self, upstream: Upstream, body: Body) -> CollectedAnswer:
         begun = time.perf_counter()
         try:
-            status, data, wait = await self._sent(upstream, request, picture)
+            status, data, wait = await self._sent(upstream, body)
         except FAILURES as error:
             self._check_there(upstream, error)
             raise FailedRequest(
@@ -264,18 +336,13 @@ class _Collection:
             f"{upstream.model} answered {status}", why, general=general, passing=passing, wait=wait
         )
 
-    async def _sent(
-        self, upstream: Upstream, request: CollectedRequest, picture: bytes
-    ) -> tuple[int, bytes, float | None]:
+    async def _sent(self, upstream: Upstream, body: Body) -> tuple[int, bytes, float | None]:
         """Status, body, and the seconds that Retry-After asks for."""
-        url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
-        content = [
-            {"type": "text", "text": request.prompt},
-            {"type": "image_url", "image_url": {"url": url}},
-        ]
-        body = {"model": upstream.model, "messages": [{"role": "user", "content": content}]}
-        address, headers = f"{upstream.url}/chat/completions", upstream.headers({})
-        async with self.client.post(address, json=body, headers=headers) as answer:
+        path = "/responses" if "input" in body else "/chat/completions"
+        address, headers = upstream.url + path, upstream.headers({})
+        whole = {name: value for name, value in body.items() if name not in _STREAMED}
+        data = whole | {"model": upstream.model}
+        async with self.client.post(address, json=data, headers=headers) as answer:
             return (
                 answer.status,
                 await answer.read(),
@@ -291,6 +358,18 @@ class _Collection:
                 f"the model {upstream.model} cannot be reached at {upstream.url}: "
                 f"{_reason(error)}. Check {option} and whether it runs."
             ) from error
+
+
+def _plain_body(prompt: str, picture: bytes) -> Body:
+    content = [
+        {"type": "text", "text": prompt},
+        {"type": "image_url", "image_url": {"url": _data_url(picture)}},
+    ]
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+def _data_url(picture: bytes) -> str:
+    return f"data:{features.media_type(picture)};base64,{base64.b64encode(picture).decode()}"
 
 
 def _reason(error: Exception) -> str:

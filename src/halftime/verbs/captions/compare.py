@@ -1,30 +1,13 @@
-"""Two answers to one request, compared without a judge: by the words they have in common."""
+"""What an answer says: the words of a chat completion or a response, streamed or not."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
 from collections.abc import Iterator
-
-ENOUGH = 0.8  # of the words in common; then two answers say the same
-
-
-def common_words(left: str, right: str) -> float:
-    """F1 over words (Rajpurkar et al. 2016): 1 for the same words in any order, 0 for none."""
-    left_words, right_words = (Counter(re.findall(r"\w+", text.lower())) for text in (left, right))
-    shared = sum((left_words & right_words).values())
-    total = sum(left_words.values()) + sum(right_words.values())
-    return 2 * shared / total if total else 1.0
-
-
-def same(left: str, right: str) -> bool:
-    """Whether the small model's answer says what the large one's does, as far as words tell."""
-    return common_words(left, right) >= ENOUGH
 
 
 def text_of(body: bytes) -> str:
-    """What a chat completion says, streamed or not; empty where nothing can be read."""
+    """An answer's words; empty where nothing can be read."""
     if body.lstrip()[:1] == b"{":
         return "".join(_contents(body, "message"))
     events = (line[5:].strip() for line in body.splitlines() if line.startswith(b"data:"))
@@ -35,7 +18,20 @@ def text_of(body: bytes) -> str:
 
 def _contents(data: bytes, name: str) -> Iterator[str]:
     try:
-        choices = json.loads(data).get("choices") or []
+        answer = json.loads(data)
+        choices = answer.get("choices") or []
         yield from (str(choice[name].get("content") or "") for choice in choices)
+        yield from _response_texts(answer)
     except (ValueError, AttributeError, KeyError, TypeError):
         return
+
+
+def _response_texts(answer: dict[str, object]) -> Iterator[str]:
+    """Of /v1/responses: a whole answer, or one event of its stream."""
+    if answer.get("type") == "response.output_text.delta":
+        yield str(answer.get("delta") or "")
+    output = answer.get("output")
+    for item in output if isinstance(output, list) else []:
+        for part in item.get("content") or []:
+            if part.get("type") == "output_text":
+                yield str(part.get("text") or "")

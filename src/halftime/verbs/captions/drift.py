@@ -1,62 +1,137 @@
-"""Drift: does the certificate still hold? Judged on the few requests sent to both models."""
+"""Drift: does the certificate still hold? A sequential test of the requests sent to both models.
+
+Every judged answer multiplies a bet against 'at most alpha is unacceptable', and a new bet begins
+with every answer (an e-detector of Shiryaev and Roberts's kind, Shin, Ramdas and Rinaldo 2023,
+'E-detectors'). While the error is at most alpha, an alarm comes after 1 / FALSE_ALARMS answers on
+average or later, however long the router has run before.
+"""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
-from halftime.base.stats import Interval
 from halftime.records.captions import Router
-from halftime.verbs.captions.certify import lower_bound
+from halftime.verbs.captions.journal import Journal
 
-FEWEST = 20  # shadowed answers before anything is said
-RECENT = 2000  # routed requests over which the share is watched
+FALSE_ALARMS = 1e-5  # an answer, while all is well
+# the errors that are betted on, as multiples of alpha, and their shares of the bet
+BETS = ((2.0, 0.2), (3.0, 0.5), (8.0, 0.2), (25.0, 0.1))
+SHARE_MARGIN = 0.1  # by which the routed share may differ from the calibrated one
+SHARE_BET = 0.1  # how much farther away the bet is
+RECENT = 2000  # routed requests that the metric of the share is of
+# reasons of decisions that a request's features took part in: as the calibration's shares are of
+DECIDED = frozenset({"acceptable", "threshold", "check", "unlike", "rule"})
+
+
+class Detector:
+    """Bets against 'the share of events is at most `most`'."""
+
+    def __init__(self, most: float, bets: tuple[tuple[float, float], ...]) -> None:
+        """`bets`: other shares, and how much of the bet is on each."""
+        self.wealth = 0.0
+        self._weights = [weight for _, weight in bets]
+        self._happened = [share / most for share, _ in bets]
+        self._did_not = [(1 - share) / (1 - most) for share, _ in bets]
+        self._bets = [0.0] * len(bets)
+
+    def add(self, happened: bool) -> bool:
+        """Count one more; whether there is an alarm now."""
+        factors = self._happened if happened else self._did_not
+        self._bets = [(bet + 1) * factor for bet, factor in zip(self._bets, factors, strict=True)]
+        self.wealth = sum(
+            weight * bet for weight, bet in zip(self._weights, self._bets, strict=True)
+        )
+        return self.wealth >= 1 / FALSE_ALARMS
+
+
+def error_detector(alpha: float) -> Detector:
+    """Of a small model that is wrong more often than was certified."""
+    bets = [(min(alpha * times, (1 + alpha) / 2), weight) for times, weight in BETS]
+    return Detector(alpha, tuple(bets))
+
+
+def _share_detector(most: float) -> Detector | None:
+    bound = most + SHARE_MARGIN
+    bet = min(bound + SHARE_BET, (1 + bound) / 2)
+    return Detector(bound, ((bet, 1.0),)) if bound < 1 else None
 
 
 @dataclass
 class Drift:
-    """Counts since the start; `alarms` are sentences for an operator, empty while all is well."""
+    """Counts since the start, and `alarms`: sentences for an operator, empty while all is well.
+
+    Processes that share a journal share judgements and alarms; without one they are this process's.
+    An alarm stays until the journal is deleted and the server started again.
+    """
 
     router: Router
+    journal: Journal = field(default_factory=Journal)
     shadowed: int = 0
     unacceptable: int = 0
-    _recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))
+    alarms: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._errors = error_detector(self.router.alpha)
+        self._more = _share_detector(self.router.small_share)
+        self._less = _share_detector(1 - self.router.small_share)
+        self._small, self._routed = 0.0, 0
+        self.read()
 
     def routed(self, small: bool) -> None:
-        """A request was decided."""
-        self._recent.append(small)
+        """A request was decided by its features."""
+        self._routed += 1
+        self._small += (small - self._small) / min(self._routed, RECENT)
+        more = self._more is not None and self._more.add(small)
+        less = self._less is not None and self._less.add(not small)
+        if (more or less) and not self._changed:
+            self.journal.add(b"+" if more else b"-")
+            self.read()
 
     def judged(self, acceptable: bool) -> None:
         """A small answer was compared with the large model's answer to the same request."""
+        self.journal.add(b"1" if acceptable else b"0")
+        self.read()
+
+    def read(self) -> None:
+        """What this process and others have added to the journal."""
+        for mark in self.journal.new():
+            if mark in b"+-":
+                self._note_change("more" if mark == ord("+") else "fewer")
+            else:
+                self._note_judgement(mark == ord("1"))
+
+    def _note_judgement(self, acceptable: bool) -> None:
         self.shadowed += 1
         self.unacceptable += not acceptable
-
-    @property
-    def small_share(self) -> Interval:
-        """Share of recent requests sent to the small model, with three standard errors each way."""
-        n = max(1, len(self._recent))
-        share, certified = sum(self._recent) / n, self.router.small_share
-        variance = max(share * (1 - share), certified * (1 - certified)) / n
-        width = 3 * variance**0.5
-        return Interval(share, share - width, share + width)
-
-    @property
-    def alarms(self) -> list[str]:
-        """What has drifted."""
-        alarms = []
-        if self.shadowed >= FEWEST:
-            least = lower_bound(self.unacceptable, self.shadowed, 0.01)
-            if least > self.router.alpha:
-                alarms.append(
-                    f"{self.unacceptable} of {self.shadowed} shadowed answers of the small model "
-                    f"were unacceptable: with 99 % confidence more than {least:.1%}, where "
-                    f"{self.router.alpha:.1%} was certified. Recalibrate."
-                )
-        share, certified = self.small_share, self.router.small_share
-        near = share.low - 0.1 <= certified <= share.high + 0.1
-        if len(self._recent) == RECENT and not near:
-            alarms.append(
-                f"{share.value:.0%} of the last {RECENT:,} requests went to the small model, where "
-                f"{certified:.0%} did in the calibration: the requests have changed. Recalibrate."
+        if self._errors.add(not acceptable) and not self._wrong:
+            self.alarms.append(
+                f"the small model's answers have become worse: {self.unacceptable:,} of "
+                f"{self.shadowed:,} that were checked were unacceptable, and the latest of them "
+                f"contradict the {self.router.alpha:.1%} that was certified (a false alarm once in "
+                f"{1 / FALSE_ALARMS:,.0f} answers). Recalibrate."
             )
-        return alarms
+
+    def _note_change(self, word: str) -> None:
+        if not self._changed:
+            self.alarms.append(
+                f"{word} requests go to the small model than the {self.router.small_share:.0%} of "
+                "the calibration: the requests have changed. Recalibrate."
+            )
+
+    def alarmed(self) -> bool:
+        """Whether this process or another one has raised an alarm."""
+        self.read()
+        return bool(self.alarms)
+
+    @property
+    def _wrong(self) -> bool:
+        return any("have become worse" in alarm for alarm in self.alarms)
+
+    @property
+    def _changed(self) -> bool:
+        return any("have changed" in alarm for alarm in self.alarms)
+
+    @property
+    def small_share(self) -> float:
+        """Share of recent requests sent to the small model."""
+        return self._small

@@ -1,4 +1,8 @@
-"""How likely the small model's answer is acceptable: logistic regression, recalibrated."""
+"""How likely the small model's answer is acceptable: a logistic model and boosted trees, stacked.
+
+Everything that is chosen (the penalty, how far to trust either part) is chosen on predictions for
+families that the predicting model had not seen (cross-fitting), so that all requests teach.
+"""
 
 from __future__ import annotations
 
@@ -7,81 +11,132 @@ from typing import NamedTuple
 
 import numpy as np
 
+from halftime.records.captions import Trees
+from halftime.verbs.captions.boosting import boosted, leaves
 from halftime.verbs.captions.extra import need
 from halftime.verbs.captions.features import Array, Indices
 
 STRENGTHS = (0.003, 0.03, 0.3)  # inverse L2 penalties that are tried
-FAR = 1.25  # how much farther out than the farthest calibrated request still counts as like them
+FOLDS = 3
+FEWEST_FOR_TREES = 500  # requests; with fewer the logistic model is better alone
+FAR = 1.25  # how much farther out than the farthest learned request still counts as like them
+
+
+class Scale(NamedTuple):
+    """What standard scores are taken by, and how strange a request may be."""
+
+    mean: Array
+    width: Array
+    limit: float
 
 
 class Learned(NamedTuple):
-    """The numbers of a Router that are learned."""
+    """One model of a Router; `held_out` are its probabilities for requests it had not seen."""
 
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
     weights: tuple[float, ...]
     intercept: float
     slope: float
     offset: float
-    limit: float
+    trees: Trees | None
+    held_out: Array
 
 
-def learned(
-    values: Array, acceptable: Array, fresh_values: Array, fresh_acceptable: Array
-) -> Learned:
-    """Fit on the first pair, choose the penalty and recalibrate (Platt 1999) on the second.
+def scale_of(values: Array) -> Scale:
+    """Standard scores as these requests have them."""
+    mean, width = values.mean(0), values.std(0) + 1e-6
+    return Scale(mean, width, FAR * float(np.square((values - mean) / width).mean(1).max()))
 
-    Where all requests of a pair agree there is nothing to learn: the model then gives their share
-    to everyone.
+
+def learned(values: Array, acceptable: Array, families: Indices, seed: int = 0) -> Learned:
+    """Fit to standard scores.
+
+    Where all requests agree, or a fold has only one kind, there is nothing to learn: the model then
+    gives their share to everyone.
     """
-    mean, scale = values.mean(0), values.std(0) + 1e-6
-    scaled, fresh = (values - mean) / scale, (fresh_values - mean) / scale
-    limit = FAR * float(max(np.square(scaled).mean(1).max(), np.square(fresh).mean(1).max()))
-    weights, intercept = _weights(scaled, acceptable, fresh, fresh_acceptable)
-    slope, offset = _platt(fresh @ weights + intercept, fresh_acceptable)
-    return Learned(
-        _numbers(mean), _numbers(scale), _numbers(weights), intercept, slope, offset, limit
-    )
+    fold = folds(families, seed)
+    parts = [acceptable[fold != number] for number in range(FOLDS)]
+    if min(len(np.unique(part)) for part in parts) < 2:
+        return constant(values.shape[1], acceptable)
+    strength, linear = _linear_held_out(values, acceptable, fold)
+    model = _logistic(strength, values, acceptable)
+    weights, intercept = np.asarray(model.coef_[0]), float(model.intercept_[0])
+    if len(values) < FEWEST_FOR_TREES:
+        slope, _, offset = _stacked(linear, np.zeros_like(linear), acceptable)
+        probability = _chance(slope * linear + offset)
+        return Learned(_numbers(weights), intercept, slope, offset, None, probability)
+    trees = np.zeros(len(values))
+    for number in range(FOLDS):
+        own = fold == number
+        trees[own] = leaves(boosted(values[~own], acceptable[~own], seed), values[own])
+    slope, tree_slope, offset = _stacked(linear, trees, acceptable)
+    probability = _chance(slope * linear + tree_slope * trees + offset)
+    forest = boosted(values, acceptable, seed, slope=tree_slope) if tree_slope else None
+    return Learned(_numbers(weights), intercept, slope, offset, forest, probability)
+
+
+def folds(families: Indices, seed: int) -> Indices:
+    """Each request's fold, whole families together."""
+    _, family = np.unique(families, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(int(family.max(initial=0)) + 1)
+    return np.asarray(order[family] % FOLDS)
 
 
 def _numbers(values: Array) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _weights(
-    scaled: Array, acceptable: Array, fresh: Array, fresh_acceptable: Array
-) -> tuple[Array, float]:
-    if acceptable.min() == acceptable.max():
-        return np.zeros(scaled.shape[1]), 0.0
+def _chance(logits: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))))
+
+
+def constant(width: int, acceptable: Array) -> Learned:
+    """The same probability for everyone: where nothing can be learned, or need be."""
+    share = (acceptable.sum() + 1) / (len(acceptable) + 2)
+    intercept = float(np.log(share / (1 - share)))
+    return Learned(
+        (0.0,) * width, intercept, 1.0, 0.0, None, _chance(np.full(len(acceptable), intercept))
+    )
+
+
+def _logistic(strength: float, values: Array, acceptable: Array):  # type: ignore[no-untyped-def]
     linear = need("sklearn.linear_model")
-    best: tuple[float, Array, float] | None = None
+    return linear.LogisticRegression(C=strength, max_iter=2000).fit(values, acceptable)
+
+
+def _linear_held_out(values: Array, acceptable: Array, fold: Indices) -> tuple[float, Array]:
+    """The best penalty, and its logits for requests of folds that it was not fitted on."""
+    best: tuple[float, float, Array] | None = None
     for strength in STRENGTHS:
-        model = linear.LogisticRegression(C=strength, max_iter=2000).fit(scaled, acceptable)
-        weights, intercept = np.asarray(model.coef_[0]), float(model.intercept_[0])
-        loss = _log_loss(fresh @ weights + intercept, fresh_acceptable)
+        logits = np.zeros(len(values))
+        for number in range(FOLDS):
+            own = fold == number
+            model = _logistic(strength, values[~own], acceptable[~own])
+            logits[own] = values[own] @ model.coef_[0] + model.intercept_[0]
+        loss = float(np.logaddexp(0, np.where(acceptable > 0, -logits, logits)).mean())
         if best is None or loss < best[0]:
-            best = (loss, weights, intercept)
+            best = (loss, strength, logits)
     assert best is not None
     return best[1], best[2]
 
 
-def _log_loss(logits: Array, acceptable: Array) -> float:
-    return float(np.logaddexp(0, np.where(acceptable > 0, -logits, logits)).mean())
+def _stacked(linear: Array, trees: Array, acceptable: Array) -> tuple[float, float, float]:
+    """Two slopes and an offset of a logistic curve through held-out logits (Platt 1999).
 
-
-def _platt(logits: Array, acceptable: Array) -> tuple[float, float]:
-    """Slope and offset of a logistic curve through the held-out logits.
-
-    Where all requests agree there is no curve: the offset then gives their smoothed share.
+    A falling curve would reverse the order, which only chance on few examples can do: the part that
+    falls is left out.
     """
-    if acceptable.min() == acceptable.max() or np.ptp(logits) == 0:
-        share = (acceptable.sum() + 1) / (len(acceptable) + 2)
-        return 1.0, float(np.log(share / (1 - share)) - (logits[0] if len(logits) else 0.0))
-    linear = need("sklearn.linear_model")
-    model = linear.LogisticRegression(C=1e6).fit(logits[:, None], acceptable)
-    slope = float(model.coef_[0, 0])
-    # A falling curve would reverse the order, which only chance on few examples can do.
-    return (slope, float(model.intercept_[0])) if slope > 0 else (1.0, 0.0)
+    columns = np.column_stack([linear, trees])
+    useful = np.ptp(columns, axis=0) > 0
+    slopes, offset = np.zeros(2), 0.0
+    while useful.any():
+        model = _logistic(1e6, columns[:, useful], acceptable)
+        slopes[:], offset = 0.0, float(model.intercept_[0])
+        slopes[useful] = model.coef_[0]
+        if (slopes >= 0).all():
+            return float(slopes[0]), float(slopes[1]), offset
+        useful &= slopes > 0
+    share = (acceptable.sum() + 1) / (len(acceptable) + 2)
+    return 0.0, 0.0, float(np.log(share / (1 - share)))
 
 
 def split(groups: Sequence[int], shares: Sequence[float], seed: int) -> list[Indices]:
@@ -92,10 +147,3 @@ def split(groups: Sequence[int], shares: Sequence[float], seed: int) -> list[Ind
     ends = np.round(np.cumsum(shares) * len(order)).astype(int)
     parts = np.split(order, ends[:-1])
     return [np.flatnonzero(np.isin(names, part)) for part in parts]
-
-
-def one_of_each(indices: Indices, groups: Sequence[int], seed: int) -> Indices:
-    """One request of every group, at random: near duplicates are not independent evidence."""
-    shuffled = np.random.default_rng(seed).permutation(indices)
-    _, first = np.unique(np.asarray(groups)[shuffled], return_index=True)
-    return np.sort(shuffled[first])

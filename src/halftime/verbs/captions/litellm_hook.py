@@ -7,8 +7,8 @@ In the proxy's configuration:
 
 and in its environment HALFTIME_CAPTIONS_ROUTER (the calibration's file), HALFTIME_CAPTIONS_SMALL
 and HALFTIME_CAPTIONS_LARGE (names in its model_list), and HALFTIME_CAPTIONS_NAME where it is not
-'captions'. A pre-call hook may change `model`; LiteLLM's custom routing strategies work in its SDK
-alone.
+'captions'. deploy/captions-hook.txt lists all that it imports: torch is not among it. A pre-call
+hook may change `model`; LiteLLM's custom routing strategies work in its SDK alone.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ else:
     # the rest of the project has no LiteLLM; the hook is then an ordinary object
     except ImportError:
         CustomLogger = object
+
+
+_LITELLMS = {"proxy_server_request", "secret_fields", "headers", "api_version", "cache", "ttl"}
 
 
 class CaptionsRouter(CustomLogger):
@@ -61,7 +64,19 @@ class CaptionsRouter(CustomLogger):
         """The decision; a cascade's is always the large model, with no small answer to look at."""
         if self.router.mode == "cascade":
             return Decision(False, "check")
-        return choose(self.router, data)
+        return choose(self.router, _sent_by_the_client(data))
+
+
+def _sent_by_the_client(data: dict[str, object]) -> dict[str, object]:
+    """The request without what LiteLLM adds to it, which would look like another shape."""
+    received = data.get("proxy_server_request")
+    body = received.get("body") if isinstance(received, dict) else None
+    names = body if isinstance(body, dict) else [name for name in data if not _is_litellms(name)]
+    return {name: data[name] for name in names if name in data}
+
+
+def _is_litellms(name: str) -> bool:
+    return name.startswith(("litellm_", "user_api_key")) or name in _LITELLMS
 
 
 def from_environment() -> CaptionsRouter:

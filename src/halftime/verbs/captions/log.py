@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import gzip
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from halftime.base.errors import BadFile
 from halftime.base.store import read_bytes, write_bytes
 from halftime.records.captions import Logged
 from halftime.verbs.captions import features
+from halftime.verbs.captions.near import grouped, sketch
 
 _GZIPPED = b"\x1f\x8b"
 _FIRST = b'{"id":'  # what every line of `add_line` starts with
-NEAR = 3  # bits of 64 in which near duplicates may differ
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ def read_log(path: str | Path) -> Log:
     rows = _rows(Path(path))
     usable: list[Logged] = []
     values: list[list[float]] = []
-    marks: list[int | str] = []
+    marks: list[bytes | str] = []
     left_out: list[str] = []
     for number, row in enumerate(rows, 1):
         try:
-            value, mark = _features_and_mark(row, Path(path).parent)
+            value, mark = _features_and_mark(row, number, Path(path).parent)
         except features.NotSeen as error:
             left_out.append(f"line {number}: {error}")
             continue
@@ -129,21 +130,24 @@ def add_line(path: str | Path, row: Logged) -> None:
         return write_bytes(path, line)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab") as file:
-            file.write(line)
+        with open(path, "ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(line) < len(line):  # a full disk takes a part of it
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise BadFile(f"cannot write {path}: {error.strerror}.") from error
     return None
 
 
-def _features_and_mark(row: Logged, folder: Path) -> tuple[list[float], int | str]:
-    """A request's features and the mark of its group: a fingerprint, or the log's own word."""
+def _features_and_mark(row: Logged, number: int, folder: Path) -> tuple[list[float], bytes | str]:
+    """A request's features and the mark of its family: a sketch, or the log's own word."""
     if row.features is not None:
-        return list(row.features), row.group if row.group is not None else f"row {row.id}"
+        return list(row.features), row.group if row.group is not None else f"line {number}"
     if row.image is None:
         raise features.NotSeen("the request has neither image nor features.")
     picture = picture_of(row.image, folder)
-    mark = row.group if row.group is not None else features.fingerprint(picture)
+    mark = row.group if row.group is not None else sketch(picture)
     return [*features.of_picture(picture), *features.of_prompt(row.prompt)], mark
 
 
@@ -158,25 +162,3 @@ def picture_of(image: str, folder: Path) -> bytes:
         raise features.NotSeen(
             f"the picture is neither a file here nor base64: {image[:40]!r}."
         ) from error
-
-
-def grouped(marks: Sequence[int | str]) -> list[int]:
-    """A group's number for each mark.
-
-    Fingerprints within NEAR bits of a group's first one join that group.
-    """
-    words: dict[str, int] = {}
-    prints: list[tuple[int, int]] = []
-    groups: list[int] = []
-    for mark in marks:
-        new = len(words) + len(prints)
-        if isinstance(mark, str):
-            groups.append(words.setdefault(mark, new))
-            continue
-        near = next(
-            (number for first, number in prints if (first ^ mark).bit_count() <= NEAR), None
-        )
-        if near is None:
-            prints.append((mark, new))
-        groups.append(new if near is None else near)
-    return groups

@@ -50,4 +50,4 @@ class CaptionMetrics(HttpMetrics):
             "Share of recent requests sent to the small model.",
             registry=self.registry,
         )
-        small_share.set_function(lambda: drift.small_share.value)
+        small_share.set_function(lambda: drift.small_share)

@@ -1,16 +1,22 @@
 """The pass-through: one decision a request, bytes untouched.
 
 Requests for the model named `name` are routed; all others go through as they came. Nothing is
-stored between requests but counts, so any process manager may run as many as it likes.
+stored between requests but counts, and what processes must share of them they share by a file, so
+any process manager may run as many as it likes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import aiohttp
 import msgspec
@@ -19,13 +25,23 @@ from starlette.types import Message, Receive, Scope, Send
 
 from halftime.http.disconnect import unless_disconnected
 from halftime.http.errors import ApiError
+from halftime.records.base import content_hash
 from halftime.records.captions import Router
-from halftime.verbs.captions.compare import same, text_of
-from halftime.verbs.captions.drift import Drift
+from halftime.verbs.captions.compare import text_of
+from halftime.verbs.captions.drift import DECIDED, Drift
+from halftime.verbs.captions.features import effort
+from halftime.verbs.captions.journal import Journal
 from halftime.verbs.captions.judge import AnswerJudge
 from halftime.verbs.captions.metrics import CaptionMetrics
-from halftime.verbs.captions.request import MOST_SECONDS, caption_request, choose, warm_up
-from halftime.verbs.captions.router import Decision
+from halftime.verbs.captions.pictures import PictureClient
+from halftime.verbs.captions.request import (
+    MOST_SECONDS,
+    CaptionRequest,
+    caption_request,
+    looked_at,
+    warm_up,
+)
+from halftime.verbs.captions.router import Decision, decide
 from halftime.verbs.captions.upstream import (
     FAILURES,
     RawHeaders,
@@ -37,6 +53,7 @@ from halftime.verbs.captions.upstream import (
 )
 
 logger = logging.getLogger("halftime.captions")
+_ROUTED = ("/chat/completions", "/responses")
 _READ_BYTES = 2**20  # of an answer, for its words and its token counts
 Chat = dict[str, object]
 
@@ -46,7 +63,8 @@ class PassThroughSettings:
     """What is routed, by which router, and between which models.
 
     `shadow` is the share of the small model's requests that the large one answers too, unseen by
-    the client.
+    the client; the judge then says whether the small answer was acceptable. Without a judge nothing
+    is shadowed. On drift the routing goes on, or everything goes `large`.
     """
 
     router: Router
@@ -57,6 +75,9 @@ class PassThroughSettings:
     timeout: float = 300.0  # seconds without a byte from an upstream
     most_seconds: float = MOST_SECONDS  # of one decision
     judge: AnswerJudge | None = None
+    on_drift: Literal["warn", "large"] = "warn"
+    drift_file: Path | None = None  # shared by all processes of one router
+    fetch_from: tuple[str, ...] = ()  # hosts whose pictures by URL are looked at
 
 
 class PassThrough:
@@ -64,9 +85,11 @@ class PassThrough:
 
     def __init__(self, settings: PassThroughSettings) -> None:
         self.settings = settings
-        self.drift = Drift(settings.router)
+        about = content_hash(settings.router)
+        self.drift = Drift(settings.router, Journal(settings.drift_file, about))
         self.metrics = CaptionMetrics(self.drift)
         self._client = UpstreamClient(settings.timeout)
+        self._pictures = PictureClient(settings.fetch_from)
         self._shadows: set[asyncio.Task[None]] = set()
         self._random = random.Random()
         warm_up()
@@ -76,6 +99,8 @@ class PassThrough:
         for task in self._shadows:
             task.cancel()
         await self._client.close()
+        await self._pictures.close()
+        self.drift.journal.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
@@ -89,20 +114,19 @@ class PassThrough:
             logger.warning("%s", error)
 
     async def _answer(self, scope: Scope, body: bytes, send: Send) -> None:
-        router, chat = self.settings.router, self._routed_chat(scope, body)
+        chat = self._routed_chat(scope, body)
         if chat is None:
-            await self._relay(scope, body, self.settings.large, send)
-        elif router.mode == "cascade" and router.threshold is not None:
-            await self._cascade(scope, chat, send)
-        else:
-            begun = time.perf_counter()
-            decision = choose(router, chat, most_seconds=self.settings.most_seconds)
-            self.metrics.seconds.observe(time.perf_counter() - begun)
-            await self._forward(scope, chat, decision, send)
+            return await self._relay(scope, body, self.settings.large, send)
+        begun = time.perf_counter()
+        request, values, decision = await self._decided(chat)
+        self.metrics.seconds.observe(time.perf_counter() - begun)
+        if decision.reason == "ask":
+            return await self._cascade(scope, chat, request, values, send)
+        return await self._forward(scope, chat, request, decision, send)
 
     def _routed_chat(self, scope: Scope, body: bytes) -> Chat | None:
         """The request as data; None where it is not for us to route."""
-        if scope["method"] != "POST" or not scope["path"].endswith("/chat/completions"):
+        if scope["method"] != "POST" or not scope["path"].endswith(_ROUTED):
             return None
         try:
             chat = msgspec.json.decode(body)
@@ -110,9 +134,31 @@ class PassThrough:
             return None
         return chat if isinstance(chat, dict) and chat.get("model") == self.settings.name else None
 
-    async def _forward(self, scope: Scope, chat: Chat, decision: Decision, send: Send) -> None:
+    async def _decided(self, chat: Chat) -> tuple[CaptionRequest, list[float], Decision]:
+        """The request, its features where they were looked at, and the decision."""
+        router, request = self.settings.router, caption_request(chat)
+        if router.threshold is None:
+            return request, [], Decision(False, "uncertified")
+        if self.settings.on_drift == "large" and self.drift.alarmed():
+            return request, [], Decision(False, "drift")
+        if request.url and self._pictures.may_fetch(request.url):
+            request = request._replace(picture=await self._pictures.fetch(request.url))
+        values = await self._look(request)
+        if isinstance(values, Decision):
+            return request, [], values
+        return request, values, decide(router, values)
+
+    async def _look(self, request: CaptionRequest) -> list[float] | Decision:
+        """In a thread where the picture is much work."""
+        router, most = self.settings.router, self.settings.most_seconds
+        if request.picture is None or effort(request.picture) == 1.0:
+            return looked_at(router, request, most_seconds=most)
+        return await asyncio.to_thread(looked_at, router, request, most_seconds=most)
+
+    async def _forward(
+        self, scope: Scope, chat: Chat, request: CaptionRequest, decision: Decision, send: Send
+    ) -> None:
         """Ask the model that was decided for; the large one where the small one fails."""
-        self._count(decision)
         small, large = self.settings.small, self.settings.large
         if decision.small:
             try:
@@ -121,16 +167,26 @@ class PassThrough:
                 self.metrics.errors.labels(small.model).inc()
                 decision = Decision(False, "failed")
             else:
+                self._count(decision)
                 text = await self._stream(answer, small, send, _route_headers(decision))
-                self._maybe_shadow(scope, chat, text)
+                self._maybe_shadow(scope, chat, request, text)
                 return
+        self._count(decision)
         await self._relay(scope, _body_for(large, chat), large, send, _route_headers(decision))
 
     def _count(self, decision: Decision) -> None:
         upstream = self.settings.small if decision.small else self.settings.large
         self.metrics.decisions.labels(upstream.model, decision.reason).inc()
         self.metrics.saved.inc(self.settings.large.price)
-        self.drift.routed(decision.small)
+        if decision.reason in DECIDED:
+            self._watched(partial(self.drift.routed, decision.small))
+
+    def _watched(self, count: Callable[[], None]) -> None:
+        """Count, and log the alarms that this raises."""
+        before = len(self.drift.alarms)
+        count()
+        for alarm in self.drift.alarms[before:]:
+            logger.warning("drift: %s", alarm)
 
     async def _relay(
         self,
@@ -161,9 +217,9 @@ class PassThrough:
     async def _open_working(
         self, scope: Scope, chat: Chat, upstream: Upstream
     ) -> aiohttp.ClientResponse:
-        """The start of an answer that is not the upstream's failure. Raises one of FAILURES."""
+        """The start of an answer that is not a refusal of any kind. Raises one of FAILURES."""
         answer = await self._open(scope, _body_for(upstream, chat), upstream)
-        if answer.status >= 500:
+        if answer.status >= 300:
             answer.release()
             raise aiohttp.ClientPayloadError(f"{upstream.model} answered {answer.status}")
         return answer
@@ -193,51 +249,76 @@ class PassThrough:
         self.metrics.spend.labels(upstream.model).inc(upstream.spend(bytes(beginning)))
         return bytes(beginning)
 
-    async def _cascade(self, scope: Scope, chat: Chat, send: Send) -> None:
+    async def _cascade(
+        self, scope: Scope, chat: Chat, request: CaptionRequest, values: list[float], send: Send
+    ) -> None:
         """Ask the small model, judge its answer, and ask the large one where it is not enough."""
-        request, small = caption_request(chat), self.settings.small
-        if self.settings.judge is None:
-            return await self._forward(scope, chat, Decision(False, "uncertified"), send)
-        if request.picture is None:
-            return await self._forward(scope, chat, Decision(False, request.reason), send)
+        small, judge = self.settings.small, self.settings.judge
+        if judge is None or request.picture is None:
+            decision = Decision(False, "uncertified")
+            return await self._forward(scope, chat, request, decision, send)
         held = _HeldAnswer()
         try:
             text = await self._stream(await self._open_working(scope, chat, small), small, held)
-            score = await asyncio.to_thread(
-                self.settings.judge, request.picture, request.prompt, text_of(text)
-            )
-            decision = choose(
-                self.settings.router, chat, check=score, most_seconds=self.settings.most_seconds
-            )
-        except (*FAILURES, UpstreamBroken, ValueError):
+        except (*FAILURES, UpstreamBroken):
             self.metrics.errors.labels(small.model).inc()
-            decision = Decision(False, "failed")
-        if decision.small and held.status < 400:
-            self._count(decision)
-            return await held.release(send, _route_headers(decision))
-        decision = Decision(False, "check", decision.probability)
-        return await self._forward(scope, chat, decision, send)
+            return await self._forward(scope, chat, request, Decision(False, "failed"), send)
+        score = await self._judged(judge, request, text)
+        if score is None:
+            return await self._forward(scope, chat, request, Decision(False, "failed"), send)
+        decision = decide(self.settings.router, [*values, score])
+        if not decision.small:
+            decision = Decision(False, "check", decision.probability)
+            return await self._forward(scope, chat, request, decision, send)
+        self._count(decision)
+        await held.release(send, _route_headers(decision))
+        return self._maybe_shadow(scope, chat, request, text)
 
-    def _maybe_shadow(self, scope: Scope, chat: Chat, small_answer: bytes) -> None:
-        if self._random.random() < self.settings.shadow:
-            task = asyncio.ensure_future(self._shadow(scope, chat, small_answer))
+    async def _judged(
+        self, judge: AnswerJudge, request: CaptionRequest, answer: bytes
+    ) -> float | None:
+        """The judge's score of an answer; None, and a line in the log, where it has none."""
+        assert request.picture is not None
+        try:
+            score = await asyncio.to_thread(judge, request.picture, request.prompt, text_of(answer))
+            if math.isfinite(score):
+                return score
+            logger.warning("the judge gave %s, which is no score", score)
+        except Exception as error:  # it is the user's own code, and may quote what a client sent
+            logger.warning("the judge raised %s", type(error).__name__)
+        return None
+
+    def _maybe_shadow(
+        self, scope: Scope, chat: Chat, request: CaptionRequest, small_answer: bytes
+    ) -> None:
+        judge = self.settings.judge
+        if judge is not None and self._random.random() < self.settings.shadow:
+            task = asyncio.ensure_future(self._shadow(judge, scope, chat, request, small_answer))
             self._shadows.add(task)
             task.add_done_callback(self._shadows.discard)
 
-    async def _shadow(self, scope: Scope, chat: Chat, small_answer: bytes) -> None:
-        """Ask the large model too, and count whether it says the same."""
+    async def _shadow(
+        self,
+        judge: AnswerJudge,
+        scope: Scope,
+        chat: Chat,
+        request: CaptionRequest,
+        small_answer: bytes,
+    ) -> None:
+        """Ask the large model too, and let the judge say whether the small answer will do."""
         large = self.settings.large
         try:
             answer = await self._open_working(scope, chat, large)
             large_answer = await self._stream(answer, large, _HeldAnswer())
         except (*FAILURES, UpstreamBroken):
             return
-        acceptable = same(text_of(small_answer), text_of(large_answer))
-        before = len(self.drift.alarms)
-        self.drift.judged(acceptable)
+        small_score = await self._judged(judge, request, small_answer)
+        large_score = await self._judged(judge, request, large_answer)
+        if small_score is None or large_score is None:
+            return
+        acceptable = small_score >= large_score - self.settings.router.tolerance - 1e-12
+        self._watched(partial(self.drift.judged, acceptable))
         self.metrics.shadowed.labels(str(acceptable).lower()).inc()
-        for alarm in self.drift.alarms[before:]:
-            logger.warning("drift: %s", alarm)
 
 
 class _HeldAnswer:
@@ -248,10 +329,6 @@ class _HeldAnswer:
 
     async def __call__(self, message: Message) -> None:
         self._messages.append(message)
-
-    @property
-    def status(self) -> int:
-        return int(self._messages[0]["status"]) if self._messages else 599
 
     async def release(self, send: Send, headers: RawHeaders) -> None:
         start, *body = self._messages

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from halftime.records.captions import Mode, Policy
+from halftime.records.captions import Policy
 from halftime.verbs.captions.features import Array, Indices
 from halftime.verbs.captions.log import Log
 
@@ -26,6 +26,7 @@ class Prices:
     check_cost: Array
     check_seconds: Array
     acceptable: Array  # 1.0 where the small answer is within the tolerance
+    family: Indices  # of near duplicates
     router_cost: float = 0.0
     router_seconds: float = 0.0
 
@@ -54,35 +55,46 @@ def prices_of(log: Log, tolerance: float, router_cost: float, router_seconds: fl
         column([r.check.cost if r.check else 0.0 for r in rows]),
         column([r.check.seconds if r.check else 0.0 for r in rows]),
         (small >= large - tolerance - 1e-12).astype(float),
+        np.asarray(log.groups, dtype=np.intp),
         router_cost,
         router_seconds,
     )
 
 
-def paid(prices: Prices, small: Array, mode: Mode | None) -> tuple[Array, Array]:
+def paid(
+    prices: Prices, small: Array, checked: Array | None = None, *, routed: bool = False
+) -> tuple[Array, Array]:
     """Cost and seconds of each request; `small` is the chance (0 to 1) of the small answer.
 
-    `mode` None: chosen without a router (always, at random, an oracle).
+    Where the answer is `checked`, the small model and the judge are paid in any case. `routed`: a
+    router decided, and is paid, too.
     """
-    if mode == "cascade":
-        # The small model and the check are paid always, the large one where the check says no.
-        cost = prices.small_cost + prices.check_cost + (1 - small) * prices.large_cost
-        seconds = prices.small_seconds + prices.check_seconds + (1 - small) * prices.large_seconds
-    else:
-        cost = small * prices.small_cost + (1 - small) * prices.large_cost
-        seconds = small * prices.small_seconds + (1 - small) * prices.large_seconds
-    if mode is None:
-        return cost, seconds
-    return cost + prices.router_cost, seconds + prices.router_seconds
+    checks = np.zeros(len(small)) if checked is None else checked
+    small_calls, large_calls = np.maximum(small, checks), 1 - small
+    cost = small_calls * prices.small_cost + checks * prices.check_cost
+    seconds = small_calls * prices.small_seconds + checks * prices.check_seconds
+    cost, seconds = (
+        cost + large_calls * prices.large_cost,
+        seconds + large_calls * prices.large_seconds,
+    )
+    return (
+        (cost + prices.router_cost, seconds + prices.router_seconds) if routed else (cost, seconds)
+    )
 
 
 def policy(
-    name: str, prices: Prices, small: Array, mode: Mode | None, *, resamples: int = RESAMPLES
+    name: str,
+    prices: Prices,
+    small: Array,
+    checked: Array | None = None,
+    *,
+    routed: bool = False,
+    resamples: int = RESAMPLES,
 ) -> Policy:
-    """A way of choosing, with bootstrap intervals over requests."""
-    cost, seconds = paid(prices, small, mode)
+    """A way of choosing, with bootstrap intervals over families of near duplicates."""
+    cost, seconds = paid(prices, small, checked, routed=routed)
     quality = small * prices.small_quality + (1 - small) * prices.large_quality
-    savings, interval, quality_interval = _intervals(cost, prices.large_cost, quality, resamples)
+    savings, interval, quality_interval = _intervals(prices, cost, quality, resamples)
     sent = float(small.sum())
     return Policy(
         name=name,
@@ -100,16 +112,25 @@ def policy(
 
 
 def _intervals(
-    cost: Array, large: Array, quality: Array, resamples: int
+    prices: Prices, cost: Array, quality: Array, resamples: int
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:
-    savings = float(1 - cost.sum() / large.sum())
+    savings = float(1 - cost.sum() / prices.large_cost.sum())
     if not resamples:
         return savings, (savings, savings), (float(quality.mean()),) * 2
-    samples = np.random.default_rng(0).integers(0, len(cost), (resamples, len(cost)))
-    saved = 1 - cost[samples].sum(1) / large[samples].sum(1)
-    qualities = quality[samples].mean(1)
-    low, high = np.quantile(saved, [0.025, 0.975])
-    bottom, top = np.quantile(qualities, [0.025, 0.975])
+    _, family = np.unique(prices.family, return_inverse=True)
+    sums = np.column_stack(
+        [
+            np.bincount(family, column)
+            for column in (cost, prices.large_cost, quality, np.ones(len(cost)))
+        ]
+    )
+    # how often a bootstrap draws each family; a hundred at a time, for the memory's sake
+    rng, equal = np.random.default_rng(0), np.full(len(sums), 1 / len(sums))
+    totals = np.concatenate(
+        [rng.multinomial(len(sums), equal, size=100) @ sums for _ in range(resamples // 100)]
+    )
+    low, high = np.quantile(1 - totals[:, 0] / totals[:, 1], [0.025, 0.975])
+    bottom, top = np.quantile(totals[:, 2] / totals[:, 3], [0.025, 0.975])
     return savings, (float(low), float(high)), (float(bottom), float(top))
 
 

@@ -13,7 +13,7 @@ import aiohttp
 from halftime.base.errors import BadInput
 
 FAILURES = (aiohttp.ClientError, TimeoutError, OSError)  # an upstream's, of any kind
-_COUNTS = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d+)')
+_COUNTS = re.compile(rb'"(prompt|completion|input|output)_tokens"\s*:\s*(\d+)')
 _TAIL = 8192  # bytes at an answer's end that hold its token counts
 _CONNECT_SECONDS = 10
 # Of one connection, not of a message (RFC 9110, 7.6.1); lengths are written anew.
@@ -56,8 +56,22 @@ class Upstream:
     def spend(self, answer: bytes) -> float:
         """What an answer cost, by the token counts near its end and the price of a request."""
         counts = {name: int(number) for name, number in _COUNTS.findall(answer[-_TAIL:])}
-        return self.price + 1e-6 * (
-            self.price_in * counts.get(b"prompt", 0) + self.price_out * counts.get(b"completion", 0)
+        read = counts.get(b"prompt", counts.get(b"input", 0))
+        written = counts.get(b"completion", counts.get(b"output", 0))
+        return self.price + 1e-6 * (self.price_in * read + self.price_out * written)
+
+
+def check_prices(small: Upstream, large: Upstream) -> None:
+    """Raises BadInput where every answer of the small model costs more: nothing can be saved."""
+    pairs = [
+        (small.price, large.price),
+        (small.price_in, large.price_in),
+        (small.price_out, large.price_out),
+    ]
+    if any(ours > theirs for ours, theirs in pairs) and all(a >= b for a, b in pairs):
+        raise BadInput(
+            f"the small model {small.model} costs more than the large model {large.model}, so that "
+            "routing saves nothing. Exchange --small and --large, or correct the prices."
         )
 
 

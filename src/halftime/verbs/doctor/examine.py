@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from halftime.base.environment import versions
 from halftime.base.extras import import_quietly, install
+from halftime.base.progress import Progress, silent
 from halftime.base.version import version
 from halftime.pipeline.device import devices, this_environment, torch_build
 from halftime.records import Environment
@@ -44,19 +45,24 @@ PURPOSES = {
 }
 
 
-def examine() -> Doctor:
+def examine(progress: Progress = silent) -> Doctor:
     """Look at this machine and this environment. Imports torch and the extras' packages, which
     takes seconds."""
+    names = extra_names()
+    progress("importing torch", 0, 1)
     problems = list(base_problems())
     environment, devices, build = _what_torch_says(problems)
-    extras = tuple(extra(name) for name in extra_names())
+    extras = []
+    for number, name in enumerate(names):
+        progress(f"trying the extra {name}", number, len(names))
+        extras.append(extra(name))
     facts = MachineFacts(
         environment=environment,
         devices=devices,
         torch_build=build,
         compiler=_compiler(),
         free_bytes=psutil.virtual_memory().available,
-        extras=extras,
+        extras=tuple(extras),
     )
     return Doctor(
         halftime=version(),
@@ -68,7 +74,7 @@ def examine() -> Doctor:
         compiler=facts.compiler,
         free_bytes=facts.free_bytes,
         devices=devices,
-        extras=extras,
+        extras=facts.extras,
         tested=tuple(beside_tested(versions())),
         advice=tuple(advice(facts)),
     )

@@ -257,14 +257,17 @@ FIXES: tuple[WhatIfFix, ...] = (
 
 
 def fixes_of(scenario: Scenario, machine: Machine) -> tuple[FixForecast, ...]:
-    """Every fix that has something to change: alone, and stacked on those above it."""
-    out: list[FixForecast] = []
-    stacked = scenario.works
+    """Every fix that has something to change, the largest gain first: alone, and stacked on those
+    above it."""
+    gains = []
     for fix in FIXES:
         changed = fix.apply(scenario, scenario.works)
-        if changed is None:
-            continue
-        ratio, low, high = _ratio(scenario.works, changed, machine, fix.doubt)
+        if changed is not None:
+            gains.append((fix, *_ratio(scenario.works, changed, machine, fix.doubt)))
+    gains.sort(key=lambda row: -row[1])
+    out: list[FixForecast] = []
+    stacked = scenario.works
+    for fix, ratio, low, high in gains:
         together = None
         if fix.stacks:
             stacked = fix.apply(scenario, stacked) or stacked

@@ -6,19 +6,22 @@ import base64
 import io
 import json
 import os
+import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import numpy as np
 from PIL import Image
 
 from halftime.base.errors import BadFile, BadInput
+from halftime.verbs.gateway.reply import Expected
 
 # in every prompt, followed by the request's id: it survives whatever rewrites headers
 MARK = "halftime-"
 _ID = "0" * 8
+MAX_TOKENS = 64  # that an answer may have
 PAYLOADS = ("chat", "image-in", "image-out")
 Body = dict[str, object]
 
@@ -32,6 +35,36 @@ class Payload:
     stream: bool = False
     url: str | None = None  # image-in: send this URL instead of the picture
     model: str = "mock-model"
+    prompts: tuple[str, ...] = ()  # sent in turn; none: one of ours
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How a server of https is believed, and who we are to it."""
+
+    ca_file: str | None = None
+    insecure: bool = False
+    client_cert: str | None = None
+    client_key: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Raises BadFile for a file that holds no certificate, or not the key to it."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.insecure:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            if self.client_cert:
+                context.load_cert_chain(self.client_cert, self.client_key)
+        except (OSError, ssl.SSLError) as error:  # SSLError is an OSError; named for the reader
+            files = ", ".join(filter(None, (self.ca_file, self.client_cert, self.client_key)))
+            raise BadFile(
+                f"{files}: no certificate or key can be read from there "
+                f"({error.strerror or error}). Write PEM files after --ca-file, --client-cert and "
+                "--client-key."
+            ) from error
+        context.set_alpn_protocols(["http/1.1"])
+        return context
 
 
 @dataclass(frozen=True)
@@ -64,10 +97,13 @@ def _picture_url(payload: Payload) -> str:
 
 
 def _prompt(payload: Payload) -> str:
+    """With the id of the request, which makes each one that a cache has not seen."""
     if payload.kind == "image-out":
+        words = payload.prompts[0] if payload.prompts else "A red apple on a table"
         # The mock reads the size of its answer from here: no field of the request carries it.
-        return f"A red apple on a table ({MARK}{_ID}-{payload.picture})"
-    return f"Describe this in one sentence ({MARK}{_ID})"
+        return f"{words} ({MARK}{_ID}-{payload.picture})"
+    words = payload.prompts[0] if payload.prompts else "Describe this in one sentence"
+    return f"{words} ({MARK}{_ID})"
 
 
 def _openai(payload: Payload) -> Body:
@@ -84,7 +120,9 @@ def _openai(payload: Payload) -> Body:
         image = {"type": "image_url", "image_url": {"url": _picture_url(payload)}}
         content = [{"type": "text", "text": text}, image]
     messages = [{"role": "user", "content": content}]
-    return {"model": payload.model, "messages": messages, "max_tokens": 64} | _streamed(payload)
+    return {"model": payload.model, "messages": messages, "max_tokens": MAX_TOKENS} | _streamed(
+        payload
+    )
 
 
 def _streamed(payload: Payload) -> Body:
@@ -134,25 +172,34 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One place to send to, with the bytes of a request up to and from its id."""
+    """One place to send to, with the bytes of each request up to and from its id."""
 
     host: str
     port: int
     tls: bool
-    prefix: bytes
-    suffix: bytes
+    messages: tuple[tuple[bytes, bytes], ...]  # one for each prompt, taken in turn
     marked: bool
+    head: bytes = b""  # of a GET, from its version on
+    expected: Expected = field(default_factory=Expected)
     overhead_header: str = ""
-    ca_file: str | None = None
+    trust: Trust = field(default_factory=Trust)
 
-    def parts(self, number: str) -> tuple[bytes, ...]:
-        """The request with this id (8 hexadecimal digits)."""
-        return (self.prefix, number.encode(), self.suffix) if self.marked else (self.prefix,)
+    def parts(self, number: str, turn: int = 0) -> tuple[bytes, ...]:
+        """The request with this id (8 hexadecimal digits), with the prompt whose turn it is."""
+        prefix, suffix = self.messages[turn % len(self.messages)]
+        return (prefix, number.encode(), suffix) if self.marked else (prefix,)
+
+    def asking(self, url: str) -> tuple[bytes, ...]:
+        """A GET of this URL's path, of this very host: what follows a job goes the same way."""
+        parts = urlsplit(url)
+        query = f"?{parts.query}" if parts.query else ""
+        return (f"GET {parts.path or '/'}{query} HTTP/1.1\r\n".encode() + self.head,)
 
     @property
     def request_bytes(self) -> int:
-        """Head and body."""
-        return len(self.prefix) + len(self.suffix) + (len(_ID) if self.marked else 0)
+        """Head and body, of the first prompt."""
+        prefix, suffix = self.messages[0]
+        return len(prefix) + len(suffix) + (len(_ID) if self.marked else 0)
 
 
 def endpoint(
@@ -163,7 +210,7 @@ def endpoint(
     key_env: str | None = None,
     headers: Mapping[str, str] | None = None,
     overhead_header: str = "x-litellm-overhead-duration-ms",
-    ca_file: str | None = None,
+    trust: Trust | None = None,
 ) -> Endpoint:
     """Where to send and what.
 
@@ -176,31 +223,60 @@ def endpoint(
     if target not in TARGETS:
         raise BadInput(f"--target {target!r} is not known. It is one of: {', '.join(TARGETS)}.")
     family = TARGETS[target]
-    body, path = _body_and_path(payload, family, parts.path)
-    lines = {
+    common = {
         "Host": parts.netloc.rpartition("@")[2],
         "User-Agent": "halftime",
         "Accept": "*/*",
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
     }
-    lines |= dict(family.headers) | _key(key_env, family.key) | dict(headers or {})
+    common |= _user(parts) | _key(key_env, family.key) | dict(headers or {})
     query = f"?{parts.query}" if parts.query else ""
-    head = f"POST {path}{query} HTTP/1.1\r\n" + "".join(
-        f"{name}: {value}\r\n" for name, value in lines.items()
-    )
-    prefix, mark, suffix = (head.encode() + b"\r\n" + body).partition((MARK + _ID).encode())
+    messages = [
+        _message(_body_and_path(one_prompt, family, parts.path), query, common, family)
+        for one_prompt in _one_by_one(payload)
+    ]
     secure = parts.scheme == "https"
     return Endpoint(
         host=parts.hostname,
         port=parts.port or (443 if secure else 80),
         tls=secure,
-        prefix=prefix + MARK.encode() if mark else prefix,
-        suffix=suffix,
-        marked=bool(mark),
+        messages=tuple((prefix, suffix) for prefix, _, suffix in messages),
+        marked=all(mark for _, mark, _ in messages),
+        head=_lines(common) + b"\r\n",
+        expected=Expected(target, payload.kind, payload.stream),
         overhead_header=overhead_header,
-        ca_file=ca_file,
+        trust=trust or Trust(),
     )
+
+
+def _one_by_one(payload: Payload) -> list[Payload]:
+    """A payload for each prompt."""
+    if not payload.prompts:
+        return [payload]
+    return [replace(payload, prompts=(prompt,)) for prompt in payload.prompts]
+
+
+def _message(
+    body_and_path: tuple[bytes, str], query: str, common: Mapping[str, str], family: Target
+) -> tuple[bytes, bytes, bytes]:
+    """The bytes before the request's id, the mark before it, and the bytes after it."""
+    body, path = body_and_path
+    own = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    lines = own | dict(family.headers) | dict(common)
+    head = f"POST {path}{query} HTTP/1.1\r\n".encode() + _lines(lines) + b"\r\n"
+    prefix, mark, suffix = (head + body).partition((MARK + _ID).encode())
+    return (prefix + MARK.encode() if mark else prefix), mark, suffix
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+
+
+def _user(parts: SplitResult) -> dict[str, str]:
+    """Basic authentication, where the URL names a user."""
+    if not parts.username and not parts.password:
+        return {}
+    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 def _body_and_path(payload: Payload, family: Target, base: str) -> tuple[bytes, str]:
@@ -222,6 +298,21 @@ def _file(name: str) -> bytes:
         ) from error
 
 
+# the variables that the services themselves tell their users to set
+_USUAL_KEYS = {
+    "api.openai.com": "OPENAI_API_KEY",
+    "api.replicate.com": "REPLICATE_API_TOKEN",
+    "fal.run": "FAL_KEY",
+    "queue.fal.run": "FAL_KEY",
+}
+
+
+def usual_key(url: str) -> str | None:
+    """The variable of a service's key, where the URL is that service's and the variable is set."""
+    variable = _USUAL_KEYS.get(urlsplit(url).hostname or "")
+    return variable if variable and os.environ.get(variable) else None
+
+
 def _key(variable: str | None, scheme: str) -> dict[str, str]:
     if variable is None:
         return {}
@@ -232,6 +323,12 @@ def _key(variable: str | None, scheme: str) -> dict[str, str]:
             "--key-env out."
         )
     return {"Authorization": f"{scheme} {value}"}
+
+
+def headers_of(endpoint: Endpoint) -> dict[str, str]:
+    """Those of a GET, the key with them."""
+    lines = endpoint.head.decode().splitlines()
+    return dict(line.split(": ", 1) for line in lines if line)
 
 
 def shown(url: str) -> str:

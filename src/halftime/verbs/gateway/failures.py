@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from halftime.base import units
 from halftime.records.gateway import Load
+from halftime.verbs.gateway.compare import shorter_sentence
 
 FAILING_SHARE = 0.01  # of an arm's requests; above it a load is not held and no budget is kept
 _SURE = 2.0  # standard errors that the through arm must fail above a direct arm that fails too
@@ -90,3 +91,33 @@ def failure_sentences(loads: Sequence[Load]) -> Iterator[str]:
         failed = failures(loads, arm)
         if failed.failed:
             yield failed.sentence()
+
+
+def broken_sentences(loads: Sequence[Load], stopped: str | None = None) -> Iterator[str]:
+    """Why the gateway did not do its job, beside failing more requests than it may.
+
+    An answer that is not the upstream's is none of those that may fail now and then.
+    """
+    if stopped:
+        yield stopped
+    logs = [load.upstream for load in loads if load.upstream]
+    unreached, answered = (
+        sum(values) for values in ([v.unreached for v in logs], [v.answered for v in logs])
+    )
+    if unreached:
+        yield (
+            f"{units.count(unreached)} of {units.count(answered)} requests that were answered "
+            "never reached the upstream"
+        )
+    wrong = Counter[str]()
+    for load in loads:
+        wrong.update(load.wrong)
+    if wrong:
+        through = sum(load.through_requests for load in loads)
+        kinds = ", ".join(f"{units.count(count)} x {kind}" for kind, count in wrong.most_common())
+        yield (
+            f"{units.count(sum(wrong.values()))} of {units.count(through)} answers through the "
+            f"gateway are not the upstream's ({kinds})"
+        )
+    shorter = (shorter_sentence(load.answers, load.through_requests) for load in loads)
+    yield from list(filter(None, shorter))[:1]

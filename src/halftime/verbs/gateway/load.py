@@ -1,6 +1,8 @@
 """Ways to load: sequential pairs, a closed loop, and an open loop that sends on schedule.
 
-Latency counts from the intended send everywhere, so that a queue cannot hide.
+Latency counts from the intended send everywhere, so that a queue cannot hide. Each stops for a
+brake (`brake.py`): where an endpoint asks to wait, answers nothing any more, or where no more
+requests are allowed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 
+from halftime.verbs.gateway.brake import Brake
 from halftime.verbs.gateway.client import Pool, Sample
 from halftime.verbs.gateway.timer import Timer, now
 
@@ -29,31 +32,47 @@ async def sequential(
     number: Numbers,
     rng: random.Random,
     seconds: float = float("inf"),
+    brake: Brake | None = None,
 ) -> list[list[Sample]]:
     """One request at a time, both arms in each round in a shuffled order; a round is a pair.
 
     Ends early after `seconds`, though not before FEWEST_ROUNDS.
     """
+    brake = brake or Brake()
     pairs: list[list[Sample]] = []
     deadline = now() + seconds
     for finished in range(rounds):
         if finished >= FEWEST_ROUNDS and now() > deadline:
             break
+        if brake.reason or not brake.allows(pools, len(pools)):
+            break
         order = list(pools)
         rng.shuffle(order)
-        by_arm = {pool.arm: await pool.send(number(), now()) for pool in order}
+        by_arm = {}
+        for pool in order:
+            await brake.wait()
+            by_arm[pool.arm] = await pool.send(number(), now())
+            brake.note(by_arm[pool.arm])
         pairs.append([by_arm[pool.arm] for pool in pools])
     return pairs
 
 
-async def closed(pool: Pool, workers: int, seconds: float, number: Numbers) -> list[Sample]:
+async def closed(
+    pool: Pool, workers: int, seconds: float, number: Numbers, brake: Brake | None = None
+) -> list[Sample]:
     """`workers` requests in flight all the time, each sent when its predecessor is answered."""
+    brake = brake or Brake()
     await pool.warm(workers)
-    deadline, samples = now() + seconds, []
+    deadline, samples = now() + seconds, list[Sample]()
 
     async def worker() -> None:
-        while now() < deadline:
-            samples.append(await pool.send(number(), now()))
+        while now() < deadline and brake.allows([pool], 1):
+            sample = await pool.send(number(), now())
+            samples.append(sample)
+            brake.note(sample)
+            await brake.wait()
+            if brake.reason:
+                return
 
     await asyncio.gather(*(worker() for _ in range(workers)))
     return samples
@@ -74,16 +93,30 @@ def schedule(rate: float, seconds: float, poisson: bool, rng: random.Random) -> 
 
 
 async def open_loop(
-    pool: Pool, offsets: Sequence[float], number: Numbers, timer: Timer
+    pool: Pool,
+    offsets: Sequence[float],
+    number: Numbers,
+    timer: Timer,
+    brake: Brake | None = None,
 ) -> list[Sample]:
-    """Send at the given offsets whatever happened to those before (Schroeder et al., NSDI 2006)."""
+    """Send at the given offsets whatever happened to those before (Schroeder et al., NSDI 2006).
+
+    While the endpoint has asked to wait, those that fall due are left out.
+    """
+    brake = brake or Brake()
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[Sample]] = []
     everything_sent = loop.create_future()
     start = now() + 0.005
 
+    async def send(intended: float) -> Sample:
+        sample = await pool.send(number(), intended)
+        brake.note(sample)
+        return sample
+
     def fire(intended: float, last: bool) -> None:
-        tasks.append(loop.create_task(pool.send(number(), intended)))
+        if not brake.reason and not brake.pausing and brake.allows([pool], 1):
+            tasks.append(loop.create_task(send(intended)))
         if last:
             everything_sent.set_result(None)
 

@@ -7,11 +7,11 @@ import contextlib
 import gc
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
+import psutil
 
 from halftime.base import units
 from halftime.base.environment import load_average, processor_name
@@ -21,80 +21,41 @@ from halftime.base.stats import median
 from halftime.base.version import version
 from halftime.records.gateway import GatewayResult, Generator, Load, Mode, PayloadFacts
 from halftime.verbs.gateway import analysis, load, process, upstream
-from halftime.verbs.gateway.client import Pool, Sample
-from halftime.verbs.gateway.endpoint import Endpoint, Payload, endpoint, shown
+from halftime.verbs.gateway.brake import TIMEOUTS_IN_A_ROW, Brake
+from halftime.verbs.gateway.client import Allowance, Pool, Sample
+from halftime.verbs.gateway.compare import Log
+from halftime.verbs.gateway.doubts import doubts
+from halftime.verbs.gateway.endpoint import Payload, endpoint, shown
+from halftime.verbs.gateway.evidence import GatewayEvidence
 from halftime.verbs.gateway.extra import load_ca_bundle, need, run_async
-from halftime.verbs.gateway.failures import DIRECT, FAILING_SHARE, failing_sentence, failures
-from halftime.verbs.gateway.findings import GatewayEvidence, find
+from halftime.verbs.gateway.failures import THROUGH, broken_sentences, failing_sentence
+from halftime.verbs.gateway.findings import find
+from halftime.verbs.gateway.knee import Knee
 from halftime.verbs.gateway.mock import Behaviour
-from halftime.verbs.gateway.summary import beyond_capacity, limits, summarised
+from halftime.verbs.gateway.settings import GatewaySettings, arms_of
+from halftime.verbs.gateway.summary import Loaded, beyond_capacity, limits, summarised
 from halftime.verbs.gateway.timer import Timer, now
 
-NOISY_CORES = 0.25  # kept busy by other processes; above it the report doubts itself
+__all__ = ["GatewaySettings", "gateway"]
+
 BLOCKS = 3  # of each arm at each level, in shuffled order
 FLOOR_REQUESTS = 300  # to the generator's own mock, one at a time
 CROWD_SECONDS = 1.0  # of a closed loop to it, for the highest rate
-LAG_LIMIT = 0.0015  # seconds; above it the generator's own lateness is a doubt
-
-
-@dataclass(frozen=True)
-class GatewaySettings:
-    """What to measure and how: two ways to one upstream, and the loads."""
-
-    direct: str
-    through: str | None = None
-    payload: Payload = field(default_factory=Payload)
-    target: str = "openai"
-    requests: int = 200  # sequential pairs at most
-    sequential_seconds: float = 60.0  # for a slow upstream, fewer
-    concurrency: int = 8  # closed loop; 0 leaves it out
-    rates: tuple[float, ...] = ()
-    arrivals: tuple[Mode, ...] = ("constant", "poisson")
-    seconds: float = 6.0  # of each arm at each level
-    timeout: float = 30.0
-    key_env: str | None = None
-    through_key_env: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    through_headers: dict[str, str] = field(default_factory=dict)
-    overhead_header: str = "x-litellm-overhead-duration-ms"
-    ca_file: str | None = None
-    pid: int | None = None
-    max_background: float | None = None
-    seed: int = 0
+# refusals that say that the user's URL, key or model is wrong, rather than the gateway
+_USERS_OWN = (400, 401, 403, 404, 405, 422)
+Block = Callable[[Pool, int, Brake], Awaitable[list[Sample]]]
 
 
 def gateway(settings: GatewaySettings, progress: Progress | None = None) -> GatewayResult:
     """Measure what the gateway adds.
 
-    Raises BadInput for what cannot be reached or understood, HalftimeError where other processes
-    kept more than `max_background` cores busy.
+    An endpoint that goes away meanwhile ends the measurement: what was measured until then is
+    given, with the reason (`stopped`). Raises BadInput for what cannot be reached or understood,
+    HalftimeError where other processes kept more than `max_background` cores busy.
     """
     need("httptools")
     measurement = _Measurement(settings, progress or silent)
     return run_async(measurement.measure())
-
-
-def _endpoints(settings: GatewaySettings) -> list[tuple[str, Endpoint]]:
-    """The arms: name and endpoint, the direct one first."""
-    arms = [("direct", settings.direct, settings.key_env, settings.headers)]
-    if settings.through:
-        key = settings.through_key_env or settings.key_env
-        arms.append(("through", settings.through, key, settings.headers | settings.through_headers))
-    return [
-        (
-            name,
-            endpoint(
-                url,
-                settings.payload,
-                settings.target,
-                key_env=key,
-                headers=headers,
-                overhead_header=settings.overhead_header,
-                ca_file=settings.ca_file,
-            ),
-        )
-        for name, url, key, headers in arms
-    ]
 
 
 class _Measurement:
@@ -104,21 +65,37 @@ class _Measurement:
         self.settings, self.progress = settings, progress
         self.rng = random.Random(settings.seed)
         self.number = load.numbers(settings.seed)
-        self.arms = _endpoints(settings)
+        self.arms = arms_of(settings)
         self.mock = upstream.is_mock(settings.direct)
         self.upstream = process.listener_pids(settings.direct)
         pid = process.checked_pid(settings.pid) if settings.pid else None
         self.gateway: set[int] = set()
         if settings.through:
             self.gateway = {pid} if pid else process.listener_pids(settings.through)
+        self.allowance = Allowance(settings.max_requests)
         self.unloaded: tuple[float, ...] = (0.0, 0.0)
         self.fresh: dict[str, tuple[float, float]] = {}
         self.response_bytes: int | None = None
         self.first_latency: float | None = None  # of the gateway's first request
+        self.first_excess: float | None = None  # over the direct arm's first
+        self.stopped: str | None = None
+        self.gone = ""  # the arm that stopped
+        self.over = False  # no further load is begun
+        self.knee: Knee | None = None
 
     async def measure(self) -> GatewayResult:
         self.timer = Timer(asyncio.get_running_loop())
-        self.pools = [Pool(point, name, self.settings.timeout) for name, point in self.arms]
+        self.begun = now()
+        self.pools = [
+            Pool(
+                point,
+                name,
+                self.settings.timeout,
+                allowance=self.allowance,
+                poll=self.settings.poll,
+            )
+            for name, point in self.arms
+        ]
         try:
             return await self._measure()
         finally:
@@ -127,54 +104,79 @@ class _Measurement:
             self.timer.close()
 
     async def _measure(self) -> GatewayResult:
-        settings = self.settings
-        first = await self._first_requests()
-        await self._fresh_connections()
+        loads: list[Load] = []
+        await self._first_requests()
         with _no_collection():
-            loads = [await self._sequential()]
-            if settings.concurrency:
-                loads.append(await self._closed())
-            for rate in settings.rates:
-                for arrival in settings.arrivals:
-                    loads.append(await self._open(rate, arrival))
+            try:
+                await self._fresh_connections()
+                async for level in self._levels(loads):
+                    loads.append(level)
+            except upstream.UpstreamGone as error:
+                if not loads:
+                    raise
+                self._stop("direct", str(error), "")
             generator = await _calibrated(self, loads)
-        return self._result(loads, generator, first)
+        return self._result(loads, generator)
 
-    async def _first_requests(self) -> float | None:
-        """What the gateway's first request took longer than the direct one, in seconds.
+    async def _levels(self, finished: Sequence[Load]) -> AsyncIterator[Load]:
+        """Every load in turn, until they are done or an endpoint is."""
+        settings = self.settings
+        yield await self._sequential()
+        if settings.concurrency and not self.over:
+            yield await self._closed()
+        for rate in settings.rates:
+            for arrival in settings.arrivals:
+                if not self.over:
+                    yield await self._open(rate, arrival)
+        if settings.knee:
+            self.knee = Knee(finished)
+            while not self.over and (next_rate := self.knee.next_rate()):
+                level = await self._open(next_rate, "poisson")
+                self.knee.note(level)
+                yield level
 
-        Raises BadInput where an endpoint cannot be reached or refuses.
+    async def _first_requests(self) -> None:
+        """Warm both arms, and keep what the first request through took.
+
+        Raises BadInput where an endpoint cannot be reached, or refuses for the user's reasons.
         """
         samples = []
         for pool in self.pools:
             sample = await pool.send(self.number(), now())
-            if not sample.ok:
+            if not sample.ok and (pool.arm != THROUGH or _is_users_own(sample)):
                 raise BadInput(_refusal(sample, pool))
             samples.append(sample)
-        for _ in range(3):
+        for _ in range(3 if samples[-1].ok else 0):
             for pool in self.pools:
-                await pool.send(self.number(), now())
+                if self.allowance.left > 2 * len(self.pools):
+                    await pool.send(self.number(), now())
         self.response_bytes = samples[0].received
-        if len(samples) < 2:
-            return None
-        self.first_latency = samples[1].latency
-        return samples[1].latency - samples[0].latency
+        if len(samples) > 1 and samples[1].ok:
+            self.first_latency = samples[1].latency
+            self.first_excess = samples[1].latency - samples[0].latency
 
     async def _fresh_connections(self, count: int = 10) -> None:
         for pool in self.pools:
-            opened = [await pool.open() for _ in range(count)]
+            opened = []
+            with contextlib.suppress(OSError, TimeoutError):  # the requests will say so
+                for _ in range(count):
+                    opened.append(await pool.open())
             for connection, _, _ in opened:
                 connection.close()
-            self.fresh[pool.arm] = median([o[1] for o in opened]), median([o[2] for o in opened])
+            if opened:
+                self.fresh[pool.arm] = (
+                    median([o[1] for o in opened]),
+                    median([o[2] for o in opened]),
+                )
 
     def _meter(self) -> process.Meter:
         return process.Meter(self.gateway, self.upstream)
 
     async def _sequential(self) -> Load:
-        self.progress("one request at a time", 0, 1)
-        if self.mock:
-            upstream.take_log(self.settings.direct)
-        meter = self._meter()
+        phase = "one request at a time"
+        self.progress(phase, 0, 1)
+        self._empty_log()
+        meter, brake = self._meter(), Brake()
         meter.start()
         pairs = await load.sequential(
             self.pools,
@@ -182,9 +184,12 @@ class _Measurement:
             self.number,
             self.rng,
             self.settings.sequential_seconds,
+            brake,
         )
         meter.stop(through=True)
-        result = self._load("sequential", pairs, meter)
+        self._note_end(brake, phase)
+        arms = [[pair[i] for pair in pairs] for i in range(len(self.pools))]
+        result = self._load("sequential", pairs, arms, None, meter, brake)
         latencies = tuple(arm.p50 for arm in (result.direct, result.through) if arm)
         self.unloaded = latencies or self.unloaded
         return result
@@ -192,11 +197,12 @@ class _Measurement:
     async def _closed(self) -> Load:
         workers = self.settings.concurrency
 
-        async def block(pool: Pool, _: int) -> list[Sample]:
-            return await load.closed(pool, workers, self.settings.seconds / BLOCKS, self.number)
+        async def block(pool: Pool, _: int, brake: Brake) -> list[Sample]:
+            seconds = self.settings.seconds / BLOCKS
+            return await load.closed(pool, workers, seconds, self.number, brake)
 
-        blocks, meter = await self._interleaved("closed loop", block)
-        result = self._load("closed", _zipped(blocks), meter, blocks)
+        brake = Brake(timeouts=max(TIMEOUTS_IN_A_ROW, 2 * workers))
+        result = await self._interleaved("closed", "closed loop", block, brake)
         return msgspec.structs.replace(result, concurrency=workers)
 
     async def _open(self, rate: float, arrival: Mode) -> Load:
@@ -205,60 +211,116 @@ class _Measurement:
             load.schedule(rate, seconds, arrival == "poisson", self.rng) for _ in range(BLOCKS)
         ]
 
-        async def block(pool: Pool, index: int) -> list[Sample]:
+        async def block(pool: Pool, index: int, brake: Brake) -> list[Sample]:
             # Both arms get the same schedule, so that their requests can be paired.
             await pool.warm(min(64, max(4, int(rate * 0.05))))
-            return await load.open_loop(pool, offsets[index], self.number, self.timer)
+            return await load.open_loop(pool, offsets[index], self.number, self.timer, brake)
 
-        blocks, meter = await self._interleaved(f"{rate:g} requests/s, {arrival}", block)
-        return self._load(arrival, _zipped(blocks), meter, blocks, rate)
+        # a queue ends in timeouts, which are that load's result
+        brake = Brake(timeouts=2**30)
+        return await self._interleaved(
+            arrival, f"{rate:g} requests/s, {arrival}", block, brake, rate
+        )
 
     async def _interleaved(
-        self, name: str, block: Callable[[Pool, int], Awaitable[list[Sample]]]
-    ) -> tuple[list[list[list[Sample]]], process.Meter]:
-        """Blocks of each arm in a shuffled order; [block][arm] -> samples."""
-        if self.mock:
-            upstream.take_log(self.settings.direct)
+        self, mode: Mode, phase: str, block: Block, brake: Brake, rate: float | None = None
+    ) -> Load:
+        """Blocks of each arm in a shuffled order, as one load."""
+        self._empty_log()
         meter, blocks = self._meter(), []
         for index in range(BLOCKS):
-            self.progress(name, index, BLOCKS)
+            if brake.reason:
+                break
+            self.progress(phase, index, BLOCKS)
             order = list(self.pools)
             self.rng.shuffle(order)
             samples = {}
             for pool in order:
+                await brake.wait()
                 meter.start()
-                samples[pool.arm] = await block(pool, index)
-                meter.stop(through=pool.arm == "through")
+                samples[pool.arm] = await block(pool, index, brake)
+                meter.stop(through=pool.arm == THROUGH)
             blocks.append([samples[pool.arm] for pool in self.pools])
-        return blocks, meter
+        self._note_end(brake, phase)
+        arms = [[s for block in blocks for s in block[i]] for i in range(len(self.pools))]
+        return self._load(mode, _zipped(blocks), arms, blocks, meter, brake, rate)
+
+    def _empty_log(self) -> None:
+        if self.mock:
+            upstream.take_log(self.settings.direct)
+
+    def _log(self) -> Log | None:
+        """The mock's, where it is one and still there."""
+        if not self.mock:
+            return None
+        try:
+            return upstream.take_log(self.settings.direct)
+        except upstream.UpstreamGone as error:
+            if not self.stopped:
+                self._stop("direct", str(error), "")
+            return None
 
     def _load(
         self,
         mode: Mode,
         pairs: Sequence[Sequence[Sample]],
+        arms: Sequence[list[Sample]],
+        blocks: list[list[list[Sample]]] | None,
         meter: process.Meter,
-        blocks: list[list[list[Sample]]] | None = None,
+        brake: Brake,
         rate: float | None = None,
     ) -> Load:
-        log = upstream.take_log(self.settings.direct) if self.mock else {}
-        indices = range(len(self.pools))
-        if blocks:
-            arms = [[s for block in blocks for s in block[i]] for i in indices]
-        else:
-            arms = [[pair[i] for pair in pairs] for i in indices]
-        return summarised(mode, pairs, arms, blocks, log, meter, self.fresh, rate, self.unloaded)
+        log = self._log()
+        return summarised(
+            Loaded(
+                mode=mode,
+                pairs=pairs,
+                arms=arms,
+                blocks=blocks,
+                log=log,
+                meter=meter,
+                fresh=self.fresh,
+                rate=rate,
+                unloaded=self.unloaded,
+                within=self.settings.within,
+                cut=brake.reason,
+            )
+        )
 
-    def _result(
-        self, loads: list[Load], generator: Generator, first: float | None
-    ) -> GatewayResult:
+    def _note_end(self, brake: Brake, phase: str) -> None:
+        """Begin no further load where this one was ended."""
+        self.over = self.over or bool(brake.reason)
+        if brake.gone and not brake.reason.startswith(f"{brake.gone}: "):
+            self._stop(brake.gone, brake.reason, phase)
+
+    def _stop(self, arm: str, reason: str, phase: str) -> None:
+        pids = self.gateway if arm == THROUGH else self.upstream
+        dead = sorted(pid for pid in pids if not psutil.pid_exists(pid))
+        words = [
+            f"{units.seconds(now() - self.begun)} into the measurement",
+            f"after {units.count(self.allowance.spent)} requests",
+            *([f"in '{phase}'"] if phase else []),
+            *([f"process {', '.join(map(str, dead))} is gone"] if dead else []),
+        ]
+        self.stopped, self.gone, self.over = f"{reason} ({', '.join(words)})", arm, True
+
+    def _result(self, loads: list[Load], generator: Generator) -> GatewayResult:
         settings, payload = self.settings, self.settings.payload
         _, capacity = limits(loads)
         loads = beyond_capacity(loads)
         held, _ = limits(loads)
+        connect = sum(self.fresh.get(THROUGH, (0.0, 0.0)))
         evidence = GatewayEvidence(
-            loads, self.first_latency, ca_bundle_seconds(), capacity, payload.stream
+            loads,
+            first_request=self.first_latency,
+            ca_bundle=ca_bundle_seconds(),
+            capacity=capacity,
+            stream=payload.stream,
+            connect=connect,
+            stopped=self.stopped if self.gone == THROUGH else None,
         )
         with_picture = payload.kind in ("image-in", "image-out")
+        through_stopped = self.stopped if self.gone == THROUGH else None
         return GatewayResult(
             halftime=version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -277,11 +339,15 @@ class _Measurement:
             generator=generator,
             findings=find(evidence) if settings.through else (),
             failing=failing_sentence(loads, bool(settings.through)),
+            broken=tuple(broken_sentences(loads, through_stopped)) if settings.through else (),
+            stopped=self.stopped,
             held_rate=held,
             capacity=capacity,
-            first_request=first,
+            knee=self.knee.held if self.knee else None,
+            first_request=self.first_excess,
+            requests=self.allowance.spent,
             machine={"processor": processor_name(), "load_average": f"{load_average():.2f}"},
-            doubts=tuple(_doubts(loads, generator, settings)),
+            doubts=tuple(doubts(loads, generator, settings)),
         )
 
 
@@ -290,12 +356,20 @@ def _zipped(blocks: list[list[list[Sample]]]) -> list[tuple[Sample, ...]]:
     return [pair for block in blocks for pair in zip(*block, strict=False)]
 
 
+def _is_users_own(sample: Sample) -> bool:
+    return sample.status in _USERS_OWN or sample.error.startswith("connect")
+
+
 def _refusal(sample: Sample, pool: Pool) -> str:
     answer = sample.error or f"HTTP status {sample.status}"
+    if answer == str(sample.status):
+        answer = f"HTTP status {sample.status}"
+    advice = "Check its URL, --target, --model and the keys (--key-env, --header)."
+    if sample.hint:
+        advice = sample.hint[:1].upper() + sample.hint[1:] + "."
     return (
         f"the {sample.arm} endpoint {pool.endpoint.host}:{pool.endpoint.port} answered the first "
-        f"request with {answer}. Check its URL, --target, --model and the keys (--key-env, "
-        "--header)."
+        f"request with {answer}. {advice}"
     )
 
 
@@ -350,41 +424,3 @@ def ca_bundle_seconds() -> float | None:
             return None
         times.append(time.thread_time() - start)
     return median(times)
-
-
-def _doubts(
-    loads: Sequence[Load], generator: Generator, settings: GatewaySettings
-) -> Iterator[str]:
-    noisy = max(item.background_cores for item in loads)
-    text = f"other processes kept {noisy:.1f} cores busy; quieten the machine and run again"
-    if settings.max_background is not None and noisy > settings.max_background:
-        raise HalftimeError(
-            f"refused: {text}, or raise --max-background ({settings.max_background:g} cores)."
-        )
-    if noisy > NOISY_CORES:
-        yield text + "."
-    if generator.send_lag_p99 and generator.send_lag_p99 > LAG_LIMIT:
-        yield (
-            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their time: "
-            "the generator was late, and that is in the latencies. Lower --rate, or give it its "
-            "own core."
-        )
-    if generator.headroom is not None and generator.headroom < 2:
-        yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."
-    if any(item.direct_saturated for item in loads):
-        yield (
-            "the upstream itself was saturated at some rate, so the gateway's limit is not "
-            "known there; lower --rate."
-        )
-    upstream_fails = failures(loads, DIRECT)
-    if settings.through and upstream_fails.share > FAILING_SHARE:
-        yield (
-            f"{upstream_fails.sentence()}: the upstream itself fails; only requests answered both "
-            "ways are compared."
-        )
-    pairs = loads[0].requests // (2 if settings.through else 1)
-    if pairs < 100:
-        yield (
-            f"p99 of {pairs} sequential pairs is next to their maximum; raise --requests or "
-            "--sequential-time."
-        )

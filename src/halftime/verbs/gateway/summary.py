@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -11,68 +12,134 @@ from halftime.base.stats import median
 from halftime.records.gateway import Load, Mode
 from halftime.verbs.gateway import analysis, process
 from halftime.verbs.gateway.client import Sample
+from halftime.verbs.gateway.compare import (
+    Log,
+    answer_facts,
+    check_answers,
+    upstream_log,
+    wrong_answers,
+)
 from halftime.verbs.gateway.failures import fails
-from halftime.verbs.gateway.mock import LogEntry
 
 
-def summarised(
-    mode: Mode,
-    pairs: Sequence[Sequence[Sample]],
-    arms: Sequence[list[Sample]],
-    blocks: list[list[list[Sample]]] | None,
-    log: dict[str, LogEntry],
-    meter: process.Meter,
-    fresh: dict[str, tuple[float, float]],
-    rate: float | None = None,
-    unloaded: Sequence[float] = (0.0, 0.0),
-) -> Load:
-    """One load level as a record."""
-    good = [[s for s in arm if s.ok] for arm in arms]
-    both = len(arms) > 1
-    complete = [(p[0], p[1]) for p in pairs if both and p[0].ok and p[1].ok]
-    ttft = [analysis.percentiles([s.ttft for s in arm]) for arm in good]
-    everything = [s for arm in arms for s in arm]
-    reported = [s.reported for s in good[-1] if both and s.reported is not None]
-    first, last = ([block[i] for block in blocks or ()] for i in (0, -1))
-    load = Load(
-        mode=mode,
-        rate=rate,
-        direct=analysis.percentiles([s.latency for s in good[0]]),
-        through=analysis.percentiles([s.latency for s in good[1]]) if both else None,
-        added=analysis.added([(d.latency, t.latency) for d, t in complete]),
-        paired=median([t.latency - d.latency for d, t in complete]) if complete else None,
-        ttft_added=ttft[1].p50 - ttft[0].p50 if both and ttft[0] and ttft[1] else None,
-        ttft_direct=ttft[0],
-        ttft_through=ttft[1] if both else None,
-        gap_direct=analysis.gaps(good[0]),
-        gap_through=analysis.gaps(good[1]) if both else None,
-        split_direct=analysis.split(good[0], *_opened(fresh, "direct")),
-        split_through=analysis.split(good[1], *_opened(fresh, "through")) if both else None,
-        requests=len(everything),
-        through_requests=len(arms[1]) if both else 0,
-        errors=sum(not s.ok for s in everything),
-        error_kinds=analysis.error_kinds(everything),
-        saturated=_most(rate, last, unloaded[-1]),
-        direct_saturated=_most(rate, first, unloaded[0]),
-        throughput=median(
-            [analysis.completed_rate(block, unloaded[-1] if rate else 0.0) for block in last]
+@dataclass(frozen=True)
+class Loaded:
+    """What one load gave: its samples arm by arm, as pairs and in blocks, and what was seen
+    beside them."""
+
+    mode: Mode
+    pairs: Sequence[Sequence[Sample]]
+    arms: Sequence[list[Sample]]
+    blocks: list[list[list[Sample]]] | None
+    log: Log | None  # the mock's; None of another upstream
+    meter: process.Meter
+    fresh: Mapping[str, tuple[float, float]]
+    rate: float | None = None
+    concurrency: int | None = None
+    unloaded: Sequence[float] = (0.0, 0.0)
+    within: analysis.Limits = field(default_factory=analysis.Limits)
+    cut: str = ""
+
+
+def summarised(loaded: Loaded) -> Load:
+    """One load level as a record. Answers that are not the upstream's own count as failed."""
+    both = len(loaded.arms) > 1
+    if both:
+        check_answers(loaded.arms[0], loaded.arms[1], loaded.log)
+    load = _common(loaded)
+    load = msgspec.structs.replace(load, **_by_arm(loaded, 0, "direct"), **_blocks(loaded))
+    if both:
+        load = msgspec.structs.replace(
+            load, **_by_arm(loaded, 1, "through"), **_compared(loaded, load)
         )
-        if last
-        else None,
-        send_lag=analysis.percentiles([s.begun - s.intended for s in everything]) if rate else None,
-        header_reported=median(reported) if reported else None,
-        truth=analysis.truth(complete, log) if log else None,
-        cpu_per_request=meter.gateway_seconds / len(arms[-1])
-        if both and meter.knows_gateway and arms[-1]
-        else None,
-        background_cores=meter.background_cores,
-        curve_direct=analysis.distribution([s.latency for s in good[0]]),
-        curve_through=analysis.distribution([s.latency for s in good[1]]) if both else None,
-    )
     return msgspec.structs.replace(load, failing=fails(load, both))
 
 
-def _opened(fresh: dict[str, tuple[float, float]], arm: str) -> tuple[float | None, float | None]:
+def _common(loaded: Loaded) -> Load:
+    everything = [s for arm in loaded.arms for s in arm]
+    rate, seconds = loaded.rate, loaded.meter.wall_seconds
+    lags = [s.begun - s.intended for s in everything]
+    return Load(
+        mode=loaded.mode,
+        rate=rate,
+        concurrency=loaded.concurrency,
+        direct=None,
+        through=None,
+        added=None,
+        requests=len(everything),
+        errors=sum(not s.ok for s in everything),
+        error_kinds=analysis.error_kinds(everything),
+        send_lag=analysis.percentiles(lags) if rate else None,
+        background_cores=loaded.meter.background_cores,
+        goodput=analysis.goodput(loaded.arms, loaded.within, seconds / len(loaded.arms)),
+        cut=loaded.cut,
+    )
+
+
+def _by_arm(loaded: Loaded, index: int, name: str) -> dict[str, object]:
+    """The fields of one arm, by the names that they have in a Load."""
+    good = [s for s in loaded.arms[index] if s.ok]
+    values = {
+        "": analysis.percentiles([s.latency for s in good]),
+        "ttft": analysis.percentiles([s.ttft for s in good]),
+        "gap": analysis.gaps(good),
+        "split": analysis.split(good, *_opened(loaded.fresh, name)),
+        "curve": analysis.distribution([s.latency for s in good]),
+        "stream": analysis.stream_times(good),
+        "jobs": analysis.job_times(good),
+    }
+    return {f"{prefix}_{name}".lstrip("_"): value for prefix, value in values.items()}
+
+
+def _blocks(loaded: Loaded) -> dict[str, object]:
+    """What blocks of a load say: saturation, and how much was completed a second."""
+    rate, unloaded = loaded.rate, loaded.unloaded
+    first, last = ([block[i] for block in loaded.blocks or ()] for i in (0, -1))
+    rates = [analysis.completed_rate(block, unloaded[-1] if rate else 0.0) for block in last]
+    saturated = _most(rate, last, unloaded[-1])
+    short = any(analysis.too_short(block, unloaded[-1]) for block in last)
+    return {
+        "saturated": saturated,
+        "direct_saturated": len(loaded.arms) > 1 and _most(rate, first, unloaded[0]),
+        "throughput": median(rates) if rates else None,
+        "unclear": bool(rate) and not saturated and short,
+    }
+
+
+def _compared(loaded: Loaded, load: Load) -> dict[str, object]:
+    """What the two arms say together."""
+    direct, through = loaded.arms
+    complete = [(p[0], p[1]) for p in loaded.pairs if p[0].ok and p[1].ok]
+    log, meter = loaded.log, loaded.meter
+    reported = [s.reported for s in through if s.ok and s.reported is not None]
+    sequential = loaded.mode == "sequential"
+    return {
+        "added": analysis.added([(d.latency, t.latency) for d, t in complete]),
+        "paired": median([t.latency - d.latency for d, t in complete]) if complete else None,
+        "ttft_added": _first_bytes_later(complete),
+        "through_requests": len(through),
+        "header_reported": median(reported) if reported else None,
+        "truth": analysis.truth(complete, log) if log else None,
+        "upstream": upstream_log(direct, through, log) if log is not None else None,
+        "answers": answer_facts(direct, through),
+        "wrong": wrong_answers(direct, through),
+        "trend": analysis.trend(analysis.overheads(complete, log or {})) if sequential else None,
+        "cpu_per_request": meter.gateway_seconds / len(through)
+        if meter.knows_gateway and through
+        else None,
+    }
+
+
+def _first_bytes_later(pairs: Sequence[tuple[Sample, Sample]]) -> float | None:
+    """How much later the first bytes of the body come, at the median."""
+    if not pairs:
+        return None
+    return median([t.ttft for _, t in pairs]) - median([d.ttft for d, _ in pairs])
+
+
+def _opened(
+    fresh: Mapping[str, tuple[float, float]], arm: str
+) -> tuple[float | None, float | None]:
     connect, tls = fresh.get(arm, (None, None))
     return connect, tls or None
 
@@ -99,7 +166,11 @@ def beyond_capacity(loads: Sequence[Load]) -> list[Load]:
 
 def limits(loads: Sequence[Load]) -> tuple[float | None, float | None]:
     """The highest rate that was held, and what a saturated endpoint completed a second."""
-    held = [item.rate for item in loads if item.rate and not item.saturated and not item.failing]
+    held = [
+        item.rate
+        for item in loads
+        if item.rate and not (item.saturated or item.failing or item.unclear or item.cut)
+    ]
     full = [item for item in loads if item.saturated and item.throughput]
     broken = [
         item.rate

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import msgspec
 
-from halftime.base.errors import HalftimeError
+from halftime.base.errors import HalftimeError, first_line
+from halftime.verbs.gateway.endpoint import Trust
 from halftime.verbs.gateway.mock import INFO_PATH, LOG_PATH, Behaviour, LogEntry, boot
 
 # A proxy set in the environment must not come between us and what we measure.
@@ -55,10 +56,48 @@ def is_mock(url: str) -> bool:
     )
 
 
-def take_log(url: str) -> dict[str, LogEntry]:
-    """The mock's log since the last call, by request id."""
-    entries = msgspec.json.decode(_get(url, LOG_PATH), type=list[LogEntry])
-    return {entry.id: entry for entry in entries}
+def take_log(url: str) -> dict[str, list[LogEntry]]:
+    """The calls in the mock's log since the last time, by the id of their request.
+
+    Raises HalftimeError where the mock is gone.
+    """
+    try:
+        entries = msgspec.json.decode(_get(url, LOG_PATH), type=list[LogEntry])
+    except (OSError, ValueError) as error:
+        raise UpstreamGone(
+            f"the mock upstream stopped answering: {first_line(error).rstrip('.')}"
+        ) from error
+    calls: dict[str, list[LogEntry]] = {}
+    for entry in entries:
+        calls.setdefault(entry.id, []).append(entry)
+    return calls
+
+
+class UpstreamGone(HalftimeError):
+    """The upstream went away while it was measured."""
+
+
+def listed_models(base: str, headers: Mapping[str, str], trust: Trust) -> list[str]:
+    """The models that an OpenAI-compatible endpoint lists; none where it does not answer so."""
+    parts = urlsplit(base)
+    url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/models"
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust.context())
+    )
+    try:
+        with opener.open(urllib.request.Request(url, headers=dict(headers)), timeout=10) as answer:
+            listing = msgspec.json.decode(answer.read(), type=_Models)
+    except (OSError, ValueError, msgspec.ValidationError):
+        return []
+    return [model.id for model in listing.data]
+
+
+class _ListedModel(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_ListedModel]
 
 
 def _get(url: str, path: str) -> bytes:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from halftime.base.environment import load_average
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+_OUTPUTS: ContextVar[list[object] | None] = ContextVar("outputs", default=None)
+
+
+@contextlib.contextmanager
+def outputs_kept() -> Iterator[list[object]]:
+    """What the timed calls within return, in their order; others' outputs are let go at once."""
+    outputs: list[object] = []
+    token = _OUTPUTS.set(outputs)
+    try:
+        yield outputs
+    finally:
+        _OUTPUTS.reset(token)
+
+
 def timed_call(pipeline: DiffusionPipeline, workload: Workload, clock: Clock) -> Measured:
     """Call the pipeline once for `workload` and time its parts. Raises OutOfMemory."""
     arguments = call_arguments(pipeline, workload)
@@ -31,8 +46,10 @@ def timed_call(pipeline: DiffusionPipeline, workload: Workload, clock: Clock) ->
     gc.collect()  # the garbage of earlier calls is not this one's cost
     with instrumented(pipeline, recorder), out_of_memory_explained():
         origin = clock.start()
-        pipeline(**arguments)
+        output = pipeline(**arguments)
         end = clock.finish()
+    if (outputs := _OUTPUTS.get()) is not None:
+        outputs.append(output)
     wall = end.host - origin.host
     return measured(tree(recorder, clock, origin), wall, busy)
 

@@ -20,7 +20,7 @@ from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation, probe
-from halftime.verbs.profile.call import timed_call
+from halftime.verbs.profile.call import outputs_kept, timed_call
 from halftime.verbs.profile.clock import clock_for
 from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.device_probe import probe as device_probe
@@ -28,6 +28,7 @@ from halftime.verbs.profile.device_probe import with_device
 from halftime.verbs.profile.doubts import doubts
 from halftime.verbs.profile.facts import facts
 from halftime.verbs.profile.findings import ProfileEvidence, findings
+from halftime.verbs.profile.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -42,6 +43,7 @@ class ProfileSettings:
     runs: int = 5
     warmup: int = 1
     probes: bool = True  # FLOPs, memory, and on CUDA device time: short calls of their own
+    pictures: bool = True  # whether the session keeps what the last call drew, small
 
     def __post_init__(self) -> None:
         if self.runs < 1 or self.warmup < 0:
@@ -154,6 +156,7 @@ def _session(
         first_run=first.measured.run,
         memory=probe.memory(pipeline, workload) if settings.probes else None,
         compilation=report,
+        pictures=calls[-1].pictures,
         notes=(*loaded.notes, *_unequal_steps(measured[-1].run, workload.steps)),
         doubts=doubts(walls, rows, environment, traced=pytorch.is_tracing()),
     )
@@ -174,6 +177,7 @@ class TimedCall:
 
     measured: Measured
     compiled: CompileCounters
+    pictures: tuple[str, ...] = ()  # of the last call alone
 
 
 def _calls(
@@ -191,8 +195,11 @@ def _calls(
         progress("first call" if index == 0 else warming, index, total)
         for shift in range(len(pipelines)):
             turn = (index + shift) % len(pipelines)
-            measured = timed_call(pipelines[turn], workload, clocks[turn])
-            calls[turn].append(TimedCall(measured, compilation.look()))
+            with outputs_kept() as outputs:
+                measured = timed_call(pipelines[turn], workload, clocks[turn])
+            last = settings.pictures and index == total - 1
+            pictures = thumbnails(outputs[0]) if last and outputs else ()
+            calls[turn].append(TimedCall(measured, compilation.look(), pictures))
     progress("steady run", total, total)
     return calls
 

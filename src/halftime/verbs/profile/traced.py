@@ -71,6 +71,8 @@ def trace_call(pipeline: DiffusionPipeline, workload: Workload, folder: Path) ->
         with plain.open("rb") as source, gzip.open(part, "wb", compresslevel=5) as packed:
             shutil.copyfileobj(source, packed)
         part.replace(target)
+    except OSError as error:
+        raise BadFile(f"cannot write the trace {target}: {error.strerror or error}.") from error
     finally:
         plain.unlink(missing_ok=True)
         part.unlink(missing_ok=True)

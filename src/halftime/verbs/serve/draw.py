@@ -22,12 +22,11 @@ from halftime.verbs.serve.messages import (
     Preview,
     QueueFull,
 )
-from halftime.verbs.serve.request import PictureRequest
+from halftime.verbs.serve.request import COMES_BACK, PictureRequest
 from halftime.verbs.serve.schema import PictureTiming, Timing, Usage
 from halftime.verbs.serve.service import Service
 
 Events = AsyncIterator[Event]
-_COMES_BACK = 2.0  # seconds after which a worker that died is usually ready again
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,8 @@ def refusal(error: NotAccepted) -> ApiError:
     if isinstance(error, QueueFull):
         return ApiError(429, str(error), code="queue_full", retry_after=error.retry_after)
     if isinstance(error, NotReady):
-        return ApiError(503, str(error), code="not_ready", retry_after=_COMES_BACK)
+        again = error.ready_in or COMES_BACK
+        return ApiError(503, str(error), code="not_ready", retry_after=again)
     return ApiError(400, str(error), code="refused", param=getattr(error, "param", None))
 
 
@@ -177,7 +177,7 @@ def failure(failed: JobFailed) -> ApiError:
         case "deadline":
             return ApiError(504, failed.message, code="deadline_exceeded", retry=False)
         case "crashed" | "cancelled" | "draining":
-            again = _COMES_BACK if failed.retryable else None
+            again = COMES_BACK if failed.retryable else None
             return ApiError(
                 503, failed.message, code=failed.kind, retry_after=again, retry=failed.retryable
             )

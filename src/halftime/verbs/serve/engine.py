@@ -139,6 +139,7 @@ class Engine:
             alarms=tuple(self._alarms),
             resident_bytes=sum(resident) if resident else None,
             seconds_per_picture=self._typical_seconds(),
+            ready_in=self._ready_in(),
             worker_pid=next((slot.worker.pid for slot in self.slots if slot.worker), None),
             **vars(self._tally),
         )
@@ -174,7 +175,8 @@ class Engine:
         """Accept the jobs of one request, all or none. Raises NotReady, Refused or QueueFull."""
         certificate = self._certificate
         if self._state != "ready" or certificate is None:
-            raise NotReady(f"the server is {self._state}: {self.status.why}.")
+            status = self.status
+            raise NotReady(f"the server is {status.state}: {status.why}.", status.ready_in)
         in_use = next((job.id for job in jobs if job.id in self._open), None)
         if in_use is not None:
             raise ValueError(f"job id {in_use!r} is in use")
@@ -323,6 +325,10 @@ class Engine:
 
     # ---- small things
 
+    def _ready_in(self) -> float | None:
+        waits = [slot.ready_in for slot in self.slots if slot.ready_in is not None]
+        return min(waits, default=None)
+
     def _typical_seconds(self) -> float | None:
         """What a picture of the first size at the most steps takes."""
         certificate = self._certificate
@@ -342,4 +348,16 @@ class Engine:
     def _keep(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A task of ours is over. Where a fault of ours ended it nobody looks after the workers any
+        more: that is the end, and whoever started the server sees it."""
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        name = type(task.exception()).__name__
+        logger.error("the engine failed", exc_info=task.exception())
+        self.alarm(f"the engine itself failed ({name}); the log says where")
+        for slot in self.slots:
+            slot.set("failed", f"the engine itself failed ({name})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,7 +11,7 @@ from starlette.responses import Response
 from halftime.base import units
 from halftime.http.endpoints import ModelObject, json_response, models_response
 from halftime.records.serve import Certificate, EngineStatus, State, WorkerStatus
-from halftime.verbs.serve.request import no_such_model, steps_for
+from halftime.verbs.serve.request import COMES_BACK, no_such_model, steps_for
 from halftime.verbs.serve.service import Service, service_of
 
 
@@ -42,9 +44,11 @@ class Readiness(msgspec.Struct, kw_only=True):
 
 async def readyz(request: Request) -> Response:
     """What is warm, and why not yet where it is not."""
-    readiness = readiness_of(service_of(request))
+    service = service_of(request)
+    readiness = readiness_of(service)
     ready = readiness.state == "ready"
-    headers = {"cache-control": "no-store"} | ({} if ready else {"retry-after": "2"})
+    again = str(math.ceil(service.engine.status.ready_in or COMES_BACK))
+    headers = {"cache-control": "no-store"} | ({} if ready else {"retry-after": again})
     return json_response(readiness, 200 if ready else 503, headers)
 
 

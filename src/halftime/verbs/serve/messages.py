@@ -152,7 +152,12 @@ class QueueFull(NotAccepted):
 
 
 class NotReady(NotAccepted):
-    """The engine is starting, warming, draining or has failed."""
+    """The engine is starting, warming, draining or has failed. `ready_in` is when it should be
+    ready, in seconds, where that can be told."""
+
+    def __init__(self, message: str, ready_in: float | None = None) -> None:
+        super().__init__(message)
+        self.ready_in = ready_in
 
 
 class Refused(NotAccepted):

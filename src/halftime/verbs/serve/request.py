@@ -36,6 +36,7 @@ _QUALITIES: dict[str, ResolvedQuality] = {
     "xhigh": "high",
     "max": "high",
 }
+COMES_BACK = 2.0  # seconds after which to ask again where nobody knows better
 _MOST_RANDOM = 2**32
 _MOST_FIELDS = 40
 _MOST_FILES = 17  # 16 pictures, as OpenAI's, and a mask
@@ -255,7 +256,8 @@ def certificate_of(status: EngineStatus) -> Certificate:
     """The engine's certificate. Raises ApiError (503) while there is none."""
     if status.state != "ready" or status.certificate is None:
         message = f"The server is {status.state}, not ready. {status.why}".strip()
-        raise ApiError(503, message, code="not_ready", retry_after=2.0)
+        again = status.ready_in or COMES_BACK
+        raise ApiError(503, message, code="not_ready", retry_after=again)
     return status.certificate
 
 

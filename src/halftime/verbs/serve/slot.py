@@ -36,6 +36,7 @@ from halftime.verbs.serve.wire import (
 
 TEST_PICTURE = "test-picture"  # the id of the engine's own job
 _TEST_PROMPT = "red red red"
+_SOONEST = 1.0  # seconds until a worker that takes longer than it did is ready
 _LONGEST_PAUSE = 30.0  # before another worker starts where the ones before died at once
 
 
@@ -117,6 +118,7 @@ class Slot:
     _bad: int = 0  # that failed, or came out black
     _sample: Job | None = None  # of the batch that is drawn
     _condemned: str = ""  # why the worker was ended by us
+    _started: float = 0.0  # when the worker was, or when it began to warm up again
     _last_end: str = ""  # how the last worker ended
 
     # ---- for the engine
@@ -133,6 +135,17 @@ class Slot:
             running=len(self.running),
             restarts=self.tally.restarts,
         )
+
+    @property
+    def ready_in(self) -> float | None:
+        """Seconds until it should be ready, by what its last start took; None where it never was or
+        will not be."""
+        cold = self.certificate.cold_start if self.certificate else None
+        if self.state == "ready":
+            return 0.0
+        if cold is None or self.state not in ("starting", "warming"):
+            return None
+        return max(_SOONEST, cold.ready_seconds - (self.clock() - self._started))
 
     @property
     def recompiles(self) -> int:
@@ -214,6 +227,7 @@ class Slot:
     async def _one_worker(self) -> str | None:
         """From a worker's start to its end; the reason where it cannot serve at all."""
         self.phase, self.liveness, self._condemned = "loading", Liveness(), ""
+        self._started = self.clock()
         try:
             self.worker = await self.spawn(self.settings, self.number)
         except OSError as error:
@@ -325,7 +339,7 @@ class Slot:
             self._failures = 0
         self.phase = "idle"
         if message.pauses:
-            self.phase = "warming"
+            self.phase, self._started = "warming", self.clock()
             self.set("warming", "its memory was given back; it warms up again")
         elif tested:
             self._after_test()

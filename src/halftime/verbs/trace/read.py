@@ -1,8 +1,8 @@
 """A Kineto Chrome trace as columns. Format: libkineto's output_json.cpp and torch.profiler's
 export_chrome_trace.
 
-Only what is used is decoded, by msgspec into typed events, and then kept as numpy columns: a
-hundred megabytes of JSON become a few. What is damaged is read as far as it goes, and said.
+The file is read piece by piece and only what is used of it is decoded, so a hundred megabytes of
+JSON take a few of memory. What is damaged is read as far as it goes, and said.
 """
 
 from __future__ import annotations
@@ -10,105 +10,42 @@ from __future__ import annotations
 import gc
 import math
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from halftime.base.errors import BadFile
-from halftime.base.store import read_bytes
 from halftime.verbs.trace import vendors
-from halftime.verbs.trace.foreign import refuse_foreign
-from halftime.verbs.trace.salvage import salvage
+from halftime.verbs.trace.columns import Columns, EventTable, Key, integer
+from halftime.verbs.trace.columns import Shapes as Shapes
+from halftime.verbs.trace.events import NONE as NONE
+from halftime.verbs.trace.events import Decoding
+from halftime.verbs.trace.text import text_of
+
+T = TypeVar("T")
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Names = NDArray[np.object_]
 
-NONE = -1
-CHUNK = 4096  # of a gzip file; what a damaged one has in the chunk before the damage is lost
 LONGEST = 4e15  # microseconds, within which nanoseconds are whole numbers; more is a fault
-SOME = 1000  # calls that show whose runtime it is
-INSTANT_MEMORY = "[memory]"
+FEW = 1000  # names, which are matched sooner than those that occur are sought
 # What an event of the host is.
 OPERATOR, ANNOTATION, FRAME = range(3)
 # What an operation of the device is.
 KERNEL, COPY, FILL = range(3)
-_TABLES = {
-    **dict.fromkeys(vendors.DEVICE_CATEGORIES, "device"),
-    **dict.fromkeys(vendors.RUNTIME_CATEGORIES, "runtime"),
-    **dict.fromkeys(vendors.HOST_CATEGORIES, "host"),
-}
 _KINDS = {
-    **dict.fromkeys(_TABLES, 0),
     **dict.fromkeys(vendors.ANNOTATION_CATEGORIES, ANNOTATION),
     **dict.fromkeys(vendors.FRAME_CATEGORIES, FRAME),
     "gpu_memcpy": COPY,
     "gpu_memset": FILL,
 }
-# Operators whose shapes give their FLOPs.
-_SHAPED = re.compile(
-    r"^aten::(addmm|mm|bmm|baddbmm|linear|_?conv|cudnn_conv|miopen_conv|.*attention)"
-)
-
-# Numbers that some profilers write as text: ROCm 6.2 has "stream": "0x0".
-Number = int | float | str | None
-_EMPTY = msgspec.Raw()
-
-
-class _Args(msgspec.Struct, frozen=True, gc=False):
-    correlation: Number = NONE
-    device: Number = NONE
-    bytes: Number = NONE
-    size: Number = NONE  # ROCm's word for bytes, on the runtime's side
-    external: Number = msgspec.field(name="External id", default=NONE)
-    shapes: msgspec.Raw = msgspec.field(name="Input Dims", default=_EMPTY)
-    types: msgspec.Raw = msgspec.field(name="Input type", default=_EMPTY)
-    values: msgspec.Raw = msgspec.field(name="Concrete Inputs", default=_EMPTY)
-    allocated: int | None = msgspec.field(name="Total Allocated", default=None)
-    device_type: int | None = msgspec.field(name="Device Type", default=None)
-
-
-_NO_ARGS = _Args()
-
-
-class _Event(msgspec.Struct, gc=False):
-    ph: str = ""
-    cat: str | None = ""
-    name: str = ""
-    ts: float = math.nan  # microseconds, as is dur
-    dur: float | None = 0.0
-    pid: int | float | str | None = None
-    tid: int | float | str | None = None
-    args: _Args | str | int | float | list[msgspec.Raw] | None = _NO_ARGS
-
-
-class _DeviceProperties(msgspec.Struct):
-    id: int = 0
-    name: str = ""
-    memory: int | None = msgspec.field(name="totalGlobalMem", default=None)
-
-
-class _Head(msgspec.Struct):
-    # The format's own names.
-    distributedInfo: dict[str, object] = {}
-    deviceProperties: list[_DeviceProperties] = []
-
-
-class _File(_Head):
-    traceEvents: list[_Event] = msgspec.field(default_factory=list)
-
-
-_EVENTS = msgspec.json.Decoder(list[_Event], strict=False)
-_FILE = msgspec.json.Decoder(_File, strict=False)
 
 
 @dataclass(frozen=True)
@@ -135,16 +72,6 @@ class Events:
     def where(self, mask: Mask | Ints) -> Events:
         """Those events alone."""
         return Events(**{column: values[mask] for column, values in vars(self).items()})
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The recorded inputs of one operator."""
-
-    name: str
-    dims: tuple[tuple[int, ...], ...]
-    dtype: str
-    values: tuple[str, ...] = ()  # of what is not a tensor
 
 
 @dataclass(frozen=True)
@@ -178,32 +105,37 @@ class Trace:
         if not len(events):
             return np.zeros(0, bool)
         matching = np.zeros(len(self.names), bool)
-        used = np.flatnonzero(np.bincount(events.name, minlength=len(self.names)))
-        matching[used] = [bool(pattern.search(self.names[at])) for at in used.tolist()]
+        used = list(range(len(self.names)))
+        if len(used) > FEW:
+            used = np.flatnonzero(np.bincount(events.name, minlength=len(used))).tolist()
+        matching[used] = [bool(pattern.search(self.names[at])) for at in used]
         return matching[events.name]
 
 
 def distinct(numbers: Ints) -> list[int]:
     """The numbers that occur, in order; numpy's own way loads its masked arrays."""
-    return sorted(set(numbers.tolist()))
+    ordered = np.sort(numbers)
+    firsts: Ints = ordered[np.diff(ordered, prepend=ordered[:1] - 1) != 0]
+    return list(map(int, firsts))
 
 
 def read(path: Path | str) -> Trace:
     """Read a trace, plain or gzipped. Raises BadFile if it is not a trace or has no events."""
-    data = read_bytes(path)
     notes: list[str] = []
-    refuse_foreign(path, data)
-    if data[:2] == b"\x1f\x8b":
-        data = _unpacked(data, path, notes)
-        refuse_foreign(path, data)
+    decoding, columns = Decoding(text_of(path, notes)), Columns()
     with _no_collection():
-        file, cut = _decoded(data, path, notes)
-        del data
-        trace = _columns(file, tuple(notes), cut)
-    if trace is None:
+        columns.gather(decoding)
+    if not decoding.is_trace:
+        raise BadFile(
+            f"{path} is not a Chrome trace. Record it with torch.profiler and "
+            "export_chrome_trace()."
+        )
+    if not columns.timed:
         raise BadFile(
             f"{path} holds no events. Record it with torch.profiler and export_chrome_trace()."
         )
+    notes += decoding.damage.notes()
+    trace = _trace(columns, decoding, tuple(notes))
     if not len(trace.device) + len(trace.runtime) + len(trace.host):
         raise BadFile(
             f"{path} holds no events of the host or a device that torch.profiler records."
@@ -213,7 +145,7 @@ def read(path: Path | str) -> Trace:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Hundreds of thousands of events live at once, and none is in a cycle."""
+    """Events by the thousand are made and dropped, and none is in a cycle."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -223,139 +155,84 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _unpacked(data: bytes, path: Path | str, notes: list[str]) -> bytes:
-    unpacker = zlib.decompressobj(wbits=31)
-    parts: list[bytes] = []
-    try:
-        for start in range(0, len(data), CHUNK):
-            parts.append(unpacker.decompress(data[start : start + CHUNK]))
-        parts.append(unpacker.flush())
-    except zlib.error as error:
-        notes.append(f"the gzip file is damaged ({error}); the part before the damage was read")
-    else:
-        if not unpacker.eof:
-            notes.append("the gzip file ends too early; its beginning was read")
-    text = b"".join(parts)
-    if not text:
-        raise BadFile(
-            f"{path} is a gzip file from which nothing can be read. Export the trace again."
-        )
-    return text
-
-
-def _decoded(data: bytes, path: Path | str, notes: list[str]) -> tuple[_File, bool]:
-    """The file, and whether it is cut off."""
-    # Stripping copies a large file, and only the array form needs it.
-    text = data if data[:64].lstrip()[:1] == b"{" else data.strip()
-    if text[:1] == b"[":  # the array form of the Chrome trace format
-        text = b'{"traceEvents":' + text + b"}"
-    try:
-        file = _FILE.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        salvaged = salvage(text, _EVENTS.decode)
-        if salvaged.events or salvaged.skipped:
-            notes += salvaged.notes()
-            head = _head(salvaged.head)
-            events = [event for event in salvaged.events if isinstance(event, _Event)]
-            return _File(head.distributedInfo, head.deviceProperties, events), salvaged.cut
-    else:
-        if file.traceEvents or b'"traceEvents"' in text[:4096]:
-            return file, False
-    raise BadFile(
-        f"{path} is not a Chrome trace. Record it with torch.profiler and export_chrome_trace()."
-    )
-
-
-def _head(text: bytes) -> _Head:
-    """What a damaged file says before its events, as far as it can be read."""
-    try:
-        return msgspec.json.decode(text.rstrip(b" \t\r\n,") + b"}", type=_Head, strict=False)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _Head()
-
-
-def _columns(file: _File, notes: tuple[str, ...], cut: bool) -> Trace | None:
-    tables: dict[str, list[_Event]] = {"device": [], "runtime": [], "host": []}
-    append = {category: tables[table].append for category, table in _TABLES.items()}
-    memory: list[_Event] = []
-    timed = False
-    for event in file.traceEvents:
-        if event.ph == "X":
-            timed = True
-            if event.cat in append:
-                append[event.cat](event)
-        elif event.ph == "i":
-            timed = True
-            if event.name == INSTANT_MEMORY and _is_device_memory(_args(event)):
-                memory.append(event)
-    if not timed:
-        return None
-    names: dict[str, int] = {}
-    threads: dict[object, int] = {}
-    starts = {table: _floats(events, "ts") for table, events in tables.items()}
-    moments = np.concatenate([*starts.values(), [np.inf]])
-    origin = float(moments[np.isfinite(moments)].min(initial=np.inf))
-    origin = 0.0 if math.isinf(origin) else origin
+def _trace(columns: Columns, decoding: Decoding, notes: tuple[str, ...]) -> Trace:
+    origin = _origin([columns.device, columns.runtime, columns.host])
+    numbering = _Numbering(columns.keys)
     device, runtime, host = (
-        _table(table, events, starts[table], origin, names, threads)
-        for table, events in tables.items()
+        _events(table, origin, numbering)
+        for table in (columns.device, columns.runtime, columns.host)
     )
-    work = np.array([not vendors.NOT_WORK.search(name) for name in names], bool)
-    rank, world = (file.distributedInfo.get(key) for key in ("rank", "world_size"))
+    work = np.array([not vendors.NOT_WORK.search(name) for name in numbering.names], bool)
+    head = decoding.head
+    rank, world = (head.distributedInfo.get(key) for key in ("rank", "world_size"))
+    memory = np.array(columns.memory, np.float64).reshape(-1, 2)
     return Trace(
-        names=tuple(names),
-        device=device.where(work[device.name]) if len(device) else device,
+        names=tuple(numbering.names),
+        device=device if work.all() else device.where(work[device.name]),
         runtime=runtime,
         host=host,
-        memory_time=_nanoseconds(_floats(memory, "ts"), origin),
-        memory_allocated=np.array([_args(event).allocated for event in memory], np.int64),
+        memory_time=_nanoseconds(memory[:, 0], origin),
+        memory_allocated=np.array([allocated for _, allocated in columns.memory], np.int64),
         rank=rank if isinstance(rank, int) else None,
         world_size=world if isinstance(world, int) else None,
         notes=notes,
-        cut=cut,
-        device_names={device.id: device.name for device in file.deviceProperties if device.name},
-        device_memory={d.id: d.memory for d in file.deviceProperties if d.memory},
-        vendor=_vendor({event.cat for event in tables["runtime"]}),
-        shapes=_shapes(tables["host"]),
+        cut=decoding.damage.cut,
+        device_names={device.id: device.name for device in head.deviceProperties if device.name},
+        device_memory={d.id: d.memory for d in head.deviceProperties if d.memory},
+        vendor=_vendor(numbering.categories(columns.runtime.columns()["key"])),
+        shapes=columns.shapes,
         origin=origin,
     )
 
 
-def _args(event: _Event) -> _Args:
-    return event.args if isinstance(event.args, _Args) else _NO_ARGS
+class _Numbering:
+    """Names and threads as numbers, in the order in which they are first asked for."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self.keys = keys
+        self.names: dict[str, int] = {}
+        self.threads: dict[object, int] = {}
+
+    def used(self, key: Ints) -> list[int]:
+        """The keys that occur."""
+        return np.flatnonzero(np.bincount(key, minlength=1)).tolist()
+
+    def categories(self, key: Ints) -> set[str]:
+        return {self.keys[at][1] or "" for at in self.used(key)}
+
+    def name(self, key: Ints) -> Ints:
+        return self._numbers(key, self.names, lambda own: own[2])
+
+    def thread(self, key: Ints) -> Ints:
+        return self._numbers(key, self.threads, lambda own: own[3:])
+
+    def kind(self, key: Ints) -> Ints:
+        return self.by_key(key, lambda own: _KINDS.get(own[1] or "", 0))
+
+    def by_key(self, key: Ints, number: Callable[[Key], int]) -> Ints:
+        """A number for each event, from what it shares with others."""
+        numbers = np.zeros(len(self.keys), np.int64)
+        used = self.used(key)
+        numbers[used] = [number(self.keys[at]) for at in used]
+        return numbers[key]
+
+    def _numbers(self, key: Ints, numbers: dict[T, int], part: Callable[[Key], T]) -> Ints:
+        return self.by_key(key, lambda own: numbers.setdefault(part(own), len(numbers)))
 
 
-def _vendor(categories: set[str | None]) -> str:
+def _origin(tables: Sequence[EventTable]) -> float:
+    """The first moment, in microseconds."""
+    moments = np.concatenate([table.columns()["ts"] for table in tables])
+    origin = float(moments[np.isfinite(moments)].min(initial=np.inf))
+    return 0.0 if math.isinf(origin) else origin
+
+
+def _vendor(categories: set[str]) -> str:
     """torch's name of the device type; ROCm's is 'cuda' too."""
     for prefix in ("xpu", "mtia", "privateuse1"):
-        if any(category and category.startswith(prefix) for category in categories):
+        if any(category.startswith(prefix) for category in categories):
             return prefix
     return "cuda"
-
-
-def _shapes(host: Sequence[_Event]) -> dict[int, Shapes]:
-    """Recorded inputs of the operators whose FLOPs follow from them, by external id."""
-    shapes: dict[int, Shapes] = {}
-    for event in [event for event in host if event.cat == "cpu_op"]:  # few beside the frames
-        args = event.args
-        if not isinstance(args, _Args) or args.shapes is _EMPTY or not _SHAPED.search(event.name):
-            continue
-        try:
-            dims = msgspec.json.decode(args.shapes, type=tuple[tuple[int, ...], ...])
-            types = _texts(args.types)
-            values = _texts(args.values) if "conv" in event.name else ()
-        except msgspec.DecodeError:
-            continue  # lists of tensors have deeper shapes
-        shapes[_int(args.external)] = Shapes(event.name, dims, types[0] if types else "", values)
-    return shapes
-
-
-def _texts(raw: msgspec.Raw) -> tuple[str, ...]:
-    return msgspec.json.decode(raw, type=tuple[str, ...]) if bytes(raw) else ()
-
-
-def _is_device_memory(args: _Args) -> bool:
-    return args.allocated is not None and args.device_type != 0
 
 
 def _nanoseconds(moments: Floats, origin: float) -> Ints:
@@ -363,85 +240,41 @@ def _nanoseconds(moments: Floats, origin: float) -> Ints:
     return np.rint((moments - origin) * 1000).astype(np.int64)
 
 
-def _int(value: object) -> int:
-    """A number however it is written; NONE where it is absent or not a number."""
-    try:
-        number = int(value, 0) if isinstance(value, str) else int(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError, OverflowError):
-        return NONE
-    return number if -(2**63) <= number < 2**63 else NONE
-
-
-def _floats(events: Sequence[_Event], field: str) -> Floats:
-    # numpy reads a null as not a number
-    return np.fromiter(map(attrgetter(field), events), np.float64, len(events))
-
-
-def _ints(events: Sequence[_Event], field: str) -> Ints:
-    """One of the arguments as a column: at once where all are numbers, as nearly always."""
-    values = map(attrgetter(f"args.{field}"), events)
-    try:
-        return np.fromiter(values, np.int64, len(events))
-    except (TypeError, ValueError, AttributeError, OverflowError):
-        return np.array([_int(getattr(_args(event), field)) for event in events], np.int64)
-
-
-def _numbered(keys: Sequence[object], numbers: dict[Any, int]) -> Ints:
-    """Keys as numbers, those that are new counted on."""
-    for key in dict.fromkeys(keys):
-        numbers.setdefault(key, len(numbers))
-    return np.fromiter(map(numbers.__getitem__, keys), np.int64, len(keys))
-
-
-def _table(
-    table: str,
-    events: list[_Event],
-    moments: Floats,
-    origin: float,
-    names: dict[str, int],
-    threads: dict[object, int],
-) -> Events:
-    durations = np.nan_to_num(_floats(events, "dur"))
+def _events(table: EventTable, origin: float, numbering: _Numbering) -> Events:
+    columns = table.columns()
+    moments, durations = columns["ts"], np.nan_to_num(columns["dur"])
     timely = (np.abs(moments - origin) < LONGEST) & (np.abs(durations) < LONGEST)
     if not timely.all():
-        events = [event for event, keep in zip(events, timely.tolist(), strict=True) if keep]
+        columns = {name: column[timely] for name, column in columns.items()}
         moments, durations = moments[timely], durations[timely]
     start = _nanoseconds(moments, origin)
     end = start + np.maximum(0, _nanoseconds(durations, 0.0))
-    nothing = np.full(len(events), NONE, np.int64)
-    own_names = list(map(attrgetter("name"), events))
-    columns = Events(
-        start=start,
-        end=end,
-        name=_numbered(own_names, names),
-        thread=nothing
-        if table == "device"
-        else _numbered(list(map(attrgetter("pid", "tid"), events)), threads),
-        correlation=nothing if table == "host" else _ints(events, "correlation"),
-        device=_devices(events) if table == "device" else nothing,
-        bytes=nothing if table == "host" else _sizes(events, table, own_names),
-        kind=np.fromiter(
-            map(_KINDS.__getitem__, map(attrgetter("cat"), events)), np.int64, len(events)
-        ),
-        external=_ints(events, "external") if table == "device" else nothing,
+    order = _order(start, end)
+    columns = {name: column[order] for name, column in columns.items()}
+    key, nothing = columns["key"], np.full(len(start), NONE, np.int64)
+    on_device = "device" in columns
+    name = numbering.name(key)
+    return Events(
+        start=start[order],
+        end=end[order],
+        name=name,
+        thread=nothing if on_device else numbering.thread(key),
+        correlation=columns.get("correlation", nothing),
+        device=_devices(columns["device"], key, numbering) if on_device else nothing,
+        # ROCm 6.2 has the bytes of a copy at the call that queued it, under another name.
+        bytes=columns.get("bytes", columns.get("size", nothing)),
+        kind=numbering.kind(key),
+        external=columns.get("external", nothing),
     )
-    # by start; of equals the longer, which is outside, first
-    return columns.where(np.lexsort((-end, start)))
 
 
-def _devices(events: Sequence[_Event]) -> Ints:
-    devices = _ints(events, "device")
-    if (devices != NONE).all():
-        return devices
+def _order(start: Ints, end: Ints) -> Ints:
+    """By start; of equals the longer, which is outside, first."""
+    return np.lexsort((-end, start))
+
+
+def _devices(device: Ints, key: Ints, numbering: _Numbering) -> Ints:
+    if (device != NONE).all():
+        return device
     # On MTIA the process of an operation is its device.
-    processes = np.array([_int(event.pid) for event in events], np.int64)
-    return np.where(devices == NONE, processes, devices)
-
-
-def _sizes(events: Sequence[_Event], table: str, names: Sequence[str]) -> Ints:
-    """Bytes of copies; ROCm 6.2 has them at the call that queued a copy, under another name."""
-    if table == "device":
-        return _ints(events, "bytes")
-    if any(name.startswith("hip") for name in names[:SOME]):
-        return _ints(events, "size")
-    return np.full(len(events), NONE, np.int64)
+    return np.where(device == NONE, numbering.by_key(key, lambda own: integer(own[3])), device)

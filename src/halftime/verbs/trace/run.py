@@ -283,8 +283,7 @@ def _notes(recorded: Trace, traced: Sequence[TracedCall]) -> tuple[str, ...]:
     notes = list(recorded.notes)
     if len(traced) > 1:
         notes.append(
-            f"{len(traced)} calls were recorded: the ledger and the findings are of one call on "
-            "average, what the device did is of all of them together"
+            f"{len(traced)} calls were recorded: everything here is of one call on average"
         )
     return tuple(notes)
 

@@ -1,8 +1,8 @@
 """Events from a file that is not JSON: cut off, or with tokens that no JSON parser accepts.
 
-Profilers write `NaN` and `inf`, quotes that are not escaped, and control characters. The text is
-cut where events begin, in one pass; runs of events are decoded together, and only a run that fails
-is decoded event by event, so a file takes linear time however many events are bad.
+Profilers write `NaN` and `inf`, quotes that are not escaped, and control characters. A piece of the
+text that fails is cut where events begin, and the bad events are found by halves, so a file takes
+linear time however many events are bad.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import msgspec
 
 T = TypeVar("T")
 
-RUN = 256  # events decoded together
+FAULTS = (msgspec.DecodeError, UnicodeDecodeError)  # of text that is not JSON, or of other types
+SEPARATORS = b" \t\r\n,"  # between events
 LONGEST_EVENT = 1 << 20  # bytes; a longer piece is not an event, and is not mended
 NAMED = 3  # names of events that could not be read, for the note
-# An event is an object directly in the array, so no key's colon precedes it.
+_INDENT = 16  # at most, between a key's colon and its object
 _BEGINS = re.compile(rb'\{\s*"(?:ph|cat|name|pid|tid|ts|dur|args|id|s|bp)"\s*:')
 _BAD_NUMBER = re.compile(
     rb"(?<=[:\[,\s])\s*[-+]?(?:NaN|nan|Infinity|infinity|inf|Inf)\b(?=\s*[,}\]])"
@@ -42,79 +43,102 @@ _ARRAY_ENDS = re.compile(rb'\}\s*\](?=\s*(?:,\s*"|\}|$))')
 
 
 @dataclass
-class Salvaged:
-    """Events of a damaged file, and what was wrong with it."""
+class Damage:
+    """What was wrong with the events of a file."""
 
-    events: list[object] = field(default_factory=list)
-    mended: int = 0
+    mended_events: int = 0
     skipped: int = 0
     skipped_names: list[str] = field(default_factory=list)
     cut: bool = False
-    head: bytes = b""  # what stands before the events
 
     def notes(self) -> Iterator[str]:
         """What a reader of the numbers must know, in sentences."""
         if self.cut:
             yield "the file is cut off; its whole events were read"
-        if self.mended:
-            yield f"{self.mended:,} events held tokens that are not JSON and were read without them"
+        if self.mended_events:
+            yield (
+                f"{self.mended_events:,} events held tokens that are not JSON and were read "
+                "without them"
+            )
         if self.skipped:
             names = ", ".join(dict.fromkeys(self.skipped_names))
             yield f"{self.skipped:,} events could not be read and are left out, the first: {names}"
 
+    def mended(self, text: bytes, decode: Callable[[bytes], list[T]], *, last: bool) -> list[T]:
+        """The events of a damaged piece, which may be the `last` of its file.
 
-def salvage(text: bytes, decode: Callable[[bytes], list[T]]) -> Salvaged:
-    """The events of `text`; `decode` decodes a JSON array of them, or raises."""
-    array = re.search(rb'"traceEvents"\s*:\s*(?=\[)', text)
-    begins = [
-        begin
-        for match in _BEGINS.finditer(text, array.end() if array else 0)
-        if text[(begin := match.start()) - 1] != 58 and text[begin - 2] != 58  # ':'
-    ]
-    result = Salvaged(head=text[: array.start()] if array else b"")
-    if not begins:
-        return result
-    close = _ARRAY_ENDS.search(text, begins[-1])
-    result.cut = close is None
-    edges = [*begins, close.start() + 1 if close else len(text)]
-    for low in range(0, len(begins), RUN):
-        high = min(low + RUN, len(begins))
-        piece = text[edges[low] : edges[high]].rstrip(b" \t\r\n,")
+        `decode` decodes a JSON array of them, or raises.
+        """
+        edges = begins_of(text, 0)
+        if not edges:
+            return []
+        close = _ARRAY_ENDS.search(text, edges[-1]) if last else None
+        self.cut = last and close is None
+        if not self.cut or _is_whole(text[edges[-1] :], decode):
+            edges.append(close.start() + 1 if close else len(text))
+        return self._between(text, edges, decode)
+
+    def _between(
+        self, text: bytes, edges: list[int], decode: Callable[[bytes], list[T]]
+    ) -> list[T]:
+        """The events that begin at all edges but the last; those that fail are found by halves."""
+        if len(edges) < 2:
+            return []
+        piece = text[edges[0] : edges[-1]].rstrip(SEPARATORS)
         try:
-            result.events += decode(b"[" + piece + b"]")
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            for at in range(low, high):
-                event = text[edges[at] : edges[at + 1]].rstrip(b" \t\r\n,")
-                if not (result.cut and at == len(begins) - 1 and not _whole(event, decode)):
-                    _add(result, event, decode)
-    return result
+            return decode(b"[" + piece + b"]")
+        except FAULTS:
+            if len(edges) == 2:
+                return self._one(piece, decode)
+        half = len(edges) // 2
+        return [
+            *self._between(text, edges[: half + 1], decode),
+            *self._between(text, edges[half:], decode),
+        ]
+
+    def _one(self, piece: bytes, decode: Callable[[bytes], list[T]]) -> list[T]:
+        """An event mended, or by its fields; counted where it cannot be read."""
+        for attempt in _attempts(piece):
+            try:
+                events = decode(b"[" + attempt + b"]")
+            except FAULTS:
+                continue
+            self.mended_events += 1
+            return events
+        self.skipped += 1
+        if len(self.skipped_names) < NAMED:
+            match = re.search(rb'"name"\s*:\s*"([^"\n]{1,60})', piece)
+            self.skipped_names.append(match[1].decode(errors="replace") if match else "no name")
+        return []
 
 
-def _whole(event: bytes, decode: Callable[[bytes], list[T]]) -> bool:
+def begins_of(text: bytes, start: int) -> list[int]:
+    """Where events begin, from `start` on."""
+    begins = [match.start() for match in _BEGINS.finditer(text, start)]
+    return [begin for begin in begins if not _is_value(text, begin)]
+
+
+def last_begin(text: bytes) -> int:
+    """Where the last event begins; 0 where there is none after the first."""
+    at = text.rfind(b"{")
+    while at > 0 and (_is_value(text, at) or not _BEGINS.match(text, at)):
+        at = text.rfind(b"{", 0, at)
+    return max(at, 0)
+
+
+def _is_value(text: bytes, begin: int) -> bool:
+    """An event is an object directly in the array, so no key's colon precedes it."""
+    return text[max(0, begin - _INDENT) : begin].rstrip()[-1:] == b":"
+
+
+def _is_whole(event: bytes, decode: Callable[[bytes], list[T]]) -> bool:
     try:
-        return bool(decode(b"[" + event + b"]"))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return bool(decode(b"[" + event.rstrip(SEPARATORS) + b"]"))
+    except FAULTS:
         return False
 
 
-def _add(result: Salvaged, piece: bytes, decode: Callable[[bytes], list[T]]) -> None:
-    """One event: as it is, mended, or by its fields; counted where it cannot be read."""
-    for attempt, text in enumerate(_attempts(piece)):
-        try:
-            events = decode(b"[" + text + b"]")
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        result.events += events
-        result.mended += attempt > 0
-        return
-    result.skipped += 1
-    if len(result.skipped_names) < NAMED:
-        match = re.search(rb'"name"\s*:\s*"([^"\n]{1,60})', piece)
-        result.skipped_names.append(match[1].decode(errors="replace") if match else "no name")
-
-
 def _attempts(piece: bytes) -> Iterator[bytes]:
-    yield piece
     if len(piece) > LONGEST_EVENT:
         return
     mended = _CONTROL.sub(b" ", _BAD_NUMBER.sub(b"null", piece))

@@ -131,7 +131,7 @@ def _device_done(trace: Trace, launched_by: Ints) -> Callable[[int], int]:
     reach = np.maximum.accumulate(trace.device.end[matched][order]) if len(matched) else issued
 
     def device_done(moment: int) -> int:
-        at = int(np.searchsorted(issued, moment, side="left"))
+        at = int(issued.searchsorted(moment, side="left"))
         return max(moment, int(reach[at - 1])) if at else moment
 
     return device_done

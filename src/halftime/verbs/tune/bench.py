@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from halftime.verbs.profile.call import quiet_progress_bars
 from halftime.verbs.tune.decide import (
     FIRST_ROUNDS,
     MOST_ROUNDS,
+    NO_TIME,
     WARM_PROMPTS,
     Choices,
     plan_key,
@@ -55,6 +56,7 @@ class LivePlan:
     stack: ExitStack
     first: PictureSet
     setup_seconds: float
+    call_seconds: float  # of its first call after those
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Bench:
     pipeline: DiffusionPipeline
     workload: Workload
     prompts: Sequence[PicturePrompt]
+    clock: Callable[[], float] = time.perf_counter
     live: dict[bytes, LivePlan] = field(default_factory=dict)
 
     def at(self, plan: Choices) -> LivePlan:
@@ -79,15 +82,15 @@ class Bench:
             pipeline = twin(self.pipeline)
             stack.enter_context(quiet_progress_bars(pipeline))
             check_levels(pipeline, choose(Plan(fixes=plan)))  # not part of what is timed
-            begun = time.perf_counter()
+            begun = self.clock()
             stack.enter_context(applied(pipeline, Plan(fixes=plan), probe=False))
             first = render(pipeline, self.workload, self.prompts[:WARM_PROMPTS], "candidate")
-            setup = time.perf_counter() - begun
-            self.seconds(pipeline, -1)
+            setup = self.clock() - begun
+            call_seconds = self.seconds(pipeline, -1)
         except BaseException:
             stack.close()
             raise
-        return LivePlan(pipeline, stack, first, setup)
+        return LivePlan(pipeline, stack, first, setup, call_seconds)
 
     def seconds(self, pipeline: DiffusionPipeline, turn: int) -> float:
         """One call, timed. Each turn has its own prompt, so that a cache of prompts pays only where
@@ -96,11 +99,11 @@ class Bench:
         cuda = device_of(pipeline).type == "cuda"
         if cuda:
             torch.cuda.synchronize()
-        begun = time.perf_counter()
+        begun = self.clock()
         pipeline(**arguments)
         if cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - begun
+        return self.clock() - begun
 
     def workload_of(self, turn: int) -> Workload:
         """The workload of one turn: with its own prompts where the user gave some, else with one of
@@ -120,8 +123,18 @@ class Bench:
         """Take back all plans."""
         self.keep_only()
 
-    def trial(self, incumbent: Choices, candidate: Choices, progress: Progress) -> Trial:
-        """Baseline, incumbent and candidate in turns, for as many rounds as the decision needs."""
+    def trial(
+        self,
+        incumbent: Choices,
+        candidate: Choices,
+        progress: Progress,
+        allows: Callable[[float], bool] = lambda seconds: True,
+    ) -> Trial:
+        """Baseline, incumbent and candidate in turns, for as many rounds as the decision needs.
+
+        `allows` says whether something of so many seconds still fits. Where the first rounds do
+        not, the trial fails with NO_TIME.
+        """
         empty = Trial(incumbent_plan=incumbent, candidate_plan=candidate)
         try:
             baseline, _, new = self.at(()), self.at(incumbent), self.at(candidate)
@@ -134,12 +147,19 @@ class Bench:
         if broken:
             failure = f"broken picture: {broken[0].reason}"
             return msgspec.structs.replace(empty, setup_seconds=new.setup_seconds, failure=failure)
+        plans = ((), incumbent, candidate)
+        round_seconds = sum(self.at(plan).call_seconds for plan in plans)
         rows: list[tuple[float, ...]] = []
         trial = empty
         while len(rows) < FIRST_ROUNDS or (undecided(trial) and len(rows) < MOST_ROUNDS):
+            if not allows(max(1, FIRST_ROUNDS - len(rows)) * round_seconds):
+                break
             progress("in turns", len(rows), MOST_ROUNDS)
-            rows.append(self._turn(((), incumbent, candidate), len(rows)))
+            rows.append(self._turn(plans, len(rows)))
+            round_seconds = sum(rows[-1])
             trial = _with_rounds(empty, rows, new.setup_seconds)
+        if len(rows) < FIRST_ROUNDS:
+            return msgspec.structs.replace(empty, setup_seconds=new.setup_seconds, failure=NO_TIME)
         return trial
 
     def _turn(self, plans: tuple[Choices, ...], turn: int) -> tuple[float, ...]:
@@ -152,12 +172,21 @@ class Bench:
             seconds[key] = self.seconds(self.live[key].pipeline, turn)
         return tuple(seconds[key] for key in keys)
 
-    def confirm(self, plan: Choices, rounds: int, progress: Progress) -> Trial:
-        """Baseline against one plan, alone and longer."""
+    def confirm(
+        self,
+        plan: Choices,
+        rounds: int,
+        progress: Progress,
+        allows: Callable[[float], bool] = lambda seconds: True,
+    ) -> Trial:
+        """Baseline against one plan, alone and longer; one round at least, and no more than
+        `allows`."""
         self.at(())
         tuned = self.at(plan)
-        rows = []
+        rows: list[tuple[float, float, float]] = []
         for index in range(rounds):
+            if rows and not allows(rows[-1][1] + rows[-1][2]):
+                break
             progress("baseline against recipe", index, rounds)
             seconds = self._turn(((), plan), index)
             rows.append((seconds[0], seconds[0], seconds[1]))

@@ -21,6 +21,7 @@ Choices = tuple[Choice, ...]
 WARM_PROMPTS = 2
 _UNTIMED_CALLS = WARM_PROMPTS + 1  # of a new plan
 FIRST_ROUNDS, MOST_ROUNDS = 7, 15  # of a trial, in turns
+NO_TIME = "no time was left for its rounds after its first calls"
 _NEAR = 0.01  # nearer than this to 1.0 more rounds would not pay for themselves
 _NO_GAIN = Interval(1.0, 1.0, 1.0)
 
@@ -64,21 +65,26 @@ class Budget:
     clock: Callable[[], float]
     spent_before: float = 0.0  # by an interrupted run that this one continues
     reserve: float = 0.0
+    begun: float | None = None  # on the clock; now, unless the command began earlier
 
     def __post_init__(self) -> None:
         if not self.total > 0:
             raise BadInput(
                 f"budget is {units.seconds(self.total)}; it must be above 0, for example 10m."
             )
-        self.start = self.clock()
+        self.start = self.clock() if self.begun is None else self.begun
 
     def spent(self) -> float:
         """Since the beginning, interrupted runs included."""
         return self.spent_before + self.clock() - self.start
 
+    def remaining(self) -> float:
+        """For everything: what is not spent."""
+        return self.total - self.spent()
+
     def left(self) -> float:
         """For trials: what is neither spent nor set aside."""
-        return self.total - self.spent() - self.reserve
+        return self.remaining() - self.reserve
 
     def allows(self, seconds: float) -> bool:
         """Whether something that takes this long still fits."""
@@ -113,20 +119,27 @@ def trial_seconds(baseline: float, incumbent: float, setup: float) -> float:
     return setup + FIRST_ROUNDS * baseline + incumbent_calls * incumbent
 
 
-def culprit(fixes: Sequence[T], passes: Callable[[Sequence[T]], bool]) -> T:
+def suspects(
+    fixes: Sequence[T],
+    passes: Callable[[Sequence[T]], bool],
+    allows: Callable[[Sequence[T]], bool] = lambda prefix: True,
+) -> Sequence[T]:
     """The fix that turns a plan bad, by bisection over its prefixes: about log2(n) questions.
 
     The empty plan is good and the whole one bad; the answer is the last fix of the shortest bad
-    prefix, where badness does not go away by adding fixes.
+    prefix, where badness does not go away by adding fixes. Where a question is not allowed any
+    more, every fix beyond the longest prefix that passed is suspect.
     """
     good, bad = 0, len(fixes)
     while bad - good > 1:
+        if not allows(fixes[: (good + bad) // 2]):
+            return fixes[good:]
         middle = (good + bad) // 2
         if passes(fixes[:middle]):
             good = middle
         else:
             bad = middle
-    return fixes[bad - 1]
+    return fixes[bad - 1 : bad]
 
 
 def pareto(points: Sequence[SweepPoint]) -> list[bool]:

@@ -12,12 +12,12 @@ from halftime.records.recipe import Plan
 from halftime.records.tune import SweepPoint, Trial
 from halftime.verbs.profile.run import ProfileSettings, measure_in_turns
 from halftime.verbs.tune.bench import Bench
-from halftime.verbs.tune.decide import Budget, Choices
+from halftime.verbs.tune.decide import NO_TIME, Budget, Choices
 from halftime.verbs.tune.quality import Pictures
 from halftime.verbs.tune.state import TuneState
 from halftime.verbs.tune.sweep import sweep
 
-_PROFILE = ProfileSettings(runs=5, warmup=1, probes=False)
+PROFILE = ProfileSettings(runs=5, warmup=1, probes=False, pictures=False)
 _SWEEP_PROMPTS = 6
 
 
@@ -40,13 +40,13 @@ class Measurements:
         self.state.add(self.budget.spent(), session=session)
         return session
 
-    def profiles(self, *plans: Choices) -> list[Session]:
+    def profiles(self, *plans: Choices, settings: ProfileSettings = PROFILE) -> list[Session]:
         """A session for each plan, measured in turns."""
         pipelines = [
             LoadedPipeline(self.bench.at(plan).pipeline, self.loaded.name, self.loaded.notes)
             for plan in plans
         ]
-        sessions = measure_in_turns(pipelines, self.workload, _PROFILE, progress=self.progress)
+        sessions = measure_in_turns(pipelines, self.workload, settings, progress=self.progress)
         return [
             open_findings(session, Plan(fixes=plan))
             for session, plan in zip(sessions, plans, strict=True)
@@ -58,15 +58,16 @@ class Measurements:
         if earlier is not None:
             return earlier
         self.bench.keep_only((), incumbent)
-        trial = self.bench.trial(incumbent, candidate, self.progress)
-        self.state.add_trial(self.budget.spent(), trial)
+        trial = self.bench.trial(incumbent, candidate, self.progress, self.budget.allows)
+        if trial.failure != NO_TIME:  # a run that goes on may have time for it
+            self.state.add_trial(self.budget.spent(), trial)
         return trial
 
     def is_measured(self, incumbent: Choices, candidate: Choices) -> bool:
         """Whether this trial needs no time."""
         return self.state.trial(incumbent, candidate) is not None
 
-    def sweep(self, pictures: Pictures, loss: float) -> tuple[SweepPoint, ...]:
+    def sweep(self, pictures: Pictures, loss: float, call_seconds: float) -> tuple[SweepPoint, ...]:
         """Solver x steps against the baseline's pictures."""
         if self.state.sweep:
             return self.state.sweep
@@ -76,6 +77,7 @@ class Measurements:
             self.workload,
             pictures.prompts[:_SWEEP_PROMPTS],
             loss=loss,
+            call_seconds=call_seconds,
             budget=self.budget,
             progress=self.progress,
         )

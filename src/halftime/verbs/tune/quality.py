@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from halftime.pipeline.device import this_environment
 from halftime.records.verdict import EVERYTHING, Verdict
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.decide import Choices, plan_key, trial_seconds
+from halftime.verbs.tune.ending import METRICS_SECONDS, SMALLEST, ending_seconds
 from halftime.verbs.verify.pictures import PictureSet
 from halftime.verbs.verify.render import PicturePrompt, floor_sets, render
 from halftime.verbs.verify.run import VerifySettings, verdict_of
@@ -20,20 +21,8 @@ if TYPE_CHECKING:
     from halftime.records import Workload
 
 LOSS = 0.05  # mean FLIP error that an approximate recipe may have by default
+_LEDGER_CALLS = 7  # of the baseline, for its ledger
 AGREEMENT = -0.01  # and the judge's mean agreement with the prompt may fall by this
-FEWEST_PROMPTS = 6  # a verification on fewer says nothing
-CONFIRM_ROUNDS = 11  # of the last measurement, baseline and recipe in turns
-_VERIFY_SHARE = 0.4  # of the budget, for verification and the last measurement
-_FLOOR_PROMPTS = 4
-_FLOOR_SETS = 4  # harmless variations of the baseline, at most
-
-# What verification and the last measurement are expected to take, in baseline calls and seconds.
-_CALLS_PER_PROMPT = 1.6  # a picture of the baseline, and one of a plan that is faster
-_COMPARE_SECONDS = 0.15  # a pair of pictures through all metrics
-_CALLS_PER_FLOOR_PICTURE = 1.2
-_CALLS_PER_ROUND = 1.5
-_METRICS_SECONDS = 8.0  # loading the metrics and the judge
-_PROFILE_CALLS = 17  # a profile before: 7 calls; after: 7 of the baseline, 7 of a faster recipe
 
 
 @dataclass
@@ -44,8 +33,12 @@ class Pictures:
     workload: Workload
     prompts: Sequence[PicturePrompt]
     progress: Progress
+    floor_prompts: int = 4  # of each harmless variation
+    # whether the time for drawing is over; then fewer pictures are compared
+    enough: Callable[[], bool] = lambda: False
     baseline: PictureSet | None = None
     floors: dict[str, PictureSet] = field(default_factory=dict)
+    compare_seconds: float = METRICS_SECONDS  # what the last comparison took
     # the last plan and number of pictures, and what came of them
     _last_key: tuple[bytes, int] | None = None
     _last_verdict: tuple[Verdict, PictureSet] | None = None
@@ -55,10 +48,21 @@ class Pictures:
         if self.baseline is None:
             pipeline = self.bench.at(()).pipeline
             baseline = render(
-                pipeline, self.workload, self.prompts, "baseline", progress=self.progress
+                pipeline,
+                self.workload,
+                self.prompts,
+                "baseline",
+                progress=self.progress,
+                enough=self.enough,
             )
-            floor_prompts = self.prompts[:_FLOOR_PROMPTS]
-            self.floors = floor_sets(pipeline, self.workload, floor_prompts, progress=self.progress)
+            self.prompts = self.prompts[: len(baseline.pictures)]
+            self.floors = floor_sets(
+                pipeline,
+                self.workload,
+                self.prompts[: self.floor_prompts],
+                progress=self.progress,
+                enough=self.enough,
+            )
             self.baseline = baseline
         return self.baseline
 
@@ -66,7 +70,12 @@ class Pictures:
         """A plan's pictures of the first `count` prompts."""
         pipeline = self.bench.at(plan).pipeline
         return render(
-            pipeline, self.workload, self.prompts[:count], "recipe", progress=self.progress
+            pipeline,
+            self.workload,
+            self.prompts[:count],
+            "recipe",
+            progress=self.progress,
+            enough=self.enough,
         )
 
     def verdict(self, plan: Choices, count: int | None = None) -> tuple[Verdict, PictureSet]:
@@ -85,7 +94,10 @@ class Pictures:
         floors = {name: floor.first(size) for name, floor in self.floors.items()}
         settings = VerifySettings(floors=floors)
         environment = this_environment(self.workload.device)
-        return verdict_of(reference.first(size), candidate, settings, environment), candidate
+        begun = self.bench.clock()
+        verdict = verdict_of(reference.first(size), candidate, settings, environment)
+        self.compare_seconds = self.bench.clock() - begun
+        return verdict, candidate
 
 
 def distance(verdict: Verdict, metric: str) -> float | None:
@@ -122,36 +134,14 @@ def loss_words(verdict: Verdict) -> str:
     return ", ".join(words)
 
 
-def seconds_needed(baseline: float, prompts: int) -> float:
-    """What verification and the last measurement take; `baseline` is the seconds of a call."""
-    floor_pictures = _FLOOR_SETS * _FLOOR_PROMPTS
-    calls = (
-        _CALLS_PER_PROMPT * prompts
-        + _CALLS_PER_FLOOR_PICTURE * floor_pictures
-        + _CALLS_PER_ROUND * CONFIRM_ROUNDS
-    )
-    return calls * baseline + _COMPARE_SECONDS * prompts + _METRICS_SECONDS
-
-
 def least_seconds(baseline: float, prompts: int) -> float:
-    """What the smallest run takes: profiles before and after, one trial, and verification on few of
-    the prompts."""
+    """What the smallest run takes: a ledger of the baseline, one trial, and the smallest ending."""
+    smallest = SMALLEST._replace(prompts=min(SMALLEST.prompts, prompts))
     return (
-        _PROFILE_CALLS * baseline
+        _LEDGER_CALLS * baseline
         + trial_seconds(baseline, baseline, 0.0)
-        + seconds_needed(baseline, min(FEWEST_PROMPTS, prompts))
+        + ending_seconds(smallest, baseline, baseline)
     )
-
-
-def prompts_within(
-    budget: float, baseline: float, prompts: int, share: float = _VERIFY_SHARE
-) -> int:
-    """How many of the prompts can be verified in that share of the budget; `FEWEST_PROMPTS` at
-    least, where there are so many."""
-    for count in range(prompts, FEWEST_PROMPTS, -1):
-        if seconds_needed(baseline, count) <= share * budget:
-            return count
-    return min(FEWEST_PROMPTS, prompts)
 
 
 def fewer_words(count: int, prompts: int, budget: float) -> str:

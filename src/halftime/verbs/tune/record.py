@@ -29,7 +29,7 @@ class LastMeasurement(NamedTuple):
     trial: Trial
     verdict: Verdict
     before: Session
-    after: Session
+    after: Session | None  # None where the budget had no time for it
 
 
 def recipe_of(
@@ -84,6 +84,7 @@ def tuning_of(
         speedup=ratio.value,
         speedup_low=ratio.low,
         speedup_high=ratio.high,
+        rounds=len(last.trial.baseline),
         verdict=last.verdict.verdict,
         ladder=recipe.ladder,
         recipe=recipe,

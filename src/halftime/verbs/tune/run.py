@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,26 +18,32 @@ from halftime.fix.table import FIXES
 from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Environment, Session, Workload
-from halftime.records.priors import predicted
+from halftime.records.priors import predicted, setup_seconds
 from halftime.records.recipe import Choice
 from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.candidates import candidates
-from halftime.verbs.tune.decide import WARM_PROMPTS, Budget, Choices, Goal, culprit
-from halftime.verbs.tune.measure import Measurements
+from halftime.verbs.tune.decide import (
+    FIRST_ROUNDS,
+    WARM_PROMPTS,
+    Budget,
+    Choices,
+    Goal,
+    plan_key,
+    suspects,
+)
+from halftime.verbs.tune.ending import Ending, ending_seconds, ending_within
+from halftime.verbs.tune.measure import PROFILE, Measurements
 from halftime.verbs.tune.quality import (
-    CONFIRM_ROUNDS,
     LOSS,
     Pictures,
     fewer_words,
     least_seconds,
     loss_words,
-    prompts_within,
-    seconds_needed,
     too_lossy,
 )
 from halftime.verbs.tune.record import LastMeasurement, recipe_of, rung_words, tuning_of
-from halftime.verbs.tune.search import Climb, Tools, climb
+from halftime.verbs.tune.search import Climb, Tools, climb, slowness
 from halftime.verbs.tune.state import opened
 from halftime.verbs.tune.sweep import choice_of
 from halftime.verbs.verify.pictures import PictureSet
@@ -49,6 +55,9 @@ if TYPE_CHECKING:
 
 # Of the budget, for the sweep and the approximate fixes where they are allowed.
 _APPROXIMATE_SHARE = 0.4
+_ENDING_SHARE = 0.4  # of the budget, at most, is set aside for the end
+_FRESH_PROCESS_SECONDS = 10.0  # to import torch and diffusers, and to load
+_FASTER = 0.7  # what a call of a recipe is taken to take of the baseline's, before one is there
 _TIMING_PROMPTS = 40  # so many that none comes twice within a trial
 _QUALITY_PROMPTS = 8
 
@@ -83,6 +92,7 @@ class Outcome:
     tuning: Tuning
     baseline: PictureSet | None
     candidate: PictureSet | None
+    artefact_seconds: float = 0.0  # what a fresh process is expected to take for the recipe
 
 
 def tune(
@@ -104,13 +114,14 @@ def tune(
     `approximate`; `loss` is then the mean FLIP error (a ratio, 0..1) that they may cost together.
     `prompts` pictures are compared at the end. Raises HalftimeError.
     """
+    begun = time.perf_counter()
     workload = workload or Workload()
     if pipeline is None or isinstance(pipeline, str):
         loaded = load(pipeline, workload)
     else:
         loaded = LoadedPipeline(pipeline, type(pipeline).__name__, ())
     options = Options(Goal(target, speedup), budget, approximate, loss=loss, prompts=prompts)
-    return tuned(loaded, workload, options).tuning
+    return tuned(loaded, workload, options, begun=begun).tuning
 
 
 def tuned(
@@ -121,9 +132,10 @@ def tuned(
     progress: Progress = silent,
     say: Callable[[str], None] = lambda words: None,
     clock: Callable[[], float] = time.perf_counter,
+    begun: float | None = None,
 ) -> Outcome:
     """As `tune`, for a loaded pipeline: with progress, a sentence for each decision, and
-    restartable."""
+    restartable. The budget counts from `begun` on the clock, or else from now."""
     environment = this_environment(str(device_of(loaded.pipeline)))
     fresh = Partial(
         architecture=architecture(loaded.pipeline),
@@ -131,11 +143,11 @@ def tuned(
         environment=environment.identity(),
     )
     state = opened(options.partial, fresh)
-    budget = Budget(options.budget, clock, state.partial.spent_seconds)
+    budget = Budget(options.budget, clock, state.partial.spent_seconds, begun=begun)
     if state.resumed:
         say(f"continued: {len(state.partial.trials)} trials are known from an interrupted run")
     prompts = prompt_set(workload, max(options.prompts, _TIMING_PROMPTS))
-    bench = Bench(loaded.pipeline, workload, prompts)
+    bench = Bench(loaded.pipeline, workload, prompts, clock)
     measurements = Measurements(loaded, workload, bench, state, budget, progress)
     try:
         return TuningRun(options, measurements, environment, progress, say).outcome()
@@ -153,6 +165,11 @@ class TuningRun:
     progress: Progress
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def slowness(self) -> float:
+        """How much longer than expected fixes took to be put on, at most."""
+        return slowness(self.measurements.state.partial.trials)
 
     @property
     def loaded(self) -> LoadedPipeline:
@@ -177,11 +194,17 @@ class TuningRun:
         wall = session.wall_seconds
         longest = max(session.ledger, key=lambda row: row.seconds).stage
         self.say(f"baseline: {wall:.3f} s a call; most of it in {longest}")
-        count = prompts_within(self.budget.total, wall, self.options.prompts)
-        if count < self.options.prompts:
-            self.notes.append(fewer_words(count, self.options.prompts, self.budget.total))
-        self.budget.reserve = seconds_needed(wall, count)
-        pictures = Pictures(self.bench, self.workload, self.bench.prompts[:count], self.progress)
+        share = min(_ENDING_SHARE * self.budget.total, self.budget.remaining())
+        ending = ending_within(share, wall, _FASTER * wall, self.options.prompts)
+        self.budget.reserve = ending_seconds(ending, wall, _FASTER * wall)
+        pictures = Pictures(
+            self.bench,
+            self.workload,
+            self.bench.prompts[: ending.prompts],
+            self.progress,
+            ending.floor_prompts,
+        )
+        pictures.enough = lambda: self._must_measure(pictures)
         search = Climb(seconds=wall)
         if not self.options.sweep_only:
             self._equivalent(search, session, pictures)
@@ -202,7 +225,7 @@ class TuningRun:
         again = render(baseline.pipeline, self.workload, prompts, "baseline, again")
         check_repeats(baseline.first, again)
         wall = self.bench.seconds(baseline.pipeline, 0)
-        least = least_seconds(wall, self.options.prompts)
+        least = self.budget.spent() + least_seconds(wall, self.options.prompts)
         if self.budget.total < least:
             raise BadInput(
                 f"budget is {units.seconds(self.budget.total)}; a call takes "
@@ -219,6 +242,7 @@ class TuningRun:
         choices: Sequence[Choice],
         session: Session,
         unacceptable: Callable[[Choices], str] = lambda plan: "",
+        judging_seconds: float = 0.0,
     ) -> None:
         """Try these fixes on top of the plan so far, and say what came of each."""
         spoken = len(search.ladder)
@@ -242,6 +266,8 @@ class TuningRun:
             goal=self.options.goal,
             baseline_seconds=session.wall_seconds,
             unacceptable=unacceptable,
+            judging_seconds=judging_seconds,
+            slowness=lambda: self.slowness,
         )
         climb(search, choices, tools)
         say_new_rungs()
@@ -263,27 +289,72 @@ class TuningRun:
     def _drop_culprits(self, search: Climb, pictures: Pictures) -> None:
         """Verify the plan; while its pictures differ, find the fix that makes them differ and drop
         it."""
-        self._verify_fewer_if_slower(pictures)
+        self._verify_fewer_if_slower(search, pictures)
         while search.plan:
             verdict = pictures.verdict(search.plan)[0]
             if verdict.verdict != "different":
                 return
             reason = verdict.reasons[0] if verdict.reasons else "different"
             self.say(f"pictures differ: {reason}; looking for the fix")
-            fix = culprit(search.plan, lambda prefix: self._same(tuple(prefix), pictures))
-            search.drop(fix.name, f"dropped by verification: {reason}")
-            self.say(f"{fix.name}: dropped, its pictures differ")
+            fixes = suspects(
+                search.plan,
+                lambda prefix: self._same(tuple(prefix), pictures),
+                lambda prefix: self._has_time_for(tuple(prefix), pictures),
+            )
+            if len(fixes) > 1:
+                reason += "; no time was left to find out by which fix"
+            for fix in fixes:
+                search.drop(fix.name, f"dropped by verification: {reason}")
+            self.say(f"{', '.join(fix.name for fix in fixes)}: dropped, the pictures differ")
 
-    def _verify_fewer_if_slower(self, pictures: Pictures) -> None:
+    def _has_time_for(self, plan: Choices, pictures: Pictures) -> bool:
+        """Whether one more plan can be put on, drawn with and compared, and the end be measured."""
+        baseline, tuned = self._pace(plan)
+        question = Ending(len(pictures.prompts), 0, 0, 0)
+        end = Ending(0, 0, 4, 0)
+        setup = sum(map(setup_seconds, plan)) * self.slowness
+        return (
+            setup
+            + ending_seconds(question, 0.0, tuned, metrics=self._metrics_seconds(pictures))
+            + ending_seconds(end, baseline, tuned, verified=True)
+            <= self.budget.remaining()
+        )
+
+    def _verify_fewer_if_slower(self, search: Climb, pictures: Pictures) -> None:
         """Fewer pictures where the machine has become slower than it was at first."""
-        trials = self.measurements.state.partial.trials
-        if trials and trials[-1].baseline:
-            left = self.budget.total - self.budget.spent()
-            now = median(trials[-1].baseline)
-            count = prompts_within(left, now, len(pictures.prompts), share=1.0)
-            if count < len(pictures.prompts):
-                self.notes.append(fewer_words(count, self.options.prompts, self.budget.total))
-            pictures.prompts = pictures.prompts[:count]
+        baseline, tuned = self._pace(search.plan)
+        metrics = self._metrics_seconds(pictures)
+        ending = ending_within(
+            self.budget.remaining(), baseline, tuned, len(pictures.prompts), metrics=metrics
+        )
+        pictures.prompts = pictures.prompts[: ending.prompts]
+        pictures.floor_prompts = min(pictures.floor_prompts, ending.floor_prompts)
+
+    def _pace(self, plan: Choices) -> tuple[float, float]:
+        """Seconds of a call of the baseline and of one with `plan`, as they were last."""
+        trials = [t for t in self.measurements.state.partial.trials if t.baseline]
+        session = self.measurements.baseline()
+        baseline = median(trials[-1].baseline) if trials else session.wall_seconds
+        alive = self.bench.live.get(plan_key(plan))
+        tuned = alive.call_seconds if alive else baseline
+        for trial in reversed(trials):
+            if plan_key(trial.candidate_plan) == plan_key(plan):
+                # as much slower as the baseline has become since
+                tuned = median(trial.candidate) * baseline / median(trial.baseline)
+                break
+        return baseline, tuned
+
+    def _metrics_seconds(self, pictures: Pictures) -> float:
+        """What a comparison takes, on a machine that may have become slower than it was."""
+        now, first = self._pace(())[0], self.measurements.baseline().wall_seconds
+        return pictures.compare_seconds * max(1.0, now / first)
+
+    def _must_measure(self, pictures: Pictures) -> bool:
+        """Whether drawing ends: what is left is needed for comparing and the last rounds."""
+        baseline, tuned = self._pace(())
+        metrics = self._metrics_seconds(pictures)
+        end = ending_seconds(Ending(1, 0, 2, 0), baseline, tuned, metrics=metrics)
+        return self.budget.remaining() <= end
 
     def _same(self, plan: Choices, pictures: Pictures) -> bool:
         same = not plan or pictures.verdict(plan)[0].verdict != "different"
@@ -294,22 +365,32 @@ class TuningRun:
         self, search: Climb, session: Session, pictures: Pictures
     ) -> tuple[SweepPoint, ...]:
         """The sweep is the answer; its choice is measured like any other fix."""
-        points = self.measurements.sweep(pictures, self.options.loss)
+        points = self.measurements.sweep(pictures, self.options.loss, session.wall_seconds)
         best = choice_of(points, type(self.loaded.pipeline.scheduler).__name__)
         choices = [best] if best else []
-        self._climb(search, choices, session, lambda plan: self._loss(plan, pictures))
+        self._climb_within_loss(search, choices, session, pictures)
         return points
+
+    def _climb_within_loss(
+        self, search: Climb, choices: Sequence[Choice], session: Session, pictures: Pictures
+    ) -> None:
+        """The climb, where what pays is drawn with, too."""
+        question = Ending(_QUALITY_PROMPTS, 0, 0, 0)
+        judging_seconds = ending_seconds(question, 0.0, session.wall_seconds)
+        self._climb(
+            search, choices, session, lambda plan: self._loss(plan, pictures), judging_seconds
+        )
 
     def _approximate(
         self, search: Climb, session: Session, pictures: Pictures
     ) -> tuple[SweepPoint, ...]:
         """The sweep's choice and the other approximate fixes, each within the loss."""
-        points = self.measurements.sweep(pictures, self.options.loss)
+        points = self.measurements.sweep(pictures, self.options.loss, session.wall_seconds)
         best = choice_of(points, type(self.loaded.pipeline.scheduler).__name__)
         usable, refused = candidates(self.loaded.pipeline, approximate=True)
         choices = [best] if best else []
         choices += [choice for choice in usable if _is_approximate(choice)]
-        self._climb(search, choices, session, lambda plan: self._loss(plan, pictures))
+        self._climb_within_loss(search, choices, session, pictures)
         tried = {choice.name for choice in choices}
         search.ladder += [
             rung for rung in refused if rung.level == "approximate" and rung.fix not in tried
@@ -326,13 +407,22 @@ class TuningRun:
 
     def _finish(self, search: Climb, pictures: Pictures, points: tuple[SweepPoint, ...]) -> Outcome:
         """Measure baseline and recipe once more, verify the recipe, and write it all down."""
+        self.budget.reserve = 0.0
+        # first what the answer cannot do without; in most runs it is there already
+        self._verify_fewer_if_slower(search, pictures)
+        verified = search.plan
+        verdict, candidate = pictures.verdict(verified)
         trial = self._confirm(search)
-        verdict, candidate = pictures.verdict(search.plan)
+        if search.plan != verified:  # emptied
+            verdict, candidate = pictures.verdict(search.plan)
         if any(map(_is_approximate, search.plan)):
             self.notes.append(
                 f"the recipe holds approximate fixes; their loss together: {loss_words(verdict)}"
             )
-        last = LastMeasurement(trial, verdict, *self.measurements.profiles((), search.plan))
+        if verdict.pairs < self.options.prompts:
+            words = fewer_words(verdict.pairs, self.options.prompts, self.budget.total)
+            self.notes.append(words)
+        last = LastMeasurement(trial, verdict, *self._ledgers(search.plan))
         recipe = recipe_of(search, last, self.measurements, self.environment)
         tuning = tuning_of(
             recipe,
@@ -345,18 +435,38 @@ class TuningRun:
             prompts=pictures.prompts,
             notes=self.notes,
         )
-        return Outcome(tuning, pictures.baseline, candidate)
+        setup = self.bench.at(search.plan).setup_seconds
+        return Outcome(tuning, pictures.baseline, candidate, _FRESH_PROCESS_SECONDS + setup)
 
     def _confirm(self, search: Climb) -> Trial:
         """Baseline and recipe alone; a recipe that is slower after all is emptied."""
         self.bench.keep_only((), search.plan)
-        trial = self.bench.confirm(search.plan, CONFIRM_ROUNDS, self.progress)
+        rounds = self._ending(search.plan).rounds
+        trial = self.bench.confirm(search.plan, rounds, self.progress, self.budget.allows)
         if search.plan and paired_ratio(trial.baseline, trial.candidate).value < 1.0:
             reason = "dropped: all together they were slower than the baseline at the end"
             for choice in search.plan:
                 search.drop(choice.name, reason)
-            trial = self.bench.confirm((), CONFIRM_ROUNDS, self.progress)
+            trial = self.bench.confirm((), FIRST_ROUNDS, self.progress, self.budget.allows)
         return trial
+
+    def _ending(self, plan: Choices) -> Ending:
+        """How much can still be measured, now that the pictures are compared."""
+        left = self.budget.remaining()
+        return ending_within(left, *self._pace(plan), 0, verified=True)
+
+    def _ledgers(self, plan: Choices) -> tuple[Session, Session | None]:
+        """The baseline's and the recipe's, in turns; the first profile alone where there is no time
+        for more."""
+        baseline, tuned = self._pace(plan)
+        for runs in (5, 3, 2, 1):
+            ending = Ending(0, 0, 0, runs)
+            if ending_seconds(ending, baseline, tuned, verified=True) <= self.budget.remaining():
+                settings = replace(PROFILE, runs=runs, warmup=ending.warmup)
+                before, after = self.measurements.profiles((), plan, settings=settings)
+                return before, after
+        self.notes.append("the budget left no time for a ledger of the recipe")
+        return self.measurements.baseline(), None
 
 
 def _is_approximate(choice: Choice) -> bool:

@@ -15,7 +15,17 @@ from halftime.records.priors import setup_seconds
 from halftime.records.recipe import Choice, Rung
 from halftime.records.tune import Trial
 from halftime.verbs.tune.candidates import combine, described
-from halftime.verbs.tune.decide import Budget, Choices, Goal, gain, pays, stacked, trial_seconds
+from halftime.verbs.tune.decide import (
+    NO_TIME,
+    WARM_PROMPTS,
+    Budget,
+    Choices,
+    Goal,
+    gain,
+    pays,
+    stacked,
+    trial_seconds,
+)
 
 # A rival whose prediction is worse than this share of what it would replace is not worth its trial.
 RIVAL = 0.75
@@ -55,6 +65,9 @@ class Tools:
     goal: Goal
     baseline_seconds: float
     unacceptable: Callable[[Choices], str] = lambda plan: ""  # why; '' where the plan is acceptable
+    judging_seconds: float = 0.0  # what `unacceptable` takes
+    # how much longer than their priors say fixes took to be put on
+    slowness: Callable[[], float] = lambda: 1.0
 
 
 def climb(start: Climb, candidates: Sequence[Choice], tools: Tools) -> Climb:
@@ -74,6 +87,17 @@ def climb(start: Climb, candidates: Sequence[Choice], tools: Tools) -> Climb:
     return state
 
 
+def slowness(trials: Sequence[Trial]) -> float:
+    """How much longer than their priors say fixes took to be put on, at most; 1 or more."""
+    ratios = [1.0]
+    for trial in trials:
+        expected = sum(map(setup_seconds, trial.candidate_plan))
+        first_calls = WARM_PROMPTS * median(trial.candidate) if trial.candidate else 0.0
+        if expected > 0 and trial.setup_seconds > 0:
+            ratios.append((trial.setup_seconds - first_calls) / expected)
+    return max(ratios)
+
+
 def _untried(choice: Choice, why: str, predicted: float | None = None) -> Rung:
     level = FIXES[choice.name].level
     return Rung(
@@ -90,9 +114,10 @@ def _step(state: Climb, choice: Choice, tools: Tools) -> Rung:
         rivals = " and ".join(described(rival) for rival in replaced)
         return _untried(choice, f"excludes {rivals}, of which more is expected", predicted)
     if not tools.is_measured(state.plan, plan):
-        setup = sum(map(setup_seconds, plan))
+        setup = sum(map(setup_seconds, plan)) * tools.slowness()
         incumbent_seconds = state.seconds or tools.baseline_seconds
         cost = trial_seconds(tools.baseline_seconds, incumbent_seconds, setup)
+        cost += tools.judging_seconds
         if not tools.budget.allows(cost):
             state.stopped = "the budget was spent"
             left = units.seconds(max(0.0, tools.budget.left()))
@@ -100,6 +125,8 @@ def _step(state: Climb, choice: Choice, tools: Tools) -> Rung:
             return _untried(choice, reason, predicted)
     trial = tools.measure(state.plan, plan)
     if trial.failure:
+        if trial.failure == NO_TIME:
+            state.stopped = "the budget was spent"
         return _untried(choice, trial.failure, predicted)
     rung = _judged(choice, trial, predicted, tools.unacceptable)
     if rung.kept:
@@ -123,6 +150,9 @@ def _judged(
         observed=total.value,
         observed_low=total.low,
         observed_high=total.high,
+        gain=step.value,
+        gain_low=step.low,
+        gain_high=step.high,
         kept=not reason,
         why=reason or paid,
     )

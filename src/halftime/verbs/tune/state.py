@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from halftime.base.errors import BadFile, HalftimeWarning
 from halftime.base.store import read_json, write_json
 from halftime.records import Session
 from halftime.records.tune import Partial, SweepPoint, Trial
@@ -30,7 +32,13 @@ class TuneState:
         """Add a measurement, and write the file."""
         self.partial = msgspec.structs.replace(self.partial, spent_seconds=spent, **changes)
         if self.path is not None:
-            write_json(self.path, self.partial)
+            try:
+                write_json(self.path, self.partial)
+            except BadFile as error:  # no reason to lose a measurement
+                self.path = None
+                warnings.warn(
+                    f"an interrupted run will start anew: {error}", HalftimeWarning, stacklevel=2
+                )
 
     def add_trial(self, spent: float, trial: Trial) -> None:
         """A finished trial."""

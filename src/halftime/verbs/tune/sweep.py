@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -59,6 +58,7 @@ def sweep(
     prompts: Sequence[PicturePrompt],
     *,
     loss: float,
+    call_seconds: float,
     budget: Budget,
     progress: Progress,
 ) -> tuple[SweepPoint, ...]:
@@ -70,14 +70,15 @@ def sweep(
     """
     points: list[SweepPoint] = []
     grid = settings_to_try(pipeline, workload.steps)
-    longest = 0.0
+    # nothing is known of the first but the calls that it makes, and a solver may take two a step
+    longest = (1 + len(prompts)) * call_seconds
     for index, settings in enumerate(grid):
         progress("solver x steps", index, len(grid))
         if not budget.allows(1.5 * longest):
             break
-        begun = time.perf_counter()
-        points += _point(pipeline, settings, reference, workload, prompts)
-        longest = max(longest, time.perf_counter() - begun)
+        begun = budget.clock()
+        points += _point(pipeline, settings, reference, workload, prompts, budget.clock)
+        longest = max(longest if index else 0.0, budget.clock() - begun)
     return marked(points, loss)
 
 
@@ -87,6 +88,7 @@ def _point(
     reference: PictureSet,
     workload: Workload,
     prompts: Sequence[PicturePrompt],
+    clock: Callable[[], float],
 ) -> Iterator[SweepPoint]:
     name = str(settings["scheduler"]) or type(pipeline.scheduler).__name__
     solver = twin(pipeline)
@@ -97,10 +99,10 @@ def _point(
             times: list[float] = []
             pictures: list[Picture] = []
             for index, prompt in enumerate(prompts):
-                begun = time.perf_counter()
+                begun = clock()
                 seeded = msgspec.structs.replace(workload, seed=workload.seed + index)
                 pictures += render(solver, seeded, [prompt], "sweep").pictures
-                times.append(time.perf_counter() - begun)
+                times.append(clock() - begun)
     except Exception:  # a solver that fails on this model has no point in the plot
         return
     candidate = PictureSet("sweep", tuple(pictures))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,12 +128,12 @@ def _on_white(image: Image.Image) -> tuple[Array, Alpha | None]:
 
 def write_folder(folder: Path, pictures: PictureSet) -> None:
     """Write PNG files and their index, to be read again with `read_folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for picture in pictures.pictures:
         path = folder / f"{picture.name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _image(picture).save(path)
+        buffer = io.BytesIO()
+        _image(picture).save(buffer, format="PNG")
+        write_bytes(path, buffer.getvalue())
         rows.append(
             {
                 "file": f"{picture.name}.png",

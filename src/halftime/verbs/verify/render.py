@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,11 +50,17 @@ def render(
     *,
     batch: int = 1,
     progress: Progress = silent,
+    enough: Callable[[], bool] = lambda: False,
 ) -> PictureSet:
-    """One picture a prompt; picture i has the seed `workload.seed` + i, whatever its batch."""
+    """One picture a prompt; picture i has the seed `workload.seed` + i, whatever its batch.
+
+    After the first, `enough` is asked before each call, and ends the set where it says so.
+    """
     pictures: list[Picture] = []
     with progress_bars(pipeline, disable=True), _recorded_latents(pipeline) as latents:
         for start in range(0, len(prompts), batch):
+            if pictures and enough():
+                break
             progress(label, start, len(prompts))
             pictures += _call(pipeline, workload, prompts[start : start + batch], start, latents)
     progress(label, len(prompts), len(prompts))
@@ -133,8 +139,12 @@ def floor_sets(
     prompts: Sequence[PicturePrompt],
     *,
     progress: Progress = silent,
+    enough: Callable[[], bool] = lambda: False,
 ) -> dict[str, PictureSet]:
-    """The same configuration again: as it is, in batches of two, other threads, other kernels."""
+    """The same configuration again: as it is, in batches of two, other threads, other kernels.
+
+    Those for which there is no time, as `enough` says, are left out.
+    """
     variations: dict[str, tuple[AbstractContextManager[object], int]] = {
         RERUN: (nullcontext(), 1),
         "batch": (nullcontext(), 2),
@@ -143,8 +153,16 @@ def floor_sets(
     }
     sets = {}
     for name, (context, batch) in variations.items():
+        if enough():
+            break
         with context:
             sets[name] = render(
-                pipeline, workload, prompts, f"noise floor: {name}", batch=batch, progress=progress
+                pipeline,
+                workload,
+                prompts,
+                f"noise floor: {name}",
+                batch=batch,
+                progress=progress,
+                enough=enough,
             )
     return sets

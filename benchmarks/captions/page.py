@@ -1,0 +1,108 @@
+"""The tables of docs/captions.md: certificates over repeats, savings, drift.
+
+python -m benchmarks.captions.page [--check]
+"""
+
+from __future__ import annotations
+
+from benchmarks.tables import ROOT, between, result, table, update
+
+PAGE = ROOT / "docs" / "captions.md"
+_KINDS = {
+    "independent": "every picture its own",
+    "clustered": "families of four, which fail or succeed together; other families later",
+    "unequal": "four fixed cameras with 5 % of the requests each; some fail 30 % of the time",
+    "skewed": "families of 1 to 60, large ones worse; other families later",
+    "bursts": "four pictures that go round for a while, with 4 % of the requests each",
+    "easy": "every picture its own, and the small model nearly always succeeds",
+}
+
+
+def share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def certificate() -> list[str]:
+    measured = result("captions_certificate")
+    assert measured is not None, "benchmarks/results/captions_certificate.json is not there"
+    rows = [
+        [
+            f"**{row['what']}**: {_KINDS[row['what']]}",
+            f"{row['draws']:.0f}",
+            f"{row['certified']} of {row['repeats']}",
+            share(row["error"]),
+            f"**{row['broken']}**",
+            share(row["of_oracle"]),
+        ]
+        for row in measured["rows"]
+    ]
+    head = (
+        "log of 3,000 requests",
+        "draws",
+        "certified",
+        "true error",
+        "broken",
+        "of the oracle's small share",
+    )
+    return table(head, rows)
+
+
+def savings() -> list[str]:
+    measured = result("captions_savings")
+    assert measured is not None, "benchmarks/results/captions_savings.json is not there"
+    columns = list(measured["alphas"].values())
+    rows = [
+        ["certified", *(f"{c['certified']} of {c['repeats']}" for c in columns)],
+        [
+            "error on the other half within alpha",
+            *(f"{c['guarantee held']} of {c['repeats']}" for c in columns),
+        ],
+        [
+            "better than random mixing at equal cost",
+            *(f"{c['better than random mixing at equal cost']} of {c['repeats']}" for c in columns),
+        ],
+        ["savings, median (5th to 95th percentile)", *(_range(c, "savings") for c in columns)],
+        ["share of the oracle's savings", *(_range(c, "of_oracle") for c in columns)],
+        ["small answers that the judge looks at", *(_range(c, "checked_share") for c in columns)],
+    ]
+    return table(("", *(f"alpha {float(a):.0%}" for a in measured["alphas"])), rows)
+
+
+def _range(column: dict, name: str) -> str:
+    middle, low, high = column[f"{name}, median and 5th to 95th percentile"]
+    return f"{share(middle)} ({share(low)} to {share(high)})"
+
+
+def drift() -> list[str]:
+    measured = result("captions_drift")
+    assert measured is not None, "benchmarks/results/captions_drift.json is not there"
+    *delays, calm = measured["rows"]
+    rows = [
+        [
+            row["what"],
+            f"{row['mean']:.0f}",
+            f"{row['median']:.0f}",
+            f"{row['high']:.0f}",
+            share(row["within_500"]),
+        ]
+        for row in delays
+    ]
+    lines = table(
+        ("judged answers until the alarm", "mean", "median", "95th percentile", "within 500"), rows
+    )
+    return [
+        *lines,
+        "",
+        f"Without drift, at an error of exactly {measured['alpha']:.0%}: {calm['alarms']} alarms "
+        f"in {calm['answers']:,} judged answers.",
+    ]
+
+
+def rewritten(page: str) -> str:
+    for name, lines in (("certificate", certificate()), ("savings", savings()), ("drift", drift())):
+        page = between(page, name, lines)
+    return page
+
+
+if __name__ == "__main__":
+    update({PAGE: rewritten})

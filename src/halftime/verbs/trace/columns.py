@@ -1,0 +1,201 @@
+"""Events as columns of numbers: a hundred megabytes of JSON become a few.
+
+Most events differ from others in their times and arguments alone. So what is alike, an event's
+kind, name and thread, is looked up as a whole and becomes one number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from halftime.verbs.trace import vendors
+from halftime.verbs.trace.events import NO_ARGS, NONE, Args, Event
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+BATCH = 2048  # events that become columns together
+INSTANT_MEMORY = "[memory]"
+# What becomes of an event: it is left out; left out, but shows that this is a recording; or kept.
+_NOTHING, _TIMED, _MEMORY, _DEVICE, _RUNTIME, _HOST, _SHAPED = range(7)
+_BITS = 3  # of a number that say so
+_FATES = 1 << _BITS
+_FATE_OF = {
+    **dict.fromkeys(vendors.DEVICE_CATEGORIES, _DEVICE),
+    **dict.fromkeys(vendors.RUNTIME_CATEGORIES, _RUNTIME),
+    **dict.fromkeys(vendors.HOST_CATEGORIES, _HOST),
+}
+# Operators whose shapes give their FLOPs.
+_SHAPED_NAMES = re.compile(
+    r"^aten::(addmm|mm|bmm|baddbmm|linear|_?conv|cudnn_conv|miopen_conv|.*attention)"
+)
+_DIMS = msgspec.json.Decoder(tuple[tuple[int, ...], ...])
+_TEXTS = msgspec.json.Decoder(tuple[str, ...])
+
+# ph, cat, name, pid and tid of events
+Key = tuple[str, str | None, str, int | float | str | None, int | float | str | None]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The recorded inputs of one operator."""
+
+    name: str
+    dims: tuple[tuple[int, ...], ...]
+    dtype: str
+    values: tuple[str, ...] = ()  # of what is not a tensor
+
+
+class _Keys(dict[Key, int]):
+    """Keys of events -> a number of their own, times the fates, and with their fate added."""
+
+    hip = False  # whether calls of ROCm's runtime are among them
+
+    def __missing__(self, key: Key) -> int:
+        ph, category, name, _, _ = key
+        fate = _fate(ph, category, name)
+        self.hip = self.hip or (fate == _RUNTIME and name.startswith("hip"))
+        number = self[key] = len(self) * _FATES + fate
+        return number
+
+
+def _fate(ph: str, category: str | None, name: str) -> int:
+    if ph == "i":
+        return _MEMORY if name == INSTANT_MEMORY else _TIMED
+    if ph != "X":
+        return _NOTHING
+    if category == "cpu_op" and _SHAPED_NAMES.search(name):
+        return _SHAPED
+    return _FATE_OF.get(category or "", _TIMED)
+
+
+class EventTable:
+    """Events of one kind, as columns; `key` is an index into the keys of all events."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._names = ("key", "ts", "dur", *arguments)
+        self._parts: list[list[NDArray[Any]]] = [
+            [np.zeros(0, np.float64 if name in ("ts", "dur") else np.int64)] for name in self._names
+        ]
+
+    def add(
+        self, key: Ints, ts: Floats, dur: Floats, args: Sequence[object], absent: str = ""
+    ) -> None:
+        """More events, in the order of the file; no argument of the name `absent` is among them."""
+        arguments = [
+            np.full(len(key), NONE, np.int64) if name == absent else _ints(args, name)
+            for name in self._names[3:]
+        ]
+        for parts, column in zip(self._parts, (key, ts, dur, *arguments), strict=True):
+            parts.append(column)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Times in microseconds, arguments as integers."""
+        for parts in self._parts:
+            parts[:] = [np.concatenate(parts)]
+        return {name: parts[0] for name, parts in zip(self._names, self._parts, strict=True)}
+
+
+class Columns:
+    """What is kept of a file's events. It grows by lists of them."""
+
+    def __init__(self) -> None:
+        self.device = EventTable("correlation", "device", "bytes", "external")
+        self.runtime = EventTable("correlation", "size")
+        self.host = EventTable()
+        self.memory: list[tuple[float, int]] = []  # moments, and the bytes allocated at each
+        self.shapes: dict[int, Shapes] = {}  # external id -> operator
+        self._numbers = _Keys()
+
+    @property
+    def keys(self) -> list[Key]:
+        """What is alike in the events, by the index in the tables' columns."""
+        return list(self._numbers)
+
+    @property
+    def timed(self) -> bool:
+        """Whether any event has a time."""
+        return any(number % _FATES != _NOTHING for number in self._numbers.values())
+
+    def gather(self, lists: Iterable[list[Event]]) -> None:
+        """Take all events of these lists."""
+        batch: list[Event] = []
+        for events in lists:
+            batch += events
+            if len(batch) >= BATCH:
+                self._add(batch)
+                batch = []
+        if batch:
+            self._add(batch)
+
+    def _add(self, events: list[Event]) -> None:
+        numbers = self._numbers
+        number = np.array([numbers[e.ph, e.cat, e.name, e.pid, e.tid] for e in events], np.int64)
+        key, fate = number >> _BITS, number & (_FATES - 1)
+        ts = np.array([event.ts for event in events], np.float64)
+        # numpy reads a null as not a number
+        dur = np.array([event.dur for event in events], np.float64)
+        for table, of_table in (
+            (self.device, fate == _DEVICE),
+            (self.runtime, fate == _RUNTIME),
+            (self.host, fate >= _HOST),
+        ):
+            if of_table.any():
+                owners = () if table is self.host else _where(events, of_table)
+                args = [event.args for event in owners]
+                absent = "" if numbers.hip else "size"
+                table.add(key[of_table], ts[of_table], dur[of_table], args, absent)
+        for event in _where(events, fate == _SHAPED):
+            self._add_shapes(event)
+        for event in _where(events, fate == _MEMORY):
+            own = event.args if isinstance(event.args, Args) else NO_ARGS
+            if own.allocated is not None and own.device_type != 0:
+                self.memory.append((event.ts, own.allocated))
+
+    def _add_shapes(self, event: Event) -> None:
+        args = event.args
+        if not isinstance(args, Args) or not bytes(args.shapes):
+            return
+        try:
+            dims = _DIMS.decode(args.shapes)
+            types = _texts(args.types)
+            values = _texts(args.values) if "conv" in event.name else ()
+        except msgspec.DecodeError:
+            return  # lists of tensors have deeper shapes
+        self.shapes[integer(args.external)] = Shapes(
+            event.name, dims, types[0] if types else "", values
+        )
+
+
+def _where(events: list[Event], mask: NDArray[np.bool_]) -> Iterable[Event]:
+    return compress(events, mask.tolist()) if mask.any() else ()
+
+
+def _texts(raw: msgspec.Raw) -> tuple[str, ...]:
+    return _TEXTS.decode(raw) if bytes(raw) else ()
+
+
+def integer(value: object) -> int:
+    """A number however it is written; NONE where it is absent or not a number."""
+    try:
+        number = int(value, 0) if isinstance(value, str) else int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        return NONE
+    return number if -(2**63) <= number < 2**63 else NONE
+
+
+def _ints(args: Sequence[object], field: str) -> Ints:
+    try:
+        return np.fromiter(map(attrgetter(field), args), np.int64, len(args))
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        own = [arg if isinstance(arg, Args) else NO_ARGS for arg in args]
+        return np.array([integer(getattr(arg, field)) for arg in own], np.int64)
