@@ -208,6 +208,7 @@ def _process(words: list[str], **options: object) -> str:
     completed = subprocess.run(
         words, capture_output=True, text=True, check=False, timeout=300, **options
     )  # type: ignore[call-overload]
+    print(completed.stdout)  # noqa: T201  # what the page quotes is looked for there
     return (
         ""
         if completed.returncode == 0
