@@ -176,6 +176,7 @@ def captions() -> str:
 # verb -> what it was checked against
 CELLS: dict[str, Callable[[], str]] = {
     "profile": profile,
+    "run": lambda: "scripts that call, fail, or hold no pipeline",
     "trace": trace,
     "audit": audit,
     "forecast": forecast,

@@ -46,6 +46,8 @@ OTHERS = {
     "benchmarks.gateway.naive_proxy",
     "benchmarks.gateway.processes",
     "benchmarks.serve.process",
+    "benchmarks.serve.soft_faults",  # rows of benchmarks.serve.faults
+    "benchmarks.serve.stand_in",
     "benchmarks.tables",
     "workshop.forecast.traces",
     "workshop.forecast.translate",

@@ -38,7 +38,7 @@ def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("word", "says"),
-    [("profil", "Did you mean 'profile'?"), ("xyzzy", "There are: profile, trace")],
+    [("profil", "Did you mean 'profile'?"), ("xyzzy", "There are: profile, run, trace")],
 )
 def test_a_verb_that_is_not_there_gets_a_hint(
     word: str, says: str, capsys: pytest.CaptureFixture[str]
