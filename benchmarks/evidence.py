@@ -176,7 +176,7 @@ def captions() -> str:
 # verb -> what it was checked against
 CELLS: dict[str, Callable[[], str]] = {
     "profile": profile,
-    "run": lambda: "scripts that call, fail, or hold no pipeline",
+    "run": lambda: "scripts that build and call a pipeline themselves; measured as `profile` does",
     "trace": trace,
     "audit": audit,
     "forecast": forecast,

@@ -59,6 +59,16 @@ def test_solver_steps_changes_steps_and_solver_and_takes_them_back(pipeline) -> 
     assert pipeline.scheduler is before
 
 
+def test_solver_steps_leaves_no_memory_of_its_steps_in_the_scheduler(pipeline) -> None:  # type: ignore[no-untyped-def]
+    """UniPC keeps the last timesteps beyond a call."""
+    evaluated(pipeline, [])
+    before = dict(vars(pipeline.scheduler))
+    assert evaluated(pipeline, [Choice(name="solver-steps", settings={"steps": 3})]) == [2, 2, 2]
+    after = vars(pipeline.scheduler)
+    assert after.keys() == before.keys()
+    assert all(after[name] is before[name] for name in before)
+
+
 def test_step_cache_runs_the_middle_every_other_step(pipeline) -> None:  # type: ignore[no-untyped-def]
     seen: list[int] = []
     original = pipeline.unet.mid_block.forward

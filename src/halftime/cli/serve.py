@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,14 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "--name", help="The model's name for clients.  [default: the folder's or hub id's; emoji-xl]"
 )
 @click.option(
+    "--alias",
+    "aliases",
+    multiple=True,
+    metavar="NAME",
+    help="Another name of the model, for clients that can ask for no other: gpt-image-1. May be "
+    "repeated.",
+)
+@click.option(
     "--sizes",
     metavar="N|WxH[,…]",
     help="Sizes to offer; each is warmed up.  [default: the pipeline's own]",
@@ -113,9 +122,9 @@ _LOOK = 0.1  # seconds between looks at the engine's state
 @click.option(
     "--off-list",
     type=click.Choice(["snap", "refuse"]),
-    default="snap",
+    default="refuse",
     show_default=True,
-    help="Sizes and steps that are not offered: take the nearest, or answer 400.",
+    help="Sizes and steps that are not offered: answer 400, or take the nearest and say so.",
 )
 @click.option(
     "--scheduler",
@@ -137,6 +146,11 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "--tiny-vae",
     metavar="DIR|ID",
     help="Decoder of the previews.  [default: the bundled model's own]",
+)
+@click.option(
+    "--loras",
+    metavar="DIR",
+    help="A folder of *.safetensors: each is offered by its file's name, one a request.",
 )
 @artefacts_option
 @click.option(
@@ -164,6 +178,7 @@ def command(
     pictures: str,
     keys: str | None,
     name: str | None,
+    aliases: tuple[str, ...],
     deadline: str,
     drain: str,
     ray: bool,
@@ -194,6 +209,7 @@ def command(
         pictures=pictures,
         keys=keys,
     )
+    settings = replace(settings, aliases=checked_aliases(aliases))
     if replicas > 1 and not ray:
         raise BadInput(f"--replicas {replicas} goes with --ray; without it there is one engine.")
     if ray:
@@ -217,6 +233,13 @@ def _engine_settings(model: str | None, deadline: str, values: dict[str, object]
         raise BadInput("--deadline is 0; it must be more, for example 60s.")
     settings["artefacts"] = take_artefacts(values.get("artefacts"), values.get("recipe"))  # type: ignore[arg-type]
     return EngineSettings(model=model, **settings)  # type: ignore[arg-type]
+
+
+def checked_aliases(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names as they are asked for. Raises BadInput for one without a letter."""
+    if not all(name.strip() for name in names):
+        raise BadInput("--alias is empty; it must be a name, for example --alias gpt-image-1.")
+    return tuple(name.strip() for name in names)
 
 
 def parse_sizes(text: object) -> tuple[tuple[int, int], ...]:

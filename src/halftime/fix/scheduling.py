@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -205,7 +206,8 @@ def _other_family(scheduler: SchedulerMixin, name: str) -> str | None:
 @contextmanager
 def _solver_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     name, steps = text(settings, "scheduler"), int(number(settings, "steps"))
-    scheduler = _solver(pipeline.scheduler, name) if name else pipeline.scheduler
+    # A copy even of its own: what a scheduler remembers of the last call has that call's steps.
+    scheduler = _solver(pipeline.scheduler, name) if name else copy.deepcopy(pipeline.scheduler)
     with (
         scheduler_in_place(pipeline, scheduler),
         intercepted(pipeline, lambda arguments: {**arguments, "num_inference_steps": steps}),

@@ -8,7 +8,7 @@ from halftime.records.base import Record
 from halftime.records.environment import Environment
 
 Branch = Literal["guided", "unguided"]
-Mode = Literal["text2img", "img2img"]
+Mode = Literal["text2img", "img2img", "inpaint"]
 State = Literal["starting", "warming", "ready", "draining", "stopped", "failed"]
 
 
@@ -27,6 +27,7 @@ class WarmEntry(Record, frozen=True, kw_only=True):
     mode: Mode = "text2img"
     prompt_tokens: int | None = None  # None where the length of a prompt changes no shape
     previews: bool = False
+    lora: str | None = None
     first_seconds: float
     second_seconds: float
 
@@ -80,6 +81,9 @@ class Certificate(Record, frozen=True, kw_only=True):
     batch_sizes: tuple[int, ...] = (1,)
     previews: bool = False
     img2img: bool = False
+    inpaint: bool = False  # within a mask
+    references: int = 1  # pictures that a request may bring at most
+    loras: tuple[str, ...] = ()  # names
     entries: tuple[WarmEntry, ...] = ()
     passes: int = 0  # over the entries, until dynamo stood still
     graphs_before: Graphs = Graphs()

@@ -269,6 +269,10 @@ def unknown_to_first_block_cache(model: nn.Module) -> str | None:
         except ValueError:
             return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
         gives_texts.append(metadata.return_encoder_hidden_states_index is not None)
+        expected = {"hidden_states"} | ({"encoder_hidden_states"} if gives_texts[-1] else set())
+        if expected - set(inspect.signature(type(block).forward).parameters):
+            name = type(block).__name__
+            return f"diffusers' FirstBlockCache does not find the states that {name} is given"
     if len(blocks) < 2:
         return "its transformer has no two blocks that FirstBlockCache knows"
     if gives_texts[0] != gives_texts[-1]:

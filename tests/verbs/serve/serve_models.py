@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffusers import DiffusionPipeline
 
-from tiny_pipelines import PIPELINES
+from tiny_pipelines import FAMILIES, PIPELINES
 
 
 def sdxl() -> DiffusionPipeline:
@@ -33,3 +33,7 @@ def compiled() -> DiffusionPipeline:
     pipeline = sdxl()
     pipeline.unet.down_blocks[0].resnets[0].compile(backend="eager", dynamic=False)
     return pipeline
+
+
+def flux2_klein() -> DiffusionPipeline:
+    return FAMILIES["flux2_klein"].build()

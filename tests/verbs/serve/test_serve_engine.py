@@ -66,10 +66,10 @@ def test_nothing_is_taken_before_ready_and_after_the_drain() -> None:
 def test_off_the_list_is_snapped_or_refused() -> None:
     async def check() -> None:
         async with running(SETTINGS) as engine:
-            final = (await events_of(engine, job(width=100, height=64, steps=14)))[-1]
+            snapped = job(width=100, height=64, steps=14, off_list="snap")
+            final = (await events_of(engine, snapped))[-1]
             assert isinstance(final, Final)
             assert (final.width, final.height, final.steps) == (96, 64, 10)
-        async with running(settings(off_list="refuse")) as engine:
             with pytest.raises(Refused, match="64x64, 96x64"):
                 engine.submit(job(width=100))
             with pytest.raises(Refused, match="picture"):

@@ -299,7 +299,7 @@ def test_a_reader_that_does_not_read_is_let_go_and_blocks_nobody() -> None:
 
 def test_a_stream_that_waits_says_so() -> None:
     with serving(step_seconds=0.3, keep_alive_seconds=0.05) as running:
-        answer = http.post(running.address + DRAW, json={"prompt": "p", "stream": True, "steps": 1})
+        answer = http.post(running.address + DRAW, json={"prompt": "p", "stream": True, "steps": 4})
         assert answer.text.count(": keep-alive") >= 3
         assert answer.text.startswith(": started")
         assert "image_generation.completed" in answer.text
@@ -417,4 +417,4 @@ def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(process: tuple) 
 
 
 def ask_for_long(address: str, answers: list[httpx2.Response]) -> None:
-    answers.append(http.post(address + DRAW, json={"prompt": "p", "steps": 200}))
+    answers.append(http.post(address + DRAW, json={"prompt": "p", "steps": 12}))

@@ -139,14 +139,17 @@ def _taking(base: type, called: Call, undo: ExitStack) -> object:
     return classmethod(init_subclass)
 
 
+TAKES = "_halftime_takes"  # on a class's call that reports to us
+
+
 def _take(kind: type, called: Call, undo: ExitStack) -> None:
     original = vars(kind).get("__call__")
-    if original is None or getattr(original, "_halftime_takes", False):
+    if original is None or getattr(original, TAKES, False):
         return
 
     @functools.wraps(original)
     def taking(self: object, *args: object, **kwargs: object) -> object:
         return called(original, self, *args, **kwargs)
 
-    vars(taking)["_halftime_takes"] = True
+    vars(taking)[TAKES] = True
     undo.enter_context(patched(kind, "__call__", taking))

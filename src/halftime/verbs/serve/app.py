@@ -27,6 +27,7 @@ logger = logging.getLogger("halftime.serve")
 ROUTES = (
     Route("/v1/images/generations", images.generate, methods=["POST"]),
     Route("/v1/images/edits", images.edit, methods=["POST"]),
+    Route("/v1/images/variations", images.vary, methods=["POST"]),
     Route("/v1/models", health.models, methods=["GET"]),
     Route("/v1/models/{name:path}", health.model, methods=["GET"]),
     Route("/pictures/{name}", images.picture, methods=["GET"], name="picture"),

@@ -7,7 +7,8 @@ import io
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, Literal, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -52,25 +53,34 @@ def checked_picture(file: BinaryIO, size: tuple[int, int]) -> bytes:
     Raises ApiError (400) for what is not a PNG, JPEG or WebP file, is broken, or unpacks to more
     than MOST_PIXELS.
     """
+    with readable(file) as picture:
+        # A JPEG is decoded at an eighth, a quarter or a half, where that is still twice too large:
+        # the memory and time of the rest would be for nothing.
+        picture.draft(None, (2 * max(size), 2 * max(size)))
+        picture.load()
+        return _png(opaque(upright(picture)), size)
+
+
+@contextmanager
+def readable(file: BinaryIO, param: str = "image") -> Iterator[Image.Image]:
+    """A client's picture, not decoded yet. Raises ApiError (400), also for what goes wrong inside
+    the block."""
     try:
         with Image.open(file, formats=ACCEPTED) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise _refused(
                     f"it has {picture.width} x {picture.height} pixels; allowed are "
-                    f"{MOST_PIXELS} in all"
+                    f"{MOST_PIXELS} in all",
+                    param,
                 )
-            # A JPEG is decoded at an eighth, a quarter or a half, where that is still twice too
-            # large: the memory and time of the rest would be for nothing.
-            picture.draft(None, (2 * max(size), 2 * max(size)))
-            picture.load()
-            return _png(opaque(upright(picture)), size)
+            yield picture
     except UnidentifiedImageError as error:
-        raise _refused("it is not a PNG, JPEG or WebP file") from error
+        raise _refused("it is not a PNG, JPEG or WebP file", param) from error
     except ApiError:
         raise
     # Pillow's readers raise what their code ran into: struct.error, IndexError, SyntaxError, ...
     except Exception as error:
-        raise _refused("it is broken") from error
+        raise _refused("it is broken", param) from error
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -100,8 +110,9 @@ def opaque(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _refused(why: str) -> ApiError:
-    return ApiError(400, f"The picture cannot be read: {why}.", code="invalid_image", param="image")
+def _refused(why: str, param: str) -> ApiError:
+    name = "picture" if param == "image" else param
+    return ApiError(400, f"The {name} cannot be read: {why}.", code="invalid_image", param=param)
 
 
 class StoredPicture(NamedTuple):

@@ -10,9 +10,8 @@ from starlette.responses import Response
 
 from halftime.base import units
 from halftime.http.endpoints import ModelObject, json_response, models_response
-from halftime.http.errors import ApiError
 from halftime.records.serve import Certificate, EngineStatus, State, WorkerStatus
-from halftime.verbs.serve.request import COMES_BACK, steps_for
+from halftime.verbs.serve.request import COMES_BACK, no_such_model, steps_for
 from halftime.verbs.serve.service import Service, service_of
 
 
@@ -26,6 +25,9 @@ class Choices(msgspec.Struct, kw_only=True, frozen=True):
     default_steps: int
     previews: bool
     edits: bool
+    masks: bool = False
+    references: int = 1  # pictures that an edit may bring
+    loras: tuple[str, ...] = ()
 
 
 class Readiness(msgspec.Struct, kw_only=True):
@@ -56,21 +58,16 @@ async def metrics(request: Request) -> Response:
 
 
 async def models(request: Request) -> Response:
-    """The one model, as OpenAI's client lists it."""
-    return models_response([service_of(request).settings.model])
+    """The model under each of its names, as OpenAI's client lists it."""
+    return models_response(service_of(request).settings.names)
 
 
 async def model(request: Request) -> Response:
-    """The one model by its name."""
-    name, served = request.path_params["name"], service_of(request).settings.model
-    if name != served:
-        raise ApiError(
-            404,
-            f"The model {name!r} does not exist here; this server draws with {served!r}.",
-            code="model_not_found",
-            param="model",
-        )
-    return json_response(ModelObject(id=served))
+    """The model by one of its names."""
+    name, settings = request.path_params["name"], service_of(request).settings
+    if name not in settings.names:
+        raise no_such_model(settings, name)
+    return json_response(ModelObject(id=name))
 
 
 def readiness_of(service: Service) -> Readiness:
@@ -115,4 +112,7 @@ def _choices(model: str, certificate: Certificate) -> Choices:
         default_steps=steps_for(certificate.steps, "medium"),
         previews=certificate.previews,
         edits=certificate.img2img,
+        masks=certificate.inpaint,
+        references=certificate.references,
+        loras=certificate.loras,
     )

@@ -12,6 +12,7 @@ from halftime.base.errors import HalftimeError
 
 DEADLINE_SECONDS = 60.0  # from a request's arrival to its picture, where nothing else is set
 
+OffList = Literal["snap", "refuse"]  # a size or a number of steps that is not offered
 FailureKind = Literal["bad_request", "deadline", "cancelled", "crashed", "draining", "internal"]
 
 
@@ -28,7 +29,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seed: int
     previews: int = 0  # how many are wanted at most, spread evenly over the steps
     image: bytes | None = None  # PNG, JPEG or WebP to start from; brought to width x height
+    mask: bytes | None = None  # PNG, grey, of that size: white is drawn anew; with `image` only
+    # pictures to draw from, where the pipeline takes several; in place of `image`
+    references: tuple[bytes, ...] = ()
     strength: float | None = None  # 0 keeps the picture, 1 draws anew; with `image` only
+    lora: str | None = None  # by name
+    lora_scale: float = 1.0
+    off_list: OffList | None = None  # None: as the engine's settings say
     deadline: float | None = None  # time.monotonic(), which no change of the clock moves
     client: str = ""  # who asks: the name of a key, or an address
     profile: bool = False  # drawn alone, and its Final carries a session
@@ -105,7 +112,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     # for previews: 'bundled', a folder or a hub id; None: no previews
     tiny_vae: str | None = "bundled"
     img2img: bool = True  # offered where the pipeline has such a sibling
-    off_list: Literal["snap", "refuse"] = "snap"
+    inpaint: bool = True  # the same
+    loras: str | None = None  # a folder of *.safetensors, offered by their names
+    off_list: OffList = "refuse"
     threads: int | None = None  # torch's, in the worker; None: all cores
     memory_growth_bytes: int = 512 * 2**20  # over the last runs; more drops the graphs
     max_retries: int = 1  # of a picture whose worker died

@@ -21,6 +21,7 @@ from halftime.verbs.serve.schema import (
     GenerateRequest,
     ImagesResponse,
     PartialEvent,
+    VariationRequest,
 )
 
 Schema = dict[str, object]
@@ -29,6 +30,7 @@ EVENTS = "text/event-stream"
 _STRUCTS = (
     GenerateRequest,
     EditRequest,
+    VariationRequest,
     ImagesResponse,
     PartialEvent,
     CompletedEvent,
@@ -74,6 +76,15 @@ OPERATIONS = (
         {JSON: ImagesResponse, EVENTS: None},
         _DRAWS,
         (MULTIPART, EditRequest),
+        "key",
+    ),
+    Operation(
+        "post",
+        "/v1/images/variations",
+        "Draw pictures like a picture.",
+        {JSON: ImagesResponse},
+        _DRAWS,
+        (MULTIPART, VariationRequest),
         "key",
     ),
     Operation("get", "/v1/models", "The model.", {JSON: ModelObjects}, (401, 503), secret="key"),
@@ -141,7 +152,10 @@ def document() -> bytes:
     _, components = msgspec.json.schema_components(
         _STRUCTS, ref_template="#/components/schemas/{name}"
     )
-    components["EditRequest"] = _with_file(components["EditRequest"])
+    components["EditRequest"] = _with_files(components["EditRequest"], {"image": _PICTURE, **_MASK})
+    components["VariationRequest"] = _with_files(
+        components["VariationRequest"], {"image": _PICTURE}
+    )
     secrets: Schema = {
         "key": {"type": "http", "scheme": "bearer"},
         "profile": {"type": "http", "scheme": "bearer"},
@@ -163,13 +177,25 @@ def document() -> bytes:
     )
 
 
-def _with_file(schema: Schema) -> Schema:
-    properties = schema["properties"]
-    required = schema["required"]
+_PICTURE: Schema = {
+    "type": "string",
+    "format": "binary",
+    "description": "A PNG, JPEG or WebP file; several, as image[], where /readyz says so.",
+}
+_MASK: Schema = {
+    "mask": {
+        "type": "string",
+        "format": "binary",
+        "description": "A picture of the same size, transparent where it is to be drawn anew.",
+    }
+}
+
+
+def _with_files(schema: Schema, files: Schema) -> Schema:
+    properties, required = schema["properties"], schema.get("required", [])
     assert isinstance(properties, dict)
     assert isinstance(required, list)
-    file = {"type": "string", "format": "binary", "description": "A PNG, JPEG or WebP file."}
-    return {**schema, "properties": {"image": file, **properties}, "required": ["image", *required]}
+    return {**schema, "properties": {**files, **properties}, "required": ["image", *required]}
 
 
 def _operation(operation: Operation) -> Schema:

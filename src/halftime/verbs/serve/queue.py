@@ -7,13 +7,12 @@ import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 
 from halftime.records.serve import Certificate
 from halftime.verbs.serve.admission import Promises, Turn, Turns, late
-from halftime.verbs.serve.messages import Job, QueueFull, Refused
+from halftime.verbs.serve.messages import Job, OffList, QueueFull, Refused
 
 _WEIGHT = 0.3  # of the newest call in the moving average
 
@@ -23,20 +22,17 @@ _UNKNOWN_SECONDS = 1.0  # of a picture that was never drawn, for turns
 # ---- what the certificate allows: nothing is ever compiled in front of a client
 
 
-def fitted(job: Job, certificate: Certificate, off_list: Literal["snap", "refuse"]) -> Job:
-    """The job as it will be drawn: size and steps snapped to the nearest that are warm.
+def fitted(job: Job, certificate: Certificate, off_list: OffList) -> Job:
+    """The job as it will be drawn: where it may be snapped, at the nearest size and steps that are
+    warm. `off_list` is for a job that says nothing of it.
 
     Raises Refused for what the certificate does not list, or what this pipeline cannot do.
     """
     _check_picture(job, certificate)
+    if (job.off_list or off_list) == "refuse":
+        _check_listed(job, certificate)
     size = nearest_size((job.width, job.height), certificate.sizes)
     steps = nearest_steps(job.steps, certificate.steps)
-    if off_list == "refuse" and (size, steps) != ((job.width, job.height), job.steps):
-        sizes = ", ".join(f"{width}x{height}" for width, height in certificate.sizes)
-        raise Refused(
-            f"{job.width}x{job.height} at {job.steps} steps is not warm here. Sizes are: {sizes}; "
-            f"steps are: {', '.join(map(str, certificate.steps))}."
-        )
     if job.strength is not None and int(steps * job.strength) == 0:
         # diffusers draws int(steps * strength) of the steps, and fails where that is none
         raise Refused(
@@ -48,16 +44,41 @@ def fitted(job: Job, certificate: Certificate, off_list: Literal["snap", "refuse
     return msgspec.structs.replace(job, width=width, height=height, steps=steps, guidance=guidance)
 
 
+def _check_listed(job: Job, certificate: Certificate) -> None:
+    if (job.width, job.height) not in certificate.sizes:
+        sizes = ", ".join(f"{width}x{height}" for width, height in certificate.sizes)
+        raise Refused(
+            f"size {job.width}x{job.height} is not offered here; sizes are: {sizes}. {_SNAPPED}",
+            "size",
+        )
+    if job.steps not in certificate.steps:
+        steps = ", ".join(map(str, certificate.steps))
+        raise Refused(f"{job.steps} steps are not offered here; {steps} are. {_SNAPPED}", "steps")
+
+
+_SNAPPED = 'Send "off_list": "snap" for the nearest, or start the server with --off-list snap.'
+
+
 def _check_picture(job: Job, certificate: Certificate) -> None:
     if job.image is not None and not certificate.img2img:
         raise Refused(
             f"{certificate.pipeline} does not start from a picture here; leave the picture out."
         )
+    if job.mask is not None and not certificate.inpaint:
+        raise Refused(f"{certificate.pipeline} takes no mask here; leave it out.", "mask")
+    if job.lora is not None and job.lora not in certificate.loras:
+        raise Refused(no_such_lora(job.lora, certificate.loras), "lora")
     if job.strength is not None and not (job.image is not None and 0 < job.strength <= 1):
         raise Refused(
             f"strength is {job.strength}; it must be more than 0 and at most 1, and goes with "
             "a picture."
         )
+
+
+def no_such_lora(name: str, names: Sequence[str]) -> str:
+    """What there is in its place."""
+    there = f"there are: {', '.join(names)}" if names else "there is none; see --loras"
+    return f"There is no LoRA {name!r} here; {there}."
 
 
 def nearest_size(size: tuple[int, int], sizes: tuple[tuple[int, int], ...]) -> tuple[int, int]:
@@ -85,12 +106,13 @@ def kind_of(job: Job, alone: bool = False) -> Hashable:
 
     What shapes a tensor or changes the loop must agree; prompts, negative prompts, seeds and
     pictures may differ. A job that is profiled, or one that may have killed a worker (`alone`),
-    shares with nobody.
+    shares with nobody; nor does one with references, which a pipeline takes for the whole call.
     """
-    if alone or job.profile:
+    if alone or job.profile or job.references:
         return job.id
-    has = (job.negative_prompt is None, job.image is None)
-    return (job.width, job.height, job.steps, job.guidance, job.strength, *has)
+    has = (job.negative_prompt is None, job.image is None, job.mask is None)
+    adapter = (job.lora, job.lora_scale)
+    return (job.width, job.height, job.steps, job.guidance, job.strength, *has, *adapter)
 
 
 def batch_of(kinds: Sequence[Hashable], sizes: Sequence[int]) -> list[int]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import shlex
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Literal, TypeVar
+from typing import BinaryIO, Literal, NamedTuple, TypeVar
 
 import msgspec
 from starlette.datastructures import FormData, UploadFile
@@ -23,7 +24,8 @@ from halftime.records.serve import Certificate, EngineStatus
 from halftime.verbs.serve.files import PictureFormat
 from halftime.verbs.serve.messages import Job
 from halftime.verbs.serve.schema import EditRequest, ImageRequest, ResolvedQuality
-from halftime.verbs.serve.service import Service
+from halftime.verbs.serve.service import HttpSettings, Service
+from halftime.verbs.serve.spellings import guidance_of, seed_of, steps_of
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 Kind = Literal["image_generation", "image_edit"]
@@ -37,7 +39,15 @@ _QUALITIES: dict[str, ResolvedQuality] = {
 COMES_BACK = 2.0  # seconds after which to ask again where nobody knows better
 _MOST_RANDOM = 2**32
 _MOST_FIELDS = 40
-_PICTURE_FIELDS = ("image", "image[]")
+_MOST_FILES = 17  # 16 pictures, as OpenAI's, and a mask
+_PICTURE_FIELD = re.compile(r"image(\[\d*\])?")
+
+
+class Uploads(NamedTuple):
+    """The files of a form."""
+
+    images: tuple[BinaryIO, ...]
+    mask: BinaryIO | None
 
 
 # ---- the body
@@ -60,24 +70,22 @@ async def json_body(request: Request, kind: type[Body]) -> Body:
 
 
 @contextlib.asynccontextmanager
-async def multipart_body(
-    request: Request, kind: type[Body]
-) -> AsyncIterator[tuple[Body, BinaryIO]]:
-    """The fields as `kind`, and the file that came as `image`, which is on disk where it is large.
-    Raises ApiError, as `json_body`."""
+async def multipart_body(request: Request, kind: type[Body]) -> AsyncIterator[tuple[Body, Uploads]]:
+    """The fields as `kind`, and the files, which are on disk where they are large. Raises ApiError,
+    as `json_body`."""
     if _media_type(request) != "multipart/form-data":
         raise ApiError(415, "Send the body as multipart/form-data.", code="unsupported_media_type")
     async with contextlib.AsyncExitStack() as stack:
         with _form_errors():
             form = await stack.enter_async_context(
-                request.form(max_files=4, max_fields=_MOST_FIELDS)
+                request.form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS)
             )
             fields, files = _parts(form)
-        unsupported = min(set(files) - {"image"}, default=None)
+        unsupported = min(set(files) - {"image", "mask"}, default=None)
         if unsupported is not None:
             raise ApiError(
                 400,
-                f"{unsupported!r} is not supported: send one picture as 'image', and no mask.",
+                f"{unsupported!r} is not supported: send pictures as 'image' and a mask as 'mask'.",
                 code="unsupported_parameter",
                 param=unsupported,
             )
@@ -92,7 +100,8 @@ async def multipart_body(
             body = msgspec.convert(fields, kind, strict=False)
         except msgspec.ValidationError as error:
             raise _invalid(error) from error
-        yield body, files["image"].file
+        mask = files["mask"][0].file if "mask" in files else None
+        yield body, Uploads(tuple(upload.file for upload in files["image"]), mask)
 
 
 @contextlib.contextmanager
@@ -110,17 +119,17 @@ def _form_errors() -> Iterator[None]:
         raise ApiError(400, "The multipart body cannot be read.", code="invalid_body") from error
 
 
-def _parts(form: FormData) -> tuple[dict[str, str], dict[str, UploadFile]]:
+def _parts(form: FormData) -> tuple[dict[str, str], dict[str, list[UploadFile]]]:
     fields: dict[str, str] = {}
-    files: dict[str, UploadFile] = {}
+    files: dict[str, list[UploadFile]] = {}
     for name, value in form.multi_items():
         is_file = isinstance(value, UploadFile)
-        key = "image" if is_file and name in _PICTURE_FIELDS else name
-        if key in fields or key in files:
+        key = "image" if is_file and _PICTURE_FIELD.fullmatch(name) else name
+        if key in fields or (key in files and not (is_file and key == "image")):
             message = f"{key!r} was sent twice; send it once."
             raise ApiError(400, message, code="duplicate_field", param=key)
         if isinstance(value, UploadFile):
-            files[key] = value
+            files.setdefault(key, []).append(value)
         else:
             fields[key] = value
     return fields, files
@@ -154,6 +163,14 @@ def _invalid(error: msgspec.ValidationError) -> ApiError:
 # ---- what it asks for
 
 
+class StartingPictures(NamedTuple):
+    """What a job is to draw from: one picture, perhaps within a mask, or references."""
+
+    image: bytes | None = None
+    mask: bytes | None = None
+    references: tuple[bytes, ...] = ()
+
+
 @dataclass(frozen=True)
 class PictureRequest:
     """A checked request. `begun` is on time.perf_counter, for the timings in the answer."""
@@ -169,9 +186,14 @@ class PictureRequest:
     client: str  # a key's name, or an address
     before: dict[str, float]  # stage -> seconds of what was done before its jobs were submitted
 
-    def drawn_from(self, image: bytes, seconds: float) -> PictureRequest:
-        """The same, starting from a picture whose preparation took so long."""
-        jobs = tuple(msgspec.structs.replace(job, image=image) for job in self.jobs)
+    def drawn_from(self, pictures: StartingPictures, seconds: float) -> PictureRequest:
+        """The same, starting from pictures whose preparation took so long."""
+        jobs = tuple(
+            msgspec.structs.replace(
+                job, image=pictures.image, mask=pictures.mask, references=pictures.references
+            )
+            for job in self.jobs
+        )
         return replace(self, jobs=jobs, before={**self.before, "upload": seconds})
 
 
@@ -184,13 +206,14 @@ def checked_request(
     certificate = certificate_of(service.engine.status)
     _check(service, certificate, body, kind)
     quality = _QUALITIES.get(body.quality or "auto", "medium")
-    steps = body.steps or steps_for(certificate.steps, quality)
+    number = steps_of(body)
+    steps = number or steps_for(certificate.steps, quality)
     return PictureRequest(
         kind=kind,
         jobs=_jobs(service, body, size_for(certificate, body.size), steps, client),
         picture_format=body.output_format or "png",
         compression=100 if body.output_compression is None else body.output_compression,
-        quality=quality_of(certificate.steps, body.steps) if body.steps else quality,
+        quality=quality_of(certificate.steps, number) if number else quality,
         as_url=body.response_format == "url",
         stream=bool(body.stream),
         begun=begun,
@@ -204,7 +227,8 @@ def _jobs(
 ) -> tuple[Job, ...]:
     """One job a picture. Their seeds count up, so that each can be drawn alone again."""
     number = secrets.token_hex(8)
-    seed = secrets.randbelow(_MOST_RANDOM) if body.seed is None else body.seed
+    first = seed_of(body)
+    seed = secrets.randbelow(_MOST_RANDOM) if first is None else first
     return tuple(
         Job(
             id=f"{number}-{index}",
@@ -213,10 +237,13 @@ def _jobs(
             width=size[0],
             height=size[1],
             steps=steps,
-            guidance=body.guidance,
+            guidance=guidance_of(body),
             seed=seed + index,
             previews=(body.partial_images or 0) if body.stream else 0,
             strength=body.strength if isinstance(body, EditRequest) else None,
+            off_list=body.off_list,
+            lora=body.lora,
+            lora_scale=1.0 if body.lora_scale is None else body.lora_scale,
             client=client,
             deadline=time.monotonic() + service.settings.deadline,
             profile=service.profiler.take(),
@@ -232,6 +259,16 @@ def certificate_of(status: EngineStatus) -> Certificate:
         again = status.ready_in or COMES_BACK
         raise ApiError(503, message, code="not_ready", retry_after=again)
     return status.certificate
+
+
+def no_such_model(settings: HttpSettings, name: str) -> ApiError:
+    """404, with the names that there are."""
+    names = ", ".join(map(repr, settings.names))
+    message = (
+        f"The model {name!r} does not exist here; this server draws with {names}. Where a client "
+        f"can ask for nothing else, start it with --alias {shlex.quote(name)}."
+    )
+    return ApiError(404, message, code="model_not_found", param="model")
 
 
 def steps_for(listed_steps: tuple[int, ...], quality: ResolvedQuality) -> int:
@@ -259,12 +296,8 @@ def size_for(certificate: Certificate, size: str | None) -> tuple[int, int]:
 
 
 def _check(service: Service, certificate: Certificate, body: ImageRequest, kind: Kind) -> None:
-    if body.model not in (None, "", service.settings.model):
-        message = (
-            f"The model {body.model!r} does not exist here; this server draws with "
-            f"{service.settings.model!r}."
-        )
-        raise ApiError(404, message, code="model_not_found", param="model")
+    if body.model and body.model not in service.settings.names:
+        raise no_such_model(service.settings, body.model)
     if kind == "image_edit" and not certificate.img2img:
         raise ApiError(
             400, f"{certificate.pipeline} cannot draw from a picture.", code="unsupported_operation"
@@ -276,13 +309,6 @@ def _check(service: Service, certificate: Certificate, body: ImageRequest, kind:
             "wait here."
         )
         raise ApiError(400, message, code="unsupported_value", param="n")
-    if body.stream and (body.n or 1) > 1:
-        raise ApiError(
-            400,
-            "A stream carries one picture: leave n out, or send several requests.",
-            code="unsupported_value",
-            param="n",
-        )
     if body.response_format == "url" and service.pictures is None:
         raise ApiError(
             400,
@@ -297,10 +323,10 @@ def _check(service: Service, certificate: Certificate, body: ImageRequest, kind:
             code="unsupported_value",
             param="response_format",
         )
-    if body.output_format in (None, "png") and body.output_compression not in (None, 100):
+    if body.background == "transparent":
         raise ApiError(
             400,
-            "PNG is lossless: output_compression is for jpeg and webp.",
+            "Pictures drawn here are opaque: leave background out, or send 'auto' or 'opaque'.",
             code="unsupported_value",
-            param="output_compression",
+            param="background",
         )

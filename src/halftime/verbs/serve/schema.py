@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from halftime.verbs.serve.files import PictureFormat
+from halftime.verbs.serve.messages import OffList
 
 MOST_PICTURES = 10  # as OpenAI's
 MOST_PARTIALS = 3
@@ -16,6 +17,8 @@ MOST_PROMPT = 4000  # characters; text encoders read far less
 MOST_STEPS = 200
 # what every JSON reader keeps exactly, and n pictures count up from it
 LARGEST_SEED = 2**53 - MOST_PICTURES
+ANY_SEED = -1
+VARIATION_STRENGTH = 0.6  # of a variation that names none
 
 ResolvedQuality = Literal["low", "medium", "high"]
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
@@ -24,16 +27,17 @@ Pictures = Annotated[int, Meta(ge=1, le=MOST_PICTURES)]
 Size = Annotated[str, Meta(pattern="^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")]
 Percent = Annotated[int, Meta(ge=0, le=100)]
 Partials = Annotated[int, Meta(ge=0, le=MOST_PARTIALS)]
-Seed = Annotated[int, Meta(ge=0, le=LARGEST_SEED)]
+Seed = Annotated[int, Meta(ge=ANY_SEED, le=LARGEST_SEED)]
 Steps = Annotated[int, Meta(ge=1, le=MOST_STEPS)]
 Guidance = Annotated[float, Meta(ge=0, le=100)]
+LoraScale = Annotated[float, Meta(ge=-4, le=4)]
 Strength = Annotated[float, Meta(gt=0, le=1)]
 Identifier = Annotated[str, Meta(max_length=512)]
 
 
 class ImageRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What generation and editing have in common. `seed`, `steps`, `guidance` and `negative_prompt`
-    are halftime's."""
+    """What generation and editing have in common. From `seed` on the fields are halftime's; steps
+    and guidance may also be called what diffusers calls them."""
 
     prompt: Prompt
     model: Identifier | None = None
@@ -45,13 +49,18 @@ class ImageRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     output_compression: Percent | None = None
     stream: bool | None = None
     partial_images: Partials | None = None
-    background: Literal["auto", "opaque"] | None = None
+    background: Literal["auto", "opaque", "transparent"] | None = None
     user: Identifier | None = None
     safety_identifier: Identifier | None = None
     seed: Seed | None = None
     steps: Steps | None = None
+    num_inference_steps: Steps | None = None
     guidance: Guidance | None = None
+    guidance_scale: Guidance | None = None
     negative_prompt: Annotated[str, Meta(max_length=MOST_PROMPT)] | None = None
+    off_list: OffList | None = None
+    lora: Identifier | None = None
+    lora_scale: LoraScale | None = None
 
 
 class GenerateRequest(ImageRequest, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +76,28 @@ class EditRequest(ImageRequest, kw_only=True, forbid_unknown_fields=True):
 
     strength: Strength | None = None
     input_fidelity: Literal["high", "low"] | None = None
+
+
+class VariationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The fields of POST /v1/images/variations beside the picture; from `strength` on they are
+    halftime's."""
+
+    model: Identifier | None = None
+    n: Pictures | None = None
+    size: Size | None = None
+    response_format: Literal["b64_json", "url"] | None = None
+    user: Identifier | None = None
+    strength: Strength | None = None
+    seed: Seed | None = None
+    steps: Steps | None = None
+    off_list: OffList | None = None
+
+    def as_edit(self) -> EditRequest:
+        """The edit that it is: without a prompt, and with a middling strength."""
+        fields = msgspec.structs.asdict(self)
+        strength = fields.pop("strength") or VARIATION_STRENGTH
+        # not through the schema, which asks for a prompt
+        return EditRequest(prompt="", strength=strength, **fields)
 
 
 class PictureTiming(msgspec.Struct, kw_only=True):
@@ -123,8 +154,17 @@ class ImageObject(msgspec.Struct, kw_only=True, omit_defaults=True):
     url: str | None = None
 
 
+class Snapped(msgspec.Struct, kw_only=True):
+    """What was asked for and is not offered, beside what was drawn in its place."""
+
+    requested_size: str
+    size: str
+    requested_steps: int
+    steps: int
+
+
 class ImagesResponse(msgspec.Struct, kw_only=True):
-    """The answer of both endpoints without `stream`."""
+    """The answer without `stream`. `snapped` is null where everything was drawn as asked for."""
 
     created: int
     data: list[ImageObject]
@@ -132,16 +172,18 @@ class ImagesResponse(msgspec.Struct, kw_only=True):
     quality: ResolvedQuality
     size: str
     usage: Usage
+    snapped: Snapped | None = None
     background: Literal["opaque"] = "opaque"
 
 
 class PartialEvent(msgspec.Struct, kw_only=True):
     """`image_generation.partial_image` or `image_edit.partial_image`; `step` counts from 1, of
-    `steps`."""
+    `steps`; `image_index` says which of n pictures it is, from 0."""
 
     type: str
     b64_json: str
     partial_image_index: int
+    image_index: int = 0
     created_at: int
     output_format: PictureFormat
     quality: ResolvedQuality
@@ -162,4 +204,6 @@ class CompletedEvent(msgspec.Struct, kw_only=True):
     size: str
     seed: int
     usage: Usage
+    image_index: int = 0
+    snapped: Snapped | None = None
     background: Literal["opaque"] = "opaque"

@@ -47,6 +47,7 @@ class HttpSettings:
     """Limits and names. Seconds and bytes."""
 
     model: str = "emoji-xl"  # under which clients ask for it
+    aliases: tuple[str, ...] = ()  # further names of it
     api_keys: tuple[str, ...] = ()  # without names and limits
     keys: Mapping[str, KeySettings] = field(default_factory=dict)  # by name
     hosts: tuple[str, ...] = ()  # that `Host` may name; empty: any
@@ -64,6 +65,11 @@ class HttpSettings:
     url_seconds: float = 3600.0
     url_bytes: int = 256 * MIB
     drain_seconds: float = 30.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that clients may ask for."""
+        return tuple(dict.fromkeys((self.model, *self.aliases)))
 
     @property
     def has_keys(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import AutoPipelineForImage2Image
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 from PIL import Image
 
 from halftime import bundled
@@ -34,8 +34,10 @@ from halftime.verbs.profile.call import out_of_memory_explained, tree
 from halftime.verbs.profile.clock import Clock, clock_for
 from halftime.verbs.profile.instrument import instrumented
 from halftime.verbs.profile.recorder import Recorder
+from halftime.verbs.serve.loras import adapter_on, load_loras
 from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.preview import quickened
+from halftime.verbs.serve.references import most_references
 from halftime.verbs.serve.stepping import Watch, watched
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ class Studio:
     recorder: Recorder
     clock: Clock
     stack: ExitStack = field(default_factory=ExitStack)
+    loras: Mapping[str, str] = field(default_factory=dict)  # name -> the adapter's
+    references: int = 1  # pictures that a call may be given at most
     beat: Callable[[], None] = lambda: None  # told of each step
 
     @property
@@ -91,12 +95,16 @@ class Studio:
     def draw(self, jobs: Sequence[Job], watch: Watch) -> Drawing:
         """One call for all jobs, which are of one kind. Raises BadWorkload, NobodyWaits,
         OutOfMemory."""
-        pipeline = self.modes["img2img" if jobs[0].image is not None else "text2img"]
+        pipeline = self.modes[mode_of(jobs[0])]
         arguments = self.arguments(pipeline, jobs)
         watch.begin()
         watch.beat = self.beat
         self.recorder.reset()
-        with watched(pipeline, self.template, watch), out_of_memory_explained():
+        with (
+            watched(pipeline, self.template, watch),
+            adapter_on(self.pipeline, self.loras, jobs[0]),
+            out_of_memory_explained(),
+        ):
             origin = self.clock.start()
             pictures = as_pixels(pipeline(**arguments))
             end = self.clock.finish()
@@ -120,7 +128,11 @@ class Studio:
         if first.negative_prompt is not None:
             needed["negative_prompt"] = [job.negative_prompt or "" for job in jobs]
         if first.image is not None:
-            needed["image"] = [opened(job) for job in jobs]
+            needed["image"] = [opened(job, job.image) for job in jobs]
+        if first.references:
+            needed["image"] = [opened(first, picture) for picture in first.references]
+        if first.mask is not None:
+            needed["mask_image"] = [opened(job, job.mask or b"", "L") for job in jobs]
         if first.strength is not None:
             needed["strength"] = first.strength
         guidance = self.default_guidance if first.guidance is None else first.guidance
@@ -164,11 +176,18 @@ def session_of(studio: Studio, drawing: Drawing, job: Job) -> Session:
     )
 
 
-def opened(job: Job) -> Image.Image:
-    """The job's picture, RGB, of the size asked for. Raises BadWorkload where it is not one."""
+def mode_of(job: Job) -> Mode:
+    """Which of the pipelines draws it."""
+    if job.mask is not None:
+        return "inpaint"
+    return "text2img" if job.image is None and not job.references else "img2img"
+
+
+def opened(job: Job, data: bytes | None, mode: str = "RGB") -> Image.Image:
+    """A picture of the job, of the size asked for. Raises BadWorkload where it is not one."""
     try:
-        with Image.open(io.BytesIO(job.image or b""), formats=("PNG", "JPEG", "WEBP")) as image:
-            return image.convert("RGB").resize((job.width, job.height), Image.Resampling.LANCZOS)
+        with Image.open(io.BytesIO(data or b""), formats=("PNG", "JPEG", "WEBP")) as image:
+            return image.convert(mode).resize((job.width, job.height), Image.Resampling.LANCZOS)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadWorkload("the picture cannot be read; send a PNG, JPEG or WebP.") from error
 
@@ -201,13 +220,17 @@ def open_studio(settings: EngineSettings) -> Studio:
     pipeline = loaded.pipeline
     pipeline.set_progress_bar_config(disable=True)
     stack = ExitStack()
+    loras = load_loras(pipeline, settings)
     fixes, artefacts = _fix(pipeline, settings, stack)
     modes: dict[Mode, DiffusionPipeline] = {"text2img": pipeline}
-    sibling = _img2img(pipeline) if settings.img2img else None
-    if sibling is not None:
-        sibling.set_progress_bar_config(disable=True)
-        # as an attribute, so that it is instrumented too
-        modes["img2img"] = pipeline.halftime_img2img = sibling
+    siblings: dict[Mode, bool] = {"img2img": settings.img2img, "inpaint": settings.inpaint}
+    for mode, enabled in siblings.items():
+        sibling = _sibling(pipeline, mode) if enabled else None
+        if sibling is not None:
+            sibling.set_progress_bar_config(disable=True)
+            # as an attribute, so that it is instrumented too
+            setattr(pipeline, f"halftime_{mode}", sibling)
+            modes[mode] = sibling
     clock = clock_for(device_of(pipeline))
     recorder = Recorder(clock)
     # Before anything is compiled, and for good: what is compiled then never sees it come or go.
@@ -224,6 +247,8 @@ def open_studio(settings: EngineSettings) -> Studio:
         recorder=recorder,
         clock=clock,
         stack=stack,
+        loras=loras,
+        references=most_references(pipeline) if "img2img" in modes else 1,
     )
 
 
@@ -246,10 +271,14 @@ def _recipe_hash(recipe: str | None) -> str | None:
     return None if recipe is None else hashlib.sha256(Path(recipe).read_bytes()).hexdigest()[:16]
 
 
-def _img2img(pipeline: DiffusionPipeline) -> DiffusionPipeline | None:
-    """The pipeline of the same parts that starts from a picture, where diffusers has one."""
+_SIBLINGS = {"img2img": AutoPipelineForImage2Image, "inpaint": AutoPipelineForInpainting}
+
+
+def _sibling(pipeline: DiffusionPipeline, mode: Mode) -> DiffusionPipeline | None:
+    """The pipeline of the same parts that starts from a picture, or draws within a mask, where
+    diffusers has one."""
     try:
-        return AutoPipelineForImage2Image.from_pipe(pipeline)
+        return _SIBLINGS[mode].from_pipe(pipeline)
     except (ValueError, TypeError, AttributeError):
         return None
 

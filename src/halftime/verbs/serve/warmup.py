@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -51,6 +51,7 @@ class Kind(NamedTuple):
     guidance: Branch
     steps: int
     prompt_tokens: int | None
+    lora: str | None = None
 
 
 class Offered(NamedTuple):
@@ -62,6 +63,8 @@ class Offered(NamedTuple):
     modes: tuple[Mode, ...]
     branches: tuple[Branch, ...]
     buckets: tuple[int, ...]
+    loras: tuple[str, ...] = ()
+    references: int = 1
 
 
 def kinds(offered: Offered) -> list[Kind]:
@@ -76,13 +79,19 @@ def kinds(offered: Offered) -> list[Kind]:
         for batch in offered.batches
         for branch in offered.branches
         for bucket in buckets
+        if batch == 1 or mode == "text2img" or offered.references == 1
     ]
     full_length = [
         Kind("text2img", width, height, 1, offered.branches[0], steps, buckets[0])
         for width, height in offered.sizes
         for steps in offered.steps
     ]
-    return list(dict.fromkeys([*combinations, *full_length]))
+    with_loras = [
+        Kind("text2img", width, height, 1, offered.branches[0], few, buckets[0], lora)
+        for width, height in offered.sizes
+        for lora in offered.loras
+    ]
+    return list(dict.fromkeys([*combinations, *full_length, *with_loras]))
 
 
 def offered_by(studio: Studio, settings: EngineSettings) -> Offered:
@@ -99,6 +108,8 @@ def offered_by(studio: Studio, settings: EngineSettings) -> Offered:
         modes=tuple(studio.modes),
         branches=("guided", "unguided") if guided else ("unguided",),
         buckets=buckets_of(pipeline),
+        loras=tuple(studio.loras),
+        references=studio.references,
     )
 
 
@@ -183,7 +194,9 @@ def most_prompt_tokens(pipeline: DiffusionPipeline) -> int | None:
 # ---- passes
 
 
-def jobs_of(kind: Kind, guidance: float | None, number: int) -> tuple[Job, ...]:
+def jobs_of(
+    kind: Kind, guidance: float | None, number: int, references: int = 1
+) -> tuple[Job, ...]:
     """Jobs of a kind. In every other pass prompts are shorter, so that one graph for all lengths
     must be that."""
     tokens = 8 if kind.prompt_tokens is None else max(1, kind.prompt_tokens - number % 2)
@@ -197,16 +210,26 @@ def jobs_of(kind: Kind, guidance: float | None, number: int) -> tuple[Job, ...]:
             guidance=guidance if kind.guidance == "guided" else UNGUIDED,
             seed=index,
             previews=1,
-            image=_grey(kind) if kind.mode == "img2img" else None,
-            strength=1.0 if kind.mode == "img2img" else None,
+            lora=kind.lora,
+            **_pictures(kind, references),
         )
         for index in range(kind.batch)
     )
 
 
-def _grey(kind: Kind) -> bytes:
+def _pictures(kind: Kind, references: int) -> dict[str, Any]:
+    """What a job of this kind brings along; strength 1, so that all steps are drawn."""
+    if kind.mode == "text2img":
+        return {}
+    if references > 1:
+        return {"references": (_grey(kind, "RGB"),)}
+    mask = _grey(kind, "L") if kind.mode == "inpaint" else None
+    return {"image": _grey(kind, "RGB"), "mask": mask, "strength": 1.0}
+
+
+def _grey(kind: Kind, mode: str) -> bytes:
     file = BytesIO()
-    Image.new("RGB", (kind.width, kind.height), (128, 128, 128)).save(file, "PNG")
+    Image.new("L", (kind.width, kind.height), 128).convert(mode).save(file, "PNG")
     return file.getvalue()
 
 
@@ -226,7 +249,7 @@ def _pass(
 ) -> Iterator[float]:
     for position, kind in enumerate(todo):
         progress(f"pass {number + 1}: {describe(kind)}", position, len(todo))
-        jobs = jobs_of(kind, studio.default_guidance, number)
+        jobs = jobs_of(kind, studio.default_guidance, number, studio.references)
         begun = time.perf_counter()
         if previews is not None:
             previews.open(jobs)
@@ -247,6 +270,7 @@ def describe(kind: Kind) -> str:
         kind.guidance,
     ]
     words += [kind.mode] * (kind.mode != "text2img")
+    words += [f"LoRA {kind.lora}"] * (kind.lora is not None)
     words += [f"{kind.prompt_tokens} tokens"] * (kind.prompt_tokens is not None)
     return ", ".join(words)
 
@@ -316,6 +340,9 @@ def _certificate(
         batch_sizes=paying,
         previews=studio.tiny is not None,
         img2img="img2img" in offered.modes,
+        inpaint="inpaint" in offered.modes,
+        references=offered.references,
+        loras=offered.loras,
         entries=entries,
         passes=passes,
         graphs_before=counters[0],

@@ -1,0 +1,76 @@
+"""LoRAs by name, from a listed folder: all are loaded at the start, and one is on for a call.
+
+Off, a LoRA's layers give what the layer under them gives, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from halftime.base.errors import BadInput
+from halftime.base.extras import optional
+from halftime.base.source import in_a_sentence
+from halftime.verbs.serve.messages import EngineSettings, Job
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def load_loras(pipeline: DiffusionPipeline, settings: EngineSettings) -> dict[str, str]:
+    """The folder's LoRAs by file name without its ending, each with the name of its adapter; all
+    are off. Raises BadInput where one cannot be offered."""
+    if settings.loras is None:
+        return {}
+    if settings.recipe is not None:
+        raise BadInput(
+            "--loras and --recipe: the recipe was measured without these LoRAs, and what it "
+            "compiles does not know them. Start with one of the two."
+        )
+    optional("peft", "lora", "halftime serve --loras")
+    folder = Path(settings.loras)
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        raise BadInput(f"--loras {settings.loras}: there is no folder with *.safetensors there.")
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise BadInput(f"--loras: {type(pipeline).__name__} takes no LoRA.")
+    # The adapter's name becomes part of a module's, which may hold no dot.
+    adapters = {file.stem: f"lora_{number}" for number, file in enumerate(files)}
+    for file in files:
+        _load(pipeline, file, adapters[file.stem])
+    pipeline.disable_lora()
+    return adapters
+
+
+def _load(pipeline: DiffusionPipeline, file: Path, adapter: str) -> None:
+    try:
+        pipeline.load_lora_weights(
+            str(file.parent), weight_name=file.name, adapter_name=adapter, use_safetensors=True
+        )
+    # diffusers and peft raise what their code ran into
+    except Exception as error:
+        raise BadInput(f"--loras: {file.name} does not fit: {in_a_sentence(error)}") from error
+    names = {name for names in pipeline.get_list_adapters().values() for name in names}
+    if adapter not in names:
+        raise BadInput(
+            f"--loras: {file.name} changes nothing in {type(pipeline).__name__}: it is for another "
+            "model."
+        )
+
+
+@contextmanager
+def adapter_on(
+    pipeline: DiffusionPipeline, adapters: Mapping[str, str], job: Job
+) -> Iterator[None]:
+    """The job's LoRA is on inside the block, and no other."""
+    if job.lora is None:
+        yield
+        return
+    pipeline.set_adapters([adapters[job.lora]], [job.lora_scale])
+    pipeline.enable_lora()
+    try:
+        yield
+    finally:
+        pipeline.disable_lora()
