@@ -138,6 +138,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime profile --json profile.json", Ours(f"{_SHORT} --no-probes")),
     (r"^halftime profile", Ours(_SHORT)),
     (r"^from halftime.testing import FAULTS, proxied", Python()),
+    (r"^halftime show benchmarks/results/tune/", Ours()),  # the README shows what it prints
     (r"^halftime show benchmarks/", Bash("benchmarks/", f"{ROOT}/benchmarks/")),
     (r"^halftime show", Ours()),
     (r"^halftime replay", Ours("--runs 1 --warmup 0")),

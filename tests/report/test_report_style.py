@@ -252,7 +252,8 @@ def test_a_command_is_copied(chromium, tmp_path: Path) -> None:
     tab.set_default_timeout(PATIENT)
     tab.goto(f"file://{path}")
     tab.get_by_role("button", name="copy").click()
-    tab.wait_for_function("document.querySelector('.command button').textContent === 'copied'")
+    tab.get_by_role("button", name="copied").wait_for()
+    assert tab.evaluate("navigator.clipboard.readText()").startswith("printf '[[fixes]]")
     context.close()
 
 
