@@ -41,4 +41,4 @@ def test_it_gets_solver_steps() -> None:
     assert fix.applies(pipeline, device_of(pipeline), fix.with_defaults({})) is None
     with halftime.applied(pipeline, [Choice(name="solver-steps", settings={"steps": 3})]):
         pipeline("a red apple", num_inference_steps=9, height=32, width=32, output_type="latent")
-    assert len(pipeline.scheduler.timesteps) == 3
+        assert len(pipeline.scheduler.timesteps) == 3
