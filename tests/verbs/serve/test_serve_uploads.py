@@ -64,7 +64,7 @@ def test_bodies_are_bounded_together() -> None:
 def test_the_engine_gets_a_picture_of_the_size_that_is_drawn() -> None:
     with serving() as running:
         for size, drawn_size in (("96x64", (96, 64)), ("100x70", (96, 64)), (None, (64, 64))):
-            data = {"prompt": "p"} | ({"size": size} if size else {})
+            data = {"prompt": "p", "off_list": "snap"} | ({"size": size} if size else {})
             files = {"image": png(1500, 1000)}
             answer = http.post(running.address + EDIT, data=data, files=files)
             assert answer.status_code == 200
