@@ -154,7 +154,7 @@ def test_a_planted_bad_fix_is_found_and_dropped(
     bad = replace(FIXES["vae-channels-last"], apply=_spoilt, applies=lambda *_: None)
     monkeypatch.setitem(FIXES, "vae-channels-last", bad)
     # the probe would refuse it at once: here the pictures of the whole recipe must show it
-    monkeypatch.setattr("halftime.fix.apply.check_levels", lambda *_, **__: None)
+    monkeypatch.setattr("halftime.verbs.tune.bench.check_levels", lambda *_, **__: None)
     # whatever the clock says
     monkeypatch.setattr("halftime.verbs.tune.search.pays", lambda trial: not trial.failure)
     said: list[str] = []
