@@ -20,6 +20,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
 from torch import nn
 
 from halftime.base.errors import UnsupportedVersion
+from halftime.pipeline.arguments import drawn_by_blocks
+from halftime.pipeline.signature import call_parameters
 from halftime.records.stages import PIPELINE_METHODS
 from halftime.upstream import hugging_face, pytorch
 from tiny_pipelines import BREADTH, FAMILIES, PIPELINES
@@ -597,10 +599,10 @@ def test_a_model_names_what_stays_in_fp32() -> None:
 
 def test_what_a_modular_pipeline_takes_and_gives() -> None:
     """Its fixes would go on without a probe."""
-    inputs, output = hugging_face.modular_inputs(BREADTH["modular_wan"].build()) or ((), "")
-    assert {"prompt", "height", "generator", "output_type"} <= {*inputs}
-    assert output == "videos"
-    assert hugging_face.modular_inputs(PIPELINES["sd15"].build()) is None
+    pipeline = BREADTH["modular_wan"].build()
+    assert {"prompt", "height", "generator", "output_type"} <= {*call_parameters(pipeline).names}
+    assert drawn_by_blocks(pipeline) == "videos"
+    assert drawn_by_blocks(PIPELINES["sd15"].build()) is None
 
 
 @pytest.mark.parametrize("name", sorted(hugging_face._IN_DTYPE_OF_TIMESTEP))

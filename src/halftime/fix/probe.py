@@ -25,7 +25,7 @@ from halftime.fix.base import ChosenFix, Settings
 from halftime.fix.blocks import block
 from halftime.fix.undo import restored
 from halftime.pipeline.architecture import architecture
-from halftime.pipeline.arguments import call_parameters, vae_factor
+from halftime.pipeline.arguments import call_parameters, drawn_by_blocks, vae_factor
 from halftime.pipeline.change import progress_bars
 from halftime.pipeline.components import components_of, denoisers, modules_of, pipelines_of
 from halftime.pipeline.device import device_of
@@ -61,12 +61,10 @@ BOUNDS: dict[torch.dtype, float] = {
 _SIZES = (64, 128, 256)  # of a picture, the smallest first; then what the model was made for
 # Arguments that some calls take one of, or have another number of frames for.
 _LEFT_OUT = ((), ("video",), ("image",), ("num_frames", "video"))
-_PASSED: set[str] = set()  # keys of probes that passed in this process
-
-
 _STEPS = 3  # of a call under a fix that chooses them: another number than the pipeline's own two
 _PICTURES = ("image", "original_image", "control_image", "mask_image", "control_mask")
 _VIDEOS = ("video", "control_video", "conditioning_frames", "pose_video", "face_video")
+_PASSED: set[str] = set()  # keys of probes that passed in this process
 
 
 class ShortCall(NamedTuple):
@@ -297,23 +295,17 @@ def short_arguments(pipeline: DiffusionPipeline, size: int | None) -> dict[str, 
         "_auto_resize": False,
         **({} if size is None else {"height": size, "width": size, "max_area": size * size}),
     }
-    modular = hugging_face.modular_inputs(pipeline)
-    if modular is not None:  # pictures would choose other blocks than those that have components
+    blocks = hugging_face.blocks_of(pipeline)
+    if blocks is not None:  # pictures would choose other blocks than those that have components
         possible = {k: v for k, v in possible.items() if k not in (*_PICTURES, *_VIDEOS)}
-        possible["output"] = modular[1]
-    names = _names(pipeline)
+        possible["output"] = drawn_by_blocks(pipeline) or blocks.outputs[0].name
+    names = call_parameters(pipeline).names
     return {name: value for name, value in possible.items() if name in names}
-
-
-def _names(pipeline: DiffusionPipeline) -> set[str]:
-    """Of the arguments that the call takes."""
-    inputs, _ = hugging_face.modular_inputs(pipeline) or ((), "")
-    return {*call_parameters(pipeline).names, *inputs}
 
 
 def _called(pipeline: DiffusionPipeline, arguments: Mapping[str, object]) -> ShortCall:
     seeded = {"generator": torch.Generator("cpu").manual_seed(0), **arguments}
-    if "generator" not in _names(pipeline):
+    if "generator" not in call_parameters(pipeline).names:
         del seeded["generator"]
     torch.manual_seed(0)
     try:

@@ -138,7 +138,7 @@ def _workload_arguments(
         "num_images_per_prompt": None
         if workload.images_per_prompt == 1
         else workload.images_per_prompt,
-        "output": _pictures_of_blocks(pipeline),
+        "output": drawn_by_blocks(pipeline),
     }
     return {
         **(
@@ -153,7 +153,7 @@ def _workload_arguments(
     }
 
 
-def _pictures_of_blocks(pipeline: DiffusionPipeline) -> str | None:
+def drawn_by_blocks(pipeline: DiffusionPipeline) -> str | None:
     """What a modular pipeline is asked for: without it, its call gives everything that its blocks
     know."""
     blocks = hugging_face.blocks_of(pipeline)

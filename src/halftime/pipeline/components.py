@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from diffusers import DiffusionPipeline
 from torch import nn
 
@@ -17,6 +19,14 @@ def pipelines_of(pipeline: DiffusionPipeline) -> list[DiffusionPipeline]:
         pipeline,
         *(value for value in vars(pipeline).values() if isinstance(value, DiffusionPipeline)),
     ]
+
+
+def with_subclasses(kind: type) -> Iterator[type]:
+    """The class and every class below it that exists by now."""
+    yield kind
+    subclasses: list[type] = kind.__subclasses__()
+    for subclass in subclasses:
+        yield from with_subclasses(subclass)
 
 
 def components_of(pipeline: DiffusionPipeline) -> dict[str, object]:

@@ -16,7 +16,12 @@ from typing import Literal
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from halftime.pipeline.components import components_of, modules_of, pipelines_of
+from halftime.pipeline.components import (
+    components_of,
+    modules_of,
+    pipelines_of,
+    with_subclasses,
+)
 from halftime.upstream import hugging_face, pytorch
 
 Offloading = Literal["model", "sequential", "group", "device map"]
@@ -274,15 +279,8 @@ def _live_pipelines() -> Iterator[DiffusionPipeline]:
     """Every pipeline in this process. A process holds millions of objects, so that the search
     runs in C."""
     objects = gc.get_objects()
-    kinds = {DiffusionPipeline, *_subclasses(DiffusionPipeline)}
+    kinds = {*with_subclasses(DiffusionPipeline)}
     return compress(objects, map(kinds.__contains__, map(type, objects)))
-
-
-def _subclasses(kind: type) -> Iterator[type]:
-    subclass: type
-    for subclass in kind.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
 
 
 def _repeated(pipeline: DiffusionPipeline) -> tuple[str, ...]:

@@ -70,10 +70,11 @@ class Blocks(Protocol):
 
 def blocks_of(pipeline: object) -> Blocks | None:
     """The blocks of a modular pipeline; None for every other. The public property gives a copy,
-    which takes seconds where blocks are many."""
+    which takes seconds where blocks are many; diffusers 0.35 has a plain attribute there."""
     if not any(base.__name__ == "ModularPipeline" for base in type(pipeline).__mro__):
         return None
-    return getattr(pipeline, "_blocks", None)
+    private: Blocks | None = getattr(pipeline, "_blocks", None)
+    return getattr(pipeline, "blocks", None) if private is None else private
 
 
 def leaf_blocks(pipeline: object) -> Iterator[tuple[str, object]]:
@@ -216,17 +217,6 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
 def kept_in_fp32(model: nn.Module) -> tuple[str, ...]:
     """Names of submodules that lose their pictures in lower precision, by diffusers' own list."""
     return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
-
-
-def modular_inputs(pipeline: DiffusionPipeline) -> tuple[tuple[str, ...], str] | None:
-    """What the blocks of a modular pipeline take, and the output that is its picture; None of any
-    other pipeline. Its call only says **kwargs, and gives all that its blocks computed."""
-    blocks = getattr(pipeline, "blocks", None)
-    if blocks is None or not hasattr(blocks, "input_names") or not hasattr(blocks, "outputs"):
-        return None
-    outputs = [output.name for output in blocks.outputs]
-    pictures = [name for name in ("images", "videos") if name in outputs]
-    return tuple(filter(None, blocks.input_names)), (pictures or outputs)[0]
 
 
 # They embed the timestep in `timestep.dtype`, and so need it in the dtype of their weights; other

@@ -19,12 +19,14 @@ from halftime.base.errors import BadFile, BadInput
 from halftime.base.progress import Progress, silent
 from halftime.base.source import in_a_sentence
 from halftime.pipeline.change import patched
+from halftime.pipeline.components import with_subclasses
 from halftime.pipeline.inputs import again
 from halftime.records import Session
 from halftime.verbs.profile.call import quiet_progress_bars
 from halftime.verbs.profile.inplace import Profiling, profiling
 
 Call = Callable[..., object]
+TAKES = "_halftime_takes"  # on a class's call that reports to us
 
 
 @dataclass
@@ -118,17 +120,10 @@ def _calls_taken(called: Call) -> Iterator[None]:
             getattr(diffusers, "ModularPipeline", DiffusionPipeline),
         ]
         for base in dict.fromkeys(bases):
-            for subclass in _with_subclasses(base):
+            for subclass in with_subclasses(base):
                 _take(subclass, called, undo)
             undo.enter_context(patched(base, "__init_subclass__", _taking(base, called, undo)))
         yield
-
-
-def _with_subclasses(base: type) -> Iterator[type]:
-    yield base
-    subclasses: list[type] = base.__subclasses__()
-    for kind in subclasses:
-        yield from _with_subclasses(kind)
 
 
 def _taking(base: type, called: Call, undo: ExitStack) -> object:
@@ -137,9 +132,6 @@ def _taking(base: type, called: Call, undo: ExitStack) -> object:
         _take(kind, called, undo)
 
     return classmethod(init_subclass)
-
-
-TAKES = "_halftime_takes"  # on a class's call that reports to us
 
 
 def _take(kind: type, called: Call, undo: ExitStack) -> None:
