@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from halftime.testing.passage import EVENTS_HEAD, Passage, chunk
 from halftime.verbs.gateway.extra import load_ca_bundle
@@ -43,6 +44,27 @@ class PlantedFault:
     def does_its_job(self) -> bool:
         """Whether the gateway is slow or odd at most, rather than wrong."""
         return not self.refusal
+
+
+async def _as_sent(passage: Passage) -> bytes:
+    """The upstream's answer in full, as it was sent."""
+    return b"".join([arrival.raw async for arrival in passage.answer()])
+
+
+async def _answer_value(passage: Passage) -> dict[str, Any]:
+    """What the upstream's JSON answer holds."""
+    _, body = await passage.whole_answer()
+    value: dict[str, Any] = json.loads(body)
+    return value
+
+
+async def _ask_otherwise(passage: Passage, pattern: bytes, replacement: bytes) -> None:
+    """Forward the request with another body, and the answer as it comes."""
+    head, _, body = passage.request.partition(b"\r\n\r\n")
+    changed = re.sub(pattern, replacement, body)
+    head = _LENGTH.sub(rb"\g<1>%d" % len(changed), head)
+    async for arrival in passage.answer(head + b"\r\n\r\n" + changed):
+        passage.write(arrival.raw)
 
 
 # What takes time
@@ -107,7 +129,7 @@ async def _write_later(passage: Passage, in_turn: bool) -> None:
 
 
 async def _buffer_stream(passage: Passage) -> None:
-    passage.write(b"".join([arrival.raw async for arrival in passage.answer()]))
+    passage.write(await _as_sent(passage))
 
 
 async def _stall_stream(passage: Passage) -> None:
@@ -225,18 +247,13 @@ async def _double(passage: Passage) -> None:
 
 
 async def _strip_usage(passage: Passage) -> None:
-    _, body = await passage.whole_answer()
-    value = json.loads(body)
+    value = await _answer_value(passage)
     value.pop("usage", None)
     passage.write_json("200 OK", value)
 
 
 async def _shrink_picture(passage: Passage) -> None:
-    head, _, body = passage.request.partition(b"\r\n\r\n")
-    smaller = re.sub(rb"(base64,[A-Za-z0-9+/]{400})[A-Za-z0-9+/=]+", rb"\1", body)
-    head = _LENGTH.sub(rb"\g<1>%d" % len(smaller), head)
-    async for arrival in passage.answer(head + b"\r\n\r\n" + smaller):
-        passage.write(arrival.raw)
+    await _ask_otherwise(passage, rb"(base64,[A-Za-z0-9+/]{400})[A-Za-z0-9+/=]+", rb"\1")
 
 
 # What is no answer
@@ -267,15 +284,14 @@ async def _no_content(passage: Passage) -> None:
 
 
 async def _no_choices(passage: Passage) -> None:
-    _, body = await passage.whole_answer()
-    passage.write_json("200 OK", json.loads(body) | {"choices": []})
+    passage.write_json("200 OK", await _answer_value(passage) | {"choices": []})
 
 
 async def _cache(passage: Passage) -> None:
     """The first answer to everybody, whatever they ask."""
     memory = passage.proxy.memory
     if not memory:
-        memory.append(b"".join([arrival.raw async for arrival in passage.answer()]))
+        memory.append(await _as_sent(passage))
     passage.write(memory[0])
 
 
@@ -283,7 +299,7 @@ async def _answer_by_itself(passage: Passage) -> None:
     """Like the upstream's, for the very request, and without asking it."""
     memory = passage.proxy.memory
     if not memory:
-        memory.append(b"".join([arrival.raw async for arrival in passage.answer()]))
+        memory.append(await _as_sent(passage))
         return passage.write(memory[0])
     mark = re.search(rb"halftime-[0-9a-f]{8}", passage.request)
     passage.write(re.sub(rb"halftime-[0-9a-f]{8}", mark[0] if mark else b"", memory[0]))
@@ -293,7 +309,7 @@ async def _answer_by_itself(passage: Passage) -> None:
 async def _cross(passage: Passage) -> None:
     """Each request gets the answer to the one before it."""
     memory = passage.proxy.memory
-    memory.append(b"".join([arrival.raw async for arrival in passage.answer()]))
+    memory.append(await _as_sent(passage))
     passage.write(memory[-2] if len(memory) > 1 else memory[-1])
 
 
@@ -318,19 +334,14 @@ async def _announce_more(passage: Passage) -> None:
 
 
 async def _shorten_text(passage: Passage) -> None:
-    _, body = await passage.whole_answer()
-    value = json.loads(body)
+    value = await _answer_value(passage)
     message = value["choices"][0]["message"]
     message["content"] = message["content"][: len(message["content"]) // 3]
     passage.write_json("200 OK", value)
 
 
 async def _rewrite_model(passage: Passage) -> None:
-    head, _, body = passage.request.partition(b"\r\n\r\n")
-    cheaper = re.sub(rb'("model": *)"[^"]*"', rb'\1"tiny"', body)
-    head = _LENGTH.sub(rb"\g<1>%d" % len(cheaper), head)
-    async for arrival in passage.answer(head + b"\r\n\r\n" + cheaper):
-        passage.write(arrival.raw)
+    await _ask_otherwise(passage, rb'("model": *)"[^"]*"', rb'\1"tiny"')
 
 
 async def _refuse_early(passage: Passage) -> None:
@@ -340,7 +351,7 @@ async def _refuse_early(passage: Passage) -> None:
 
 
 async def _answer_twice(passage: Passage) -> None:
-    answer = b"".join([arrival.raw async for arrival in passage.answer()])
+    answer = await _as_sent(passage)
     passage.write(answer + answer)
 
 
