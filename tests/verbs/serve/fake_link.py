@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import msgspec
-from serve_helpers import certificate
+from serve_helpers import certificate, final
 
 from halftime.testing import FakeClock
 from halftime.verbs.serve.engine import Engine
@@ -116,17 +116,7 @@ async def settle() -> None:
 
 
 def good(job: Job) -> Final:
-    return Final(
-        id=job.id,
-        width=job.width,
-        height=job.height,
-        steps=job.steps,
-        pixels=b"\x01\x02\x03",
-        stages={},
-        queue_seconds=0.0,
-        compute_seconds=0.1,
-        batch_size=1,
-    )
+    return final(job, pixels=b"\x01\x02\x03")
 
 
 def black(job: Job) -> Final:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from openai import OpenAI
+from serve_helpers import final
 from starlette.testclient import TestClient
 
 from halftime.records.serve import Certificate
@@ -71,21 +72,11 @@ def events_of(job: Job) -> list[Event]:
         Preview(id=job.id, step=step + 1, width=job.width, height=job.height, pixels=colour(job))
         for step in range(job.previews)
     ]
-    return [started, *previews, final(job)]
+    return [started, *previews, _coloured(job)]
 
 
-def final(job: Job) -> Final:
-    return Final(
-        id=job.id,
-        width=job.width,
-        height=job.height,
-        steps=job.steps,
-        pixels=colour(job),
-        stages={"denoise": 0.1},
-        queue_seconds=0.0,
-        compute_seconds=0.1,
-        batch_size=1,
-    )
+def _coloured(job: Job) -> Final:
+    return final(job, pixels=colour(job), stages={"denoise": 0.1})
 
 
 def colour(job: Job) -> bytes:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 from halftime.records.serve import Certificate, WarmEntry
 from halftime.verbs.serve.engine import Engine
-from halftime.verbs.serve.messages import EngineSettings, Event, Job
+from halftime.verbs.serve.messages import EngineSettings, Event, Final, Job
 from serve_fake import WorkerScript
 
 
@@ -25,6 +25,23 @@ def job(name: str = "a", **changes: object) -> Job:
         **changes,
     }
     return Job(**values)  # type: ignore[arg-type]
+
+
+def final(job: Job, **changes: object) -> Final:
+    """The last word on a job, of the size and steps that it asked for."""
+    values = {
+        "id": job.id,
+        "width": job.width,
+        "height": job.height,
+        "steps": job.steps,
+        "pixels": b"",
+        "stages": {},
+        "queue_seconds": 0.0,
+        "compute_seconds": 0.1,
+        "batch_size": 1,
+        **changes,
+    }
+    return Final(**values)  # type: ignore[arg-type]
 
 
 def certificate(**changes: object) -> Certificate:

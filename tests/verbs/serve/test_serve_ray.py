@@ -10,13 +10,12 @@ from types import ModuleType
 
 import msgspec
 import pytest
-from serve_helpers import certificate, job, names
+from serve_helpers import certificate, final, job, names
 
 from halftime.records.serve import EngineStatus
 from halftime.verbs.serve.messages import (
     EngineSettings,
     Event,
-    Final,
     Job,
     JobFailed,
     NotReady,
@@ -86,20 +85,6 @@ def started(requested: Job) -> Event:
 
 def preview(requested: Job) -> Event:
     return Preview(id=requested.id, index=0, step=1, width=1, height=1, pixels=b"rgb")
-
-
-def final(requested: Job) -> Event:
-    return Final(
-        id=requested.id,
-        width=requested.width,
-        height=requested.height,
-        steps=requested.steps,
-        pixels=b"",
-        stages={},
-        queue_seconds=0.0,
-        compute_seconds=1.0,
-        batch_size=1,
-    )
 
 
 def with_drawers(
