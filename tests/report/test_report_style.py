@@ -163,6 +163,26 @@ def test_each_fix_has_its_command() -> None:
     assert command_of(session, Finding(id="x", stage="s", message="m")) == ""
 
 
+def test_a_command_loads_what_was_measured() -> None:
+    workload = Workload(
+        steps=2,
+        guidance=1.0,
+        dtype="bfloat16",
+        lora=("a.safetensors:0.5", "b"),
+        image=("in 1.png",),
+        custom_pipeline="mine.py",
+        arguments={"num_frames": 9, "output_type": "pt"},
+    )
+    session = a_session(model="bundled emoji-xl", workload=workload)
+    assert command_of(session, session.findings[0]).splitlines()[1] == (
+        "halftime profile --steps 2 --guidance 1.0 --dtype bfloat16 --image 'in 1.png' "
+        "--custom-pipeline mine.py --lora a.safetensors:0.5 --lora b --set num_frames=9 "
+        "--set output_type=pt --recipe vae-dtype.toml"
+    )
+    in_place = a_session(model="FluxPipeline", pipeline="FluxPipeline")
+    assert command_of(in_place, session.findings[0]).startswith("halftime.applied(pipeline")
+
+
 def test_the_command_of_a_finding_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     session = a_session()

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from halftime.bundled.judge import Judge
 
 FOLDER = Path(__file__).parent
-BUNDLED = "bundled"  # what the model is called where a model is named
 # a diffusers folder: StableDiffusionXLPipeline.from_pretrained takes it too
 MODEL = FOLDER / "model"
 TINY_VAE = FOLDER / "tiny_vae"

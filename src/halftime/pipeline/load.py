@@ -30,6 +30,7 @@ from halftime.pipeline.pretrained import (
 )
 from halftime.pipeline.signature import CATCH_ALL
 from halftime.records import Workload
+from halftime.records.session import BUNDLED
 
 # What says how files are loaded, and means nothing where there are none.
 _OF_FILES = ("variant", "revision", "config", "custom_pipeline")
@@ -133,7 +134,7 @@ def checked_pipeline(value: object, source: str = "") -> DiffusionPipeline:
 
 def kind_of(model: str | None) -> str:
     """'bundled', 'folder', 'file', 'function' or 'hub'. Raises UnknownModel."""
-    if model is None or model == bundled.BUNDLED:
+    if model is None or model == BUNDLED:
         return "bundled"
     if Path(model).is_dir():
         return "folder"
@@ -193,7 +194,7 @@ def _load_bundled(dtype: str | None) -> LoadedPipeline:
         else ("the bundled model has seeded random weights: timings are real, pictures are noise",)
     )
     return LoadedPipeline(
-        bundled.load(None if dtype is None else getattr(torch, dtype)), "bundled emoji-xl", notes
+        bundled.load(None if dtype is None else getattr(torch, dtype)), f"{BUNDLED} emoji-xl", notes
     )
 
 

@@ -10,6 +10,7 @@ from halftime.records.finding import Finding
 from halftime.records.workload import Workload
 
 UNEXPLAINED = "unexplained"
+BUNDLED = "bundled"  # the bundled model where a command names it; a session's name begins so
 
 
 class Span(Record, frozen=True, kw_only=True):
@@ -267,6 +268,13 @@ class Session(Record, frozen=True, kw_only=True):
     pictures: tuple[str, ...] = ()  # what the last call drew, small: data URIs
     notes: tuple[str, ...] = ()  # facts a reader needs: 'seeded random weights'
     doubts: tuple[str, ...] = ()  # why a number may not be trusted, each with the next command
+
+    @property
+    def model_argument(self) -> str | None:
+        """What a command loads the same model by; None for a pipeline that was a Python object."""
+        if self.model.startswith(BUNDLED):
+            return BUNDLED
+        return self.model if self.model and self.model != self.pipeline else None
 
     def row(self, stage: str) -> LedgerRow | None:
         """The top-level ledger row of a stage, or None."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from halftime.base import units
 from halftime.base.stats import bounds_word, spanned
 from halftime.records import Environment, Finding, LedgerRow, Session, Workload
+from halftime.records.session import BUNDLED
 from halftime.report.model import (
     Block,
     Bullets,
@@ -97,7 +98,6 @@ def _wall(session: Session) -> str:
     )
 
 
-BUNDLED_MODEL = "bundled"  # what a command takes where it names no model
 _LEDGER_COLUMNS: tuple[Column, ...] = (
     Column("stage"),
     Column("time", "seconds"),
@@ -206,25 +206,52 @@ def command_of(session: Session, finding: Finding) -> str:
     """
     if not finding.fix:
         return ""
-    if session.kind == "trace" or any("called from Python" in note for note in session.notes):
+    from_python = any("called from Python" in note for note in session.notes)
+    if session.kind == "trace" or session.model_argument is None or from_python:
         return f"halftime.applied(pipeline, [{json.dumps(finding.fix)}])"
     plan = f"{finding.fix}.toml"
-    words = ["halftime", "profile", *_model_words(session), *_workload_words(session.workload)]
+    model = [] if session.model_argument == BUNDLED else [session.model_argument]
+    words = ["halftime", "profile", *model, *_workload_words(session.workload)]
     written = f"printf '[[fixes]]\\nname = \"{finding.fix}\"\\n' > {plan}"
     return f"{written}\n{shlex.join([*words, '--recipe', plan])}"
 
 
-def _model_words(session: Session) -> list[str]:
-    return [] if session.model == BUNDLED_MODEL else [session.model]
+# Fields of a workload that decide what is loaded, what goes in, and how much is computed; their
+# options have the same names.
+_FIELDS_IN_COMMANDS = (
+    "guidance",
+    "scheduler",
+    "dtype",
+    "device",
+    "image",
+    "mask",
+    "control_image",
+    "video",
+    "variant",
+    "revision",
+    "config",
+    "custom_pipeline",
+    "lora",
+)
 
 
 def _workload_words(workload: Workload) -> list[str]:
-    """The options that most change what a call takes."""
+    """The options without which a call would be another one; of the prompts, how many."""
     words = ["--steps", str(workload.steps)]
     if workload.width and workload.height:
         words += ["--size", f"{workload.width}x{workload.height}"]
-    if workload.device:
-        words += ["--device", workload.device]
+    if workload.images_per_prompt != 1:
+        words += ["--batch", str(workload.images_per_prompt)]
+    if len(workload.prompts) > 1:
+        words += [word for prompt in workload.prompts for word in ("--prompt", prompt)]
+    for name in _FIELDS_IN_COMMANDS:
+        value = getattr(workload, name)
+        for single in value if isinstance(value, tuple) else (value,):
+            if single is not None:
+                words += [f"--{name.replace('_', '-')}", str(single)]
+    for name, argument in workload.arguments.items():
+        text = argument if isinstance(argument, str) else json.dumps(argument)
+        words += ["--set", f"{name}={text}"]
     return words
 
 

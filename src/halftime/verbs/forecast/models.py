@@ -13,8 +13,8 @@ from pathlib import Path
 
 from halftime.base.errors import BadFile, UnknownModel
 from halftime.base.store import read_bytes
-from halftime.bundled import BUNDLED
 from halftime.records import Json, Record
+from halftime.records.session import BUNDLED
 from halftime.records.stages import place_of
 from halftime.verbs.forecast.architectures import ARCHITECTURES, canonical
 from halftime.verbs.forecast.components import knows

@@ -10,7 +10,6 @@ from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
 from halftime.base.stats import unpaired_ratio
 from halftime.base.store import read_report
-from halftime.bundled import BUNDLED
 from halftime.pipeline.load import load
 from halftime.records import Session
 from halftime.records.replay import Difference, Replay
@@ -90,10 +89,8 @@ def replay(
 
 def model_of(session: Session) -> str:
     """How to load the session's model here. Raises BadInput where its name is not enough."""
-    if session.model.startswith(BUNDLED):
-        return BUNDLED
-    if session.model and session.model != session.pipeline:
-        return session.model
+    if session.model_argument is not None:
+        return session.model_argument
     raise BadInput(
         f"this session was measured from Python on a {session.pipeline}, which does not say where "
         "its weights are. Name the model: --model FOLDER, a hub id, or module:function."

@@ -21,7 +21,6 @@ from halftime.base.errors import BadInput, BadWorkload
 from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
-from halftime.bundled import BUNDLED
 from halftime.fix import tiny_vae
 from halftime.fix.apply import applied, kept_artefacts, read_plan
 from halftime.fix.table import FIXES
@@ -30,6 +29,7 @@ from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Session, Workload
 from halftime.records.serve import Mode
+from halftime.records.session import BUNDLED
 from halftime.verbs.profile.call import out_of_memory_explained, tree
 from halftime.verbs.profile.clock import Clock, clock_for
 from halftime.verbs.profile.instrument import instrumented
