@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ import pytest
 from halftime.base import environment, source
 from halftime.base.errors import MissingExtra
 from halftime.pipeline.device import this_environment
-from halftime.testing.proxies import PlantedProxy, _serve
 from halftime.verbs.gateway import extra
 
 
@@ -58,27 +58,39 @@ def test_on_windows_the_gateway_runs_without_uvloop(monkeypatch: pytest.MonkeyPa
     assert extra.run_async(answer()) == 42
 
 
-def test_the_proxy_ends_on_sigterm_where_loops_take_no_signal_handlers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*_: object) -> None:
-        raise NotImplementedError
+# In its own process: a signal that arrives while nobody handles it ends whoever runs the tests.
+PROXY = """
+import asyncio
+def refuse(*_):
+    raise NotImplementedError
+asyncio.SelectorEventLoop.add_signal_handler = refuse
+from halftime.testing.proxies import PlantedProxy, _serve
+async def served():
+    await _serve(PlantedProxy("http://127.0.0.1:9", "none"), 0)
+asyncio.run(served())
+"""
 
-    monkeypatch.setattr(asyncio.SelectorEventLoop, "add_signal_handler", refuse)
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    async def end_once_served() -> None:
-        while signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # until the proxy's own is there
-            await asyncio.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    async def served() -> None:
-        end = asyncio.create_task(end_once_served())
-        await asyncio.wait_for(_serve(PlantedProxy("http://127.0.0.1:9", "none"), 0), 60)
-        await end
-
+def test_the_proxy_ends_on_sigterm_where_loops_take_no_signal_handlers() -> None:
+    child = subprocess.Popen([sys.executable, "-c", PROXY], stdout=subprocess.PIPE, text=True)
     try:
-        asyncio.run(served())
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith("proxy on http://127.0.0.1:")
+        _wait_until_caught(child.pid, signal.SIGTERM)
+        child.send_signal(signal.SIGTERM)
+        assert "held 0.0" in child.communicate(timeout=60)[0]
+        assert child.returncode == 0
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert "held 0.0" in capsys.readouterr().out
+        child.kill()
+        child.wait()
+
+
+def _wait_until_caught(pid: int, number: signal.Signals) -> None:
+    """Until the process has a handler of its own for the signal."""
+    for _ in range(6000):
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        if caught >> (number - 1) & 1:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no handler for {number.name} in a minute")

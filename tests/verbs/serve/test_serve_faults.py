@@ -352,7 +352,8 @@ def test_a_fault_of_ours_is_500_and_its_log_tells_where_but_not_what(
 
 
 SERVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a suite under nohup would hand on that it is ignored
 sys.path[:0] = {paths!r}
 from serve_fake import RecordingEngine, WorkerScript
 from halftime.base.listening import address_of, listening_socket

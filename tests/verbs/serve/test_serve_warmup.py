@@ -39,7 +39,7 @@ def test_what_is_listed_ran_and_dynamo_stood_still(compiled: Studio) -> None:
         (64, 32, 1),
         (64, 32, 2),
     }
-    assert {entry.mode for entry in certificate.entries} == {"text2img", "img2img"}
+    assert {entry.mode for entry in certificate.entries} == {"text2img", "img2img", "inpaint"}
     assert {entry.guidance for entry in certificate.entries} == {"guided", "unguided"}
     assert certificate.steps == (2, 4)
     assert certificate.prompt_tokens == ()
