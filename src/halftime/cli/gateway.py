@@ -15,6 +15,7 @@ from halftime.base.errors import BadFile, BadInput, first_line
 from halftime.base.progress import Progress
 from halftime.base.store import read_json
 from halftime.base.units import parse_seconds
+from halftime.cli.ending import journal
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit
 
@@ -320,6 +321,9 @@ def command(
         # a gate that says no says why in any case
         for reason in filter(None, (result.failing, *result.broken, result.stopped)):
             click.echo(f"{reason}.", err=True)
+    if result.interrupted:
+        journal().resumes = "the report holds what was measured until then"
+        raise KeyboardInterrupt
     return _exit_code(result)
 
 

@@ -238,14 +238,16 @@ class GatewayResult(Record, frozen=True, kw_only=True):
     method: Literal["mock log", "paired difference"]
     payload: PayloadFacts
     rates: tuple[Load, ...]
-    generator: Generator
+    generator: Generator | None = None  # None where the user did not wait for it
     findings: tuple[Finding, ...] = ()
     # 'through: 90 % of 600 requests failed (502)', over the loads that are failing
     failing: str | None = None
     # further reasons why the gateway did not do its job, a sentence each
     broken: tuple[str, ...] = ()
-    # the measurement ended early: which arm stopped answering, when, and with which error
+    # the measurement ended early: which arm stopped answering, when, and with which error; or that
+    # the user interrupted it
     stopped: str | None = None
+    interrupted: bool = False
     held_rate: float | None = None  # highest open-loop rate that was held
     capacity: float | None = None  # requests a second that a saturated gateway completed
     # first request through, its latency over the direct arm's first

@@ -21,6 +21,7 @@ FIRST_WAIT = 1.0  # where a 429 does not say; doubled each time
 LOST_IN_A_ROW = 20  # requests of one arm without any answer
 TIMEOUTS_IN_A_ROW = 4
 BAD_IN_A_ROW = 40  # answers of one arm that are none, before any that is one
+INTERRUPTED = "interrupted by Ctrl-C"
 
 
 @dataclass
@@ -39,6 +40,18 @@ class Brake:
     _lost: Counter[str] = field(default_factory=Counter)
     _timed_out: Counter[str] = field(default_factory=Counter)
     _bad: Counter[str] = field(default_factory=Counter)
+
+    def interrupt(self) -> None:
+        """The user has had enough. Called where a cancellation arrived, which it takes for dealt
+        with."""
+        self.reason = self.reason or INTERRUPTED
+        if task := asyncio.current_task():
+            task.uncancel()
+
+    @property
+    def interrupted(self) -> bool:
+        """By the user, rather than for what an endpoint did."""
+        return self.reason == INTERRUPTED
 
     @property
     def pausing(self) -> bool:

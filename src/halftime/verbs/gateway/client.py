@@ -280,8 +280,13 @@ class Pool:
             return None
         in_use = connection
         expiry = self._loop.call_later(self._timeout, lambda: in_use.close("timeout"))
-        await connection.send(parts, sample)
-        expiry.cancel()
+        try:
+            await connection.send(parts, sample)
+        except asyncio.CancelledError:
+            connection.close("cancelled")
+            raise
+        finally:
+            expiry.cancel()
         if sample.error == _NOT_HTTP:
             sample.hint = "it speaks HTTP/2 alone, or no HTTP: halftime speaks HTTP/1.1"
         if sample.error == "connection lost" and self._context and sample.fresh:

@@ -15,7 +15,9 @@ LAG_LIMIT = 0.0015  # seconds; above it the generator's own lateness is a doubt
 _BLOCK_IN_LATENCIES = 9.0  # times one request that --duration needs, to tell a queue
 
 
-def doubts(loads: Sequence[Load], generator: Generator, settings: GatewaySettings) -> Iterator[str]:
+def doubts(
+    loads: Sequence[Load], generator: Generator | None, settings: GatewaySettings
+) -> Iterator[str]:
     """A sentence each. Raises HalftimeError where others kept more cores busy than is allowed."""
     noisy = max(item.background_cores for item in loads)
     text = f"other processes kept {noisy:.1f} cores busy; quieten the machine and run again"
@@ -25,14 +27,7 @@ def doubts(loads: Sequence[Load], generator: Generator, settings: GatewaySetting
         )
     if noisy > NOISY_CORES:
         yield text + "."
-    if generator.send_lag_p99 and generator.send_lag_p99 > LAG_LIMIT:
-        yield (
-            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their time: "
-            "the generator was late, and that is in the latencies. Lower --rate, or give it its "
-            "own core."
-        )
-    if generator.headroom is not None and generator.headroom < 2:
-        yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."
+    yield from _of_the_generator(generator) if generator else ()
     if any(item.direct_saturated for item in loads):
         yield (
             "the upstream itself was saturated at some rate, so the gateway's limit is not "
@@ -59,3 +54,14 @@ def doubts(loads: Sequence[Load], generator: Generator, settings: GatewaySetting
             f"p99 of {pairs} sequential pairs is next to their maximum; raise --requests or "
             "--sequential-time."
         )
+
+
+def _of_the_generator(generator: Generator) -> Iterator[str]:
+    if generator.send_lag_p99 and generator.send_lag_p99 > LAG_LIMIT:
+        yield (
+            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their time: "
+            "the generator was late, and that is in the latencies. Lower --rate, or give it its "
+            "own core."
+        )
+    if generator.headroom is not None and generator.headroom < 2:
+        yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."
