@@ -98,6 +98,7 @@ class AnswerFacts(Record, frozen=True, kw_only=True):
 
     missing: tuple[str, ...] = ()  # keys that all direct answers have and none through
     encoding: str = ""  # of the answers through, which was not asked for
+    models: tuple[str, ...] = ()  # that answers through name, and direct ones do not
     interim: int = 0  # answers of 1xx through the gateway
     direct_closing: float = 0.0  # share of the answers after which the connection ends
     through_closing: float = 0.0

@@ -9,17 +9,21 @@ import asyncio
 import contextlib
 import email.utils
 import math
+import re
 import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from halftime.verbs.gateway.endpoint import Endpoint
 from halftime.verbs.gateway.extra import need
 from halftime.verbs.gateway.reply import NO_REPLY, Reply, read
 from halftime.verbs.gateway.timer import now
+
+if TYPE_CHECKING:
+    from httptools import HttpResponseParser
 
 
 @dataclass(slots=True)
@@ -81,7 +85,7 @@ class TimedConnection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop, header: bytes) -> None:
         self._loop = loop
         self._header = header
-        self._parser = need("httptools").HttpResponseParser(self)
+        self._parser = _parser(self)
         self._transport: asyncio.Transport | None = None
         self._sample: Sample | None = None
         self._last: Sample | None = None  # whose answer is complete
@@ -121,7 +125,7 @@ class TimedConnection(asyncio.Protocol):
         """asyncio's call: stamp the time first, then parse."""
         self._now = now()
         if self._sample is None:
-            return self._not_asked_for()
+            return self._not_asked_for(data)
         try:
             self._parser.feed_data(data)
         except (need("httptools").HttpParserError, need("httptools").HttpParserUpgrade):
@@ -131,9 +135,12 @@ class TimedConnection(asyncio.Protocol):
             self._sample.chunks.append(self._now)
         return None
 
-    def _not_asked_for(self) -> None:
-        """Bytes while no request is under way: what follows on this connection is not known."""
-        if self._last:
+    def _not_asked_for(self, data: bytes = b"") -> None:
+        """Bytes while no request is under way: what follows on this connection is not known.
+
+        A server that tires of an idle connection may say so with 408 (RFC 9110, 15.5.9).
+        """
+        if self._last and not _TIRED.match(data):
             self._last.error = self._last.error or "more than one answer"
         self.close()
 
@@ -209,7 +216,16 @@ class TimedConnection(asyncio.Protocol):
         self._last, self._sample, self._waiter = self._sample or self._last, None, None
 
 
+def _parser(connection: TimedConnection) -> HttpResponseParser:
+    """As strict as usual clients are: they take lines that end with LF alone (RFC 9112, 2.2)."""
+    parser: HttpResponseParser = need("httptools").HttpResponseParser(connection)
+    if hasattr(parser, "set_dangerous_leniencies"):  # httptools 0.7
+        parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
+    return parser
+
+
 _NOT_HTTP = "not HTTP/1.1"
+_TIRED = re.compile(rb"HTTP/1\.[01] 408 ")
 _KEPT_HEADERS = {
     b"content-type",
     b"content-encoding",
@@ -220,6 +236,7 @@ _KEPT_HEADERS = {
 }
 _WANTS_CERTIFICATE = "it may want a certificate of yours: --client-cert PEM, --client-key PEM"
 _IDLE = 0.25  # seconds; a server that closes a connection sooner after its last answer drops it
+_ANSWERS_WITHIN = 1.0  # seconds; an address that takes longer is tried after the others
 _LONGEST_WAIT = 600.0  # seconds of a Retry-After that are believed
 POLL_SECONDS = 0.05  # between two questions after a job
 
@@ -242,6 +259,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._idle: list[TimedConnection] = []
         self._addresses: list[tuple[int, tuple[object, ...]]] = []
+        self.dead: tuple[str, ...] = ()  # addresses of the name that do not answer
         self._context = endpoint.trust.context() if endpoint.tls else None
         self._turn = 0
 
@@ -370,6 +388,26 @@ class Pool:
                 addresses.insert(0, addresses.pop(index))
             return plain, now() - start
         raise failure
+
+    async def find(self) -> None:
+        """Resolve the name, and find an address that answers, so that neither is in the time of a
+        request. Where that fails the requests will say so."""
+        with contextlib.suppress(OSError, TimeoutError):
+            addresses = await self._resolved()
+            for index, address in enumerate(list(addresses) if len(addresses) > 1 else ()):
+                try:
+                    async with asyncio.timeout(min(_ANSWERS_WITHIN, self._timeout)):
+                        await self._probe(*address)
+                except OSError:
+                    continue
+                addresses.insert(0, addresses.pop(index))
+                self.dead = tuple(str(dead[1][0]) for dead in addresses[1 : index + 1])
+                return
+
+    async def _probe(self, family: int, address: tuple[object, ...]) -> None:
+        with socket.socket(cast("socket.AddressFamily", family), socket.SOCK_STREAM) as plain:
+            plain.setblocking(False)
+            await self._loop.sock_connect(plain, address)
 
     async def _resolved(self) -> list[tuple[int, tuple[object, ...]]]:
         # Once, so that name resolution is in no request's time.

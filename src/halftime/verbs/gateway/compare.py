@@ -112,12 +112,14 @@ def answer_facts(direct: Sequence[Sample], through: Sequence[Sample]) -> AnswerF
         return None
     shared = frozenset.intersection(*(sample.reply.keys for sample in arms[0]))
     anywhere = frozenset[str]().union(*(sample.reply.keys for sample in arms[1]))
+    names = [{bare(sample.reply.model) for sample in arm} - {""} for arm in arms]
     encodings = {sample.reply.encoding for sample in arms[1]} - {
         sample.reply.encoding for sample in arms[0]
     }
     return AnswerFacts(
         missing=tuple(sorted(shared - anywhere)),
         encoding=", ".join(sorted(encodings)),
+        models=tuple(sorted(names[1] - names[0])) if names[0] else (),
         interim=sum(sample.interim for sample in arms[1]),
         direct_closing=_share(arms[0]),
         through_closing=_share(arms[1]),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from halftime.base import units
 from halftime.base.errors import HalftimeError
 from halftime.records.gateway import Generator, Load
+from halftime.verbs.gateway.client import Pool
 from halftime.verbs.gateway.failures import DIRECT, FAILING_SHARE, failures
 from halftime.verbs.gateway.settings import GatewaySettings
 
@@ -54,6 +55,17 @@ def doubts(
             f"p99 of {pairs} sequential pairs is next to their maximum; raise --requests or "
             "--sequential-time."
         )
+
+
+def dead_addresses(pools: Sequence[Pool]) -> Iterator[str]:
+    """Of a name that has others, which are measured."""
+    for pool in pools:
+        if pool.dead:
+            yield (
+                f"of the addresses of {pool.endpoint.host} {', '.join(pool.dead)} did not answer: "
+                f"{pool.arm} is measured at another one, while clients that try them in order wait "
+                "there for each new connection."
+            )
 
 
 def _of_the_generator(generator: Generator) -> Iterator[str]:

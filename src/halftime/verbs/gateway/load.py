@@ -140,4 +140,5 @@ async def open_loop(
         brake.interrupt()  # or those that are still due would be sent
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         raise

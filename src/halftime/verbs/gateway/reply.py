@@ -117,7 +117,7 @@ def _whole(expected: Expected, body: bytes) -> Reply:
     except (ValueError, msgspec.DecodeError):
         if _is_other_file(expected):
             return Reply(size=len(body), digest=zlib.crc32(body))
-        return Reply("JSON cut short" if body.lstrip()[:1] in (b"{", b"[") else "not JSON")
+        return Reply(_not_json(expected, body))
     if not isinstance(value, dict):
         return Reply(size=len(body)) if _is_other_file(expected) else Reply("not a JSON object")
     if error := _error_in(value):
@@ -128,6 +128,13 @@ def _whole(expected: Expected, body: bytes) -> Reply:
     if not error and _stream_is_due(expected):
         error = "not a stream"
     return _reply(error, content, value)
+
+
+def _not_json(expected: Expected, body: bytes) -> str:
+    if body.lstrip()[:1] not in (b"{", b"["):
+        return "not JSON"
+    # one value after the other, as some services stream
+    return "not a stream" if _stream_is_due(expected) else "JSON cut short"
 
 
 def _is_other_file(expected: Expected) -> bool:
@@ -173,7 +180,7 @@ def _reply(error: str, content: str, value: Value, events: int = 0) -> Reply:
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return Reply(
         error=error,
-        keys=frozenset(value),
+        keys=_keys(value),
         events=events,
         size=len(content),
         digest=zlib.crc32(content[_MARKED_WITHIN:].encode(), zlib.crc32(masked)),
@@ -182,6 +189,12 @@ def _reply(error: str, content: str, value: Value, events: int = 0) -> Reply:
         model=str(value.get("model") or ""),
         tokens=tokens if isinstance(tokens, int) else 0,
     )
+
+
+def _keys(value: Value) -> frozenset[str]:
+    """Its fields, and those of its first choice that are not empty."""
+    choice = {f"choices.{name}" for name, item in _choice(value).items() if item is not None}
+    return frozenset(value) | choice
 
 
 # What an answer of each family holds: an error in a few words, or the text or picture
@@ -280,7 +293,7 @@ def _events(expected: Expected, body: bytes) -> Reply:
 
 
 def _stream_reply(values: Sequence[Value], texts: Sequence[str], finished: bool) -> Reply:
-    keys = frozenset(key for value in values for key in value)
+    keys = frozenset[str]().union(*map(_keys, values))
     first: Value = values[0] if values else {}
     usage = next((value["usage"] for value in reversed(values) if value.get("usage")), None)
     reply = _reply("", "".join(texts), {**first, "usage": usage})
@@ -296,7 +309,8 @@ def _stream_reply(values: Sequence[Value], texts: Sequence[str], finished: bool)
 
 def _choice(value: Value) -> Value:
     choices = value.get("choices")
-    return choices[0] if isinstance(choices, list) and choices else {}
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
 
 
 def _delta_keys(value: Value) -> list[str]:
@@ -319,7 +333,7 @@ def _calls_tools(values: Sequence[Value]) -> bool:
 
 def _server_sent(body: bytes) -> Iterator[tuple[str, bytes]]:
     """Name and data of each event (WHATWG HTML, server-sent events)."""
-    for block in re.split(rb"\r?\n\r?\n", body):
+    for block in body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
         name, data = "", []
         for line in block.splitlines():
             field, _, value = line.partition(b":")

@@ -24,7 +24,7 @@ from halftime.verbs.gateway import analysis, load, process, upstream
 from halftime.verbs.gateway.brake import TIMEOUTS_IN_A_ROW, Brake
 from halftime.verbs.gateway.client import Allowance, Pool, Sample
 from halftime.verbs.gateway.compare import Log
-from halftime.verbs.gateway.doubts import doubts
+from halftime.verbs.gateway.doubts import dead_addresses, doubts
 from halftime.verbs.gateway.endpoint import Payload, endpoint, shown
 from halftime.verbs.gateway.evidence import GatewayEvidence
 from halftime.verbs.gateway.extra import load_ca_bundle, need, run_async
@@ -123,6 +123,8 @@ class _Measurement:
                 if not loads:
                     raise
                 self._note_interruption("")
+            if not loads:
+                raise asyncio.CancelledError
             generator = await self._calibrated(loads)
         return self._result(loads, generator)
 
@@ -147,9 +149,9 @@ class _Measurement:
         settings = self.settings
         if (level := await self._sequential()) is not None:
             yield level
-        if settings.concurrency and not self.over:
-            if (level := await self._closed()) is not None:
-                yield level
+        closed = settings.concurrency and not self.over
+        if closed and (level := await self._closed()) is not None:
+            yield level
         for rate in settings.rates:
             for arrival in settings.arrivals:
                 if not self.over and (level := await self._open(rate, arrival)) is not None:
@@ -169,6 +171,7 @@ class _Measurement:
         """
         samples = []
         for pool in self.pools:
+            await pool.find()
             sample = await pool.send(self.number(), now())
             if not sample.ok and (pool.arm != THROUGH or _is_users_own(sample)):
                 raise BadInput(_refusal(sample, pool))
@@ -387,7 +390,7 @@ class _Measurement:
             first_request=self.first_excess,
             requests=self.allowance.spent,
             machine={"processor": processor_name(), "load_average": f"{load_average():.2f}"},
-            doubts=tuple(doubts(loads, generator, settings)),
+            doubts=(*doubts(loads, generator, settings), *dead_addresses(self.pools)),
         )
 
 
