@@ -8,6 +8,7 @@ from halftime.records.base import Record
 from halftime.records.finding import Finding
 
 Mode = Literal["sequential", "closed", "constant", "poisson"]
+Http2 = Literal["direct", "through", "both"]
 
 
 class Percentiles(Record, frozen=True, kw_only=True):
@@ -249,6 +250,7 @@ class GatewayResult(Record, frozen=True, kw_only=True):
     # the user interrupted it
     stopped: str | None = None
     interrupted: bool = False
+    http2: Http2 | None = None  # who was asked in HTTP/2; else it was HTTP/1.1
     held_rate: float | None = None  # highest open-loop rate that was held
     capacity: float | None = None  # requests a second that a saturated gateway completed
     # first request through, its latency over the direct arm's first

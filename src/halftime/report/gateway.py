@@ -148,6 +148,8 @@ def _how(result: GatewayResult) -> str:
 def _payload(result: GatewayResult) -> str:
     sent = result.payload
     stream = ", streamed" if sent.stream else ""
+    if result.http2:
+        stream += f", HTTP/2 {result.http2}" + (" ways" if result.http2 == "both" else "")
     return (
         f"{sent.kind} ({result.target}), {units.size(sent.request_bytes)} a request, "
         f"{units.size(sent.response_bytes)} an answer{stream}"

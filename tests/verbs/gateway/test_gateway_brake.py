@@ -9,7 +9,8 @@ import pytest
 
 from halftime.verbs.gateway import brake, load
 from halftime.verbs.gateway.brake import Brake
-from halftime.verbs.gateway.client import Allowance, Sample, _seconds_of
+from halftime.verbs.gateway.client import Allowance, _seconds_of
+from halftime.verbs.gateway.connection import Sample
 
 
 @dataclass

@@ -18,8 +18,8 @@ from halftime.records.gateway import (
 )
 from halftime.report.gateway import report_of
 from halftime.report.markdown import markdown
-from halftime.verbs.gateway.client import Sample
 from halftime.verbs.gateway.compare import shorter_sentence, upstream_log
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.evidence import GatewayEvidence
 from halftime.verbs.gateway.failures import broken_sentences
 from halftime.verbs.gateway.findings import find

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from halftime.verbs.gateway.client import Pool, Sample, _connect_hint
+from halftime.verbs.gateway.client import Pool, _connect_hint
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.doubts import dead_addresses
 from halftime.verbs.gateway.endpoint import Payload, Trust, endpoint
 from halftime.verbs.gateway.timer import now

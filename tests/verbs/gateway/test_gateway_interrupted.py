@@ -18,7 +18,8 @@ from halftime.cli import main
 from halftime.cli.ending import CommandNotes
 from halftime.verbs.gateway import load, run
 from halftime.verbs.gateway.brake import INTERRUPTED, Brake
-from halftime.verbs.gateway.client import Pool, Sample
+from halftime.verbs.gateway.client import Pool
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.endpoint import Payload, endpoint
 from halftime.verbs.gateway.mock import Behaviour
 from halftime.verbs.gateway.run import GatewaySettings, gateway

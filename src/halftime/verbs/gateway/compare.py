@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from halftime.base.stats import median
 from halftime.records.gateway import AnswerFacts, UpstreamLog
-from halftime.verbs.gateway.client import Sample
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.mock import LogEntry
 
 Log = Mapping[str, Sequence[LogEntry]]  # the calls of each request, by its id

@@ -14,7 +14,8 @@ import random
 from collections.abc import Callable, Sequence
 
 from halftime.verbs.gateway.brake import Brake
-from halftime.verbs.gateway.client import Pool, Sample
+from halftime.verbs.gateway.client import Pool
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.timer import Timer, now
 
 Numbers = Callable[[], str]

@@ -22,8 +22,9 @@ from halftime.base.version import version
 from halftime.records.gateway import GatewayResult, Generator, Load, Mode, PayloadFacts
 from halftime.verbs.gateway import analysis, load, process, upstream
 from halftime.verbs.gateway.brake import TIMEOUTS_IN_A_ROW, Brake
-from halftime.verbs.gateway.client import Allowance, Pool, Sample
+from halftime.verbs.gateway.client import Allowance, Pool
 from halftime.verbs.gateway.compare import Log
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.doubts import dead_addresses, doubts
 from halftime.verbs.gateway.endpoint import Payload, endpoint, shown
 from halftime.verbs.gateway.evidence import GatewayEvidence
@@ -384,6 +385,7 @@ class _Measurement:
             broken=tuple(broken_sentences(loads, through_stopped)) if settings.through else (),
             stopped=self.stopped,
             interrupted=self.interrupted,
+            http2=settings.http2,
             held_rate=held,
             capacity=capacity,
             knee=self.knee.held if self.knee else None,
