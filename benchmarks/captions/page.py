@@ -103,13 +103,20 @@ def savings() -> list[str]:
         ],
         ["savings, median (5th to 95th percentile)", *(_range(c, "savings") for c in columns)],
         ["share of the oracle's savings", *(_range(c, "of_oracle") for c in columns)],
+        [
+            "the same with thresholds set in hindsight",
+            *(_range(c, "of_oracle_in_hindsight") for c in columns),
+        ],
         ["small answers that the judge looks at", *(_range(c, "checked_share") for c in columns)],
     ]
     return table(("", *(f"alpha {float(a):.0%}" for a in measured["alphas"])), rows)
 
 
 def _range(column: dict, name: str) -> str:
-    middle, low, high = column[f"{name}, median and 5th to 95th percentile"]
+    values = column.get(f"{name}, median and 5th to 95th percentile")
+    if values is None:  # of a run before it was measured
+        return "not measured"
+    middle, low, high = values
     return f"{share(middle)} ({share(low)} to {share(high)})"
 
 

@@ -259,10 +259,10 @@ async def _shrink_picture(passage: Passage) -> None:
 
 async def _hold_within_head(passage: Passage) -> None:
     head, body = await passage.whole_answer()
-    start, _, rest = head.partition(b"\r\n")
+    start, _, fields = head.partition(b"\r\n")
     passage.write(start + b"\r\n")
     await passage.hold()
-    passage.write(rest + b"\r\n\r\n" + body)
+    passage.write(fields + b"\r\n\r\n" + body)
 
 
 async def _name_another_model(passage: Passage) -> None:
