@@ -15,6 +15,7 @@ REPORT_FUNCTIONS = {
     "halftime.records.audit:Audit": "halftime.report.audit:report_of",
     "halftime.records.audit:RulesCheck": "halftime.report.audit:rules_report_of",
     "halftime.records.benchmark:Benchmark": "halftime.report.benchmark:report_of",
+    "halftime.records.captions:ChainResult": "halftime.report.captions:chain_report_of",
     "halftime.records.captions:CaptionsResult": "halftime.report.captions:report_of",
     "halftime.records.doctor:Doctor": "halftime.report.doctor:report_of",
     "halftime.records.finding:Finding": "halftime.report.finding:report_of",

@@ -467,3 +467,29 @@ def test_of_requests_under_way_each_fails_alone(
     assert desk.collect(desk.requests(7)) == 0
     assert len(desk.images()) == 5
     assert "left out 2: 2 x l answered 400" in capsys.readouterr().err
+
+
+def test_a_third_model_is_asked_and_judged_between_the_two(desk: Desk) -> None:
+    middle = Moody()
+    with serving(middle) as url:
+        desk.prices = (
+            *desk.prices,
+            "--middle",
+            url,
+            "--middle-model",
+            "m",
+            "--middle-price",
+            "0.4",
+        )
+        assert desk.collect(desk.requests(2)) == 0
+    assert [received["model"] for _, received in middle.received] == ["m", "m"]
+    row = logged_lines(desk.log)[0]
+    (between,) = row.between
+    assert (between.answer.cost, between.answer.quality) == (pytest.approx(0.4), 0.5)
+    assert between.check.score == row.check.score == 0.5
+
+
+def test_half_of_a_third_model_is_refused(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.prices = ("--middle", "http://127.0.0.1:9/v1")
+    assert desk.collect(desk.requests(1)) == 2
+    assert "needs both: --middle URL and --middle-model NAME" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Write a log: send requests to both models, and let a judge say how good each answer is.
+"""Write a log: send requests to all models, and let a judge say how good each answer is.
 
 One failure costs one request: it is left out, with its reason, and every line that was paid for
 stays.
@@ -27,7 +27,7 @@ from halftime.base.errors import BadFile, BadInput, HalftimeError
 from halftime.base.progress import Progress
 from halftime.base.store import read_bytes
 from halftime.records.base import Record
-from halftime.records.captions import Answer, Check, Logged
+from halftime.records.captions import Answer, Between, Check, Logged
 from halftime.verbs.captions import features
 from halftime.verbs.captions.compare import text_of
 from halftime.verbs.captions.judge import AnswerJudge
@@ -94,6 +94,7 @@ class CollectionPlan:
     judge_name: str
     folder: Path
     log_folder: Path
+    between: tuple[Upstream, ...] = ()  # further models, the cheapest first
 
 
 class FailedRequest(Exception):
@@ -189,7 +190,7 @@ def collect(
                 while waiting and len(running.tasks) < most:
                     runner.run(running.start(collection.logged(waiting.popleft())))
                 left = len(waiting) + len(running.tasks)
-                progress("asking both models", len(requests) - left, len(requests))
+                progress("asking the models", len(requests) - left, len(requests))
                 for result in _finished_results(runner, running):
                     general = isinstance(result, LeftOut) and result.general
                     in_a_row = in_a_row + general if isinstance(result, LeftOut) else 0
@@ -264,12 +265,13 @@ class _Collection:
         except features.NotSeen as error:
             raise FailedRequest("the picture cannot be used", str(error)) from error
         body = request.body or _plain_body(request.prompt, picture)
-        # Judged before the large model is paid: a judge that cannot be used shows at the first
+        # Judged before a dearer model is paid: a judge that cannot be used shows at the first
         # answer.
-        small = await self._ask(plan.small, body)
-        begun = time.perf_counter()
-        score = self._score(picture, request.prompt, small.text)
-        seconds = time.perf_counter() - begun
+        small, check = await self._checked(plan.small, body, picture, request.prompt)
+        between = []
+        for upstream in plan.between:
+            answer, look = await self._checked(upstream, body, picture, request.prompt)
+            between.append(Between(answer=answer, check=look))
         large = await self._ask(plan.large, body)
         return Logged(
             id=request.id,
@@ -277,11 +279,22 @@ class _Collection:
             image=_image_beside_log(request.image, plan),
             slice=request.slice,
             heavy=request.heavy,
-            small=_answer(small, score),
+            small=small,
             large=_answer(large, self._score(picture, request.prompt, large.text)),
-            check=Check(score=score, seconds=seconds),
+            check=check,
             shape=caption_request(body).shape,
+            between=tuple(between),
         )
+
+    async def _checked(
+        self, upstream: Upstream, body: Body, picture: bytes, prompt: str
+    ) -> tuple[Answer, Check]:
+        """A model's answer, and the judge's look at it."""
+        answer = await self._ask(upstream, body)
+        begun = time.perf_counter()
+        score = self._score(picture, prompt, answer.text)
+        check = Check(score=score, seconds=time.perf_counter() - begun)
+        return _answer(answer, score), check
 
     def _score(self, picture: bytes, prompt: str, text: str) -> float:
         name = self.plan.judge_name
@@ -353,7 +366,8 @@ class _Collection:
         """Raises BadInput where nobody has ever answered there: waiting does not fix an address."""
         nowhere = isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
         if nowhere and upstream.url not in self._heard:
-            option = "--small" if upstream is self.plan.small else "--large"
+            options = {id(self.plan.small): "--small", id(self.plan.large): "--large"}
+            option = options.get(id(upstream), "--middle")
             raise BadInput(
                 f"the model {upstream.model} cannot be reached at {upstream.url}: "
                 f"{_reason(error)}. Check {option} and whether it runs."
