@@ -14,6 +14,7 @@ _KINDS = {
     "unequal": "four fixed cameras with 5 % of the requests each; some fail 30 % of the time",
     "skewed": "families of 1 to 60, large ones worse; other families later",
     "bursts": "four pictures that go round for a while, with 4 % of the requests each",
+    "chain": "a chain of three models; every picture its own",
     "easy": "every picture its own, and the small model nearly always succeeds",
 }
 
@@ -28,7 +29,7 @@ def certificate() -> list[str]:
     rows = [
         [
             f"**{row['what']}**: {_KINDS[row['what']]}",
-            f"{row['draws']:.0f}",
+            f"{row['draws']:.0f}" if row["draws"] else "",
             f"{row['certified']} of {row['repeats']}",
             share(row["error"]),
             f"**{row['broken']}**",

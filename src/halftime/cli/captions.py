@@ -13,7 +13,7 @@ import click
 
 from halftime.base.errors import BadInput, HalftimeError
 from halftime.base.listening import address_of, listening_socket
-from halftime.base.store import check_writable, read_bytes, read_json, write_json
+from halftime.base.store import check_writable, write_json
 from halftime.cli.ending import journal
 from halftime.cli.options import output_options, quiet_option
 from halftime.cli.output import ExtraFile, Output, emit
@@ -181,6 +181,14 @@ def _upstream_options(function: click.decorators.FC) -> click.decorators.FC:
     return function
 
 
+_fetch_from = click.option(
+    "--fetch-from",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="Look at pictures by URL from this host; may be given again.",
+)
+
+
 def _middle_options(function: click.decorators.FC) -> click.decorators.FC:
     """A third model, of a chain."""
     for option in (
@@ -252,12 +260,7 @@ def _upstream(values: dict[str, object], name: str) -> Upstream:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A file in which all processes of this router share what they know of drift.",
 )
-@click.option(
-    "--fetch-from",
-    multiple=True,
-    metavar="HOST[:PORT]",
-    help="Look at pictures by URL from this host; may be given again.",
-)
+@_fetch_from
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option(
     "--port",
@@ -289,9 +292,10 @@ def serve(
     from halftime.verbs.captions.app import application
     from halftime.verbs.captions.judge import judge_named
     from halftime.verbs.captions.passthrough import PassThroughSettings
+    from halftime.verbs.captions.routers import read_routers
     from halftime.verbs.captions.upstream import check_prices
 
-    routers = _routers(Path(router))
+    routers = read_routers(router)
     if any(calibrated.mode == "cascade" for calibrated in routers) and judge is None:
         raise BadInput(
             "this router is a cascade's and needs a judge at run time: --judge bundled, or "
@@ -325,13 +329,6 @@ def serve(
         mode = "every request goes large: not certified"
     click.echo(f"captions on {address_of(listener)}/v1, model {name!r}, {mode}; {_watch(settings)}")
     return run(app, listener, app.state.traffic, Backend())
-
-
-def _routers(path: Path) -> tuple[Router, ...]:
-    """Of a router's file, or of a chain's. Raises BadFile."""
-    if b'"routers"' in read_bytes(path):
-        return read_json(path, Chain).routers
-    return (read_json(path, Router),)
 
 
 def _between(routers: tuple[Router, ...], middle: Upstream | None) -> tuple[RoutedModel, ...]:
@@ -384,9 +381,16 @@ def _watch(settings: PassThroughSettings) -> str:
     show_default=True,
     help="Requests under way at once.",
 )
+@_fetch_from
 @quiet_option
 def collect(
-    requests: str, judge: str, out: str, concurrency: int, quiet: bool, **upstreams: object
+    requests: str,
+    judge: str,
+    out: str,
+    concurrency: int,
+    fetch_from: tuple[str, ...],
+    quiet: bool,
+    **upstreams: object,
 ) -> int:
     """Send REQUESTS to both models, judge the answers, and write a log.
 
@@ -406,7 +410,7 @@ def collect(
             f"--out {out} is the file of the requests itself. Name another file for the log."
         )
     check_writable(out)
-    collected = read_requests(Path(requests))
+    collected = read_requests(Path(requests), fetch_from)
     middle = _middle(upstreams)
     plan = CollectionPlan(
         _upstream(upstreams, "small"),
@@ -416,6 +420,7 @@ def collect(
         Path(requests).parent,
         Path() if out == "-" else Path(out).parent,
         between=(middle,) if middle else (),
+        fetch_from=fetch_from,
     )
     missing = missing_requests(collected, logged_lines(out), plan)
     return _collect_missing(missing, len(collected), plan, out, concurrency, quiet)

@@ -56,6 +56,7 @@ class Logged(Record, frozen=True, kw_only=True):
     check: Check | None = None
     shape: str = ""
     between: tuple[Between, ...] = ()  # further models, the cheapest first
+    url: str = ""  # where the picture was fetched from
 
 
 class Trees(Record, frozen=True, kw_only=True):

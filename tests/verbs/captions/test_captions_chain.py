@@ -16,7 +16,7 @@ from captions_upstreams import Model, serving
 from halftime.base.errors import BadInput
 from halftime.base.store import write_json
 from halftime.cli import main
-from halftime.cli.captions import _between, _routers
+from halftime.cli.captions import _between
 from halftime.records.captions import Answer, Between, Chain, ChainResult, Check, Logged, Router
 from halftime.report.captions import chain_report_of
 from halftime.report.markdown import markdown
@@ -27,6 +27,7 @@ from halftime.verbs.captions.calibrate import CalibrationSettings
 from halftime.verbs.captions.chain import _walk, calibrate_chain, leg_log, legs_of
 from halftime.verbs.captions.log import Log
 from halftime.verbs.captions.passthrough import PassThrough, PassThroughSettings, RoutedModel
+from halftime.verbs.captions.routers import read_routers
 from halftime.verbs.captions.upstream import Upstream
 
 SETTINGS = CalibrationSettings(alpha=0.08, mode="route")
@@ -256,14 +257,14 @@ def test_calibrate_writes_a_chain_and_serve_reads_it(
     assert ended.value.code == 0
     assert "A chain of 3 models" in capsys.readouterr().out
     assert json.loads(file.read_text())["alpha"] == 0.2
-    assert len(_routers(file)) == 2
+    assert len(read_routers(file)) == 2
 
 
 def test_a_file_for_other_models_than_are_named_is_refused(tmp_path: Path) -> None:
     pair, three = tmp_path / "pair.json", tmp_path / "three.json"
     write_json(pair, YES)
     write_json(three, Chain(routers=(YES, NO), alpha=0.02, delta=0.05))
-    assert (_routers(pair), _routers(three)) == ((YES,), (YES, NO))
+    assert (read_routers(pair), read_routers(three)) == ((YES,), (YES, NO))
     middle = Upstream("m", "http://127.0.0.1:9/v1")
     assert [model.role for model in _between((YES, NO), middle)] == ["middle"]
     assert _between((YES,), None) == ()

@@ -493,3 +493,40 @@ def test_half_of_a_third_model_is_refused(desk: Desk, capsys: pytest.CaptureFixt
     desk.prices = ("--middle", "http://127.0.0.1:9/v1")
     assert desk.collect(desk.requests(1)) == 2
     assert "needs both: --middle URL and --middle-model NAME" in capsys.readouterr().err
+
+
+def test_pictures_by_url_are_looked_at_and_the_models_get_the_url(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[str] = []
+
+    async def host(scope, receive, send) -> None:
+        if scope["type"] == "http":
+            fetched.append(scope["path"])
+            status = 200 if scope["path"].endswith("a.jpg") else 404
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": jpeg(3, 64)})
+
+    with serving(host) as url:
+        named = url.removeprefix("http://").removesuffix("/v1")
+        live = chat(None)
+        part = {"type": "image_url", "image_url": {"url": f"{url}/a.jpg"}}
+        live["messages"][0]["content"].append(part)
+        requests = desk.requests(
+            0, {"body": live}, {"image": f"{url}/a.jpg", "prompt": "x"}, {"image": f"{url}/gone"}
+        )
+        assert desk.collect(requests) == 2  # nobody named the host
+        assert f"line 1: its picture is at {named}, which was not named: give --fetch-from" in (
+            capsys.readouterr().err
+        )
+        assert (fetched, desk.small.requests) == ([], 0)
+        desk.prices = (*desk.prices, "--fetch-from", named)
+        assert desk.collect(requests) == 0
+        assert desk.collect(requests) == 0  # the two are there
+    assert "1 x the picture cannot be fetched" in capsys.readouterr().err
+    assert desk.small.requests == 2
+    for _, received in desk.large.received:
+        assert received["messages"][0]["content"][1] == part
+    rows = logged_lines(desk.log)
+    assert [row.url for row in rows] == [f"{url}/a.jpg"] * 2
+    assert len(read_log(desk.log).rows) == 2  # calibrated without the host

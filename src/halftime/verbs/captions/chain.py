@@ -125,12 +125,18 @@ def _choice(router: Router, view: Log) -> Sent:
     return sent(scores, thresholds_of(router), router.mode == "cascade")
 
 
+def answered_by(log: Log, routers: Sequence[Router]) -> list[Array]:
+    """1.0 for each request that a router's model answers, router by router."""
+    over, answered = np.ones(len(log.rows)), list[Array]()
+    for number, router in enumerate(routers):
+        answered.append(over * _choice(router, leg_log(log, number)).small)
+        over = over - answered[-1]
+    return answered
+
+
 def _left_over(log: Log, routers: Sequence[Router]) -> Array:
     """1.0 for each request that these routers send to none of their models."""
-    over = np.ones(len(log.rows))
-    for number, router in enumerate(routers):
-        over = over * (1 - _choice(router, leg_log(log, number)).small)
-    return over
+    return np.ones(len(log.rows)) - sum(answered_by(log, routers))
 
 
 def _walk(log: Log, routers: Sequence[Router], settings: CalibrationSettings) -> _Walk:
