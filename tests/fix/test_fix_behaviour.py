@@ -169,6 +169,30 @@ def test_batched_prompts_equal_single_ones(prompts: tuple[object, object], pipel
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+def test_prompts_that_come_as_embeddings_are_left_as_they_are(pipeline) -> None:  # type: ignore[no-untyped-def]
+    with torch.no_grad():
+        positive, negative, pooled, negative_pooled = pipeline.encode_prompt("a cat")
+        embeddings = {
+            "prompt_embeds": positive,
+            "negative_prompt_embeds": negative,
+            "pooled_prompt_embeds": pooled,
+            "negative_pooled_prompt_embeds": negative_pooled,
+        }
+        result = batched(pipeline.encode_prompt, lambda arguments: False)(None, **embeddings)
+    assert torch.equal(result[0], positive)
+    assert torch.equal(result[1], negative)
+
+
+def test_projections_of_a_wrapped_denoiser_are_fused_and_taken_apart() -> None:
+    pipeline = halftime.bundled.load()
+    denoiser = pipeline.unet
+    pipeline.unet = torch.compile(denoiser, backend="eager")
+    attention = next(m for m in denoiser.modules() if hasattr(m, "fuse_projections"))
+    with halftime.applied(pipeline, ["fused-qkv"], probe=False):
+        assert attention.fused_projections
+    assert not attention.fused_projections
+
+
 def test_the_taken_over_loop_gives_the_pipelines_own_picture(pipeline) -> None:  # type: ignore[no-untyped-def]
     from diffusers import EulerAncestralDiscreteScheduler
 
