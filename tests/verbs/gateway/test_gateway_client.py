@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from halftime.verbs.gateway import connection
 from halftime.verbs.gateway.client import Pool, _connect_hint
 from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.doubts import dead_addresses
@@ -215,3 +216,31 @@ def test_an_address_that_does_not_answer_is_named_and_is_in_no_requests_time() -
     assert [address[0] for _, address in pool._addresses] == ["127.0.0.1", "127.0.0.2"]
     (doubt,) = dead_addresses([pool])
     assert "of the addresses of gateway.example 127.0.0.2 did not answer: through" in doubt
+
+
+def test_a_comment_is_no_chunk_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways send some before there is an answer, and would seem to be quick by that."""
+    moments = iter(range(100))
+    monkeypatch.setattr(connection, "now", lambda: float(next(moments)))
+
+    class Nowhere(asyncio.Transport):
+        def writelines(self, parts: object) -> None:
+            """Nobody reads it."""
+
+    async def go() -> Sample:
+        sample = Sample("0" * 8, "through", 0.0)
+        timed = connection.Http1Connection(asyncio.get_running_loop(), b"x")
+        timed.connection_made(Nowhere())
+        timed.send((b"",), sample)
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        event = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+        for text in (b": PROCESSING\n\n", event, b": ping\n\n", event + b": ping\n\n"):
+            timed.data_received(head + b"%x\r\n%s\r\n" % (len(text), text))
+            head = b""
+        timed.data_received(b"0\r\n\r\n")
+        return sample
+
+    sample = asyncio.run(go())
+    # sent at 0, then one piece a second
+    assert (sample.first_byte, sample.first_chunk, sample.end) == (1.0, 2.0, 5.0)
+    assert sample.chunks == [2.0, 4.0]

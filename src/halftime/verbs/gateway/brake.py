@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from halftime.base import units
 from halftime.verbs.gateway.client import Pool
-from halftime.verbs.gateway.connection import Sample
+from halftime.verbs.gateway.connection import NOT_HTTP, Sample
+from halftime.verbs.gateway.http2 import NOT_HTTP2
 from halftime.verbs.gateway.timer import now
 
 PATIENCE = 20.0  # seconds that a load waits for rate limits in all
@@ -82,7 +83,7 @@ class Brake:
                 count[arm] = 0
         elif sample.refused:
             self._slow_down(sample)
-        elif sample.status:
+        elif sample.status or sample.error in (NOT_HTTP, NOT_HTTP2):
             self._lost[arm] = self._timed_out[arm] = 0
             self._bad[arm] += 1
             if self._bad[arm] >= BAD_IN_A_ROW and arm not in self._answered:

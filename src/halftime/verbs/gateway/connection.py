@@ -152,10 +152,16 @@ class TimedConnection(asyncio.Protocol):
         sample.status, sample.first_byte, self._headers = 0, 0.0, {}
 
     def _take(self, sample: Sample, data: bytes) -> None:
-        """A piece of the body."""
-        self._body = True
+        """A piece of the body.
+
+        A comment of a stream, by which gateways keep connections alive before there is an answer,
+        is no chunk of it.
+        """
         self._received.append(data)
         sample.received += len(data)
+        if _is_comment(data):
+            return
+        self._body = True
         if not sample.first_chunk:
             sample.first_chunk = self._now
 
@@ -247,6 +253,11 @@ class Http1Connection(TimedConnection):
         """One without a length, as HTTP/1.0 has it."""
         framed = self._headers.keys() & {"content-length", "transfer-encoding"}
         return bool(self._sample and self._sample.status >= 200 and not framed)
+
+
+def _is_comment(data: bytes) -> bool:
+    """Nothing else (WHATWG HTML, 9.2.6); no JSON begins so."""
+    return data[:1] == b":" and all(line[:1] in (b":", b"") for line in data.splitlines())
 
 
 def _parser(connection: Http1Connection) -> HttpResponseParser:

@@ -185,7 +185,8 @@ def _computes(evidence: GatewayEvidence) -> Finding | None:
     if load is None or load.best is None or (exact and _loads_a_bundle(evidence, *exact)):
         return None
     cpu, added = _cpu(load), load.best.p50
-    if cpu is None or cpu < COMPUTES or cpu < COMPUTES_SHARE * added:
+    # work that does not add to a request is nobody's wait: a stream's chunks are far apart
+    if cpu is None or min(cpu, added) < COMPUTES or cpu < COMPUTES_SHARE * added:
         return None
     message = (
         f"the gateway computes {units.seconds(cpu)} for each request, of {units.seconds(added)} "
