@@ -328,6 +328,18 @@ async def _comment_stream(passage: Passage) -> None:
     await _write_each(passage, events())
 
 
+async def _begin_at_once(passage: Passage) -> None:
+    """With an event that has no text, before there is an answer."""
+    start = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b"data: " + json.dumps(start).encode() + b"\n\n"
+        async for event in passage.each_event():
+            yield event
+
+    await _write_each(passage, events())
+
+
 async def _cut_chunks_anew(passage: Passage) -> None:
     """Without regard to where an event begins or ends."""
 
@@ -674,6 +686,9 @@ FAULTS: dict[str, PlantedFault] = {
     "says-done-twice": PlantedFault("ends streams twice", _say_done_twice, stream=True),
     "comments-streams": PlantedFault(
         "puts keep-alives, names and ids into streams", _comment_stream, stream=True
+    ),
+    "begins-at-once": PlantedFault(
+        "begins each stream with an empty event", _begin_at_once, stream=True
     ),
     "cuts-chunks-anew": PlantedFault(
         "cuts streams into chunks anew, within events", _cut_chunks_anew, stream=True

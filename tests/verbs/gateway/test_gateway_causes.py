@@ -300,3 +300,11 @@ def test_reasons_of_a_no() -> None:
 def test_texts_of_a_foreign_upstream_that_are_cut(size: int, count: int, shorter: bool) -> None:
     answers = AnswerFacts(direct_size=1000.0, through_size=float(size))
     assert bool(shorter_sentence(answers, count)) is shorter
+
+
+def test_work_that_adds_hardly_anything_is_no_finding() -> None:
+    """As the work on a stream's chunks, which are far apart."""
+    quick = load(0.0004, cpu_per_request=0.0015, through_requests=100)
+    slow = load(0.003, cpu_per_request=0.0025, through_requests=100)
+    assert "computes" not in messages(quick)
+    assert "computes" in messages(slow)

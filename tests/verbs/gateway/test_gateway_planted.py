@@ -42,6 +42,7 @@ FINE = [
     "sends-trailers",
     "says-done-twice",
     "comments-streams",
+    "begins-at-once",
     "cuts-chunks-anew",
 ]
 SHORT = GatewaySettings("", requests=12, concurrency=0, timeout=20.0)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.reply import Expected, read
 
 JSON = {"content-type": "application/json"}
@@ -218,3 +219,17 @@ def test_what_a_choice_has_is_one_of_an_answers_keys() -> None:
     choices = [{"message": {"content": "a"}, "finish_reason": "stop", "logprobs": None}]
     reply = read(Expected(), 200, JSON, json.dumps({"choices": choices}).encode())
     assert reply.keys == {"choices", "choices.message", "choices.finish_reason"}
+
+
+def test_a_stream_is_counted_from_its_first_text() -> None:
+    role = b'data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}\n\n'
+    reply = read(Expected(stream=True), 200, EVENTS, role + delta("a") + delta("b"))
+    assert reply.first_text == len(role + delta("a")) - 2  # its empty line is not waited for
+    sample = Sample("", "through", 0.0, first_chunk=1.0, reply=reply)
+    sample.chunks, sample.until = [1.0, 2.0, 3.0], [len(role), len(role) + 5, 10_000]
+    sample.begin_with_text()
+    assert sample.first_chunk == 3.0  # five bytes of it are no text yet
+    sample.reply = reply._replace(encoding="gzip")  # whose bytes are others
+    sample.first_chunk = 1.0
+    sample.begin_with_text()
+    assert sample.first_chunk == 1.0

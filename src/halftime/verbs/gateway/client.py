@@ -113,6 +113,7 @@ class Pool:
         headers, body = connection.answer()
         sample.reply = read(self.endpoint.expected, sample.status, headers, body)
         sample.error = sample.error or sample.reply.error
+        sample.begin_with_text()
         sample.retry_after = _seconds_of(headers.get("retry-after"))
 
     async def _follow(self, sample: Sample) -> None:

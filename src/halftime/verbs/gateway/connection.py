@@ -7,6 +7,7 @@ over. HTTP/1.1 is here, HTTP/2 in `http2.py`.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import re
 from abc import abstractmethod
@@ -38,6 +39,7 @@ class Sample:
     interim: int = 0  # answers of 1xx before the final one
     received: int = 0  # body bytes
     chunks: list[float] = field(default_factory=list)
+    until: list[int] = field(default_factory=list)  # body bytes received by each chunk
     reported: float | None = None  # the gateway's own overhead header, seconds
     retry_after: float | None = None  # seconds, of a 429 or 503
     fresh: bool = False  # on a connection that was opened for it
@@ -48,6 +50,13 @@ class Sample:
     reply: Reply = NO_REPLY
     error: str = ""
     hint: str = ""  # what to do about the error, where that is known
+
+    def begin_with_text(self) -> None:
+        """Count a stream from its first text: an empty beginning costs a gateway nothing."""
+        if self.reply.first_text and not self.reply.encoding:
+            index = bisect.bisect_left(self.until, self.reply.first_text)
+            if index < len(self.chunks):
+                self.first_chunk = self.chunks[index]
 
     @property
     def ok(self) -> bool:
@@ -170,6 +179,7 @@ class TimedConnection(asyncio.Protocol):
         if self._body and self._sample:
             self._body = False
             self._sample.chunks.append(self._now)
+            self._sample.until.append(self._sample.received)
 
     def _complete(self, sample: Sample) -> None:
         sample.end = self._now

@@ -46,6 +46,7 @@ class Reply(NamedTuple):
     keys: frozenset[str] = frozenset()  # of the answer, or of all events of a stream
     finished: bool = False  # with [DONE]
     events: int = 0
+    first_text: int = 0  # bytes of a stream until its first text is whole; 0 where not known
     size: int = 0  # characters of its text or picture
     digest: int = 0  # of them, without the request's id
     mark: str = ""  # the id of the request that it answers
@@ -268,7 +269,7 @@ _CONTENTS = {"openai": _openai, "kserve": _kserve, "replicate": _replicate}
 def _events(expected: Expected, body: bytes) -> Reply:
     texts: list[str] = []
     values: list[Value] = []
-    finished = False
+    finished, first_text = False, 0
     for name, data in _server_sent(body):
         if data.strip() == _DONE:
             finished = True
@@ -285,11 +286,13 @@ def _events(expected: Expected, body: bytes) -> Reply:
         if isinstance(value, dict):
             values.append(value)
             texts.append(_delta(value))
+            if texts[-1] and not first_text:
+                first_text = max(0, body.find(data)) + len(data)
     if not values and not any(texts):
         return Reply("a stream without an event", streamed=True)
     if _stream_is_due(expected) and not any(texts) and not _calls_tools(values):
         return Reply("an empty message", streamed=True)
-    return _stream_reply(values, texts, finished)
+    return _stream_reply(values, texts, finished)._replace(first_text=first_text)
 
 
 def _stream_reply(values: Sequence[Value], texts: Sequence[str], finished: bool) -> Reply:
