@@ -147,10 +147,10 @@ def _walk(log: Log, routers: Sequence[Router], settings: CalibrationSettings) ->
         view = leg_log(log, number)
         prices, choice = price.prices_of(view, settings.tolerance, 0.0, 0.0), _choice(router, view)
         small, checked = choice.small * over, choice.checked * over
-        asked, looked = np.maximum(small, checked), over * (router.threshold is not None)
-        cost += asked * prices.small_cost + checked * prices.check_cost
+        calls, looked = np.maximum(small, checked), over * (router.threshold is not None)
+        cost += calls * prices.small_cost + checked * prices.check_cost
         cost += looked * settings.router_cost
-        seconds += asked * prices.small_seconds + checked * prices.check_seconds
+        seconds += calls * prices.small_seconds + checked * prices.check_seconds
         seconds += looked * settings.router_seconds
         quality += small * prices.small_quality
         acceptable += small * prices.acceptable

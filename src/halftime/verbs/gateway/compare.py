@@ -54,13 +54,13 @@ def _repeated(direct: Sequence[Sample], through: Sequence[Sample]) -> Set[str]:
     same twice. Only where direct answers are all different in both."""
     if len(direct) < _FEWEST or not _all_differ(direct):
         return frozenset()
-    seen = set[tuple[str, int]]()
+    earlier = set[tuple[str, int]]()
     repeated = set[str]()
     for sample in through:
         answer = sample.reply.identity, sample.reply.digest
-        if sample.ok and answer[0] and answer in seen:
+        if sample.ok and answer[0] and answer in earlier:
             repeated.add(sample.id)
-        seen.add(answer)
+        earlier.add(answer)
     return repeated
 
 

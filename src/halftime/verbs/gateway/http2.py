@@ -43,6 +43,7 @@ class Http2Connection(TimedConnection):
         self._waiting = memoryview(b"")  # of the request's body, for the server's window
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's call: greet the server, and take long answers."""
         super().connection_made(transport)
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_WINDOW)
