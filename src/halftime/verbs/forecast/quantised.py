@@ -1,4 +1,4 @@
-"""Weights and products in fewer bits than sixteen: what each kind reads, multiplies and converts."""
+"""Weights and products in fewer bits than sixteen: what each kind reads, multiplies, converts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Quantised(NamedTuple):
     multiplies: Rate | None
     doubt: float
     note: str
+    one_kernel: bool = False  # turned back by a kernel of its own, eager too (bitsandbytes)
 
 
 # `fp8` and `int8` quantise each activation as it comes (dynamic); `-weights` keep 16-bit products.
@@ -29,7 +30,7 @@ QUANTISED: dict[str, Quantised] = {
     "fp4": Quantised(0.5625, "fp4", 0.35, "nvfp4: a prior alone, no measurement of it was at hand"),
     "int8-weights": Quantised(1.0, None, 0.12, "weights in int8, products in 16 bits"),
     "fp8-weights": Quantised(1.0, None, 0.12, "weights in fp8, products in 16 bits"),
-    "nf4": Quantised(0.5625, None, 0.20, "weights in 4 bits, products in 16 bits"),
+    "nf4": Quantised(0.5625, None, 0.20, "weights in 4 bits, products in 16 bits", True),
 }
 
 
@@ -46,6 +47,11 @@ def sixteen(dtype: str) -> str:
 def activations_are(dtype: str) -> bool:
     """Whether activations are quantised as well."""
     return dtype in QUANTISED and QUANTISED[dtype].multiplies is not None
+
+
+def converts_at_once(dtype: str) -> bool:
+    """Whether one kernel turns the weights back, even where nothing is compiled."""
+    return dtype in QUANTISED and QUANTISED[dtype].one_kernel
 
 
 def doubt(dtype: str) -> float:

@@ -17,7 +17,12 @@ from halftime.records.gpus import Gpu, Rate
 from halftime.verbs.forecast.constants import Constants
 from halftime.verbs.forecast.host import CONSUMER
 from halftime.verbs.forecast.ops import Kind, OpGroup
-from halftime.verbs.forecast.quantised import activations_are, is_quantised, weight_bytes
+from halftime.verbs.forecast.quantised import (
+    activations_are,
+    converts_at_once,
+    is_quantised,
+    weight_bytes,
+)
 
 Array = NDArray[np.float64]
 KINDS: tuple[Kind, ...] = (
@@ -93,6 +98,7 @@ class OpTable:
     low: Array  # 1 where a product is in 8 bits or fewer
     quantised: Array  # elements of activations that are quantised on the way
     dequantised: Array  # weights that are turned back into 16 bits on the way
+    converted_at_once: Array  # 1 where one kernel converts, not one for each operation
     transposed: Array  # 1 where eager fp16 convolutions change the layout around them
 
 
@@ -149,6 +155,7 @@ def table_of(
         low=linear * dynamic,
         quantised=linear * dynamic * column("m") * column("k") * column("products"),
         dequantised=weights * (1 - dynamic),
+        converted_at_once=np.full(len(rows), float(compiled or converts_at_once(dtype))),
         m=column("m"),
         n=column("n"),
         k=column("k"),
@@ -240,7 +247,7 @@ def op_seconds(ops: OpTable, limits: GpuLimits, c: Constants | Mapping[str, floa
 def _converting(ops: OpTable, limits: GpuLimits, c: Constants | Mapping[str, float]) -> Array:
     """Seconds of quantising activations or turning weights back, in kernels of their own."""
     moved = c["quantise"] * ops.quantised + c["dequantise"] * ops.dequantised
-    passes = np.where(ops.compiled > 0, 1.0, c["unfused"])
+    passes = np.where(ops.converted_at_once > 0, 1.0, c["unfused"])
     return moved * passes / (limits.bandwidth * c["pointwise"] * limits.memory)
 
 
