@@ -25,6 +25,7 @@ REPORT_FUNCTIONS = {
     "halftime.records.forecast:ModelList": "halftime.report.forecast:models_report_of",
     "halftime.records.gateway:GatewayPlan": "halftime.report.gateway:plan_report_of",
     "halftime.records.gateway:GatewayResult": "halftime.report.gateway:report_of",
+    "halftime.records.plan:DeploymentPlan": "halftime.report.plan:report_of",
     "halftime.records.replay:Replay": "halftime.report.replay:report_of",
     "halftime.records.session:Session": "halftime.report.trace:report_of",
     "halftime.records.tune:Tuning": "halftime.report.tune:report_of",
