@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -23,8 +23,8 @@ from halftime.fix.table import FIXES
 from halftime.pipeline.architecture import architecture as architecture
 from halftime.pipeline.device import device_of
 from halftime.pipeline.state import PipelineState, state_of
-from halftime.records import Session
-from halftime.records.fixes import ALWAYS, CONFLICTS, FIX_ROWS
+from halftime.records import Json, Session
+from halftime.records.fixes import ALWAYS, CONFLICTS, EXCLUSIONS, FIX_ROWS, FixName
 from halftime.records.recipe import Choice, Plan, Recipe
 
 if TYPE_CHECKING:
@@ -130,11 +130,23 @@ def conflict(left: ChosenFix, right: ChosenFix) -> str | None:
     for pair, reason in ALWAYS:
         if pair == names and on_denoiser:
             return reason
+    for rule in EXCLUSIONS:
+        for one, other in ((left, right), (right, left)):
+            if _is(one, rule.left, rule.left_settings) and _is(
+                other, rule.right, rule.right_settings
+            ):
+                return rule.reason
     shared = left.fix.parts(left.settings) & right.fix.parts(right.settings)
     for part, group in CONFLICTS:
         if part in shared and names <= group:
             return f"both work on the {part}"
     return None
+
+
+def _is(choice: ChosenFix, name: FixName, settings: Mapping[str, Collection[Json]]) -> bool:
+    return choice.fix.name == name and all(
+        choice.settings[setting] in values for setting, values in settings.items()
+    )
 
 
 def open_findings(session: Session, plan: Plan | Recipe) -> Session:

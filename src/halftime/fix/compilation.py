@@ -3,6 +3,7 @@ on the CPU."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -20,7 +21,6 @@ from halftime.fix.base import (
     one_of,
     text,
 )
-from halftime.fix.undo import restored
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import denoisers, vae_of
 from halftime.records.fixes import FIX_ROWS
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 Forward = Callable[..., object]
-_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+_CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
+_MODES = ("default", *_CUDA_GRAPH_MODES, "max-autotune-no-cudagraphs")
 DEFAULTS: Settings = FIX_ROWS["denoiser-compile"].settings
 
 
@@ -60,12 +61,34 @@ def compile_with(function: Forward, settings: Settings, device: torch.device) ->
 
 @contextmanager
 def compiled(holder: nn.Module, entry: str, settings: Settings) -> Iterator[None]:
-    """`holder.entry` compiled; frozen, its results are copied where a CUDA graph would overwrite
-    them."""
+    """`holder.entry` compiled; its results are copied where a CUDA graph would overwrite them."""
     device = next(holder.parameters()).device
     function = compile_with(getattr(holder, entry), settings, device)
-    with patched(holder, entry, function):
+    with patched(holder, entry, _outlasting(function) if graphed(settings, device) else function):
         yield
+
+
+def graphed(settings: Settings, device: torch.device) -> bool:
+    """Whether Inductor captures CUDA graphs with these settings."""
+    return device.type == "cuda" and settings["mode"] in _CUDA_GRAPH_MODES
+
+
+def _outlasting(function: Forward) -> Forward:
+    """The function, whose results outlast its next call.
+
+    A CUDA graph writes each result where it wrote the last. Pipelines that evaluate the prompt and
+    the negative prompt one after the other would subtract the second from itself.
+    """
+
+    @functools.wraps(function)
+    def call(*args: object, **kwargs: object) -> object:
+        torch.compiler.cudagraph_mark_step_begin()
+        return pytorch.tree_map(
+            lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf,
+            function(*args, **kwargs),
+        )
+
+    return call
 
 
 @contextmanager
@@ -75,10 +98,21 @@ def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator
             if settings["region"] == "whole":
                 stack.enter_context(compiled(module, "forward", settings))
             else:
-                stack.enter_context(restored(module))
-                options = compile_options(settings, next(module.parameters()).device)
-                for block in hugging_face.repeated_blocks(module):
-                    block.compile(**options)
+                stack.enter_context(_blocks_compiled(module, settings))
+        yield
+
+
+@contextmanager
+def _blocks_compiled(module: nn.Module, settings: Settings) -> Iterator[None]:
+    """Each repeated block's forward compiled, and not its call: diffusers' hooks on it (a cache)
+    then stay outside of what is compiled. Only what leaves the last block needs to be copied."""
+    device = next(module.parameters()).device
+    with ExitStack() as stack:
+        for block in hugging_face.repeated_blocks(module):
+            function = compile_with(block.forward, settings, device)
+            stack.enter_context(patched(block, "forward", function))
+        if graphed(settings, device):
+            stack.enter_context(patched(module, "forward", _outlasting(module.forward)))
         yield
 
 

@@ -12,7 +12,7 @@ worth their time; what is kept is decided by measurement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from halftime.records.base import Json, Record
@@ -24,16 +24,16 @@ FixName = Literal[
     "tiny-vae",
     "fused-qkv",
     "vae-folded-upsample",
-    "int8-dynamic",
     "denoiser-channels-last",
     "vae-channels-last",
     "denoiser-dtype",
     "vae-dtype",
+    "int8-dynamic",
     "vae-slicing-off",
     "attention-backend",
-    "step-cache",
     "denoiser-compile",
     "vae-compile",
+    "step-cache",
     "openvino",
     "onnxruntime",
     "guidance-interval",
@@ -144,7 +144,8 @@ _COMPILE_SETTINGS: dict[str, Json] = {
 }
 
 # In the order of application: what replaces a component before what changes it, weights before what
-# wraps a method, compilers last among those, and the loop around everything.
+# wraps a method (quantised last, from the dtype that they end in), compilers after those, then what
+# decides which compiled code runs, and the loop around everything.
 _ROWS: tuple[FixRow, ...] = (
     FixRow(
         name="progress-bar-off",
@@ -207,20 +208,6 @@ _ROWS: tuple[FixRow, ...] = (
         priors={VAE: Prior(1.15, 1.1)},
     ),
     FixRow(
-        name="int8-dynamic",
-        summary="The denoiser's linear layers in int8 with dynamic activations (torchao). Loses "
-        "on many CPUs.",
-        level="approximate",
-        stage="denoise",
-        changes="denoiser",
-        weights="copied",
-        part="denoiser",
-        works_on=("denoiser",),
-        settings={"least_features": 128},
-        extra="torchao",
-        priors={DENOISER: Prior(0.7, 1.2, 10.0)},
-    ),
-    FixRow(
         name="denoiser-channels-last",
         summary="The denoiser's convolution weights in channels_last.",
         level="equivalent",
@@ -265,6 +252,20 @@ _ROWS: tuple[FixRow, ...] = (
         priors={VAE: Prior(1.9, 2.0)},
     ),
     FixRow(
+        name="int8-dynamic",
+        summary="The denoiser's linear layers in int8 with dynamic activations (torchao). Loses "
+        "on many CPUs.",
+        level="approximate",
+        stage="denoise",
+        changes="denoiser",
+        weights="copied",
+        part="denoiser",
+        works_on=("denoiser",),
+        settings={"least_features": 128},
+        extra="torchao",
+        priors={DENOISER: Prior(0.7, 1.2, 10.0)},
+    ),
+    FixRow(
         name="vae-slicing-off",
         summary="Decode the whole batch at once, without slices; costs memory.",
         level="equivalent",
@@ -285,19 +286,6 @@ _ROWS: tuple[FixRow, ...] = (
         settings={"backend": "flash"},
         proposals=({}, {"backend": "cudnn"}),
         priors={DENOISER: Prior(1.01, 1.1)},
-    ),
-    FixRow(
-        name="step-cache",
-        summary="Reuse deep features between steps: FirstBlockCache for transformers, "
-        "DeepCache's idea for UNets.",
-        level="approximate",
-        stage="denoise",
-        changes="denoiser",
-        part="denoiser",
-        works_on=("blocks",),
-        settings={"every": 2, "threshold": 0.1},
-        proposals=({}, {"every": 3}),
-        priors={DENOISER: Prior(1.4, 1.5)},
     ),
     FixRow(
         name="denoiser-compile",
@@ -321,6 +309,19 @@ _ROWS: tuple[FixRow, ...] = (
         works_on=("vae",),
         settings=_COMPILE_SETTINGS,
         priors={VAE: Prior(1.6, 1.4, 40.0)},
+    ),
+    FixRow(
+        name="step-cache",
+        summary="Reuse deep features between steps: FirstBlockCache for transformers, "
+        "DeepCache's idea for UNets.",
+        level="approximate",
+        stage="denoise",
+        changes="denoiser",
+        part="denoiser",
+        works_on=("blocks",),
+        settings={"every": 2, "threshold": 0.1},
+        proposals=({}, {"every": 3}),
+        priors={DENOISER: Prior(1.4, 1.5)},
     ),
     FixRow(
         name="openvino",
@@ -468,10 +469,6 @@ CONFLICTS: tuple[tuple[str, frozenset[FixName]], ...] = (
 # Pairs that exclude each other whatever they work on, because the second would not see what the
 # first changes; and why.
 ALWAYS: tuple[tuple[frozenset[FixName], str], ...] = (
-    (
-        frozenset({"step-cache", "denoiser-compile"}),
-        "a compiled denoiser would bake in one of the cache's two paths",
-    ),
     (frozenset({"step-cache", "openvino"}), "a converted denoiser has no blocks to skip"),
     (frozenset({"step-cache", "onnxruntime"}), "a converted denoiser has no blocks to skip"),
     (frozenset({"step-cache", "loop-graph"}), "a captured loop cannot decide step by step"),
@@ -482,12 +479,36 @@ ALWAYS: tuple[tuple[frozenset[FixName], str], ...] = (
     (frozenset({"loop-graph", "openvino"}), "the captured loop evaluates the torch denoiser"),
     (frozenset({"loop-graph", "onnxruntime"}), "the captured loop evaluates the torch denoiser"),
     (frozenset({"loop-graph", "denoiser-compile"}), "loop-graph compiles the denoiser itself"),
-    (
-        frozenset({"attention-backend", "denoiser-compile"}),
-        "the kernel is chosen at run time, which breaks the graph",
+)
+
+
+class Exclusion(NamedTuple):
+    """Two fixes that exclude each other where each of their settings is one of these values."""
+
+    left: FixName
+    left_settings: Mapping[str, Collection[Json]]
+    right: FixName
+    right_settings: Mapping[str, Collection[Json]]
+    reason: str
+
+
+# A cache's hooks are on the blocks, and decide in Python what runs. Around compiled blocks they are
+# outside of what is compiled. Inside a denoiser that is compiled whole they break its graph.
+EXCLUSIONS: tuple[Exclusion, ...] = (
+    Exclusion(
+        "step-cache",
+        {},
+        "denoiser-compile",
+        {"region": ("whole",), "fullgraph": (True,)},
+        "a cache decides in the middle of the denoiser, which then is not one graph; use "
+        "fullgraph = false, or region = 'blocks'",
     ),
-    (
-        frozenset({"int8-dynamic", "denoiser-dtype"}),
-        "quantised weights cannot be cast; int8 keeps its own precision",
+    Exclusion(
+        "step-cache",
+        {},
+        "denoiser-compile",
+        {"mode": ("reduce-overhead", "max-autotune")},
+        "a CUDA graph overwrites what a cache keeps for the next step; use mode = 'default' or "
+        "'max-autotune-no-cudagraphs'",
     ),
 )
