@@ -96,6 +96,21 @@ def test_a_step_cache_over_a_compiled_denoiser_is_the_uncompiled_cache(
     assert pytorch.dynamo_counters()["stats"]["unique_graphs"] >= 1
 
 
+@pytest.mark.usefixtures("by_dynamo_alone")
+@pytest.mark.parametrize("kind", ["mag", "taylorseer-lite"])
+def test_other_caches_over_compiled_blocks_are_the_uncompiled_cache(kind: str) -> None:
+    cache = Choice(name="step-cache", settings={"kind": kind, "threshold": 0.3})
+    calls = 2  # mag measures in the first
+    tiny, drawn = PIPELINES["flux"], []
+    for plan in ([cache], [cache, compiled(**BLOCKS)]):
+        pipeline = tiny.build()
+        with halftime.applied(pipeline, plan, probe=False):
+            results = [pipeline(**{**tiny.arguments(), **STEPS})[0] for _ in range(calls)]
+        drawn.append(np.asarray(results[-1], dtype=float))
+    assert np.array_equal(*drawn)
+    assert pytorch.dynamo_counters()["stats"]["unique_graphs"] == 2  # one a class of blocks
+
+
 def test_math_attention_is_chosen_on_a_cpu_too() -> None:
     """Beside others, torch takes flash, whatever the order."""
     tiny = PIPELINES["flux"]

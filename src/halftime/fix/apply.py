@@ -131,9 +131,9 @@ def conflict(left: ChosenFix, right: ChosenFix) -> str | None:
         if pair == names and on_denoiser:
             return reason
     for rule in EXCLUSIONS:
-        for one, other in ((left, right), (right, left)):
-            if _is(one, rule.left, rule.left_settings) and _is(
-                other, rule.right, rule.right_settings
+        for first, second in ((left, right), (right, left)):
+            if _is(first, rule.left, rule.left_settings) and _is(
+                second, rule.right, rule.right_settings
             ):
                 return rule.reason
     shared = left.fix.parts(left.settings) & right.fix.parts(right.settings)

@@ -44,6 +44,8 @@ _OF_COMPONENTS = (
     "set_ip_adapter_scale",
     "fuse_qkv_projections",
     "unfuse_qkv_projections",
+    "enable_cache",
+    "disable_cache",
     "enable_layerwise_casting",
     "enable_group_offload",
     "enable_model_cpu_offload",

@@ -8,7 +8,7 @@ from halftime.fix.attention import ATTENTION_BACKEND, FUSED_QKV
 from halftime.fix.base import Fix, FixCode
 from halftime.fix.compilation import DENOISER_COMPILE, VAE_COMPILE
 from halftime.fix.device_lookup import KNOWN_DEVICE
-from halftime.fix.fewer_evaluations import GUIDANCE_INTERVAL, STEP_CACHE
+from halftime.fix.fewer_evaluations import GUIDANCE_INTERVAL
 from halftime.fix.layout import DENOISER_CHANNELS_LAST, VAE_CHANNELS_LAST
 from halftime.fix.loop_graph import LOOP_GRAPH
 from halftime.fix.onnx_runtime import ONNXRUNTIME
@@ -16,6 +16,7 @@ from halftime.fix.openvino import OPENVINO
 from halftime.fix.precision import DENOISER_DTYPE, VAE_DTYPE
 from halftime.fix.quantize import INT8_DYNAMIC
 from halftime.fix.scheduling import PROGRESS_BAR_OFF, SCHEDULE_TABLE, SET_BEGIN_INDEX, SOLVER_STEPS
+from halftime.fix.step_cache import STEP_CACHE
 from halftime.fix.text import BATCH_PROMPTS, PROMPT_CACHE, TEXT_WARMUP
 from halftime.fix.tiny_vae import TINY_VAE
 from halftime.fix.upsampling import VAE_FOLDED_UPSAMPLE

@@ -80,6 +80,15 @@ class SettingEffect(Record, frozen=True, kw_only=True):
     priors: dict[LedgerPart, Prior]
 
 
+class Search(Record, frozen=True, kw_only=True):
+    """Values of a setting, from the nearest to the plain picture on, of which `tune` finds the last
+    that is near enough; `where` the other settings are one of these."""
+
+    setting: str
+    values: tuple[float, ...]
+    where: dict[str, tuple[str, ...]] = {}
+
+
 class FixRow(Record, frozen=True, kw_only=True):
     """One fix, as data.
 
@@ -103,6 +112,7 @@ class FixRow(Record, frozen=True, kw_only=True):
     weights: Literal["", "copied", "in new modules", "compiled in"] = ""
     settings: dict[str, Json] = {}  # the defaults; a name that is not here is refused
     proposals: tuple[dict[str, Json], ...] = ({},)  # the settings that `tune` tries
+    searches: tuple[Search, ...] = ()  # what `tune` finds out for a proposal
     not_tried: str = ""  # why `tune` does not try it on its own
     extra: str | None = None  # halftime[EXTRA] installs its package
     priors: dict[LedgerPart, Prior] = {}
@@ -133,6 +143,11 @@ class FixRow(Record, frozen=True, kw_only=True):
 
 def _component(name: str, part: LedgerPart, prior: Prior) -> SettingEffect:
     return SettingEffect(setting="components", value=name, part=name, priors={part: prior})
+
+
+def _kind(name: str, prior: Prior) -> SettingEffect:
+    """A kind of step cache that saves another share."""
+    return SettingEffect(setting="kind", value=name, part="blocks", priors={DENOISER: prior})
 
 
 _COMPILE_SETTINGS: dict[str, Json] = {
@@ -312,16 +327,45 @@ _ROWS: tuple[FixRow, ...] = (
     ),
     FixRow(
         name="step-cache",
-        summary="Reuse deep features between steps: FirstBlockCache for transformers, "
+        summary="Reuse what earlier steps computed: diffusers' caches for transformers, "
         "DeepCache's idea for UNets.",
         level="approximate",
         stage="denoise",
         changes="denoiser",
         part="denoiser",
         works_on=("blocks",),
-        settings={"every": 2, "threshold": 0.1},
-        proposals=({}, {"every": 3}),
+        settings={"kind": "", "every": 2, "threshold": 0.1},
+        proposals=(
+            {"kind": "deep"},
+            {"kind": "first-block"},
+            {"kind": "mag"},
+            {"kind": "taylorseer-lite"},
+            {"kind": "taylorseer"},
+            {"kind": "pyramid-attention"},
+            {"kind": "faster"},
+            {"kind": "sea"},
+            {"kind": "text-kv"},
+        ),
+        searches=(
+            Search(
+                setting="threshold",
+                values=(0.02, 0.04, 0.08, 0.12, 0.2, 0.3, 0.5),
+                where={"kind": ("first-block", "mag", "sea")},
+            ),
+            Search(
+                setting="every",
+                values=(2, 3, 4, 5),
+                where={"kind": ("deep", "taylorseer", "taylorseer-lite")},
+            ),
+        ),
         priors={DENOISER: Prior(1.4, 1.5)},
+        # What is skipped is the attention alone, or the texts' part of it.
+        setting_effects=(
+            _kind("taylorseer", Prior(1.2, 1.2)),
+            _kind("pyramid-attention", Prior(1.1, 1.15)),
+            _kind("faster", Prior(1.2, 1.25)),
+            _kind("text-kv", Prior(1.02, 1.02)),
+        ),
     ),
     FixRow(
         name="openvino",
@@ -492,9 +536,26 @@ class Exclusion(NamedTuple):
     reason: str
 
 
-# A cache's hooks are on the blocks, and decide in Python what runs. Around compiled blocks they are
-# outside of what is compiled. Inside a denoiser that is compiled whole they break its graph.
+# A cache's hooks decide in Python what runs. Those on the blocks are outside of compiled blocks,
+# and break the graph of a denoiser that is compiled whole. Those on the attention inside the
+# blocks would be compiled, with the number of the step as a constant.
 EXCLUSIONS: tuple[Exclusion, ...] = (
+    Exclusion(
+        "step-cache",
+        {"kind": ("taylorseer", "pyramid-attention", "faster", "text-kv")},
+        "denoiser-compile",
+        {},
+        "this kind of cache is inside of the compiled blocks, which would be compiled anew at each "
+        "step; use kind = 'first-block', 'mag' or 'taylorseer-lite'",
+    ),
+    Exclusion(
+        "step-cache",
+        {"kind": ("mag", "taylorseer-lite", "sea")},
+        "denoiser-compile",
+        {"region": ("whole",)},
+        "this kind of cache keeps the blocks out of a denoiser that is compiled whole; use region "
+        "= 'blocks'",
+    ),
     Exclusion(
         "step-cache",
         {},

@@ -171,13 +171,6 @@ def sets_cache_contexts(pipeline: DiffusionPipeline) -> bool:
     return any("cache_context" in code.co_names for code in codes_of(type(pipeline)))
 
 
-def forget_cached_steps(model: nn.Module) -> None:
-    """Let diffusers' caches forget the last call: pipelines do so at their end, but not all."""
-    reset = getattr(model, "_reset_stateful_cache", None)
-    if reset is not None:
-        reset()
-
-
 def codes_of(kind: type) -> list[CodeType]:
     """The code that a call of the class may run: its own `__call__`, that of the class which it
     extends wherever it hands on to it, and the functions defined inside. Empty where the call is
@@ -235,42 +228,6 @@ def computes_in_dtype_of_timestep(model: nn.Module) -> bool:
     return any(base.__name__ in _IN_DTYPE_OF_TIMESTEP for base in type(model).__mro__)
 
 
-def unknown_to_first_block_cache(model: nn.Module) -> str | None:
-    """The reason why diffusers' FirstBlockCache cannot cache this transformer; None where it can.
-
-    It knows blocks by class, and raises for an unknown one only in the middle of a call.
-    """
-    from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
-    from diffusers.hooks._helpers import TransformerBlockRegistry
-    from torch import nn
-
-    blocks = [
-        block
-        for name, child in model.named_children()
-        if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS and isinstance(child, nn.ModuleList)
-        for block in child
-    ]
-    if any(name.startswith("temporal_") for name, _ in model.named_children()):
-        return "its blocks see pictures and frames in turns, which FirstBlockCache does not expect"
-    gives_texts = []  # whether each block gives the text's states beside the picture's
-    for block in blocks:
-        try:
-            metadata = TransformerBlockRegistry.get(type(block))
-        except ValueError:
-            return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
-        gives_texts.append(metadata.return_encoder_hidden_states_index is not None)
-        expected = {"hidden_states"} | ({"encoder_hidden_states"} if gives_texts[-1] else set())
-        if expected - set(inspect.signature(type(block).forward).parameters):
-            name = type(block).__name__
-            return f"diffusers' FirstBlockCache does not find the states that {name} is given"
-    if len(blocks) < 2:
-        return "its transformer has no two blocks that FirstBlockCache knows"
-    if gives_texts[0] != gives_texts[-1]:
-        first, last = type(blocks[0]).__name__, type(blocks[-1]).__name__
-        return f"diffusers' FirstBlockCache cannot subtract what {first} gives from {last}'s"
-    return None
-
-
 def unfusable_attention(model: nn.Module) -> str | None:
     """The class of an attention whose projections diffusers says it can fuse and cannot, because
     they are not called to_q, to_k and to_v; None where there is none."""
@@ -319,27 +276,6 @@ def is_hooked(module: nn.Module) -> bool:
     """Whether a library's hooks decide where or how this very module runs. An empty registry of
     diffusers is left behind by each call of a pipeline that resets its caches."""
     return accelerate_hook(module) is not None or bool(diffusers_hooks(module))
-
-
-@contextmanager
-def registry_caches_restored(model: nn.Module) -> Iterator[None]:
-    """A hook registry remembers which modules below it have registries, from the first call under
-    a cache on; what it remembered before is put back."""
-    name = "_child_registries_cache"
-    registries = [
-        vars(module._diffusers_hook)
-        for module in model.modules()
-        if hasattr(module, "_diffusers_hook")
-    ]
-    before = [registry.get(name, registries) for registry in registries]
-    try:
-        yield
-    finally:
-        for registry, value in zip(registries, before, strict=True):
-            if value is registries:  # it had none
-                registry.pop(name, None)
-            else:
-                registry[name] = value
 
 
 GROUP_OFFLOADING = "group_offloading"  # of `diffusers_hooks`
