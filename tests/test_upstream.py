@@ -767,6 +767,32 @@ def test_blocks_and_attentions_that_caches_know() -> None:
     assert diffusers_caches.unknown_to_mag_cache(sd3) is None
 
 
+def test_pefts_layers_are_merged_into_a_copy_of_their_base() -> None:
+    """lora-fuse would write into the user's weights, or leave the adapter out."""
+    peft = pytest.importorskip("peft")
+    model = nn.Sequential(nn.Linear(2, 2))
+    config = peft.LoraConfig(r=1, target_modules=["0"], init_lora_weights=False)
+    layer = peft.inject_adapter_in_model(config, model)[0]
+    base, sample = layer.get_base_layer(), torch.ones(1, 2)
+    weight, expected = base.weight, layer(sample)
+    before = weight.clone()
+    assert hugging_face.unmergeable_adapter(layer) is None
+    assert "Linear" in str(hugging_face.unmergeable_adapter(nn.Linear(1, 1)))
+    merged = hugging_face.merged_copy(layer)
+    assert merged is base
+    assert torch.equal(weight, before)
+    torch.testing.assert_close(merged(sample), expected)
+
+
+def test_which_loads_swap_an_adapter() -> None:
+    """A load that adds one would be taken for one that writes into the old, and be lost."""
+    assert hugging_face.hotswaps({"hotswap": True})
+    assert not hugging_face.hotswaps({"hotswap": False})
+    assert "hotswap" in inspect.getdoc(diffusers.FluxPipeline.load_lora_weights) + str(
+        inspect.signature(diffusers.loaders.lora_pipeline.FluxLoraLoaderMixin.load_lora_weights)
+    )
+
+
 def test_accelerates_hook_is_where_diffusers_looks_for_it() -> None:
     """An offloaded pipeline would seem to run on the CPU."""
     from diffusers import DiffusionPipeline

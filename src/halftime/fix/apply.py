@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +18,7 @@ from halftime.base.store import read_bytes, read_toml
 from halftime.fix.artefacts import OpenArtefacts, made_for, open_artefacts
 from halftime.fix.base import ChosenFix
 from halftime.fix.blocks import block, sealed
-from halftime.fix.guard import why_not
+from halftime.fix.guard import changed_components, why_not
 from halftime.fix.probe import check_levels, probe_key
 from halftime.fix.table import FIXES
 from halftime.pipeline.architecture import architecture as architecture
@@ -179,6 +180,10 @@ def check(
         reason = why_not(fix, pipeline, settings, state)
         if reason:
             raise DoesNotApply(f"fix {fix.name!r} does not apply: {reason}.")
+        if fix.name == "lora-fuse":  # those after it see no adapter
+            fused = changed_components(fix, pipeline, settings)
+            adapted = tuple(name for name in state.adapted if name not in fused)
+            state = dataclasses.replace(state, adapted=adapted)
 
 
 def reasons(pipeline: DiffusionPipeline) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ from halftime.fix.device_lookup import KNOWN_DEVICE
 from halftime.fix.fewer_evaluations import GUIDANCE_INTERVAL
 from halftime.fix.layout import DENOISER_CHANNELS_LAST, VAE_CHANNELS_LAST
 from halftime.fix.loop_graph import LOOP_GRAPH
+from halftime.fix.lora import LORA_FUSE
 from halftime.fix.onnx_runtime import ONNXRUNTIME
 from halftime.fix.openvino import OPENVINO
 from halftime.fix.precision import DENOISER_DTYPE, VAE_DTYPE
@@ -28,6 +29,7 @@ _CODE: dict[FixName, FixCode] = {
     "known-device": KNOWN_DEVICE,
     "solver-steps": SOLVER_STEPS,
     "tiny-vae": TINY_VAE,
+    "lora-fuse": LORA_FUSE,
     "fused-qkv": FUSED_QKV,
     "vae-folded-upsample": VAE_FOLDED_UPSAMPLE,
     "denoiser-channels-last": DENOISER_CHANNELS_LAST,

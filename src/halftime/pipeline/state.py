@@ -166,11 +166,13 @@ def _active(layer: nn.Module) -> set[str]:
     return set(getattr(layer, "active_adapters", ()))
 
 
+def active_adapters(layer: nn.Module) -> set[str]:
+    """Names of the adapters that a layer of peft's adds to what its own weights give."""
+    return _active(layer) - set(getattr(layer, "merged_adapters", ()))
+
+
 def _is_adapted(module: nn.Module) -> bool:
-    return any(
-        _active(layer) - set(getattr(layer, "merged_adapters", ()))
-        for layer in adapter_layers(module)
-    )
+    return any(map(active_adapters, adapter_layers(module)))
 
 
 def _has_own_processors(module: nn.Module) -> bool:

@@ -295,6 +295,34 @@ def fused_adapters(pipeline: DiffusionPipeline) -> tuple[str, ...]:
     return tuple(sorted(getattr(pipeline, "_merged_adapters", None) or ()))
 
 
+def unmergeable_adapter(layer: nn.Module) -> str | None:
+    """Why peft cannot write this layer's adapters into its weights; None where it can."""
+    if not hasattr(layer, "merge") or not hasattr(layer, "get_base_layer"):
+        return f"peft's {type(layer).__name__} cannot be merged into the weights"
+    return None
+
+
+def merged_copy(layer: nn.Module) -> nn.Module:
+    """The base layer of one of peft's layers, over copies of its weights into which the active
+    adapters are merged. `merge` writes in place and notes what it merged in lists, which are copies
+    too; call where the attributes of both are put back."""
+    from torch import nn
+
+    base: nn.Module = layer.get_base_layer()  # type: ignore[operator]
+    for name, tensor in base._parameters.items():
+        if tensor is not None:
+            copied = nn.Parameter(tensor.detach().clone(), requires_grad=False)
+            base._parameters[name] = copied
+    vars(layer)["merged_adapters"] = list(vars(layer)["merged_adapters"])
+    layer.merge()  # type: ignore[operator]
+    return base
+
+
+def hotswaps(arguments: Mapping[str, object]) -> bool:
+    """Whether a call of `load_lora_weights` writes into the adapter that is there already."""
+    return bool(arguments.get("hotswap"))
+
+
 # ---- schedulers
 
 
