@@ -784,6 +784,23 @@ def test_pefts_layers_are_merged_into_a_copy_of_their_base() -> None:
     torch.testing.assert_close(merged(sample), expected)
 
 
+def test_which_layers_diffusers_keeps_in_their_precision() -> None:
+    """denoiser-quantize would take embeddings that the model's own list protects."""
+    flux = PIPELINES["flux"].build().transformer
+    assert "norm" in hugging_face.not_cast_layerwise(flux)
+    assert hugging_face.not_cast_layerwise(nn.Linear(1, 1)) == ()
+
+
+def test_inductors_configuration_is_put_back() -> None:
+    """torchao would change how everything else in the process is compiled."""
+    from torch._inductor import config
+
+    before = config.coordinate_descent_tuning
+    with pytorch.inductor_config_restored():
+        config.coordinate_descent_tuning = not before
+    assert config.coordinate_descent_tuning is before
+
+
 def test_which_loads_swap_an_adapter() -> None:
     """A load that adds one would be taken for one that writes into the old, and be lost."""
     assert hugging_face.hotswaps({"hotswap": True})

@@ -25,7 +25,7 @@ from halftime.pipeline.architecture import architecture as architecture
 from halftime.pipeline.device import device_of
 from halftime.pipeline.state import PipelineState, state_of
 from halftime.records import Json, Session
-from halftime.records.fixes import ALWAYS, CONFLICTS, EXCLUSIONS, FIX_ROWS, FixName
+from halftime.records.fixes import ALWAYS, CONFLICTS, EXCLUSIONS, FIX_ROWS, RENAMED, FixName
 from halftime.records.recipe import Choice, Plan, Recipe
 
 if TYPE_CHECKING:
@@ -104,13 +104,14 @@ def read_plan(plan: PlanLike) -> Plan | Recipe:
 def choose(plan: Plan | Recipe) -> list[ChosenFix]:
     """The fixes in the order of application, with complete settings. Raises BadInput or
     DoesNotApply (conflicts)."""
-    names = [choice.name for choice in plan.fixes]
+    fixes = [_by_its_name(choice) for choice in plan.fixes]
+    names = [choice.name for choice in fixes]
     for name in names:
         if name not in FIXES:
             raise BadInput(f"there is no fix {name!r}. There are: {', '.join(sorted(FIXES))}.")
         if names.count(name) > 1:
             raise BadInput(f"fix {name!r} is named {names.count(name)} times; name it once.")
-    ordered = sorted(plan.fixes, key=lambda choice: list(FIX_ROWS).index(choice.name))
+    ordered = sorted(fixes, key=lambda choice: list(FIX_ROWS).index(choice.name))
     chosen = [
         ChosenFix(FIXES[c.name], dict(FIXES[c.name].with_defaults(c.settings))) for c in ordered
     ]
@@ -120,6 +121,16 @@ def choose(plan: Plan | Recipe) -> list[ChosenFix]:
             names_of_both = f"{left.fix.name} and {right.fix.name}"
             raise DoesNotApply(f"{names_of_both} exclude each other: {reason}. Leave one out.")
     return chosen
+
+
+def _by_its_name(choice: Choice) -> Choice:
+    """The fix under the name that it has now; warns where a plan has an earlier one."""
+    if choice.name not in RENAMED:
+        return choice
+    name, settings = RENAMED[choice.name]
+    words = f"the fix {choice.name!r} is now {name!r} with {settings}; name that in the plan."
+    warnings.warn(words, HalftimeWarning, stacklevel=4)
+    return Choice(name=name, settings={**settings, **choice.settings})
 
 
 def conflict(left: ChosenFix, right: ChosenFix) -> str | None:

@@ -15,7 +15,7 @@ from halftime.fix.lora import LORA_FUSE
 from halftime.fix.onnx_runtime import ONNXRUNTIME
 from halftime.fix.openvino import OPENVINO
 from halftime.fix.precision import DENOISER_DTYPE, VAE_DTYPE
-from halftime.fix.quantize import INT8_DYNAMIC
+from halftime.fix.quantize import DENOISER_QUANTIZE, TEXT_QUANTIZE
 from halftime.fix.scheduling import PROGRESS_BAR_OFF, SCHEDULE_TABLE, SET_BEGIN_INDEX, SOLVER_STEPS
 from halftime.fix.step_cache import STEP_CACHE
 from halftime.fix.text import BATCH_PROMPTS, PROMPT_CACHE, TEXT_WARMUP
@@ -36,7 +36,8 @@ _CODE: dict[FixName, FixCode] = {
     "vae-channels-last": VAE_CHANNELS_LAST,
     "denoiser-dtype": DENOISER_DTYPE,
     "vae-dtype": VAE_DTYPE,
-    "int8-dynamic": INT8_DYNAMIC,
+    "denoiser-quantize": DENOISER_QUANTIZE,
+    "text-quantize": TEXT_QUANTIZE,
     "vae-slicing-off": VAE_SLICING_OFF,
     "attention-backend": ATTENTION_BACKEND,
     "denoiser-compile": DENOISER_COMPILE,

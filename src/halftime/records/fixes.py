@@ -29,7 +29,8 @@ FixName = Literal[
     "vae-channels-last",
     "denoiser-dtype",
     "vae-dtype",
-    "int8-dynamic",
+    "denoiser-quantize",
+    "text-quantize",
     "vae-slicing-off",
     "attention-backend",
     "denoiser-compile",
@@ -107,7 +108,7 @@ class FixRow(Record, frozen=True, kw_only=True):
     works_on: tuple[str, ...] = ()
     # The part whose components it changes while it is on; '' changes the pipeline object alone. A
     # runtime's settings name its own.
-    changes: Literal["", "denoiser", "vae"] = ""
+    changes: Literal["", "denoiser", "vae", "text_encoder"] = ""
     # What becomes of the weights: copied when it is put on, copied into new modules, or read by
     # compiled code as constants.
     weights: Literal["", "copied", "in new modules", "compiled in"] = ""
@@ -279,18 +280,35 @@ _ROWS: tuple[FixRow, ...] = (
         priors={VAE: Prior(1.9, 2.0)},
     ),
     FixRow(
-        name="int8-dynamic",
-        summary="The denoiser's linear layers in int8 with dynamic activations (torchao). Loses "
-        "on many CPUs.",
+        name="denoiser-quantize",
+        summary="The denoiser's linear layers in 8 or 4 bits (torchao). It can lose time.",
         level="approximate",
         stage="denoise",
         changes="denoiser",
         weights="copied",
         part="denoiser",
         works_on=("denoiser",),
-        settings={"least_features": 128},
+        settings={"kind": "int8-dynamic", "least_features": 128},
+        proposals=(
+            {"kind": "int8-dynamic"},
+            {"kind": "fp8-dynamic"},
+            {"kind": "nvfp4-dynamic"},
+            {"kind": "int8-weight-only"},
+        ),
         extra="torchao",
         priors={DENOISER: Prior(0.7, 1.2, 10.0)},
+    ),
+    FixRow(
+        name="text-quantize",
+        summary="The large layers of text encoders in 8 or 4 bits (torchao), for memory first.",
+        level="approximate",
+        stage="encode_prompt",
+        changes="text_encoder",
+        weights="copied",
+        works_on=("text_encoder",),
+        settings={"kind": "int8-weight-only", "least_features": 1024},
+        extra="torchao",
+        priors={TEXT: Prior(0.8, 1.0, 5.0)},
     ),
     FixRow(
         name="vae-slicing-off",
@@ -512,16 +530,22 @@ ORDER: tuple[FixName, ...] = tuple(row.name for row in _ROWS)
 CONFLICTS: tuple[tuple[str, frozenset[FixName]], ...] = (
     # loop-graph works on the denoiser itself where its backend is OpenVINO
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-compile"})),
-    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "int8-dynamic"})),
+    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-quantize"})),
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-dtype"})),
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-channels-last"})),
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "attention-backend"})),
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "fused-qkv"})),
+    ("text_encoder", frozenset({"openvino", "onnxruntime", "text-quantize"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-compile"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-dtype"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-channels-last"})),
     ("scheduler-step", frozenset({"schedule-table", "set-begin-index", "loop-graph"})),
 )
+# Names of earlier versions: what they are now, with which settings.
+RENAMED: dict[str, tuple[FixName, dict[str, Json]]] = {
+    "int8-dynamic": ("denoiser-quantize", {"kind": "int8-dynamic"})
+}
+
 # Pairs that exclude each other whatever they work on, because the second would not see what the
 # first changes; and why.
 ALWAYS: tuple[tuple[frozenset[FixName], str], ...] = (

@@ -212,6 +212,12 @@ def kept_in_fp32(model: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
 
 
+def not_cast_layerwise(model: nn.Module) -> tuple[str, ...]:
+    """Patterns of the layers that diffusers keeps in their precision under layerwise casting, by
+    each model's own list."""
+    return tuple(getattr(model, "_skip_layerwise_casting_patterns", None) or ())
+
+
 # They embed the timestep in `timestep.dtype`, and so need it in the dtype of their weights; other
 # models turn its embedding into the dtype of the hidden states.
 _IN_DTYPE_OF_TIMESTEP = frozenset(

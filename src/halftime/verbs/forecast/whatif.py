@@ -231,7 +231,7 @@ FIXES: tuple[WhatIfFix, ...] = (
     ),
     WhatIfFix("prompt-cache", _prompt_cache, 0.0, False, "for a prompt seen before"),
     WhatIfFix("tiny-vae", _tiny, 0.15, False, "lossy: for previews"),
-    WhatIfFix("int8-dynamic", _on("denoise", _int8), 0.8, False, "matrix products in int8"),
+    WhatIfFix("denoiser-quantize", _on("denoise", _int8), 0.8, False, "matrix products in int8"),
     WhatIfFix(
         "guidance-interval",
         _guidance_interval,
