@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 Forward = Callable[..., object]
 _CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 _MODES = ("default", *_CUDA_GRAPH_MODES, "max-autotune-no-cudagraphs")
+# What diffusers' guide to fast inference sets for UNets and VAEs (docs/source/en/tutorials/
+# fast_diffusion.md), here for what is compiled alone and not for the process.
+_CONV_FLAGS = {
+    "conv_1x1_as_mm": True,
+    "coordinate_descent_tuning": True,
+    "coordinate_descent_check_all_directions": True,
+    "epilogue_fusion": False,
+}
 DEFAULTS: Settings = FIX_ROWS["denoiser-compile"].settings
 
 
@@ -43,6 +51,8 @@ def compile_options(settings: Settings, device: torch.device) -> dict[str, objec
         options.update(pytorch.mode_options(text(settings, "mode")))
     if settings["freezing"] and device.type == "cpu":
         options["freezing"] = True
+    if settings["conv_flags"]:
+        options.update(_CONV_FLAGS)
     if keeping() and device.type == "cpu":
         # Precompiled headers are made even where no kernel is compiled: 5 s of each start for
         # nothing.
@@ -126,7 +136,9 @@ def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None
         yield
 
 
-def _works(settings: Settings) -> str | None:
+def _works(settings: Settings, device: torch.device) -> str | None:
+    if settings["conv_flags"] and device.type != "cuda":
+        return f"conv_flags tune kernels for CUDA, and the pipeline is on {device}"
     if not pytorch.can_compile():
         return "torch.compile does not work with this Python and torch"
     return first_reason(
@@ -137,7 +149,7 @@ def _works(settings: Settings) -> str | None:
 def _denoiser_applies(
     pipeline: DiffusionPipeline, device: torch.device, settings: Settings
 ) -> str | None:
-    reason = first_reason(needs_denoiser(pipeline, device, settings), _works(settings))
+    reason = first_reason(needs_denoiser(pipeline, device, settings), _works(settings, device))
     if (
         reason is None
         and settings["region"] == "blocks"
@@ -150,7 +162,7 @@ def _denoiser_applies(
 def _vae_applies(
     pipeline: DiffusionPipeline, device: torch.device, settings: Settings
 ) -> str | None:
-    reason = first_reason(needs_vae(pipeline, device, settings), _works(settings))
+    reason = first_reason(needs_vae(pipeline, device, settings), _works(settings, device))
     if reason is None and settings["region"] == "blocks":
         return "a VAE is compiled whole; leave region out"
     return reason

@@ -19,6 +19,8 @@ from halftime.records.base import Json, Record
 
 FixName = Literal[
     "progress-bar-off",
+    "tf32",
+    "cudnn-benchmark",
     "known-device",
     "solver-steps",
     "tiny-vae",
@@ -44,6 +46,7 @@ FixName = Literal[
     "loop-graph",
     "batch-prompts",
     "prompt-cache",
+    "encoding-cache",
     "text-warmup",
 ]
 # Our own code may name only these, which mypy checks; a file may come from a version that has
@@ -157,6 +160,7 @@ _COMPILE_SETTINGS: dict[str, Json] = {
     "fullgraph": False,
     "dynamic": False,  # shapes are pinned; a new shape compiles anew
     "freezing": True,  # CPU: weights become constants, so that they are packed once
+    "conv_flags": False,  # CUDA: Inductor's flags for convolutions, which diffusers' guide sets
     "region": "whole",  # or 'blocks': only the repeated ones, which compiles much faster
 }
 
@@ -172,6 +176,23 @@ _ROWS: tuple[FixRow, ...] = (
         part="progress_bar",
         works_on=("progress_bar",),
         priors={PROGRESS_BAR: Prior(10.0, 10.0)},
+    ),
+    FixRow(
+        name="tf32",
+        summary="Products of float32 on tensor cores, with TF32's 10 bits of mantissa.",
+        level="equivalent",
+        stage="denoise",
+        part="denoiser",
+        works_on=("float32",),
+        priors={DENOISER: Prior(1.0, 1.5), VAE: Prior(1.0, 1.5)},
+    ),
+    FixRow(
+        name="cudnn-benchmark",
+        summary="cuDNN's fastest algorithm for each new shape of a convolution, found by trying.",
+        level="equivalent",
+        stage="vae_decode",
+        works_on=("convolutions",),
+        priors={DENOISER: Prior(1.0, 1.02), VAE: Prior(1.0, 1.1, 5.0)},
     ),
     FixRow(
         name="known-device",
@@ -510,6 +531,16 @@ _ROWS: tuple[FixRow, ...] = (
         works_on=("encode_prompt",),
         settings={"size": 64},
         priors={TEXT: Prior(20.0, 20.0)},
+    ),
+    FixRow(
+        name="encoding-cache",
+        summary="Keep what encoders made of the very same input: a negative prompt, a reference "
+        "picture.",
+        level="bit-exact",
+        stage="encode_prompt",
+        works_on=("encodings",),
+        settings={"size": 8},
+        priors={TEXT: Prior(1.5, 1.5)},
     ),
     FixRow(
         name="text-warmup",
