@@ -801,6 +801,19 @@ def test_inductors_configuration_is_put_back() -> None:
     assert config.coordinate_descent_tuning is before
 
 
+def test_a_call_under_model_offload_ends_without_new_hooks() -> None:
+    """A fix would be gone after the first call of an offloaded pipeline."""
+    pytest.importorskip("accelerate")
+    pipeline = PIPELINES["flux"].build()
+    before = set(vars(pipeline))
+    pipeline.enable_model_cpu_offload(device="cpu")
+    assert set(vars(pipeline)) - before <= {*hugging_face.OFFLOADING_NOTES}
+    hook = hugging_face.accelerate_hook(pipeline.transformer)
+    hugging_face.put_back_on_the_host(pipeline)
+    assert hugging_face.accelerate_hook(pipeline.transformer) is hook
+    assert "_all_hooks" in inspect.getsource(type(pipeline).maybe_free_model_hooks)
+
+
 def test_which_loads_swap_an_adapter() -> None:
     """A load that adds one would be taken for one that writes into the old, and be lost."""
     assert hugging_face.hotswaps({"hotswap": True})

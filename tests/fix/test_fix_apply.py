@@ -31,6 +31,7 @@ NAMES = {
     "denoiser-quantize",
     "text-quantize",
     "lora-fuse",
+    "offload",
     "tf32",
     "cudnn-benchmark",
     "encoding-cache",

@@ -84,6 +84,9 @@ def block(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> Iterator[
     with _LOCK:
         _OPEN.append(this)
     try:
+        ends = {"maybe_free_model_hooks": hugging_face.put_back_on_the_host}
+        if hasattr(type(pipeline), "maybe_free_model_hooks"):
+            this.undo.enter_context(subclassed(pipeline, ends))
         yield this.undo
     finally:
         _leave(this)

@@ -24,7 +24,7 @@ from halftime.fix.base import (
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import denoisers, vae_of
 from halftime.records.fixes import FIX_ROWS
-from halftime.upstream import hugging_face, pytorch
+from halftime.upstream import diffusers_caches, hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -118,7 +118,7 @@ def _blocks_compiled(module: nn.Module, settings: Settings) -> Iterator[None]:
     then stay outside of what is compiled. Only what leaves the last block needs to be copied."""
     device = next(module.parameters()).device
     with ExitStack() as stack:
-        for block in hugging_face.repeated_blocks(module):
+        for block in _repeated(module):
             function = compile_with(block.forward, settings, device)
             stack.enter_context(patched(block, "forward", function))
         if graphed(settings, device):
@@ -134,6 +134,12 @@ def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None
     holder, entry = (decoder, "forward") if isinstance(decoder, nn.Module) else (vae, "decode")
     with compiled(holder, entry, settings):
         yield
+
+
+def _repeated(module: nn.Module) -> list[nn.Module]:
+    """The blocks that a model is made of many times: as its class names them, or else (SD 3) those
+    that diffusers' caches know."""
+    return hugging_face.repeated_blocks(module) or diffusers_caches.transformer_blocks(module)
 
 
 def _works(settings: Settings, device: torch.device) -> str | None:
@@ -153,7 +159,7 @@ def _denoiser_applies(
     if (
         reason is None
         and settings["region"] == "blocks"
-        and not all(map(hugging_face.repeated_blocks, denoisers(pipeline)))
+        and not all(map(_repeated, denoisers(pipeline)))
     ):
         return "its denoiser names no repeated blocks; use region = 'whole'"
     return reason

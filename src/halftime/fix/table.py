@@ -13,6 +13,7 @@ from halftime.fix.fewer_evaluations import GUIDANCE_INTERVAL
 from halftime.fix.layout import DENOISER_CHANNELS_LAST, VAE_CHANNELS_LAST
 from halftime.fix.loop_graph import LOOP_GRAPH
 from halftime.fix.lora import LORA_FUSE
+from halftime.fix.offload import OFFLOAD
 from halftime.fix.onnx_runtime import ONNXRUNTIME
 from halftime.fix.openvino import OPENVINO
 from halftime.fix.precision import DENOISER_DTYPE, VAE_DTYPE
@@ -28,6 +29,7 @@ from halftime.records.fixes import FIX_ROWS, ORDER, FixName
 
 _CODE: dict[FixName, FixCode] = {
     "progress-bar-off": PROGRESS_BAR_OFF,
+    "offload": OFFLOAD,
     "tf32": TF32,
     "cudnn-benchmark": CUDNN_BENCHMARK,
     "known-device": KNOWN_DEVICE,

@@ -19,6 +19,7 @@ from halftime.records.base import Json, Record
 
 FixName = Literal[
     "progress-bar-off",
+    "offload",
     "tf32",
     "cudnn-benchmark",
     "known-device",
@@ -176,6 +177,17 @@ _ROWS: tuple[FixRow, ...] = (
         part="progress_bar",
         works_on=("progress_bar",),
         priors={PROGRESS_BAR: Prior(10.0, 10.0)},
+    ),
+    FixRow(
+        name="offload",
+        summary="Weights on the host until they are needed: by component, by block or by layer.",
+        level="bit-exact",
+        stage="denoise",
+        ceiling_of="unknown",
+        changes="denoiser",
+        works_on=("residency",),
+        settings={"kind": "model", "memory": ""},
+        not_tried="it saves memory and costs time: put it on where the memory is short",
     ),
     FixRow(
         name="tf32",
@@ -363,7 +375,17 @@ _ROWS: tuple[FixRow, ...] = (
         part="denoiser",
         works_on=("denoiser",),
         settings=_COMPILE_SETTINGS,
+        proposals=({}, {"region": "blocks"}),
         priors={DENOISER: Prior(1.5, 1.3, 90.0)},
+        setting_effects=(
+            # Each kind of block is compiled once, and not as often as it is repeated.
+            SettingEffect(
+                setting="region",
+                value="blocks",
+                part="denoiser",
+                priors={DENOISER: Prior(1.4, 1.25, 30.0)},
+            ),
+        ),
     ),
     FixRow(
         name="vae-compile",
@@ -589,6 +611,9 @@ ALWAYS: tuple[tuple[frozenset[FixName], str], ...] = (
     ),
     (frozenset({"loop-graph", "openvino"}), "the captured loop evaluates the torch denoiser"),
     (frozenset({"loop-graph", "onnxruntime"}), "the captured loop evaluates the torch denoiser"),
+    (frozenset({"offload", "loop-graph"}), "a captured loop has its weights where they were"),
+    (frozenset({"offload", "openvino"}), "OpenVINO keeps weights of its own, on the host"),
+    (frozenset({"offload", "onnxruntime"}), "ONNX Runtime keeps weights of its own"),
     (frozenset({"loop-graph", "denoiser-compile"}), "loop-graph compiles the denoiser itself"),
 )
 
@@ -638,5 +663,17 @@ EXCLUSIONS: tuple[Exclusion, ...] = (
         {"mode": ("reduce-overhead", "max-autotune")},
         "a CUDA graph overwrites what a cache keeps for the next step; use mode = 'default' or "
         "'max-autotune-no-cudagraphs'",
+    ),
+    *(
+        Exclusion(
+            "offload",
+            {"kind": ("group", "leaf", "auto")},
+            row.name,
+            {},
+            "the weights are moved layer by layer, and the other fix reads them where they are "
+            "not; use kind = 'model'",
+        )
+        for row in _ROWS
+        if row.weights and not row.is_runtime and row.name != "loop-graph"
     ),
 )

@@ -284,6 +284,21 @@ def is_hooked(module: nn.Module) -> bool:
     return accelerate_hook(module) is not None or bool(diffusers_hooks(module))
 
 
+# What `enable_model_cpu_offload` leaves on a pipeline.
+OFFLOADING_NOTES = ("_all_hooks", "_offload_gpu_id", "_offload_device")
+
+
+def put_back_on_the_host(pipeline: DiffusionPipeline) -> None:
+    """What a pipeline does at the end of a call under model offload (`maybe_free_model_hooks`),
+    with its hooks left as they are: its own way takes them off and makes new ones, and what was put
+    over the hooked methods meanwhile is lost."""
+    for component in pipeline.components.values():
+        if hasattr(component, "_reset_stateful_cache"):
+            component._reset_stateful_cache()
+    for hook in getattr(pipeline, "_all_hooks", None) or ():
+        hook.offload()
+
+
 GROUP_OFFLOADING = "group_offloading"  # of `diffusers_hooks`
 LAYERWISE_CASTING = "layerwise_casting"
 
