@@ -169,6 +169,18 @@ def test_batched_prompts_equal_single_ones(prompts: tuple[object, object], pipel
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+def test_a_picture_is_encoded_exactly_while_decoding_is_in_lower_precision(pipeline) -> None:  # type: ignore[no-untyped-def]
+    drawing = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        latents = pipeline.vae.encode(drawing).latent_dist.mode()
+        decoded = pipeline.vae.decode(latents).sample
+        with halftime.applied(pipeline, ["vae-dtype"], probe=False):
+            assert torch.equal(pipeline.vae.encode(drawing).latent_dist.mode(), latents)
+            lower = pipeline.vae.decode(latents).sample
+    assert not torch.equal(lower, decoded)
+    assert (lower - decoded).abs().mean() < 0.05
+
+
 def test_prompts_that_come_as_embeddings_are_left_as_they_are(pipeline) -> None:  # type: ignore[no-untyped-def]
     with torch.no_grad():
         positive, negative, pooled, negative_pooled = pipeline.encode_prompt("a cat")
