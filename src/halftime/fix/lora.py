@@ -16,7 +16,7 @@ from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser
 from halftime.fix.undo import restored
 from halftime.pipeline.change import intercepted
 from halftime.pipeline.components import denoisers
-from halftime.pipeline.state import active_adapters, adapter_layers
+from halftime.pipeline.state import unfused_adapter_layers
 from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 
 def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settings) -> str | None:
-    layers = [layer for model in denoisers(pipeline) for layer in adapter_layers(model)]
-    unmerged = [layer for layer in layers if active_adapters(layer)]
+    unmerged = [layer for model in denoisers(pipeline) for layer in unfused_adapter_layers(model)]
     return first_reason(
         needs_denoiser(pipeline, device, settings),
         None if unmerged else "no adapter (LoRA) works beside its denoiser's weights",
@@ -47,9 +46,10 @@ def _fused(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
 def _fuse(model: nn.Module) -> None:
     """In place of each layer with an adapter its base layer, over a copy of the weights with what
     the adapter adds; call inside `restored`."""
+    layers = {*unfused_adapter_layers(model)}
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if child in {*adapter_layers(child)} and active_adapters(child):
+            if child in layers:
                 setattr(module, name, hugging_face.merged_copy(child))
 
 

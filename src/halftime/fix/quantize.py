@@ -54,7 +54,7 @@ SCHEMES: Mapping[str, Scheme] = {
 }
 
 
-class LeftOut(NamedTuple):
+class Unquantised(NamedTuple):
     """Layers that keep their precision: a pattern that is searched in their names, and who says
     so."""
 
@@ -64,12 +64,12 @@ class LeftOut(NamedTuple):
 
 _MODELOPT = "NVIDIA Model Optimizer, examples/diffusers, filter_func"
 _CASTING = "diffusers, DEFAULT_SKIP_MODULES_PATTERN of its layerwise casting"
-LEFT_OUT: tuple[LeftOut, ...] = (
-    LeftOut("time_emb_proj|time_embedding|time_text_embed|add_embedding|pos_embed", _MODELOPT),
-    LeftOut("context_embedder|x_embedder|norm_out|conv_in|conv_out|conv_shortcut", _MODELOPT),
-    LeftOut("pos_embed|patch_embed|norm|^proj_in$|^proj_out$", _CASTING),
+LEFT_OUT: tuple[Unquantised, ...] = (
+    Unquantised("time_emb_proj|time_embedding|time_text_embed|add_embedding|pos_embed", _MODELOPT),
+    Unquantised("context_embedder|x_embedder|norm_out|conv_in|conv_out|conv_shortcut", _MODELOPT),
+    Unquantised("pos_embed|patch_embed|norm|^proj_in$|^proj_out$", _CASTING),
     # Of text encoders: what looks words up, and what would turn states into words again.
-    LeftOut(
+    Unquantised(
         "embed|shared|lm_head", "transformers, modules that get_keys_to_not_convert leaves out"
     ),
 )

@@ -47,8 +47,8 @@ def solver_like(
             "prediction_type": "flow_prediction",
             **({} if shift is None else {"flow_shift": shift, "shift": shift}),
         }
-    taken = {name: value for name, value in chosen.items() if name in _parameters(kind)}
-    solver: SchedulerMixin = kind.from_config(scheduler.config, **taken)  # type: ignore[attr-defined]
+    accepted = {name: value for name, value in chosen.items() if name in _parameters(kind)}
+    solver: SchedulerMixin = kind.from_config(scheduler.config, **accepted)  # type: ignore[attr-defined]
     return solver
 
 
