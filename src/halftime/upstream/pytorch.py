@@ -259,6 +259,19 @@ def inductor_folder(folder: Path) -> AbstractContextManager[object]:
     return temporary_cache_dir(str(folder))
 
 
+@contextmanager
+def inductor_config_restored() -> Iterator[None]:
+    """Afterwards Inductor is configured as it was: torchao sets what it recommends for the whole
+    process."""
+    from torch._inductor import config
+
+    before = config.save_config()
+    try:
+        yield
+    finally:
+        config.load_config(before)
+
+
 # The logger that warns of every operator of a package that is not installed, at each export.
 ONNX_EXPORTER_LOG = "torch.onnx._internal.exporter._registration"
 

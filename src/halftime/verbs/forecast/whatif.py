@@ -240,7 +240,7 @@ FIXES: tuple[WhatIfFix, ...] = (
     WhatIfFix("prompt-cache", _prompt_cache, 0.0, False, "for a prompt seen before"),
     WhatIfFix("tiny-vae", _tiny, 0.15, False, "lossy: for previews"),
     WhatIfFix(
-        "int8-dynamic",
+        "denoiser-quantize",
         _on("denoise", _products_in("int8")),
         0.3,
         False,
