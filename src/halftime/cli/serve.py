@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from halftime.verbs.serve.messages import EngineSettings
 from halftime.verbs.serve.run import LOOPBACK, check_installed, hosts_for, run
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Coroutine
 
     from rich.console import Console
@@ -168,6 +169,22 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     show_default=True,
     help="With --ray: engines, each with its --workers.",
 )
+@click.option(
+    "--max-replicas",
+    type=click.IntRange(1),
+    help="With --ray: as many as load makes necessary, from --replicas up to these.",
+)
+@click.option(
+    "--replica-cpus",
+    type=click.FloatRange(0),
+    help="With --ray: cores that Ray sets aside for a replica.  [default: 1]",
+)
+@click.option(
+    "--replica-gpus",
+    type=click.FloatRange(0),
+    help="With --ray: the same of GPUs.  [default: one for each of its --workers, where it draws "
+    "on GPUs]",
+)
 @quiet_option
 def command(
     model: str | None,
@@ -183,6 +200,9 @@ def command(
     drain: str,
     ray: bool,
     replicas: int,
+    max_replicas: int | None,
+    replica_cpus: float | None,
+    replica_gpus: float | None,
     quiet: bool,
     **engine_values: object,
 ) -> int:
@@ -202,7 +222,7 @@ def command(
         name or _name_of(model),
         deadline,
         drain,
-        replicas * engine_settings.queue_limit,
+        (max_replicas or replicas) * engine_settings.queue_limit,
         host=host,
         allow_host=allow_host,
         public_url=public_url,
@@ -210,11 +230,40 @@ def command(
         keys=keys,
     )
     settings = replace(settings, aliases=checked_aliases(aliases))
-    if replicas > 1 and not ray:
-        raise BadInput(f"--replicas {replicas} goes with --ray; without it there is one engine.")
+    cluster = _RayOptions(replicas, max_replicas, replica_cpus, replica_gpus)
     if ray:
-        return _serve_with_ray(engine_settings, settings, host, port, replicas)
+        return _serve_with_ray(engine_settings, settings, host, port, quiet, cluster)
+    if cluster != _RayOptions():
+        raise BadInput(f"{cluster.words} goes with --ray; without it there is one engine.")
     return _serve(engine_settings, settings, host, port, quiet)
+
+
+@dataclass(frozen=True)
+class _RayOptions:
+    """The options that go with --ray."""
+
+    replicas: int = 1
+    max_replicas: int | None = None
+    replica_cpus: float | None = None
+    replica_gpus: float | None = None
+
+    @property
+    def words(self) -> str:
+        """Those that were used, as they were written."""
+        used = {name: value for name, value in vars(self).items() if value not in (None, 1)}
+        return ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in used.items())
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        """The number of replicas, as `Cluster` has it. Raises BadInput."""
+        if self.max_replicas is None:
+            return {"replicas": self.replicas}
+        if self.max_replicas < self.replicas:
+            raise BadInput(
+                f"--max-replicas is {self.max_replicas}; it must be at least --replicas, "
+                f"{self.replicas}."
+            )
+        return {"replicas": self.replicas, "least": self.replicas, "most": self.max_replicas}
 
 
 def _engine_settings(model: str | None, deadline: str, values: dict[str, object]) -> EngineSettings:
@@ -298,32 +347,59 @@ def _name_of(model: str | None) -> str:
 def _serve(
     engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, quiet: bool
 ) -> int:
+    from halftime.verbs.serve.engine import Engine
+
+    listener, console = _opened(settings, host, port, quiet, "")
+    return run(Engine(engine_settings), settings, listener, _watcher(console))
+
+
+def _opened(
+    settings: HttpSettings, host: str, port: int, quiet: bool, suffix: str
+) -> tuple[socket.socket, Console]:
+    """The socket, announced, and what alarms are written on."""
     from rich.console import Console
 
     from halftime.http.server import STALLED_SECONDS
-    from halftime.verbs.serve.engine import Engine
 
     _log(quiet)
     listener = listening_socket(host, port, stalled_seconds=STALLED_SECONDS)
     # One plain line on standard output, for people and for scripts that let the port be chosen.
-    click.echo(f"halftime serve on {address_of(listener)} with {settings.model}")
+    click.echo(f"halftime serve on {address_of(listener)} with {settings.model}{suffix}")
     console = Console(stderr=True, highlight=False, quiet=quiet)
     if host not in LOOPBACK and not settings.has_keys:
         console.print(
             "Anybody who reaches this address can draw: set HALFTIME_API_KEY, or --keys.",
             style="yellow",
         )
-    return run(Engine(engine_settings), settings, listener, _watcher(console))
+    return listener, console
 
 
 def _serve_with_ray(
-    engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, replicas: int
+    engine_settings: EngineSettings,
+    settings: HttpSettings,
+    host: str,
+    port: int,
+    quiet: bool,
+    options: _RayOptions,
 ) -> int:
     optional("ray", "ray", "halftime serve --ray")
     from halftime.verbs.serve import ray_serve
 
-    click.echo(f"halftime serve on http://{host}:{port} with {settings.model}, by Ray Serve")
-    return ray_serve.run(engine_settings, settings, host, port, replicas)
+    cluster = ray_serve.Cluster(
+        engine=engine_settings,
+        name=settings.model,
+        drain_seconds=settings.drain_seconds,
+        **options.bounds,  # type: ignore[arg-type]
+    )
+    listener, console = _opened(settings, host, port, quiet, ", by Ray Serve")
+    return ray_serve.run(
+        cluster,
+        settings,
+        listener,
+        _watcher(console),
+        given_cpus=options.replica_cpus,
+        given_gpus=options.replica_gpus,
+    )
 
 
 def _log(quiet: bool) -> None:

@@ -181,6 +181,11 @@ def failure(failed: JobFailed) -> ApiError:
             return ApiError(
                 503, failed.message, code=failed.kind, retry_after=again, retry=failed.retryable
             )
+        case "queue_full":
+            return ApiError(429, failed.message, code="queue_full", retry_after=failed.retry_after)
+        case "not_ready":
+            again = failed.retry_after or COMES_BACK
+            return ApiError(503, failed.message, code="not_ready", retry_after=again)
         case "internal":
             return ApiError(500, failed.message, code="internal", retry=failed.retryable)
         case _:

@@ -13,7 +13,16 @@ from halftime.base.errors import HalftimeError
 DEADLINE_SECONDS = 60.0  # from a request's arrival to its picture, where nothing else is set
 
 OffList = Literal["snap", "refuse"]  # a size or a number of steps that is not offered
-FailureKind = Literal["bad_request", "deadline", "cancelled", "crashed", "draining", "internal"]
+FailureKind = Literal[
+    "bad_request",
+    "deadline",
+    "cancelled",
+    "crashed",
+    "draining",
+    "internal",
+    "queue_full",  # these two of a cluster, whose drawers are asked after a job was accepted
+    "not_ready",
+]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -78,12 +87,14 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """There will be no picture. `retryable`: the same request may succeed later."""
+    """There will be no picture. `retryable`: the same request may succeed later, after so many
+    seconds where that is known."""
 
     id: str
     kind: FailureKind
     message: str
     retryable: bool
+    retry_after: float | None = None
 
 
 Event = Started | Preview | Final | JobFailed
