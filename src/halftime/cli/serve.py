@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,14 +31,17 @@ from halftime.verbs.serve.run import LOOPBACK, check_installed, hosts_for, run
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
+    from starlette.types import ASGIApp
 
     from halftime.records.serve import Certificate, EngineStatus
     from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
+    Wrap = Callable[[ASGIApp], ASGIApp]
 
+logger = logging.getLogger("halftime.serve")
 _LOOK = 0.1  # seconds between looks at the engine's state
 
 
@@ -158,6 +161,18 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish."
 )
 @click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: a line a record, with request id, the key's name and timings; for collectors.",
+)
+@click.option(
+    "--otel",
+    is_flag=True,
+    help="Trace requests with OpenTelemetry, to where OTEL_EXPORTER_OTLP_ENDPOINT says.",
+)
+@click.option(
     "--ray",
     is_flag=True,
     help="As a Ray Serve deployment, on the cluster that RAY_ADDRESS names or here.",
@@ -203,6 +218,8 @@ def command(
     max_replicas: int | None,
     replica_cpus: float | None,
     replica_gpus: float | None,
+    log_format: str,
+    otel: bool,
     quiet: bool,
     **engine_values: object,
 ) -> int:
@@ -231,11 +248,13 @@ def command(
     )
     settings = replace(settings, aliases=checked_aliases(aliases))
     cluster = _RayOptions(replicas, max_replicas, replica_cpus, replica_gpus)
-    if ray:
-        return _serve_with_ray(engine_settings, settings, host, port, quiet, cluster)
-    if cluster != _RayOptions():
+    if cluster != _RayOptions() and not ray:
         raise BadInput(f"{cluster.words} goes with --ray; without it there is one engine.")
-    return _serve(engine_settings, settings, host, port, quiet)
+    with _tracing(otel) as wrap:
+        screen = _screen(quiet, log_format, otel)
+        if ray:
+            return _serve_with_ray(engine_settings, settings, (host, port), screen, wrap, cluster)
+        return _serve(engine_settings, settings, (host, port), screen, wrap)
 
 
 @dataclass(frozen=True)
@@ -345,41 +364,39 @@ def _name_of(model: str | None) -> str:
 
 
 def _serve(
-    engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, quiet: bool
+    engine_settings: EngineSettings,
+    settings: HttpSettings,
+    address: tuple[str, int],
+    screen: _Screen,
+    wrap: Wrap | None,
 ) -> int:
     from halftime.verbs.serve.engine import Engine
 
-    listener, console = _opened(settings, host, port, quiet, "")
-    return run(Engine(engine_settings), settings, listener, _watcher(console))
+    listener = _opened(settings, address, screen)
+    return run(Engine(engine_settings), settings, listener, screen.watch, wrap)
 
 
 def _opened(
-    settings: HttpSettings, host: str, port: int, quiet: bool, suffix: str
-) -> tuple[socket.socket, Console]:
-    """The socket, announced, and what alarms are written on."""
-    from rich.console import Console
-
+    settings: HttpSettings, address: tuple[str, int], screen: _Screen, suffix: str = ""
+) -> socket.socket:
+    """The socket, announced."""
     from halftime.http.server import STALLED_SECONDS
 
-    _log(quiet)
-    listener = listening_socket(host, port, stalled_seconds=STALLED_SECONDS)
+    listener = listening_socket(*address, stalled_seconds=STALLED_SECONDS)
     # One plain line on standard output, for people and for scripts that let the port be chosen.
     click.echo(f"halftime serve on {address_of(listener)} with {settings.model}{suffix}")
-    console = Console(stderr=True, highlight=False, quiet=quiet)
-    if host not in LOOPBACK and not settings.has_keys:
-        console.print(
-            "Anybody who reaches this address can draw: set HALFTIME_API_KEY, or --keys.",
-            style="yellow",
-        )
-    return listener, console
+    if address[0] not in LOOPBACK and not settings.has_keys:
+        text = "Anybody who reaches this address can draw: set HALFTIME_API_KEY, or --keys."
+        screen.say(text, "yellow", logging.WARNING)
+    return listener
 
 
 def _serve_with_ray(
     engine_settings: EngineSettings,
     settings: HttpSettings,
-    host: str,
-    port: int,
-    quiet: bool,
+    address: tuple[str, int],
+    screen: _Screen,
+    wrap: Wrap | None,
     options: _RayOptions,
 ) -> int:
     optional("ray", "ray", "halftime serve --ray")
@@ -391,64 +408,103 @@ def _serve_with_ray(
         drain_seconds=settings.drain_seconds,
         **options.bounds,  # type: ignore[arg-type]
     )
-    listener, console = _opened(settings, host, port, quiet, ", by Ray Serve")
+    listener = _opened(settings, address, screen, ", by Ray Serve")
     return ray_serve.run(
         cluster,
         settings,
         listener,
-        _watcher(console),
+        screen.watch,
+        wrap,
         given_cpus=options.replica_cpus,
         given_gpus=options.replica_gpus,
     )
 
 
-def _log(quiet: bool) -> None:
-    """A line a request; what the watcher and the first line say already is left out."""
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s"
-    )
+@contextmanager
+def _tracing(wanted: bool) -> Iterator[Wrap | None]:
+    """What puts tracing around the application; at the end the last spans are sent."""
+    if not wanted:
+        yield None
+        return
+    from halftime.verbs.serve.tracing import exporting, traced
+
+    provider = exporting()
+    try:
+        yield lambda app: traced(app, provider)
+    finally:
+        provider.shutdown()
+
+
+def _screen(quiet: bool, log_format: str, otel: bool) -> _Screen:
+    """The log, a line a request, and where the warm-up and alarms are told: on the screen, or where
+    the log is for a collector in the log."""
+    level = logging.WARNING if quiet else logging.INFO
+    if log_format == "text":
+        from rich.console import Console
+
+        logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+        screen = _Screen(Console(stderr=True, highlight=False, quiet=quiet))
+    else:
+        from halftime.http.access_log import JsonLines
+        from halftime.verbs.serve.tracing import trace_fields
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonLines(trace_fields) if otel else JsonLines())
+        logging.basicConfig(level=level, handlers=[handler])
+        screen = _Screen(None)
+    # what the screen says already is left out
     for name in ("uvicorn", "halftime.verbs.serve.engine", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    return screen
 
 
-def _watcher(console: Console) -> Callable[[DrawingEngine], Coroutine[None, None, None]]:
-    """A coroutine that tells the screen how the warm-up goes, and every alarm after it."""
+@dataclass(frozen=True)
+class _Screen:
+    """Tells how the warm-up goes, and every alarm after it: on a console, or in the log."""
 
-    async def watch(engine: DrawingEngine) -> None:
+    console: Console | None
+
+    def say(self, text: str, style: str, level: int) -> None:
+        """A line."""
+        if self.console is None:
+            logger.log(level, text)
+        else:
+            self.console.print(text, style=style, soft_wrap=True)
+
+    async def watch(self, engine: DrawingEngine) -> None:
+        """Runs beside the server."""
         begun = time.monotonic()
-        status = await _warmed(console, engine)
+        status = await self._warmed(engine)
         if status.certificate is not None:
             took = units.seconds(time.monotonic() - begun)
-            console.print(f"ready in {took}: {_summary(status.certificate)}", style="green")
+            self.say(f"ready in {took}: {_summary(status.certificate)}", "green", logging.INFO)
         # of a failure the warm-up has reported the alarms already
         reported = status.alarm_count if status.state == "failed" else 0
         while True:
             status = engine.status
             for alarm in new_alarms(status, reported):
-                console.print(f"alarm: {alarm}", style="bold red", soft_wrap=True)
+                self.say(f"alarm: {alarm}", "bold red", logging.ERROR)
             reported = status.alarm_count
             await asyncio.sleep(_LOOK)
 
-    return watch
+    async def _warmed(self, engine: DrawingEngine) -> EngineStatus:
+        """The status once the engine is ready or has failed; until then one line that changes, on a
+        terminal."""
+        console = self.console if self.console is not None and self.console.is_terminal else None
+        with console.status("starting") if console else nullcontext() as line:
+            while (status := engine.status).state not in ("ready", "failed"):
+                if line is not None:
+                    line.update(f"{status.state}: {status.why}")
+                await asyncio.sleep(_LOOK)
+        if status.state == "failed":
+            self.say(f"failed: {status.why}", "bold red", logging.ERROR)
+        return status
 
 
 def new_alarms(status: EngineStatus, reported: int) -> tuple[str, ...]:
     """The alarms after the first `reported` ones, as far as the engine still holds them."""
     new = min(status.alarm_count - reported, len(status.alarms))
     return status.alarms[len(status.alarms) - new :]
-
-
-async def _warmed(console: Console, engine: DrawingEngine) -> EngineStatus:
-    """The status once the engine is ready or has failed; until then one line that changes, on a
-    terminal."""
-    with console.status("starting") if console.is_terminal else nullcontext() as line:
-        while (status := engine.status).state not in ("ready", "failed"):
-            if line is not None:
-                line.update(f"{status.state}: {status.why}")
-            await asyncio.sleep(_LOOK)
-    if status.state == "failed":
-        console.print(f"failed: {status.why}", style="bold red", soft_wrap=True)
-    return status
 
 
 def _summary(certificate: Certificate) -> str:

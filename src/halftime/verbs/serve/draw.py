@@ -159,6 +159,20 @@ def slowest_of(timings: Sequence[PictureTiming]) -> PictureTiming:
     return max(timings, key=lambda timing: timing.queue_seconds + timing.compute_seconds)
 
 
+def parts_of(timing: Timing) -> dict[str, float]:
+    """Part of the request -> seconds, of the slowest picture: in the order of the stages, which add
+    up to the total."""
+    slowest = slowest_of(timing.pictures)
+    return {
+        "receive": timing.receive_seconds,
+        "upload": timing.upload_seconds,
+        "queue": slowest.queue_seconds,
+        **slowest.stages,
+        "file": timing.encode_seconds,
+        "rest": timing.rest_seconds,
+    }
+
+
 def refusal(error: NotAccepted) -> ApiError:
     """What the engine would not begin."""
     if isinstance(error, QueueFull):

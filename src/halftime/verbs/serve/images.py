@@ -17,11 +17,12 @@ from halftime.http.access import CLIENT
 from halftime.http.disconnect import unless_disconnected
 from halftime.http.endpoints import json_response
 from halftime.http.errors import ApiError
+from halftime.http.traffic import TIMING
 from halftime.records.serve import EngineStatus
 from halftime.verbs.serve.draw import (
     DrawnPicture,
     draw_all,
-    slowest_of,
+    parts_of,
     submitted,
     usage,
 )
@@ -133,6 +134,7 @@ async def _answer(request: Request, checked: PictureRequest) -> Response:
         usage=timings,
         snapped=snapped(checked.jobs[0], pictures[0].timing),
     )
+    request.scope[TIMING] = parts_of(timings.halftime)
     server_timing = server_timing_of(timings.halftime)
     return json_response(answer, headers={"server-timing": server_timing})
 
@@ -164,16 +166,6 @@ def base_url(request: Request, settings: HttpSettings) -> str:
 
 
 def server_timing_of(timing: Timing) -> str:
-    """The Server-Timing header (W3C) of the slowest picture: milliseconds, in the order of the
-    stages, which add up to the total."""
-    slowest = slowest_of(timing.pictures)
-    parts = {
-        "receive": timing.receive_seconds,
-        "upload": timing.upload_seconds,
-        "queue": slowest.queue_seconds,
-        **slowest.stages,
-        "file": timing.encode_seconds,
-        "rest": timing.rest_seconds,
-        "total": timing.seconds,
-    }
+    """The Server-Timing header (W3C) of the same, in milliseconds."""
+    parts = {**parts_of(timing), "total": timing.seconds}
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in parts.items())

@@ -48,6 +48,7 @@ from halftime.verbs.serve.service import API_KEY, HttpSettings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
     from halftime.verbs.serve.service import DrawingEngine
 
@@ -57,6 +58,9 @@ _ROUTER = "halftime.verbs.serve.ray_router:AvoidingRouter"
 _STALE = 5.0  # seconds without a report, after which a drawer counts as gone
 _MARGIN = 5.0  # seconds beyond the drain before Ray ends a replica
 _MANY = 10_000  # requests in one front at once: it bounds them itself, with an answer to each
+# Of Ray's own processes, where it is started here: it would report to its makers, and give drawers
+# the least of the processor's time (nice 15).
+_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 Watch = Callable[["DrawingEngine"], Coroutine[None, None, None]]
 
 
@@ -281,6 +285,7 @@ def run(
     settings: HttpSettings,
     listener: socket.socket,
     watch: Watch | None = None,
+    wrap: Callable[[ASGIApp], ASGIApp] | None = None,
     *,
     given_cpus: float | None = None,
     given_gpus: float | None = None,
@@ -289,7 +294,8 @@ def run(
     exit code, as of `halftime.verbs.serve.run.run`. Raises BadInput where the drawers do not
     fit."""
     ray, serve = optional("ray", "ray", PURPOSE), optional("ray.serve", "ray", PURPOSE)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     address = os.environ.get("RAY_ADDRESS") or LOCAL
     own = address == LOCAL
     try:
@@ -304,7 +310,7 @@ def run(
     try:
         cluster = _checked(ray, cluster, given_cpus, given_gpus)
         engine = _start(serve, cluster, app_name(settings.model))
-        return run_server(engine, settings, listener, watch)
+        return run_server(engine, settings, listener, watch, wrap)
     finally:
         _stop(ray, serve, app_name(settings.model), own=own)
 
