@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+import sys
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -161,6 +163,12 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish."
 )
 @click.option(
+    "--selftest",
+    is_flag=True,
+    help="Once ready, load it at half, once and three times what it can draw, say what came of it, "
+    "and end: 0 where everything held.",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -218,6 +226,7 @@ def command(
     max_replicas: int | None,
     replica_cpus: float | None,
     replica_gpus: float | None,
+    selftest: bool,
     log_format: str,
     otel: bool,
     quiet: bool,
@@ -251,10 +260,13 @@ def command(
     if cluster != _RayOptions() and not ray:
         raise BadInput(f"{cluster.words} goes with --ray; without it there is one engine.")
     with _tracing(otel) as wrap:
-        screen = _screen(quiet, log_format, otel)
+        screen = _screen(quiet or selftest, log_format, otel)
+        screen.selftest = selftest
         if ray:
-            return _serve_with_ray(engine_settings, settings, (host, port), screen, wrap, cluster)
-        return _serve(engine_settings, settings, (host, port), screen, wrap)
+            code = _serve_with_ray(engine_settings, settings, (host, port), screen, wrap, cluster)
+        else:
+            code = _serve(engine_settings, settings, (host, port), screen, wrap)
+        return code or screen.selftest_code
 
 
 @dataclass(frozen=True)
@@ -385,6 +397,10 @@ def _opened(
     listener = listening_socket(*address, stalled_seconds=STALLED_SECONDS)
     # One plain line on standard output, for people and for scripts that let the port be chosen.
     click.echo(f"halftime serve on {address_of(listener)} with {settings.model}{suffix}")
+    screen.address = address_of(listener)
+    screen.key = next(
+        iter([*settings.api_keys, *(key.secret for key in settings.keys.values())]), ""
+    )
     if address[0] not in LOOPBACK and not settings.has_keys:
         text = "Anybody who reaches this address can draw: set HALFTIME_API_KEY, or --keys."
         screen.say(text, "yellow", logging.WARNING)
@@ -458,11 +474,16 @@ def _screen(quiet: bool, log_format: str, otel: bool) -> _Screen:
     return screen
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Screen:
-    """Tells how the warm-up goes, and every alarm after it: on a console, or in the log."""
+    """Tells how the warm-up goes, and every alarm after it: on a console, or in the log. With
+    `selftest` it loads the server at this address, with this key, and then ends it."""
 
     console: Console | None
+    selftest: bool = False
+    selftest_code: int = 0
+    address: str = ""
+    key: str = ""
 
     def say(self, text: str, style: str, level: int) -> None:
         """A line."""
@@ -478,6 +499,8 @@ class _Screen:
         if status.certificate is not None:
             took = units.seconds(time.monotonic() - begun)
             self.say(f"ready in {took}: {_summary(status.certificate)}", "green", logging.INFO)
+            if self.selftest:
+                await self._test()
         # of a failure the warm-up has reported the alarms already
         reported = status.alarm_count if status.state == "failed" else 0
         while True:
@@ -486,6 +509,16 @@ class _Screen:
                 self.say(f"alarm: {alarm}", "bold red", logging.ERROR)
             reported = status.alarm_count
             await asyncio.sleep(_LOOK)
+
+    async def _test(self) -> None:
+        """Load from a process of its own, and then the server's end."""
+        from halftime.verbs.serve.service import API_KEY
+
+        environment = {**os.environ, API_KEY: self.key}
+        words = ("-P", "-m", "halftime.verbs.serve.selftest", self.address)
+        child = await asyncio.create_subprocess_exec(sys.executable, *words, env=environment)
+        self.selftest_code = await child.wait()
+        signal.raise_signal(signal.SIGTERM)
 
     async def _warmed(self, engine: DrawingEngine) -> EngineStatus:
         """The status once the engine is ready or has failed; until then one line that changes, on a
