@@ -106,6 +106,18 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "--steps", default="10,20,30", show_default=True, metavar="N[,…]", help="Step counts to offer."
 )
 @click.option(
+    "--frames",
+    metavar="N[,…]",
+    help="For a pipeline that makes videos: how many frames to offer.  [default: its own number]",
+)
+@click.option(
+    "--fps",
+    default=16.0,
+    type=click.FloatRange(0, min_open=True),
+    show_default=True,
+    help="Frames a second of its files.",
+)
+@click.option(
     "--max-batch",
     default=2,
     type=click.IntRange(1),
@@ -301,6 +313,7 @@ def _engine_settings(model: str | None, deadline: str, values: dict[str, object]
     settings = {
         "sizes": parse_sizes(values.pop("sizes")),
         "steps": parse_steps(str(values.pop("steps"))),
+        "frames": parse_steps(str(frames), "--frames") if (frames := values.pop("frames")) else (),
         "queue_limit": values.pop("queue"),
         "deadline_seconds": parse_seconds(deadline),
         **{
@@ -327,12 +340,12 @@ def parse_sizes(text: object) -> tuple[tuple[int, int], ...]:
     return tuple(parse_size(word) for word in str(text).split(",")) if text else ()
 
 
-def parse_steps(text: str) -> tuple[int, ...]:
+def parse_steps(text: str, option: str = "--steps") -> tuple[int, ...]:
     """'10,20' -> (10, 20). Raises BadInput."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise BadInput(
-            f"--steps {text!r} is not a list of step counts. Write for example --steps 10,20,30."
+            f"{option} {text!r} is not a list of numbers. Write for example {option} 10,20,30."
         )
     return tuple(int(word) for word in words)
 

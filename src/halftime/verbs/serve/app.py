@@ -17,7 +17,7 @@ from halftime.http.errors import ERROR_HANDLERS
 from halftime.http.hosts import HostCheck
 from halftime.http.limits import LimitedBodies
 from halftime.http.traffic import Observed
-from halftime.verbs.serve import health, images, openapi, page, profiling
+from halftime.verbs.serve import health, images, openapi, page, profiling, videos
 from halftime.verbs.serve.quotas import all_keys
 from halftime.verbs.serve.service import DrawingEngine, HttpSettings, Service
 
@@ -28,6 +28,11 @@ ROUTES = (
     Route("/v1/images/generations", images.generate, methods=["POST"]),
     Route("/v1/images/edits", images.edit, methods=["POST"]),
     Route("/v1/images/variations", images.vary, methods=["POST"]),
+    Route("/v1/videos", videos.create, methods=["POST"]),
+    Route("/v1/videos", videos.videos, methods=["GET"]),
+    Route("/v1/videos/{name}", videos.retrieve, methods=["GET"]),
+    Route("/v1/videos/{name}", videos.delete, methods=["DELETE"]),
+    Route("/v1/videos/{name}/content", videos.content, methods=["GET"]),
     Route("/v1/models", health.models, methods=["GET"]),
     Route("/v1/models/{name:path}", health.model, methods=["GET"]),
     Route("/pictures/{name}", images.picture, methods=["GET"], name="picture"),
@@ -82,6 +87,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         await asyncio.gather(starting, return_exceptions=True)
         if not service.traffic.draining:
             await service.engine.drain(service.settings.drain_seconds)
+        await service.films.close()
 
 
 async def _started(service: Service) -> None:

@@ -41,10 +41,11 @@ class DrawnPicture:
 
 
 @contextlib.asynccontextmanager
-async def submitted(service: Service, request: PictureRequest) -> AsyncIterator[list[Events]]:
+async def submitted(
+    service: Service, client: str, jobs: Sequence[Job]
+) -> AsyncIterator[list[Events]]:
     """The events of every job, in order; either all are accepted or none. What is not finished at
     the end of the block is cancelled. Raises ApiError."""
-    client, jobs = request.client, request.jobs
     try:
         service.quotas.take(client, len(jobs))
     except ApiError:
@@ -73,7 +74,7 @@ async def close_all(streams: Sequence[Events]) -> None:
 
 async def draw_all(service: Service, request: PictureRequest) -> list[DrawnPicture]:
     """All pictures of a request. A failure of one cancels the others. Raises ApiError."""
-    async with submitted(service, request) as streams:
+    async with submitted(service, request.client, request.jobs) as streams:
         tasks = [
             asyncio.ensure_future(_draw(service, request, job, stream))
             for job, stream in zip(request.jobs, streams, strict=True)

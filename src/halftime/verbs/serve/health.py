@@ -28,6 +28,8 @@ class Choices(msgspec.Struct, kw_only=True, frozen=True):
     masks: bool = False
     references: int = 1  # pictures that an edit may bring
     loras: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()  # of videos; empty where pictures are drawn
+    fps: float | None = None
 
 
 class Readiness(msgspec.Struct, kw_only=True):
@@ -115,4 +117,6 @@ def _choices(model: str, certificate: Certificate) -> Choices:
         masks=certificate.inpaint,
         references=certificate.references,
         loras=certificate.loras,
+        frames=certificate.frames,
+        fps=certificate.fps,
     )

@@ -121,7 +121,8 @@ async def _answer(request: Request, checked: PictureRequest) -> Response:
     service = service_of(request)
     if checked.stream:
         stack = contextlib.AsyncExitStack()
-        streams = await stack.enter_async_context(submitted(service, checked))
+        drawing = submitted(service, checked.client, checked.jobs)
+        streams = await stack.enter_async_context(drawing)
         return EventStream(service, checked, streams, stack)
     pictures = await unless_disconnected(request.receive, draw_all(service, checked))
     timings = usage(checked, pictures)

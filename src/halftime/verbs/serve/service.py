@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.requests import Request
 
 from halftime.http.traffic import Traffic
+from halftime.verbs.serve.film_shelf import FilmShelf
 from halftime.verbs.serve.messages import DEADLINE_SECONDS
 from halftime.verbs.serve.metrics import ServerMetrics
 from halftime.verbs.serve.quotas import KeySettings, Quotas
@@ -65,6 +66,7 @@ class HttpSettings:
     url_seconds: float = 3600.0
     url_bytes: int = 256 * MIB
     drain_seconds: float = 30.0
+    video_seconds: float = 3600.0  # from a request's arrival to its video, at most
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,6 +118,7 @@ class Service:
     traffic: Traffic = field(init=False)
     pictures: PictureShelf | None = field(init=False)
     quotas: Quotas = field(init=False)
+    films: FilmShelf = field(init=False)
     profiler: LiveProfiler = field(default_factory=LiveProfiler)
     # Each may take some 100 MiB while it is decoded and written anew; on disk until then.
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
@@ -123,6 +126,7 @@ class Service:
     def __post_init__(self) -> None:
         self.metrics = ServerMetrics(lambda: self.engine.status)
         self.quotas = Quotas(self.settings.keys, time.monotonic)
+        self.films = FilmShelf(self.settings.url_bytes, self.settings.url_seconds)
         self.traffic = Traffic(
             self.metrics,
             drain_seconds=self.settings.drain_seconds,

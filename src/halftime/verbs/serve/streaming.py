@@ -78,7 +78,7 @@ class EventStream(Response):
                     # after a crash they come again, more than were asked for
                     if event.index < self._request.jobs[0].previews:
                         yield await self._partial(index, event)
-                else:
+                elif isinstance(event, Final | JobFailed):
                     yield await self._end(scope, index, event)
         except ApiError as error:
             self._service.metrics.rejected.labels(error.detail.code or "").inc()
