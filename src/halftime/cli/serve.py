@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from halftime.records.serve import Certificate, EngineStatus
+    from halftime.verbs.serve.models import ModelEngines
     from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
     Wrap = Callable[[ASGIApp], ASGIApp]
@@ -96,6 +97,13 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     metavar="NAME",
     help="Another name of the model, for clients that can ask for no other: gpt-image-1. May be "
     "repeated.",
+)
+@click.option(
+    "--models",
+    type=click.Path(),
+    metavar="TOML",
+    help="Several models behind this address, in place of MODEL; a [NAME] each, with model, and "
+    "what differs from the options here: sizes, steps, device, aliases.",
 )
 @click.option(
     "--sizes",
@@ -242,6 +250,7 @@ def command(
     log_format: str,
     otel: bool,
     quiet: bool,
+    models: str | None,
     **engine_values: object,
 ) -> int:
     """Serve pictures over OpenAI's images API: warm before ready, preview then final, nothing lost.
@@ -268,6 +277,9 @@ def command(
         keys=keys,
     )
     settings = replace(settings, aliases=checked_aliases(aliases))
+    engines = None
+    if models is not None:
+        engines, settings = _several(models, model, ray, engine_settings, settings)
     cluster = _RayOptions(replicas, max_replicas, replica_cpus, replica_gpus)
     if cluster != _RayOptions() and not ray:
         raise BadInput(f"{cluster.words} goes with --ray; without it there is one engine.")
@@ -277,7 +289,7 @@ def command(
         if ray:
             code = _serve_with_ray(engine_settings, settings, (host, port), screen, wrap, cluster)
         else:
-            code = _serve(engine_settings, settings, (host, port), screen, wrap)
+            code = _serve(engines or engine_settings, settings, (host, port), screen, wrap)
         return code or screen.selftest_code
 
 
@@ -388,21 +400,42 @@ def _name_of(model: str | None) -> str:
     return Path(model).resolve().name if Path(model).exists() else model
 
 
+def _several(
+    path: str, model: str | None, ray: bool, common: EngineSettings, settings: HttpSettings
+) -> tuple[ModelEngines, HttpSettings]:
+    """The engines of a --models file, and the settings with all their names. Raises BadInput."""
+    from halftime.verbs.serve.engine import Engine
+    from halftime.verbs.serve.models import ModelEngines, read_models
+
+    if model is not None:
+        raise BadInput(f"--models names the models; leave {model!r} out, or name it in {path}.")
+    if ray:
+        raise BadInput("--models does not go with --ray: deploy an application for each model.")
+    models = read_models(Path(path), common)
+    default = models[0].name
+    aliases = {alias: entry.name for entry in models for alias in entry.aliases}
+    aliases |= dict.fromkeys(settings.aliases, default)
+    names = [entry.name for entry in models]
+    settings = replace(settings, model=default, aliases=(*names[1:], *aliases))
+    return ModelEngines({entry.name: Engine(entry.engine) for entry in models}, aliases), settings
+
+
 def _serve(
-    engine_settings: EngineSettings,
+    engine: EngineSettings | ModelEngines,
     settings: HttpSettings,
     address: tuple[str, int],
-    screen: _Screen,
+    screen: _ServeScreen,
     wrap: Wrap | None,
 ) -> int:
     from halftime.verbs.serve.engine import Engine
 
     listener = _opened(settings, address, screen)
-    return run(Engine(engine_settings), settings, listener, screen.watch, wrap)
+    drawing = Engine(engine) if isinstance(engine, EngineSettings) else engine
+    return run(drawing, settings, listener, screen.watch, wrap)
 
 
 def _opened(
-    settings: HttpSettings, address: tuple[str, int], screen: _Screen, suffix: str = ""
+    settings: HttpSettings, address: tuple[str, int], screen: _ServeScreen, suffix: str = ""
 ) -> socket.socket:
     """The socket, announced."""
     from halftime.http.server import STALLED_SECONDS
@@ -424,7 +457,7 @@ def _serve_with_ray(
     engine_settings: EngineSettings,
     settings: HttpSettings,
     address: tuple[str, int],
-    screen: _Screen,
+    screen: _ServeScreen,
     wrap: Wrap | None,
     options: _RayOptions,
 ) -> int:
@@ -450,9 +483,9 @@ def _serve_with_ray(
 
 
 @contextmanager
-def _tracing(wanted: bool) -> Iterator[Wrap | None]:
+def _tracing(enabled: bool) -> Iterator[Wrap | None]:
     """What puts tracing around the application; at the end the last spans are sent."""
-    if not wanted:
+    if not enabled:
         yield None
         return
     from halftime.verbs.serve.tracing import exporting, traced
@@ -464,7 +497,7 @@ def _tracing(wanted: bool) -> Iterator[Wrap | None]:
         provider.shutdown()
 
 
-def _screen(quiet: bool, log_format: str, otel: bool) -> _Screen:
+def _screen(quiet: bool, log_format: str, otel: bool) -> _ServeScreen:
     """The log, a line a request, and where the warm-up and alarms are told: on the screen, or where
     the log is for a collector in the log."""
     level = logging.WARNING if quiet else logging.INFO
@@ -472,7 +505,7 @@ def _screen(quiet: bool, log_format: str, otel: bool) -> _Screen:
         from rich.console import Console
 
         logging.basicConfig(level=level, format="%(asctime)s %(message)s")
-        screen = _Screen(Console(stderr=True, highlight=False, quiet=quiet))
+        screen = _ServeScreen(Console(stderr=True, highlight=False, quiet=quiet))
     else:
         from halftime.http.access_log import JsonLines
         from halftime.verbs.serve.tracing import trace_fields
@@ -480,7 +513,7 @@ def _screen(quiet: bool, log_format: str, otel: bool) -> _Screen:
         handler = logging.StreamHandler()
         handler.setFormatter(JsonLines(trace_fields) if otel else JsonLines())
         logging.basicConfig(level=level, handlers=[handler])
-        screen = _Screen(None)
+        screen = _ServeScreen(None)
     # what the screen says already is left out
     for name in ("uvicorn", "halftime.verbs.serve.engine", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -488,7 +521,7 @@ def _screen(quiet: bool, log_format: str, otel: bool) -> _Screen:
 
 
 @dataclass
-class _Screen:
+class _ServeScreen:
     """Tells how the warm-up goes, and every alarm after it: on a console, or in the log. With
     `selftest` it loads the server at this address, with this key, and then ends it."""
 

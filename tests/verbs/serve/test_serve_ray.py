@@ -21,6 +21,7 @@ from halftime.base.errors import BadInput
 from halftime.records.serve import EngineStatus, WorkerStatus
 from halftime.testing import FakeClock
 from halftime.verbs.serve.draw import failure
+from halftime.verbs.serve.many_engines import ManyEngines
 from halftime.verbs.serve.messages import (
     EngineSettings,
     Event,
@@ -44,7 +45,6 @@ from halftime.verbs.serve.ray_serve import (
     scaling_of,
     with_environment,
 )
-from halftime.verbs.serve.ray_status import ManyEngines
 
 
 class ActorDied(Exception):

@@ -10,11 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halftime.verbs.serve import selftest
-from halftime.verbs.serve.selftest import Load, Reply, Target, arrivals, length_of, main, troubles
+from halftime.verbs.serve.selftest import (
+    LoadedServer,
+    LoadTest,
+    PictureReply,
+    arrivals,
+    length_of,
+    main,
+    troubles,
+)
 from serve_fake import serving
 
 READY = {"state": "ready", "alarms": []}
-GOOD = [Reply(200, 1.0), Reply(200, 3.0), Reply(429, 0.1, retry_after=True)]
+GOOD = [PictureReply(200, 1.0), PictureReply(200, 3.0), PictureReply(429, 0.1, retry_after=True)]
 
 
 def counted(drawn: int, refused: int) -> dict[str, float]:
@@ -43,14 +51,14 @@ def test_nothing_is_found_where_all_holds() -> None:
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (Reply(0, 1.0), "1 requests got no answer."),
-        (Reply(200, 1.0, right=False), "1 answers held another picture."),
-        (Reply(429, 1.0), "1 refusals did not say when to come back."),
-        (Reply(500, 1.0), "1 requests got 500."),
-        (Reply(504, 1.0), "1 requests got 504."),
+        (PictureReply(0, 1.0), "1 requests got no answer."),
+        (PictureReply(200, 1.0, right=False), "1 answers held another picture."),
+        (PictureReply(429, 1.0), "1 refusals did not say when to come back."),
+        (PictureReply(500, 1.0), "1 requests got 500."),
+        (PictureReply(504, 1.0), "1 requests got 504."),
     ],
 )
-def test_what_does_not_hold_is_said(reply: Reply, said: str) -> None:
+def test_what_does_not_hold_is_said(reply: PictureReply, said: str) -> None:
     counts = counted(2 + (reply.status == 200), 1 + (reply.status == 429))
     assert troubles([*GOOD, reply], counts, READY) == [said]
 
@@ -66,7 +74,7 @@ def test_counters_and_state_are_held_against_what_was_sent() -> None:
 
 
 def test_a_line_of_the_report() -> None:
-    words = Load(3.0, 6.0, tuple(GOOD), 4.0).words
+    words = LoadTest(3.0, 6.0, tuple(GOOD), 4.0).words
     assert words.startswith("3x, 6.00/s: 2 x 200, 1 x 429; p50 2.00 s")
     assert words.endswith("0.50 pictures/s")
 
@@ -79,8 +87,8 @@ def test_a_run_against_a_server(
     monkeypatch.setenv("HALFTIME_API_KEY", "secret, other")
     with serving(step_seconds=0.002, api_keys=("secret",), queue_limit=4) as server:
         assert main([server.address, "0.2"]) == 0
-        assert Target(server.address, "wrong").ask(1).status == 401
-    assert Target(server.address).ask(1).status == 0
+        assert LoadedServer(server.address, "wrong").ask(1).status == 401
+    assert LoadedServer(server.address).ask(1).status == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("capacity: ")
     assert lines[-1].endswith("each answered once and with what it asked for")

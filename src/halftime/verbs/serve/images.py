@@ -45,7 +45,7 @@ from halftime.verbs.serve.schema import (
     Timing,
     VariationRequest,
 )
-from halftime.verbs.serve.service import HttpSettings, Service, service_of
+from halftime.verbs.serve.service import HttpSettings, Service, choose_model, service_of
 from halftime.verbs.serve.snapping import snapped
 from halftime.verbs.serve.streaming import EventStream
 from halftime.verbs.serve.uploads import check_uploads, prepared
@@ -55,16 +55,17 @@ async def generate(request: Request) -> Response:
     """Text to picture."""
     begun = time.perf_counter()
     body = await json_body(request, GenerateRequest)
-    checked = checked_request(
-        service_of(request), body, "image_generation", begun, request.scope.get(CLIENT, "")
-    )
+    service = choose_model(request, body.model)
+    client = request.scope.get(CLIENT, "")
+    checked = checked_request(service, body, "image_generation", begun, client)
     return await _answer(request, checked)
 
 
 async def edit(request: Request) -> Response:
     """A picture and text to a picture."""
-    begun, service = time.perf_counter(), service_of(request)
+    begun = time.perf_counter()
     async with multipart_body(request, EditRequest) as (body, uploads):
+        service = choose_model(request, body.model)
         checked = checked_request(service, body, "image_edit", begun, request.scope.get(CLIENT, ""))
         checked = await _with_uploads(service, checked, uploads)
     return await _answer(request, checked)
@@ -72,8 +73,9 @@ async def edit(request: Request) -> Response:
 
 async def vary(request: Request) -> Response:
     """A picture to pictures like it: an edit without a prompt."""
-    begun, service = time.perf_counter(), service_of(request)
+    begun = time.perf_counter()
     async with multipart_body(request, VariationRequest) as (body, uploads):
+        service = choose_model(request, body.model)
         checked = checked_request(
             service, body.as_edit(), "image_edit", begun, request.scope.get(CLIENT, "")
         )

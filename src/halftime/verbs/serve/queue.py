@@ -44,8 +44,7 @@ def fitted(job: Job, certificate: Certificate, off_list: OffList) -> Job:
     width, height = size
     frames = None
     if job.frames is not None:
-        wanted = job.frames
-        frames = min(certificate.frames, key=lambda count: (abs(count - wanted), -count))
+        frames = nearest_steps(job.frames, certificate.frames)
     return msgspec.structs.replace(
         job, width=width, height=height, steps=steps, guidance=guidance, frames=frames
     )

@@ -14,6 +14,7 @@ import msgspec
 
 from halftime.base.extras import optional
 from halftime.records.serve import EngineStatus
+from halftime.verbs.serve.many_engines import ManyEngines
 from halftime.verbs.serve.messages import (
     EngineSettings,
     Event,
@@ -27,7 +28,6 @@ from halftime.verbs.serve.messages import (
     Started,
 )
 from halftime.verbs.serve.queue import fitted
-from halftime.verbs.serve.ray_status import ManyEngines
 
 if TYPE_CHECKING:
     from halftime.records.serve import Certificate
@@ -235,8 +235,8 @@ class _DrawerEvents:
         self._remote = None
         before = {refusal.replica for refusal in self._refusals}
         self._refusals.append(word)
-        others = {*self._drawers.engines.ready} - before - {word.replica}
-        if word.replica not in before and others:
+        unasked = {*self._drawers.engines.ready} - before - {word.replica}
+        if word.replica not in before and unasked:
             return None
         refusals, self._refusals = self._refusals, []
         if self._accepted:

@@ -29,6 +29,7 @@ from halftime.base.errors import BadInput
 from halftime.base.extras import optional
 from halftime.verbs.serve.app import application
 from halftime.verbs.serve.engine import Engine
+from halftime.verbs.serve.many_engines import ManyEngines
 from halftime.verbs.serve.messages import (
     DEADLINE_SECONDS,
     EngineSettings,
@@ -42,7 +43,6 @@ from halftime.verbs.serve.messages import (
 from halftime.verbs.serve.quotas import keys_in
 from halftime.verbs.serve.ray_drawers import LOOK, PURPOSE, Drawers, NotTaken, moved
 from halftime.verbs.serve.ray_resources import check_resources, need_of
-from halftime.verbs.serve.ray_status import ManyEngines
 from halftime.verbs.serve.run import run as run_server
 from halftime.verbs.serve.service import API_KEY, HttpSettings
 

@@ -45,7 +45,7 @@ _PICTURES, _REFUSED = (
 )
 
 
-class Reply(NamedTuple):
+class PictureReply(NamedTuple):
     """What came back: 0 for no answer at all."""
 
     status: int
@@ -54,18 +54,18 @@ class Reply(NamedTuple):
     retry_after: bool = False
 
 
-Ask = Callable[[int], Reply]  # of a seed
+Ask = Callable[[int], PictureReply]  # of a seed
 
 
 @dataclass
-class Target:
+class LoadedServer:
     """A server under load."""
 
     address: str
     key: str = ""
     _seeds: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    def ask(self, seed: int) -> Reply:
+    def ask(self, seed: int) -> PictureReply:
         """One picture."""
         body = json.dumps({"prompt": _PROMPT, "seed": seed}).encode()
         headers = {"content-type": "application/json"}
@@ -77,15 +77,15 @@ class Target:
             with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
                 pictures = json.loads(answer.read())["data"]
                 right = [picture["seed"] for picture in pictures] == [seed]
-                return Reply(answer.status, time.monotonic() - begun, right)
+                return PictureReply(answer.status, time.monotonic() - begun, right)
         except urllib.error.HTTPError as error:
             error.read()
-            told = "retry-after" in error.headers
-            return Reply(error.code, time.monotonic() - begun, retry_after=told)
+            says_when = "retry-after" in error.headers
+            return PictureReply(error.code, time.monotonic() - begun, retry_after=says_when)
         except (OSError, http.client.HTTPException, ValueError):
-            return Reply(0, time.monotonic() - begun)
+            return PictureReply(0, time.monotonic() - begun)
 
-    def ask_next(self) -> Reply:
+    def ask_next(self) -> PictureReply:
         """One picture with a seed that was not asked for before."""
         return self.ask(next(self._seeds))
 
@@ -106,12 +106,12 @@ class Target:
         return dict(state)
 
 
-class Load(NamedTuple):
+class LoadTest(NamedTuple):
     """One open loop and its answers."""
 
     times_capacity: float
     offered: float  # requests a second
-    replies: tuple[Reply, ...]
+    replies: tuple[PictureReply, ...]
     seconds: float
 
     @property
@@ -137,23 +137,25 @@ def arrivals(rate: float, seconds: float, rng: random.Random) -> list[float]:
     return list(itertools.takewhile(lambda moment: moment < seconds, gaps))
 
 
-def closed_loop(ask: Callable[[], Reply], seconds: float, clients: int = _CLIENTS) -> float:
+def closed_loop(ask: Callable[[], PictureReply], seconds: float, clients: int = _CLIENTS) -> float:
     """Pictures a second that a few clients get who ask again at once; each asks twice at least."""
     begun = time.monotonic()
 
     def client() -> int:
-        count = asked = 0
-        while asked < 2 or time.monotonic() - begun < seconds:
-            count += ask().status == 200
-            asked += 1
-        return count
+        pictures = requests = 0
+        while requests < 2 or time.monotonic() - begun < seconds:
+            pictures += ask().status == 200
+            requests += 1
+        return pictures
 
     with ThreadPoolExecutor(clients) as pool:
-        drawn = sum(future.result() for future in [pool.submit(client) for _ in range(clients)])
-    return drawn / (time.monotonic() - begun)
+        pictures = sum(future.result() for future in [pool.submit(client) for _ in range(clients)])
+    return pictures / (time.monotonic() - begun)
 
 
-def open_loop(ask: Callable[[], Reply], moments: Sequence[float]) -> tuple[Reply, ...]:
+def open_loop(
+    ask: Callable[[], PictureReply], moments: Sequence[float]
+) -> tuple[PictureReply, ...]:
     """The answers to requests that are sent at these moments."""
     begun = time.monotonic()
     waiting = threading.Event()  # never set: a sleep
@@ -171,7 +173,7 @@ def length_of(rate: float, least: float) -> float:
 
 
 def troubles(
-    replies: Sequence[Reply], counted: dict[str, float], state: dict[str, object]
+    replies: Sequence[PictureReply], counted: dict[str, float], state: dict[str, object]
 ) -> list[str]:
     """What did not hold, each as a sentence."""
     by_status = Counter(reply.status for reply in replies)
@@ -188,7 +190,7 @@ def troubles(
             if status not in (0, 200, 429)
         ),
     ]
-    sentences = [f"{units.count(count)} {what}." for count, what in wrong if count]
+    sentences = [f"{units.count(count)} {sentence}." for count, sentence in wrong if count]
     for name, status in ((_PICTURES, 200), (_REFUSED, 429)):
         if counted[name] != by_status[status]:
             sentences.append(
@@ -204,12 +206,14 @@ def troubles(
 
 def main(words: Sequence[str]) -> int:
     """0 where everything held, 1 where something did not."""
-    target = Target(words[0], os.environ.get("HALFTIME_API_KEY", "").partition(",")[0].strip())
+    target = LoadedServer(
+        words[0], os.environ.get("HALFTIME_API_KEY", "").partition(",")[0].strip()
+    )
     least, rng = float(words[1]) if len(words) > 1 else SECONDS, random.Random(0)
     before = {name: target.counted(name) for name in (_PICTURES, _REFUSED)}
-    replies: list[Reply] = []
+    replies: list[PictureReply] = []
 
-    def ask() -> Reply:
+    def ask() -> PictureReply:
         reply = target.ask_next()
         replies.append(reply)
         return reply
@@ -224,7 +228,7 @@ def main(words: Sequence[str]) -> int:
         moments = arrivals(rate, length_of(rate, least), rng)
         begun = time.monotonic()
         answers = open_loop(ask, moments)
-        load = Load(times, rate, answers, time.monotonic() - begun)
+        load = LoadTest(times, rate, answers, time.monotonic() - begun)
         print(load.words, flush=True)  # noqa: T201
     counted = {name: target.counted(name) - count for name, count in before.items()}
     sentences = troubles(replies, counted, target.state())

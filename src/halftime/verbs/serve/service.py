@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
@@ -15,6 +16,7 @@ from halftime.http.traffic import Traffic
 from halftime.verbs.serve.film_shelf import FilmShelf
 from halftime.verbs.serve.messages import DEADLINE_SECONDS
 from halftime.verbs.serve.metrics import ServerMetrics
+from halftime.verbs.serve.models import ModelEngines
 from halftime.verbs.serve.quotas import KeySettings, Quotas
 from halftime.verbs.serve.shared_pictures import MEMORY, PictureShelf, pictures_in
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 API_KEY = "HALFTIME_API_KEY"  # environment variable; one key, or several with commas between
 PROFILE_TOKEN = "HALFTIME_PROFILE_TOKEN"
 MIB = 2**20
+SERVICE = "halftime.service"  # in the scope: the one for the model that was asked for
 MOST_UPLOADS = 2  # pictures of clients that are decoded at once
 MOST_SESSIONS = 16  # of the profiler, the newest
 
@@ -136,9 +139,28 @@ class Service:
             self.settings.pictures, self.settings.url_bytes, self.settings.url_seconds
         )
 
+    def for_model(self, name: str | None) -> Service:
+        """The service with the engine of the model that a request names; itself where there is one
+        model, or none of this name."""
+        if not isinstance(self.engine, ModelEngines):
+            return self
+        model = self.engine.named(name)
+        if model is None:
+            return self
+        own = copy.copy(self)  # everything else is shared
+        own.engine = model[1]
+        own.settings = replace(self.settings, model=model[0], aliases=self.settings.names)
+        return own
+
+
+def choose_model(request: Request, name: str | None) -> Service:
+    """The service for the model that a request names, from now on."""
+    service = request.scope[SERVICE] = service_of(request).for_model(name)
+    return service
+
 
 def service_of(request: Request) -> Service:
-    """The service that a request came to."""
-    service = request.app.state.service
+    """The service that a request came to; once its model is known, with that one's engine."""
+    service = request.scope.get(SERVICE) or request.app.state.service
     assert isinstance(service, Service)
     return service

@@ -45,7 +45,7 @@ from halftime.verbs.serve.schema import (
     VideoObjects,
     VideoRequest,
 )
-from halftime.verbs.serve.service import Service, service_of
+from halftime.verbs.serve.service import Service, choose_model, service_of
 
 REFERENCE = "input_reference"
 _NEAR = 0.5  # seconds: "5" is what 81 frames at 16 a second are
@@ -54,8 +54,8 @@ _MOST_LISTED = 100
 
 async def create(request: Request) -> Response:
     """Ask for a video. Answers at once."""
-    service = service_of(request)
     async with _body(request) as (body, file):
+        service = choose_model(request, body.model)
         certificate = _certificate(service, body)
         job = _job(service, certificate, body, request.scope.get(CLIENT, ""))
         if file is not None:

@@ -13,11 +13,13 @@ let running = null;
 let shown = null;
 let source = null; // the file to start from
 let model = "";
+let offers = [];
 
 function order() {
   const data = new FormData(by("form"));
   const given = (name) => (data.get(name) ?? "").trim();
   const made = { prompt: given("prompt"), size: given("size") || "auto" };
+  if (offers.length > 1) made.model = model;
   if (Number(given("n")) > 1) made.n = Number(given("n"));
   if (given("output_format") !== "png") made.output_format = given("output_format");
   if (given("steps")) made.steps = Number(given("steps"));
@@ -164,13 +166,21 @@ function chips(id, name, choices, chosen) {
   }));
 }
 
-function offered({ model: name, sizes, steps, default_steps: usual, edits }) {
+function offered(all) {
+  offers = all;
+  by("models").hidden = all.length < 2;
+  const chosen = all.find((each) => each.model === model) ?? all[0];
+  chips("models", "model", all.map((each) => [each.model, each.model]), chosen.model);
+  offer(chosen);
+}
+
+function offer({ model: name, sizes, steps, default_steps: usual, edits }) {
   const kept = order();
   model = name;
   by("start").hidden = !edits;
   const size = sizes.includes(kept.size) ? kept.size : sizes[0];
   chips("sizes", "size", sizes.map((each) => [each, each.replace("x", " × ")]), size);
-  chips("steps", "steps", steps.map((each) => [String(each), String(each)]), String(kept.steps ?? usual));
+  chips("steps", "steps", steps.map((each) => [String(each), String(each)]), String(steps.includes(kept.steps) ? kept.steps : usual));
   if (!shown) frame(size);
   write();
 }
@@ -183,6 +193,7 @@ by("prompt").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") running?.abort(); });
 by("stop").addEventListener("click", () => running?.abort());
 by("dice").addEventListener("click", () => { by("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]); write(); });
+by("models").addEventListener("change", (event) => offer(offers.find((each) => each.model === event.target.value)));
 by("form").addEventListener("input", write);
 by("code").addEventListener("toggle", write);
 by("copy").addEventListener("click", copy);

@@ -21,7 +21,7 @@ export function curl(order, file, address, secret) {
 /** A program. JSON's strings and numbers are Python's, too. */
 export function python(order, file, address, secret, model) {
   const own = Object.entries(order).filter(([name]) => OWN.includes(name));
-  const usual = Object.entries(order).filter(([name]) => !OWN.includes(name));
+  const usual = Object.entries(order).filter(([name]) => !OWN.includes(name) && name !== "model");
   const words = [`model=${JSON.stringify(model)}`, ...(file ? [`image=open(${JSON.stringify(file)}, "rb")`] : []),
     ...usual.map(([name, value]) => `${name}=${JSON.stringify(value)}`)];
   if (own.length) words.push(`extra_body={${own.map(([name, value]) => `"${name}": ${JSON.stringify(value)}`).join(", ")}}`);

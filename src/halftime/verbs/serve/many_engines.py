@@ -37,6 +37,7 @@ class ManyEngines:
     stays in the sums, so that no counter ever falls."""
 
     expected: int = 1  # how many there should be at least
+    noun: str = "drawer"
     present: dict[str, EngineStatus] = field(default_factory=dict)
     _counts: dict[str, dict[str, int]] = field(default_factory=dict)  # of all that ever were
     _alarms: list[str] = field(default_factory=list)
@@ -48,7 +49,7 @@ class ManyEngines:
             before = self._counts.get(replica, {}).get("alarm_count", 0)
             new = min(max(0, status.alarm_count - before), len(status.alarms))
             alarms = status.alarms[len(status.alarms) - new :]
-            self._alarms += [f"drawer {replica}: {alarm}" for alarm in alarms]
+            self._alarms += [f"{self.noun} {replica}: {alarm}" for alarm in alarms]
             self._counts[replica] = {name: getattr(status, name) for name in COUNTS}
         self._alarms = self._alarms[-_ALARMS:]
 
@@ -72,7 +73,7 @@ class ManyEngines:
     def _now(self) -> EngineStatus:
         """What the engines are at, without what they have counted."""
         if not self.present:
-            return EngineStatus(state="starting", why="no drawer reports")
+            return EngineStatus(state="starting", why=f"no {self.noun} reports")
         ordered = sorted(self.present.values(), key=lambda status: _BEST.index(status.state))
         best, statuses = ordered[0], list(self.present.values())
         speeds = [status.seconds_per_picture for status in self.ready.values()]
@@ -80,13 +81,13 @@ class ManyEngines:
         waits = [status.ready_in for status in statuses if status.ready_in is not None]
         return EngineStatus(
             state=self._state(best.state),
-            why=f"{best.why}; {len(self.ready)} of {len(statuses)} drawers are ready",
+            why=f"{best.why}; {len(self.ready)} of {len(statuses)} {self.noun}s are ready",
             certificate=next(
                 (status.certificate for status in ordered if status.certificate), None
             ),
             queue_depth=sum(status.queue_depth for status in statuses),
             running=sum(status.running for status in statuses),
-            workers=_workers(self.present),
+            workers=_workers(self.present, self.noun),
             resident_bytes=sum(resident) if resident else None,
             seconds_per_picture=median([speed for speed in speeds if speed] or [0.0]) or None,
             ready_in=min(waits, default=None),
@@ -99,10 +100,10 @@ class ManyEngines:
         return best
 
 
-def _workers(present: Mapping[str, EngineStatus]) -> tuple[WorkerStatus, ...]:
-    """The workers of all, numbered through, with their drawer's name."""
+def _workers(present: Mapping[str, EngineStatus], noun: str) -> tuple[WorkerStatus, ...]:
+    """The workers of all, numbered through, with their engine's name."""
     workers = [
-        msgspec.structs.replace(worker, why=f"drawer {replica}: {worker.why}")
+        msgspec.structs.replace(worker, why=f"{noun} {replica}: {worker.why}")
         for replica, status in sorted(present.items())
         for worker in status.workers
     ]
