@@ -288,6 +288,13 @@ def test_a_module_compiled_in_place_runs_its_compiled_call() -> None:
     assert module(torch.zeros(1)) == "called"
 
 
+def test_a_wrapped_module_is_taken_out_of_its_wrapper() -> None:
+    """A fix would look for a model's methods on the class of torch's wrapper."""
+    inside = nn.Linear(1, 1)
+    assert pytorch.uncompiled(inside) is inside
+    assert pytorch.uncompiled(torch.compile(inside, backend="eager")) is inside
+
+
 def test_a_compiled_module_is_known() -> None:
     """The audit would call a compiled pipeline free of waits, and the profile would miscount its
     FLOPs."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,16 +31,19 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 _ALLOWED = ("bfloat16", "float16", "float32")
+_ENCODING = ("encoder", "quant_conv")  # what of a VAE only `encode` runs, by diffusers' names
 
 
 @contextmanager
-def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None]:
-    """The module's weights in `dtype`; the method `entry` casts what comes in, and what goes out
-    back."""
-    keep = hugging_face.kept_in_fp32(module)
+def in_dtype(
+    module: nn.Module, entry: str, dtype: torch.dtype, keep: tuple[str, ...] = ()
+) -> Iterator[None]:
+    """The module's weights in `dtype`, but for submodules named in `keep`; the method `entry` casts
+    what comes in, and what goes out back."""
     inside = _Inside()
-    with restored(module), _outward_dtype(module, inside):
-        replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
+    with restored(module), _outward_dtype(module, inside, dtype):
+        unchanged = (*hugging_face.kept_in_fp32(module), *keep)
+        replace_tensors(module, lambda tensor: tensor.to(dtype), unchanged)
         entered = inside.during(getattr(module, entry))
         timesteps = hugging_face.computes_in_dtype_of_timestep(module)
         with (
@@ -70,20 +72,12 @@ class _Inside:
 
 
 @contextmanager
-def _outward_dtype(module: nn.Module, inside: _Inside) -> Iterator[None]:
+def _outward_dtype(module: nn.Module, inside: _Inside, computing: torch.dtype) -> Iterator[None]:
     """`module.dtype` goes on naming what callers should hand in: pipelines make their latents in
     that dtype. The module itself, which casts its embeddings to it, sees what it computes in."""
     outward = next(module.parameters()).dtype
-    original = inspect.getattr_static(type(module), "dtype", None)
-
-    def dtype(self: nn.Module) -> torch.dtype:
-        if not inside.depth:
-            return outward
-        if isinstance(original, property) and original.fget is not None:
-            return original.fget(self)  # type: ignore[no-any-return]
-        return next(self.parameters()).dtype
-
-    with subclassed(module, {"dtype": property(dtype)}):
+    dtype = property(lambda self: computing if inside.depth else outward)
+    with subclassed(module, {"dtype": dtype}):
         yield
 
 
@@ -131,21 +125,31 @@ def _vae_applies(
 def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     vae = vae_of(pipeline)
     assert vae is not None
-    with (
-        in_dtype(vae, "decode", getattr(torch, text(settings, "dtype"))),
-        _encode_cast(vae, settings),
-    ):
-        yield
+    dtype = getattr(torch, text(settings, "dtype"))
+    if _encodes_exactly(vae):
+        with in_dtype(vae, "decode", dtype, keep=_ENCODING):
+            yield
+    else:
+        with in_dtype(vae, "decode", dtype), _encode_cast(vae, dtype):
+            yield
+
+
+def _encodes_exactly(vae: nn.Module) -> bool:
+    """Whether its encoder can stay as it is, so that a picture's latents do: it has one of its own,
+    in float32. Pipelines upcast any other one themselves around an encode."""
+    encoder = getattr(vae, "encoder", None)
+    return isinstance(encoder, nn.Module) and all(
+        weight.dtype == torch.float32 for weight in encoder.parameters()
+    )
 
 
 @contextmanager
-def _encode_cast(vae: nn.Module, settings: Settings) -> Iterator[None]:
+def _encode_cast(vae: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """img2img encodes with the same weights, and its latents go on in the caller's dtype."""
     if not hasattr(vae, "encode"):
         yield
         return
     encode: Callable[..., object] = getattr(vae, "encode")  # noqa: B009 - nn.Module's type makes it a tensor
-    dtype = getattr(torch, text(settings, "dtype"))
 
     @functools.wraps(encode)
     def call(x: Tensor, *args: object, **kwargs: object) -> object:

@@ -273,13 +273,14 @@ def batched(encode: Encode, zeroed: Callable[[dict[str, object]], bool]) -> Enco
     @functools.wraps(encode)
     def call(*args: object, **kwargs: object) -> object:
         arguments = dict(signature.bind(*args, **kwargs).arguments)
-        kind = _kind(arguments)
         if (
             not arguments.get("do_classifier_free_guidance", True)
             or zeroed(arguments)
             or not _has_texts(arguments)
-            or agreed.get(kind) is False
         ):
+            return encode(*args, **kwargs)
+        kind = _kind(arguments)
+        if agreed.get(kind) is False:
             return encode(*args, **kwargs)
         result = _in_one(encode, arguments)
         if result is not None and agreed.get(kind):

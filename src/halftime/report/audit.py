@@ -35,8 +35,8 @@ def report_of(audit: Audit) -> Report:
     """The verdict first, then the sites inside and outside the loop."""
     return Report(
         title=(
-            f"{audit.pipeline}, {audit.scheduler}: {units.count(audit.in_loop_total)} waits in "
-            "the denoising loop"
+            f"{audit.pipeline}, {audit.scheduler}, on the shadow device: "
+            f"{units.count(audit.in_loop_total)} waits in the denoising loop"
         ),
         summary=_summary(audit),
         sections=tuple(_sections(audit)),

@@ -51,16 +51,10 @@ def report_of(session: Session) -> Report:
 
 
 def _what_ran(session: Session) -> str:
-    """The pipeline, and the device that it ran on; a trace names its devices in rows of its own."""
+    """The pipeline, and the device that it ran on; a recording may not name any."""
     name = session.pipeline or "Trace"
-    return f"{name} on {_device(session.environment)}" if session.kind == "profile" else name
-
-
-def _device(environment: Environment) -> str:
-    """As a user names it, and a GPU by its name."""
-    if environment.device == "cpu" or not environment.device_name:
-        return environment.device
-    return f"{environment.device} ({environment.device_name})"
+    place = session.environment.place()
+    return f"{name} on {place}" if place else name
 
 
 def _summary(session: Session) -> str:

@@ -273,14 +273,23 @@ def unknown_to_first_block_cache(model: nn.Module) -> str | None:
 
 def unfusable_attention(model: nn.Module) -> str | None:
     """The class of an attention whose projections diffusers says it can fuse and cannot, because
-    they are not called to_q, to_k and to_v; None where there is none."""
+    they are not called to_q, to_k and to_v, or read inputs of different widths, as between LTX-2's
+    picture and its sound; None where there is none."""
     for module in model.modules():
         fuses = hasattr(module, "fuse_projections") and getattr(
             module, "_supports_qkv_fusion", True
         )
-        if fuses and not all(hasattr(module, name) for name in ("to_q", "to_k", "to_v")):
+        if fuses and not _fusable(module):
             return type(module).__name__
     return None
+
+
+def _fusable(attention: nn.Module) -> bool:
+    projections = [getattr(attention, name, None) for name in ("to_q", "to_k", "to_v")]
+    if None in projections:
+        return False
+    joined = projections[1:] if getattr(attention, "is_cross_attention", False) else projections
+    return len({getattr(projection, "in_features", None) for projection in joined}) == 1
 
 
 @contextmanager

@@ -162,6 +162,11 @@ def is_compiled(component: object) -> bool:
     )
 
 
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile(module)` wrapped, or the module itself."""
+    return getattr(module, "_orig_mod", module) if is_compiled(module) else module
+
+
 def own_forward_hooks(module: nn.Module) -> bool:
     """Whether hooks of the user's own run before or after this very module's forward: torch has no
     public list of hooks, and transformers puts some on its own models."""
