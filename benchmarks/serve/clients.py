@@ -16,6 +16,7 @@ import contextlib
 import io
 import json
 import os
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -35,6 +36,7 @@ OPTIONS = ("--steps", "4", "--threads", "1", "--max-batch", "1", "--deadline", "
 PROMPT = "a flat icon of a kite"
 PNG = b"\x89PNG"
 NAME = "drawn-here"  # of the model, for LiteLLM's clients
+KEY = f"sk-{secrets.token_hex(16)}"  # LiteLLM starts with none but a real one
 
 
 def row(client: str, case: str, right: bool, got: object) -> dict:
@@ -79,6 +81,7 @@ def litellm(folder: Path, address: str) -> Iterator[str]:
         **os.environ,
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_TELEMETRY": "False",
+        "LITELLM_MASTER_KEY": KEY,
         "PYTHONPATH": "",
     }
     with tempfile.TemporaryDirectory() as place:
@@ -128,7 +131,7 @@ def through_litellm(folder: Path, address: str, picture: Path) -> list[dict]:
     name = f"LiteLLM {version}, openai {openai.__version__}"
     rows = []
     with litellm(folder, address) as proxy:
-        client = openai.OpenAI(base_url=f"{proxy}/v1", api_key="any", max_retries=0, timeout=300)
+        client = openai.OpenAI(base_url=f"{proxy}/v1", api_key=KEY, max_retries=0, timeout=300)
         for case, run in CASES.items():
             try:
                 right, got = run(client, picture)

@@ -189,19 +189,10 @@ def ray() -> list[str]:
     measured = result("serve_ray")
     if measured is None:
         return ["Two replicas: not measured."]
-    killed, ended = measured["killed"], measured["terminated"]
+    ended = measured["terminated"]
     rows = [
-        [
-            f"kill -9 of one of {killed['replicas_before']} replicas under load, "
-            f"{killed['requests']} requests",
-            "every one gets its picture, none is drawn twice, no counter falls",
-            f"{answers(killed['answers'])}; {killed['different_seeds']} different seeds; "
-            f"{killed['pictures_counted']:g} pictures counted; {killed['counter_falls']} falls in "
-            f"{killed['counter_looks']} looks; the longest took "
-            f"{seconds(killed['longest_seconds'])} (p50 {seconds(killed['median_seconds'])}); "
-            f"{killed['replicas_after']} replicas afterwards",
-            reached(killed),
-        ],
+        killed("the worker of one of two replicas", measured["worker_killed"]),
+        killed("one of two replicas", measured["killed"]),
         [
             "SIGTERM under load",
             "whoever was accepted gets the picture, the others are told, exit code 0",
@@ -215,6 +206,19 @@ def ray() -> list[str]:
         f"four clients; load average {measured['load_average']:.1f} before:",
         "",
         *table(("what", "bar", "measured", "reached"), rows),
+    ]
+
+
+def killed(what: str, row: dict) -> list[str]:
+    """A row of the table: a process was killed under load."""
+    return [
+        f"kill -9 of {what} under load, {row['requests']} requests",
+        "every one gets its picture, none is drawn twice, no counter falls",
+        f"{answers(row['answers'])}; {row['different_seeds']} different seeds; "
+        f"{row['pictures_counted']:g} pictures counted; {row['counter_falls']} falls in "
+        f"{row['counter_looks']} looks; the longest took {seconds(row['longest_seconds'])} (p50 "
+        f"{seconds(row['median_seconds'])}); {row['processes_after']} of them afterwards",
+        reached(row),
     ]
 
 

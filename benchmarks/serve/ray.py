@@ -1,5 +1,5 @@
-"""`halftime serve --ray --replicas 2`: one replica killed (SIGKILL) under load, then SIGTERM under
-load. Is an accepted request lost, or drawn for nobody?
+"""`halftime serve --ray --replicas 2`: under load a worker is killed (SIGKILL), then a replica;
+then comes SIGTERM. Is an accepted request lost, or drawn for nobody?
 
 Regime: the bundled model, 10 steps, one thread a replica, four clients in a closed loop, everything
 on one machine. The bars: every request is answered, with its picture while a replica lives; the
@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -87,10 +88,19 @@ class Falling(threading.Thread):
             before = now
 
 
-def killed_under_load(server: Server, requests: int) -> dict:
-    """The load, and after a third of it the kill."""
-    before, answers, watch = drawers(server), Answers(), Falling(server)
+def workers(server: Server) -> set[int]:
+    """Process ids of the workers that are ready."""
+    workers = json.loads(server.get("/readyz")[1])["workers"]
+    return {worker["pid"] for worker in workers if worker["state"] == "ready"}
+
+
+def killed_under_load(
+    server: Server, requests: int, processes: Callable[[Server], set[int]]
+) -> dict:
+    """The load, and after a third of it the kill of one of these processes."""
+    before, answers, watch = processes(server), Answers(), Falling(server)
     victims: list[int] = []
+    counted = server.metric("halftime_pictures_total")
 
     def kill() -> None:
         for _ in range(requests // 3):
@@ -105,14 +115,14 @@ def killed_under_load(server: Server, requests: int) -> dict:
         list(pool.map(lambda number: answers.ask(server, number), range(requests)))
     killer.join()
     begun = time.monotonic()
-    while len(drawers(server) - set(victims)) < 2 and time.monotonic() - begun < 180:
+    while len(processes(server) - set(victims)) < 2 and time.monotonic() - begun < 180:
         time.sleep(0.5)
     back = time.monotonic() - begun
     watch.over.set()
     watch.join()
-    drawn = server.metric("halftime_pictures_total")
+    drawn = server.metric("halftime_pictures_total") - counted
     return {
-        "replicas_before": len(before),
+        "processes_before": len(before),
         "requests": requests,
         "answers": answers.by_status,
         "different_seeds": len(set(answers.seeds)),
@@ -121,7 +131,7 @@ def killed_under_load(server: Server, requests: int) -> dict:
         "counter_looks": watch.looks,
         "median_seconds": median(answers.seconds),
         "longest_seconds": max(answers.seconds),
-        "replicas_after": len(drawers(server)),
+        "processes_after": len(processes(server)),
         "back_after_the_load_seconds": back,
         "killed_is_gone": not any(psutil.pid_exists(pid) for pid in victims),
         "reached": answers.by_status == {"200": requests}
@@ -171,7 +181,8 @@ def main() -> None:
         while len(drawers(server)) < 2:  # ready is the server with the first of them
             time.sleep(0.5)
         both = server.ready_seconds + time.monotonic() - begun
-        killed = killed_under_load(server, options.requests)
+        worker_killed = killed_under_load(server, options.requests, workers)
+        killed = killed_under_load(server, options.requests, drawers)
         terminated = terminated_under_load(server)
     result = {
         "ray": ray.__version__,
@@ -179,6 +190,7 @@ def main() -> None:
         "processor": processor_name(),
         "load_average": busy,
         "both_replicas_ready_seconds": both,
+        "worker_killed": worker_killed,
         "killed": killed,
         "terminated": terminated,
     }

@@ -157,6 +157,14 @@ def test_a_table_for_each_model(tmp_path: Path) -> None:
     assert emoji.engine.model is None  # the bundled one
 
 
+def test_the_file_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text()
+    text = page.split("```toml\n# models.toml")[1].split("```")[0]
+    sdxl, emoji = read_models(written(tmp_path, f"#{text}"), EngineSettings())
+    assert (sdxl.engine.device, sdxl.aliases) == ("cuda:0", ("gpt-image-1",))
+    assert (emoji.name, emoji.engine.model) == ("emoji-xl", "bundled")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

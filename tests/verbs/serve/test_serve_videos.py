@@ -148,6 +148,13 @@ def test_what_is_not_offered_is_refused(
     assert said in error["message"]
 
 
+def test_a_path_says_all_that_it_allows(server: InProcess) -> None:
+    for path, methods in (("/v1/videos", "GET, HEAD, POST"), ("/v1/videos/x", "DELETE, GET, HEAD")):
+        answer = server.http.patch(path)
+        assert answer.status_code == 405
+        assert sorted(answer.headers["allow"].split(", ")) == methods.split(", ")
+
+
 def test_snapping_takes_the_nearest(server: InProcess) -> None:
     body = {"prompt": "waves", "seconds": "12", "off_list": "snap"}
     answer = server.http.post("/v1/videos", json=body)

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from halftime.http.access import AccessControl
-from halftime.http.endpoints import healthz
+from halftime.http.endpoints import by_method, healthz
 from halftime.http.errors import ERROR_HANDLERS
 from halftime.http.hosts import HostCheck
 from halftime.http.limits import LimitedBodies
@@ -28,10 +28,12 @@ ROUTES = (
     Route("/v1/images/generations", images.generate, methods=["POST"]),
     Route("/v1/images/edits", images.edit, methods=["POST"]),
     Route("/v1/images/variations", images.vary, methods=["POST"]),
-    Route("/v1/videos", videos.create, methods=["POST"]),
-    Route("/v1/videos", videos.videos, methods=["GET"]),
-    Route("/v1/videos/{name}", videos.retrieve, methods=["GET"]),
-    Route("/v1/videos/{name}", videos.delete, methods=["DELETE"]),
+    Route("/v1/videos", by_method(POST=videos.create, GET=videos.videos), methods=["POST", "GET"]),
+    Route(
+        "/v1/videos/{name}",
+        by_method(GET=videos.retrieve, DELETE=videos.delete),
+        methods=["GET", "DELETE"],
+    ),
     Route("/v1/videos/{name}/content", videos.content, methods=["GET"]),
     Route("/v1/models", health.models, methods=["GET"]),
     Route("/v1/models/{name:path}", health.model, methods=["GET"]),
