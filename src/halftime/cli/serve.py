@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -470,11 +471,10 @@ def _serve_with_ray(
         drain_seconds=settings.drain_seconds,
         **options.bounds,  # type: ignore[arg-type]
     )
-    listener = _opened(settings, address, screen, ", by Ray Serve")
     return ray_serve.run(
         cluster,
         settings,
-        listener,
+        partial(_opened, settings, address, screen, ", by Ray Serve"),
         screen.watch,
         wrap,
         given_cpus=options.replica_cpus,

@@ -283,7 +283,7 @@ def app(args: dict[str, object]) -> Any:
 def run(
     cluster: Cluster,
     settings: HttpSettings,
-    listener: socket.socket,
+    open_listener: Callable[[], socket.socket],
     watch: Watch | None = None,
     wrap: Callable[[ASGIApp], ASGIApp] | None = None,
     *,
@@ -291,8 +291,8 @@ def run(
     given_gpus: float | None = None,
 ) -> int:
     """Serve on this machine, or on the cluster that RAY_ADDRESS names, until SIGTERM or SIGINT; the
-    exit code, as of `halftime.verbs.serve.run.run`. Raises BadInput where the drawers do not
-    fit."""
+    exit code, as of `halftime.verbs.serve.run.run`. The socket is opened once Ray has started, so
+    that nobody waits for an answer before. Raises BadInput where the drawers do not fit."""
     ray, serve = optional("ray", "ray", PURPOSE), optional("ray.serve", "ray", PURPOSE)
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -309,6 +309,7 @@ def run(
         raise BadInput(f"RAY_ADDRESS is {address}; no Ray cluster answers there.") from error
     try:
         cluster = _checked(ray, cluster, given_cpus, given_gpus)
+        listener = open_listener()
         engine = _start(serve, cluster, app_name(settings.model))
         return run_server(engine, settings, listener, watch, wrap)
     finally:
