@@ -298,6 +298,8 @@ def run(
         os.environ.setdefault(variable, value)
     address = os.environ.get("RAY_ADDRESS") or LOCAL
     own = address == LOCAL
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ray.init(
             address=address,
@@ -334,8 +336,6 @@ def _checked(ray: Any, cluster: Cluster, cpus: float | None, gpus: float | None)
 
 def _start(serve: Any, cluster: Cluster, name: str) -> Drawers:
     """Begin to place the drawers, without waiting for them."""
-    for logger in ("ray", "ray.serve"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
     serve.start(proxy_location="Disabled")
     drawer, _ = _deployments(cluster)
     serve.run_many(
