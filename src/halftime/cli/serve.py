@@ -306,7 +306,8 @@ class _RayOptions:
     @property
     def words(self) -> str:
         """Those that were used, as they were written."""
-        used = {name: value for name, value in vars(self).items() if value not in (None, 1)}
+        defaults = vars(_RayOptions())
+        used = {name: value for name, value in vars(self).items() if value != defaults[name]}
         return ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in used.items())
 
     @property
