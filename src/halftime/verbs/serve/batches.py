@@ -22,6 +22,7 @@ from halftime.verbs.serve.messages import (
     Job,
     JobFailed,
     Started,
+    Stepped,
 )
 from halftime.verbs.serve.preview import Previews, Unpacker
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
@@ -152,8 +153,15 @@ class Worker:
         previews = self.previews if any(job.previews for job in task.jobs) else None
         if previews is not None:
             previews.open(task.jobs)
-        drawing = self.studio.draw(task.jobs, Watch(task.jobs, still_waiting, previews))
-        height, width = drawing.pictures.shape[1:3]
+
+        def progress(step: int, steps: int) -> None:
+            for job in task.jobs:
+                if job.frames is not None:
+                    self.channel.send(Stepped(id=job.id, step=step, steps=steps))
+
+        watch = Watch(task.jobs, still_waiting, previews, progress=progress)
+        drawing = self.studio.draw(task.jobs, watch)
+        height, width = drawing.pictures.shape[-3:-1]
         for position, (job, waited) in enumerate(zip(task.jobs, task.waited, strict=True)):
             if job not in still_waiting():
                 continue
@@ -165,6 +173,7 @@ class Worker:
                     width=width,
                     height=height,
                     steps=job.steps,
+                    frames=job.frames,
                     pixels=drawing.pictures[position].tobytes(),
                     stages=drawing.stages,
                     queue_seconds=waited,

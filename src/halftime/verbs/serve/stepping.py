@@ -39,6 +39,7 @@ class Watch:
     previews: Previews | None = None
     step: int = 0
     beat: Callable[[], None] = lambda: None  # told of each step: a sign of life
+    progress: Callable[[int, int], None] = lambda step, steps: None  # the same, of how many
 
     def begin(self) -> None:
         """Before the pipeline is called."""
@@ -59,9 +60,10 @@ class Watch:
         waiting = self.still_waiting()
         if not waiting:
             raise NobodyWaits
+        total = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+        self.progress(self.step, total)
         if self.previews is None:
             return
-        total = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
         due = [job for job in waiting if self.step in preview_steps(total, job.previews)]
         if not due:
             return
