@@ -21,7 +21,7 @@ from halftime.fix.base import FixCode, Settings, number
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import components, components_of
 from halftime.pipeline.device import device_of
-from halftime.pipeline.state import adapter_layers
+from halftime.pipeline.state import adapter_layers, adapter_settings
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class EncodingVersion:
         if places != self.places:
             self.places, self.samples = places, _middles(weights)
         adapters = [
-            (number(layer), *_adapter_state(layer))
+            (number(layer), *adapter_settings(layer))
             for encoder in encoders
             for layer in adapter_layers(encoder)
         ]
@@ -222,11 +222,6 @@ def _middles(weights: list[Tensor]) -> list[Tensor]:
     return [
         weight.detach()[tuple(size // 2 for size in weight.shape)].reshape(1) for weight in alike
     ]
-
-
-def _adapter_state(layer: nn.Module) -> tuple[object, ...]:
-    names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
-    return tuple(str(getattr(layer, name, None)) for name in names)
 
 
 def _read_by_encode_prompt(pipeline: DiffusionPipeline) -> dict[str, object]:
