@@ -107,13 +107,13 @@ class Captures:
     def stream(self, stream: object) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def Stream(self, device: torch.device) -> SimpleNamespace:  # noqa: N802 - torch's name
+    def Stream(self, device: torch.device) -> SimpleNamespace:
         return SimpleNamespace(wait_stream=lambda stream: None, device=device)
 
     def current_stream(self, device: torch.device) -> SimpleNamespace:
         return self.Stream(device)
 
-    def CUDAGraph(self) -> RecordedGraph:  # noqa: N802 - torch's name
+    def CUDAGraph(self) -> RecordedGraph:
         self.graphs.append(RecordedGraph())
         return self.graphs[-1]
 

@@ -60,6 +60,8 @@ BACKENDS = ("inductor", "openvino", "eager")  # on the CPU; on CUDA the loop is 
 
 Forward = Callable[..., object]
 Loop = Callable[[list[Tensor]], Tensor]  # the inputs of a loop -> the last latents
+# scales, weights, timesteps, guidance, further arguments of the denoiser
+Varying = tuple[Tensor, Tensor, Tensor, Tensor | None, dict[str, object]]
 
 # Kept at once, the least recently used is dropped. Fewer than the runs of the memory watch, so that
 # a client who asks for another number of steps each time is no leak.
@@ -371,13 +373,13 @@ def give_back() -> None:
         torch.cuda.empty_cache()
 
 
-def _varying(loop: DenoisingLoop) -> tuple[object, ...]:
+def _varying(loop: DenoisingLoop) -> Varying:
     """All that a loop reads, as one tree."""
     dense = loop.dense
     return (dense.scales, dense.weights, loop.timesteps, loop.guidance, loop.arguments)
 
 
-def _with(loop: DenoisingLoop, varying: tuple[object, ...]) -> DenoisingLoop:
+def _with(loop: DenoisingLoop, varying: Varying) -> DenoisingLoop:
     """The loop on other tensors."""
     scales, weights, timesteps, guidance, arguments = varying
     dense = replace(loop.dense, scales=scales, weights=weights)
