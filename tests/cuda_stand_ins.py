@@ -4,8 +4,8 @@ keeps nothing alive, and a device that works through its streams after the host.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -57,7 +57,7 @@ class RecordedGraph(TorchDispatchMode):
         with torch.inference_mode():
             for func, args, kwargs, outputs in self.operations:
                 positional, named = tree_map(_read, (args, kwargs))
-                results = [leaf for leaf in tree_iter(func(*positional, **named))]
+                results = list(tree_iter(func(*positional, **named)))
                 for output, result in zip(outputs, results, strict=False):
                     output.copy_(result)
 
@@ -122,3 +122,72 @@ class Captures:
     ) -> RecordedGraph:
         self.calls += [("stream", stream.device), ("mode", capture_error_mode)]
         return graph
+
+
+class PlayedStream:
+    """Work in order, begun when the host has queued it and the stream is free."""
+
+    def __init__(self, device: PlayedDevice, priority: int = 0) -> None:
+        self.played, self.priority, self.done = device, priority, 0.0
+
+    def queue(self, seconds: float, overhead: float = 0.001) -> None:
+        self.played.host += overhead
+        self.done = max(self.done, self.played.host) + seconds
+
+    def wait_event(self, event: PlayedEvent) -> None:
+        self.done = max(self.done, event.at)
+
+    def wait_stream(self, stream: PlayedStream) -> None:
+        self.done = max(self.done, stream.done)
+
+    def synchronize(self) -> None:
+        self.played.host = max(self.played.host, self.done)
+
+
+class PlayedEvent:
+    def __init__(self, device: PlayedDevice) -> None:
+        self.played, self.at = device, 0.0
+
+    def record(self, stream: PlayedStream) -> None:
+        self.at = max(stream.done, self.played.host)
+
+    def synchronize(self) -> None:
+        self.played.host = max(self.played.host, self.at)
+
+    def elapsed_time(self, event: PlayedEvent) -> float:
+        return (event.at - self.at) * 1e3
+
+
+class PlayedDevice:
+    """torch.cuda where the host's time and each stream's are played: the host runs ahead, and an
+    event happens when its stream gets there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.host = 100.0
+        self.current = self.default = PlayedStream(self)
+        for name in ("Stream", "Event", "current_stream", "stream", "set_stream", "synchronize"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr("time.perf_counter", lambda: self.host)
+        self.streams = [self.default]
+
+    def Stream(self, device: object, priority: int = 0) -> PlayedStream:
+        self.streams.append(PlayedStream(self, priority))
+        return self.streams[-1]
+
+    def Event(self, *, blocking: bool = False, enable_timing: bool = False) -> PlayedEvent:
+        return PlayedEvent(self)
+
+    def current_stream(self, device: object) -> PlayedStream:
+        return self.current
+
+    @contextmanager
+    def stream(self, stream: PlayedStream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+    def set_stream(self, stream: PlayedStream) -> None:
+        self.current = stream
+
+    def synchronize(self, device: object) -> None:
+        self.host = max([self.host, *(stream.done for stream in self.streams)])
