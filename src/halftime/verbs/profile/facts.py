@@ -9,7 +9,7 @@ import torch
 
 from halftime.base.environment import instructions
 from halftime.pipeline.components import modules_of
-from halftime.pipeline.device import device_of
+from halftime.pipeline.device import device_of, fastest_dtype
 from halftime.records.stages import place_of
 from halftime.upstream import pytorch
 
@@ -27,6 +27,7 @@ class ModuleFacts:
     convolutional: bool
     channels_last: bool
     compiled: bool
+    overflows: bool = False  # in float16, by its own config
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,10 @@ class Facts:
     device: str
     scheduler: str
     modules: tuple[ModuleFacts, ...]
-    fast_bfloat16: bool  # the device computes bfloat16 faster than float32
+    fast_bfloat16: bool  # the device computes it faster than float32
     slow_float16: bool  # the device only emulates it
     wait_policy: str  # OMP_WAIT_POLICY
+    fast_float16: bool = False  # the device computes it faster than float32, and no bfloat16
 
     def of_part(self, part: str) -> tuple[ModuleFacts, ...]:
         """The modules that belong to one part of the ledger."""
@@ -58,6 +60,7 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
         slow_float16=device.type == "cpu"
         and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
         wait_policy=settings.get("OMP_WAIT_POLICY", ""),
+        fast_float16=fastest_dtype(device) == "float16",
     )
 
 
@@ -73,10 +76,11 @@ def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
         channels_last=bool(kernels)
         and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
         compiled=pytorch.is_compiled(module),
+        overflows=bool(getattr(getattr(module, "config", None), "force_upcast", False)),
     )
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return pytorch.has_avx512_bf16() or pytorch.has_amx()
+    if device.type == "cpu":
+        return pytorch.has_avx512_bf16() or pytorch.has_amx()
+    return fastest_dtype(device) == "bfloat16"
