@@ -63,7 +63,7 @@ class GpuModel:
         )
 
     def build(self) -> DiffusionPipeline:
-        tiny = PIPELINES[self.tiny].build()
+        tiny = (PIPELINES | FAMILIES)[self.tiny].build()
         return tiny if rehearses() else _true_sized(tiny, self)
 
 
