@@ -21,7 +21,7 @@ from halftime.fix.base import FixCode, Settings, number
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import components, components_of
 from halftime.pipeline.device import device_of
-from halftime.pipeline.state import adapter_layers
+from halftime.pipeline.state import adapter_layers, adapter_settings
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def version_of_weights(modules: Sequence[nn.Module], identities: Identities) -> 
     ]
     places = identities.places_of(weights)
     adapters = [
-        (identities.number(layer), *_adapter_state(layer))
+        (identities.number(layer), *adapter_settings(layer))
         for module in modules
         for layer in adapter_layers(module)
     ]
@@ -235,11 +235,6 @@ def _middles(weights: Sequence[Tensor]) -> list[Tensor]:
     return [
         weight.detach()[tuple(size // 2 for size in weight.shape)].reshape(1) for weight in alike
     ]
-
-
-def _adapter_state(layer: nn.Module) -> tuple[object, ...]:
-    names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
-    return tuple(str(getattr(layer, name, None)) for name in names)
 
 
 def _read_by_encode_prompt(pipeline: DiffusionPipeline) -> dict[str, object]:

@@ -160,6 +160,12 @@ def adapter_layers(module: nn.Module) -> Iterator[nn.Module]:
     return (layer for layer in module.modules() if "BaseTunerLayer" in _names_of_types(layer))
 
 
+def adapter_settings(layer: nn.Module) -> tuple[str, ...]:
+    """How one of peft's layers is set, besides its weights."""
+    names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+    return tuple(str(getattr(layer, name, None)) for name in names)
+
+
 def active_adapters(layer: nn.Module) -> set[str]:
     """The adapters that one of peft's layers computes with."""
     if getattr(layer, "disable_adapters", False):

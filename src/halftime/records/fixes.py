@@ -298,7 +298,7 @@ _ROWS: tuple[FixRow, ...] = (
         weights="copied",
         part="denoiser",
         works_on=("denoiser",),
-        settings={"dtype": "bfloat16"},
+        settings={"dtype": "fastest"},  # of the device: halftime.pipeline.device
         priors={DENOISER: Prior(1.4, 2.0)},
     ),
     FixRow(
@@ -309,7 +309,7 @@ _ROWS: tuple[FixRow, ...] = (
         changes="vae",
         weights="copied",
         works_on=("vae",),
-        settings={"dtype": "bfloat16"},
+        settings={"dtype": "fastest"},  # of the device: halftime.pipeline.device
         priors={VAE: Prior(1.9, 2.0)},
     ),
     FixRow(

@@ -9,7 +9,7 @@ import torch
 
 from halftime.base.environment import instructions
 from halftime.pipeline.components import modules_of
-from halftime.pipeline.device import device_of
+from halftime.pipeline.device import device_of, fastest_dtype
 from halftime.pipeline.state import active_adapters, unfused_adapter_layers
 from halftime.records.stages import place_of
 from halftime.upstream import pytorch
@@ -33,6 +33,7 @@ class ModuleFacts:
     tile_side: int = 0  # pixels of the tiles of a VAE that decodes in tiles
     unfused_adapters: tuple[str, ...] = ()
     adapted_share: float = 0.0  # of its weights, the adapters' own
+    overflows: bool = False  # in float16, by its own config
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class Facts:
     device: str
     scheduler: str
     modules: tuple[ModuleFacts, ...]
-    fast_bfloat16: bool  # the device computes bfloat16 faster than float32
+    fast_bfloat16: bool  # the device computes it faster than float32
     slow_float16: bool  # the device only emulates it
     wait_policy: str  # OMP_WAIT_POLICY
+    fast_float16: bool = False  # the device computes it faster than float32, and no bfloat16
 
     def of_part(self, part: str) -> tuple[ModuleFacts, ...]:
         """The modules that belong to one part of the ledger."""
@@ -64,6 +66,7 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
         slow_float16=device.type == "cpu"
         and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
         wait_policy=settings.get("OMP_WAIT_POLICY", ""),
+        fast_float16=fastest_dtype(device) == "float16",
     )
 
 
@@ -86,6 +89,7 @@ def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
         slicing=bool(getattr(module, "use_slicing", False)),
         tile_side=_tile_side(module),
         **_adapters(module),
+        overflows=bool(getattr(getattr(module, "config", None), "force_upcast", False)),
     )
 
 
@@ -125,6 +129,6 @@ def _adapters(module: torch.nn.Module) -> _Adapters:
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return pytorch.has_avx512_bf16() or pytorch.has_amx()
+    if device.type == "cpu":
+        return pytorch.has_avx512_bf16() or pytorch.has_amx()
+    return fastest_dtype(device) == "bfloat16"
