@@ -112,7 +112,7 @@ def lines(releases: dict[str, dict[str, Row]]) -> Iterator[str]:
         head, [[name, *(_cell(releases[v].get(name)) for v in order)] for name in every]
     )
     yield ""
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         both = [
             name for name in every if _ran(releases[before], name) and _ran(releases[after], name)
         ]

@@ -162,11 +162,6 @@ def is_compiled(component: object) -> bool:
     )
 
 
-def is_compiled_function(function: object) -> bool:
-    """Whether a function is what torch.compile made of another."""
-    return hasattr(function, "_torchdynamo_orig_callable")
-
-
 def uncompiled(module: nn.Module) -> nn.Module:
     """The module that `torch.compile(module)` wrapped, or the module itself."""
     return getattr(module, "_orig_mod", module) if is_compiled(module) else module

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 
 from halftime.base.environment import instructions
 from halftime.pipeline.components import modules_of
 from halftime.pipeline.device import device_of, fastest_dtype
-from halftime.pipeline.state import active_adapters, unfused_adapter_layers
 from halftime.records.stages import place_of
 from halftime.upstream import pytorch
 
@@ -27,12 +26,7 @@ class ModuleFacts:
     dtype: str  # of its floating-point parameters: 'float32', …
     convolutional: bool
     channels_last: bool
-    compiled: bool  # what the pipeline calls of it
-    compiled_in_vain: bool = False  # what the pipeline does not call of it
-    slicing: bool = False  # a VAE that decodes one picture at a time
-    tile_side: int = 0  # pixels of the tiles of a VAE that decodes in tiles
-    unfused_adapters: tuple[str, ...] = ()
-    adapted_share: float = 0.0  # of its weights, the adapters' own
+    compiled: bool
     overflows: bool = False  # in float16, by its own config
 
 
@@ -74,58 +68,16 @@ def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
     weights = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
     kernels = [weight for weight in weights if weight.dim() == 4 and weight.shape[-1] > 1]
     home = place_of(name)
-    part = home.part if home else name
-    compiled = pytorch.is_compiled(module)
-    vain = compiled and part == "vae" and not _decodes_compiled(module)
     return ModuleFacts(
         name=name,
-        part=part,
+        part=home.part if home else name,
         dtype=str(weights[0].dtype).removeprefix("torch.") if weights else "none",
         convolutional=len(kernels) >= 4,
         channels_last=bool(kernels)
         and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
-        compiled=(compiled or (part == "vae" and _decodes_compiled(module))) and not vain,
-        compiled_in_vain=vain,
-        slicing=bool(getattr(module, "use_slicing", False)),
-        tile_side=_tile_side(module),
-        **_adapters(module),
+        compiled=pytorch.is_compiled(module),
         overflows=bool(getattr(getattr(module, "config", None), "force_upcast", False)),
     )
-
-
-def _decodes_compiled(vae: torch.nn.Module) -> bool:
-    """Whether what a pipeline calls is compiled: `decode`, or a module within."""
-    inside = pytorch.uncompiled(vae)
-    return pytorch.is_compiled_function(getattr(inside, "decode", None)) or any(
-        map(pytorch.is_compiled, inside.children())
-    )
-
-
-def _tile_side(vae: torch.nn.Module) -> int:
-    if not getattr(vae, "use_tiling", False):
-        return 0
-    sides = [getattr(vae, f"tile_sample_min_{name}", None) for name in ("size", "height", "width")]
-    return min((side for side in sides if isinstance(side, int)), default=0)
-
-
-class _Adapters(TypedDict):
-    unfused_adapters: tuple[str, ...]
-    adapted_share: float
-
-
-def _adapters(module: torch.nn.Module) -> _Adapters:
-    layers = list(unfused_adapter_layers(module))
-    if not layers:
-        return _Adapters(unfused_adapters=(), adapted_share=0.0)
-    own = sum(
-        weight.numel()
-        for layer in layers
-        for name, weight in layer.named_parameters()
-        if not name.startswith("base_layer.")
-    )
-    total = sum(weight.numel() for weight in module.parameters())
-    names = sorted({name for layer in layers for name in active_adapters(layer)})
-    return _Adapters(unfused_adapters=tuple(names), adapted_share=own / total)
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
