@@ -160,6 +160,16 @@ def adapter_layers(module: nn.Module) -> Iterator[nn.Module]:
     return (layer for layer in module.modules() if "BaseTunerLayer" in _names_of_types(layer))
 
 
+def working_adapters(module: nn.Module) -> tuple[str, ...]:
+    """The adapters that are paid for in each call of a component: active, and not fused."""
+    names = {
+        name
+        for layer in adapter_layers(module)
+        for name in _active(layer) - {*getattr(layer, "merged_adapters", ())}
+    }
+    return tuple(sorted(names))
+
+
 def _active(layer: nn.Module) -> set[str]:
     if getattr(layer, "disable_adapters", False):
         return set()

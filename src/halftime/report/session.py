@@ -69,10 +69,10 @@ def _summary(session: Session) -> str:
     if top:
         words.append(f"most of it in {top.stage} ({units.share(top.share)})")
     # Those of the first call have its ceiling, not the steady one's.
-    best = next(
-        (finding for finding in session.findings if not finding.id.endswith("first-call")), None
-    )
-    if best and best.predicted:
+    best = next((finding for finding in session.findings if not finding.of_first_call), None)
+    if best and best.broken:
+        words.append(f"but what it drew is broken ({best.id}): mend that first")
+    elif best and best.predicted:
         words.append(
             f"the most promising fix is {best.fix}, predicted {units.ratio(best.predicted)} "
             "for the whole call"
