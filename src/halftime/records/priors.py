@@ -82,8 +82,8 @@ def _with_prediction(session: Session, finding: Finding) -> Finding:
     if finding.fix not in FIX_ROWS or not FIX_ROWS[finding.fix].priors:
         return finding
     choice = Choice(name=finding.fix)
-    whole = fix_ceiling(session, choice)
-    bound = None if whole is None else max(whole, finding.ceiling or 0.0)
+    bound = fix_ceiling(session, choice)
+    bound = None if bound is None else max(bound, finding.ceiling or 0.0)
     return msgspec.structs.replace(finding, predicted=predicted(session, (choice,)), ceiling=bound)
 
 

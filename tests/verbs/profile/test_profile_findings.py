@@ -14,8 +14,8 @@ from halftime.records.priors import with_predictions
 from halftime.verbs.profile.compilation import plain_words
 from halftime.verbs.profile.device_probe import Busy, HostEvent, by_stage, with_device
 from halftime.verbs.profile.doubts import doubts
-from halftime.verbs.profile.facts import Facts, ModuleFacts
 from halftime.verbs.profile.evidence import ProfileEvidence
+from halftime.verbs.profile.facts import Facts, ModuleFacts
 from halftime.verbs.profile.findings import findings
 
 

@@ -33,18 +33,18 @@ def adapter_share(
     if not models or any(map(pytorch.is_compiled, models)):
         return 0.0
     clock = clock_for(device_of(pipeline))
-    whole: list[Mark] = []
+    calls: list[Mark] = []
     within: list[Mark] = []
     with ExitStack() as undo:
         for model in models:
-            _marked(model, whole, clock.mark, undo)
+            _marked(model, calls, clock.mark, undo)
             for layer in adapter_layers(model):
                 for part in _own_parts(layer):
                     _marked(part, within, clock.mark, undo)
         origin = clock.start()
         pipeline(**call_arguments(pipeline, short(workload), further))
         clock.finish()
-    total = _between(clock.seconds(origin, whole))
+    total = _between(clock.seconds(origin, calls))
     return _between(clock.seconds(origin, within)) / total if total else 0.0
 
 

@@ -10,7 +10,7 @@ from halftime.records import CompileReport, Finding, LedgerRow, Span
 from halftime.records.finding import ceiling
 from halftime.records.fixes import FixName
 from halftime.verbs.profile.facts import Facts
-from halftime.verbs.profile.thumbnails import Drawing
+from halftime.verbs.profile.thumbnails import PictureFacts
 
 # Below this share of the wall clock a cost is not worth a reader's time.
 WORTH_SAYING = 0.02
@@ -29,7 +29,7 @@ class ProfileEvidence:
     cores: int
     spans: Sequence[Span] = ()  # of the last steady run
     compiled_for: tuple[str, ...] = ()  # the user's lines for which steady runs compiled
-    drawing: Drawing | None = None  # of the last call; None where it drew nothing to look at
+    drawing: PictureFacts | None = None  # of the last call; None where it drew nothing to look at
     steps: int = 0  # that the call took
     adapter_share: float = 0.0  # of the denoiser's time that its adapters take
 

@@ -10,7 +10,6 @@ from halftime.base.pixels import NOISE
 from halftime.records import Finding
 from halftime.verbs.profile.evidence import ProfileEvidence, Rule
 
-
 # In fewer, a model that draws pixels without a VAE is noise by right.
 FEWEST_STEPS = 8
 
@@ -73,7 +72,7 @@ def _more_decodes_than_pictures(evidence: ProfileEvidence) -> Iterator[Finding]:
     decodes = [
         span
         for span in evidence.spans
-        if span.stage == "vae_decode" and span.part == "vae" and span.depth <= 1
+        if span.stage == "vae_decode" and span.name.endswith(".decode") and span.depth <= 1
     ]
     if evidence.drawing is None or len(decodes) <= evidence.drawing.count:
         return

@@ -23,7 +23,7 @@ from halftime.verbs.profile.doubts import doubts
 from halftime.verbs.profile.evidence import ProfileEvidence
 from halftime.verbs.profile.facts import facts
 from halftime.verbs.profile.findings import findings
-from halftime.verbs.profile.thumbnails import Drawing
+from halftime.verbs.profile.thumbnails import PictureFacts
 from halftime.verbs.profile.users_code import COMPILE
 
 
@@ -34,7 +34,7 @@ class TimedCall:
     measured: Measured
     compiled: CompileCounters
     pictures: tuple[str, ...] = ()  # of the last call alone
-    drawing: Drawing | None = None  # likewise
+    drawing: PictureFacts | None = None  # likewise
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def thumbnails(output: object) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class PictureFacts:
     """What a call drew, as far as rules ask."""
 
     count: int  # pictures or frames
@@ -38,27 +38,27 @@ class Drawing:
     faults: tuple[str, ...]  # 'it is black', …; each once
 
 
-def drawing_of(output: object) -> Drawing | None:
+def drawing_of(output: object) -> PictureFacts | None:
     """Looked at in full size; None where nothing was drawn that can be shown."""
     try:
-        drawn = _first(output)
-        pictures = [np.asarray(picture.convert("RGB")) for picture in _pictures(drawn)]
-        not_finite = "it holds NaN or infinity" if not _is_finite(drawn) else ""
+        output = _first(output)
+        pictures = [np.asarray(picture.convert("RGB")) for picture in _pictures(output)]
+        not_finite = "it holds NaN or infinity" if not _is_finite(output) else ""
     except Exception:  # a picture that cannot be drawn costs no measurement
         return None
     if not pictures:
         return None
     faults = [not_finite] if not_finite else map(fault, pictures)
     height, width = pictures[0].shape[:2]
-    return Drawing(len(pictures), height * width, tuple(dict.fromkeys(filter(None, faults))))
+    return PictureFacts(len(pictures), height * width, tuple(dict.fromkeys(filter(None, faults))))
 
 
-def _is_finite(drawn: object) -> bool:
-    if isinstance(drawn, torch.Tensor):
-        return bool(torch.isfinite(drawn).all())
-    if isinstance(drawn, np.ndarray):
-        return bool(np.isfinite(drawn).all())
-    return all(map(_is_finite, drawn)) if isinstance(drawn, list | tuple) else True
+def _is_finite(drawing: object) -> bool:
+    if isinstance(drawing, torch.Tensor):
+        return bool(torch.isfinite(drawing).all())
+    if isinstance(drawing, np.ndarray):
+        return bool(np.isfinite(drawing).all())
+    return all(map(_is_finite, drawing)) if isinstance(drawing, list | tuple) else True
 
 
 def _first(output: object) -> object:
