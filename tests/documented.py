@@ -198,7 +198,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"_HALFTIME_COMPLETE=", Bash()),
     (r"^pip install '?halftime", Pip()),
     (r"^make demo", Make("ARGS='--steps 2 --runs 1 --warmup 0 --no-cold-start'")),
-    (r"^make (test|docs|docs-tables|bench|gpu-check)\b", Make(dry=True)),
+    (r"^make (test|docs|docs-tables|bench|gpu-check|gpu-evidence|gpu-rehearsal)\b", Make(dry=True)),
     (r"^python -m benchmarks.gateway.page$", Bash("gateway.page", "gateway.page --check")),
     (
         r"^python -m benchmarks.gateway.real",
