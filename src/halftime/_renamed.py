@@ -114,7 +114,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
         "Answer": ("verbs.profile.coldstart", "ColdStartResult"),
         "Task": ("verbs.profile.coldstart", "ColdStartTask"),
     },
-    "profile.findings": {"Evidence": ("verbs.profile.evidence", "ProfileEvidence")},
+    "profile.findings": {"Evidence": ("verbs.profile.findings", "ProfileEvidence")},
     "profile.run": {"Settings": ("verbs.profile.run", "ProfileSettings")},
     "report.drawn": {"drawn": ("report.registry", "report_of")},
     "serve.bodies": {"LimitedBodies": ("http.limits", "LimitedBodies")},

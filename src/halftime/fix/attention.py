@@ -61,8 +61,10 @@ def _fused(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
 
 
 def _under(forward: Callable[..., object], backend: SDPBackend) -> Callable[..., object]:
-    # The chosen kernel first, any other where it cannot run.
-    order = list(dict.fromkeys([backend, *NATIVE.values()]))
+    # The chosen kernel first, any other where it cannot run. math runs everywhere, so that nothing
+    # else is allowed beside it: on a CPU torch takes flash whenever it may, whatever the order.
+    fallbacks = [] if backend is SDPBackend.MATH else [*NATIVE.values()]
+    order = list(dict.fromkeys([backend, *fallbacks]))
 
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:

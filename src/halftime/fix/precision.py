@@ -25,13 +25,26 @@ from halftime.fix.base import (
 from halftime.fix.undo import cast, casting, replace_tensors, restored
 from halftime.pipeline.change import patched, subclassed
 from halftime.pipeline.components import denoisers, vae_of
+from halftime.pipeline.device import device_of, fastest_dtype
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_ALLOWED = ("bfloat16", "float16", "float32")
+_ALLOWED = ("fastest", "bfloat16", "float16", "float32")
 _ENCODING = ("encoder", "quant_conv")  # what of a VAE only `encode` runs, by diffusers' names
+
+
+def dtype_of(settings: Settings, modules: list[nn.Module], device: torch.device) -> str:
+    """The dtype that the settings name; 'fastest' is the device's, without one that overflows."""
+    dtype = text(settings, "dtype")
+    overflows = any(map(overflows_in_fp16, modules))
+    return fastest_dtype(device, overflows=overflows) if dtype == "fastest" else dtype
+
+
+def overflows_in_fp16(module: nn.Module) -> bool:
+    """Whether its config says so, as that of SDXL's VAE does."""
+    return bool(getattr(getattr(module, "config", None), "force_upcast", False))
 
 
 @contextmanager
@@ -94,8 +107,13 @@ def _to(module: nn.Module) -> Callable[..., nn.Module]:
     return to
 
 
-def _applies_to(modules: list[nn.Module], settings: Settings) -> str | None:
-    dtype = text(settings, "dtype")
+def _applies_to(modules: list[nn.Module], settings: Settings, device: torch.device) -> str | None:
+    dtype = dtype_of(settings, modules, device)
+    if dtype == "float32" and text(settings, "dtype") == "fastest":
+        return (
+            "this device computes in no other dtype faster, or in float16 alone, in which this "
+            "component overflows (its config says force_upcast)"
+        )
     if modules and all(str(next(m.parameters()).dtype) == f"torch.{dtype}" for m in modules):
         return f"it is {dtype} already"
     return None
@@ -106,9 +124,7 @@ def _vae_applies(
 ) -> str | None:
     vae = vae_of(pipeline)
     overflow = None
-    if text(settings, "dtype") == "float16" and getattr(
-        getattr(vae, "config", None), "force_upcast", False
-    ):
+    if text(settings, "dtype") == "float16" and vae is not None and overflows_in_fp16(vae):
         overflow = (
             "this VAE overflows in float16 (its config says force_upcast, as SDXL's does); "
             "use bfloat16"
@@ -117,7 +133,7 @@ def _vae_applies(
         needs_vae(pipeline, device, settings),
         one_of(settings, "dtype", _ALLOWED),
         overflow,
-        _applies_to([vae] if vae is not None else [], settings),
+        _applies_to([vae] if vae is not None else [], settings, device),
     )
 
 
@@ -125,7 +141,7 @@ def _vae_applies(
 def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     vae = vae_of(pipeline)
     assert vae is not None
-    dtype = getattr(torch, text(settings, "dtype"))
+    dtype = getattr(torch, dtype_of(settings, [vae], device_of(pipeline)))
     if _encodes_exactly(vae):
         with in_dtype(vae, "decode", dtype, keep=_ENCODING):
             yield
@@ -180,15 +196,16 @@ def _denoiser_applies(
     return first_reason(
         needs_denoiser(pipeline, device, settings),
         one_of(settings, "dtype", _ALLOWED),
-        _applies_to(denoisers(pipeline), settings),
+        _applies_to(denoisers(pipeline), settings, device),
     )
 
 
 @contextmanager
 def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    dtype = getattr(torch, text(settings, "dtype"))
+    modules = denoisers(pipeline)
+    dtype = getattr(torch, dtype_of(settings, modules, device_of(pipeline)))
     with ExitStack() as stack:
-        for module in denoisers(pipeline):
+        for module in modules:
             stack.enter_context(in_dtype(module, "forward", dtype))
         yield
 

@@ -148,7 +148,7 @@ def _adapters(modules: dict[str, nn.Module]) -> tuple[Adapter, ...]:
             holders.setdefault(adapter, []).append(name)
         for layer in adapter_layers(module):
             fused.update(getattr(layer, "merged_adapters", ()))
-            active.update(active_adapters(layer))
+            active.update(_active(layer))
     return tuple(
         Adapter(name, tuple(components), active=name in active, fused=name in fused)
         for name, components in holders.items()
@@ -160,24 +160,23 @@ def adapter_layers(module: nn.Module) -> Iterator[nn.Module]:
     return (layer for layer in module.modules() if "BaseTunerLayer" in _names_of_types(layer))
 
 
-def active_adapters(layer: nn.Module) -> set[str]:
-    """The adapters that one of peft's layers computes with."""
+def adapter_settings(layer: nn.Module) -> tuple[str, ...]:
+    """How one of peft's layers is set, besides its weights."""
+    names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+    return tuple(str(getattr(layer, name, None)) for name in names)
+
+
+def _active(layer: nn.Module) -> set[str]:
     if getattr(layer, "disable_adapters", False):
         return set()
     return set(getattr(layer, "active_adapters", ()))
 
 
-def unfused_adapter_layers(module: nn.Module) -> Iterator[nn.Module]:
-    """Those of peft's layers that compute beside the model's own in every call."""
-    return (
-        layer
-        for layer in adapter_layers(module)
-        if active_adapters(layer) - set(getattr(layer, "merged_adapters", ()))
-    )
-
-
 def _is_adapted(module: nn.Module) -> bool:
-    return any(True for _ in unfused_adapter_layers(module))
+    return any(
+        _active(layer) - set(getattr(layer, "merged_adapters", ()))
+        for layer in adapter_layers(module)
+    )
 
 
 def _has_own_processors(module: nn.Module) -> bool:

@@ -10,9 +10,8 @@ class Finding(Record, frozen=True, kw_only=True):
     """Something that costs time, what it costs, and the fix by name.
 
     `ceiling` is Amdahl's bound: the speedup of the whole call if this cost vanished entirely, wall
-    / (wall - seconds), or if all that its fix works on did, where the fix is expected to bring
-    more; None where the cost could not be measured. `predicted` is the speedup of the whole call
-    that the fix brings by its prior (`halftime.records.fixes`), not a measurement.
+    / (wall - seconds); None where the cost could not be measured. `predicted` is the speedup of the
+    whole call that the fix brings by its prior (`halftime.records.fixes`), not a measurement.
     `fix` names an entry of `halftime.FIXES`, or None where the remedy is not one of them; the
     message then says what to do.
     """

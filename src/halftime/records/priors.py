@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import msgspec
 
 from halftime.records import Finding, Json, LedgerRow, Session
-from halftime.records.finding import ceiling
 from halftime.records.fixes import FIX_ROWS, LedgerPart, Prior
 from halftime.records.recipe import Choice
 from halftime.records.session import UNEXPLAINED
@@ -50,35 +49,19 @@ def predicted(session: Session, plan: tuple[Choice, ...], steps: int | None = No
 
 def with_predictions(session: Session) -> Session:
     """The session with the predicted gain of each finding's fix, the most promising first; those
-    without a prior follow in their order, and what spoils the whole call precedes all."""
-    findings = [_with_prediction(session, finding) for finding in session.findings]
-    findings.sort(key=lambda finding: (not _spoils(session, finding), -(finding.predicted or 0.0)))
+    without a prior follow in their order."""
+    findings = [
+        msgspec.structs.replace(finding, predicted=_predicted(session, finding))
+        for finding in session.findings
+    ]
+    findings.sort(key=lambda finding: -(finding.predicted or 0.0))
     return msgspec.structs.replace(session, findings=tuple(findings))
 
 
-def _spoils(session: Session, finding: Finding) -> bool:
-    return finding.fix is None and (finding.seconds or 0.0) >= session.wall_seconds > 0
-
-
-def _with_prediction(session: Session, finding: Finding) -> Finding:
-    """A fix may work on more than the finding costs: then its ceiling is that of all it works on,
-    so that no prediction is above its own ceiling."""
+def _predicted(session: Session, finding: Finding) -> float | None:
     if finding.fix not in FIX_ROWS or not FIX_ROWS[finding.fix].priors:
-        return finding
-    choice = Choice(name=finding.fix)
-    gain = predicted(session, (choice,))
-    highest = finding.ceiling
-    if highest is not None and gain > highest:
-        highest = ceiling(_seconds_under(session, choice), session.wall_seconds)
-    return msgspec.structs.replace(finding, predicted=gain, ceiling=highest)
-
-
-def _seconds_under(session: Session, choice: Choice) -> float:
-    """Of all rows that a fix is expected to speed up."""
-    vanished = dict.fromkeys(effects(choice), float("inf"))
-    return sum(
-        row.seconds - _row_left(row, vanished) for row in session.ledger if row.stage != UNEXPLAINED
-    )
+        return None
+    return predicted(session, (Choice(name=finding.fix),))
 
 
 def _row_left(row: LedgerRow, speeds: Mapping[LedgerPart, float]) -> float:

@@ -101,8 +101,6 @@ class CompileReport(Record, frozen=True, kw_only=True):
     recompiles: tuple[Recompile, ...] = ()
     graph_breaks: tuple[Recompile, ...] = ()
     after_warmup: int = 0  # graphs built after the warm-up: always a fault
-    steady_compile_seconds: float = 0.0  # of compile_seconds, those after the warm-up
-    steady_compile_seconds_a_call: float = 0.0  # mean over the steady calls
 
 
 class ColdStart(Record, frozen=True, kw_only=True):

@@ -27,8 +27,6 @@ from halftime.report.model import (
 from halftime.report.templates import render
 from halftime.report.timeline import SCRIPTS, timeline
 
-_WORTH_A_FIX = 1.01  # predicted speedup below which a fix is not what a reader should try first
-
 
 def report_of(session: Session) -> Report:
     """The whole report of one session."""
@@ -55,8 +53,8 @@ def report_of(session: Session) -> Report:
 def _what_ran(session: Session) -> str:
     """The pipeline, and the device that it ran on; a recording may not name any."""
     name = session.pipeline or "Trace"
-    device = session.environment.place()
-    return f"{name} on {device}" if device else name
+    place = session.environment.place()
+    return f"{name} on {place}" if place else name
 
 
 def _summary(session: Session) -> str:
@@ -64,10 +62,11 @@ def _summary(session: Session) -> str:
     words = [f"One call takes {_wall(session)}"]
     if top:
         words.append(f"most of it in {top.stage} ({units.share(top.share)})")
-    best = _best(session)
-    if best and best.id == "broken-picture":
-        words.append(best.message)
-    elif best and best.predicted and best.predicted >= _WORTH_A_FIX:
+    # Those of the first call have its ceiling, not the steady one's.
+    best = next(
+        (finding for finding in session.findings if not finding.id.endswith("first-call")), None
+    )
+    if best and best.predicted:
         words.append(
             f"the most promising fix is {best.fix}, predicted {units.ratio(best.predicted)} "
             "for the whole call"
@@ -78,17 +77,6 @@ def _summary(session: Session) -> str:
         )
     notes = "".join(f" Note: {note}." for note in session.notes)
     return "; ".join(words) + "." + notes
-
-
-def _best(session: Session) -> Finding | None:
-    """The first finding, unless what its fix brings is less than another's cost. Those of the first
-    call have its ceiling, not the steady one's."""
-    steady = [finding for finding in session.findings if not finding.id.endswith("first-call")]
-    if not steady or steady[0].id == "broken-picture":
-        return steady[0] if steady else None
-    if (steady[0].predicted or 0.0) >= _WORTH_A_FIX:
-        return steady[0]
-    return max(steady, key=lambda finding: (finding.ceiling or 0.0, finding.predicted is None))
 
 
 def _wall(session: Session) -> str:

@@ -162,11 +162,6 @@ def is_compiled(component: object) -> bool:
     )
 
 
-def is_compiled_function(function: object) -> bool:
-    """Whether a function is what torch.compile made of another."""
-    return hasattr(function, "_torchdynamo_orig_callable")
-
-
 def uncompiled(module: nn.Module) -> nn.Module:
     """The module that `torch.compile(module)` wrapped, or the module itself."""
     return getattr(module, "_orig_mod", module) if is_compiled(module) else module
@@ -257,6 +252,19 @@ def inductor_folder(folder: Path) -> AbstractContextManager[object]:
     from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
     return temporary_cache_dir(str(folder))
+
+
+@contextmanager
+def inductor_config_restored() -> Iterator[None]:
+    """Afterwards Inductor is configured as it was: torchao sets what it recommends for the whole
+    process."""
+    from torch._inductor import config
+
+    before = config.save_config()
+    try:
+        yield
+    finally:
+        config.load_config(before)
 
 
 # The logger that warns of every operator of a package that is not installed, at each export.

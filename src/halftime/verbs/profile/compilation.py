@@ -86,10 +86,8 @@ def report(
     before: CompileCounters,
     warm: CompileCounters,
     after: CompileCounters,
-    steady_calls: int = 1,
 ) -> CompileReport | None:
-    """What was compiled from `before` to `after`, and how much of it after the warm-up, in that
-    many calls.
+    """What was compiled from `before` to `after`, and how much of it after the warm-up.
 
     None where nothing was compiled, then or earlier.
     """
@@ -106,13 +104,10 @@ def report(
         for metric in pytorch.compilations()
         if (metric.start_time_us or 0) >= before.microseconds
     ]
-    steady = [metric for metric in metrics if (metric.start_time_us or 0) >= warm.microseconds]
     return CompileReport(
         compiled=compiled,
         graphs=after.graphs - before.graphs,
-        compile_seconds=_seconds(metrics),
-        steady_compile_seconds=_seconds(steady),
-        steady_compile_seconds_a_call=_seconds(steady) / steady_calls,
+        compile_seconds=sum(metric.entire_frame_compile_time_s or 0.0 for metric in metrics),
         recompiles=_recompiles(metrics),
         graph_breaks=tuple(
             Recompile(where="", reason=next(iter(reason.strip().splitlines()), reason), count=count)
@@ -120,10 +115,6 @@ def report(
         ),
         after_warmup=after.graphs - warm.graphs,
     )
-
-
-def _seconds(metrics: Sequence[pytorch.CompilationMetrics]) -> float:
-    return sum(metric.entire_frame_compile_time_s or 0.0 for metric in metrics)
 
 
 def _recompiles(metrics: Sequence[pytorch.CompilationMetrics]) -> tuple[Recompile, ...]:

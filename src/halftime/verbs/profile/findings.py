@@ -7,18 +7,63 @@ that cost vanished.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from halftime.base import units
-from halftime.records import Finding
+from halftime.records import CompileReport, Finding, LedgerRow
 from halftime.records.finding import ceiling
 from halftime.records.fixes import FixName
-from halftime.verbs.profile import situations
-from halftime.verbs.profile.evidence import WORTH_SAYING, ProfileEvidence
 from halftime.verbs.profile.facts import Facts, ModuleFacts
 
+# Below these shares of the wall clock a cost is not worth a reader's time.
+WORTH_SAYING = 0.02
 FIRST_CALL_FACTOR = 3.0
 FIRST_CALL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class ProfileEvidence:
+    """What the rules may look at."""
+
+    wall_seconds: float
+    first_call_seconds: float | None
+    ledger: tuple[LedgerRow, ...]
+    facts: Facts
+    compilation: CompileReport | None
+    load_average: float
+    cores: int
+
+    def row(self, stage: str, part: str | None = None) -> LedgerRow | None:
+        """The row of a stage, or of one of its parts; None where the call had none."""
+        row = next((row for row in self.ledger if row.stage == stage), None)
+        if row is None or part is None:
+            return row
+        if not row.parts:
+            return row if part not in ("glue", "progress_bar", "scheduler") else None
+        return next((inner for inner in row.parts if inner.stage == part), None)
+
+    def costs(self, stage: str, part: str | None = None) -> float:
+        """Seconds of a stage or part; 0 where the call had none."""
+        row = self.row(stage, part)
+        return row.seconds if row else 0.0
+
+    def finding(
+        self, name: str, stage: str, seconds: float, fix: FixName | None, message: str
+    ) -> Finding:
+        """A finding with its ceiling over the steady call."""
+        return Finding(
+            id=name,
+            stage=stage,
+            seconds=seconds,
+            ceiling=ceiling(seconds, self.wall_seconds),
+            fix=fix,
+            message=message,
+        )
+
+    def part_of_call(self, seconds: float) -> str:
+        """'1.2 s, 21.4 % of the call'."""
+        return f"{units.seconds(seconds)}, {units.share(seconds / self.wall_seconds)} of the call"
 
 
 Rule = Callable[[ProfileEvidence], Iterator[Finding]]
@@ -63,13 +108,19 @@ _COMPONENT_FIXES: dict[str, tuple[FixName, FixName, FixName]] = {
 
 
 def _slow_ways(part: str, modules: tuple[ModuleFacts, ...], facts: Facts) -> tuple[_Way, ...]:
-    in_fp32 = facts.fast_bfloat16 and any(module.dtype == "float32" for module in modules)
+    in_fp32 = any(module.dtype == "float32" for module in modules)
+    to_fp16 = facts.fast_float16 and not any(module.overflows for module in modules)
     in_fp16 = facts.slow_float16 and any(module.dtype == "float16" for module in modules)
     channels_first = any(module.convolutional and not module.channels_last for module in modules)
     eager = any(not module.compiled for module in modules)
     dtype, channels_last, compile_ = _COMPONENT_FIXES[part]
     return (
-        _Way("fp32", dtype, "in fp32 (this device computes faster in bf16)", in_fp32),
+        _Way(
+            "fp32",
+            dtype,
+            f"in fp32 (this device computes faster in {'fp16' if to_fp16 else 'bf16'})",
+            in_fp32 and (facts.fast_bfloat16 or to_fp16),
+        ),
         _Way(
             "fp16",
             dtype,
@@ -105,34 +156,16 @@ def _first_call(evidence: ProfileEvidence) -> Iterator[Finding]:
     if first is None or first < 1.5 * evidence.wall_seconds or first - evidence.wall_seconds < 0.1:
         return
     extra = first - evidence.wall_seconds
-    fix, cause = _cause_of_first_call(evidence, extra)
     yield Finding(
         id="first-call",
         stage="call",
         seconds=extra,
         ceiling=ceiling(extra, first),
-        fix=fix,
+        fix="text-warmup",
         message=f"the first call takes {units.seconds(first)}, "
-        f"{first / evidence.wall_seconds:.1f}x a steady one: {cause} (the ceiling is the first "
-        "call's)",
+        f"{first / evidence.wall_seconds:.1f}x a steady one: "
+        "warm up before the first request (the ceiling is the first call's)",
     )
-
-
-def _cause_of_first_call(evidence: ProfileEvidence, extra: float) -> tuple[FixName | None, str]:
-    """What took most of it, and what helps."""
-    report = evidence.compilation
-    compiling = report.compile_seconds - report.steady_compile_seconds if report else 0.0
-    if compiling > extra / 2:
-        return None, (
-            f"torch.compile took about {units.seconds(compiling)} of it. Keep what it compiled "
-            "beside a recipe (applied(…, artefacts=FILE); `halftime tune` does), and warm up "
-            "before the first request"
-        )
-    row = evidence.row("encode_prompt")
-    encoding = (row.first_call_seconds or 0.0) - row.seconds if row else 0.0
-    if encoding > extra / 2:
-        return "text-warmup", "most of it in the text encoders: warm up before the first request"
-    return None, "warm up with a whole call before the first request"
 
 
 def _glue(evidence: ProfileEvidence) -> Iterator[Finding]:
@@ -165,13 +198,6 @@ def _scheduler(evidence: ProfileEvidence) -> Iterator[Finding]:
 
 def _prompt_encoding(evidence: ProfileEvidence) -> Iterator[Finding]:
     seconds = evidence.costs("encode_prompt")
-    encoders = evidence.facts.of_part("text_encoder")
-    slow = [module.name for module in encoders if module.dtype == "float32"]
-    dtype = (
-        f"; {' and '.join(slow)} in fp32, where this device computes faster in bf16"
-        if slow and evidence.facts.fast_bfloat16
-        else ""
-    )
     if seconds >= 2 * WORTH_SAYING * evidence.wall_seconds:
         yield evidence.finding(
             "prompt-encoding",
@@ -179,7 +205,7 @@ def _prompt_encoding(evidence: ProfileEvidence) -> Iterator[Finding]:
             seconds,
             "prompt-cache",
             f"encoding the prompt takes {evidence.part_of_call(seconds)}, again for every call "
-            f"with the same prompt{dtype}",
+            "with the same prompt",
         )
 
 
@@ -222,21 +248,6 @@ def _launch_bound(evidence: ProfileEvidence) -> Iterator[Finding]:
                 f"in {row.stage} the device idles between kernels for "
                 f"{evidence.part_of_call(gap)}: launch-bound",
             )
-
-
-def _compiling_in_steady_runs(evidence: ProfileEvidence) -> Iterator[Finding]:
-    report = evidence.compilation
-    seconds = report.steady_compile_seconds_a_call if report else 0.0
-    if seconds >= WORTH_SAYING * evidence.wall_seconds:
-        yield evidence.finding(
-            "compiling",
-            "call",
-            seconds,
-            None,
-            "torch.compile compiles in the middle of steady calls, "
-            f"{evidence.part_of_call(seconds)}: it counts in the rows where it happened. Keep to "
-            "sizes and prompt lengths that were warmed up, or mark them dynamic",
-        )
 
 
 def _recompiles(evidence: ProfileEvidence) -> Iterator[Finding]:
@@ -286,9 +297,7 @@ RULES: tuple[Rule, ...] = (
     _postprocess,
     _host_waits,
     _launch_bound,
-    _compiling_in_steady_runs,
     _recompiles,
     _graph_breaks,
     _spinning_threads,
-    *situations.RULES,
 )

@@ -25,8 +25,8 @@ from halftime.verbs.profile.call import outputs_kept, timed_call
 from halftime.verbs.profile.clock import clock_for
 from halftime.verbs.profile.device_probe import probe as device_probe
 from halftime.verbs.profile.device_probe import with_device
-from halftime.verbs.profile.drawn import NOTHING_DRAWN, drawn
 from halftime.verbs.profile.session import MeasuredCalls, TimedCall
+from halftime.verbs.profile.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -184,8 +184,8 @@ def _calls(
             turn = turns[number]
             with outputs_kept() as outputs:
                 measured = timed_call(turn.pipeline, turn.workload, clocks[number], turn.further)
-            last = index == total - 1 and outputs
-            pictures = drawn(outputs[0], small=settings.pictures) if last else NOTHING_DRAWN
+            last = settings.pictures and index == total - 1
+            pictures = thumbnails(outputs[0]) if last and outputs else ()
             calls[number].append(TimedCall(measured, compilation.look(), pictures))
     progress("steady run", total, total)
     return calls

@@ -18,10 +18,8 @@ from halftime.verbs.profile import compilation
 from halftime.verbs.profile.clock import remarks_on
 from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.doubts import doubts
-from halftime.verbs.profile.drawn import NOTHING_DRAWN, CallPictures
-from halftime.verbs.profile.evidence import ProfileEvidence
 from halftime.verbs.profile.facts import facts
-from halftime.verbs.profile.findings import findings
+from halftime.verbs.profile.findings import ProfileEvidence, findings
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class TimedCall:
 
     measured: Measured
     compiled: CompileCounters
-    drawn: CallPictures = NOTHING_DRAWN  # by the last call alone
+    pictures: tuple[str, ...] = ()  # of the last call alone
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,7 @@ class MeasuredCalls:
         walls = [call.run.wall_seconds for call in measured]
         workload = msgspec.structs.replace(self.record, device=environment.device)
         report = compilation.report(
-            pipeline,
-            self.compiled_before,
-            self.compiled_warm,
-            self.steady[-1].compiled,
-            len(self.steady),
+            pipeline, self.compiled_before, self.compiled_warm, self.steady[-1].compiled
         )
         wall, first_wall = steady_wall(measured), self.first.measured.run.wall_seconds
         evidence = ProfileEvidence(
@@ -72,7 +66,6 @@ class MeasuredCalls:
             compilation=report,
             load_average=environment.load_average or 0.0,
             cores=environment.cores,
-            drawn=self.steady[-1].drawn,
         )
         return Session(
             halftime=version(),
@@ -89,7 +82,7 @@ class MeasuredCalls:
             runs=tuple(call.run for call in measured),
             first_run=self.first.measured.run,
             memory=memory,
-            pictures=self.steady[-1].drawn.thumbnails,
+            pictures=self.steady[-1].pictures,
             compilation=report,
             notes=(
                 *self.loaded.notes,

@@ -26,6 +26,7 @@ from halftime.verbs.serve.messages import (
 )
 from halftime.verbs.serve.preview import Previews, Unpacker
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
+from halftime.verbs.serve.streams import pictures_first
 from halftime.verbs.serve.studio import open_studio
 from halftime.verbs.serve.warmup import certify
 from halftime.verbs.serve.watching import Dynamo, Memory, give_memory_back
@@ -76,7 +77,9 @@ class Worker:
         self.dynamo = Dynamo()
 
     def run(self) -> None:
-        """Warm up, then draw until the engine closes the pipe, which ends this process."""
+        """Warm up, then draw until the engine closes the pipe, which ends this process. Both in
+        this thread: what torch captured in one thread is no use in another."""
+        pictures_first(device_of(self.studio.pipeline))
         self._warm()
         while True:
             self._batch(self.channel.batches.get())

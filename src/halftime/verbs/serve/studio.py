@@ -255,7 +255,7 @@ def open_studio(settings: EngineSettings) -> Studio:
             # as an attribute, so that it is instrumented too
             setattr(pipeline, f"halftime_{mode}", sibling)
             modes[mode] = sibling
-    clock = clock_for(device_of(pipeline))
+    clock = clock_for(device_of(pipeline), alone=False)
     recorder = Recorder(clock)
     # Before anything is compiled, and for good: what is compiled then never sees it come or go.
     stack.enter_context(instrumented(pipeline, recorder))

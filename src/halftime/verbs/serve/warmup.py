@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -276,7 +277,8 @@ def _pass(
         begun = time.perf_counter()
         if previews is not None:
             previews.open(jobs)
-        studio.draw(jobs, Watch(jobs, lambda jobs=jobs: jobs, previews))  # type: ignore[misc]
+        with previews.paused() if previews is not None else nullcontext():
+            studio.draw(jobs, Watch(jobs, lambda jobs=jobs: jobs, previews))  # type: ignore[misc]
         if previews is not None:
             previews.flush()
             for job in jobs:

@@ -210,9 +210,8 @@ def _array_end(piece: bytes, error: Exception, *, last: bool) -> int | None:
         return None
     end = piece.rfind(b"]", 0, at)
     ended = _AFTER.match(piece, end + 1) or (last and not piece[end + 1 :].strip())
-    if end < 0 or not ended or _list_or_none(piece[:end]) is None:
-        return None
-    return end
+    whole = end >= 0 and ended and _list_or_none(piece[:end]) is not None
+    return end if whole else None
 
 
 def _closed(head: bytes) -> bytes:
