@@ -13,6 +13,7 @@ result, and nothing is audited.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from collections.abc import Iterator

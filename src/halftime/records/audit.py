@@ -32,6 +32,7 @@ class Site(Record, frozen=True, kw_only=True):
     stage: str
     fix: RecordedFixName | None = None
     operation: str = ""  # aten's name
+    advice: str = ""  # what to write instead, where no fix of halftime's does it
 
 
 # Schema history

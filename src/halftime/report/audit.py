@@ -66,6 +66,12 @@ def _sections(audit: Audit) -> Iterator[Section]:
         yield Section("In the denoising loop", (_table(inside),))
     if outside:
         yield Section("Before and after it", (_table(outside),))
+    advice = [site for site in audit.sites if site.advice]
+    if advice:
+        entries = tuple(
+            Entry(f"{_near(site.file)}:{site.line}", site.code, site.advice) for site in advice
+        )
+        yield Section("What to write instead", (Entries(entries),))
     if audit.because:
         yield Section(
             "What stands against capture",

@@ -207,6 +207,39 @@ def compilations() -> Sequence[CompilationMetrics]:
     return get_compilation_metrics()
 
 
+@contextmanager
+def compilations_watched(begins: Callable[[], None], ends: Callable[[], None]) -> Iterator[None]:
+    """Call these around each time that dynamo compiles, or records a CUDA graph, in the block; the
+    outermost where such times nest. Nothing is compiled before dynamo is loaded."""
+    if not dynamo_is_loaded():
+        yield
+        return
+    from torch._dynamo.callback import callback_handler
+
+    def start(*_: object) -> None:
+        begins()
+
+    def end(*_: object) -> None:
+        ends()
+
+    callback_handler.register_start_callback(start)
+    callback_handler.register_end_callback(end)
+    try:
+        yield
+    finally:
+        callback_handler.remove_start_callback(start)
+        callback_handler.remove_end_callback(end)
+
+
+def is_compiled_whole(component: object) -> bool:
+    """Whether the module's own call runs through torch.compile, and nothing inside it does."""
+    if not isinstance(component, nn.Module):
+        return False
+    inner = getattr(component, "_orig_mod", component)
+    whole = inner is not component or call_entry(component) == COMPILED_CALL
+    return whole and not any(map(is_compiled, inner.children()))
+
+
 def allow_recompiles(limit: int) -> None:
     """Let dynamo compile one function up to `limit` times; beyond it, it runs eagerly and says so
     once in a log. It is set in dynamo's configuration alone."""

@@ -14,8 +14,9 @@ from halftime.records.priors import with_predictions
 from halftime.verbs.profile.compilation import plain_words
 from halftime.verbs.profile.device_probe import Busy, HostEvent, by_stage, with_device
 from halftime.verbs.profile.doubts import doubts
+from halftime.verbs.profile.evidence import ProfileEvidence
 from halftime.verbs.profile.facts import Facts, ModuleFacts
-from halftime.verbs.profile.findings import ProfileEvidence, findings
+from halftime.verbs.profile.findings import findings
 
 
 def row(
@@ -239,10 +240,9 @@ def test_findings_come_with_what_their_fix_should_bring_the_most_promising_first
         wall_seconds=4.2, ledger=LEDGER, findings=found, environment=place(0.1), workload=Workload()
     )
     first, second = with_predictions(session).findings
-    whole = sum(each.seconds for each in LEDGER)
     assert (first.fix, second.fix) == ("denoiser-compile", "vae-dtype")
-    assert first.predicted == pytest.approx(4.2 / (whole - 3.15 + 3.15 / 1.5))
-    assert second.predicted == pytest.approx(4.2 / (whole - 0.89 + 0.89 / 1.9))
+    assert first.predicted == pytest.approx(4.2 / (4.2 - 3.15 + 3.15 / 1.5))
+    assert second.predicted == pytest.approx(4.2 / (4.2 - 0.89 + 0.89 / 1.9))
     assert first.predicted < (first.ceiling or 0.0)
 
 

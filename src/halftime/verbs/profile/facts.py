@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from halftime.base.environment import instructions
 from halftime.pipeline.components import modules_of
 from halftime.pipeline.device import device_of, fastest_dtype
+from halftime.pipeline.state import adapter_layers, working_adapters
 from halftime.records.stages import place_of
 from halftime.upstream import pytorch
 
@@ -27,6 +29,13 @@ class ModuleFacts:
     convolutional: bool
     channels_last: bool
     compiled: bool
+    compiled_whole: bool = False  # its own call is compiled, and nothing inside of it
+    slicing: bool = False  # a VAE that decodes a batch one by one
+    upcasts: bool = False  # a VAE in fp16 that is cast to fp32 in every call
+    old_attention: str = ""  # the class of a processor from before fused attention
+    adapters: tuple[str, ...] = ()  # active and not fused
+    adapted_layers: int = 0
+    decoder_channels: int = 0  # of a VAE's widest tensors in the size of the picture
     overflows: bool = False  # in float16, by its own config
 
 
@@ -42,6 +51,7 @@ class Facts:
     slow_float16: bool  # the device only emulates it
     wait_policy: str  # OMP_WAIT_POLICY
     fast_float16: bool = False  # the device computes it faster than float32, and no bfloat16
+    free_bytes: int | None = None  # of the device's memory
 
     def of_part(self, part: str) -> tuple[ModuleFacts, ...]:
         """The modules that belong to one part of the ledger."""
@@ -61,23 +71,55 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
         and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
         wait_policy=settings.get("OMP_WAIT_POLICY", ""),
         fast_float16=fastest_dtype(device) == "float16",
+        free_bytes=_free_bytes(device),
     )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available) if device.type == "cpu" else None
 
 
 def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
     weights = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
     kernels = [weight for weight in weights if weight.dim() == 4 and weight.shape[-1] > 1]
     home = place_of(name)
+    dtype = str(weights[0].dtype).removeprefix("torch.") if weights else "none"
+    config = getattr(module, "config", None)
+    channels = tuple(getattr(config, "block_out_channels", None) or ())
     return ModuleFacts(
         name=name,
         part=home.part if home else name,
-        dtype=str(weights[0].dtype).removeprefix("torch.") if weights else "none",
+        dtype=dtype,
         convolutional=len(kernels) >= 4,
         channels_last=bool(kernels)
         and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
         compiled=pytorch.is_compiled(module),
         overflows=bool(getattr(getattr(module, "config", None), "force_upcast", False)),
+        compiled_whole=pytorch.is_compiled_whole(module),
+        slicing=bool(getattr(module, "use_slicing", False)),
+        upcasts=dtype == "float16" and bool(getattr(config, "force_upcast", False)),
+        old_attention=_old_attention(module),
+        adapters=working_adapters(module),
+        adapted_layers=sum(1 for _ in adapter_layers(module)),
+        decoder_channels=channels[min(1, len(channels) - 1)] if channels else 0,
     )
+
+
+# Classes of attention processors of diffusers that do not go through torch's fused attention.
+_OLD_PROCESSORS = {
+    "AttnProcessor",
+    "AttnAddedKVProcessor",
+    "CustomDiffusionAttnProcessor",
+    "SlicedAttnProcessor",
+    "SlicedAttnAddedKVProcessor",
+}
+
+
+def _old_attention(module: torch.nn.Module) -> str:
+    names = {type(getattr(part, "processor", None)).__name__ for part in module.modules()}
+    return next(iter(sorted(names & _OLD_PROCESSORS, reverse=True)), "")
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

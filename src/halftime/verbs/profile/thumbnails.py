@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
+
+from halftime.base.pixels import fault
 
 SIDE = 160  # pixels of the longer side
 MOST = 4
@@ -24,6 +27,38 @@ def thumbnails(output: object) -> tuple[str, ...]:
         return tuple(map(_uri, _few(list(_pictures(_first(output))))))
     except Exception:  # a picture that cannot be drawn costs no measurement
         return ()
+
+
+@dataclass(frozen=True)
+class PictureFacts:
+    """What a call drew, as far as rules ask."""
+
+    count: int  # pictures or frames
+    pixels: int  # of one of them
+    faults: tuple[str, ...]  # 'it is black', …; each once
+
+
+def drawing_of(output: object) -> PictureFacts | None:
+    """Looked at in full size; None where nothing was drawn that can be shown."""
+    try:
+        output = _first(output)
+        pictures = [np.asarray(picture.convert("RGB")) for picture in _pictures(output)]
+        not_finite = "it holds NaN or infinity" if not _is_finite(output) else ""
+    except Exception:  # a picture that cannot be drawn costs no measurement
+        return None
+    if not pictures:
+        return None
+    faults = [not_finite] if not_finite else map(fault, pictures)
+    height, width = pictures[0].shape[:2]
+    return PictureFacts(len(pictures), height * width, tuple(dict.fromkeys(filter(None, faults))))
+
+
+def _is_finite(drawing: object) -> bool:
+    if isinstance(drawing, torch.Tensor):
+        return bool(torch.isfinite(drawing).all())
+    if isinstance(drawing, np.ndarray):
+        return bool(np.isfinite(drawing).all())
+    return all(map(_is_finite, drawing)) if isinstance(drawing, list | tuple) else True
 
 
 def _first(output: object) -> object:

@@ -210,8 +210,9 @@ def _array_end(piece: bytes, error: Exception, *, last: bool) -> int | None:
         return None
     end = piece.rfind(b"]", 0, at)
     ended = _AFTER.match(piece, end + 1) or (last and not piece[end + 1 :].strip())
-    whole = end >= 0 and ended and _list_or_none(piece[:end]) is not None
-    return end if whole else None
+    if end < 0 or not ended or _list_or_none(piece[:end]) is None:
+        return None
+    return end
 
 
 def _closed(head: bytes) -> bytes:
