@@ -225,6 +225,10 @@ WAYS: tuple[tuple[str, Way], ...] = (
         Python({"pipe": f"import halftime; {_TINY.format('pipe')}"}),
     ),
     (
+        r"^video = client\.videos\.",
+        Elsewhere("tests/verbs/serve/test_serve_videos.py::test_the_official_client_waits_for_one"),
+    ),
+    (
         r"^import asyncio\nfrom halftime\.verbs\.serve",
         Elsewhere("tests/verbs/serve/test_serve_worker.py::test_from_warm_up_to_picture"),
     ),
