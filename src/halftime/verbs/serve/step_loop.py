@@ -235,7 +235,9 @@ def advance(pipeline: DiffusionPipeline, loops: Sequence[Loop]) -> list[Estimate
 
 def _forward(kind: LoopKind, denoiser: nn.Module, loops: Sequence[Loop]) -> Sequence[Tensor]:
     sample = _rows([_model_input(kind, loop) for loop in loops])
-    timestep = _rows([_timestep(kind, loop) for loop in loops])
+    # alone as the pipeline's own call has it, so that what is compiled for that serves this too
+    of_all = len(loops) == 1 and not kind.sample
+    timestep = loops[0].timestep if of_all else _rows([_timestep(kind, loop) for loop in loops])
     arguments = {
         name: value if name in kind.shared else _together([loop.arguments[name] for loop in loops])
         for name, value in loops[0].arguments.items()
