@@ -298,13 +298,13 @@ def main() -> None:
     options = frame.parse()
     loads = (0.8, 1.0) if options.short else (0.5, 0.8, 1.0, 1.5)
     patterns = ("poisson",) if options.short else tuple(PATTERNS)
-    count = options.requests or (60 if options.short else 300)
+    count = options.requests or (24 if options.short else 300)
     settings = EngineSettings(
         threads=1, tiny_vae=None, img2img=False, inpaint=False, sizes=tuple((s, s) for s in SIDES)
     )
     studio, before = open_studio(settings), load_average()
     alone = solo(studio)
-    costs = costs_now(studio, 3 if options.short else 7)
+    costs = costs_now(studio, 2 if options.short else 7)
     print("seconds of a step, of what is around it: by the call", costs[0], "by the step", costs[1])
     cells = [
         cell(studio, load, pattern, count, costs, alone, seed)
