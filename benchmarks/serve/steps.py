@@ -180,9 +180,7 @@ def run(
     clock = WorkClock()
     clock.skipped = -time.process_time()
     pictures = Pictures(clock, alone)
-    drawing = pictures.drawing = StepDrawing(
-        studio, pictures, policy=rules.policy, clock=clock
-    )
+    drawing = pictures.drawing = StepDrawing(studio, pictures, policy=rules.policy, clock=clock)
     for side in SIDES:
         drawing.times.steps[side, side] = costs.step[side]
         drawing.times.around[side, side] = costs.around[side]
@@ -202,9 +200,7 @@ def run(
 
 def _come(drawing: StepDrawing, arrival: Arrival, rules: Rules, costs: Costs) -> None:
     number = int(arrival.id)
-    newcomer = Task(
-        arrival.id, number, arrival.at, costs.alone(arrival), arrival.deadline
-    )
+    newcomer = Task(arrival.id, number, arrival.at, costs.alone(arrival), arrival.deadline)
     tasks = [
         drawing.task(request)._replace(deadline=request.job.deadline or float("inf"))
         for request in drawing.requests.values()
@@ -214,7 +210,16 @@ def _come(drawing: StepDrawing, arrival: Arrival, rules: Rules, costs: Costs) ->
         return
     one = job(arrival.id, arrival.size, arrival.steps, number % SEEDS)
     deadline = arrival.deadline if rules.admission else None
-    drawing.add(Job(**{name: getattr(one, name) for name in ("id", "prompt", "width", "height", "steps", "seed")}, deadline=deadline), now - arrival.at)
+    drawing.add(
+        Job(
+            **{
+                name: getattr(one, name)
+                for name in ("id", "prompt", "width", "height", "steps", "seed")
+            },
+            deadline=deadline,
+        ),
+        now - arrival.at,
+    )
 
 
 def row(outcomes: Sequence[Outcome], costs: Costs) -> dict:
@@ -269,17 +274,32 @@ def bars(cells: Sequence[dict]) -> list[dict]:
 
         def bar(name: str, value: float, limit: float, most: bool, where: str = where) -> None:
             reached = value <= limit if most else value >= limit
-            rows.append({"bar": f"{name}, {where}", "value": value, "limit": limit, "reached": reached})
+            rows.append(
+                {"bar": f"{name}, {where}", "value": value, "limit": limit, "reached": reached}
+            )
 
-        p99 = {steps: step["by_steps"][steps]["p99"] / call["by_steps"][steps]["p99"] for steps in KINDS}
+        p99 = {
+            steps: step["by_steps"][steps]["p99"] / call["by_steps"][steps]["p99"]
+            for steps in KINDS
+        }
         if one["load"] == 0.8:
             bar("p99 of 4 steps, step over call", p99[4], 1 / 6, True)
-            bar("within 3 solo, points more", 100 * (step["within_3_solo"] - call["within_3_solo"]), 25, False)
+            bar(
+                "within 3 solo, points more",
+                100 * (step["within_3_solo"] - call["within_3_solo"]),
+                25,
+                False,
+            )
         if one["load"] == 1.0:
             met = one["step, admission"]["deadlines_met"] - one["call, admission"]["deadlines_met"]
             bar("deadlines met with admission, points more", 100 * met, 20, False)
         bar("p99 of 30 steps, step over call", p99[30], 1.5, True)
-        bar("throughput, step over call", step["pictures_a_second"] / call["pictures_a_second"], 0.97, False)
+        bar(
+            "throughput, step over call",
+            step["pictures_a_second"] / call["pictures_a_second"],
+            0.97,
+            False,
+        )
         bar("grey levels", max(one[way]["grey_levels"] for way in WAYS), 1, True)
         errors = [
             abs(one[way]["simulated"]["by_steps"][steps][q] / one[way]["by_steps"][steps][q] - 1)
@@ -287,7 +307,12 @@ def bars(cells: Sequence[dict]) -> list[dict]:
             for steps in KINDS
             for q in ("p50", "p95")
         ]
-        bar("simulation against drawing, median error of p50 and p95", quantile(errors, 0.5), 0.1, True)
+        bar(
+            "simulation against drawing, median error of p50 and p95",
+            quantile(errors, 0.5),
+            0.1,
+            True,
+        )
     return rows
 
 

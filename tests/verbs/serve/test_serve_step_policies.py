@@ -134,9 +134,7 @@ def test_by_when_it_could_is_the_earliest_that_fits(
     earliest = earliest_deadline(tasks, newcomer, policy, now)
     grid = [now + STEP * count / 2 for count in range(100)]
     possible = [
-        moment
-        for moment in grid
-        if fits(tasks, newcomer._replace(deadline=moment), policy, now)
+        moment for moment in grid if fits(tasks, newcomer._replace(deadline=moment), policy, now)
     ]
     if earliest is None:
         assert not possible

@@ -354,5 +354,3 @@ def run_to_end(drawing: StepDrawing) -> None:
     """Turns until everybody is done."""
     while drawing.requests:
         drawing.turn()
-
-

@@ -145,9 +145,7 @@ def earliest_deadline(
         return newcomer._replace(deadline=moment)
 
     behind = [now, *(task.due for task in tasks), math.inf]
-    ends = {
-        finishes([*tasks, due(moment)], policy, now, workers)[newcomer.id] for moment in behind
-    }
+    ends = {finishes([*tasks, due(moment)], policy, now, workers)[newcomer.id] for moment in behind}
     possible = (
         end
         for end in sorted({*ends, *(moment for moment in behind if now < moment < math.inf)})

@@ -130,9 +130,7 @@ def _jobs(studio: Studio, kind: Kind) -> tuple[Job, ...]:
     )
 
 
-def _difference(
-    studio: Studio, jobs: Sequence[Job], times: StepTimes, sizes: Sequence[int]
-) -> int:
+def _difference(studio: Studio, jobs: Sequence[Job], times: StepTimes, sizes: Sequence[int]) -> int:
     """Between the pictures drawn in turns and those of the pipeline's own call; in grey levels."""
     pictures = _in_turns(studio, jobs, times, sizes)
     own = [studio.draw([job], Watch([job], lambda: jobs)).pictures[0] for job in jobs]

@@ -66,7 +66,9 @@ class StepQueue(Queue):
         end = earliest_deadline(before, newcomers[0], self.policy, now, workers)
         if end is None:
             return f"{text} None could be met before one of these is done."
-        return f"{text} It could be done in {end - now:.1f} s, with a deadline no earlier than that."
+        return (
+            f"{text} It could be done in {end - now:.1f} s, with a deadline no earlier than that."
+        )
 
     def task(self, item: Waiting) -> Task:
         """A request as a policy sees it."""
@@ -84,7 +86,9 @@ class StepQueue(Queue):
     def first(self) -> list[Waiting]:
         """All that wait, by the policy; what a worker died over comes first."""
         by_id = {item.job.id: item for item in self.items}
-        line = [by_id[task.id] for task in order([self.task(item) for item in self.items], self.policy)]
+        line = [
+            by_id[task.id] for task in order([self.task(item) for item in self.items], self.policy)
+        ]
         return sorted(line, key=lambda item: item.deaths == 0)
 
 

@@ -113,9 +113,7 @@ class _Run:
 
     def come(self, now: float, number: int, arrival: Arrival) -> None:
         seconds = self.costs.alone(arrival)
-        task = Task(
-            arrival.id, number, now, seconds, arrival.deadline, arrival.tag, arrival.size
-        )
+        task = Task(arrival.id, number, now, seconds, arrival.deadline, arrival.tag, arrival.size)
         worker = min(
             range(len(self.workers)),
             key=lambda index: sum(task.seconds for task in self.workers[index].tasks.values()),
