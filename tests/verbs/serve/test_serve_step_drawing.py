@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from serve_helpers import job
+from test_serve_studio import picture, tiny_for
 
 from halftime.base.errors import OutOfMemory
 from halftime.records.serve import Certificate
@@ -25,7 +26,6 @@ from halftime.verbs.serve.stepping import Watch
 from halftime.verbs.serve.studio import Studio, open_studio
 from halftime.verbs.serve.warmup import graphs
 from halftime.verbs.serve.wire import Channel, DrawTask, StepsTaken
-from test_serve_studio import picture, tiny_for
 
 SETTINGS = EngineSettings(
     model="serve_models:sdxl", steps=(4,), sizes=((32, 32),), tiny_vae=None, inpaint=False

@@ -40,7 +40,8 @@ def test_a_batch_shares_a_pass_where_it_pays() -> None:
     both = [arrival("a", 0.0, 10), arrival("b", 0.0, 10)]
     alone, together = ends(both, STEP), ends(both, STEP, costs)
     assert alone == pytest.approx([1.5, 3.0])
-    assert together[1] is not None and together[1] < 2.5
+    assert together[1] is not None
+    assert together[1] < 2.5
 
 
 def test_admission_refuses_what_would_be_late_and_keeps_its_promises() -> None:
