@@ -134,6 +134,21 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     help="Pictures drawn together at most.",
 )
 @click.option(
+    "--scheduling",
+    type=click.Choice(["call", "step"]),
+    default="call",
+    show_default=True,
+    help="What a worker decides anew: the next call of the pipeline, or the next step, so that "
+    "short requests do not wait for long ones.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(["shortest", "deadline", "fair", "first-come"]),
+    default="shortest",
+    show_default=True,
+    help="With --scheduling step: whose step is next.",
+)
+@click.option(
     "--queue",
     default=32,
     type=click.IntRange(1),

@@ -235,8 +235,7 @@ class _Wish:
 
 @dataclass
 class Previews:
-    """The thread that decodes. At most one call's worth of wishes is pending: newer ones replace
-    them.
+    """The thread that decodes. At most one wish a picture is pending: a newer one replaces it.
 
     A preview is never sent after `close` was called for its picture, so a final comes last.
     """
@@ -263,13 +262,17 @@ class Previews:
         """No more previews of this picture."""
         with self._changed:
             self._open.discard(job_id)
+            self._pending = [wish for wish in self._pending if wish.job.id != job_id]
+            self._changed.notify_all()
 
     def wish(self, jobs: Sequence[Job], step: int, seen: Sequence[SeenStep]) -> None:
         """Ask for previews, of each job from its part of the step. Never waits."""
         wishes = [_Wish(job, step, part) for job, part in zip(jobs, seen, strict=True)]
+        names = {job.id for job in jobs}
         with self._changed:
-            self.dropped += len(self._pending)
-            self._pending = wishes
+            others = [wish for wish in self._pending if wish.job.id not in names]
+            self.dropped += len(self._pending) - len(others)
+            self._pending = [*others, *wishes]
             self._changed.notify_all()
 
     def take_dropped(self) -> int:

@@ -82,7 +82,7 @@ def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch)
     reaches the next. One that a fix put there is not copied: its tables are what makes it fast, and
     its run begins anew at set_timesteps.
     """
-    scheduler = template if _belongs_to_a_fix(template) else copy.deepcopy(template)
+    scheduler = template if belongs_to_a_fix(template) else copy.deepcopy(template)
     with (
         patched(pipeline, "scheduler", scheduler),
         patched(scheduler, "step", _watching(scheduler, watch)),
@@ -90,7 +90,8 @@ def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch)
         yield
 
 
-def _belongs_to_a_fix(scheduler: SchedulerMixin) -> bool:
+def belongs_to_a_fix(scheduler: SchedulerMixin) -> bool:
+    """Whether a fix steps it by a table, or has put a function of its own on it."""
     patches = [
         value
         for value in vars(scheduler).values()
