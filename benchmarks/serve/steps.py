@@ -38,10 +38,10 @@ from halftime.verbs.serve.step_drawing import Request, StepDrawing, StepPicture
 from halftime.verbs.serve.step_policies import Task, fits
 from halftime.verbs.serve.step_proof import grey_levels
 from halftime.verbs.serve.step_simulator import (
-    Arrival,
     Costs,
-    Outcome,
     Rules,
+    SimulatedOutcome,
+    SimulatedRequest,
     bursty,
     poisson,
     simulate,
@@ -159,10 +159,14 @@ def costs_now(studio: Studio, rounds: int) -> tuple[Costs, Costs]:
     return costs["call"], costs["step"]
 
 
-def arrivals(load: float, pattern: str, count: int, costs: Costs, seed: int) -> list[Arrival]:
+def arrivals(
+    load: float, pattern: str, count: int, costs: Costs, seed: int
+) -> list[SimulatedRequest]:
     """Kinds in equal parts, at random."""
     rng = random.Random(seed)
-    kinds = [Arrival("", 0.0, steps, side) for steps, side in itertools.product(KINDS, SIDES)]
+    kinds = [
+        SimulatedRequest("", 0.0, steps, side) for steps, side in itertools.product(KINDS, SIDES)
+    ]
     mean = sum(map(costs.alone, kinds)) / len(kinds)
     moments = PATTERNS[pattern](load / mean, rng)
     drawn = (kinds * (count // len(kinds) + 1))[:count]
@@ -174,8 +178,8 @@ def arrivals(load: float, pattern: str, count: int, costs: Costs, seed: int) -> 
 
 
 def run(
-    studio: Studio, coming: Sequence[Arrival], rules: Rules, costs: Costs, alone: dict
-) -> tuple[list[Outcome], Pictures]:
+    studio: Studio, coming: Sequence[SimulatedRequest], rules: Rules, costs: Costs, alone: dict
+) -> tuple[list[SimulatedOutcome], Pictures]:
     """Really draw what comes."""
     clock = WorkClock()
     clock.skipped = -time.process_time()
@@ -195,10 +199,12 @@ def run(
         elif drawing.requests:
             first = drawing.requests.pop(next(iter(drawing.requests)))
             pictures.done(first.job, draw(studio, first.job))
-    return [Outcome(arrival, pictures.ends.get(arrival.id)) for arrival in coming], pictures
+    return [
+        SimulatedOutcome(arrival, pictures.ends.get(arrival.id)) for arrival in coming
+    ], pictures
 
 
-def _come(drawing: StepDrawing, arrival: Arrival, rules: Rules, costs: Costs) -> None:
+def _come(drawing: StepDrawing, arrival: SimulatedRequest, rules: Rules, costs: Costs) -> None:
     number = int(arrival.id)
     newcomer = Task(arrival.id, number, arrival.at, costs.alone(arrival), arrival.deadline)
     tasks = [
@@ -222,7 +228,7 @@ def _come(drawing: StepDrawing, arrival: Arrival, rules: Rules, costs: Costs) ->
     )
 
 
-def row(outcomes: Sequence[Outcome], costs: Costs) -> dict:
+def row(outcomes: Sequence[SimulatedOutcome], costs: Costs) -> dict:
     """One way of scheduling under one load."""
     done = [outcome for outcome in outcomes if outcome.ended is not None]
     slowdowns = [outcome.seconds / costs.alone(outcome.arrival) for outcome in done]

@@ -293,9 +293,7 @@ def command(
         keys=keys,
     )
     settings = replace(settings, aliases=checked_aliases(aliases))
-    engines = None
-    if models is not None:
-        engines, settings = _several(models, model, ray, engine_settings, settings)
+    engines, settings = _several(models, model, ray, engine_settings, settings)
     cluster = _RayOptions(replicas, max_replicas, replica_cpus, replica_gpus)
     if cluster != _RayOptions() and not ray:
         raise BadInput(f"{cluster.words} goes with --ray; without it there is one engine.")
@@ -418,9 +416,11 @@ def _name_of(model: str | None) -> str:
 
 
 def _several(
-    path: str, model: str | None, ray: bool, common: EngineSettings, settings: HttpSettings
-) -> tuple[ModelEngines, HttpSettings]:
+    path: str | None, model: str | None, ray: bool, common: EngineSettings, settings: HttpSettings
+) -> tuple[ModelEngines | None, HttpSettings]:
     """The engines of a --models file, and the settings with all their names. Raises BadInput."""
+    if path is None:
+        return None, settings
     from halftime.verbs.serve.engine import Engine
     from halftime.verbs.serve.models import ModelEngines, read_models
 

@@ -8,10 +8,10 @@ import random
 import pytest
 
 from halftime.verbs.serve.step_simulator import (
-    Arrival,
     Costs,
-    Outcome,
     Rules,
+    SimulatedOutcome,
+    SimulatedRequest,
     bursty,
     poisson,
     simulate,
@@ -21,11 +21,13 @@ COSTS = Costs(step={64: 0.1}, around={64: 0.5})
 CALL, STEP = Rules("call", "first-come"), Rules("step", "shortest")
 
 
-def arrival(name: str, at: float, steps: int, **changes: object) -> Arrival:
-    return Arrival(name, at, steps, 64, **changes)  # type: ignore[arg-type]
+def arrival(name: str, at: float, steps: int, **changes: object) -> SimulatedRequest:
+    return SimulatedRequest(name, at, steps, 64, **changes)  # type: ignore[arg-type]
 
 
-def ends(arrivals: list[Arrival], rules: Rules, costs: Costs = COSTS) -> list[float | None]:
+def ends(
+    arrivals: list[SimulatedRequest], rules: Rules, costs: Costs = COSTS
+) -> list[float | None]:
     return [outcome.ended for outcome in simulate(arrivals, costs, rules)]
 
 
@@ -56,7 +58,7 @@ def test_admission_refuses_what_would_be_late_and_keeps_its_promises() -> None:
     assert all(outcome.met for outcome in outcomes if outcome.ended is not None)
 
 
-def under_load(load: float, rules: Rules, count: int = 600) -> list[Outcome]:
+def under_load(load: float, rules: Rules, count: int = 600) -> list[SimulatedOutcome]:
     rng = random.Random(0)
     mean = sum(COSTS.alone(arrival("", 0.0, steps)) for steps in (4, 12, 30)) / 3
     moments = poisson(load * rules.workers / mean, rng)
@@ -67,7 +69,7 @@ def under_load(load: float, rules: Rules, count: int = 600) -> list[Outcome]:
     return simulate(coming, COSTS, rules)
 
 
-def p99(outcomes: list[Outcome], steps: int) -> float:
+def p99(outcomes: list[SimulatedOutcome], steps: int) -> float:
     seconds = sorted(one.seconds for one in outcomes if one.arrival.steps == steps)
     return seconds[int(0.99 * len(seconds))]
 

@@ -230,7 +230,7 @@ class _Wish:
 
     job: Job
     step: int
-    seen: SeenStep
+    input: SeenStep
 
 
 @dataclass
@@ -265,14 +265,14 @@ class Previews:
             self._pending = [wish for wish in self._pending if wish.job.id != job_id]
             self._changed.notify_all()
 
-    def wish(self, jobs: Sequence[Job], step: int, seen: Sequence[SeenStep]) -> None:
+    def wish(self, jobs: Sequence[Job], step: int, inputs: Sequence[SeenStep]) -> None:
         """Ask for previews, of each job from its part of the step. Never waits."""
-        wishes = [_Wish(job, step, part) for job, part in zip(jobs, seen, strict=True)]
+        wishes = [_Wish(job, step, part) for job, part in zip(jobs, inputs, strict=True)]
         names = {job.id for job in jobs}
         with self._changed:
-            others = [wish for wish in self._pending if wish.job.id not in names]
-            self.dropped += len(self._pending) - len(others)
-            self._pending = [*others, *wishes]
+            unrelated = [wish for wish in self._pending if wish.job.id not in names]
+            self.dropped += len(self._pending) - len(unrelated)
+            self._pending = [*unrelated, *wishes]
             self._changed.notify_all()
 
     def take_dropped(self) -> int:
@@ -321,7 +321,7 @@ class Previews:
 
     def _pixels(self, wish: _Wish) -> torch.Tensor | None:
         with torch.inference_mode():
-            estimate = wish.seen.estimate()
+            estimate = wish.input.estimate()
             if estimate is None:
                 return None
             latents = self.unpack(estimate, wish.job.width, wish.job.height)
@@ -331,7 +331,7 @@ class Previews:
         job = wish.job
         if job.id not in self._open:
             return
-        pixels = aside.on_host(functools.partial(self._pixels, wish), wish.seen.ready)
+        pixels = aside.on_host(functools.partial(self._pixels, wish), wish.input.ready)
         if pixels is None:
             return
         height, width = pixels.shape[:2]

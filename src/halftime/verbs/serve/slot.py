@@ -367,8 +367,8 @@ class Slot:
             self._deaths = 0
         if item is not None and isinstance(message, Final):
             own = message.own_seconds
-            taken = (1, own) if own is not None else (message.batch_size, message.compute_seconds)
-            self.times.learn(item.job, *taken)
+            cost = (1, own) if own is not None else (message.batch_size, message.compute_seconds)
+            self.times.learn(item.job, *cost)
         if message.id != TEST_PICTURE:
             self.office.answer(message)
 

@@ -208,14 +208,13 @@ class StepDrawing:
         studio = self.studio
         try:
             call = studio.arguments(studio.pipeline, [request.job])
-            request.loop, stages = self._timed(
-                lambda: begin(studio.pipeline, studio.template, call)
-            )
+            loop, stages = self._timed(lambda: begin(studio.pipeline, studio.template, call))
         except Exception as error:
             self._fail(request, error)
             return False
+        request.loop = loop
         request.add(stages)
-        self._largest = max(self._largest, request.loop.size)
+        self._largest = max(self._largest, loop.size)
         return True
 
     def _starts(self, request: Request) -> None:
@@ -277,8 +276,8 @@ class StepDrawing:
         if loop.step not in preview_steps(len(loop.timesteps), job.previews):
             return
         index = getattr(loop.scheduler, "step_index", None)
-        seen = SeenStep(loop.scheduler, *estimate, None if index is None else index - 1)
-        self.previews.wish([job], loop.step, [seen.row(0)])
+        inputs = SeenStep(loop.scheduler, *estimate, None if index is None else index - 1)
+        self.previews.wish([job], loop.step, [inputs.row(0)])
 
     def _finish(self, request: Request, loop: Loop) -> None:
         try:

@@ -305,7 +305,7 @@ def _without_steps(scheduler: SchedulerMixin) -> SchedulerMixin:
         vars(self).update(timesteps=nothing, num_inference_steps=0)
 
     methods = {"set_timesteps": set_timesteps, "init_noise_sigma": 1.0}
-    empty = object.__new__(type(kind.__name__, (kind,), methods))
+    empty: object = object.__new__(type(kind.__name__, (kind,), methods))
     vars(empty).update(
         {name: value for name, value in vars(scheduler).items() if name != "init_noise_sigma"}
     )

@@ -160,6 +160,6 @@ def _in_turns(
     return pictures
 
 
-def grey_levels(one: np.ndarray, other: np.ndarray) -> int:
+def grey_levels(left: np.ndarray, right: np.ndarray) -> int:
     """The largest difference of two pictures of 8 bits."""
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
+    return int(np.abs(left.astype(int) - right.astype(int)).max())

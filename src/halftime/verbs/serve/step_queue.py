@@ -105,9 +105,9 @@ def spread(queue: StepQueue, takers: Sequence[StepTaker]) -> None:
     """Give each that waits and that no worker has to the one with the least to do."""
     if not takers:
         return
-    taken = {job_id for taker in takers for job_id in taker.sent}
+    working = {job_id for taker in takers for job_id in taker.sent}
     for item in queue.first():
-        if item.job.id in taken:
+        if item.job.id in working:
             continue
         possible = [taker for taker in takers if _may_have(taker, item)]
         if not possible:
@@ -121,7 +121,7 @@ def _items(taker: StepTaker) -> list[Waiting]:
 
 def _may_have(taker: StepTaker, item: Waiting) -> bool:
     items = _items(taker)
-    return not items if item.deaths else not any(other.deaths for other in items)
+    return not items if item.deaths else not any(queued.deaths for queued in items)
 
 
 def _work(queue: StepQueue, taker: StepTaker) -> tuple[float, int]:

@@ -18,7 +18,7 @@ from halftime.records.serve import PolicyName, Scheduling
 from halftime.verbs.serve.step_policies import Task, fits, next_batch
 
 
-class Arrival(NamedTuple):
+class SimulatedRequest(NamedTuple):
     """One request. Seconds."""
 
     id: str
@@ -37,15 +37,15 @@ class Costs(NamedTuple):
     around: Mapping[Hashable, float]
     batch: Mapping[int, float] = {1: 1.0}
 
-    def alone(self, arrival: Arrival) -> float:
+    def alone(self, arrival: SimulatedRequest) -> float:
         """A request drawn alone."""
         return arrival.steps * self.step[arrival.size] + self.around[arrival.size]
 
 
-class Outcome(NamedTuple):
+class SimulatedOutcome(NamedTuple):
     """What became of a request; `ended` is None where it was not let in."""
 
-    arrival: Arrival
+    arrival: SimulatedRequest
     ended: float | None
 
     @property
@@ -69,7 +69,7 @@ class Rules(NamedTuple):
 
 
 @dataclass
-class _Worker:
+class _SimulatedWorker:
     tasks: dict[str, Task] = field(default_factory=dict)
     busy: bool = False
 
@@ -89,9 +89,11 @@ def bursty(rate: float, rng: random.Random, burst: int = 4) -> Iterator[float]:
             yield moment
 
 
-def simulate(arrivals: Sequence[Arrival], costs: Costs, rules: Rules) -> list[Outcome]:
+def simulate(
+    arrivals: Sequence[SimulatedRequest], costs: Costs, rules: Rules
+) -> list[SimulatedOutcome]:
     """What becomes of each, in order of arrival."""
-    run = _Run(costs, rules, [_Worker() for _ in range(rules.workers)])
+    run = _Run(costs, rules, [_SimulatedWorker() for _ in range(rules.workers)])
     coming = [(arrival.at, number, arrival) for number, arrival in enumerate(arrivals)]
     while coming or run.events:
         if coming and (not run.events or coming[0][0] <= run.events[0][0]):
@@ -99,19 +101,19 @@ def simulate(arrivals: Sequence[Arrival], costs: Costs, rules: Rules) -> list[Ou
             run.come(at, number, arrival)
         else:
             run.turn_ends()
-    return [Outcome(arrival, run.ends.get(arrival.id)) for arrival in arrivals]
+    return [SimulatedOutcome(arrival, run.ends.get(arrival.id)) for arrival in arrivals]
 
 
 @dataclass
 class _Run:
     costs: Costs
     rules: Rules
-    workers: list[_Worker]
+    workers: list[_SimulatedWorker]
     events: list[tuple[float, int, tuple[str, ...]]] = field(default_factory=list)
     ends: dict[str, float] = field(default_factory=dict)
-    requests: dict[str, Arrival] = field(default_factory=dict)
+    requests: dict[str, SimulatedRequest] = field(default_factory=dict)
 
-    def come(self, now: float, number: int, arrival: Arrival) -> None:
+    def come(self, now: float, number: int, arrival: SimulatedRequest) -> None:
         seconds = self.costs.alone(arrival)
         task = Task(arrival.id, number, now, seconds, arrival.deadline, arrival.tag, arrival.size)
         worker = min(
@@ -140,18 +142,18 @@ class _Run:
         self._begin(now, worker)
 
     def _begin(self, now: float, worker: int) -> None:
-        place = self.workers[worker]
+        machine = self.workers[worker]
         sizes = tuple(self.costs.batch) if self.rules.scheduling == "step" else (1,)
-        batch = next_batch(list(place.tasks.values()), self.rules.policy, sizes)
+        batch = next_batch(list(machine.tasks.values()), self.rules.policy, sizes)
         if not batch:
             return
-        place.busy = True
+        machine.busy = True
         seconds = max(map(self._turn, batch)) * self.costs.batch[len(batch)]
         heapq.heappush(self.events, (now + seconds, worker, tuple(task.id for task in batch)))
 
     def _turn(self, task: Task) -> float:
         """Seconds of the request's next turn: a step, the last one with what is around the loop."""
         step = self.costs.step[task.shape]
-        whole = self.rules.scheduling == "call" or task.seconds < 2 * step
+        unbroken = self.rules.scheduling == "call" or task.seconds < 2 * step
         last = task.seconds <= step + self.costs.around[task.shape] + 1e-9
-        return task.seconds if whole or last else step
+        return task.seconds if unbroken or last else step

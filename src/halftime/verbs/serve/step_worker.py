@@ -51,6 +51,7 @@ class StepAnswers:
         self.channel.send(StepsTaken(left=left))
 
     def finished(self, request: Request, picture: StepPicture) -> None:
+        """The picture to its client, with what it cost."""
         height, width = picture.pixels.shape[:2]
         job, drawing = request.job, picture.drawing
         waited = (request.begun or request.arrived) - request.arrived
@@ -73,6 +74,7 @@ class StepAnswers:
         )
 
     def failed(self, request: Request, error: Exception) -> None:
+        """The fault to its client, without what a prompt may have put into it."""
         if isinstance(error, BadWorkload):
             self._fail(request.job, "bad_request", str(error), retryable=False)
             return
