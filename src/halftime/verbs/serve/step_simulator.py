@@ -93,7 +93,7 @@ def simulate(
     arrivals: Sequence[SimulatedRequest], costs: Costs, rules: Rules
 ) -> list[SimulatedOutcome]:
     """What becomes of each, in order of arrival."""
-    run = _Run(costs, rules, [_SimulatedWorker() for _ in range(rules.workers)])
+    run = _SimulatedRun(costs, rules, [_SimulatedWorker() for _ in range(rules.workers)])
     coming = [(arrival.at, number, arrival) for number, arrival in enumerate(arrivals)]
     while coming or run.events:
         if coming and (not run.events or coming[0][0] <= run.events[0][0]):
@@ -105,7 +105,7 @@ def simulate(
 
 
 @dataclass
-class _Run:
+class _SimulatedRun:
     costs: Costs
     rules: Rules
     workers: list[_SimulatedWorker]
