@@ -139,12 +139,16 @@ def _audit(
 
 def _drawn_on_device(arguments: Mapping[str, object]) -> dict[str, object]:
     """The generators of a call, each as one of the device with the same seed."""
-    given = arguments.get("generator")
-    generators = given if isinstance(given, list) else [given]
-    if not all(isinstance(one, torch.Generator) for one in generators):
+    passed = arguments.get("generator")
+    generators = passed if isinstance(passed, list) else [passed]
+    moved = [
+        torch.Generator("cuda").manual_seed(generator.initial_seed())
+        for generator in generators
+        if isinstance(generator, torch.Generator)
+    ]
+    if len(moved) != len(generators):
         return {}
-    moved = [torch.Generator("cuda").manual_seed(one.initial_seed()) for one in generators]
-    return {"generator": moved if isinstance(given, list) else moved[0]}
+    return {"generator": moved if isinstance(passed, list) else moved[0]}
 
 
 def _with_draws(audit: Audit) -> Audit:

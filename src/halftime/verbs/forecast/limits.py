@@ -39,7 +39,11 @@ _PATCHES = {
     "SD3Transformer2DModel": 2,
     "WanTransformer3DModel": 2,
 }
-_PACKS = ("FluxTransformer2DModel", "Flux2Transformer2DModel", "QwenImageTransformer2DModel")  # whatever its own patch_size says
+_PACKS = (
+    "FluxTransformer2DModel",
+    "Flux2Transformer2DModel",
+    "QwenImageTransformer2DModel",
+)  # whatever its own patch_size says
 # Steps of the noise schedule that diffusers' schedulers are trained with, unless they say another.
 MOST_STEPS = 1000
 
