@@ -16,7 +16,11 @@ from types import SimpleNamespace
 import diffusers
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+)
 from torch import nn
 
 from halftime.base.errors import UnsupportedVersion
@@ -24,8 +28,9 @@ from halftime.pipeline.arguments import drawn_by_blocks
 from halftime.pipeline.signature import call_parameters
 from halftime.records.stages import PIPELINE_METHODS
 from halftime.upstream import diffusers_caches, hugging_face, pytorch
-from tiny_pipelines import BREADTH, FAMILIES, PIPELINES
+from tiny_pipelines import BREADTH, FAMILIES, PIPELINES, TinyPipeline
 from tiny_pipelines.checkpoint import save_checkpoint
+from tiny_pipelines.files import MODULAR
 
 SOURCE = Path(__file__).parent.parent / "src" / "halftime"
 CPU = torch.device("cpu")
@@ -642,9 +647,19 @@ def test_a_model_names_what_stays_in_fp32() -> None:
     assert hugging_face.kept_in_fp32(nn.Linear(1, 1)) == ()
 
 
+def built(tiny: TinyPipeline) -> DiffusionPipeline:
+    """A tiny pipeline; the test is skipped where this diffusers does not have it yet."""
+    try:
+        return tiny.build()
+    except AttributeError as error:
+        if "module diffusers has no attribute" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
 def test_what_a_modular_pipeline_takes_and_gives() -> None:
     """Its fixes would go on without a probe."""
-    pipeline = BREADTH["modular_wan"].build()
+    pipeline = built(BREADTH["modular_wan"])
     assert {"prompt", "height", "generator", "output_type"} <= {*call_parameters(pipeline).names}
     assert drawn_by_blocks(pipeline) == "videos"
     assert drawn_by_blocks(PIPELINES["sd15"].build()) is None
@@ -670,9 +685,10 @@ def test_models_that_first_block_cache_does_not_know_are_named() -> None:
     flux.transformer_blocks[0] = nn.Linear(1, 1)
     assert "Linear" in str(diffusers_caches.unknown_to_first_block_cache(flux))
     assert "no two blocks" in str(diffusers_caches.unknown_to_first_block_cache(nn.Linear(1, 1)))
-    flux2 = FAMILIES["flux2_klein"].build().transformer
-    assert "cannot subtract" in str(diffusers_caches.unknown_to_first_block_cache(flux2))
-    kandinsky = FAMILIES["kandinsky5_image"].build().transformer
+    flux2 = built(FAMILIES["flux2_klein"]).transformer
+    unknown = str(diffusers_caches.unknown_to_first_block_cache(flux2))
+    assert re.search(r"cannot subtract|does not know Flux2", unknown)  # the latter before 0.42
+    kandinsky = built(FAMILIES["kandinsky5_image"]).transformer
     assert "does not find the states" in str(
         diffusers_caches.unknown_to_first_block_cache(kandinsky)
     )
@@ -729,6 +745,8 @@ def test_a_registry_remembers_what_a_cache_made_it_look_up() -> None:
     from diffusers.hooks import HookRegistry
 
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    if not hasattr(HookRegistry, "_get_child_registries"):
+        pytest.skip("registries of this diffusers remember nothing")
     registries = [HookRegistry.check_if_exists_or_initialize(module) for module in model.modules()]
     before = [dict(vars(registry)) for registry in registries]
     with diffusers_caches.hooks_restored(model):
@@ -746,6 +764,8 @@ def cached_flux(kind: str, **config: object) -> nn.Module:
 
 def test_hooks_put_on_a_model_are_taken_off_its_registries() -> None:
     """A cache would stay behind on a pipeline that has been called under a context before."""
+    if not hasattr(diffusers, "MagCacheConfig"):
+        pytest.skip("contexts of this diffusers are kept elsewhere")
     model = PIPELINES["flux"].build().transformer
     with model.cache_context("cond"):
         pass
@@ -755,7 +775,8 @@ def test_hooks_put_on_a_model_are_taken_off_its_registries() -> None:
         stateful = diffusers_caches.stateful_hooks(model)
         assert 0 < len(stateful) < len(hooks)
         with model.cache_context("cond"):
-            assert stateful[0].state_manager._context.name == "cond"
+            if hasattr(diffusers, "TextKVCacheConfig"):  # contexts have names since then
+                assert stateful[0].state_manager._context.name == "cond"
     assert not vars(model)["_diffusers_hook"].hooks
 
 
@@ -777,6 +798,8 @@ def test_caches_keep_states_by_context_and_forget_them() -> None:
 
 def test_a_calibrating_mag_cache_says_what_it_measured() -> None:
     """step-cache's kind 'mag' would never skip a step."""
+    if not hasattr(diffusers, "MagCacheConfig"):
+        pytest.skip("this diffusers has no such cache")
     model = cached_flux("MagCacheConfig", calibrate=True)
     hook = diffusers_caches.stateful_hooks(model)[0]
     assert hook.config.calibrate
@@ -801,7 +824,8 @@ def test_blocks_and_attentions_that_caches_know() -> None:
     assert diffusers_caches.unknown_to_mag_cache(flux) is None
     assert "no blocks" in str(diffusers_caches.unknown_to_mag_cache(nn.Linear(1, 1)))
     sd3 = PIPELINES["sd3"].build().transformer
-    assert "cannot subtract" in str(diffusers_caches.unknown_to_first_block_cache(sd3))
+    unknown = str(diffusers_caches.unknown_to_first_block_cache(sd3))
+    assert re.search(r"cannot subtract|does not know Joint", unknown)  # the latter before 0.36
     assert diffusers_caches.unknown_to_mag_cache(sd3) is None
 
 
@@ -956,7 +980,7 @@ def test_which_pipelines_set_cache_contexts() -> None:
 
 def test_which_calls_compare_their_schedulers_class() -> None:
     """A table's class is a subclass, with which such a call takes another path."""
-    assert hugging_face.compares_scheduler_class(FAMILIES["bria"].build())
+    assert hugging_face.compares_scheduler_class(built(FAMILIES["bria"]))
     assert not hugging_face.compares_scheduler_class(PIPELINES["sd15"].build())
 
 
@@ -976,6 +1000,8 @@ def test_a_failed_block_leaves_no_compilations(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_modular_pipeline_names_its_blocks() -> None:
     """blocks_of, leaf_blocks, is_loop: what its call takes and gives, and what runs in it."""
+    if not MODULAR:
+        pytest.skip("diffusers 0.35 makes modular pipelines of downloaded components alone")
     pipeline = BREADTH["modular_sdxl"].build()
     blocks: hugging_face.Blocks | None = hugging_face.blocks_of(pipeline)
     assert blocks is not None

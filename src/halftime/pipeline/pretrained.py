@@ -239,11 +239,16 @@ def parse_lora(spec: str) -> tuple[str, float]:
 
 
 def _load_lora(pipeline: DiffusionPipeline, file: str, name: str) -> None:
-    if not Path(file).exists():
+    path = Path(file)
+    if not path.exists():
         raise BadFile(f"there is no LoRA file {file}. Write --lora FILE or --lora FILE:WEIGHT.")
+    # Offline, diffusers 0.35 asks for the name of a file apart from its folder.
+    folder, named = (path.parent, {"weight_name": path.name}) if path.is_file() else (path, {})
     try:
         with _silent(diffusers.utils.logging):  # it logs each layer that does not fit
-            pipeline.load_lora_weights(file, adapter_name=name, local_files_only=True)
+            pipeline.load_lora_weights(
+                str(folder), adapter_name=name, local_files_only=True, **named
+            )
     except _FAILURES as error:
         lines = str(error).strip().splitlines()[:2]
         raise BadFile(
