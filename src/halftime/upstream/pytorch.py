@@ -231,8 +231,8 @@ def is_compiled_whole(component: object) -> bool:
     if not isinstance(component, nn.Module):
         return False
     inner = getattr(component, "_orig_mod", component)
-    whole = inner is not component or call_entry(component) == COMPILED_CALL
-    return whole and not any(map(is_compiled, inner.children()))
+    own_call = inner is not component or call_entry(component) == COMPILED_CALL
+    return own_call and not any(map(is_compiled, inner.children()))
 
 
 def allow_recompiles(limit: int) -> None:
