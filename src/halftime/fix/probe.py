@@ -58,6 +58,7 @@ BOUNDS: dict[torch.dtype, float] = {
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
+_IN_FEWER_BITS: dict[FixName, torch.dtype] = {"tf32": torch.float16}  # as many of mantissa
 _SIZES = (64, 128, 256)  # of a picture, the smallest first; then what the model was made for
 # Arguments that some calls take one of, or have another number of frames for.
 _LEFT_OUT = ((), ("video",), ("image",), ("num_frames", "video"))
@@ -211,6 +212,7 @@ def _bound(pipeline: DiffusionPipeline, fixes: Sequence[ChosenFix]) -> float:
         return 0.0
     names = {str(value) for _, settings in fixes for value in settings.values()}
     dtypes = {dtype for dtype in BOUNDS if str(dtype).removeprefix("torch.") in names}
+    dtypes |= {_IN_FEWER_BITS[fix.name] for fix, _ in fixes if fix.name in _IN_FEWER_BITS}
     return max(BOUNDS.get(dtype, BOUNDS[torch.float32]) for dtype in dtypes | _dtypes(pipeline))
 
 

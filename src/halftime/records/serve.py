@@ -28,6 +28,7 @@ class WarmEntry(Record, frozen=True, kw_only=True):
     prompt_tokens: int | None = None  # None where the length of a prompt changes no shape
     previews: bool = False
     lora: str | None = None
+    frames: int | None = None  # of a video
     first_seconds: float
     second_seconds: float
 
@@ -84,6 +85,9 @@ class Certificate(Record, frozen=True, kw_only=True):
     inpaint: bool = False  # within a mask
     references: int = 1  # pictures that a request may bring at most
     loras: tuple[str, ...] = ()  # names
+    frames: tuple[int, ...] = ()  # of a video; empty where pictures are drawn
+    fps: float | None = None  # of its file
+    needs_picture: bool = False  # to start from: it draws from nothing else
     entries: tuple[WarmEntry, ...] = ()
     passes: int = 0  # over the entries, until dynamo stood still
     graphs_before: Graphs = Graphs()

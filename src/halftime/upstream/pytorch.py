@@ -162,6 +162,11 @@ def is_compiled(component: object) -> bool:
     )
 
 
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile(module)` wrapped, or the module itself."""
+    return getattr(module, "_orig_mod", module) if is_compiled(module) else module
+
+
 def own_forward_hooks(module: nn.Module) -> bool:
     """Whether hooks of the user's own run before or after this very module's forward: torch has no
     public list of hooks, and transformers puts some on its own models."""
@@ -280,6 +285,19 @@ def inductor_folder(folder: Path) -> AbstractContextManager[object]:
     from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
     return temporary_cache_dir(str(folder))
+
+
+@contextmanager
+def inductor_config_restored() -> Iterator[None]:
+    """Afterwards Inductor is configured as it was: torchao sets what it recommends for the whole
+    process."""
+    from torch._inductor import config
+
+    before = config.save_config()
+    try:
+        yield
+    finally:
+        config.load_config(before)
 
 
 # The logger that warns of every operator of a package that is not installed, at each export.

@@ -108,6 +108,18 @@ def test_fp32_is_no_fault_where_bf16_is_not_faster() -> None:
     assert ids(replace(CALM, facts=replace(FACTS, modules=(vae,), fast_bfloat16=False))) == []
 
 
+@pytest.mark.parametrize(("overflows", "expected"), [(False, ["vae-fp32"]), (True, [])])
+def test_on_a_card_that_is_fast_in_fp16_alone_an_fp32_vae_is_a_fault_unless_it_overflows(
+    overflows: bool, expected: list[str]
+) -> None:
+    """T4 and V100: nothing there is faster in bf16."""
+    vae = ModuleFacts("vae", "vae", **{**GOOD, "dtype": "float32", "overflows": overflows})
+    t4 = replace(FACTS, modules=(vae,), fast_bfloat16=False, fast_float16=True)
+    evidence = replace(CALM, facts=t4)
+    assert ids(evidence) == expected
+    assert all("faster in fp16" in finding.message for finding in findings(evidence))
+
+
 def test_a_cheap_component_is_not_worth_a_word() -> None:
     vae = ModuleFacts("vae", "vae", **{**GOOD, "dtype": "float32"})
     cheap = with_row("vae_decode", row("vae_decode", 0.01))

@@ -49,6 +49,10 @@ _STAGES_BY_FUNCTION = {
 }
 
 
+# diffusers' helper for noise: with a CPU generator it draws there and copies.
+DRAWS = "randn_tensor"
+
+
 class Frame(NamedTuple):
     """One frame outside torch."""
 
@@ -171,6 +175,8 @@ class Sites:
 
 def fix_for(key: SiteKey) -> FixName | None:
     """The fix that removes a wait, by where it is."""
+    if key.frame.function == DRAWS:
+        return None  # a table holds no noise: it would be drawn, and copied, all the same
     if key.in_scheduler:
         if key.frame.function == "step" and "/schedulers/scheduling_" not in key.frame.file:
             return None  # a step of the user's own: a table would leave out what else it does

@@ -10,7 +10,7 @@ import torch
 
 from halftime.base.environment import instructions
 from halftime.pipeline.components import modules_of
-from halftime.pipeline.device import device_of
+from halftime.pipeline.device import device_of, fastest_dtype
 from halftime.pipeline.state import adapter_layers, working_adapters
 from halftime.records.stages import place_of
 from halftime.upstream import pytorch
@@ -36,6 +36,7 @@ class ModuleFacts:
     adapters: tuple[str, ...] = ()  # active and not fused
     adapted_layers: int = 0
     decoder_channels: int = 0  # of a VAE's widest tensors in the size of the picture
+    overflows: bool = False  # in float16, by its own config
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Facts:
     device: str
     scheduler: str
     modules: tuple[ModuleFacts, ...]
-    fast_bfloat16: bool  # the device computes bfloat16 faster than float32
+    fast_bfloat16: bool  # the device computes it faster than float32
     slow_float16: bool  # the device only emulates it
     wait_policy: str  # OMP_WAIT_POLICY
+    fast_float16: bool = False  # the device computes it faster than float32, and no bfloat16
     free_bytes: int | None = None  # of the device's memory
 
     def of_part(self, part: str) -> tuple[ModuleFacts, ...]:
@@ -68,6 +70,7 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
         slow_float16=device.type == "cpu"
         and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
         wait_policy=settings.get("OMP_WAIT_POLICY", ""),
+        fast_float16=fastest_dtype(device) == "float16",
         free_bytes=_free_bytes(device),
     )
 
@@ -93,6 +96,7 @@ def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
         channels_last=bool(kernels)
         and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
         compiled=pytorch.is_compiled(module),
+        overflows=bool(getattr(getattr(module, "config", None), "force_upcast", False)),
         compiled_whole=pytorch.is_compiled_whole(module),
         slicing=bool(getattr(module, "use_slicing", False)),
         upcasts=dtype == "float16" and bool(getattr(config, "force_upcast", False)),
@@ -119,6 +123,6 @@ def _old_attention(module: torch.nn.Module) -> str:
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return pytorch.has_avx512_bf16() or pytorch.has_amx()
+    if device.type == "cpu":
+        return pytorch.has_avx512_bf16() or pytorch.has_amx()
+    return fastest_dtype(device) == "bfloat16"

@@ -62,13 +62,19 @@ _COMPONENT_FIXES: dict[str, tuple[FixName, FixName, FixName]] = {
 
 
 def _slow_ways(part: str, modules: tuple[ModuleFacts, ...], facts: Facts) -> tuple[_Way, ...]:
-    in_fp32 = facts.fast_bfloat16 and any(module.dtype == "float32" for module in modules)
+    in_fp32 = any(module.dtype == "float32" for module in modules)
+    to_fp16 = facts.fast_float16 and not any(module.overflows for module in modules)
     in_fp16 = facts.slow_float16 and any(module.dtype == "float16" for module in modules)
     channels_first = any(module.convolutional and not module.channels_last for module in modules)
     eager = any(not module.compiled for module in modules)
     dtype, channels_last, compile_ = _COMPONENT_FIXES[part]
     return (
-        _Way("fp32", dtype, "in fp32 (this device computes faster in bf16)", in_fp32),
+        _Way(
+            "fp32",
+            dtype,
+            f"in fp32 (this device computes faster in {'fp16' if to_fp16 else 'bf16'})",
+            in_fp32 and (facts.fast_bfloat16 or to_fp16),
+        ),
         _Way(
             "fp16",
             dtype,

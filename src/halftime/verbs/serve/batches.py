@@ -22,9 +22,11 @@ from halftime.verbs.serve.messages import (
     Job,
     JobFailed,
     Started,
+    Stepped,
 )
 from halftime.verbs.serve.preview import Previews, Unpacker
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
+from halftime.verbs.serve.streams import pictures_first
 from halftime.verbs.serve.studio import open_studio
 from halftime.verbs.serve.warmup import certify
 from halftime.verbs.serve.watching import Dynamo, Memory, give_memory_back
@@ -75,7 +77,9 @@ class Worker:
         self.dynamo = Dynamo()
 
     def run(self) -> None:
-        """Warm up, then draw until the engine closes the pipe, which ends this process."""
+        """Warm up, then draw until the engine closes the pipe, which ends this process. Both in
+        this thread: what torch captured in one thread is no use in another."""
+        pictures_first(device_of(self.studio.pipeline))
         self._warm()
         while True:
             self._batch(self.channel.batches.get())
@@ -152,8 +156,15 @@ class Worker:
         previews = self.previews if any(job.previews for job in task.jobs) else None
         if previews is not None:
             previews.open(task.jobs)
-        drawing = self.studio.draw(task.jobs, Watch(task.jobs, still_waiting, previews))
-        height, width = drawing.pictures.shape[1:3]
+
+        def progress(step: int, steps: int) -> None:
+            for job in task.jobs:
+                if job.frames is not None:
+                    self.channel.send(Stepped(id=job.id, step=step, steps=steps))
+
+        watch = Watch(task.jobs, still_waiting, previews, progress=progress)
+        drawing = self.studio.draw(task.jobs, watch)
+        height, width = drawing.pictures.shape[-3:-1]
         for position, (job, waited) in enumerate(zip(task.jobs, task.waited, strict=True)):
             if job not in still_waiting():
                 continue
@@ -165,6 +176,7 @@ class Worker:
                     width=width,
                     height=height,
                     steps=job.steps,
+                    frames=job.frames,
                     pixels=drawing.pictures[position].tobytes(),
                     stages=drawing.stages,
                     queue_seconds=waited,

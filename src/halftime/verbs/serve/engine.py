@@ -24,6 +24,7 @@ from halftime.verbs.serve.messages import (
     PreviewCounter,
     QueueFull,
     Started,
+    Stepped,
 )
 from halftime.verbs.serve.process import COMMAND, WorkerProcess
 from halftime.verbs.serve.queue import Queue, Waiting, fitted
@@ -246,7 +247,7 @@ class Engine:
             self._tally.failed += 1
         events.put(event)
 
-    def pass_on(self, event: Started | Preview) -> None:
+    def pass_on(self, event: Started | Preview | Stepped) -> None:
         """An event of a job, numbered here: a worker that tries a second time begins anew."""
         events = self._open.get(event.id)
         if events is None:

@@ -17,7 +17,15 @@ from PIL import Image
 
 from halftime.records.serve import Certificate, State, WorkerStatus
 from halftime.verbs.serve.liveness import Liveness, Phase
-from halftime.verbs.serve.messages import EngineSettings, Final, Job, JobFailed, Preview, Started
+from halftime.verbs.serve.messages import (
+    EngineSettings,
+    Final,
+    Job,
+    JobFailed,
+    Preview,
+    Started,
+    Stepped,
+)
 from halftime.verbs.serve.queue import ServiceTime, Waiting
 from halftime.verbs.serve.wire import (
     BatchDone,
@@ -63,7 +71,7 @@ Spawn = Callable[[EngineSettings, int], Awaitable[WorkerLink]]  # of the slot wi
 class Office(Protocol):
     """What a slot tells its engine."""
 
-    def pass_on(self, event: Started | Preview) -> None:
+    def pass_on(self, event: Started | Preview | Stepped) -> None:
         """A job's event, but for its last."""
 
     def answer(self, event: Final | JobFailed) -> None:
@@ -286,7 +294,7 @@ class Slot:
             return  # it does not count any more: what it owed is put back when it has ended
         self.liveness.heard(message if isinstance(message, Beat) else None)
         match message:
-            case Started() | Preview():
+            case Started() | Preview() | Stepped():
                 self._event(message)
             case Final() | JobFailed():
                 self._answered(message)
@@ -305,7 +313,7 @@ class Slot:
             case MemoryDropped():
                 self._memory_dropped(message)
 
-    def _event(self, event: Started | Preview) -> None:
+    def _event(self, event: Started | Preview | Stepped) -> None:
         if event.id != TEST_PICTURE:
             self.office.pass_on(event)
 
@@ -406,6 +414,7 @@ def picture_for_the_test(sample: Job) -> Job:
         guidance=sample.guidance,
         seed=0,
         image=None if sample.image is None else _grey_png(),
+        frames=sample.frames,
         strength=sample.strength,
     )
 

@@ -28,6 +28,7 @@ from halftime.verbs.serve.messages import (
     JobFailed,
     Preview,
     Started,
+    Stepped,
 )
 
 _LENGTH = struct.Struct("<I")
@@ -133,6 +134,7 @@ FromWorker = (
     | Beat
     | Started
     | Preview
+    | Stepped
     | Final
     | JobFailed
 )
