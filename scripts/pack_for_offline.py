@@ -61,11 +61,7 @@ def needed(
             requirement = Requirement(line)
             child = canonicalize_name(requirement.name)
             entry = (child, tuple(requirement.extras))
-            if (
-                child not in LEFT_OUT
-                and entry not in seen
-                and _holds(requirement, wanted, environment)
-            ):
+            if entry not in seen and _holds(requirement, wanted, environment):
                 seen.add(entry)
                 todo.append(entry)
     return versions

@@ -198,7 +198,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"_HALFTIME_COMPLETE=", Bash()),
     (r"^pip install '?halftime", Pip()),
     (r"^make demo", Make("ARGS='--steps 2 --runs 1 --warmup 0 --no-cold-start'")),
-    (r"^make (test|docs|docs-tables|bench|gpu-check)\b", Make(dry=True)),
+    (r"^make (test|docs|docs-tables|bench|gpu-check|gpu-evidence|gpu-rehearsal)\b", Make(dry=True)),
     (r"^python -m benchmarks.gateway.page$", Bash("gateway.page", "gateway.page --check")),
     (
         r"^python -m benchmarks.gateway.real",
@@ -225,6 +225,10 @@ WAYS: tuple[tuple[str, Way], ...] = (
         Python({"pipe": f"import halftime; {_TINY.format('pipe')}"}),
     ),
     (
+        r"^video = client\.videos\.",
+        Elsewhere("tests/verbs/serve/test_serve_videos.py::test_the_official_client_waits_for_one"),
+    ),
+    (
         r"^import asyncio\nfrom halftime\.verbs\.serve",
         Elsewhere("tests/verbs/serve/test_serve_worker.py::test_from_warm_up_to_picture"),
     ),
@@ -232,6 +236,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
         r"^from openai import",
         Elsewhere("tests/verbs/serve/test_serve_openai.py::test_a_stream_previews_and_completes"),
     ),
+    (r"^import random\nfrom itertools import islice\nfrom halftime.verbs.serve", Python()),
     (r"^import halftime\n", Python()),
 )
 

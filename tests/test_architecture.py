@@ -21,6 +21,7 @@ VERBS = (
     "trace",
     "audit",
     "forecast",
+    "plan",
     "verify",
     "tune",
     "serve",
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tune": PIPELINE | {"profile", "fix", "verify", "audit"},
     "captions": PIPELINE | {"http"},
     "serve": PIPELINE | {"http", "profile", "fix", "verify", "audit"},
+    "plan": PIPELINE | {"forecast"},
     "replay": PIPELINE | {"profile"},
     # its clock stands in for the profiler's, its proxies for a gateway
     "testing": PIPELINE | {"profile", "gateway"},

@@ -31,6 +31,7 @@ WRITERS = [
     "benchmarks.fix.breadth_page",
     "benchmarks.fix.page",
     "benchmarks.gateway.page",
+    "benchmarks.gpu.page",
     "benchmarks.serve.page",
     "benchmarks.verify.page",
     "workshop.forecast.page",

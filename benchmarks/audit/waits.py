@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import diffusers  # noqa: E402
-import torch  # noqa: E402
 
 from benchmarks.frame import Frame  # noqa: E402
 from benchmarks.tables import between, table  # noqa: E402
@@ -36,15 +35,18 @@ Row = dict[str, Any]
 
 def audited(name: str) -> Row:
     """One tiny pipeline: its class, and each line that waits in the loop with how often."""
-    from halftime.verbs.audit.run import audit
+    from halftime.pipeline.load import load_or_take
+    from halftime.records import Workload
+    from halftime.verbs.audit.run import audit_loaded, on_cpu
     from tiny_pipelines import BREADTH, FAMILIES, PIPELINES
 
     tiny = {**PIPELINES, **FAMILIES, **BREADTH}[name]
+    workload = Workload(steps=STEPS)
     try:
         pipeline = tiny.build()
-        arguments = {key: value for key, value in tiny.arguments(STEPS).items() if key != "prompt"}
-        arguments["generator"] = DeviceGenerator()
-        result = audit(pipeline, **arguments)
+        own = {key: value for key, value in tiny.arguments(STEPS).items() if key != "generator"}
+        loaded = load_or_take(pipeline, on_cpu(workload))
+        result = audit_loaded(loaded, workload, own, generator="cuda")
     except Exception as error:
         text = next(iter(str(error).strip().splitlines()), "")
         return {"error": f"{type(error).__name__}: {text}"[:300]}
@@ -64,19 +66,6 @@ def audited(name: str) -> Row:
             if site.in_loop
         ],
     }
-
-
-class DeviceGenerator(torch.Generator):
-    """A generator that says it is the device's: on the shadow device it draws on the CPU."""
-
-    def __new__(cls) -> DeviceGenerator:
-        generator = super().__new__(cls, "cpu")
-        generator.manual_seed(0)
-        return generator
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return torch.device("cuda", 0)
 
 
 def names() -> list[str]:

@@ -23,7 +23,7 @@ from halftime.verbs.forecast.components import build
 from halftime.verbs.forecast.models import Component, resolve
 
 sys.path.insert(0, str(ROOT / "tests"))  # the tiny pipelines
-from tiny_pipelines import PIPELINES
+from tiny_pipelines import FAMILIES, PIPELINES
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -51,16 +51,17 @@ class GpuModel:
 
     def workload(self) -> Workload:
         if rehearses():
-            frames = {"frames": 9} if self.frames else {}
-            return Workload(prompts=("a cat",), width=32, height=32, steps=2, **frames)
-        frames = {"frames": self.frames} if self.frames else {}
+            return Workload(prompts=("a cat",), width=32, height=32, steps=2)
         return Workload(
             prompts=("a red fox in the snow, a photograph",),
             width=self.width,
             height=self.height,
             steps=self.steps,
-            **frames,
         )
+
+    def further(self) -> dict[str, object]:
+        """Arguments of the call that a workload does not name."""
+        return {"num_frames": 9 if rehearses() else self.frames} if self.frames else {}
 
     def build(self) -> DiffusionPipeline:
         tiny = (PIPELINES | FAMILIES)[self.tiny].build()

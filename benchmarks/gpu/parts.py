@@ -195,11 +195,10 @@ def ladder(
         if rehearses() and any(choice.name in COMPILED for choice in fixes):
             # what only a device can show; here the fixes are put on and taken off
             fixes = tuple(map(_uncompiled, (c for c in fixes if c.name not in TOO_LONG_HERE)))
-        with applied(pipeline, list(fixes)):
-            session = profile(
-                pipeline, workload, runs=_runs(), warmup=1, probes=_on_cuda() or not fixes
-            )
-            latents = _latents(pipeline, workload)
+        # unproved: the probe of a promise judges pictures, and these are of random weights
+        with applied(pipeline, list(fixes), probe=False):
+            session = _profiled(pipeline, workload, name, probes=_on_cuda() or not fixes)
+            latents = _latents(pipeline, workload, name)
         if not reference:
             reference.append(latents)
             first["wall"] = session.wall_seconds
@@ -231,8 +230,16 @@ def _runs() -> int:
     return 1 if rehearses() else 3
 
 
-def _latents(pipeline: DiffusionPipeline, workload: Workload) -> torch.Tensor:
-    arguments = call_arguments(pipeline, workload) | {"output_type": "latent"}
+def _profiled(
+    pipeline: DiffusionPipeline, workload: Workload, name: str, *, probes: bool
+) -> Session:
+    further = MODELS[name].further()
+    return profile(pipeline, workload, runs=_runs(), warmup=1, probes=probes, **further)
+
+
+def _latents(pipeline: DiffusionPipeline, workload: Workload, name: str) -> torch.Tensor:
+    further = MODELS[name].further() | {"output_type": "latent"}
+    arguments = call_arguments(pipeline, workload) | further
     output = pipeline(**arguments)
     return torch.as_tensor(output[0]).float().cpu()
 
@@ -500,7 +507,7 @@ def memory(evidence: Evidence) -> None:
     readings: list[int] = []
     arguments = call_arguments(pipeline, workload) | {"output_type": "latent"}
     fixes = [_uncompiled(GRAPH[0])] if rehearses() else list(GRAPH)
-    with applied(pipeline, fixes):
+    with applied(pipeline, fixes, probe=False):
         for number in range(calls):
             if evidence.left <= 0:
                 break

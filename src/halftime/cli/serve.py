@@ -134,6 +134,21 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     help="Pictures drawn together at most.",
 )
 @click.option(
+    "--scheduling",
+    type=click.Choice(["call", "step"]),
+    default="call",
+    show_default=True,
+    help="What a worker decides anew: the next call of the pipeline, or the next step, so that "
+    "short requests do not wait for long ones.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(["shortest", "deadline", "fair", "first-come"]),
+    default="shortest",
+    show_default=True,
+    help="With --scheduling step: whose step is next.",
+)
+@click.option(
     "--queue",
     default=32,
     type=click.IntRange(1),
@@ -278,9 +293,7 @@ def command(
         keys=keys,
     )
     settings = replace(settings, aliases=checked_aliases(aliases))
-    engines = None
-    if models is not None:
-        engines, settings = _several(models, model, ray, engine_settings, settings)
+    engines, settings = _several(models, model, ray, engine_settings, settings)
     cluster = _RayOptions(replicas, max_replicas, replica_cpus, replica_gpus)
     if cluster != _RayOptions() and not ray:
         raise BadInput(f"{cluster.words} goes with --ray; without it there is one engine.")
@@ -403,9 +416,11 @@ def _name_of(model: str | None) -> str:
 
 
 def _several(
-    path: str, model: str | None, ray: bool, common: EngineSettings, settings: HttpSettings
-) -> tuple[ModelEngines, HttpSettings]:
+    path: str | None, model: str | None, ray: bool, common: EngineSettings, settings: HttpSettings
+) -> tuple[ModelEngines | None, HttpSettings]:
     """The engines of a --models file, and the settings with all their names. Raises BadInput."""
+    if path is None:
+        return None, settings
     from halftime.verbs.serve.engine import Engine
     from halftime.verbs.serve.models import ModelEngines, read_models
 

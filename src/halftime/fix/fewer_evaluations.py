@@ -220,6 +220,7 @@ def _deep_blocks(unet: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def deep_cached(pipeline: DiffusionPipeline, unet: nn.Module, settings: Settings) -> Iterator[None]:
+    """Within the block the UNet keeps its deep features for `every` steps."""
     cache = DeepCache(int(number(settings, "every")))
     forward = unet.forward
     parameters = list(inspect.signature(forward).parameters)

@@ -9,6 +9,8 @@ from halftime.records.environment import Environment
 
 Branch = Literal["guided", "unguided"]
 Mode = Literal["text2img", "img2img", "inpaint"]
+Scheduling = Literal["call", "step"]
+PolicyName = Literal["first-come", "shortest", "deadline", "fair"]  # of scheduling at the step
 State = Literal["starting", "warming", "ready", "draining", "stopped", "failed"]
 
 
@@ -99,6 +101,9 @@ class Certificate(Record, frozen=True, kw_only=True):
     fixes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     recompiles_after_ready: tuple[RecompileAfterReady, ...] = ()
+    scheduling: Scheduling = "call"  # what a worker decides anew: the next call, or the next step
+    scheduling_why: str = ""  # what was shown for it, or why it is not at the step
+    step_sizes: tuple[int, ...] = (1,)  # pictures in one forward pass
 
 
 class WorkerStatus(Record, frozen=True, kw_only=True):

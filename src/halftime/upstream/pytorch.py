@@ -236,8 +236,8 @@ def is_compiled_whole(component: object) -> bool:
     if not isinstance(component, nn.Module):
         return False
     inner = getattr(component, "_orig_mod", component)
-    own_call = inner is not component or call_entry(component) == COMPILED_CALL
-    return own_call and not any(map(is_compiled, inner.children()))
+    at_once = inner is not component or call_entry(component) == COMPILED_CALL
+    return at_once and not any(map(is_compiled, inner.children()))
 
 
 def allow_recompiles(limit: int) -> None:

@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import msgspec
 import pytest
-from fake_link import no_pause
+from fake_link import Fakes, good, no_pause, settle
 from hypothesis import given, settings, strategies
 from serve_helpers import certificate, final, job, names
 
@@ -44,6 +44,7 @@ from halftime.verbs.serve.ray_serve import (
     refusal_of,
     scaling_of,
     with_environment,
+    words_of,
 )
 
 
@@ -179,6 +180,54 @@ def test_where_one_refuses_another_is_asked(kind: str) -> None:
         assert handles.avoided == [[], ["one"]]
 
     with_drawers(handles, check)
+
+
+def test_what_a_drawer_gives_back_when_its_worker_died_is_drawn_by_another() -> None:
+    """Two of 40 waited for the dead worker's successor until their deadline."""
+    handles = Handles([started, preview, refuses("one")], [started, preview, final])
+
+    async def check(drawers: Drawers) -> None:
+        events = await events_of(drawers)
+        assert names(events) == ["Started", "Preview", "Started", "Preview", "Final"]
+        assert handles.avoided == [[], ["one"]]
+
+    with_drawers(handles, check)
+
+
+def test_a_picture_over_which_workers_die_is_given_up() -> None:
+    handles = Handles(*[[started, refuses(name)] for name in ("one", "two", "one")])
+
+    async def check(drawers: Drawers) -> None:
+        answer = (await events_of(drawers))[-1]
+        assert isinstance(answer, JobFailed)
+        assert answer.kind == "crashed"
+
+    with_drawers(handles, check)
+
+
+def test_a_drawer_gives_back_what_waits_for_a_worker_that_is_gone() -> None:
+    async def run() -> None:
+        fakes = Fakes()
+        async with fakes.engine(max_retries=1) as engine:
+            words = words_of(engine, job(), "one", look=0.001)
+            fakes.ready = False
+            fakes.links[-1].die()
+            rest = [word async for word in words]
+            assert isinstance(rest[-1], NotTaken)
+            assert (rest[-1].kind, rest[-1].replica) == ("not_ready", "one")
+            await settle()
+            assert len(engine.queue) == 0  # nobody draws it twice
+            assert engine.status.cancelled == 1
+
+    asyncio.run(run())
+
+
+def test_a_drawer_passes_on_what_its_engine_says() -> None:
+    async def run() -> list[object]:
+        async with Fakes(answer=good).engine() as engine:
+            return [word async for word in words_of(engine, job(), "one", look=0.001)]
+
+    assert names(asyncio.run(run())) == ["Final"]  # type: ignore[arg-type]
 
 
 def test_one_that_says_it_is_not_ready_is_not_asked_first() -> None:

@@ -139,12 +139,13 @@ def _audit(
 
 def _drawn_on_device(arguments: Mapping[str, object]) -> dict[str, object]:
     """The generators of a call, each as one of the device with the same seed."""
-    given = arguments.get("generator")
-    generators = given if isinstance(given, list) else [given]
-    if not all(isinstance(one, torch.Generator) for one in generators):
+    passed = arguments.get("generator")
+    generators = passed if isinstance(passed, list) else [passed]
+    seeds = [gen.initial_seed() for gen in generators if isinstance(gen, torch.Generator)]
+    if len(seeds) < len(generators):
         return {}
-    moved = [torch.Generator("cuda").manual_seed(one.initial_seed()) for one in generators]
-    return {"generator": moved if isinstance(given, list) else moved[0]}
+    moved = [torch.Generator("cuda").manual_seed(seed) for seed in seeds]
+    return {"generator": moved if isinstance(passed, list) else moved[0]}
 
 
 def _with_draws(audit: Audit) -> Audit:

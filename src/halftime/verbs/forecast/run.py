@@ -77,7 +77,7 @@ def forecast(
         resolve(model, config=config, revision=revision), settings or ForecastSettings()
     )
     check_runs(machine.gpu, scenario.choice.dtype, compiled=scenario.choice.compiled)
-    parsed_claims = [parse_claim(text) for text in claims]
+    parsed = [parse_claim(text) for text in claims]
     stages = stages_of(scenario, machine)
     total = total_of(scenario, machine, stages)
     s = scenario.choice
@@ -95,9 +95,7 @@ def forecast(
         stages=stages,
         total=total,
         fixes=fixes_of(scenario, machine),
-        claims=tuple(
-            judge(claim, (*stages, total), machine.gpu, s.dtype) for claim in parsed_claims
-        ),
+        claims=tuple(judge(claim, (*stages, total), machine.gpu, s.dtype) for claim in parsed),
         prices=priced(scenario, prices, target_seconds, machine.constants, cost) if prices else (),
         operations=operations(scenario, machine),
         ceiling=_ceiling(machine.gpu, s.dtype),

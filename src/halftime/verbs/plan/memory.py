@@ -7,7 +7,7 @@ from halftime.verbs.forecast.quantised import QUANTISED
 from halftime.verbs.forecast.quantised import weight_bytes as bytes_of_a_weight
 from halftime.verbs.forecast.run import activation_bytes
 from halftime.verbs.forecast.scenario import Scenario
-from halftime.verbs.plan.ways import Way
+from halftime.verbs.plan.ways import PlanWay
 
 # Under group offload by leaves the layer at work and the next are on the card.
 _LAYERS_HELD = 3
@@ -18,7 +18,7 @@ _LARGE_ENCODER = 1e9
 _T5_IN_FP32 = 0.21
 
 
-def component_bytes(run: ComponentRun, way: Way) -> float:
+def component_bytes(run: ComponentRun, way: PlanWay) -> float:
     """Bytes of a component's weights."""
     parameters = operations_of(run)[0].parameters
     if run.traced.role == "text_encoder" and is_quantised_encoder(parameters, way):
@@ -29,13 +29,13 @@ def component_bytes(run: ComponentRun, way: Way) -> float:
     return parameters * bytes_of_a_weight(run.dtype)
 
 
-def is_quantised_encoder(parameters: float, way: Way) -> bool:
+def is_quantised_encoder(parameters: float, way: PlanWay) -> bool:
     """Whether the way quantises a text encoder of so many parameters."""
     kind = QUANTISED.get(way.precision)
     return kind is not None and kind.multiplies is None and parameters >= _LARGE_ENCODER
 
 
-def peak_bytes(scenario: Scenario, way: Way, cards: int) -> float:
+def peak_bytes(scenario: Scenario, way: PlanWay, cards: int) -> float:
     """The most that one card holds at once."""
     runs = distinct(scenario)
     share = cards if way.parallel in ("ulysses", "ring") else 1
@@ -62,7 +62,7 @@ def distinct(scenario: Scenario) -> list[ComponentRun]:
     return list(unique.values())
 
 
-def _largest_layer(run: ComponentRun, way: Way) -> float:
+def _largest_layer(run: ComponentRun, way: PlanWay) -> float:
     """Bytes of the largest matrix that a product reads."""
     elements = max(
         (group.n * group.k for group in operations_of(run)[0].eager if group.kind == "gemm"),

@@ -34,7 +34,7 @@ from halftime.verbs.forecast.whatif import REUSED_SHARE
 from halftime.verbs.plan import transfers
 from halftime.verbs.plan.card import card_named
 from halftime.verbs.plan.memory import component_bytes, distinct, peak_bytes
-from halftime.verbs.plan.ways import Way, parallel_ways, refusals, ways
+from halftime.verbs.plan.ways import PlanWay, parallel_ways, refusals, ways
 
 BEST = 3
 MOST_CARDS = 8
@@ -60,18 +60,12 @@ def plan(
     `allow_cache` a step cache, which changes pictures, is weighed as well. Raises UnknownModel,
     UnknownDevice or BadInput.
     """
-    if not 1 <= cards <= MOST_CARDS:
-        raise BadInput(f"cards is {cards}; a plan is for 1 to {MOST_CARDS} in one machine.")
     chosen = card_named(card)
     gpu = chosen.gpu
-    asked = settings or ForecastSettings()
+    requested = settings or ForecastSettings()
     resolved = resolve(model, config=config, revision=revision)
-    plain = scenario_of(resolved, asked)
-    if plain.choice.dtype in QUANTISED:
-        raise BadInput(
-            f"dtype {plain.choice.dtype!r} is what a plan decides: leave it out, or name fp32, "
-            "fp16 or bf16 for what is not quantised."
-        )
+    plain = scenario_of(resolved, requested)
+    _check(plain.choice.dtype, cards)
     per_hour = _price(prices, gpu)
     machine = machine_after(
         uncalibrated(gpu, constants or shipped(), host),
@@ -81,12 +75,11 @@ def plan(
     rows = [
         _row(scenario, way, machine, cards, target_seconds, per_hour)
         for way in ways(resolved, gpu, plain.choice.dtype, parallels, cached=allow_cache)
-        for scenario in (_scenario(plain, asked, way),)
+        for scenario in (_scenario(plain, requested, way),)
     ]
     rows = _without_idle_tiles(rows)
     ranked = sorted(rows, key=_order)
-    good = [row for row in ranked if row.fits]
-    best = tuple(_different(good))[:BEST]
+    best = tuple(_different([row for row in ranked if row.fits]))[:BEST]
     s = plain.choice
     return DeploymentPlan(
         halftime=version(),
@@ -109,6 +102,16 @@ def plan(
     )
 
 
+def _check(dtype: str, cards: int) -> None:
+    if not 1 <= cards <= MOST_CARDS:
+        raise BadInput(f"cards is {cards}; a plan is for 1 to {MOST_CARDS} in one machine.")
+    if dtype in QUANTISED:
+        raise BadInput(
+            f"dtype {dtype!r} is what a plan decides: leave it out, or name fp32, fp16 or bf16 for "
+            "what is not quantised."
+        )
+
+
 def _price(prices: Path | str | None, gpu: Gpu) -> float | None:
     """An hour of the card in the list, or None without one."""
     if prices is None:
@@ -120,10 +123,10 @@ def _price(prices: Path | str | None, gpu: Gpu) -> float | None:
     return table[name]
 
 
-def _scenario(plain: Scenario, asked: ForecastSettings, way: Way) -> Scenario:
+def _scenario(plain: Scenario, requested: ForecastSettings, way: PlanWay) -> Scenario:
     choice = msgspec.structs.replace(
-        asked,
-        dtype=way.precision if way.precision in QUANTISED else asked.dtype,
+        requested,
+        dtype=way.precision if way.precision in QUANTISED else requested.dtype,
         compiled=way.compiled,
         tiled=way.tiled,
     )
@@ -132,7 +135,7 @@ def _scenario(plain: Scenario, asked: ForecastSettings, way: Way) -> Scenario:
 
 def _row(
     scenario: Scenario,
-    way: Way,
+    way: PlanWay,
     machine: Machine,
     cards: int,
     target_seconds: float | None,
@@ -170,7 +173,7 @@ def _row(
     )
 
 
-def _cached(works: tuple[StageWork, ...], way: Way) -> tuple[StageWork, ...]:
+def _cached(works: tuple[StageWork, ...], way: PlanWay) -> tuple[StageWork, ...]:
     if way.cache == "none":
         return works
     return tuple(
@@ -192,7 +195,7 @@ def _with_runs(work: StageWork, runs: Iterable[ComponentRun]) -> StageWork:
 
 
 def _shared(
-    works: tuple[StageWork, ...], way: Way, gpu: Gpu, cards: int
+    works: tuple[StageWork, ...], way: PlanWay, gpu: Gpu, cards: int
 ) -> tuple[tuple[StageWork, ...], transfers.Moved]:
     """The work of one card, and what the cards exchange."""
     if way.parallel == "none":
@@ -219,7 +222,7 @@ def _shared(
 
 
 def _offloaded(
-    scenario: Scenario, works: tuple[StageWork, ...], way: Way, gpu: Gpu
+    scenario: Scenario, works: tuple[StageWork, ...], way: PlanWay, gpu: Gpu
 ) -> transfers.Moved:
     if way.offload == "none":
         return transfers.NOTHING_MOVED
@@ -239,8 +242,8 @@ def _order(row: PlanRow) -> tuple[bool, bool, bool, float]:
 
 def _without_idle_tiles(rows: list[PlanRow]) -> list[PlanRow]:
     """Tiles cost time and a seam: they are weighed where the same way does not fit without."""
-    whole = {_way_of(row) for row in rows if not row.tiled and row.fits}
-    return [row for row in rows if not (row.tiled and _way_of(row) in whole)]
+    untiled = {_way_of(row) for row in rows if not row.tiled and row.fits}
+    return [row for row in rows if not (row.tiled and _way_of(row) in untiled)]
 
 
 def _way_of(row: PlanRow) -> tuple[str, str, str, str, bool]:
@@ -249,11 +252,11 @@ def _way_of(row: PlanRow) -> tuple[str, str, str, str, bool]:
 
 def _different(rows: list[PlanRow]) -> Iterator[PlanRow]:
     """The rows without those that only offload more than a faster one of the same precision."""
-    taken: set[tuple[str, str, str, bool]] = set()
+    listed: set[tuple[str, str, str, bool]] = set()
     for row in rows:
         key = (row.precision, row.parallel, row.cache, row.compiled)
-        if key not in taken:
-            taken.add(key)
+        if key not in listed:
+            listed.add(key)
             yield row
 
 
@@ -264,11 +267,11 @@ def _ruled_out(
     kinds: dict[tuple[str, str], list[PlanRow]] = {}
     for row in rows:
         kinds.setdefault((row.precision, row.offload), []).append(row)
-    taken = {(row.precision, row.offload) for row in best}
+    listed = {(row.precision, row.offload) for row in best}
     for (precision, offload), members in kinds.items():
-        if (precision, offload) in taken:
+        if (precision, offload) in listed:
             continue
-        what = f"{precision}, {'no' if offload == 'none' else offload} offload"
+        name = f"{precision}, {'no' if offload == 'none' else offload} offload"
         fitting = [row for row in members if row.fits]
         if not fitting:
             least = min(row.memory_bytes for row in members)
@@ -286,7 +289,7 @@ def _ruled_out(
                 if fastest.seconds >= best[-1].seconds
                 else "and a faster one of its precision stands above"
             )
-        yield PlanRefusal(what=what, why=why)
+        yield PlanRefusal(what=name, why=why)
 
 
 def _notes(

@@ -15,7 +15,7 @@ from halftime.verbs.forecast.scenario import Scenario
 OFFLOADS = ("none", "model", "group", "sequential")
 
 
-class Way(NamedTuple):
+class PlanWay(NamedTuple):
     """One way to run a call."""
 
     precision: str
@@ -28,7 +28,7 @@ class Way(NamedTuple):
 
 def ways(
     model: Model, gpu: Gpu, precision: str, parallels: tuple[str, ...], *, cached: bool
-) -> Iterator[Way]:
+) -> Iterator[PlanWay]:
     """Every way that could be run; `precision` is the model's own."""
     precisions = [precision, *(name for name in QUANTISED if runs_on(gpu, name))]
     for name in precisions:
@@ -37,12 +37,12 @@ def ways(
                 for compiled in (False, True):
                     for tiled in (False, True):
                         for cache in ("none", "step-cache") if cached else ("none",):
-                            way = Way(name, offload, parallel, compiled, tiled, cache)
+                            way = PlanWay(name, offload, parallel, compiled, tiled, cache)
                             if is_a_way(way):
                                 yield way
 
 
-def is_a_way(way: Way) -> bool:
+def is_a_way(way: PlanWay) -> bool:
     """Whether diffusers and torchao run that combination, as far as halftime can say."""
     if way.precision in QUANTISED and QUANTISED[way.precision].multiplies and not way.compiled:
         return False  # eager quantised products are slower than 16-bit ones

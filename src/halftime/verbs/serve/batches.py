@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import msgspec
 import torch
 
-from halftime.base.errors import BadWorkload, OutOfMemory
+from halftime.base.errors import BadWorkload, HalftimeError, OutOfMemory
+from halftime.base.progress import Progress
 from halftime.pipeline.device import device_of
 from halftime.records.serve import Certificate, ColdStartTimes
 from halftime.verbs.serve.messages import (
@@ -25,6 +26,8 @@ from halftime.verbs.serve.messages import (
     Stepped,
 )
 from halftime.verbs.serve.preview import Previews, Unpacker
+from halftime.verbs.serve.step_proof import prove
+from halftime.verbs.serve.step_worker import StepServing
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
 from halftime.verbs.serve.streams import pictures_first
 from halftime.verbs.serve.studio import open_studio
@@ -75,6 +78,7 @@ class Worker:
         device = device_of(self.studio.pipeline)
         self.memory = Memory(begin.settings.memory_growth_bytes, device)
         self.dynamo = Dynamo()
+        self.steps: StepServing | None = None  # where requests are scheduled at the step
 
     def run(self) -> None:
         """Warm up, then draw until the engine closes the pipe, which ends this process. Both in
@@ -82,7 +86,10 @@ class Worker:
         pictures_first(device_of(self.studio.pipeline))
         self._warm()
         while True:
-            self._batch(self.channel.batches.get())
+            if self.steps is None:
+                self._batch(self.channel.batches.get())
+            else:
+                self.steps.turn()
 
     # ---- warm-up
 
@@ -93,12 +100,25 @@ class Worker:
 
         # Warm-up previews have no reader: only real ones go through the channel.
         certificate = certify(self.studio, self.begin.settings, self.previews, progress)
+        if self.begin.settings.scheduling == "step":
+            certificate = self._schedule_at_the_step(certificate, progress)
         if self.studio.artefacts is not None:
             self.studio.artefacts.save()
         certificate = self._with_times(certificate)
         resident = self.memory.resident()
         self.channel.send(Ready(certificate=certificate, resident_bytes=resident))
         self.dynamo.look()
+
+    def _schedule_at_the_step(self, certificate: Certificate, progress: Progress) -> Certificate:
+        """Show that it can be done, and take requests so from now on; or say why not."""
+        proof = prove(self.studio, certificate, progress)
+        if self.steps is None and not proof.refusal:
+            self.steps = StepServing.over(
+                self.channel, self.studio, self.begin.settings, proof, self.previews, self._after
+            )
+        elif self.steps is not None and proof.refusal:
+            raise HalftimeError(f"scheduling at the step no longer works: {proof.refusal}")
+        return proof.certify(certificate)
 
     def _with_times(self, certificate: Certificate) -> Certificate:
         artefacts = self.studio.artefacts
@@ -198,6 +218,7 @@ class Worker:
         self.channel.send(
             BatchDone(
                 resident_bytes=self.memory.resident(),
+                jobs=tuple(job.id for job in jobs),
                 previews_dropped=self.previews.take_dropped() if self.previews is not None else 0,
                 pauses=compiled,
             )

@@ -109,6 +109,8 @@ def _facts(certificate: Certificate, status: EngineStatus) -> list[tuple[str, st
         ("compiled since ready", units.count(status.recompiles)),
         ("one picture takes", units.seconds(status.seconds_per_picture)),
     ]
+    if certificate.scheduling_why:
+        facts.append((f"scheduled at the {certificate.scheduling}", certificate.scheduling_why))
     if len(status.workers) > 1:
         ready = sum(worker.state == "ready" for worker in status.workers)
         facts.append(("workers ready", f"{ready} of {len(status.workers)}"))

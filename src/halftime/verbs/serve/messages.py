@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from halftime.base.errors import HalftimeError
+from halftime.records.serve import PolicyName, Scheduling
 
 DEADLINE_SECONDS = 60.0  # from a request's arrival to its picture, where nothing else is set
 
@@ -92,6 +93,8 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     queue_seconds: float
     compute_seconds: float
     batch_size: int
+    # of compute_seconds, where pictures share a step and not a call: this one's part of each step
+    own_seconds: float | None = None
     session: bytes | None = None  # JSON of a halftime Session, where the job asked to be profiled
     frames: int | None = None  # of a video
 
@@ -144,6 +147,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int = 1  # of a picture whose worker died
     # workers that died in a row without a picture before the engine gives up
     restart_limit: int = 5
+    scheduling: Scheduling = "call"  # 'step': where the pipeline's loop allows it
+    policy: PolicyName = "shortest"  # whose step is next
+    aside_bytes: int = 2**30  # of what requests hold between two steps
     artefacts: str | None = None  # a file where compiled code is kept for the next start
 
 

@@ -230,13 +230,12 @@ class _Wish:
 
     job: Job
     step: int
-    seen: SeenStep
+    input: SeenStep
 
 
 @dataclass
 class Previews:
-    """The thread that decodes. At most one call's worth of wishes is pending: newer ones replace
-    them.
+    """The thread that decodes. At most one wish a picture is pending: a newer one replaces it.
 
     A preview is never sent after `close` was called for its picture, so a final comes last.
     """
@@ -263,13 +262,17 @@ class Previews:
         """No more previews of this picture."""
         with self._changed:
             self._open.discard(job_id)
+            self._pending = [wish for wish in self._pending if wish.job.id != job_id]
+            self._changed.notify_all()
 
-    def wish(self, jobs: Sequence[Job], step: int, seen: Sequence[SeenStep]) -> None:
+    def wish(self, jobs: Sequence[Job], step: int, inputs: Sequence[SeenStep]) -> None:
         """Ask for previews, of each job from its part of the step. Never waits."""
-        wishes = [_Wish(job, step, part) for job, part in zip(jobs, seen, strict=True)]
+        wishes = [_Wish(job, step, part) for job, part in zip(jobs, inputs, strict=True)]
+        names = {job.id for job in jobs}
         with self._changed:
-            self.dropped += len(self._pending)
-            self._pending = wishes
+            unrelated = [wish for wish in self._pending if wish.job.id not in names]
+            self.dropped += len(self._pending) - len(unrelated)
+            self._pending = [*unrelated, *wishes]
             self._changed.notify_all()
 
     def take_dropped(self) -> int:
@@ -318,7 +321,7 @@ class Previews:
 
     def _pixels(self, wish: _Wish) -> torch.Tensor | None:
         with torch.inference_mode():
-            estimate = wish.seen.estimate()
+            estimate = wish.input.estimate()
             if estimate is None:
                 return None
             latents = self.unpack(estimate, wish.job.width, wish.job.height)
@@ -328,7 +331,7 @@ class Previews:
         job = wish.job
         if job.id not in self._open:
             return
-        pixels = aside.on_host(functools.partial(self._pixels, wish), wish.seen.ready)
+        pixels = aside.on_host(functools.partial(self._pixels, wish), wish.input.ready)
         if pixels is None:
             return
         height, width = pixels.shape[:2]

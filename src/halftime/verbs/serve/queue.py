@@ -165,6 +165,7 @@ class Waiting:
     deaths: int = 0  # workers that died while they drew it
     tag: float = 0.0
     number: int = 0
+    steps_left: int | None = None  # None: not begun, or drawn in one call
 
     @property
     def deadline(self) -> float:

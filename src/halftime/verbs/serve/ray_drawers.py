@@ -161,7 +161,8 @@ class _DrawerEvents:
 
     def __init__(self, drawers: Drawers, job: Job) -> None:
         self._drawers, self._job = drawers, job
-        self._deaths, self._over = 0, False
+        self._deaths, self._over = 0, False  # deaths of drawers, or of workers, over this picture
+        self._begun = False  # by the drawer that has it now
         self._accepted = False  # by some drawer, which then died
         self._refusals: list[NotTaken] = []  # since all were asked last
         self._previews = PreviewCounter()
@@ -214,8 +215,14 @@ class _DrawerEvents:
                     return self._failure("crashed", text)
                 continue
             if not isinstance(word, NotTaken):
-                self._accepted |= isinstance(word, Started)
+                self._begun |= isinstance(word, Started)
+                self._accepted |= self._begun
                 return word
+            # the worker that had begun it is dead: perhaps of it
+            self._deaths += self._begun
+            if self._deaths >= _DEATHS:
+                text = f"{_DEATHS} workers ended while they drew this picture."
+                return self._failure("crashed", text)
             answer = await self._refused(word)
             if answer is not None:
                 return answer
@@ -227,6 +234,7 @@ class _DrawerEvents:
             data = msgspec.msgpack.encode(moved(self._job, -time.monotonic()))
             method = self._drawers.drawer.draw.options(stream=True)
             self._remote = method.remote(data, avoid=sorted(avoid))
+            self._begun = False
         word: Word = _words.decode(await self._remote.__anext__())
         return word
 

@@ -34,6 +34,7 @@ from halftime.verbs.serve.messages import (
     DEADLINE_SECONDS,
     EngineSettings,
     Event,
+    Final,
     Job,
     JobFailed,
     NotAccepted,
@@ -142,16 +143,39 @@ class Drawer:
     async def draw(self, data: bytes, avoid: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
         """The events of a job; a refusal is its only word. `avoid` is for the router."""
         job = moved(msgspec.msgpack.decode(data, type=Job), time.monotonic())
-        try:
-            events = self._engine.submit(job)
-        except NotAccepted as error:
-            yield _packed(refusal_of(error, job, self._name))
-            return
-        try:
-            async for event in events:
-                yield _packed(event)
-        finally:
-            await events.aclose()
+        async for word in words_of(self._engine, job, self._name):
+            yield msgspec.msgpack.encode(word)
+
+
+async def words_of(
+    engine: Engine, job: Job, replica: str, look: float = LOOK
+) -> AsyncIterator[Event | NotTaken]:
+    """What an engine says of a job. Where none of its workers is ready any more the job, which
+    then only waits, goes back: another drawer may draw it at once."""
+    try:
+        events = engine.submit(job)
+    except NotAccepted as error:
+        yield refusal_of(error, job, replica)
+        return
+    coming: asyncio.Future[Event] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events))
+            arrived, _ = await asyncio.wait({coming}, timeout=look)
+            if arrived:
+                event, coming = coming.result(), None
+                yield event
+                if isinstance(event, Final | JobFailed):
+                    return
+            elif engine.status.state not in ("ready", "draining"):
+                status = engine.status
+                text = f"the drawer is {status.state}: {status.why}."
+                yield refusal_of(NotReady(text, status.ready_in), job, replica)
+                return
+    finally:
+        if coming is not None:
+            coming.cancel()
+        await events.aclose()
 
 
 def refusal_of(error: NotAccepted, job: Job, replica: str) -> NotTaken | JobFailed:
@@ -169,10 +193,6 @@ def refusal_of(error: NotAccepted, job: Job, replica: str) -> NotTaken | JobFail
             id=job.id, replica=replica, kind="not_ready", message=str(error), again=error.ready_in
         )
     return JobFailed(id=job.id, kind="bad_request", message=str(error), retryable=False)
-
-
-def _packed(word: Event | NotTaken) -> bytes:
-    return msgspec.msgpack.encode(word)
 
 
 class Front:

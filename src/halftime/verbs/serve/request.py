@@ -145,6 +145,7 @@ def _parts(form: FormData) -> tuple[dict[str, str], dict[str, list[UploadFile]]]
 
 
 def media_type(request: Request) -> str:
+    """What a body says that it is, without its parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

@@ -19,7 +19,7 @@ from halftime.fix.table_scheduler import is_tabled
 from halftime.pipeline.change import patched
 from halftime.verbs.serve.messages import Job
 from halftime.verbs.serve.preview import Previews, SeenStep, preview_steps
-from halftime.verbs.serve.streams import Pace
+from halftime.verbs.serve.streams import RunAhead
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class Watch:
     step: int = 0
     beat: Callable[[], None] = lambda: None  # told of each step: a sign of life
     progress: Callable[[int, int], None] = lambda step, steps: None  # the same, of how many
-    pace: Pace = field(default_factory=Pace)
+    pace: RunAhead = field(default_factory=RunAhead)
 
     def begin(self) -> None:
         """Before the pipeline is called."""
@@ -69,9 +69,9 @@ class Watch:
             return
         due = [job for job in waiting if self.step in preview_steps(total, job.previews)]
         if due:
-            seen = SeenStep(scheduler, model_output, timestep, sample, index)
+            inputs = SeenStep(scheduler, model_output, timestep, sample, index)
             rows = [position for position, job in enumerate(self.jobs) if job in due]
-            self.previews.wish(due, self.step, [seen.row(row) for row in rows])
+            self.previews.wish(due, self.step, [inputs.row(row) for row in rows])
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch)
     reaches the next. One that a fix put there is not copied: its tables are what makes it fast, and
     its run begins anew at set_timesteps.
     """
-    scheduler = template if _belongs_to_a_fix(template) else copy.deepcopy(template)
+    scheduler = template if belongs_to_a_fix(template) else copy.deepcopy(template)
     with (
         patched(pipeline, "scheduler", scheduler),
         patched(scheduler, "step", _watching(scheduler, watch)),
@@ -90,7 +90,8 @@ def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch)
         yield
 
 
-def _belongs_to_a_fix(scheduler: SchedulerMixin) -> bool:
+def belongs_to_a_fix(scheduler: SchedulerMixin) -> bool:
+    """Whether a fix steps it by a table, or has put a function of its own on it."""
     patches = [
         value
         for value in vars(scheduler).values()

@@ -18,7 +18,7 @@ MOST_AHEAD = 2  # steps: enough that a busy device never waits for the host
 _PICTURES, _PREVIEWS = -1, 0  # priorities of streams; CUDA's default one has the lowest, 0
 
 
-class Pace:
+class RunAhead:
     """Lets the host of one call queue at most MOST_AHEAD steps that the device has not run."""
 
     def __init__(self) -> None:
@@ -77,8 +77,8 @@ class Aside:
             if self._pinned.shape != result.shape:
                 self._pinned = pinned_like(result)
             self._pinned.copy_(result, non_blocking=True)
-            done = queued_so_far(result.device)
-        done.synchronize()
+            event = queued_so_far(result.device)
+        event.synchronize()
         return self._pinned
 
 
