@@ -17,7 +17,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check unit gpu-check gpu-evidence gpu-rehearsal bench breadth docs-tables docs matrix clean
+.PHONY: waits demo test check unit gpu-check gpu-evidence gpu-rehearsal bench breadth docs-tables docs matrix clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
@@ -66,6 +66,13 @@ bench: $(VENV)/test.stamp  ## the benchmarks that need nothing outside this chec
 breadth: $(VENV)/test.stamp  ## every fix on every tiny family and in every state; goes on where it was stopped
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.fix.breadth --out $(RESULTS)/fix_breadth.json $(ARGS)
 	$(BIN)/python -m benchmarks.fix.breadth_page
+
+PYTHONS ?= $(BIN)/python
+waits: $(VENV)/test.stamp  ## the waits of each diffusers release; PYTHONS="VENV/bin/python ..." names an environment of each
+	for python in $(PYTHONS); do \
+	  OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=src:. $$python -W ignore -m benchmarks.audit.waits --out $(RESULTS)/audit_waits.json $(ARGS) || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.audit.waits --out $(RESULTS)/audit_waits.json --page
 
 docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python -m benchmarks.audit.coverage

@@ -153,6 +153,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime forecast .*--claim", Ours(code=1)),
     (r"^halftime forecast evaluate", Ours("--quiet")),
     (r"^halftime forecast", Ours()),
+    (r"^halftime plan", Ours()),
     (r"^cat > prices.toml", Bash()),
     (r"^halftime trace", Ours()),
     (

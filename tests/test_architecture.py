@@ -43,10 +43,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": BELOW,
     "http": BELOW,
     **dict.fromkeys(VERBS, PIPELINE),
+    "plan": PIPELINE | {"forecast"},
     "tune": PIPELINE | {"profile", "fix", "verify", "audit"},
     "captions": PIPELINE | {"http"},
     "serve": PIPELINE | {"http", "profile", "fix", "verify", "audit"},
-    "plan": PIPELINE | {"forecast"},
     "replay": PIPELINE | {"profile"},
     # its clock stands in for the profiler's, its proxies for a gateway
     "testing": PIPELINE | {"profile", "gateway"},

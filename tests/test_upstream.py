@@ -83,11 +83,28 @@ def own_names(tree: ast.Module) -> set[str]:
     return names
 
 
+def names_of_parents(tree: ast.Module) -> set[str]:
+    """Private names of the modules of ours that a file imports from: its classes may inherit."""
+    modules = {
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("halftime.")
+    }
+    files = [SOURCE.parent / f"{name.replace('.', '/')}.py" for name in modules if name]
+    return {
+        name
+        for file in files
+        if file.exists()
+        for name in own_names(ast.parse(file.read_text()))
+        if is_private(name)
+    }
+
+
 def private_names(path: Path) -> Iterator[str]:
     """Private names in a file that none of our files defines: attributes, imports, and those that
     getattr, hasattr, setattr and dicts of attributes name as strings."""
     tree = ast.parse(path.read_text())
-    own = own_names(tree)
+    own = own_names(tree) | names_of_parents(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             names = [node.attr]
@@ -293,6 +310,27 @@ def test_a_wrapped_module_is_taken_out_of_its_wrapper() -> None:
     inside = nn.Linear(1, 1)
     assert pytorch.uncompiled(inside) is inside
     assert pytorch.uncompiled(torch.compile(inside, backend="eager")) is inside
+
+
+def test_a_module_that_is_compiled_whole_has_nothing_compiled_inside() -> None:
+    """The profile would call a VAE compiled whose `decode` is not."""
+    assert not pytorch.is_compiled_whole(nn.Sequential(nn.Linear(1, 1)))
+    wrapped = torch.compile(nn.Sequential(nn.Linear(1, 1)), backend="eager")
+    assert pytorch.is_compiled_whole(wrapped)
+    inside = nn.Sequential(nn.Linear(1, 1))
+    inside[0].compile(backend="eager")
+    assert not pytorch.is_compiled_whole(inside)
+
+
+def test_compilations_are_watched() -> None:
+    """The ledger has a row for them: their seconds would count as computing."""
+    moments: list[str] = []
+    function = torch.compile(lambda x: x + 1, backend="eager")
+    with pytorch.compilations_watched(
+        lambda: moments.append("begins"), lambda: moments.append("ends")
+    ):
+        function(torch.zeros(2))
+    assert moments == ["begins", "ends"]
 
 
 def test_a_compiled_module_is_known() -> None:

@@ -42,17 +42,17 @@ class DeploymentPlan(Record, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     kind: Literal["plan"] = "plan"
     halftime: str = ""
-    model: str
-    card: str  # as asked
+    model: str = ""
+    card: str = ""  # as asked
     gpu: str  # forecast as this one
-    cards: int
+    cards: int = 1
     gpu_memory_bytes: float
-    width: int
-    height: int
-    frames: int
-    steps: int
-    batch: int
-    guidance: bool
+    width: int = 0
+    height: int = 0
+    frames: int = 0
+    steps: int = 0
+    batch: int = 0
+    guidance: bool = False
     target_seconds: float | None = None
     best: tuple[PlanRow, ...] = ()
     others: tuple[PlanRow, ...] = ()  # all that were weighed and are not among the best

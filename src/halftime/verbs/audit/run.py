@@ -141,10 +141,13 @@ def _drawn_on_device(arguments: Mapping[str, object]) -> dict[str, object]:
     """The generators of a call, each as one of the device with the same seed."""
     passed = arguments.get("generator")
     generators = passed if isinstance(passed, list) else [passed]
-    seeds = [gen.initial_seed() for gen in generators if isinstance(gen, torch.Generator)]
-    if len(seeds) < len(generators):
+    moved = [
+        torch.Generator("cuda").manual_seed(generator.initial_seed())
+        for generator in generators
+        if isinstance(generator, torch.Generator)
+    ]
+    if len(moved) != len(generators):
         return {}
-    moved = [torch.Generator("cuda").manual_seed(seed) for seed in seeds]
     return {"generator": moved if isinstance(passed, list) else moved[0]}
 
 

@@ -69,10 +69,7 @@ def forecast(
     saved for this GPU. `host` is a class of CPUs or microseconds an operation, and takes the place
     of a saved calibration. Raises UnknownModel, UnknownDevice or BadInput.
     """
-    machine = machine_after(
-        uncalibrated(gpu_named(gpu), constants or shipped(), host),
-        calibration_of(NONE if host else calibration, gpu),
-    )
+    machine = _machine(gpu, constants or shipped(), host, calibration)
     scenario = scenario_of(
         resolve(model, config=config, revision=revision), settings or ForecastSettings()
     )
@@ -105,6 +102,19 @@ def forecast(
         fits=total.memory_bytes + CONTEXT_BYTES <= machine.gpu.memory_bytes,
         calibrated_on=machine.calibrated_on,
         notes=notes(scenario, machine, total),
+    )
+
+
+def _machine(
+    gpu: str,
+    constants: Constants,
+    host: str | None,
+    calibration: Calibration | Path | str | None,
+) -> Machine:
+    """The GPU beside its host: a named one, or the one of a calibration."""
+    return machine_after(
+        uncalibrated(gpu_named(gpu), constants, host),
+        calibration_of(NONE if host else calibration, gpu),
     )
 
 

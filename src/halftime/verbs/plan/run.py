@@ -34,7 +34,7 @@ from halftime.verbs.forecast.whatif import REUSED_SHARE
 from halftime.verbs.plan import transfers
 from halftime.verbs.plan.card import card_named
 from halftime.verbs.plan.memory import component_bytes, distinct, peak_bytes
-from halftime.verbs.plan.ways import PlanWay, parallel_ways, refusals, ways
+from halftime.verbs.plan.setups import Setup, parallel_ways, refusals, setups
 
 BEST = 3
 MOST_CARDS = 8
@@ -60,56 +60,66 @@ def plan(
     `allow_cache` a step cache, which changes pictures, is weighed as well. Raises UnknownModel,
     UnknownDevice or BadInput.
     """
+    _check_cards(cards)
     chosen = card_named(card)
-    gpu = chosen.gpu
-    requested = settings or ForecastSettings()
     resolved = resolve(model, config=config, revision=revision)
+    requested = settings or ForecastSettings()
     plain = scenario_of(resolved, requested)
-    _check(plain.choice.dtype, cards)
-    per_hour = _price(prices, gpu)
+    _check_precision(plain.choice.dtype)
     machine = machine_after(
-        uncalibrated(gpu, constants or shipped(), host),
-        None if host else calibration_of(None, gpu.name),
+        uncalibrated(chosen.gpu, constants or shipped(), host),
+        None if host else calibration_of(None, chosen.gpu.name),
     )
     parallels, out = parallel_ways(plain, cards)
+    per_hour = _price(prices, chosen.gpu)
     rows = [
-        _row(scenario, way, machine, cards, target_seconds, per_hour)
-        for way in ways(resolved, gpu, plain.choice.dtype, parallels, cached=allow_cache)
-        for scenario in (_scenario(plain, requested, way),)
+        _row(_scenario(plain, requested, setup), setup, machine, cards, target_seconds, per_hour)
+        for setup in setups(chosen.gpu, plain.choice.dtype, parallels, cached=allow_cache)
     ]
-    rows = _without_idle_tiles(rows)
-    ranked = sorted(rows, key=_order)
-    best = tuple(_different([row for row in ranked if row.fits]))[:BEST]
-    s = plain.choice
-    return DeploymentPlan(
-        halftime=version(),
+    notes = _notes(resolved.notes, chosen.note, machine, allow_cache=allow_cache)
+    return msgspec.structs.replace(
+        _ranked(
+            _without_idle_tiles(rows), chosen.gpu, target_seconds, [*refusals(chosen.gpu), *out]
+        ),
         model=resolved.name,
         card=card,
-        gpu=gpu.name,
         cards=cards,
-        gpu_memory_bytes=gpu.memory_bytes,
-        width=s.width,
-        height=s.height,
-        frames=s.frames,
-        steps=s.steps,
-        batch=s.batch,
-        guidance=s.guidance,
-        target_seconds=target_seconds,
-        best=best,
-        others=tuple(row for row in ranked if row not in best),
-        ruled_out=(*_ruled_out(rows, best, gpu, target_seconds), *refusals(gpu), *out),
-        notes=tuple(_notes(resolved.notes, chosen.note, machine, allow_cache=allow_cache)),
+        notes=tuple(notes),
+        **{name: getattr(plain.choice, name) for name in OF_THE_CALL},
     )
 
 
-def _check(dtype: str, cards: int) -> None:
+OF_THE_CALL = ("width", "height", "frames", "steps", "batch", "guidance")
+
+
+def _check_cards(cards: int) -> None:
     if not 1 <= cards <= MOST_CARDS:
         raise BadInput(f"cards is {cards}; a plan is for 1 to {MOST_CARDS} in one machine.")
+
+
+def _check_precision(dtype: str) -> None:
     if dtype in QUANTISED:
         raise BadInput(
             f"dtype {dtype!r} is what a plan decides: leave it out, or name fp32, fp16 or bf16 for "
             "what is not quantised."
         )
+
+
+def _ranked(
+    rows: list[PlanRow], gpu: Gpu, target_seconds: float | None, refused: list[PlanRefusal]
+) -> DeploymentPlan:
+    """The rows in order, without what the caller knows of the call."""
+    ranked = sorted(rows, key=_order)
+    best = tuple(_different([row for row in ranked if row.fits]))[:BEST]
+    return DeploymentPlan(
+        halftime=version(),
+        gpu=gpu.name,
+        gpu_memory_bytes=gpu.memory_bytes,
+        target_seconds=target_seconds,
+        best=best,
+        others=tuple(row for row in ranked if row not in best),
+        ruled_out=(*_ruled_out(rows, best, gpu, target_seconds), *refused),
+    )
 
 
 def _price(prices: Path | str | None, gpu: Gpu) -> float | None:
@@ -123,26 +133,26 @@ def _price(prices: Path | str | None, gpu: Gpu) -> float | None:
     return table[name]
 
 
-def _scenario(plain: Scenario, requested: ForecastSettings, way: PlanWay) -> Scenario:
+def _scenario(plain: Scenario, requested: ForecastSettings, setup: Setup) -> Scenario:
     choice = msgspec.structs.replace(
         requested,
-        dtype=way.precision if way.precision in QUANTISED else requested.dtype,
-        compiled=way.compiled,
-        tiled=way.tiled,
+        dtype=setup.precision if setup.precision in QUANTISED else requested.dtype,
+        compiled=setup.compiled,
+        tiled=setup.tiled,
     )
     return scenario_of(plain.model, choice)
 
 
 def _row(
     scenario: Scenario,
-    way: PlanWay,
+    setup: Setup,
     machine: Machine,
     cards: int,
     target_seconds: float | None,
     per_hour: float | None,
 ) -> PlanRow:
-    works, moved = _shared(_cached(scenario.works, way), way, machine.gpu, cards)
-    extra = [moved, _offloaded(scenario, works, way, machine.gpu)]
+    works, moved = _shared(_cached(scenario.works, setup), setup, machine.gpu, cards)
+    extra = [moved, _offloaded(scenario, works, setup, machine.gpu)]
     transfer = sum(part.seconds for part in extra)
 
     def seconds(effects: Effects) -> float:
@@ -152,15 +162,15 @@ def _row(
     own = spread(gradient(seconds, machine.effects), machine, doubt_of(works))
     moving = math.hypot(*(part.spread * part.seconds / value for part in extra))
     factor = math.exp(Z90 * math.hypot(own, moving))
-    memory = peak_bytes(scenario, way, cards)
+    memory = peak_bytes(scenario, setup, cards)
     pictures = scenario.choice.batch
     return PlanRow(
-        precision=way.precision,
-        offload=way.offload,
-        parallel=way.parallel,
-        cache=way.cache,
-        compiled=way.compiled,
-        tiled=way.tiled,
+        precision=setup.precision,
+        offload=setup.offload,
+        parallel=setup.parallel,
+        cache=setup.cache,
+        compiled=setup.compiled,
+        tiled=setup.tiled,
         seconds=value,
         low=value / factor,
         high=value * factor,
@@ -169,12 +179,12 @@ def _row(
         fits=memory + CONTEXT_BYTES <= machine.gpu.memory_bytes,
         meets_target=target_seconds is None or value <= target_seconds,
         per_picture=None if per_hour is None else per_hour * cards / 3600 * value / pictures,
-        note=QUANTISED[way.precision].note if way.precision in QUANTISED else "",
+        note=QUANTISED[setup.precision].note if setup.precision in QUANTISED else "",
     )
 
 
-def _cached(works: tuple[StageWork, ...], way: PlanWay) -> tuple[StageWork, ...]:
-    if way.cache == "none":
+def _cached(works: tuple[StageWork, ...], setup: Setup) -> tuple[StageWork, ...]:
+    if setup.cache == "none":
         return works
     return tuple(
         _with_runs(
@@ -195,10 +205,10 @@ def _with_runs(work: StageWork, runs: Iterable[ComponentRun]) -> StageWork:
 
 
 def _shared(
-    works: tuple[StageWork, ...], way: PlanWay, gpu: Gpu, cards: int
+    works: tuple[StageWork, ...], setup: Setup, gpu: Gpu, cards: int
 ) -> tuple[tuple[StageWork, ...], transfers.Moved]:
     """The work of one card, and what the cards exchange."""
-    if way.parallel == "none":
+    if setup.parallel == "none":
         return works, transfers.NOTHING_MOVED
     exchanged = 0.0
     out = []
@@ -209,28 +219,28 @@ def _shared(
         runs = []
         for run in work.runs:
             geometry = run.traced.geometry
-            if way.parallel == "guidance":
+            if setup.parallel == "guidance":
                 geometry = msgspec.structs.replace(geometry, batch=max(1, geometry.batch // 2))
                 traced = msgspec.structs.replace(run.traced, geometry=geometry)
                 runs.append(msgspec.structs.replace(run, traced=traced))
                 exchanged += run.times * transfers.COLLECTIVE_SECONDS
             else:
                 runs.append(msgspec.structs.replace(run, cards=cards))
-                exchanged += transfers.collectives(run, gpu, cards, way.parallel).seconds
+                exchanged += transfers.collectives(run, gpu, cards, setup.parallel).seconds
         out.append(_with_runs(work, runs))
     return tuple(out), transfers.Moved(exchanged, transfers.PARALLEL_SPREAD)
 
 
 def _offloaded(
-    scenario: Scenario, works: tuple[StageWork, ...], way: PlanWay, gpu: Gpu
+    scenario: Scenario, works: tuple[StageWork, ...], setup: Setup, gpu: Gpu
 ) -> transfers.Moved:
-    if way.offload == "none":
+    if setup.offload == "none":
         return transfers.NOTHING_MOVED
-    once = sum(component_bytes(run, way) for run in distinct(scenario))
-    if way.offload == "model":
+    once = sum(component_bytes(run, setup) for run in distinct(scenario))
+    if setup.offload == "model":
         return transfers.model_offload(once, gpu)
-    every = sum(component_bytes(run, way) * run.times for work in works for run in work.runs)
-    if way.offload == "group":
+    every = sum(component_bytes(run, setup) * run.times for work in works for run in work.runs)
+    if setup.offload == "group":
         return transfers.group_offload(every, gpu)
     return transfers.sequential_offload(every, gpu)
 
@@ -242,8 +252,8 @@ def _order(row: PlanRow) -> tuple[bool, bool, bool, float]:
 
 def _without_idle_tiles(rows: list[PlanRow]) -> list[PlanRow]:
     """Tiles cost time and a seam: they are weighed where the same way does not fit without."""
-    untiled = {_way_of(row) for row in rows if not row.tiled and row.fits}
-    return [row for row in rows if not (row.tiled and _way_of(row) in untiled)]
+    fitting = {_way_of(row) for row in rows if not row.tiled and row.fits}
+    return [row for row in rows if not (row.tiled and _way_of(row) in fitting)]
 
 
 def _way_of(row: PlanRow) -> tuple[str, str, str, str, bool]:
@@ -252,11 +262,11 @@ def _way_of(row: PlanRow) -> tuple[str, str, str, str, bool]:
 
 def _different(rows: list[PlanRow]) -> Iterator[PlanRow]:
     """The rows without those that only offload more than a faster one of the same precision."""
-    listed: set[tuple[str, str, str, bool]] = set()
+    keys: set[tuple[str, str, str, bool]] = set()
     for row in rows:
         key = (row.precision, row.parallel, row.cache, row.compiled)
-        if key not in listed:
-            listed.add(key)
+        if key not in keys:
+            keys.add(key)
             yield row
 
 
@@ -267,11 +277,11 @@ def _ruled_out(
     kinds: dict[tuple[str, str], list[PlanRow]] = {}
     for row in rows:
         kinds.setdefault((row.precision, row.offload), []).append(row)
-    listed = {(row.precision, row.offload) for row in best}
+    winners = {(row.precision, row.offload) for row in best}
     for (precision, offload), members in kinds.items():
-        if (precision, offload) in listed:
+        if (precision, offload) in winners:
             continue
-        name = f"{precision}, {'no' if offload == 'none' else offload} offload"
+        subject = f"{precision}, {'no' if offload == 'none' else offload} offload"
         fitting = [row for row in members if row.fits]
         if not fitting:
             least = min(row.memory_bytes for row in members)
@@ -289,7 +299,7 @@ def _ruled_out(
                 if fastest.seconds >= best[-1].seconds
                 else "and a faster one of its precision stands above"
             )
-        yield PlanRefusal(what=name, why=why)
+        yield PlanRefusal(what=subject, why=why)
 
 
 def _notes(

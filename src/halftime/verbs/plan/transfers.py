@@ -67,7 +67,7 @@ def sequential_offload(weights_each_forward: float, gpu: Gpu) -> Moved:
     return Moved(weights_each_forward / (LAYER_BY_LAYER * generation(gpu)), LAYER_SPREAD)
 
 
-def collectives(run: ComponentRun, gpu: Gpu, cards: int, way: str) -> Moved:
+def collectives(run: ComponentRun, gpu: Gpu, cards: int, exchange: str) -> Moved:
     """What sequence parallelism exchanges in all steps: of Ulysses four all-to-alls an attention
     (queries, keys, values, result), of a ring the keys and values of every other card."""
     seconds = 0.0
@@ -75,7 +75,7 @@ def collectives(run: ComponentRun, gpu: Gpu, cards: int, way: str) -> Moved:
         if group.kind != "attention":
             continue
         tensor = group.products * group.m * group.k * group.element
-        if way == "ulysses":
+        if exchange == "ulysses":
             bytes_out, times = 4 * tensor * (cards - 1) / cards**2, 4
         else:
             bytes_out, times = 2 * tensor * (cards - 1) / cards, cards - 1

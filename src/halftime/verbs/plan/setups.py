@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from halftime.records.gpus import Gpu
 from halftime.records.plan import PlanRefusal
-from halftime.verbs.forecast.models import Model
 from halftime.verbs.forecast.predict import operations_of
 from halftime.verbs.forecast.quantised import QUANTISED, runs_on
 from halftime.verbs.forecast.scenario import Scenario
@@ -15,7 +14,7 @@ from halftime.verbs.forecast.scenario import Scenario
 OFFLOADS = ("none", "model", "group", "sequential")
 
 
-class PlanWay(NamedTuple):
+class Setup(NamedTuple):
     """One way to run a call."""
 
     precision: str
@@ -26,9 +25,9 @@ class PlanWay(NamedTuple):
     cache: str = "none"
 
 
-def ways(
-    model: Model, gpu: Gpu, precision: str, parallels: tuple[str, ...], *, cached: bool
-) -> Iterator[PlanWay]:
+def setups(
+    gpu: Gpu, precision: str, parallels: tuple[str, ...], *, cached: bool
+) -> Iterator[Setup]:
     """Every way that could be run; `precision` is the model's own."""
     precisions = [precision, *(name for name in QUANTISED if runs_on(gpu, name))]
     for name in precisions:
@@ -37,18 +36,22 @@ def ways(
                 for compiled in (False, True):
                     for tiled in (False, True):
                         for cache in ("none", "step-cache") if cached else ("none",):
-                            way = PlanWay(name, offload, parallel, compiled, tiled, cache)
-                            if is_a_way(way):
-                                yield way
+                            setup = Setup(name, offload, parallel, compiled, tiled, cache)
+                            if is_run(setup):
+                                yield setup
 
 
-def is_a_way(way: PlanWay) -> bool:
+def is_run(setup: Setup) -> bool:
     """Whether diffusers and torchao run that combination, as far as halftime can say."""
-    if way.precision in QUANTISED and QUANTISED[way.precision].multiplies and not way.compiled:
+    if (
+        setup.precision in QUANTISED
+        and QUANTISED[setup.precision].multiplies
+        and not setup.compiled
+    ):
         return False  # eager quantised products are slower than 16-bit ones
-    if way.offload in ("group", "sequential") and (way.compiled or way.parallel != "none"):
+    if setup.offload in ("group", "sequential") and (setup.compiled or setup.parallel != "none"):
         return False
-    return not (way.offload == "model" and way.parallel != "none")
+    return not (setup.offload == "model" and setup.parallel != "none")
 
 
 def refusals(gpu: Gpu) -> Iterator[PlanRefusal]:
@@ -72,9 +75,9 @@ def parallel_ways(scenario: Scenario, cards: int) -> tuple[tuple[str, ...], list
     """How several cards can share one call, and why not otherwise."""
     if cards == 1:
         return ("none",), []
-    ways_found, out = ["none"], []
+    shared, out = ["none"], []
     if scenario.choice.guidance and cards == 2:
-        ways_found.append("guidance")
+        shared.append("guidance")
     else:
         why = (
             "guidance has two halves: it takes two cards"
@@ -90,9 +93,9 @@ def parallel_ways(scenario: Scenario, cards: int) -> tuple[tuple[str, ...], list
             )
         )
     else:
-        ways_found.append("ring")
+        shared.append("ring")
         if heads % cards == 0:
-            ways_found.append("ulysses")
+            shared.append("ulysses")
         else:
             out.append(
                 PlanRefusal(
@@ -105,7 +108,7 @@ def parallel_ways(scenario: Scenario, cards: int) -> tuple[tuple[str, ...], list
             why="no public row to set it against: the decode is planned on one",
         )
     )
-    return tuple(ways_found), out
+    return tuple(shared), out
 
 
 def _heads(scenario: Scenario) -> int | None:
