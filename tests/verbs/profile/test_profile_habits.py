@@ -278,4 +278,4 @@ def test_what_a_healthy_pipeline_is() -> None:
         bare = ModuleFacts(
             module.name, module.part, module.dtype, module.convolutional, False, False
         )
-        assert replace(module, channels_last=False, decoder_channels=0) == bare
+        assert replace(module, channels_last=False, decoder_channels=0, overflows=False) == bare

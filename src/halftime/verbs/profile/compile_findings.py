@@ -20,14 +20,14 @@ def _steady_compilation(evidence: ProfileEvidence) -> Iterator[Finding]:
     report = evidence.compilation
     if report is None or not evidence.worth_saying(seconds):
         return
-    reason = f": {report.recompiles[0].reason}" if report.recompiles else ""
+    reason = report.recompiles[0].reason if report.recompiles else "call with a few pinned shapes"
     yield evidence.finding(
         "compiles-in-steady-calls",
         COMPILATION,
         seconds,
         None,
-        f"torch.compile works on in calls after the warm-up ({evidence.part_of_call(seconds)})"
-        f"{reason}. Call with a few pinned shapes, or compile with dynamic=True",
+        "torch.compile still compiles in calls after the warm-up "
+        f"({evidence.part_of_call(seconds)}): {reason}",
         where=evidence.compiled_for,
     )
 

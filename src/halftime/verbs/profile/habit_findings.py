@@ -187,11 +187,11 @@ def _unfused_adapters(evidence: ProfileEvidence) -> Iterator[Finding]:
                 "lora-unfused",
                 "denoise",
                 seconds,
-                None,
-                f"{' and '.join(module.adapters)} work beside the {module.name}'s own weights in "
-                f"{module.adapted_layers} layers of every step, about "
-                f"{evidence.part_of_call(seconds)} measured in a call of its own: "
-                "pipeline.fuse_lora(), where adapters do not change between calls",
+                "lora-fuse",
+                f"unfused LoRA ({', '.join(module.adapters)}) works beside the {module.name}'s own "
+                f"weights in {module.adapted_layers} layers of every step, about "
+                f"{evidence.part_of_call(seconds)} measured in a call of its own; fuse it where "
+                "adapters do not change between calls",
             )
 
 
