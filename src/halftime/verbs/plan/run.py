@@ -78,7 +78,9 @@ def plan(
     ]
     notes = _notes(resolved.notes, chosen.note, machine, allow_cache=allow_cache)
     return msgspec.structs.replace(
-        _ranked(_without_idle_tiles(rows), chosen.gpu, target_seconds, [*refusals(chosen.gpu), *out]),
+        _ranked(
+            _without_idle_tiles(rows), chosen.gpu, target_seconds, [*refusals(chosen.gpu), *out]
+        ),
         model=resolved.name,
         card=card,
         cards=cards,
