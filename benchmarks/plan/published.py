@@ -8,10 +8,12 @@ of quantisation with and without model offload (datasets/derekl35/diffusers-quan
 on the hub; its GPU is not stated, the times are set against an H100's), and FLUX.1-dev and
 CogVideoX quantised by torchao (sayakpaul/diffusers-torchao, README). The first also ranks: for each
 memory between the smallest and the largest peak, the fastest published way that fits should be
-among the first two of the same ways in the plan's order. Rates of model offload were read off the
-first table, so its times do not judge them; its order and all peaks do. Not in it: nf4 under offload, which is not planned, since bitsandbytes
-keeps its weights on the card. That videos hold no input twice was read off the CogVideoX rows. Rewrites the table of
-docs/plan.md.
+among the first two of the same ways in the plan's order.
+
+Rates of model offload were read off the first table, so its times do not judge them; its order and
+all peaks do. Not in it: nf4 under offload, which is not planned, since bitsandbytes keeps its
+weights on the card. That videos hold no input twice was read off the CogVideoX rows. Rewrites the
+table of docs/plan.md.
 """
 
 from __future__ import annotations
