@@ -775,7 +775,7 @@ def test_hooks_put_on_a_model_are_taken_off_its_registries() -> None:
         stateful = diffusers_caches.stateful_hooks(model)
         assert 0 < len(stateful) < len(hooks)
         with model.cache_context("cond"):
-            if hasattr(diffusers, "TextKVCacheConfig"):  # contexts have names since then
+            if hasattr(stateful[0].state_manager, "_context"):  # contexts have names since 0.42
                 assert stateful[0].state_manager._context.name == "cond"
     assert not vars(model)["_diffusers_hook"].hooks
 
@@ -826,7 +826,8 @@ def test_blocks_and_attentions_that_caches_know() -> None:
     sd3 = PIPELINES["sd3"].build().transformer
     unknown = str(diffusers_caches.unknown_to_first_block_cache(sd3))
     assert re.search(r"cannot subtract|does not know Joint", unknown)  # the latter before 0.36
-    assert diffusers_caches.unknown_to_mag_cache(sd3) is None
+    if "cannot subtract" in unknown:
+        assert diffusers_caches.unknown_to_mag_cache(sd3) is None
 
 
 def test_pefts_layers_are_merged_into_a_copy_of_their_base() -> None:

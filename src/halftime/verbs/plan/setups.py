@@ -49,6 +49,8 @@ def is_run(setup: Setup) -> bool:
         and not setup.compiled
     ):
         return False  # eager quantised products are slower than 16-bit ones
+    if setup.precision == "nf4" and setup.offload != "none":
+        return False  # bitsandbytes keeps its weights on the card
     if setup.offload in ("group", "sequential") and (setup.compiled or setup.parallel != "none"):
         return False
     return not (setup.offload == "model" and setup.parallel != "none")
@@ -64,6 +66,10 @@ def refusals(gpu: Gpu) -> Iterator[PlanRefusal]:
     yield PlanRefusal(
         what="eager fp8, int8 and fp4 products",
         why="slower than 16-bit ones where they were measured: they are planned compiled",
+    )
+    yield PlanRefusal(
+        what="nf4 with offload",
+        why="bitsandbytes keeps its weights on the card, so that nothing is gained",
     )
     yield PlanRefusal(
         what="compile with group or sequential offload",
