@@ -78,13 +78,15 @@ def _promise(finding: Finding) -> float:
 
 
 def _with_prediction(session: Session, finding: Finding) -> Finding:
-    """A fix may work on more than what the finding costs: then the ceiling is the fix's."""
+    """A fix may work on more than what the finding costs: where it is expected to bring more than
+    the finding's ceiling, the ceiling is the fix's."""
     if finding.fix not in FIX_ROWS or not FIX_ROWS[finding.fix].priors:
         return finding
     choice = Choice(name=finding.fix)
-    bound = fix_ceiling(session, choice)
-    bound = None if bound is None else max(bound, finding.ceiling or 0.0)
-    return msgspec.structs.replace(finding, predicted=predicted(session, (choice,)), ceiling=bound)
+    gain, bound = predicted(session, (choice,)), finding.ceiling
+    if bound is not None and gain > bound:
+        bound = fix_ceiling(session, choice)
+    return msgspec.structs.replace(finding, predicted=gain, ceiling=bound)
 
 
 def _row_left(row: LedgerRow, speeds: Mapping[LedgerPart, float]) -> float:

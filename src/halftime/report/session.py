@@ -67,7 +67,7 @@ def _summary(session: Session) -> str:
     best = _best(session)
     if best and best.broken:
         words.append(f"but what it drew is broken ({best.id}): mend that first")
-    elif best and _brings_something(best):
+    elif best and best.predicted and _brings_something(best):
         words.append(
             f"the most promising fix is {best.fix}, predicted {units.ratio(best.predicted)} "
             "for the whole call"
@@ -90,7 +90,8 @@ def _best(session: Session) -> Finding | None:
 
 
 def _brings_something(finding: Finding) -> bool:
-    return (finding.predicted or 0.0) >= _WORTH_A_FIX
+    gain = finding.ceiling if finding.fix is None else finding.predicted
+    return (gain or 0.0) >= _WORTH_A_FIX
 
 
 def _wall(session: Session) -> str:
