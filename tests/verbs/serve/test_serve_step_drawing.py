@@ -109,7 +109,7 @@ def test_the_batch_is_formed_anew_before_each_pass() -> None:
     turns.turn()
     turns.add(small("b", 1))
     run_to_end(turns)
-    assert [line for line in notes.lines if " " not in line] == ["a", "b+a"]
+    assert [line for line in notes.lines if " " not in line] == ["a", "a+b"]
     assert notes.pictures["a"].own_seconds < notes.pictures["a"].compute_seconds
     assert notes.pictures["a"].batch_size == 2
 
@@ -183,15 +183,19 @@ def test_previews_come_between_steps_and_of_every_request() -> None:
     turns, notes = drawing(previews=previews)
     turns.add(small("a", 2, previews=1))
     turns.turn()
-    turns.add(small("b", 1))
-    turns.turn()
     previews.flush()
+    turns.add(small("b", 1))
     run_to_end(turns)
     assert [(preview.id, preview.step) for preview in shown] == [("a", 1)]
     assert set(notes.pictures) == {"a", "b"}
 
 
 # ---- the proof before ready
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_proof, "FEW_STEPS", 1)
 
 
 def nothing(step: str, finished: int, total: int) -> None:
