@@ -220,6 +220,12 @@ WAYS: tuple[tuple[str, Way], ...] = (
             }
         ),
     ),
+    (
+        r"^from halftime.records.recipe import Choice\n\npipe.enable_lora_hotswap",
+        Elsewhere(
+            "tests/fix/test_fix_lora.py::test_an_adapter_is_swapped_in_a_compiled_denoiser_without_compiling_anew"
+        ),
+    ),
     (r"^from halftime.fix.apply import reasons", Python({"pipe": _TINY.format("pipe")})),
     (
         r"^with halftime.applied\(pipe, \"plan.toml\"",
