@@ -51,7 +51,7 @@ def compile_options(settings: Settings, device: torch.device) -> dict[str, objec
         options.update(pytorch.mode_options(text(settings, "mode")))
     if settings["freezing"] and device.type == "cpu":
         options["freezing"] = True
-    if settings["conv_flags"]:
+    if settings.get("conv_flags"):
         options.update(_CONV_FLAGS)
     if keeping() and device.type == "cpu":
         # Precompiled headers are made even where no kernel is compiled: 5 s of each start for

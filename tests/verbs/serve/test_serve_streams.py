@@ -24,7 +24,7 @@ from halftime.verbs.serve.batches import Worker
 from halftime.verbs.serve.messages import EngineSettings, Job, Preview
 from halftime.verbs.serve.preview import Previews, SeenStep
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
-from halftime.verbs.serve.streams import MOST_AHEAD, Aside, Pace, pictures_first
+from halftime.verbs.serve.streams import MOST_AHEAD, Aside, RunAhead, pictures_first
 from halftime.verbs.serve.studio import open_studio
 
 CUDA = torch.device("cuda", 0)
@@ -40,7 +40,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> PlayedDevice:
 def test_the_host_is_two_steps_ahead_and_a_busy_device_waits_for_nothing(
     played: PlayedDevice,
 ) -> None:
-    pace, begun = Pace(), played.host
+    pace, begun = RunAhead(), played.host
     for step in range(STEPS):
         played.current.queue(STEP, overhead=0.01)
         pace.step(CUDA)
@@ -50,7 +50,7 @@ def test_the_host_is_two_steps_ahead_and_a_busy_device_waits_for_nothing(
 
 
 def test_a_slow_host_is_not_held_up(played: PlayedDevice) -> None:
-    pace, begun = Pace(), played.host
+    pace, begun = RunAhead(), played.host
     for _ in range(STEPS):
         played.current.queue(0.01, overhead=STEP)
         pace.step(CUDA)
@@ -70,7 +70,7 @@ def test_who_leaves_is_seen_within_the_steps_on_the_device(played: PlayedDevice)
     def loop() -> None:
         for _ in range(STEPS):
             played.current.queue(STEP, overhead=0.01)
-            watch.after(SimpleNamespace(), None, None, sample, None)  # type: ignore[arg-type]
+            watch.after(SimpleNamespace(timesteps=[0] * 30), None, None, sample, None)  # type: ignore[arg-type]
 
     with pytest.raises(NobodyWaits):
         loop()
@@ -189,6 +189,7 @@ def test_one_thread_warms_up_and_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = object.__new__(Worker)
     worker.studio = SimpleNamespace(pipeline=SimpleNamespace(device="cpu"))  # type: ignore[assignment]
     worker.channel = SimpleNamespace(batches=SimpleNamespace(get=lambda: None))  # type: ignore[assignment]
+    worker.steps = None
     with pytest.raises(Ended):
         worker.run()
     here = threading.get_ident()
