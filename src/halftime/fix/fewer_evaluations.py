@@ -220,7 +220,6 @@ def _deep_blocks(unet: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def deep_cached(pipeline: DiffusionPipeline, unet: nn.Module, settings: Settings) -> Iterator[None]:
-    """Within it the UNet answers from its deep features on all but each `every`-th step."""
     """Within the block the UNet keeps its deep features for `every` steps."""
     cache = DeepCache(int(number(settings, "every")))
     forward = unet.forward
