@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from halftime.fix.base import FixCode, Settings, number
-from halftime.fix.text import Identities, is_plain, version_of_weights
+from halftime.fix.text import Identities, is_plain, remembered, version_of_weights
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import components
 from halftime.upstream import pytorch
@@ -51,14 +51,9 @@ class EncodingCache:
             key = self._key(args, kwargs)
             if key is None:
                 return encode(*args, **kwargs)
-            if key in self.entries:
-                self.hits += 1
-                self.entries.move_to_end(key)
-            else:
-                self.entries[key] = encode(*args, **kwargs)
-                while len(self.entries) > self.size:
-                    self.entries.popitem(last=False)
-            return copy.deepcopy(self.entries[key])  # the caller owns what it gets
+            self.hits += key in self.entries
+            result = remembered(self.entries, key, self.size, lambda: encode(*args, **kwargs))
+            return copy.deepcopy(result)  # the caller owns what it gets
 
         return call
 

@@ -25,7 +25,7 @@ from halftime.fix.base import (
 from halftime.fix.undo import cast, casting, replace_tensors, restored
 from halftime.pipeline.change import patched, subclassed
 from halftime.pipeline.components import denoisers, vae_of
-from halftime.pipeline.device import device_of, fastest_dtype
+from halftime.pipeline.device import device_of, fastest_dtype, overflows_in_float16
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
@@ -38,13 +38,8 @@ _ENCODING = ("encoder", "quant_conv")  # what of a VAE only `encode` runs, by di
 def dtype_of(settings: Settings, modules: list[nn.Module], device: torch.device) -> str:
     """The dtype that the settings name; 'fastest' is the device's, without one that overflows."""
     dtype = text(settings, "dtype")
-    overflows = any(map(overflows_in_fp16, modules))
+    overflows = any(map(overflows_in_float16, modules))
     return fastest_dtype(device, overflows=overflows) if dtype == "fastest" else dtype
-
-
-def overflows_in_fp16(module: nn.Module) -> bool:
-    """Whether its config says so, as that of SDXL's VAE does."""
-    return bool(getattr(getattr(module, "config", None), "force_upcast", False))
 
 
 @contextmanager
@@ -124,7 +119,7 @@ def _vae_applies(
 ) -> str | None:
     vae = vae_of(pipeline)
     overflow = None
-    if text(settings, "dtype") == "float16" and vae is not None and overflows_in_fp16(vae):
+    if text(settings, "dtype") == "float16" and vae is not None and overflows_in_float16(vae):
         overflow = (
             "this VAE overflows in float16 (its config says force_upcast, as SDXL's does); "
             "use bfloat16"

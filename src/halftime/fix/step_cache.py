@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from halftime.fix.fewer_evaluations import (
     deep_cached,
 )
 from halftime.fix.undo import first_tensor, restored
-from halftime.pipeline.change import patched
+from halftime.pipeline.change import logging_at_least, patched
 from halftime.pipeline.components import denoisers
 from halftime.upstream import diffusers_caches, hugging_face, pytorch
 
@@ -192,8 +193,12 @@ def _first_block(model: nn.Module, evaluation: Evaluation, settings: Settings) -
 
 
 def _mag(model: nn.Module, evaluation: Evaluation, settings: Settings) -> None:
-    config = caches.MagCacheConfig(calibrate=True, num_inference_steps=_EVERYTHING)
-    caches.apply_mag_cache(model, config)
+    caches.apply_mag_cache(model, _measuring())
+
+
+def _measuring() -> object:
+    """A MagCache that computes in full and notes its ratios."""
+    return caches.MagCacheConfig(calibrate=True, num_inference_steps=_EVERYTHING)
 
 
 def _taylorseer(model: nn.Module, evaluation: Evaluation, settings: Settings) -> None:
@@ -240,20 +245,9 @@ def _faster(model: nn.Module, evaluation: Evaluation, settings: Settings) -> Non
         attention_weight_callback=lambda _: 1 - evaluation.timestep / _TIMESTEPS,
         current_timestep_callback=lambda: evaluation.timestep,
     )
-    with _quiet():
+    # it warns at each use that it is experimental
+    with logging_at_least(diffusers.utils.logging, logging.ERROR):
         caches.apply_faster_cache(model, config)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warning that FasterCache is experimental, at each use."""
-    log = diffusers.utils.logging
-    before = log.get_verbosity()
-    log.set_verbosity_error()
-    try:
-        yield
-    finally:
-        log.set_verbosity(before)
 
 
 def _sea(model: nn.Module, evaluation: Evaluation, settings: Settings) -> None:
@@ -333,17 +327,18 @@ class MagRatios:
         self.completed = self.followed.running.completed
         self.measured_steps = self.followed.evaluation.steps
         ratios = self.by_steps.get(self.measured_steps)
-        config = caches.MagCacheConfig(calibrate=True, num_inference_steps=_EVERYTHING)
-        if ratios:
-            config = caches.MagCacheConfig(
-                threshold=number(self.settings, "threshold"),
-                max_skip_steps=_MOST_SKIPPED,
-                num_inference_steps=len(ratios),
-                mag_ratios=ratios,
-            )
+        config = self._skipping(ratios) if ratios else _measuring()
         for hook in diffusers_caches.all_hooks(self.followed.model):
             if hasattr(hook, "config"):
                 hook.config = config
+
+    def _skipping(self, ratios: list[float]) -> object:
+        return caches.MagCacheConfig(
+            threshold=number(self.settings, "threshold"),
+            max_skip_steps=_MOST_SKIPPED,
+            num_inference_steps=len(ratios),
+            mag_ratios=ratios,
+        )
 
     def _take_up(self) -> None:
         finished = self.followed.running.completed > self.completed

@@ -88,6 +88,19 @@ def _warmup_applies(
 # ---- prompt-cache
 
 
+def remembered(
+    entries: OrderedDict[object, object], key: object, size: int, make: Callable[[], object]
+) -> object:
+    """The entry of a key, made where there is none; the least recently used are dropped first."""
+    if key in entries:
+        entries.move_to_end(key)
+    else:
+        entries[key] = make()
+        while len(entries) > size:
+            entries.popitem(last=False)
+    return entries[key]
+
+
 class PromptCache:
     """Embeddings by exact arguments; the least recently used are dropped first."""
 
@@ -112,13 +125,11 @@ class PromptCache:
             return self.encode(*args, **kwargs)
         if key in self.entries:
             self.hits += 1
-            self.entries.move_to_end(key)
         else:
             self.misses += 1
-            self.entries[key] = self.encode(*args, **kwargs)
-            while len(self.entries) > self.size:
-                self.entries.popitem(last=False)
-        return _cloned(self.entries[key])
+        return _cloned(
+            remembered(self.entries, key, self.size, lambda: self.encode(*args, **kwargs))
+        )
 
     def _key(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Exact: the arguments and the weights' version. None where an argument is not plain

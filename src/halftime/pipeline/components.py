@@ -53,18 +53,22 @@ def components_of(pipeline: DiffusionPipeline) -> dict[str, object]:
 def _beside_components(pipeline: DiffusionPipeline) -> dict[str, object]:
     """Attributes that do a component's work and are not registered as one. A part of a component
     is no other component: it has its time within that one."""
+    registered = pipeline.components
+    beside = {
+        name.lstrip("_"): value
+        for name, value in vars(pipeline).items()
+        if value is not registered.get(name)
+        and (isinstance(value, nn.Module) or name.endswith("processor") or place_of(name))
+    }
+    if not any(isinstance(value, nn.Module) for value in beside.values()):
+        return beside  # as of nearly every pipeline, whose models are not walked for it
     parts = {
         id(module)
-        for component in pipeline.components.values()
+        for component in registered.values()
         if isinstance(component, nn.Module)
         for module in component.modules()
     }
-    return {
-        name.lstrip("_"): value
-        for name, value in vars(pipeline).items()
-        if id(value) not in parts
-        and (isinstance(value, nn.Module) or name.endswith("processor") or place_of(name))
-    }
+    return {name: value for name, value in beside.items() if id(value) not in parts}
 
 
 def modules_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:

@@ -171,6 +171,11 @@ def fastest_dtype(device: torch.device, *, overflows: bool = False) -> str:
     return "float32" if overflows and fastest == "float16" else fastest
 
 
+def overflows_in_float16(component: object) -> bool:
+    """Whether its config says so, as that of SDXL's VAE does."""
+    return bool(getattr(getattr(component, "config", None), "force_upcast", False))
+
+
 def _fastest(device: torch.device) -> str:
     if device.type == "mps":
         return "float16"

@@ -164,7 +164,8 @@ def is_compiled(component: object) -> bool:
 
 def uncompiled(module: nn.Module) -> nn.Module:
     """The module that `torch.compile(module)` wrapped, or the module itself."""
-    return getattr(module, "_orig_mod", module) if is_compiled(module) else module
+    inner: nn.Module = getattr(module, "_orig_mod", module)
+    return inner
 
 
 def own_forward_hooks(module: nn.Module) -> bool:
@@ -235,7 +236,7 @@ def is_compiled_whole(component: object) -> bool:
     """Whether the module's own call runs through torch.compile, and nothing inside it does."""
     if not isinstance(component, nn.Module):
         return False
-    inner = getattr(component, "_orig_mod", component)
+    inner = uncompiled(component)
     at_once = inner is not component or call_entry(component) == COMPILED_CALL
     return at_once and not any(map(is_compiled, inner.children()))
 

@@ -10,7 +10,7 @@ import torch
 
 from halftime.base.environment import instructions
 from halftime.pipeline.components import modules_of
-from halftime.pipeline.device import device_of, fastest_dtype
+from halftime.pipeline.device import device_of, fastest_dtype, overflows_in_float16
 from halftime.pipeline.state import adapter_layers, working_adapters
 from halftime.records.stages import place_of
 from halftime.upstream import pytorch
@@ -86,6 +86,7 @@ def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
     kernels = [weight for weight in weights if weight.dim() == 4 and weight.shape[-1] > 1]
     home = place_of(name)
     dtype = str(weights[0].dtype).removeprefix("torch.") if weights else "none"
+    overflows = overflows_in_float16(module)
     config = getattr(module, "config", None)
     channels = tuple(getattr(config, "block_out_channels", None) or ())
     return ModuleFacts(
@@ -96,10 +97,10 @@ def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
         channels_last=bool(kernels)
         and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
         compiled=pytorch.is_compiled(module),
-        overflows=bool(getattr(getattr(module, "config", None), "force_upcast", False)),
+        overflows=overflows,
         compiled_whole=pytorch.is_compiled_whole(module),
         slicing=bool(getattr(module, "use_slicing", False)),
-        upcasts=dtype == "float16" and bool(getattr(config, "force_upcast", False)),
+        upcasts=dtype == "float16" and overflows,
         old_attention=_old_attention(module),
         adapters=working_adapters(module),
         adapted_layers=sum(1 for _ in adapter_layers(module)),
