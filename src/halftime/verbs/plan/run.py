@@ -210,25 +210,36 @@ def _shared(
     """The work of one card, and what the cards exchange."""
     if setup.parallel == "none":
         return works, transfers.NOTHING_MOVED
-    exchanged = 0.0
-    out = []
-    for work in works:
-        if work.stage != "denoise":
-            out.append(work)
-            continue
-        runs = []
-        for run in work.runs:
-            geometry = run.traced.geometry
-            if setup.parallel == "guidance":
-                geometry = msgspec.structs.replace(geometry, batch=max(1, geometry.batch // 2))
-                traced = msgspec.structs.replace(run.traced, geometry=geometry)
-                runs.append(msgspec.structs.replace(run, traced=traced))
-                exchanged += run.times * transfers.COLLECTIVE_SECONDS
-            else:
-                runs.append(msgspec.structs.replace(run, cards=cards))
-                exchanged += transfers.collectives(run, gpu, cards, setup.parallel).seconds
-        out.append(_with_runs(work, runs))
-    return tuple(out), transfers.Moved(exchanged, transfers.PARALLEL_SPREAD)
+    exchanged = sum(
+        _exchanged(run, setup, gpu, cards)
+        for work in works
+        if work.stage == "denoise"
+        for run in work.runs
+    )
+    shared = tuple(
+        _with_runs(work, (_on_one_card(run, setup, cards) for run in work.runs))
+        if work.stage == "denoise"
+        else work
+        for work in works
+    )
+    return shared, transfers.Moved(exchanged, transfers.PARALLEL_SPREAD)
+
+
+def _on_one_card(run: ComponentRun, setup: Setup, cards: int) -> ComponentRun:
+    """What one of the cards computes of a denoiser's run."""
+    if setup.parallel != "guidance":
+        return msgspec.structs.replace(run, cards=cards)
+    geometry = run.traced.geometry
+    half = msgspec.structs.replace(geometry, batch=max(1, geometry.batch // 2))
+    traced = msgspec.structs.replace(run.traced, geometry=half)
+    return msgspec.structs.replace(run, traced=traced)
+
+
+def _exchanged(run: ComponentRun, setup: Setup, gpu: Gpu, cards: int) -> float:
+    """Seconds that the cards exchange in a denoiser's run."""
+    if setup.parallel == "guidance":
+        return run.times * transfers.COLLECTIVE_SECONDS
+    return transfers.collectives(run, gpu, cards, setup.parallel).seconds
 
 
 def _offloaded(

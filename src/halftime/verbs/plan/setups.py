@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product, starmap
 from typing import NamedTuple
 
 from halftime.records.gpus import Gpu
@@ -30,15 +31,9 @@ def setups(
 ) -> Iterator[Setup]:
     """Every way that could be run; `precision` is the model's own."""
     precisions = [precision, *(name for name in QUANTISED if runs_on(gpu, name))]
-    for name in precisions:
-        for offload in OFFLOADS:
-            for parallel in parallels:
-                for compiled in (False, True):
-                    for tiled in (False, True):
-                        for cache in ("none", "step-cache") if cached else ("none",):
-                            setup = Setup(name, offload, parallel, compiled, tiled, cache)
-                            if is_run(setup):
-                                yield setup
+    caches = ("none", "step-cache") if cached else ("none",)
+    ways = product(precisions, OFFLOADS, parallels, (False, True), (False, True), caches)
+    yield from filter(is_run, starmap(Setup, ways))
 
 
 def is_run(setup: Setup) -> bool:
@@ -119,13 +114,9 @@ def parallel_ways(scenario: Scenario, cards: int) -> tuple[tuple[str, ...], list
 
 def _heads(scenario: Scenario) -> int | None:
     """Attention heads of the transformer, or None for a UNet."""
-    run = next(run for work in scenario.works for run in work.runs if _is_denoiser(run.traced.role))
+    run = next(run for work in scenario.works for run in work.runs if run.traced.role == "denoiser")
     if run.traced.class_name.startswith(("UNet", "ControlNet")):
         return None
     rows = run.traced.geometry.batch
     attention = [group for group in operations_of(run)[0].eager if group.kind == "attention"]
     return max((group.products // rows for group in attention), default=None)
-
-
-def _is_denoiser(role: str) -> bool:
-    return role == "denoiser"
