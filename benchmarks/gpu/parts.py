@@ -28,6 +28,7 @@ from benchmarks.frame import Frame
 from benchmarks.gpu.models import MODELS, REHEARSES, rehearses
 from benchmarks.serve.process import serving
 from benchmarks.tables import ROOT
+from halftime.base.errors import first_line
 from halftime.base.stats import median
 from halftime.base.store import read_json, write_json
 from halftime.fix.apply import applied
@@ -71,8 +72,7 @@ class Evidence:
         try:
             self.row(what, **measure())
         except Exception as error:
-            message = (str(error).splitlines() or [""])[0][:200]
-            self.row(what, failed=f"{type(error).__name__}: {message}")
+            self.row(what, failed=f"{type(error).__name__}: {first_line(error)[:200]}")
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
 

@@ -146,23 +146,20 @@ def _controlnet(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 
 def _flux(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
-    import torch
-
-    config, tokens = _Numbers(module), at.tokens or 512
-    cells = (at.height // 16) * (at.width // 16)
-    return module(
-        hidden_states=_empty(at.batch, cells, config.in_channels, dtype=dtype),
-        encoder_hidden_states=_empty(at.batch, tokens, config.joint_attention_dim, dtype=dtype),
-        pooled_projections=_empty(at.batch, config.pooled_projection_dim, dtype=dtype),
-        timestep=_empty(at.batch, dtype=dtype),
-        img_ids=_empty(cells, 3, dtype=dtype),
-        txt_ids=_empty(tokens, 3, dtype=dtype),
-        guidance=_empty(at.batch, dtype=torch.float32) if config.guidance_embeds else None,
-        return_dict=False,
+    width = _Numbers(module).pooled_projection_dim
+    return _of_flux(
+        module, at, dtype, axes=3, pooled_projections=_empty(at.batch, width, dtype=dtype)
     )
 
 
 def _flux2(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
+    return _of_flux(module, at, dtype, axes=4)
+
+
+def _of_flux(
+    module: nn.Module, at: Geometry, dtype: torch.dtype, axes: int, **more: object
+) -> object:
+    """A call with texts and cells, each placed along so many axes."""
     import torch
 
     config, tokens = _Numbers(module), at.tokens or 512
@@ -171,10 +168,11 @@ def _flux2(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
         hidden_states=_empty(at.batch, cells, config.in_channels, dtype=dtype),
         encoder_hidden_states=_empty(at.batch, tokens, config.joint_attention_dim, dtype=dtype),
         timestep=_empty(at.batch, dtype=dtype),
-        img_ids=_empty(cells, 4, dtype=dtype),
-        txt_ids=_empty(tokens, 4, dtype=dtype),
+        img_ids=_empty(cells, axes, dtype=dtype),
+        txt_ids=_empty(tokens, axes, dtype=dtype),
         guidance=_empty(at.batch, dtype=torch.float32) if config.guidance_embeds else None,
         return_dict=False,
+        **more,
     )
 
 

@@ -101,13 +101,20 @@ def compressed_unasked(evidence: GatewayEvidence) -> Finding | None:
     return finding("compressed-unasked", message, seconds, {"encoding": encoding})
 
 
-def requests_shrunk(evidence: GatewayEvidence) -> Finding | None:
-    """The upstream gets less of a request than the client sent."""
+def _request_bytes(evidence: GatewayEvidence) -> tuple[float, float] | None:
+    """Of a request as the client sent it and as it came to the upstream; None without its log."""
     load = quietest(evidence.loads)
     log = load.upstream if load else None
     if log is None or not log.direct_request_bytes or log.through_request_bytes is None:
         return None
-    sent, came = log.direct_request_bytes, log.through_request_bytes
+    return log.direct_request_bytes, log.through_request_bytes
+
+
+def requests_shrunk(evidence: GatewayEvidence) -> Finding | None:
+    """The upstream gets less of a request than the client sent."""
+    if (sizes := _request_bytes(evidence)) is None:
+        return None
+    sent, came = sizes
     if came > SHRUNK * sent or sent - came < SHRUNK_BYTES:
         return None
     message = (
@@ -119,11 +126,9 @@ def requests_shrunk(evidence: GatewayEvidence) -> Finding | None:
 
 def requests_grown(evidence: GatewayEvidence) -> Finding | None:
     """The upstream gets more than the client sent."""
-    load = quietest(evidence.loads)
-    log = load.upstream if load else None
-    if log is None or not log.direct_request_bytes or log.through_request_bytes is None:
+    if (sizes := _request_bytes(evidence)) is None:
         return None
-    sent, came = log.direct_request_bytes, log.through_request_bytes
+    sent, came = sizes
     if came < GROWN * sent or came - sent < GROWN_BYTES:
         return None
     message = (
