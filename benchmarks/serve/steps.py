@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.frame import Frame
 from halftime import bundled
 from halftime.base.environment import load_average
-from halftime.base.stats import quantile
+from halftime.base.stats import poisson, quantile
 from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.step_drawing import Request, StepDrawing, StepPicture
 from halftime.verbs.serve.step_policies import Task, fits
@@ -43,7 +43,6 @@ from halftime.verbs.serve.step_simulator import (
     SimulatedOutcome,
     SimulatedRequest,
     bursty,
-    poisson,
     simulate,
 )
 from halftime.verbs.serve.stepping import Watch

@@ -7,13 +7,13 @@ import random
 
 import pytest
 
+from halftime.base.stats import poisson
 from halftime.verbs.serve.step_simulator import (
     Costs,
     Rules,
     SimulatedOutcome,
     SimulatedRequest,
     bursty,
-    poisson,
     simulate,
 )
 

@@ -13,6 +13,7 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 
+from halftime.base import stats
 from halftime.verbs.gateway.brake import Brake
 from halftime.verbs.gateway.client import Pool
 from halftime.verbs.gateway.connection import Sample
@@ -96,11 +97,8 @@ def schedule(rate: float, seconds: float, poisson: bool, rng: random.Random) -> 
     """
     if not poisson:
         return [i / rate for i in range(max(1, int(rate * seconds)))]
-    offsets, moment = [], rng.expovariate(rate)
-    while moment < seconds:
-        offsets.append(moment)
-        moment += rng.expovariate(rate)
-    return offsets or [0.0]
+    moments = stats.poisson(rate, rng)
+    return list(itertools.takewhile(lambda moment: moment < seconds, moments)) or [0.0]
 
 
 async def open_loop(

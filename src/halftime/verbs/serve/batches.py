@@ -3,22 +3,20 @@ them watches dynamo and the memory."""
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import torch
 
-from halftime.base.errors import BadWorkload, HalftimeError, OutOfMemory
+from halftime.base.errors import HalftimeError, OutOfMemory
 from halftime.base.progress import Progress
 from halftime.pipeline.device import device_of
 from halftime.records.serve import Certificate, ColdStartTimes
+from halftime.verbs.serve.failure import LATE, Failure, failure_of
 from halftime.verbs.serve.messages import (
     EngineSettings,
-    FailureKind,
     Final,
     Job,
     JobFailed,
@@ -140,14 +138,8 @@ class Worker:
             self._draw(task, answers)
         except NobodyWaits:
             pass
-        except BadWorkload as error:
-            answers.fail("bad_request", str(error), retryable=False)
         except Exception as error:
-            # where it happened and what kind it is; its message may quote a prompt
-            where = "".join(traceback.format_tb(error.__traceback__))
-            print(where, type(error).__name__, file=sys.stderr)  # noqa: T201
-            text = f"the pipeline failed: {type(error).__name__}."
-            answers.fail("internal", text, retryable=True)
+            answers.fail(failure_of(error))
         finally:
             if self.previews is not None:
                 for job in task.jobs:
@@ -244,8 +236,7 @@ class Answers:
             if job.deadline is None or now <= job.deadline:
                 waiting.append(job)
                 continue
-            message = "the deadline passed while it was drawn."
-            self.give(JobFailed(id=job.id, kind="deadline", message=message, retryable=True))
+            self.give(JobFailed(id=job.id, **LATE._asdict()))
         return waiting
 
     def give(self, answer: Final | JobFailed) -> None:
@@ -253,7 +244,7 @@ class Answers:
         self.answered.add(answer.id)
         self.channel.send(answer)
 
-    def fail(self, kind: FailureKind, message: str, *, retryable: bool) -> None:
+    def fail(self, failure: Failure) -> None:
         """The same answer to all who still wait."""
         for job in self.still_waiting():
-            self.give(JobFailed(id=job.id, kind=kind, message=message, retryable=retryable))
+            self.give(JobFailed(id=job.id, **failure._asdict()))

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from halftime.base import units
-from halftime.base.stats import quantile
+from halftime.base.stats import poisson, quantile
 
 LOADS = (0.5, 1.0, 3.0)  # times the capacity
 SECONDS = 10.0  # of each, at least
@@ -133,8 +133,7 @@ class LoadTest(NamedTuple):
 
 def arrivals(rate: float, seconds: float, rng: random.Random) -> list[float]:
     """When requests come, by chance (Poisson), in seconds from the start."""
-    gaps = itertools.accumulate(rng.expovariate(rate) for _ in itertools.count())
-    return list(itertools.takewhile(lambda moment: moment < seconds, gaps))
+    return list(itertools.takewhile(lambda moment: moment < seconds, poisson(rate, rng)))
 
 
 def closed_loop(ask: Callable[[], PictureReply], seconds: float, clients: int = _CLIENTS) -> float:

@@ -24,7 +24,7 @@ from halftime.verbs.serve.preview import Previews, SeenStep, preview_steps
 from halftime.verbs.serve.step_loop import Estimate, Loop, advance, begin, finish
 from halftime.verbs.serve.step_policies import Task, next_batch
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
-from halftime.verbs.serve.studio import Drawing, Studio, as_pixels, mode_of
+from halftime.verbs.serve.studio import Drawing, Studio, as_pixels, mode_of, stages_of
 from halftime.verbs.serve.warmup import UNGUIDED
 from halftime.verbs.serve.watching import give_memory_back
 
@@ -340,7 +340,7 @@ class StepDrawing:
             end = studio.clock.finish()
         call = measured(tree(studio.recorder, studio.clock, origin), end.host - origin.host)
         studio.beat()
-        return result, Drawing(np.empty(0), call).stages
+        return result, stages_of(call)
 
 
 def in_steps(job: Job) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from halftime.base.stats import poisson
 from halftime.records.serve import PolicyName, Scheduling
 from halftime.verbs.serve.step_policies import Task, fits, next_batch
 
@@ -72,14 +73,6 @@ class Rules(NamedTuple):
 class _SimulatedWorker:
     tasks: dict[str, Task] = field(default_factory=dict)
     busy: bool = False
-
-
-def poisson(rate: float, rng: random.Random) -> Iterator[float]:
-    """Moments of arrivals, so many a second."""
-    now = 0.0
-    while True:
-        now += rng.expovariate(rate)
-        yield now
 
 
 def bursty(rate: float, rng: random.Random, burst: int = 4) -> Iterator[float]:

@@ -4,16 +4,13 @@ by itself."""
 from __future__ import annotations
 
 import queue
-import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from halftime.base.errors import BadWorkload
+from halftime.verbs.serve.failure import LATE, Failure, failure_of
 from halftime.verbs.serve.messages import (
     EngineSettings,
-    FailureKind,
     Final,
     Job,
     JobFailed,
@@ -74,25 +71,17 @@ class StepAnswers:
         )
 
     def failed(self, request: Request, error: Exception) -> None:
-        """The fault to its client, without what a prompt may have put into it."""
-        if isinstance(error, BadWorkload):
-            self._fail(request.job, "bad_request", str(error), retryable=False)
-            return
-        # where it happened and what kind it is; its message may quote a prompt
-        where = "".join(traceback.format_tb(error.__traceback__))
-        print(where, type(error).__name__, file=sys.stderr)  # noqa: T201
-        text = f"the pipeline failed: {type(error).__name__}."
-        self._fail(request.job, "internal", text, retryable=True)
+        """The fault to its client."""
+        self._fail(request.job, failure_of(error))
 
     def left(self, request: Request, outcome: Outcome) -> None:
         if outcome == "late":
-            message = "the deadline passed while it was drawn."
-            self._fail(request.job, "deadline", message, retryable=True)
+            self._fail(request.job, LATE)
         else:
             self.ended.append(request.job)
 
-    def _fail(self, job: Job, kind: FailureKind, message: str, *, retryable: bool) -> None:
-        self._answer(JobFailed(id=job.id, kind=kind, message=message, retryable=retryable), job)
+    def _fail(self, job: Job, failure: Failure) -> None:
+        self._answer(JobFailed(id=job.id, **failure._asdict()), job)
 
     def _answer(self, answer: Final | JobFailed, job: Job) -> None:
         self.channel.send(answer)

@@ -63,11 +63,16 @@ class Drawing(NamedTuple):
 
     @property
     def stages(self) -> dict[str, float]:
-        """Stage -> seconds; they add up to `seconds`."""
-        stages: dict[str, float] = {}
-        for span, seconds in self.measured.costs.items():
-            stages[span.stage] = stages.get(span.stage, 0.0) + seconds
-        return {**stages, OTHER: max(0.0, self.seconds - sum(stages.values()))}
+        """As `stages_of`."""
+        return stages_of(self.measured)
+
+
+def stages_of(call: Measured) -> dict[str, float]:
+    """Stage -> seconds of a measured call; they add up to its wall clock."""
+    stages: dict[str, float] = {}
+    for span, seconds in call.costs.items():
+        stages[span.stage] = stages.get(span.stage, 0.0) + seconds
+    return {**stages, OTHER: max(0.0, call.run.wall_seconds - sum(stages.values()))}
 
 
 @dataclass
