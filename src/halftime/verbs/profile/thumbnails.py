@@ -74,12 +74,22 @@ def _pictures(drawing: object) -> Iterator[Image.Image]:
     if isinstance(drawing, Image.Image):
         yield drawing
     elif isinstance(drawing, torch.Tensor):
-        yield from _arrays(drawing.detach().float().cpu().numpy(), channels=-3)
+        if _holds_pictures(drawing):
+            yield from _arrays(drawing.detach().float().cpu().numpy(), channels=-3)
     elif isinstance(drawing, np.ndarray):
         yield from _arrays(drawing, channels=-1)
     elif isinstance(drawing, list | tuple):
         for part in drawing:
             yield from _pictures(part)
+
+
+def _holds_pictures(tensor: torch.Tensor) -> bool:
+    """diffusers gives pictures as 0 to 1, with 1 or 3 channels; what else it gives are latents,
+    which look like noise."""
+    if tensor.ndim < 4 or tensor.shape[-3] not in (1, 3):
+        return False
+    values = tensor[torch.isfinite(tensor)]
+    return not values.numel() or bool(0 <= values.min() and values.max() <= 1)
 
 
 def _arrays(values: np.ndarray, channels: int) -> Iterator[Image.Image]:
