@@ -22,6 +22,7 @@ from torch import nn
 import halftime
 from fix_cells import changes, drawing, fingerprint
 from halftime.base.errors import DoesNotApply, HalftimeWarning
+from halftime.fix import probe
 from halftime.fix.apply import architecture, choose, read_plan, reasons
 from halftime.fix.base import ChosenFix
 from halftime.fix.fewer_evaluations import DeepCache
@@ -60,6 +61,12 @@ def with_lora(pipeline: DiffusionPipeline, *components: str) -> DiffusionPipelin
             if "lora" in weight_name:
                 nn.init.normal_(weight, std=0.3)
     return pipeline
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that passed in another test of this process is not probed again."""
+    monkeypatch.setattr(probe, "_PASSED", set[str]())
 
 
 # ---- the table

@@ -89,7 +89,7 @@ def _holds_pictures(tensor: torch.Tensor) -> bool:
     if tensor.ndim < 4 or tensor.shape[-3] not in (1, 3):
         return False
     values = tensor[torch.isfinite(tensor)]
-    return not values.numel() or bool(0 <= values.min() and values.max() <= 1)
+    return not values.numel() or bool(values.min() >= 0 and values.max() <= 1)
 
 
 def _arrays(values: np.ndarray, channels: int) -> Iterator[Image.Image]:
