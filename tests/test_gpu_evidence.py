@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.frame import Frame
 from benchmarks.gpu import evidence, page, parts
-from benchmarks.gpu.models import MODELS, REHEARSES
+from benchmarks.gpu.models import MODELS, REHEARSES, filled
 from halftime.base.store import read_json, write_json
 from halftime.fix.apply import applied
 from halftime.pipeline.arguments import call_arguments
@@ -171,6 +171,18 @@ def test_networks_in_the_dtypes_of_the_true_ones_work_together(
     arguments = call_arguments(pipeline, model.workload()) | model.further()
     with applied(pipeline, [Choice(name=fix) for fix in fixes], probe=False):
         assert len(pipeline(**arguments)[0])
+
+
+def test_no_tensor_of_a_filled_module_stays_without_values() -> None:
+    """Weights, positions, and tables that are no buffers."""
+    with torch.device("meta"):
+        module = torch.nn.Linear(2, 2)
+        module.register_buffer("positions", torch.arange(3))
+        module.frequencies = torch.ones(3, dtype=torch.complex64)
+    module = filled(module, torch.device("cpu"))
+    assert module.positions.tolist() == [0, 1, 2]
+    assert module.frequencies.tolist() == [1, 1, 1]
+    assert bool(module.weight.any())
 
 
 # ---- the pack
