@@ -9,12 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.frame import Frame
 from benchmarks.gpu import evidence, page, parts
-from benchmarks.gpu.models import REHEARSES
+from benchmarks.gpu.models import MODELS, REHEARSES, filled
 from halftime.base.store import read_json, write_json
+from halftime.fix.apply import applied
+from halftime.pipeline.arguments import call_arguments
 from halftime.records.benchmark import Benchmark
+from halftime.records.fixes import FixName
+from halftime.records.recipe import Choice
 from halftime.report.benchmark import report_of
 from scripts import pack_for_offline
 
@@ -147,6 +152,37 @@ def test_the_table_says_when_nothing_has_run_and_takes_no_rehearsal(
     [run] = page.records()
     assert run.result["rehearsal"] is False
     assert "| SDXL | before | 4.20 s | 1.00x |" in page.lines([run])[-1]
+
+
+@pytest.mark.parametrize("fixes", [(), ("vae-dtype",)])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_networks_in_the_dtypes_of_the_true_ones_work_together(
+    name: str, fixes: tuple[FixName, ...], frame: Frame
+) -> None:
+    """What a rehearsal in fp32 cannot show, and what would cost a model all of its rows."""
+    model = MODELS[name]
+    if fixes and model.vae_dtype is torch.bfloat16:
+        pytest.skip("its VAE is in bfloat16 already")
+    pipeline = model.build()
+    pipeline.set_progress_bar_config(disable=True)
+    for part, module in pipeline.components.items():
+        if isinstance(module, torch.nn.Module):
+            module.to(model.dtype_of(part))
+    arguments = call_arguments(pipeline, model.workload()) | model.further()
+    with applied(pipeline, [Choice(name=fix) for fix in fixes], probe=False):
+        assert len(pipeline(**arguments)[0])
+
+
+def test_no_tensor_of_a_filled_module_stays_without_values() -> None:
+    """Weights, positions, and tables that are no buffers."""
+    with torch.device("meta"):
+        module = torch.nn.Linear(2, 2)
+        module.register_buffer("positions", torch.arange(3))
+        module.frequencies = torch.ones(3, dtype=torch.complex64)
+    module = filled(module, torch.device("cpu"))
+    assert module.positions.tolist() == [0, 1, 2]
+    assert module.frequencies.tolist() == [1, 1, 1]
+    assert bool(module.weight.any())
 
 
 # ---- the pack

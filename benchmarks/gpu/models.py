@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 from torch import nn
 
@@ -47,6 +48,9 @@ class GpuModel:
     height: int
     steps: int
     frames: int | None = None
+    vae_dtype: torch.dtype = torch.bfloat16
+    shift_factor: float | None = None  # of its latents
+    projects_text: bool = False  # every CLIP encoder gives a pooled embedding
     weights_bytes: float = 0.0  # at least so much memory: weights, and as much again to work in
 
     def workload(self) -> Workload:
@@ -58,6 +62,10 @@ class GpuModel:
             height=self.height,
             steps=self.steps,
         )
+
+    def dtype_of(self, role: str) -> torch.dtype:
+        """What a network's weights are stored in: as published, but for SDXL's UNet in fp16."""
+        return self.vae_dtype if role == "vae" else torch.bfloat16
 
     def further(self) -> dict[str, object]:
         """Arguments of the call that a workload does not name."""
@@ -71,10 +79,36 @@ class GpuModel:
 MODELS = {
     model.name: model
     for model in (
-        GpuModel("sdxl", "sdxl", "sdxl", 1024, 1024, 30, weights_bytes=8e9),
-        GpuModel("flux", "flux", "flux-dev", 1024, 1024, 28, weights_bytes=34e9),
-        GpuModel("sd35", "sd3", "sd3.5-large", 1024, 1024, 28, weights_bytes=27e9),
-        GpuModel("wan", "wan", "wan2.1-1.3b", 832, 480, 20, frames=81, weights_bytes=15e9),
+        # Its VAE overflows in fp16, so the pipeline casts one of fp16 to fp32 for each decode; one
+        # of fp32 it does not hand fp32 latents.
+        GpuModel(
+            "sdxl", "sdxl", "sdxl", 1024, 1024, 30, vae_dtype=torch.float16, weights_bytes=8e9
+        ),
+        GpuModel(
+            "flux", "flux", "flux-dev", 1024, 1024, 28, shift_factor=0.1159, weights_bytes=34e9
+        ),
+        GpuModel(
+            "sd35",
+            "sd3",
+            "sd3.5-large",
+            1024,
+            1024,
+            28,
+            shift_factor=0.0609,
+            projects_text=True,
+            weights_bytes=27e9,
+        ),
+        GpuModel(
+            "wan",
+            "wan",
+            "wan2.1-1.3b",
+            832,
+            480,
+            20,
+            frames=81,
+            vae_dtype=torch.float32,
+            weights_bytes=15e9,
+        ),
         GpuModel("qwen", "qwenimage", None, 1024, 1024, 20, weights_bytes=58e9),
     )
 }
@@ -105,6 +139,9 @@ def _true_sized(tiny: DiffusionPipeline, model: GpuModel) -> DiffusionPipeline:
     modules = dict(_networks(tiny, model))
     # a config's other entries (such as force_zeros_for_empty_prompt) are the constructor's own
     pipeline = type(tiny)(**{**tiny.components, **modules})
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module) and name not in modules:  # stays tiny
+            part.to(model.dtype_of(name))
     for name in ("tokenizer", "tokenizer_2"):
         if (
             getattr(pipeline, name, None) is not None
@@ -117,17 +154,16 @@ def _true_sized(tiny: DiffusionPipeline, model: GpuModel) -> DiffusionPipeline:
 def _networks(tiny: DiffusionPipeline, model: GpuModel) -> Iterator[tuple[str, nn.Module]]:
     device = default_device()
     denoiser = "unet" if hasattr(tiny, "unet") else "transformer"
-    for component in _components(model):
+    for component in _components(model, tiny):
         name = denoiser if component.role == "denoiser" else component.name
-        # SDXL's VAE overflows in fp16, so the pipeline as published decodes in fp32
-        dtype = torch.float32 if name == "vae" else torch.bfloat16
+        dtype = model.dtype_of(component.role)
         module = build(component.library, component.class_name, component.config, dtype)
         yield name, filled(module, device)
 
 
-def _components(model: GpuModel) -> tuple[Component, ...]:
+def _components(model: GpuModel, tiny: DiffusionPipeline) -> tuple[Component, ...]:
     if model.preset is not None:
-        return resolve(model.preset).components
+        return tuple(_as_in(model, part) for part in resolve(model.preset).components)
     # Qwen-Image: the defaults of its classes are its published configuration. Its text encoder, of
     # 7 billion parameters, stays tiny where the denoiser's input has its width.
     return (
@@ -136,7 +172,7 @@ def _components(model: GpuModel) -> tuple[Component, ...]:
             role="denoiser",
             library="diffusers",
             class_name="QwenImageTransformer2DModel",
-            config={"joint_attention_dim": 16},
+            config={"joint_attention_dim": tiny.transformer.config.joint_attention_dim},
         ),
         Component(
             name="vae",
@@ -148,12 +184,27 @@ def _components(model: GpuModel) -> tuple[Component, ...]:
     )
 
 
+def _as_in(model: GpuModel, component: Component) -> Component:
+    """A forecast's network as the pipeline needs it: what changes no cost is in no preset."""
+    config = dict(component.config)
+    if component.role == "vae" and "latent_channels" in config and model.shift_factor is not None:
+        config["shift_factor"] = model.shift_factor
+    if model.projects_text and component.class_name == "CLIPTextModel":
+        kind, further = "CLIPTextModelWithProjection", {"projection_dim": config["hidden_size"]}
+        return msgspec.structs.replace(component, class_name=kind, config={**config, **further})
+    return msgspec.structs.replace(component, config=config)
+
+
 def filled(module: nn.Module, device: torch.device) -> nn.Module:
     """A module of the meta device with weights on this one, made there."""
     buffers = {
         name: buffer for name, buffer in module.named_buffers() if not buffer.is_floating_point()
     }
     module = module.to_empty(device=device)
+    for sub in module.modules():  # tables that are no buffers, such as rotary frequencies
+        for name, value in list(vars(sub).items()):
+            if isinstance(value, torch.Tensor) and value.is_meta:
+                setattr(sub, name, torch.ones_like(value, device=device))
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):

@@ -269,7 +269,7 @@ def predicted(evidence: Evidence) -> None:
             continue
 
         def write(model=model) -> dict[str, object]:  # type: ignore[no-untyped-def]
-            settings = ForecastSettings(steps=model.steps, vae_dtype="fp32")
+            settings = ForecastSettings(steps=model.steps, dtype="bf16")
             result = forecast(model.preset, card(), settings=settings, calibration=None)
             write_json(evidence.folder / f"forecast_{model.name}.json", result)
             return {
