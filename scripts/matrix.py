@@ -91,6 +91,7 @@ CHECKS = (
     Check("trace", ("halftime", "trace", "trace.json", "--json", "t.json")),
     Check("audit", ("halftime", "audit", "--steps", "2", "--json", "a.json")),
     Check("forecast", ("halftime", "forecast", "sdxl", "--json", "f.json")),
+    Check("plan", ("halftime", "plan", "sdxl", "--card", "L4", "--json", "n.json")),
     Check(
         "verify",
         ("halftime", "verify", "baseline", PLAN, "--prompts", "4", *SHORT),
