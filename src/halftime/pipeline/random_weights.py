@@ -20,7 +20,7 @@ _NAMES = re.compile(r"'([\w.]+)'|^([\w.{}, ]+?) +\| +MISSING", re.MULTILINE)
 _COLOURS = re.compile(r"\x1b\[\d*m")
 
 
-class _Reports(logging.Handler):
+class _Listener(logging.Handler):
     """Keeps each message that says that weights are random."""
 
     def __init__(self) -> None:
@@ -37,36 +37,36 @@ class _Reports(logging.Handler):
 def random_weights_refused(source: str) -> Iterator[None]:
     """For a block that loads files. Raises UnknownModel at its end where some weights of a model
     were not in them."""
-    reports = _Reports()
+    listener = _Listener()
     with ExitStack() as stack:
         for library in _LIBRARIES:
-            stack.enter_context(_heard(logging.getLogger(library), reports))
+            stack.enter_context(_heard(logging.getLogger(library), listener))
         yield
-    if reports.texts:
+    if listener.texts:
         raise UnknownModel(
             f"{source} cannot be loaded whole: its files lack weights of "
-            f"{'; '.join(map(_lacking, reports.texts))}. They would be random numbers, other ones "
+            f"{'; '.join(map(_lacking, listener.texts))}. They would be random numbers, other ones "
             "in each process. Load it with the versions of diffusers and transformers that wrote "
             "it (or newer ones), or name a function, as module:function, that fills them."
         )
 
 
 @contextmanager
-def _heard(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
-    """Warnings reach the handler also where the user has turned them off, and only it then."""
-    level, others = logger.level, list(logger.handlers)
-    levels = [other.level for other in others]
-    logger.addHandler(handler)
+def _heard(logger: logging.Logger, listener: logging.Handler) -> Iterator[None]:
+    """Warnings reach the listener also where the user has turned them off, and only it then."""
+    level, handlers = logger.level, list(logger.handlers)
+    levels = [handler.level for handler in handlers]
+    logger.addHandler(listener)
     logger.setLevel(min(level, logging.WARNING))
-    for other in others:
-        other.setLevel(max(other.level, level))
+    for handler in handlers:
+        handler.setLevel(max(handler.level, level))
     try:
         yield
     finally:
         logger.setLevel(level)
-        logger.removeHandler(handler)
-        for other, before in zip(others, levels, strict=True):
-            other.setLevel(before)
+        logger.removeHandler(listener)
+        for handler, before in zip(handlers, levels, strict=True):
+            handler.setLevel(before)
 
 
 def _lacking(text: str) -> str:
