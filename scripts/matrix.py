@@ -48,7 +48,7 @@ class Environment(NamedTuple):
 
 ENVIRONMENTS = (
     Environment("oldest", "3.11", ("torch==2.8.0", "diffusers==0.35.2", "transformers==4.57.6")),
-    Environment("middle", "3.12", ("torch==2.11.0", "diffusers==0.38.0", "transformers==5.17.0")),
+    Environment("middle", "3.12", ("torch==2.11.0", "diffusers==0.39.0", "transformers==5.17.0")),
     Environment("pinned", "3.11", ("--constraint", str(ROOT / "constraints.txt"))),
     Environment("newest", "3.13", ("--upgrade", "torch", "diffusers", "transformers")),
 )
