@@ -223,11 +223,16 @@ def load_loras(pipeline: DiffusionPipeline, specs: Sequence[str]) -> tuple[str, 
             f"{type(pipeline).__name__} takes no LoRA: it has no load_lora_weights(). Fuse it into "
             "the weights, and save those."
         )
-    adapters = {f"lora_{number}": parse_lora(spec) for number, spec in enumerate(specs, 1)}
+    adapters = adapters_of(specs)
     for name, (file, _) in adapters.items():
         _load_lora(pipeline, file, name)
     pipeline.set_adapters([*adapters], adapter_weights=[weight for _, weight in adapters.values()])
     return tuple(f"LoRA {file} at weight {weight:g}" for file, weight in adapters.values())
+
+
+def adapters_of(specs: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """The name of each one's adapter -> its file and weight."""
+    return {f"lora_{number}": parse_lora(spec) for number, spec in enumerate(specs, 1)}
 
 
 def parse_lora(spec: str) -> tuple[str, float]:
