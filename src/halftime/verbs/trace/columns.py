@@ -180,7 +180,7 @@ class Columns:
 def _durations(events: list[Event]) -> Floats:
     durations = [event.dur for event in events]
     try:
-        return np.fromiter(durations, np.float64, len(durations))  # type: ignore[arg-type]
+        return np.fromiter(durations, np.float64, len(durations))
     except TypeError:
         return np.array(durations, np.float64)  # a null is not a number
 
