@@ -80,7 +80,14 @@ def family_row(name: str, fixes: Collection[str] = ()) -> Row:
             raise
         return {"absent": error_line(error)}
     sizes = {k: v for k, v in tiny.arguments(STEPS).items() if k in ("height", "width")}
-    subject = Subject(pipeline, lambda: pipeline(**tiny.arguments(STEPS)), sizes=sizes)
+
+    def drawn(seed: int) -> object:
+        generator = torch.Generator().manual_seed(seed)
+        return pipeline(**{**tiny.arguments(STEPS), "generator": generator})
+
+    subject = Subject(
+        pipeline, lambda: pipeline(**tiny.arguments(STEPS)), sizes=sizes, seeded=drawn
+    )
     cells = subject.row(fixes=fixes)
     return {
         "class": type(pipeline).__name__,
