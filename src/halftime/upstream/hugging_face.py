@@ -328,7 +328,7 @@ def movers() -> Iterator[Mover]:
     if importlib.util.find_spec("accelerate") is not None:
         from accelerate import hooks  # type: ignore[import-untyped]
 
-        yield Mover(hooks.CpuOffload, "pre_forward", lambda _, module, *rest, **more: _all(module))
+        yield Mover(hooks.CpuOffload, "pre_forward", _entered)
         yield Mover(hooks.UserCpuOffloadHook, "offload", lambda hook: _all(hook.model))
         for method in ("pre_forward", "post_forward"):
             yield Mover(hooks.AlignDevicesHook, method, _aligned)
@@ -338,11 +338,15 @@ def movers() -> Iterator[Mover]:
         yield Mover(ModuleGroup, method, _grouped)
 
 
+def _entered(hook: object, module: nn.Module, *inputs: object, **named: object) -> Governed:
+    return _all(module)
+
+
 def _all(module: nn.Module) -> Governed:
     return Governed(module, _weights(module.modules()))
 
 
-def _aligned(hook: Any, module: nn.Module, *rest: object, **more: object) -> Governed:
+def _aligned(hook: Any, module: nn.Module, *inputs: object, **named: object) -> Governed:
     if not hook.offload:
         return Governed(module, {})
     return Governed(module, _weights(module.modules() if hook.place_submodules else [module]))

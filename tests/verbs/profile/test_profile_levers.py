@@ -85,8 +85,8 @@ def test_the_scale_is_the_calls_own_or_the_pipelines() -> None:
     step = FirstStep(rows=2, calls=1)
     flux, sd15 = PIPELINES["flux"].build(), PIPELINES["sd15"].build()
     assert guidance_facts(flux, Workload(), None, step) == GuidanceFacts(2, "true_cfg_scale", 1.0)
-    found = guidance_facts(sd15, Workload(guidance=1.0), None, step)
-    assert found == GuidanceFacts(2, "guidance_scale", 1.0)
+    guided = guidance_facts(sd15, Workload(guidance=1.0), None, step)
+    assert guided == GuidanceFacts(2, "guidance_scale", 1.0)
     assert guidance_facts(sd15, Workload(), None, FirstStep()) is None
 
 

@@ -60,13 +60,13 @@ def left_behind(
     born: dict[object, str] = {}
     gc.collect()
     before = {*_alive()}
-    seen: set[object] = set()
+    alive_before: set[object] = set()
 
-    def observe(place: Place | None) -> None:
-        nonlocal seen
+    def observe(innermost: Place | None) -> None:
+        nonlocal alive_before
         alive = {*_alive()}
-        born.update(dict.fromkeys(alive - seen, place.stage if place else OUTSIDE))
-        seen = alive
+        born.update(dict.fromkeys(alive - alive_before, innermost.stage if innermost else OUTSIDE))
+        alive_before = alive
 
     gc.freeze()  # what is there already need not be looked at, again and again
     try:
@@ -83,8 +83,8 @@ def _summed(left: Iterator[tuple[str, Holding]]) -> tuple[MemoryGrowth, ...]:
     for stage, holding in left:
         sizes[stage, holding.kind].append(holding.bytes)
     rows = [
-        MemoryGrowth(stage=stage, kind=kind, count=len(each), bytes=sum(each))
-        for (stage, kind), each in sizes.items()
+        MemoryGrowth(stage=stage, kind=kind, count=len(group), bytes=sum(group))
+        for (stage, kind), group in sizes.items()
     ]
     return tuple(sorted(rows, key=lambda row: -row.bytes))
 

@@ -18,11 +18,11 @@ def _growth(evidence: ProfileEvidence) -> Iterator[Finding]:
     if memory is None or not memory.growth_per_call:
         return
     rows = memory.left_behind
-    what = "; ".join(
+    leftovers = "; ".join(
         f"{units.size(row.bytes)} in {row.count} x {row.kind}, made in {row.stage}"
         for row in rows[:2]
     )
-    cause = f". A call of {PROBE_STEPS} steps left {what}" if rows else ""
+    cause = f". A call of {PROBE_STEPS} steps left {leftovers}" if rows else ""
     free = evidence.facts.free_bytes
     calls = f"; what is free lasts for {free // memory.growth_per_call:,} more" if free else ""
     yield Finding(

@@ -89,11 +89,11 @@ def moves_watched(
                 name = names.get(id(governed.module))
                 for to_device, size in moved.items():
                     if name is not None:
-                        place, step = recorder.place, recorder.step
+                        innermost, step = recorder.place, recorder.step
                         report(
                             Move(
                                 name,
-                                place.stage if place else BETWEEN,
+                                innermost.stage if innermost else BETWEEN,
                                 step,
                                 to_device,
                                 size,
