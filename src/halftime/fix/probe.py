@@ -294,6 +294,7 @@ def short_arguments(pipeline: DiffusionPipeline, size: int | None) -> dict[str, 
         "class_labels": [0],
         "image_crf": 0,  # another codec, which needs PyAV
         "num_frames": 9,
+        "overlap_history": 3,  # a video is continued from its last frames; None is no default
         "strength": 0.99,
         "use_resolution_binning": False,
         "clean_caption": False,
