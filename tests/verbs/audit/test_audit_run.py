@@ -88,7 +88,6 @@ WIDER = (
     "deepfloyd_if",
     "stable_unclip",
     "hunyuan_video",
-    "kandinsky5_image",
     "skyreels_v2",
 )
 
