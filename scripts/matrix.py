@@ -48,7 +48,7 @@ class Environment(NamedTuple):
 
 ENVIRONMENTS = (
     Environment("oldest", "3.11", ("torch==2.8.0", "diffusers==0.35.2", "transformers==4.57.6")),
-    Environment("middle", "3.12", ("torch==2.11.0", "diffusers==0.38.0", "transformers==5.17.0")),
+    Environment("middle", "3.12", ("torch==2.11.0", "diffusers==0.39.0", "transformers==5.17.0")),
     Environment("pinned", "3.11", ("--constraint", str(ROOT / "constraints.txt"))),
     Environment("newest", "3.13", ("--upgrade", "torch", "diffusers", "transformers")),
 )
@@ -84,6 +84,7 @@ CHECKS = (
         ("halftime", "profile", "--runs", "2", *SHORT, "--html", "p.html", "--json", "p.json"),
     ),
     Check("each kind of pipeline and file", ("pytest", "tests/cli/test_cli_pipelines.py")),
+    Check("every weight from its file", ("pytest", "tests/pipeline/test_random_weights.py")),
     Check("run", ("pytest", "tests/verbs/profile/test_profile_inplace.py")),
     Check("replay", ("halftime", "replay", "p.json", "--quiet"), VERDICTS),
     Check("show", ("halftime", "show", "p.json")),
@@ -91,6 +92,7 @@ CHECKS = (
     Check("trace", ("halftime", "trace", "trace.json", "--json", "t.json")),
     Check("audit", ("halftime", "audit", "--steps", "2", "--json", "a.json")),
     Check("forecast", ("halftime", "forecast", "sdxl", "--json", "f.json")),
+    Check("plan", ("halftime", "plan", "sdxl", "--card", "L4", "--json", "n.json")),
     Check(
         "verify",
         ("halftime", "verify", "baseline", PLAN, "--prompts", "4", *SHORT),
