@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from halftime.base.ledger import (
@@ -47,7 +47,6 @@ def trees(draw: st.DrawFn, start: float = 0.0, depth: int = 0) -> tuple[list[Nod
     return nodes, now
 
 
-@settings(max_examples=30)
 @given(trees(), st.lists(st.floats(0, 10), max_size=3), st.floats(0, 1))
 def test_costs_add_up_to_what_is_covered(
     tree: tuple[list[Node], float], loops: list[float], tail: float
@@ -64,7 +63,6 @@ def test_costs_add_up_to_what_is_covered(
         assert sum(row.share for row in rows) == pytest.approx(1.0)
 
 
-@settings(max_examples=30)
 @given(trees(), st.lists(st.floats(0, 10), max_size=3))
 def test_loops_lose_no_span_and_keep_order(
     tree: tuple[list[Node], float], loops: list[float]
