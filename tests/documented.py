@@ -56,7 +56,7 @@ def code_of(record: dict) -> int:
 
 @dataclass(frozen=True)
 class Alone(Ours):
-    """As `Ours`, in its own process: for what runs an event loop."""
+    """As `Ours`, in its own process, as a user has it."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,10 @@ _SHORT = "--steps 2 --runs 1 --warmup 0 --no-cold-start"
 _LOADS = "--requests 3 --concurrency 1 --duration 50ms --sequential-time 1s"
 _SERVE_FAULTS = "tests/verbs/serve/test_serve_faults.py"
 _LIVE = "tests/verbs/gateway/test_gateway_live.py"
-_TINY = "from tiny_pipelines import PIPELINES; {} = PIPELINES['sdxl'].build()"
+_TINY = (
+    "from tiny_pipelines import PIPELINES; {0} = PIPELINES['sdxl'].build(); "
+    "{0}.default_sample_size = 16"
+)
 WAYS: tuple[tuple[str, Way], ...] = (
     # Troubleshooting: commands that fail, whose message the page quotes.
     (r"^halftime profile (nowhere|--device|--size 33|--against plan|json:|asyncio:)", Ours(code=2)),
@@ -135,8 +138,8 @@ WAYS: tuple[tuple[str, Way], ...] = (
     ),
     (r"^halftime profile stabilityai/", Bash("--", f"{_SHORT} --")),
     (r"^halftime profile mypackage", Ours(f"{_SHORT} --size 32")),
-    (r"^halftime profile --json profile.json", Ours(f"{_SHORT} --no-probes")),
-    (r"^halftime profile", Ours(_SHORT)),
+    (r"^halftime profile( +#| --trace| .*--html profile.html --markdown)", Ours(_SHORT)),
+    (r"^halftime profile", Ours(f"{_SHORT} --no-probes")),
     (r"^from halftime.testing import FAULTS, proxied", Python()),
     (r"^halftime show benchmarks/results/tune/", Ours()),  # the README shows what it prints
     (r"^halftime show benchmarks/", Bash("benchmarks/", f"{ROOT}/benchmarks/")),
@@ -158,7 +161,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime trace", Ours()),
     (
         r"^halftime tune",
-        Ours("--steps 2 --size 64 --budget 45s --prompts 2 --json tune.json", record="tune.json"),
+        Ours("--steps 2 --size 64 --budget 5m --prompts 2 --json tune.json", record="tune.json"),
     ),
     (
         r"^halftime captions calibrate",
@@ -183,10 +186,10 @@ WAYS: tuple[tuple[str, Way], ...] = (
     ),
     (
         r"^halftime gateway .*--budget",
-        Alone(f"{_LOADS} --budget 10s --json budget.json", record="budget.json"),
+        Ours(f"{_LOADS} --budget 10s --json budget.json", record="budget.json"),
     ),
     (r"^halftime gateway .*--rate", Alone(f"{_LOADS} --rate 20")),
-    (r"^halftime gateway", Alone(_LOADS)),
+    (r"^halftime gateway", Ours(_LOADS)),
     (r"^halftime doctor", Ours()),
     (
         r"(^|\s)halftime serve\b",
@@ -210,7 +213,15 @@ WAYS: tuple[tuple[str, Way], ...] = (
         r"^import halftime\n\n(session = halftime.profile|tuning = halftime.tune)",
         Python({"pipeline": _TINY.format("pipeline")}),
     ),
-    (r"profile\(activities=", Python({"pipeline": _TINY.format("pipeline")})),
+    (
+        r"profile\(activities=",  # whose every step fills a trace with stacks
+        Python(
+            {
+                "pipeline": f"{_TINY.format('tiny')}; "
+                "pipeline = lambda prompt, **_: tiny(prompt, num_inference_steps=2)"
+            }
+        ),
+    ),
     (
         r"assert_no_syncs_in_loop",
         Python(
