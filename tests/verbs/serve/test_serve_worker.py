@@ -1,18 +1,16 @@
-"""The real worker with the bundled model: previews, the picture, an abort, memory.
-
-How a worker that is killed is replaced, and its pictures drawn by the next, is in
-test_serve_engine.py, with workers that have no torch.
-"""
+"""The real worker with the bundled model: previews, the picture, an abort, a kill, memory."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from serve_helpers import events_of, job, names, running
+from serve_helpers import events_of, job, names, running, until
 
 from halftime import bundled
 from halftime.verbs.serve.engine import Engine
@@ -57,6 +55,14 @@ def test_from_warm_up_to_picture() -> None:
             # do not change.
             assert await until_the_next(engine) < cpu_seconds(engine) - before
 
+            answer = asyncio.ensure_future(events_of(engine, apple("killed", steps=40)))
+            await until(lambda: engine.status.running == 1)
+            pid = engine.status.worker_pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            assert names(await answer)[-1] == "Final"
+            assert engine.status.retried == engine.status.workers_restarted == 1
+            assert engine.status.state == "ready"
             assert engine.status.resident_bytes
 
     asyncio.run(check())
