@@ -56,8 +56,8 @@ def process_values(rounds: Sequence[Sequence[float]]) -> list[float]:
     if not rounds:
         raise ValueError("process values of no rounds")
     level = median([value for row in rounds for value in row])
-    rest = [[value - median(row) for value in row] for row in rounds]
-    columns = zip(*rest, strict=True)
+    residuals = [[value - median(row) for value in row] for row in rounds]
+    columns = zip(*residuals, strict=True)
     return [level + _middle_mean(list(column)) for column in columns]
 
 
@@ -71,9 +71,7 @@ def evidence(cohorts: Sequence[Cohort], shift: float = 0.0, *, below: bool = Fal
     `below`, against 'it is at least `shift` slower'."""
     if not cohorts:
         return 0.0
-    return log_mean_exp(
-        np.sum([_log_e_values(cohort, shift, below) for cohort in cohorts], axis=0)
-    )
+    return log_mean_exp(np.sum([_log_e_values(cohort, shift, below) for cohort in cohorts], axis=0))
 
 
 def _log_e_values(cohort: Cohort, shift: float, below: bool) -> Numbers:
@@ -176,9 +174,7 @@ def cohorts_needed(cohorts: Sequence[Cohort], margin: float, alpha: float) -> in
     state = decide(cohorts, margin, alpha)
     bar = -math.log(alpha)
     gains = [value / len(cohorts) for value in (state.slower, state.fine)]
-    needs = [
-        math.ceil((bar - gain * len(cohorts)) / gain) for gain in gains if gain > bar / _MOST
-    ]
+    needs = [math.ceil((bar - gain * len(cohorts)) / gain) for gain in gains if gain > bar / _MOST]
     return max(1, min(needs)) if needs else None
 
 

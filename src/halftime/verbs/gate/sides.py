@@ -1,0 +1,262 @@
+"""Who is compared: what `--against` may name, and where a side's processes run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+import halftime
+from halftime.base.errors import BadInput, HalftimeError
+from halftime.records.gate import SideKind
+
+_OWN_WORKER = Path("halftime") / "verbs" / "gate" / "worker.py"
+ALLOWED = (
+    "a git revision (main, HEAD~3, v1.2), an environment (its folder or its bin/python), a recipe "
+    "(.toml), requirements ('diffusers==0.41.*', or a .txt), or 'baseline' for the pipeline "
+    "without a recipe"
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where and with what one side's processes run."""
+
+    label: str
+    kind: SideKind = "here"
+    python: str = sys.executable
+    folder: Path = field(default_factory=Path.cwd)
+    paths: tuple[str, ...] = ()  # PYTHONPATH
+    recipe: str | None = None
+    commit: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        """The variables of its processes. Idle threads sleep, for all share the machine."""
+        return {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(self.paths),
+            **self.variables,
+        }
+
+
+def here(recipe: str | None = None) -> Side:
+    """The candidate: this checkout in this environment, with a recipe or without."""
+    label = Path(recipe).name if recipe else "here"
+    commit = _git("rev-parse", "HEAD")
+    dirty = " and uncommitted changes" if commit and _git("status", "--porcelain", "-uno") else ""
+    if commit and not recipe:
+        label = f"here ({commit[:10]}{dirty})"
+    return Side(label, "here", paths=_search_path(), recipe=recipe, commit=commit)
+
+
+@contextmanager
+def side_of(against: str, model: str | None = None) -> Iterator[Side]:
+    """The side that `against` names, for as long as it is needed. Raises BadInput where it is
+    nothing that can be run here."""
+    path = Path(against)
+    if against == "baseline":
+        yield Side("baseline", "baseline", paths=_search_path())
+    elif path.suffix == ".toml":
+        yield Side(path.name, "recipe", paths=_search_path(), recipe=str(_existing(path)))
+    elif python := _python_of(path):
+        with _instrument() as folder:
+            yield Side(against, "environment", python=python, paths=(folder,))
+    elif path.suffix == ".txt" or _requirement(against):
+        yield _with_requirement(against)
+    elif commit := _git("rev-parse", "--verify", "--quiet", f"{against}^{{commit}}"):
+        with _worktree(against, commit, model) as side:
+            yield side
+    else:
+        raise BadInput(
+            f"--against {against!r} names nothing that can run here. It may be {ALLOWED}."
+        )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise BadInput(f"there is no file {path}.")
+    return path.resolve()
+
+
+def _search_path() -> tuple[str, ...]:
+    return tuple(path for path in sys.path if path)
+
+
+# ---- an environment
+
+
+def _python_of(path: Path) -> str:
+    """The interpreter of an environment's folder, or the path itself where it is one; else ''."""
+    for candidate in (path / "bin" / "python", path / "Scripts" / "python.exe", path):
+        if candidate.is_file() and os.access(candidate, os.X_OK) and "python" in candidate.name:
+            return str(candidate.absolute())  # not resolved: a link is what makes it that one
+    return ""
+
+
+@contextmanager
+def _instrument() -> Iterator[str]:
+    """A folder that holds this halftime and nothing else, for another environment's search path:
+    both sides are measured by the same instrument."""
+    with TemporaryDirectory(prefix="halftime-gate-") as folder:
+        (Path(folder) / "halftime").symlink_to(Path(halftime.__file__).parent)
+        yield folder
+
+
+# ---- requirements
+
+
+def _requirement(text: str) -> Requirement | None:
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        return None
+    return requirement if requirement.specifier else None
+
+
+def _with_requirement(against: str) -> Side:
+    """The same environment with these packages before its own; without what they need in turn,
+    which would bring another torch along."""
+    folder = _cache() / hashlib.sha256(_requirement_text(against).encode()).hexdigest()[:16]
+    if not (folder / ".complete").is_file():
+        packages = ["-r", against] if against.endswith(".txt") else [against]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        completed = subprocess.run(
+            [*command, "--disable-pip-version-check", "--target", str(folder), *packages],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if completed.returncode:
+            last = (completed.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            raise HalftimeError(f"pip cannot install {against}: {last}")
+        (folder / ".complete").touch()
+    return Side(against, "requirement", paths=(str(folder), *_search_path()))
+
+
+def _requirement_text(against: str) -> str:
+    text = _existing(Path(against)).read_text() if against.endswith(".txt") else against
+    return f"{sys.version_info[:2]} {text}"
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "halftime" / "gate"
+
+
+# ---- a revision
+
+
+def _git(*arguments: str, folder: Path | None = None) -> str:
+    """Standard output of a git command, '' where it fails or where there is no repository."""
+    try:
+        completed = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=False, cwd=folder
+        )
+    except OSError:
+        return ""
+    return completed.stdout.strip() if completed.returncode == 0 else ""
+
+
+@contextmanager
+def _worktree(against: str, commit: str, model: str | None) -> Iterator[Side]:
+    """The repository of the current folder at a revision, in a worktree of its own that goes when
+    it is no longer needed."""
+    root = Path(_git("rev-parse", "--show-toplevel"))
+    with TemporaryDirectory(prefix="halftime-gate-") as temporary:
+        tree = Path(temporary) / root.name
+        subprocess.run(
+            ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit],
+            capture_output=True,
+            check=True,
+        )
+        try:
+            side = Side(
+                f"{against} ({commit[:10]})",
+                "revision",
+                folder=tree / Path.cwd().relative_to(root),
+                paths=moved(_search_path(), root, tree),
+                commit=commit,
+            )
+            _check_revision(side, against, root, model)
+            yield side
+        finally:
+            _git("worktree", "remove", "--force", str(tree), folder=root)
+
+
+def moved(paths: Sequence[str], root: Path, tree: Path) -> tuple[str, ...]:
+    """A search path with what lies in the repository replaced by the same in the worktree; an
+    environment inside of the repository (.venv) stays where it is."""
+    return tuple(
+        str(tree / Path(path).relative_to(root))
+        if Path(path).is_relative_to(root) and "site-packages" not in Path(path).parts
+        else path
+        for path in paths
+    )
+
+
+def _check_revision(side: Side, against: str, root: Path, model: str | None) -> None:
+    """Raises BadInput where the revision cannot run, before anything is measured."""
+    if not side.folder.is_dir():
+        raise BadInput(f"{against} has no folder {Path.cwd().relative_to(root)}.")
+    relative = model is not None and Path(model).exists() and not Path(model).is_absolute()
+    if relative and not (side.folder / str(model)).exists():
+        raise BadInput(
+            f"{model} is not in {against}: git does not know it there. Name it by its absolute "
+            "path where both sides shall load the same files."
+        )
+    own = Path(halftime.__file__).parent.parent
+    is_ours = own.is_relative_to(root) and "site-packages" not in own.parts
+    if is_ours and not (root_in(side, own, root) / _OWN_WORKER).is_file():
+        raise BadInput(
+            f"{against} is a revision of halftime itself from before it had `gate`, so it "
+            "cannot be measured there. Install it into an environment and name that."
+        )
+
+
+def root_in(side: Side, own: Path, root: Path) -> Path:
+    """Where the worktree of a side has what the repository has at `own`."""
+    depth = len(Path.cwd().relative_to(root).parts)
+    tree = side.folder.parents[depth - 1] if depth else side.folder
+    return tree / own.relative_to(root)
+
+
+def with_recipe(side: Side, recipe: str | None) -> Side:
+    """The same side with a recipe."""
+    return replace(side, recipe=recipe) if recipe else side
+
+
+# ---- bisecting
+
+
+def revisions_between(good: str, bad: str = "HEAD") -> list[str]:
+    """The commits after `good` up to `bad`, oldest first, along first parents. Raises BadInput."""
+    text = _git("rev-list", "--reverse", "--first-parent", "--ancestry-path", f"{good}..{bad}")
+    if not text:
+        raise BadInput(f"--bisect finds no commits between {good} and {bad}.")
+    return text.splitlines()
+
+
+def releases_between(requirement: str, releases: Sequence[str], installed: str) -> list[str]:
+    """The releases after the newest that `requirement` allows, up to the installed one, oldest
+    first, each as a requirement. Raises BadInput."""
+    from packaging.version import Version
+
+    wish = Requirement(requirement)
+    ordered = sorted(Version(text) for text in releases if re.match(r"\d", text))
+    allowed = [version for version in ordered if wish.specifier.contains(version)]
+    if not allowed:
+        raise BadInput(f"no release fits {requirement}.")
+    later = [v for v in ordered if max(allowed) < v <= Version(installed) and not v.is_prerelease]
+    if not later:
+        raise BadInput(f"there is no release after {max(allowed)} up to {installed}.")
+    return [f"{wish.name}=={version}" for version in later]

@@ -1,0 +1,71 @@
+"""Which part: cohorts of whole calls and of single stages, and each stage's shift."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from halftime.base.stats import median
+from halftime.records.gate import GateCohort, StageShift
+from halftime.verbs.gate.sequential import Cohort, process_values, shift_interval
+
+STAGE_ALPHA = 0.05  # of a stage's interval: it explains a verdict and decides none
+
+
+def log_cohort(cohort: GateCohort) -> Cohort:
+    """The processes' values, as logarithms of the seconds of whole calls."""
+    rows = [[math.log(s) for s in process.wall_seconds] for process in cohort.processes]
+    return _split(cohort, rows)
+
+
+def _split(cohort: GateCohort, rows: Sequence[Sequence[float]]) -> Cohort:
+    """`rows` has one row a process; a round is a column."""
+    values = process_values(list(zip(*rows, strict=True)))
+    by_side = {
+        side: tuple(v for v, p in zip(values, cohort.processes, strict=True) if p.side == side)
+        for side in ("base", "candidate")
+    }
+    return Cohort(by_side["base"], by_side["candidate"])
+
+
+def stage_shifts(cohorts: Sequence[GateCohort]) -> tuple[StageShift, ...]:
+    """Every stage of either side, in the order of the ledger."""
+    processes = [process for cohort in cohorts for process in cohort.processes]
+    names = dict.fromkeys(name for process in processes for name in process.stage_seconds)
+    wall = median([s for process in processes for s in process.wall_seconds])
+    return tuple(_shift(name, cohorts, wall) for name in names)
+
+
+def _shift(stage: str, cohorts: Sequence[GateCohort], wall: float) -> StageShift:
+    """One stage's difference. In shares of the call, so that the test's tilts fit."""
+    parts = []
+    for cohort in cohorts:
+        rows = [
+            [
+                seconds / wall
+                for seconds in process.stage_seconds.get(stage, (0.0,) * len(process.wall_seconds))
+            ]
+            for process in cohort.processes
+        ]
+        parts.append(_split(cohort, rows))
+    interval = shift_interval(parts, STAGE_ALPHA)
+    base = median([value for part in parts for value in part.base]) * wall
+    return StageShift(
+        stage=stage,
+        base_seconds=base,
+        candidate_seconds=base + interval.value * wall,
+        difference_seconds=interval.value * wall,
+        low_seconds=_finite(interval.low * wall),
+        high_seconds=_finite(interval.high * wall),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def culprit(stages: Sequence[StageShift], *, faster: bool = False) -> StageShift | None:
+    """The stage that moved most in the verdict's direction."""
+    sign = -1 if faster else 1
+    moved = [stage for stage in stages if sign * stage.difference_seconds > 0]
+    return max(moved, key=lambda stage: sign * stage.difference_seconds, default=None)
