@@ -17,7 +17,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check unit gpu-check bench breadth docs-tables docs matrix clean
+.PHONY: waits demo test check unit gpu-check gpu-evidence gpu-rehearsal bench breadth docs-tables docs matrix clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
@@ -47,6 +47,12 @@ unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS proces
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)
 
+gpu-evidence:  ## what a CUDA device shows, in one command: make gpu-evidence PYTHON=python3 ARGS='--budget 8m'
+	PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu.evidence $(ARGS)
+
+gpu-rehearsal: $(VENV)/test.stamp  ## the same with tiny geometry, without a GPU
+	$(BIN)/python -m benchmarks.gpu.evidence --rehearse --budget 30m --folder out/gpu-rehearsal $(ARGS)
+
 matrix: $(VENV)/test.stamp  ## the oldest, a middle, the pinned and the newest versions: 20 GB, hours; writes docs/environments.md
 	$(BIN)/python scripts/matrix.py $(ARGS)
 
@@ -61,6 +67,13 @@ breadth: $(VENV)/test.stamp  ## every fix on every tiny family and in every stat
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.fix.breadth --out $(RESULTS)/fix_breadth.json $(ARGS)
 	$(BIN)/python -m benchmarks.fix.breadth_page
 
+PYTHONS ?= $(BIN)/python
+waits: $(VENV)/test.stamp  ## the waits of each diffusers release; PYTHONS="VENV/bin/python ..." names an environment of each
+	for python in $(PYTHONS); do \
+	  OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=src:. $$python -W ignore -m benchmarks.audit.waits --out $(RESULTS)/audit_waits.json $(ARGS) || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.audit.waits --out $(RESULTS)/audit_waits.json --page
+
 docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python -m benchmarks.audit.coverage
 	$(BIN)/python -m workshop.forecast.fit --check --out $(RESULTS)/forecast_check.json --plot docs/forecast-residuals.svg
@@ -71,6 +84,7 @@ docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python -m benchmarks.gateway.page
 	$(BIN)/python -m benchmarks.serve.page
 	$(BIN)/python -m benchmarks.verify.page
+	$(BIN)/python -m benchmarks.gpu.page
 	$(BIN)/python -m benchmarks.evidence
 
 docs: $(VENV)/test.stamp  ## the documentation as a site in site/, every link checked

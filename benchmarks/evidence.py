@@ -108,6 +108,15 @@ def forecast() -> str:
     )
 
 
+def planned() -> str:
+    check = result("plan_published")
+    return (
+        f"peaks of {len(check['rows'])} published calls, {percent(check['peak_error_median'])} off "
+        f"(median), {check['peaks_within_share']:.0%} within 10 %; the fastest published way among "
+        f"its first two in {check['first_two_share']:.0%} of {len(check['caps'])} memories"
+    )
+
+
 def verify() -> str:
     cases = result("verify_cases")["cases"]
     verdicts = [case["verdict"] for case in cases.values()]
@@ -180,6 +189,7 @@ CELLS: dict[str, Callable[[], str]] = {
     "trace": trace,
     "audit": audit,
     "forecast": forecast,
+    "plan": planned,
     "verify": verify,
     "tune": tune,
     "serve": serve,
@@ -227,6 +237,8 @@ def benchmarks() -> dict[str, str]:
     questions = {}
     for folder in ("benchmarks", "workshop"):
         for path in committed(ROOT / folder, "*.py"):
+            if "gpu" in path.parts:  # what it measures stands in docs/hardware.md
+                continue
             source = path.read_text()
             if "\n    frame = Frame(" in source:
                 module = ".".join(path.relative_to(ROOT).with_suffix("").parts)

@@ -153,6 +153,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime forecast .*--claim", Ours(code=1)),
     (r"^halftime forecast evaluate", Ours("--quiet")),
     (r"^halftime forecast", Ours()),
+    (r"^halftime plan", Ours()),
     (r"^cat > prices.toml", Bash()),
     (r"^halftime trace", Ours()),
     (
@@ -198,7 +199,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"_HALFTIME_COMPLETE=", Bash()),
     (r"^pip install '?halftime", Pip()),
     (r"^make demo", Make("ARGS='--steps 2 --runs 1 --warmup 0 --no-cold-start'")),
-    (r"^make (test|docs|docs-tables|bench|gpu-check)\b", Make(dry=True)),
+    (r"^make (test|docs|docs-tables|bench|gpu-check|gpu-evidence|gpu-rehearsal)\b", Make(dry=True)),
     (r"^python -m benchmarks.gateway.page$", Bash("gateway.page", "gateway.page --check")),
     (
         r"^python -m benchmarks.gateway.real",
@@ -219,10 +220,20 @@ WAYS: tuple[tuple[str, Way], ...] = (
             }
         ),
     ),
+    (
+        r"^from halftime.records.recipe import Choice\n\npipe.enable_lora_hotswap",
+        Elsewhere(
+            "tests/fix/test_fix_lora.py::test_an_adapter_is_swapped_in_a_compiled_denoiser_without_compiling_anew"
+        ),
+    ),
     (r"^from halftime.fix.apply import reasons", Python({"pipe": _TINY.format("pipe")})),
     (
         r"^with halftime.applied\(pipe, \"plan.toml\"",
         Python({"pipe": f"import halftime; {_TINY.format('pipe')}"}),
+    ),
+    (
+        r"^video = client\.videos\.",
+        Elsewhere("tests/verbs/serve/test_serve_videos.py::test_the_official_client_waits_for_one"),
     ),
     (
         r"^import asyncio\nfrom halftime\.verbs\.serve",
@@ -232,6 +243,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
         r"^from openai import",
         Elsewhere("tests/verbs/serve/test_serve_openai.py::test_a_stream_previews_and_completes"),
     ),
+    (r"^import random\nfrom itertools import islice\nfrom halftime.verbs.serve", Python()),
     (r"^import halftime\n", Python()),
 )
 

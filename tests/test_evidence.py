@@ -31,6 +31,7 @@ WRITERS = [
     "benchmarks.fix.breadth_page",
     "benchmarks.fix.page",
     "benchmarks.gateway.page",
+    "benchmarks.gpu.page",
     "benchmarks.serve.page",
     "benchmarks.verify.page",
     "workshop.forecast.page",
@@ -45,6 +46,9 @@ OTHERS = {
     "benchmarks.fresh",
     "benchmarks.gateway.naive_proxy",
     "benchmarks.gateway.processes",
+    "benchmarks.gpu.evidence",  # its page is docs/hardware.md
+    "benchmarks.gpu.models",
+    "benchmarks.gpu.parts",
     "benchmarks.serve.process",
     "benchmarks.serve.soft_faults",  # rows of benchmarks.serve.faults
     "benchmarks.serve.stand_in",
@@ -95,7 +99,7 @@ def test_every_module_measures_or_is_known_not_to() -> None:
 
 def test_a_benchmark_stands_in_its_verbs_folder() -> None:
     folders = {path.name for path in (ROOT / "benchmarks").iterdir() if list(path.glob("*.py"))}
-    assert folders <= {*VERBS, "fix"}
+    assert folders <= {*VERBS, "fix", "gpu"}
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -14,6 +14,7 @@ _KINDS = {
     "unequal": "four fixed cameras with 5 % of the requests each; some fail 30 % of the time",
     "skewed": "families of 1 to 60, large ones worse; other families later",
     "bursts": "four pictures that go round for a while, with 4 % of the requests each",
+    "chain": "a chain of three models; every picture its own",
     "easy": "every picture its own, and the small model nearly always succeeds",
 }
 
@@ -28,7 +29,7 @@ def certificate() -> list[str]:
     rows = [
         [
             f"**{row['what']}**: {_KINDS[row['what']]}",
-            f"{row['draws']:.0f}",
+            f"{row['draws']:.0f}" if row["draws"] else "",
             f"{row['certified']} of {row['repeats']}",
             share(row["error"]),
             f"**{row['broken']}**",
@@ -103,13 +104,20 @@ def savings() -> list[str]:
         ],
         ["savings, median (5th to 95th percentile)", *(_range(c, "savings") for c in columns)],
         ["share of the oracle's savings", *(_range(c, "of_oracle") for c in columns)],
+        [
+            "the same with thresholds set in hindsight",
+            *(_range(c, "of_oracle_in_hindsight") for c in columns),
+        ],
         ["small answers that the judge looks at", *(_range(c, "checked_share") for c in columns)],
     ]
     return table(("", *(f"alpha {float(a):.0%}" for a in measured["alphas"])), rows)
 
 
 def _range(column: dict, name: str) -> str:
-    middle, low, high = column[f"{name}, median and 5th to 95th percentile"]
+    values = column.get(f"{name}, median and 5th to 95th percentile")
+    if values is None:  # of a run before it was measured
+        return "not measured"
+    middle, low, high = values
     return f"{share(middle)} ({share(low)} to {share(high)})"
 
 

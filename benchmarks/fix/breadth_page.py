@@ -77,7 +77,9 @@ def counted(rows: dict[str, Row]) -> str:
         f"**{len(rows)} rows, {sum(outcomes.values())} cells: {outcomes['applies']} apply, "
         f"{outcomes['refuses']} refuse, {outcomes['fails']} fail.**"
     )
-    return words + (f" {errors} rows could not be measured." if errors else "")
+    absent = sum("absent" in row for row in rows.values())
+    words += f" {errors} rows could not be measured." if errors else ""
+    return words + (f" {absent} rows are not in this diffusers." if absent else "")
 
 
 def measured_by(rows: dict[str, Row]) -> str:
@@ -160,6 +162,8 @@ def _cells(rows: dict[str, Row], first: str) -> Iterator[str]:
     lines = []
     for name, row in rows.items():
         by_name = row.get("cells", {})
+        if "absent" in row:
+            continue
         lines.append(
             [
                 name,

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from benchmarks.frame import Frame
 from benchmarks.serve.process import Server, serving
 from halftime.base.stats import quantile
-from halftime.verbs.gateway.client import Pool, Sample
+from halftime.verbs.gateway.client import Pool
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.endpoint import Endpoint, Payload, endpoint
 from halftime.verbs.gateway.load import closed, numbers, open_loop, schedule
 from halftime.verbs.gateway.timer import Timer

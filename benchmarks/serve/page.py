@@ -184,7 +184,71 @@ def cold() -> list[str]:
     )
 
 
+def ray() -> list[str]:
+    """Two replicas, one of them killed; then SIGTERM."""
+    measured = result("serve_ray")
+    if measured is None:
+        return ["Two replicas: not measured."]
+    ended = measured["terminated"]
+    rows = [
+        killed("the worker of one of two replicas", measured["worker_killed"]),
+        killed("one of two replicas", measured["killed"]),
+        [
+            "SIGTERM under load",
+            "whoever was accepted gets the picture, the others are told, exit code 0",
+            f"{answers(ended['answers'])}; exit code {ended['exit_code']} after "
+            f"{seconds(ended['seconds'])}",
+            reached(ended),
+        ],
+    ]
+    return [
+        f"Ray {measured['ray']}, two replicas of the bundled model at 10 steps on one machine, "
+        f"four clients; load average {measured['load_average']:.1f} before:",
+        "",
+        *table(("what", "bar", "measured", "reached"), rows),
+    ]
+
+
+def killed(what: str, row: dict) -> list[str]:
+    """A row of the table: a process was killed under load."""
+    return [
+        f"kill -9 of {what} under load, {row['requests']} requests",
+        "every one gets its picture, none is drawn twice, no counter falls",
+        f"{answers(row['answers'])}; {row['different_seeds']} different seeds; "
+        f"{row['pictures_counted']:g} pictures counted; {row['counter_falls']} falls in "
+        f"{row['counter_looks']} looks; the longest took {seconds(row['longest_seconds'])} (p50 "
+        f"{seconds(row['median_seconds'])}); {row['processes_after']} of them afterwards",
+        reached(row),
+    ]
+
+
+def reached(row: dict) -> str:
+    return "yes" if row["reached"] else "**no**"
+
+
+def clients() -> list[str]:
+    """One row a case."""
+    measured = result("serve_clients")
+    if measured is None:
+        return ["Other clients: not measured."]
+    names = list(dict.fromkeys(row["client"] for row in measured["rows"]))
+    rows = [
+        [name, *(", ".join(cases_of(measured["rows"], name, right)) for right in (True, False))]
+        for name in names
+    ]
+    return table(
+        ("client", "gets what it asks for", "does not"),
+        [[cell or NOTHING for cell in row] for row in rows],
+    )
+
+
+def cases_of(rows: list[dict], client: str, right: bool) -> list[str]:
+    return [row["case"] for row in rows if row["client"] == client and row["right"] is right]
+
+
 def rewritten(page: str) -> str:
+    page = between(page, "ray", ray())
+    page = between(page, "clients", clients())
     page = between(page, "cold", cold())
     return between(page, "load", [*load(), "", *overhead(), "", *faults()])
 

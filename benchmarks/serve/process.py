@@ -82,8 +82,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(*options: str, module: tuple[str, ...] = HALFTIME_SERVE) -> Iterator[Server]:
-    """`halftime serve --port 0 OPTIONS`, ready."""
+def serving(
+    *options: str, module: tuple[str, ...] = HALFTIME_SERVE, seconds: float = 180.0
+) -> Iterator[Server]:
+    """`halftime serve --port 0 OPTIONS`, ready within so many seconds."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -95,7 +97,7 @@ def serving(*options: str, module: tuple[str, ...] = HALFTIME_SERVE) -> Iterator
     try:
         assert process.stdout is not None
         server = Server(process.stdout.readline().split()[3], process)
-        server.wait_ready()
+        server.wait_ready(seconds)
         server.ready_seconds = time.monotonic() - begun
         yield server
     finally:

@@ -10,7 +10,7 @@ import pytest
 
 from documented import ROOT, shown
 from halftime.cli import _run
-from tiny_pipelines.files import save_files
+from tiny_pipelines.files import MODULAR, save_files
 
 PAGE = ROOT / "docs" / "pipelines.md"
 COMMANDS = [item.text.partition("#")[0].strip() for item in shown(PAGE) if item.kind == "sh"]
@@ -49,6 +49,8 @@ def test_the_page_has_every_kind() -> None:
 @pytest.mark.parametrize("command", CASES)
 def test_each_kind_in_one_command(command: str, here: Path) -> None:
     words = shlex.split(command)[1:]
+    if words[1] == "./modular" and not MODULAR:
+        pytest.skip("diffusers 0.35 makes modular pipelines of downloaded components alone")
     # image-to-image takes a third of the steps
     steps = ["--steps", "8" if "2img" in words[1] or "sdxl" in words[1] else "2"]
     size = ["--size", SIZES.get(words[1], "32"), *steps]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -20,11 +23,14 @@ from halftime.cli.serve import (
     _engine_settings,
     _http_settings,
     _name_of,
+    _RayOptions,
+    _ServeScreen,
     command,
     parse_sizes,
     parse_steps,
 )
-from serve_fake import http, wait_until
+from halftime.records.serve import EngineStatus
+from serve_fake import CERTIFICATE, http, wait_until
 from served import SOURCE, served
 
 
@@ -134,6 +140,57 @@ def test_help_says_what_is_where() -> None:
         "--off-list",
     ):
         assert word in help_text
+
+
+class Ended(Exception):
+    """In place of the signal that ends the server."""
+
+
+def test_the_selftest_runs_in_a_process_of_its_own_and_ends_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its exit code becomes the server's, and the key reaches it in the environment."""
+    started_with: list[tuple] = []
+
+    class Child:
+        async def wait(self) -> int:
+            return 1
+
+    async def start(*words: str, env: dict[str, str]) -> Child:
+        started_with.append((words, env["HALFTIME_API_KEY"]))
+        return Child()
+
+    def end(number: int) -> None:
+        assert number == signal.SIGTERM
+        raise Ended
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    monkeypatch.setattr(signal, "raise_signal", end)
+    screen = _ServeScreen(None, selftest=True, address="http://127.0.0.1:1", key="secret")
+    engine = SimpleNamespace(status=EngineStatus(state="ready", certificate=CERTIFICATE))
+    with pytest.raises(Ended):
+        asyncio.run(screen.watch(engine))  # type: ignore[arg-type]
+    ((words, key),) = started_with
+    assert words[1:] == ("-P", "-m", "halftime.verbs.serve.selftest", "http://127.0.0.1:1")
+    assert (key, screen.selftest_code) == ("secret", 1)
+
+
+def test_the_log_for_collectors_has_alarms_too(caplog: pytest.LogCaptureFixture) -> None:
+    _ServeScreen(None).say("alarm: it hangs", "bold red", logging.ERROR)
+    assert [record.message for record in caplog.records] == ["alarm: it hangs"]
+
+
+@pytest.mark.parametrize("words", [["--max-replicas", "1"], ["--replica-gpus", "0.5"]])
+def test_what_goes_with_ray_alone(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["serve", *words], debug=False) == 2
+    assert f"{words[0]} {words[1]} goes with --ray" in capsys.readouterr().err
+
+
+def test_bounds_of_the_replicas() -> None:
+    assert _RayOptions(3).bounds == {"replicas": 3}
+    assert _RayOptions(2, 8).bounds == {"replicas": 2, "least": 2, "most": 8}
+    with pytest.raises(BadInput, match="--max-replicas is 2"):
+        _RayOptions(3, 2).bounds  # noqa: B018
 
 
 @pytest.fixture

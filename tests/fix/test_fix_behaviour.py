@@ -169,6 +169,42 @@ def test_batched_prompts_equal_single_ones(prompts: tuple[object, object], pipel
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+def test_a_picture_is_encoded_exactly_while_decoding_is_in_lower_precision(pipeline) -> None:  # type: ignore[no-untyped-def]
+    drawing = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        latents = pipeline.vae.encode(drawing).latent_dist.mode()
+        decoded = pipeline.vae.decode(latents).sample
+        with halftime.applied(pipeline, ["vae-dtype"], probe=False):
+            assert torch.equal(pipeline.vae.encode(drawing).latent_dist.mode(), latents)
+            lower = pipeline.vae.decode(latents).sample
+    assert not torch.equal(lower, decoded)
+    assert (lower - decoded).abs().mean() < 0.05
+
+
+def test_prompts_that_come_as_embeddings_are_left_as_they_are(pipeline) -> None:  # type: ignore[no-untyped-def]
+    with torch.no_grad():
+        positive, negative, pooled, negative_pooled = pipeline.encode_prompt("a cat")
+        embeddings = {
+            "prompt_embeds": positive,
+            "negative_prompt_embeds": negative,
+            "pooled_prompt_embeds": pooled,
+            "negative_pooled_prompt_embeds": negative_pooled,
+        }
+        result = batched(pipeline.encode_prompt, lambda arguments: False)(None, **embeddings)
+    assert torch.equal(result[0], positive)
+    assert torch.equal(result[1], negative)
+
+
+def test_projections_of_a_wrapped_denoiser_are_fused_and_taken_apart() -> None:
+    pipeline = halftime.bundled.load()
+    denoiser = pipeline.unet
+    pipeline.unet = torch.compile(denoiser, backend="eager")
+    attention = next(m for m in denoiser.modules() if hasattr(m, "fuse_projections"))
+    with halftime.applied(pipeline, ["fused-qkv"], probe=False):
+        assert attention.fused_projections
+    assert not attention.fused_projections
+
+
 def test_the_taken_over_loop_gives_the_pipelines_own_picture(pipeline) -> None:  # type: ignore[no-untyped-def]
     from diffusers import EulerAncestralDiscreteScheduler
 

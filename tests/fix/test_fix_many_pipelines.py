@@ -15,7 +15,14 @@ from tiny_pipelines import PIPELINES
 
 # Compilers and foreign runtimes take minutes; the others are tried wherever they say that they
 # apply.
-SLOW = {"denoiser-compile", "vae-compile", "openvino", "onnxruntime", "int8-dynamic"}
+SLOW = {
+    "denoiser-compile",
+    "vae-compile",
+    "openvino",
+    "onnxruntime",
+    "denoiser-quantize",
+    "text-quantize",
+}
 SETTINGS: dict[str, dict[str, object]] = {
     "loop-graph": {"backend": "eager"},
     "solver-steps": {"steps": 3},

@@ -178,4 +178,6 @@ def test_a_socket_listens_before_its_address_is_told() -> None:
         assert address_of(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
-        socket.create_connection(listener.getsockname()).close()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            # or each small piece of a stream would wait for the one before it to be acknowledged
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -28,6 +28,18 @@ def test_a_combined_pipeline_holds_others_and_each_component_once() -> None:
     assert list(modules_of(pipeline)) == ["text_encoder", "unet", "vae", "vae_2"]
 
 
+def test_what_a_class_keeps_beside_its_components_is_held_too() -> None:
+    """diffusers' SDXL keeps its watermark so, and a user's subclass whatever it likes."""
+    pipeline = PIPELINES["sd15"].build()
+    registered = set(components_of(pipeline))
+    pipeline.watermark = SimpleNamespace(apply_watermark=lambda images: images)
+    pipeline._enhancer = nn.Linear(1, 1)
+    pipeline.decoder = pipeline.vae.decoder  # its time is within the VAE's
+    pipeline.ratio = 3
+    assert set(components_of(pipeline)) - registered == {"watermark", "enhancer"}
+    assert modules_of(pipeline)["enhancer"] is pipeline._enhancer
+
+
 def test_the_parts_that_fixes_work_on() -> None:
     pipeline = PIPELINES["sdxl"].build()
     assert denoisers(pipeline) == [pipeline.unet]

@@ -16,6 +16,7 @@ from halftime.pipeline.device import (
     checked_device,
     default_device,
     devices,
+    fastest_dtype,
     synchronize,
     this_environment,
 )
@@ -140,3 +141,43 @@ def test_what_is_no_pipeline_is_refused_in_a_sentence(value: object, words: str)
     for verb in (halftime.profile, halftime.audit, halftime.tune):
         with pytest.raises(UnknownModel, match=words):
             verb(value)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("card", "capability", "dtype"),
+    [
+        ("H200", (9, 0), "bfloat16"),
+        ("A10G", (8, 6), "bfloat16"),
+        ("T4", (7, 5), "float16"),
+        ("V100", (7, 0), "float16"),
+        ("P40", (6, 1), "float32"),
+        ("P100", (6, 0), "float16"),
+        ("M60", (5, 2), "float32"),
+    ],
+)
+def test_the_fastest_dtype_of_a_card_is_one_that_does_not_overflow(
+    card: str, capability: tuple[int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    device = torch.device("cuda", 0)
+    assert fastest_dtype(device) == dtype
+    safe = "float32" if dtype == "float16" else dtype
+    assert fastest_dtype(device, overflows=True) == safe
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype"),
+    [("gfx942:sramecc+", "bfloat16"), ("gfx906", "float16"), ("gfx1030", "float16")],
+)
+def test_amds_cards_are_told_apart_by_their_architecture(
+    architecture: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(gcnArchName=architecture)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert fastest_dtype(torch.device("cuda", 0)) == dtype
+
+
+def test_the_host_says_nothing_of_a_gpu() -> None:
+    assert fastest_dtype(torch.device("mps")) == "float16"
+    assert fastest_dtype(torch.device("cpu")) == "bfloat16"

@@ -13,6 +13,7 @@ from rich.console import Console
 import halftime
 from halftime.base.stats import Interval
 from halftime.records import ColdStart, CompileReport, Recompile, Session, Workload
+from halftime.records.environment import NOT_RECORDED
 from halftime.report.charts import SERIES, figure, svg
 from halftime.report.comparison import comparison_of, verdict
 from halftime.report.console import print_report
@@ -79,6 +80,20 @@ def test_the_console_fits_and_needs_no_colour(session: Session, width: int) -> N
         "a note",
     ):
         assert word in text
+
+
+def test_the_first_line_names_the_device(session: Session) -> None:
+    import msgspec
+
+    environments = {
+        "cpu": {"device": "cpu", "device_name": "AMD EPYC"},
+        "cuda:1 (NVIDIA H200)": {"device": "cuda:1", "device_name": "NVIDIA H200"},
+        "cuda": {"device": "cuda", "device_name": NOT_RECORDED},
+    }
+    for place, fields in environments.items():
+        environment = msgspec.structs.replace(session.environment, **fields)
+        title = report_of(msgspec.structs.replace(session, environment=environment)).title
+        assert title.startswith(f"StableDiffusionXLPipeline on {place}: where")
 
 
 def test_markdown_is_a_table_that_adds_up(session: Session) -> None:

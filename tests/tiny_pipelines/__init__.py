@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from tiny_pipelines import (
+    editing,
     families,
     images,
     later,
@@ -309,5 +310,6 @@ BREADTH: dict[str, TinyPipeline] = {
         **recent.RECENT,
         **recent.MODULAR,
         **newest.NEWEST,
+        **editing.EDITORS,
     }.items()
 }

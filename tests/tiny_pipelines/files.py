@@ -7,11 +7,14 @@ from pathlib import Path
 
 import diffusers
 import torch
+from packaging.version import Version
 from PIL import Image
 
 from tiny_pipelines import BREADTH, PIPELINES
 from tiny_pipelines.checkpoint import save_checkpoint
 
+# diffusers 0.35 makes modular pipelines of downloaded components alone.
+MODULAR = Version(diffusers.__version__) >= Version("0.36.dev0")
 FOLDERS = {
     "sdxl": "sdxl",
     "flux": "flux",
@@ -45,8 +48,9 @@ def save_files(folder: Path) -> None:
     """Write them all."""
     for name, tiny in FOLDERS.items():
         PIPELINES[tiny].build().save_pretrained(folder / name)
-    modular = BREADTH["modular_sdxl"].build()
-    modular.save_pretrained(str(folder / "modular"), overwrite_modular_index=True)
+    if MODULAR:
+        modular = BREADTH["modular_sdxl"].build()
+        modular.save_pretrained(str(folder / "modular"), overwrite_modular_index=True)
     save_checkpoint(PIPELINES["sd15"].build(), folder / "model.safetensors")
     save_lora(folder / "style.safetensors")
     for name, colour in (("photo", (200, 40, 40)), ("mask", (255, 255, 255)), ("edges", (0, 0, 0))):

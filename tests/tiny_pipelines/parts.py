@@ -67,8 +67,10 @@ def word_tokenizer(
         unk_token="<unk>",
         bos_token="<s>",
         model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
     )
-    made.__class__ = kind
+    # transformers 4 has another class for tokenizers of this library
+    made.__class__ = getattr(transformers, f"{kind.__name__}Fast", kind)
     return made
 
 

@@ -320,10 +320,8 @@ def modular(blocks: str, make: Callable[[], DiffusionPipeline]) -> Callable[[], 
     def build() -> Any:
         pipeline = getattr(diffusers, blocks)().init_pipeline()
         components = make().components
-        expected = set(pipeline.component_names)
-        pipeline.update_components(
-            **{name: value for name, value in components.items() if name in expected}
-        )
+        chosen = {name: components[name] for name in pipeline.component_names if name in components}
+        pipeline.update_components(**chosen)
         return pipeline
 
     return build

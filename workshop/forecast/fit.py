@@ -47,7 +47,6 @@ from halftime.verbs.forecast.constants import (
 from halftime.verbs.forecast.evaluate import NOISE, banded
 from halftime.verbs.forecast.floor import floor_seconds
 from halftime.verbs.forecast.roofline import (
-    CONSUMER,
     GpuLimits,
     OpTable,
     limits_of,
@@ -88,7 +87,7 @@ class Problem:
     forward_step: np.ndarray  # 1 where a step's own work comes with the forward
     row_pixels: np.ndarray
     row_total: np.ndarray
-    row_desktop: np.ndarray
+    row_class: np.ndarray  # of CPUs: its place in host.CLASSES
 
 
 def usable(rows: list[MeasuredRow]) -> list[MeasuredRow]:
@@ -124,7 +123,7 @@ def problem_of(rows: list[MeasuredRow]) -> Problem:
                 trace = trace_of(part.traced)
                 groups = trace.compiled if compiled else trace.eager
                 memo[key] = (
-                    table_of(groups, compiled=compiled),
+                    table_of(groups, compiled=compiled, dtype=part.dtype),
                     host.operations(trace, compiled=compiled),
                 )
             table, work = memo[key]
@@ -174,7 +173,9 @@ def problem_of(rows: list[MeasuredRow]) -> Problem:
         forward_engine=f[:, 3],
         forward_step=f[:, 4],
         row_pixels=np.array(pixels, dtype=float),
-        row_desktop=np.array([float(find_gpu(row.gpu).name.startswith(CONSUMER)) for row in rows]),
+        row_class=np.array(
+            [list(host.CLASSES).index(host.class_of(find_gpu(row.gpu))) for row in rows]
+        ),
         row_total=np.array([float(row.kind.startswith("total")) for row in rows]),
     )
 
@@ -222,8 +223,9 @@ def predicted(p: Problem, layout: Layout, x: np.ndarray) -> np.ndarray:
     device_ops = p.ops.count * op_seconds(p.ops, GpuLimits(**changed), c).total
     device = np.bincount(p.op_forward, device_ops, len(p.forward_row))
     device = device * np.where(p.forward_engine > 0, c["engine"], 1.0)
-    host_factor = np.exp(x[layout.at_host + p.row_host]) * np.where(
-        p.row_desktop > 0, c["desktop"], 1.0
+    host_factor = (
+        np.exp(x[layout.at_host + p.row_host])
+        * np.array([host.class_factor(name, c) for name in host.CLASSES])[p.row_class]
     )
     slow = host_factor[p.forward_row]
     busy = slow * (c["dispatch"] * p.forward_ops + c["step"] * p.forward_step)

@@ -1,9 +1,9 @@
 """Translate published measurements into rows that `halftime forecast evaluate` can read.
 
-Reads published_benchmarks.csv (as the sources print them) and published_latency.csv (already in
-the form), writes rows.csv. A row whose configuration its source leaves open (steps, guidance, CPU
-offload, other software) is left out, and the reasons are counted at the end. What is inferred, and
-from what:
+Reads published_benchmarks.csv (as the sources print them), published_latency.csv and
+published_quantised.csv (already in the form), writes rows.csv. A row whose configuration its source
+leaves open (steps, guidance, CPU offload, other software) is left out, and the reasons are counted
+at the end. What is inferred, and from what:
 
 - torch's default fp32 means TF32 in convolutions only; LAMBDA's fp32 ran in NVIDIA's container,
   which lets matrix products use TF32 as well (`TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1`), and neither
@@ -346,8 +346,10 @@ def translated(row: Row) -> Row:
 
 
 def already_in_form() -> list[Row]:
-    with open(HERE / "published_latency.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows: list[Row] = []
+    for name in ("published_latency.csv", "published_quantised.csv"):
+        with open(HERE / name, newline="") as file:
+            rows += list(csv.DictReader(file))
     for index, row in enumerate(rows):
         if row["id"] == "sdxl-30-tf32-vanilla":
             row["parts"] = row["parts"].replace("dtype=fp32", "dtype=tf32")

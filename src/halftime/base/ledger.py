@@ -2,7 +2,8 @@
 
 A call is a tree of spans. Each denoising loop is one more, transparent, span that adopts what runs
 inside it. An opaque span (a component) gives its whole duration to its own stage and part; a
-transparent one (a method, a loop) keeps only what none of its children took, as glue. So every
+transparent one (a method, a loop) keeps only what none of its children took, as glue. What
+torch.compile spends inside of a component is taken out of it, as a stage of its own. So every
 moment of the call belongs to exactly one row, or to `unexplained`.
 """
 
@@ -19,7 +20,7 @@ import msgspec
 from halftime.base.stats import median, middle_half, quantile, spread
 from halftime.records import LedgerRow, Run, Span, StepStats
 from halftime.records.session import UNEXPLAINED
-from halftime.records.stages import STAGE_ORDER, Place
+from halftime.records.stages import COMPILATION, STAGE_ORDER, Place
 
 GLUE = "glue"
 LOOP = Place("denoise", "loop")
@@ -81,7 +82,10 @@ def costs(nodes: Iterable[Node]) -> Costs:
     total: Costs = defaultdict(float)
     for node in nodes:
         if node.place.part:
-            total[node.place] += node.seconds
+            compilations = _compilations(node)
+            for inner in compilations:
+                total[inner.place] += inner.seconds
+            total[node.place] += node.seconds - sum(inner.seconds for inner in compilations)
             continue
         for (stage, part), seconds in costs(node.children).items():
             total[Place(stage, part)] += seconds
@@ -89,6 +93,17 @@ def costs(nodes: Iterable[Node]) -> Costs:
             child.seconds for child in node.children
         )
     return total
+
+
+def _compilations(node: Node) -> list[Node]:
+    """The spans inside of a component's that are torch.compile's."""
+    if node.place.stage == COMPILATION:
+        return []
+    return [
+        span
+        for child in node.children
+        for span in ([child] if child.place.stage == COMPILATION else _compilations(child))
+    ]
 
 
 class StepRule(NamedTuple):

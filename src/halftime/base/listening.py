@@ -24,8 +24,9 @@ def listening_socket(host: str, port: int, *, stalled_seconds: float = 0.0) -> s
             f"cannot listen on {host} port {port}: {reason}. Choose another --port (0 takes a "
             "free one) or --host."
         ) from error
+    # connections inherit these; asyncio sets the first by itself on sockets that it made alone
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if stalled_seconds and hasattr(socket, "TCP_USER_TIMEOUT"):
-        # connections inherit it
         milliseconds = int(1000 * stalled_seconds)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return listener

@@ -6,7 +6,8 @@ All functions take plain sequences of floats and return floats; none of them rou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -162,3 +163,11 @@ def unpaired_ratio(
     tail = (1 - confidence) / 2
     low, high = np.quantile(sides[0] / sides[1], [tail, 1 - tail])
     return Interval(value, float(low), float(high))
+
+
+def poisson(rate: float, rng: random.Random) -> Iterator[float]:
+    """Moments of arrivals by chance, so many a second, without end."""
+    moment = 0.0
+    while True:
+        moment += rng.expovariate(rate)
+        yield moment

@@ -34,6 +34,7 @@ VERBS = {
         "Where would CPU and GPU wait for each other, and can the loop be captured? No GPU needed."
     ),
     "forecast": "What would each stage take on a named GPU? No GPU, no weights.",
+    "plan": "Which precision, offload and parallelism fits a card and meets a target?",
     "verify": "Are two sets of pictures the same within noise?",
     "tune": "Which fixes reach my target with my quality?",
     "serve": "Run it: warm before ready, preview then final, an OpenAI-compatible images API.",

@@ -45,6 +45,13 @@ WRONG_RULE = 1
     is_flag=True,
     help="On a CUDA device: do the rules agree with torch's own sync mode?",
 )
+@click.option(
+    "--generator",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where noise is drawn: on the CPU it is copied, in many schedulers in every step.",
+)
 @click.option("--github", is_flag=True, help="Print GitHub annotations.")
 @output_options
 def command(
@@ -52,6 +59,7 @@ def command(
     geometry: str,
     baseline: str | None,
     check_rules: bool,
+    generator: str,
     github: bool,
     output: Output,
     **workload_values: object,
@@ -64,7 +72,7 @@ def command(
     if check_rules:
         return _check_rules(output)
     base = read_json(Path(baseline), Audit) if baseline else None
-    result = _audit(model, geometry, workload_values, output.quiet)
+    result = _audit(model, geometry, generator, workload_values, output.quiet)
     if github:
         click.echo(github_annotations(result))
     emit(result, output._replace(quiet=output.quiet or github))
@@ -82,7 +90,11 @@ def _check_rules(output: Output) -> int:
 
 
 def _audit(
-    model: str | None, geometry: str, workload_values: dict[str, object], quiet: bool
+    model: str | None,
+    geometry: str,
+    generator: str,
+    workload_values: dict[str, object],
+    quiet: bool,
 ) -> Audit:
     # Read when torch is imported. Nothing is timed or large here, and threads that wait for each
     # other beside other work took six times as long.
@@ -104,7 +116,9 @@ def _audit(
             load(model, on_cpu(workload)) if geometry == "tiny" else load_ghost(model, workload)
         )
     with progress_bar(quiet) as progress:
-        return audit_loaded(loaded, workload, progress=progress)
+        return audit_loaded(
+            loaded, workload, generator="cuda" if generator == "cuda" else "cpu", progress=progress
+        )
 
 
 @contextmanager

@@ -13,18 +13,18 @@ import click
 
 from halftime.base.errors import BadInput, HalftimeError
 from halftime.base.listening import address_of, listening_socket
-from halftime.base.store import check_writable, read_json, write_json
+from halftime.base.store import check_writable, write_json
 from halftime.cli.ending import journal
 from halftime.cli.options import output_options, quiet_option
 from halftime.cli.output import ExtraFile, Output, emit
 from halftime.cli.screen import progress_bar
-from halftime.records.captions import Router
+from halftime.records.captions import CaptionsResult, Chain, ChainResult, Router
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from halftime.verbs.captions.collect import CollectedRequest, CollectionPlan, LeftOut
-    from halftime.verbs.captions.passthrough import PassThroughSettings
+    from halftime.verbs.captions.passthrough import PassThroughSettings, RoutedModel
     from halftime.verbs.captions.upstream import Upstream
 
 
@@ -47,7 +47,9 @@ _SHADOW = 0.01  # where there is a judge
 DELAY_OF_TRIPLED_ERROR = 250
 
 
-def _http_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
+def _http_url(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
     try:
         parts = urlsplit(value)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -114,12 +116,14 @@ def calibrate(
 
     LOG has a request that both models answered on each line, as JSON.
 
-    Exit code 1: too few examples for the guarantee; the router then sends everything to the large
-    model.
+    Where each line has the answers of models between the two as well, a chain of routers is
+    calibrated. Exit code 1: too few examples for the guarantee; the router then sends everything to
+    the large model.
     """
     from halftime.report.captions import power_text
     from halftime.verbs.captions.calibrate import CalibrationSettings, check_log, power_of
     from halftime.verbs.captions.calibrate import calibrate as run
+    from halftime.verbs.captions.chain import calibrate_chain, legs_of
     from halftime.verbs.captions.log import read_log
     from halftime.verbs.captions.rules import read_rules
 
@@ -129,12 +133,19 @@ def calibrate(
     settings = CalibrationSettings(never_small=never_small, **values)  # type: ignore[arg-type]
     rows = read_log(log)
     check_log(rows)
-    if not output.quiet:
+    if not output.quiet and legs_of(rows) == 1:
         click.echo(power_text(power_of(rows, settings), settings.alpha), err=True)
+    result: CaptionsResult | ChainResult
+    written: Router | Chain
     with progress_bar(output.quiet) as progress:
         progress("calibrating", 0, 1)
-        result = run(rows, settings)
-    extra = [ExtraFile(out, partial(write_json, out, result.router))] if out else []
+        if legs_of(rows) > 1:
+            result = calibrate_chain(rows, settings)
+            written = result.chain
+        else:
+            result = run(rows, settings)
+            written = result.router
+    extra = [ExtraFile(out, partial(write_json, out, written))] if out else []
     emit(result, output, extra=extra)
     return 0 if result.certified else 1
 
@@ -170,6 +181,42 @@ def _upstream_options(function: click.decorators.FC) -> click.decorators.FC:
     return function
 
 
+_fetch_from = click.option(
+    "--fetch-from",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="Look at pictures by URL from this host; may be given again.",
+)
+
+
+def _middle_options(function: click.decorators.FC) -> click.decorators.FC:
+    """A third model, of a chain."""
+    for option in (
+        click.option("--middle-price-out", default=0.0, type=_AMOUNT, help="As of the others."),
+        click.option("--middle-price-in", default=0.0, type=_AMOUNT, help="As of the others."),
+        click.option("--middle-price", default=0.0, type=_AMOUNT, help="A request."),
+        click.option("--middle-key-env", metavar="NAME", help="As of the others."),
+        click.option("--middle-model", metavar="NAME", help="Its name there."),
+        click.option(
+            "--middle",
+            metavar="URL",
+            callback=_http_url,
+            help="A model between the two, of a chain.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _middle(values: dict[str, object]) -> Upstream | None:
+    """The model between, where one is named. Raises BadInput where only half of it is."""
+    if not (values["middle"] or values["middle_model"]):
+        return None
+    if not (values["middle"] and values["middle_model"]):
+        raise BadInput("a model between needs both: --middle URL and --middle-model NAME.")
+    return _upstream(values, "middle")
+
+
 def _upstream(values: dict[str, object], name: str) -> Upstream:
     from halftime.verbs.captions.upstream import Upstream, key_from
 
@@ -186,6 +233,7 @@ def _upstream(values: dict[str, object], name: str) -> Upstream:
 @command.command()
 @click.argument("router", type=click.Path())
 @_upstream_options
+@_middle_options
 @click.option(
     "--name", default="captions", show_default=True, help="Model name whose requests are routed."
 )
@@ -212,12 +260,7 @@ def _upstream(values: dict[str, object], name: str) -> Upstream:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A file in which all processes of this router share what they know of drift.",
 )
-@click.option(
-    "--fetch-from",
-    multiple=True,
-    metavar="HOST[:PORT]",
-    help="Look at pictures by URL from this host; may be given again.",
-)
+@_fetch_from
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option(
     "--port",
@@ -249,10 +292,11 @@ def serve(
     from halftime.verbs.captions.app import application
     from halftime.verbs.captions.judge import judge_named
     from halftime.verbs.captions.passthrough import PassThroughSettings
+    from halftime.verbs.captions.routers import read_routers
     from halftime.verbs.captions.upstream import check_prices
 
-    calibrated = read_json(Path(router), Router)
-    if calibrated.mode == "cascade" and judge is None:
+    routers = read_routers(router)
+    if any(calibrated.mode == "cascade" for calibrated in routers) and judge is None:
         raise BadInput(
             "this router is a cascade's and needs a judge at run time: --judge bundled, or "
             "--judge module:function."
@@ -264,8 +308,9 @@ def serve(
         )
     small, large = _upstream(upstreams, "small"), _upstream(upstreams, "large")
     check_prices(small, large)
+    between = _between(routers, _middle(upstreams))
     settings = PassThroughSettings(
-        calibrated,
+        routers[0],
         small,
         large,
         name=name,
@@ -274,15 +319,32 @@ def serve(
         on_drift=on_drift,
         drift_file=drift_state,
         fetch_from=fetch_from,
+        between=between,
     )
     app = application(settings)
     # opened first: whoever reads the next line may connect at once
     listener = listening_socket(host, port, stalled_seconds=STALLED_SECONDS)
-    mode = f"{calibrated.mode} mode"
-    if calibrated.threshold is None:
+    mode = f"{routers[0].mode} mode" if len(routers) == 1 else f"a chain of {len(routers) + 1}"
+    if all(calibrated.threshold is None for calibrated in routers):
         mode = "every request goes large: not certified"
     click.echo(f"captions on {address_of(listener)}/v1, model {name!r}, {mode}; {_watch(settings)}")
     return run(app, listener, app.state.traffic, Backend())
+
+
+def _between(routers: tuple[Router, ...], middle: Upstream | None) -> tuple[RoutedModel, ...]:
+    """Raises BadInput where the file has routers for other models than the command names."""
+    from halftime.verbs.captions.passthrough import RoutedModel
+
+    if len(routers) > 2:
+        raise BadInput(
+            f"this chain has routers for {len(routers) + 1} models, and `captions serve` takes "
+            "three at most. In Python PassThroughSettings of halftime.verbs.captions.passthrough "
+            "takes more."
+        )
+    if (len(routers) == 2) != (middle is not None):
+        have = "a chain, and needs" if len(routers) == 2 else "for two models, and takes no"
+        raise BadInput(f"this router's file is {have} --middle URL and --middle-model NAME.")
+    return (RoutedModel(routers[1], middle, "middle"),) if middle else ()
 
 
 def _watch(settings: PassThroughSettings) -> str:
@@ -299,6 +361,7 @@ def _watch(settings: PassThroughSettings) -> str:
 @command.command()
 @click.argument("requests", type=click.Path())
 @_upstream_options
+@_middle_options
 @click.option(
     "--judge",
     required=True,
@@ -318,9 +381,16 @@ def _watch(settings: PassThroughSettings) -> str:
     show_default=True,
     help="Requests under way at once.",
 )
+@_fetch_from
 @quiet_option
 def collect(
-    requests: str, judge: str, out: str, concurrency: int, quiet: bool, **upstreams: object
+    requests: str,
+    judge: str,
+    out: str,
+    concurrency: int,
+    fetch_from: tuple[str, ...],
+    quiet: bool,
+    **upstreams: object,
 ) -> int:
     """Send REQUESTS to both models, judge the answers, and write a log.
 
@@ -340,7 +410,8 @@ def collect(
             f"--out {out} is the file of the requests itself. Name another file for the log."
         )
     check_writable(out)
-    collected = read_requests(Path(requests))
+    collected = read_requests(Path(requests), fetch_from)
+    middle = _middle(upstreams)
     plan = CollectionPlan(
         _upstream(upstreams, "small"),
         _upstream(upstreams, "large"),
@@ -348,6 +419,8 @@ def collect(
         judge,
         Path(requests).parent,
         Path() if out == "-" else Path(out).parent,
+        between=(middle,) if middle else (),
+        fetch_from=fetch_from,
     )
     missing = missing_requests(collected, logged_lines(out), plan)
     return _collect_missing(missing, len(collected), plan, out, concurrency, quiet)

@@ -65,7 +65,11 @@ def command() -> None:
 @click.option("--frames", type=int, help="Frames of a video.  [default: the model's own]")
 @click.option("--steps", type=int, help="Denoising steps.  [default: the pipeline's own]")
 @click.option("--batch", type=int, default=1, show_default=True, help="Pictures of one call.")
-@click.option("--dtype", help="fp32, tf32, fp16, bf16, int8 or fp8.  [default: as published]")
+@click.option(
+    "--dtype",
+    help="fp32, tf32, fp16, bf16, int8, fp8, fp4, int8-weights, fp8-weights or nf4.  "
+    "[default: as published]",
+)
 @click.option(
     "--vae-dtype",
     help="The VAE's own dtype.  [default: the pipeline's: SDXL in fp16 decodes in fp32]",
@@ -81,6 +85,12 @@ def command() -> None:
     "compiled",
     is_flag=True,
     help="torch.compile of denoiser and VAE, with CUDA graphs.",
+)
+@click.option(
+    "--host",
+    metavar="CLASS|TIME",
+    help="The CPU: server, modern or desktop, or the microseconds of one eager operation on it, "
+    "for example 7us.  [default: what usually stands beside the GPU, within a wide band]",
 )
 @click.option("--channels-last", is_flag=True, help="Denoiser and VAE in channels_last.")
 @click.option(
@@ -120,6 +130,7 @@ def run(
     prices: str | None,
     target: str | None,
     calibration: str | None,
+    host: str | None,
     config: str | None,
     revision: str | None,
     lora: tuple[str, ...],
@@ -143,6 +154,7 @@ def run(
         prices=prices,
         target_seconds=parse_seconds(target) if target else None,
         calibration=calibration,
+        host=host,
         config=config,
         revision=revision,
     )

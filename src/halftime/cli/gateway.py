@@ -15,6 +15,7 @@ from halftime.base.errors import BadFile, BadInput, first_line
 from halftime.base.progress import Progress
 from halftime.base.store import read_json
 from halftime.base.units import parse_seconds
+from halftime.cli.ending import journal
 from halftime.cli.options import output_options
 from halftime.cli.output import Output, emit
 
@@ -237,6 +238,11 @@ class _GatewayGroup(click.Group):
     show_default=True,
     help="In milliseconds.",
 )
+@click.option(
+    "--http2",
+    type=click.Choice(["direct", "through", "both"]),
+    help="Ask that way, or both, in HTTP/2 instead of HTTP/1.1.",
+)
 @click.option("--ca-file", metavar="PEM", help="Trust this certificate authority.")
 @click.option("--insecure", is_flag=True, help="Trust any certificate.")
 @click.option("--client-cert", metavar="PEM", help="Your certificate, where one is asked for.")
@@ -320,6 +326,9 @@ def command(
         # a gate that says no says why in any case
         for reason in filter(None, (result.failing, *result.broken, result.stopped)):
             click.echo(f"{reason}.", err=True)
+    if result.interrupted:
+        journal().resumes = "the report holds what was measured until then"
+        raise KeyboardInterrupt
     return _exit_code(result)
 
 
@@ -334,6 +343,7 @@ def _exit_code(result: GatewayResult) -> int:
     return 3 if result.budget is not None and result.within_budget is None else 0
 
 
+_GATEWAY_HTTP2 = ("through", "both")
 _GATEWAY_ONLY = ("through_key_env", "through_headers", "through_model", "budget", "session")
 
 
@@ -352,6 +362,11 @@ def _refuse_idle(values: dict[str, object]) -> None:
         raise BadInput(
             "--picture-url is sent with --payload image-in alone, and the payload is "
             f"{values['payload']!r}. Write --payload image-in, or leave --picture-url out."
+        )
+    if values["http2"] in _GATEWAY_HTTP2 and not values["through"]:
+        raise BadInput(
+            f"--http2 {values['http2']} needs --through URL, which is not given. Name the gateway, "
+            "or write --http2 direct."
         )
     if values["client_key"] and not values["client_cert"]:
         raise BadInput("--client-key needs --client-cert PEM: the certificate that it belongs to.")
@@ -420,6 +435,7 @@ _PASSED = (
     "through_key_env",
     "overhead_header",
     "ca_file",
+    "http2",
     "pid",
     "max_background",
     "insecure",

@@ -6,9 +6,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+import sys
 import time
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +33,19 @@ from halftime.verbs.serve.messages import EngineSettings
 from halftime.verbs.serve.run import LOOPBACK, check_installed, hosts_for, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    import socket
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
+    from starlette.types import ASGIApp
 
     from halftime.records.serve import Certificate, EngineStatus
+    from halftime.verbs.serve.models import ModelEngines
     from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
+    Wrap = Callable[[ASGIApp], ASGIApp]
 
+logger = logging.getLogger("halftime.serve")
 _LOOK = 0.1  # seconds between looks at the engine's state
 
 
@@ -92,6 +100,13 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "repeated.",
 )
 @click.option(
+    "--models",
+    type=click.Path(),
+    metavar="TOML",
+    help="Several models behind this address, in place of MODEL; a [NAME] each, with model, and "
+    "what differs from the options here: sizes, steps, device, aliases.",
+)
+@click.option(
     "--sizes",
     metavar="N|WxH[,…]",
     help="Sizes to offer; each is warmed up.  [default: the pipeline's own]",
@@ -100,11 +115,38 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "--steps", default="10,20,30", show_default=True, metavar="N[,…]", help="Step counts to offer."
 )
 @click.option(
+    "--frames",
+    metavar="N[,…]",
+    help="For a pipeline that makes videos: how many frames to offer.  [default: its own number]",
+)
+@click.option(
+    "--fps",
+    default=16.0,
+    type=click.FloatRange(0, min_open=True),
+    show_default=True,
+    help="Frames a second of its files.",
+)
+@click.option(
     "--max-batch",
     default=2,
     type=click.IntRange(1),
     show_default=True,
     help="Pictures drawn together at most.",
+)
+@click.option(
+    "--scheduling",
+    type=click.Choice(["call", "step"]),
+    default="call",
+    show_default=True,
+    help="What a worker decides anew: the next call of the pipeline, or the next step, so that "
+    "short requests do not wait for long ones.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(["shortest", "deadline", "fair", "first-come"]),
+    default="shortest",
+    show_default=True,
+    help="With --scheduling step: whose step is next.",
 )
 @click.option(
     "--queue",
@@ -157,6 +199,24 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "--drain", default="30s", show_default=True, help="On SIGTERM, for what is running to finish."
 )
 @click.option(
+    "--selftest",
+    is_flag=True,
+    help="Once ready, load it at half, once and three times what it can draw, say what came of it, "
+    "and end: 0 where everything held.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: a line a record, with request id, the key's name and timings; for collectors.",
+)
+@click.option(
+    "--otel",
+    is_flag=True,
+    help="Trace requests with OpenTelemetry, to where OTEL_EXPORTER_OTLP_ENDPOINT says.",
+)
+@click.option(
     "--ray",
     is_flag=True,
     help="As a Ray Serve deployment, on the cluster that RAY_ADDRESS names or here.",
@@ -167,6 +227,22 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     type=click.IntRange(1),
     show_default=True,
     help="With --ray: engines, each with its --workers.",
+)
+@click.option(
+    "--max-replicas",
+    type=click.IntRange(1),
+    help="With --ray: as many as load makes necessary, from --replicas up to these.",
+)
+@click.option(
+    "--replica-cpus",
+    type=click.FloatRange(0),
+    help="With --ray: cores that Ray sets aside for a replica.  [default: 1]",
+)
+@click.option(
+    "--replica-gpus",
+    type=click.FloatRange(0),
+    help="With --ray: the same of GPUs.  [default: one for each of its --workers, where it draws "
+    "on GPUs]",
 )
 @quiet_option
 def command(
@@ -183,7 +259,14 @@ def command(
     drain: str,
     ray: bool,
     replicas: int,
+    max_replicas: int | None,
+    replica_cpus: float | None,
+    replica_gpus: float | None,
+    selftest: bool,
+    log_format: str,
+    otel: bool,
     quiet: bool,
+    models: str | None,
     **engine_values: object,
 ) -> int:
     """Serve pictures over OpenAI's images API: warm before ready, preview then final, nothing lost.
@@ -202,7 +285,7 @@ def command(
         name or _name_of(model),
         deadline,
         drain,
-        replicas * engine_settings.queue_limit,
+        (max_replicas or replicas) * engine_settings.queue_limit,
         host=host,
         allow_host=allow_host,
         public_url=public_url,
@@ -210,17 +293,54 @@ def command(
         keys=keys,
     )
     settings = replace(settings, aliases=checked_aliases(aliases))
-    if replicas > 1 and not ray:
-        raise BadInput(f"--replicas {replicas} goes with --ray; without it there is one engine.")
-    if ray:
-        return _serve_with_ray(engine_settings, settings, host, port, replicas)
-    return _serve(engine_settings, settings, host, port, quiet)
+    engines, settings = _several(models, model, ray, engine_settings, settings)
+    cluster = _RayOptions(replicas, max_replicas, replica_cpus, replica_gpus)
+    if cluster != _RayOptions() and not ray:
+        raise BadInput(f"{cluster.words} goes with --ray; without it there is one engine.")
+    with _tracing(otel) as wrap:
+        screen = _screen(quiet or selftest, log_format, otel)
+        screen.selftest = selftest
+        if ray:
+            code = _serve_with_ray(engine_settings, settings, (host, port), screen, wrap, cluster)
+        else:
+            code = _serve(engines or engine_settings, settings, (host, port), screen, wrap)
+        return code or screen.selftest_code
+
+
+@dataclass(frozen=True)
+class _RayOptions:
+    """The options that go with --ray."""
+
+    replicas: int = 1
+    max_replicas: int | None = None
+    replica_cpus: float | None = None
+    replica_gpus: float | None = None
+
+    @property
+    def words(self) -> str:
+        """Those that were used, as they were written."""
+        defaults = vars(_RayOptions())
+        used = {name: value for name, value in vars(self).items() if value != defaults[name]}
+        return ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in used.items())
+
+    @property
+    def bounds(self) -> dict[str, int]:
+        """The number of replicas, as `Cluster` has it. Raises BadInput."""
+        if self.max_replicas is None:
+            return {"replicas": self.replicas}
+        if self.max_replicas < self.replicas:
+            raise BadInput(
+                f"--max-replicas is {self.max_replicas}; it must be at least --replicas, "
+                f"{self.replicas}."
+            )
+        return {"replicas": self.replicas, "least": self.replicas, "most": self.max_replicas}
 
 
 def _engine_settings(model: str | None, deadline: str, values: dict[str, object]) -> EngineSettings:
     settings = {
         "sizes": parse_sizes(values.pop("sizes")),
         "steps": parse_steps(str(values.pop("steps"))),
+        "frames": parse_steps(str(frames), "--frames") if (frames := values.pop("frames")) else (),
         "queue_limit": values.pop("queue"),
         "deadline_seconds": parse_seconds(deadline),
         **{
@@ -247,12 +367,12 @@ def parse_sizes(text: object) -> tuple[tuple[int, int], ...]:
     return tuple(parse_size(word) for word in str(text).split(",")) if text else ()
 
 
-def parse_steps(text: str) -> tuple[int, ...]:
+def parse_steps(text: str, option: str = "--steps") -> tuple[int, ...]:
     """'10,20' -> (10, 20). Raises BadInput."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and int(word) > 0 for word in words):
         raise BadInput(
-            f"--steps {text!r} is not a list of step counts. Write for example --steps 10,20,30."
+            f"{option} {text!r} is not a list of numbers. Write for example {option} 10,20,30."
         )
     return tuple(int(word) for word in words)
 
@@ -295,84 +415,191 @@ def _name_of(model: str | None) -> str:
     return Path(model).resolve().name if Path(model).exists() else model
 
 
-def _serve(
-    engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, quiet: bool
-) -> int:
-    from rich.console import Console
+def _several(
+    path: str | None, model: str | None, ray: bool, common: EngineSettings, settings: HttpSettings
+) -> tuple[ModelEngines | None, HttpSettings]:
+    """The engines of a --models file, and the settings with all their names. Raises BadInput."""
+    if path is None:
+        return None, settings
+    from halftime.verbs.serve.engine import Engine
+    from halftime.verbs.serve.models import ModelEngines, read_models
 
-    from halftime.http.server import STALLED_SECONDS
+    if model is not None:
+        raise BadInput(f"--models names the models; leave {model!r} out, or name it in {path}.")
+    if ray:
+        raise BadInput("--models does not go with --ray: deploy an application for each model.")
+    models = read_models(Path(path), common)
+    default = models[0].name
+    aliases = {alias: entry.name for entry in models for alias in entry.aliases}
+    aliases |= dict.fromkeys(settings.aliases, default)
+    names = [entry.name for entry in models]
+    settings = replace(settings, model=default, aliases=(*names[1:], *aliases))
+    return ModelEngines({entry.name: Engine(entry.engine) for entry in models}, aliases), settings
+
+
+def _serve(
+    engine: EngineSettings | ModelEngines,
+    settings: HttpSettings,
+    address: tuple[str, int],
+    screen: _ServeScreen,
+    wrap: Wrap | None,
+) -> int:
     from halftime.verbs.serve.engine import Engine
 
-    _log(quiet)
-    listener = listening_socket(host, port, stalled_seconds=STALLED_SECONDS)
+    listener = _opened(settings, address, screen)
+    drawing = Engine(engine) if isinstance(engine, EngineSettings) else engine
+    return run(drawing, settings, listener, screen.watch, wrap)
+
+
+def _opened(
+    settings: HttpSettings, address: tuple[str, int], screen: _ServeScreen, suffix: str = ""
+) -> socket.socket:
+    """The socket, announced."""
+    from halftime.http.server import STALLED_SECONDS
+
+    listener = listening_socket(*address, stalled_seconds=STALLED_SECONDS)
     # One plain line on standard output, for people and for scripts that let the port be chosen.
-    click.echo(f"halftime serve on {address_of(listener)} with {settings.model}")
-    console = Console(stderr=True, highlight=False, quiet=quiet)
-    if host not in LOOPBACK and not settings.has_keys:
-        console.print(
-            "Anybody who reaches this address can draw: set HALFTIME_API_KEY, or --keys.",
-            style="yellow",
-        )
-    return run(Engine(engine_settings), settings, listener, _watcher(console))
+    click.echo(f"halftime serve on {address_of(listener)} with {settings.model}{suffix}")
+    screen.address = address_of(listener)
+    screen.key = next(
+        iter([*settings.api_keys, *(key.secret for key in settings.keys.values())]), ""
+    )
+    if address[0] not in LOOPBACK and not settings.has_keys:
+        text = "Anybody who reaches this address can draw: set HALFTIME_API_KEY, or --keys."
+        screen.say(text, "yellow", logging.WARNING)
+    return listener
 
 
 def _serve_with_ray(
-    engine_settings: EngineSettings, settings: HttpSettings, host: str, port: int, replicas: int
+    engine_settings: EngineSettings,
+    settings: HttpSettings,
+    address: tuple[str, int],
+    screen: _ServeScreen,
+    wrap: Wrap | None,
+    options: _RayOptions,
 ) -> int:
     optional("ray", "ray", "halftime serve --ray")
     from halftime.verbs.serve import ray_serve
 
-    click.echo(f"halftime serve on http://{host}:{port} with {settings.model}, by Ray Serve")
-    return ray_serve.run(engine_settings, settings, host, port, replicas)
-
-
-def _log(quiet: bool) -> None:
-    """A line a request; what the watcher and the first line say already is left out."""
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(message)s"
+    cluster = ray_serve.Cluster(
+        engine=engine_settings,
+        name=settings.model,
+        drain_seconds=settings.drain_seconds,
+        **options.bounds,  # type: ignore[arg-type]
     )
+    return ray_serve.run(
+        cluster,
+        settings,
+        partial(_opened, settings, address, screen, ", by Ray Serve"),
+        screen.watch,
+        wrap,
+        given_cpus=options.replica_cpus,
+        given_gpus=options.replica_gpus,
+    )
+
+
+@contextmanager
+def _tracing(enabled: bool) -> Iterator[Wrap | None]:
+    """What puts tracing around the application; at the end the last spans are sent."""
+    if not enabled:
+        yield None
+        return
+    from halftime.verbs.serve.tracing import exporting, traced
+
+    provider = exporting()
+    try:
+        yield lambda app: traced(app, provider)
+    finally:
+        provider.shutdown()
+
+
+def _screen(quiet: bool, log_format: str, otel: bool) -> _ServeScreen:
+    """The log, a line a request, and where the warm-up and alarms are told: on the screen, or where
+    the log is for a collector in the log."""
+    level = logging.WARNING if quiet else logging.INFO
+    if log_format == "text":
+        from rich.console import Console
+
+        logging.basicConfig(level=level, format="%(asctime)s %(message)s")
+        screen = _ServeScreen(Console(stderr=True, highlight=False, quiet=quiet))
+    else:
+        from halftime.http.access_log import JsonLines
+        from halftime.verbs.serve.tracing import trace_fields
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonLines(trace_fields) if otel else JsonLines())
+        logging.basicConfig(level=level, handlers=[handler])
+        screen = _ServeScreen(None)
+    # what the screen says already is left out
     for name in ("uvicorn", "halftime.verbs.serve.engine", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    return screen
 
 
-def _watcher(console: Console) -> Callable[[DrawingEngine], Coroutine[None, None, None]]:
-    """A coroutine that tells the screen how the warm-up goes, and every alarm after it."""
+@dataclass
+class _ServeScreen:
+    """Tells how the warm-up goes, and every alarm after it: on a console, or in the log. With
+    `selftest` it loads the server at this address, with this key, and then ends it."""
 
-    async def watch(engine: DrawingEngine) -> None:
+    console: Console | None
+    selftest: bool = False
+    selftest_code: int = 0
+    address: str = ""
+    key: str = ""
+
+    def say(self, text: str, style: str, level: int) -> None:
+        """A line."""
+        if self.console is None:
+            logger.log(level, text)
+        else:
+            self.console.print(text, style=style, soft_wrap=True)
+
+    async def watch(self, engine: DrawingEngine) -> None:
+        """Runs beside the server."""
         begun = time.monotonic()
-        status = await _warmed(console, engine)
+        status = await self._warmed(engine)
         if status.certificate is not None:
             took = units.seconds(time.monotonic() - begun)
-            console.print(f"ready in {took}: {_summary(status.certificate)}", style="green")
+            self.say(f"ready in {took}: {_summary(status.certificate)}", "green", logging.INFO)
+            if self.selftest:
+                await self._test()
         # of a failure the warm-up has reported the alarms already
         reported = status.alarm_count if status.state == "failed" else 0
         while True:
             status = engine.status
             for alarm in new_alarms(status, reported):
-                console.print(f"alarm: {alarm}", style="bold red", soft_wrap=True)
+                self.say(f"alarm: {alarm}", "bold red", logging.ERROR)
             reported = status.alarm_count
             await asyncio.sleep(_LOOK)
 
-    return watch
+    async def _test(self) -> None:
+        """Load from a process of its own, and then the server's end."""
+        from halftime.verbs.serve.service import API_KEY
+
+        environment = {**os.environ, API_KEY: self.key}
+        words = ("-P", "-m", "halftime.verbs.serve.selftest", self.address)
+        child = await asyncio.create_subprocess_exec(sys.executable, *words, env=environment)
+        self.selftest_code = await child.wait()
+        signal.raise_signal(signal.SIGTERM)
+
+    async def _warmed(self, engine: DrawingEngine) -> EngineStatus:
+        """The status once the engine is ready or has failed; until then one line that changes, on a
+        terminal."""
+        console = self.console if self.console is not None and self.console.is_terminal else None
+        with console.status("starting") if console else nullcontext() as line:
+            while (status := engine.status).state not in ("ready", "failed"):
+                if line is not None:
+                    line.update(f"{status.state}: {status.why}")
+                await asyncio.sleep(_LOOK)
+        if status.state == "failed":
+            self.say(f"failed: {status.why}", "bold red", logging.ERROR)
+        return status
 
 
 def new_alarms(status: EngineStatus, reported: int) -> tuple[str, ...]:
     """The alarms after the first `reported` ones, as far as the engine still holds them."""
     new = min(status.alarm_count - reported, len(status.alarms))
     return status.alarms[len(status.alarms) - new :]
-
-
-async def _warmed(console: Console, engine: DrawingEngine) -> EngineStatus:
-    """The status once the engine is ready or has failed; until then one line that changes, on a
-    terminal."""
-    with console.status("starting") if console.is_terminal else nullcontext() as line:
-        while (status := engine.status).state not in ("ready", "failed"):
-            if line is not None:
-                line.update(f"{status.state}: {status.why}")
-            await asyncio.sleep(_LOOK)
-    if status.state == "failed":
-        console.print(f"failed: {status.why}", style="bold red", soft_wrap=True)
-    return status
 
 
 def _summary(certificate: Certificate) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -17,14 +18,14 @@ from halftime.base.store import read_bytes, read_toml
 from halftime.fix.artefacts import OpenArtefacts, made_for, open_artefacts
 from halftime.fix.base import ChosenFix
 from halftime.fix.blocks import block, sealed
-from halftime.fix.guard import why_not
+from halftime.fix.guard import changed_components, why_not
 from halftime.fix.probe import check_levels, probe_key
 from halftime.fix.table import FIXES
 from halftime.pipeline.architecture import architecture as architecture
 from halftime.pipeline.device import device_of
 from halftime.pipeline.state import PipelineState, state_of
-from halftime.records import Session
-from halftime.records.fixes import ALWAYS, CONFLICTS, FIX_ROWS
+from halftime.records import Json, Session
+from halftime.records.fixes import ALWAYS, CONFLICTS, EXCLUSIONS, FIX_ROWS, RENAMED, FixName
 from halftime.records.recipe import Choice, Plan, Recipe
 
 if TYPE_CHECKING:
@@ -103,13 +104,14 @@ def read_plan(plan: PlanLike) -> Plan | Recipe:
 def choose(plan: Plan | Recipe) -> list[ChosenFix]:
     """The fixes in the order of application, with complete settings. Raises BadInput or
     DoesNotApply (conflicts)."""
-    names = [choice.name for choice in plan.fixes]
+    fixes = [_by_its_name(choice) for choice in plan.fixes]
+    names = [choice.name for choice in fixes]
     for name in names:
         if name not in FIXES:
             raise BadInput(f"there is no fix {name!r}. There are: {', '.join(sorted(FIXES))}.")
         if names.count(name) > 1:
             raise BadInput(f"fix {name!r} is named {names.count(name)} times; name it once.")
-    ordered = sorted(plan.fixes, key=lambda choice: list(FIX_ROWS).index(choice.name))
+    ordered = sorted(fixes, key=lambda choice: list(FIX_ROWS).index(choice.name))
     chosen = [
         ChosenFix(FIXES[c.name], dict(FIXES[c.name].with_defaults(c.settings))) for c in ordered
     ]
@@ -121,6 +123,16 @@ def choose(plan: Plan | Recipe) -> list[ChosenFix]:
     return chosen
 
 
+def _by_its_name(choice: Choice) -> Choice:
+    """The fix under the name that it has now; warns where a plan has an earlier one."""
+    if choice.name not in RENAMED:
+        return choice
+    name, settings = RENAMED[choice.name]
+    words = f"the fix {choice.name!r} is now {name!r} with {settings}; name that in the plan."
+    warnings.warn(words, HalftimeWarning, stacklevel=4)
+    return Choice(name=name, settings={**settings, **choice.settings})
+
+
 def conflict(left: ChosenFix, right: ChosenFix) -> str | None:
     """Why two fixes exclude each other, or None."""
     names = {left.fix.name, right.fix.name}
@@ -130,11 +142,23 @@ def conflict(left: ChosenFix, right: ChosenFix) -> str | None:
     for pair, reason in ALWAYS:
         if pair == names and on_denoiser:
             return reason
+    for rule in EXCLUSIONS:
+        for first, second in ((left, right), (right, left)):
+            if _is(first, rule.left, rule.left_settings) and _is(
+                second, rule.right, rule.right_settings
+            ):
+                return rule.reason
     shared = left.fix.parts(left.settings) & right.fix.parts(right.settings)
     for part, group in CONFLICTS:
         if part in shared and names <= group:
             return f"both work on the {part}"
     return None
+
+
+def _is(choice: ChosenFix, name: FixName, settings: Mapping[str, Collection[Json]]) -> bool:
+    return choice.fix.name == name and all(
+        choice.settings[setting] in values for setting, values in settings.items()
+    )
 
 
 def open_findings(session: Session, plan: Plan | Recipe) -> Session:
@@ -167,6 +191,10 @@ def check(
         reason = why_not(fix, pipeline, settings, state)
         if reason:
             raise DoesNotApply(f"fix {fix.name!r} does not apply: {reason}.")
+        if fix.name == "lora-fuse":  # those after it see no adapter
+            fused = changed_components(fix, pipeline, settings)
+            adapted = tuple(name for name in state.adapted if name not in fused)
+            state = dataclasses.replace(state, adapted=adapted)
 
 
 def reasons(pipeline: DiffusionPipeline) -> dict[str, str | None]:

@@ -15,7 +15,7 @@ from halftime.fix.base import FixCode, Settings, call, first_reason, needs_denoi
 from halftime.fix.undo import restored
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import denoisers
-from halftime.upstream import hugging_face
+from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def _fuse_applies(
 @contextmanager
 def _fused(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     with ExitStack() as stack:
-        for model in denoisers(pipeline):
+        for model in map(pytorch.uncompiled, denoisers(pipeline)):
             stack.enter_context(restored(model))
             # The class's: the module's own is refused to callers inside another block.
             type(model).fuse_qkv_projections(model)  # type: ignore[attr-defined]
@@ -61,8 +61,10 @@ def _fused(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
 
 
 def _under(forward: Callable[..., object], backend: SDPBackend) -> Callable[..., object]:
-    # The chosen kernel first, any other where it cannot run.
-    order = list(dict.fromkeys([backend, *NATIVE.values()]))
+    # The chosen kernel first, any other where it cannot run. math runs everywhere, so that nothing
+    # else is allowed beside it: on a CPU torch takes flash whenever it may, whatever the order.
+    fallbacks = [] if backend is SDPBackend.MATH else [*NATIVE.values()]
+    order = list(dict.fromkeys([backend, *fallbacks]))
 
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from halftime.base.errors import DoesNotApply
-from halftime.fix.base import ChosenFix
+from halftime.fix.base import ChosenFix, Fix, Settings
 from halftime.fix.guard import CHANGES, RUNTIMES, changed_components
 from halftime.pipeline.change import patched, subclassed
 from halftime.pipeline.components import modules_of
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -44,11 +45,15 @@ _OF_COMPONENTS = (
     "set_ip_adapter_scale",
     "fuse_qkv_projections",
     "unfuse_qkv_projections",
+    "enable_cache",
+    "disable_cache",
     "enable_layerwise_casting",
     "enable_group_offload",
     "enable_model_cpu_offload",
     "enable_sequential_cpu_offload",
 )
+# Of those, what may write into an adapter in place.
+_HOT_SWAPS = ("load_lora_weights", "load_lora_adapter")
 # Whatever the fix: half of what a copy or a file would hold belongs to the block.
 _OF_EVERY_BLOCK = ("save_pretrained", "push_to_hub", "__deepcopy__")
 _SCHEDULES = frozenset({"schedule-table", "set-begin-index", "loop-graph", "solver-steps"})
@@ -79,6 +84,9 @@ def block(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> Iterator[
     with _LOCK:
         _OPEN.append(this)
     try:
+        ends = {"maybe_free_model_hooks": hugging_face.put_back_on_the_host}
+        if hasattr(type(pipeline), "maybe_free_model_hooks"):
+            this.undo.enter_context(subclassed(pipeline, ends))
         yield this.undo
     finally:
         _leave(this)
@@ -128,7 +136,14 @@ def sealed(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> Iterator
             for component in modules_of(pipeline).values():
                 for name in _OF_COMPONENTS:
                     if hasattr(component, name):
-                        stack.enter_context(patched(component, name, refused[name]))
+                        method = refused[name]
+                        if name in _HOT_SWAPS:
+                            original = getattr(component, name)
+                            method = _swapping(original, refused[name], chosen)
+                        stack.enter_context(patched(component, name, method))
+            for name in _HOT_SWAPS:
+                if hasattr(type(pipeline), name):
+                    refused[name] = _swapping(getattr(type(pipeline), name), refused[name], chosen)
         members: dict[str, object] = {
             name: function
             for name, function in refused.items()
@@ -150,6 +165,34 @@ def _refusing(name: str, fix: str) -> Callable[..., object]:
         )
 
     return refuse
+
+
+def _swapping(
+    original: Callable[..., object], refuse: Callable[..., object], chosen: Sequence[ChosenFix]
+) -> Callable[..., object]:
+    """Loading an adapter is refused, unless it is written into the one that is there
+    (`hotswap=True`) and every fix reads that one."""
+    keepers = [fix.name for fix, settings in chosen if _keeps_adapters(fix, settings)]
+
+    def load(*args: object, **kwargs: object) -> object:
+        if not hugging_face.hotswaps(kwargs):
+            return refuse()
+        if keepers:
+            raise DoesNotApply(
+                f"hotswap is refused while the fix {keepers[0]!r} is on, since it keeps the "
+                "adapter that was there when the block began. Leave it out (denoiser-compile: set "
+                "freezing = false), or leave the block of `applied` first."
+            )
+        return original(*args, **kwargs)
+
+    return load
+
+
+def _keeps_adapters(fix: Fix, settings: Settings) -> bool:
+    """Whether a fix works on a copy of the denoiser's weights, the adapter's among them."""
+    if fix.name == "denoiser-compile":
+        return bool(settings["freezing"])
+    return fix.name in RUNTIMES or (fix.changes == "denoiser" and bool(fix.weights))
 
 
 def _exchangers(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> dict[str, str]:

@@ -22,6 +22,7 @@ class RunningCall:
 
     fix: str
     evaluation: int = 0  # of the denoiser, counted from 0 in each call
+    completed: int = 0  # calls that ended without an error
     thread: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -48,6 +49,7 @@ class RunningCall:
             self.thread, self.evaluation = threading.get_ident(), 0
         try:
             yield
+            self.completed += 1
         finally:
             self.thread, self.evaluation = before
 

@@ -1,21 +1,20 @@
-"""guidance-interval and step-cache: evaluate less of the denoiser. Look at the pictures."""
+"""guidance-interval, and step-cache for UNets: evaluate less of the denoiser. Look at the
+pictures."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import FirstBlockCacheConfig
 from torch import Tensor, nn
 
 from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number
 from halftime.fix.calls import RunningCall, followed
-from halftime.fix.undo import restored
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import denoisers
 from halftime.upstream import hugging_face, pytorch
@@ -91,12 +90,12 @@ def _guidance_applies(
     )
 
 
-# ---- step-cache
+# ---- step-cache of a UNet; `halftime.fix.step_cache` has the transformers'
 
 
 # Parameters of a denoiser that say what to draw, by which two evaluations of one step differ.
 _CONDITIONING = ("encoder_hidden_states", "cap_feats", "context", "class_labels")
-_MOST_CONDITIONINGS = 8  # of one call; where each step makes new ones, none is met again
+MOST_CONDITIONINGS = 8  # of one call; where each step makes new ones, none is met again
 
 
 @dataclass
@@ -128,11 +127,13 @@ def _is_same(left: Tensor | None, right: Tensor | None) -> bool:
     )
 
 
-def conditioning_of(
-    parameters: Sequence[str], args: tuple[object, ...], kwargs: dict[str, object]
-) -> Tensor | None:
-    """What a denoiser's call is conditioned on; `parameters` are the names of its forward."""
-    arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
+def conditions(parameters: Iterable[str]) -> bool:
+    """Whether a denoiser with these parameters is told what to draw."""
+    return any(name.startswith(_CONDITIONING) for name in parameters)
+
+
+def conditioning_of(arguments: Mapping[str, object]) -> Tensor | None:
+    """What a denoiser's call with these arguments, by name, is conditioned on."""
     for name, value in arguments.items():
         if name.startswith(_CONDITIONING):
             tensors = [leaf for leaf in pytorch.tree_leaves(value) if isinstance(leaf, Tensor)]
@@ -185,7 +186,7 @@ class DeepCache:
     def _memory_of(self, conditioning: Tensor | None) -> DeepMemory:
         number = self.conditionings.number(conditioning)
         if number is None:
-            if len(self.conditionings.tensors) == _MOST_CONDITIONINGS:
+            if len(self.conditionings.tensors) == MOST_CONDITIONINGS:
                 self.begin()
             self.conditionings.tensors.append(conditioning)
             self.memories.append(DeepMemory())
@@ -218,9 +219,8 @@ def _deep_blocks(unet: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _unet_cached(
-    pipeline: DiffusionPipeline, unet: nn.Module, settings: Settings
-) -> Iterator[None]:
+def deep_cached(pipeline: DiffusionPipeline, unet: nn.Module, settings: Settings) -> Iterator[None]:
+    """Within the block the UNet keeps its deep features for `every` steps."""
     cache = DeepCache(int(number(settings, "every")))
     forward = unet.forward
     parameters = list(inspect.signature(forward).parameters)
@@ -230,7 +230,8 @@ def _unet_cached(
         if running.here:
             if running.next() == 0:
                 cache.begin()
-            cache.decide(_batch(args, kwargs), conditioning_of(parameters, args, kwargs))
+            arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
+            cache.decide(_batch(args, kwargs), conditioning_of(arguments))
         return forward(*args, **kwargs)
 
     with ExitStack() as stack:
@@ -242,87 +243,4 @@ def _unet_cached(
         cache.begin()
 
 
-@contextmanager
-def _transformer_cached(
-    pipeline: DiffusionPipeline, model: nn.Module, settings: Settings
-) -> Iterator[None]:
-    with (
-        restored(model),
-        hugging_face.registry_caches_restored(model),
-        followed(pipeline, "step-cache") as running,
-    ):
-        model.enable_cache(FirstBlockCacheConfig(threshold=number(settings, "threshold")))  # type: ignore[operator]
-        try:
-            with patched(model, "forward", _in_contexts(pipeline, model, running)):
-                yield
-        finally:
-            model.disable_cache()  # type: ignore[operator]
-
-
-def _in_contexts(
-    pipeline: DiffusionPipeline, model: nn.Module, running: RunningCall
-) -> Callable[..., object]:
-    """The model's forward, each conditioning in its own cache context.
-
-    Pipelines that set contexts go on doing so. A call from outside of the pipeline's own is in a
-    context that nothing remembers.
-    """
-    forward = model.forward
-    parameters = list(inspect.signature(forward).parameters)
-    sets_contexts = hugging_face.sets_cache_contexts(pipeline)
-    conditionings = Conditionings()
-
-    @functools.wraps(forward)
-    def call(*args: object, **kwargs: object) -> object:
-        first = running.next() == 0 if running.here else True
-        if first:
-            conditionings.tensors.clear()
-        if first and not (running.here and sets_contexts):
-            hugging_face.forget_cached_steps(model)
-        if running.here and sets_contexts:
-            return forward(*args, **kwargs)
-        conditioning = conditioning_of(parameters, args, kwargs)
-        number = conditionings.number(conditioning)
-        if number is None:
-            if len(conditionings.tensors) == _MOST_CONDITIONINGS:
-                conditionings.tensors.clear()
-                hugging_face.forget_cached_steps(model)
-            conditionings.tensors.append(conditioning)
-            number = len(conditionings.tensors) - 1
-        with model.cache_context(f"halftime {number}"):  # type: ignore[operator]
-            return forward(*args, **kwargs)
-
-    return call
-
-
-@contextmanager
-def _cached(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    with ExitStack() as stack:
-        for model in denoisers(pipeline):
-            if hasattr(model, "down_blocks"):
-                stack.enter_context(_unet_cached(pipeline, model, settings))
-            else:
-                stack.enter_context(_transformer_cached(pipeline, model, settings))
-        yield
-
-
-def _cache_applies(
-    pipeline: DiffusionPipeline, device: torch.device, settings: Settings
-) -> str | None:
-    return first_reason(
-        needs_denoiser(pipeline, device, settings),
-        None if number(settings, "every") >= 2 else "every must be 2 or more",
-        *(_uncachable(model) for model in denoisers(pipeline)),
-    )
-
-
-def _uncachable(model: nn.Module) -> str | None:
-    if hasattr(model, "down_blocks"):
-        return None if len(model.up_blocks) > 1 else "its UNet has a single resolution"  # type: ignore[arg-type]
-    if not hasattr(model, "enable_cache") or not hasattr(model, "cache_context"):
-        return "its transformer takes none of diffusers' caches"
-    return hugging_face.unknown_to_first_block_cache(model)
-
-
 GUIDANCE_INTERVAL = FixCode(_guidance_applies, _guided_within)
-STEP_CACHE = FixCode(_cache_applies, _cached)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import gc
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ from halftime.fix.undo import like
 from halftime.pipeline.change import intercepted, patched
 from halftime.pipeline.components import denoisers
 from halftime.pipeline.device import device_of
+from halftime.pipeline.state import adapter_layers, adapter_settings
 from halftime.upstream import pytorch
 from halftime.upstream.hugging_face import guides_in_one_batch
 
@@ -57,9 +59,16 @@ _OWN_WAY: dict[str, object] = {
 BACKENDS = ("inductor", "openvino", "eager")  # on the CPU; on CUDA the loop is captured
 
 Forward = Callable[..., object]
+Loop = Callable[[list[Tensor]], Tensor]  # the inputs of a loop -> the last latents
+# scales, weights, timesteps, guidance, further arguments of the denoiser
+Varying = tuple[Tensor, Tensor, Tensor, Tensor | None, dict[str, object]]
+
+# Kept at once, the least recently used is dropped. Fewer than the runs of the memory watch, so that
+# a client who asks for another number of steps each time is no leak.
+MOST_GRAPHS = 4
 
 
-@dataclass(frozen=True, eq=False)  # by identity, as a key of the graphs made from it
+@dataclass(frozen=True)
 class Dense:
     """A table with the same shape for every step, so that one compiled step serves them all.
 
@@ -91,10 +100,11 @@ def dense(table: ScheduleTable, device: torch.device) -> Dense:
 
 @dataclass(frozen=True)
 class DenoisingLoop:
-    """What one loop depends on. Tensors in `arguments` and `timesteps` vary, the others do not."""
+    """What one loop depends on. Every tensor in it varies; the rest is the same in all calls of one
+    graph."""
 
     dense: Dense
-    timesteps: tuple[Tensor, ...]
+    timesteps: Tensor  # steps
     guidance: Tensor | None  # None: no guidance, one evaluation a picture
     # further keyword arguments of the denoiser, the same on every step
     arguments: dict[str, object]
@@ -144,8 +154,9 @@ def run_loop(
 
 @dataclass
 class Captured:
-    """A loop as a CUDA graph with static buffers. `graph` needs `replay` and `reset`, so that tests
-    can pass a fake."""
+    """A loop as a CUDA graph. A graph knows addresses and keeps nothing alive: all that it reads
+    lies in `inputs`, which belong to it, but for the denoiser's weights, which are the user's
+    (`weights_of`). `graph` needs `replay` and `reset`, so that tests can pass a fake."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
@@ -158,19 +169,33 @@ class Captured:
         return self.result.clone()  # the next replay writes over it
 
 
-def capture(function: Callable[[list[Tensor]], Tensor], values: list[Tensor]) -> Captured:
-    """Record `function` on static copies of `values` (CUDA only)."""
-    static = [value.clone() for value in values]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):  # lazily made handles and workspaces must exist before the capture
-            function(static)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function(static)
+def capture(function: Loop, values: list[Tensor]) -> Captured:
+    """Record `function` on static copies of `values` (CUDA only), on the device that they are on.
+
+    Other threads go on launching and allocating meanwhile, which a capture in CUDA's global mode
+    would not survive.
+    """
+    device = values[0].device
+    with torch.cuda.device(device):
+        static = [value.clone() for value in values]
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # lazily made handles and workspaces must exist before the capture
+                function(static)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Without `stream` torch takes one on the first card that it ever captured on.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            result = function(static)
     return Captured(graph, static, result)
+
+
+def weights_of(denoiser: nn.Module) -> tuple[object, ...]:
+    """What a graph of this denoiser has in it besides its inputs: where the weights lie, and how
+    its adapters are set. Where one of them changes, the graph is another model's."""
+    places = tuple(weight.data_ptr() for weight in (*denoiser.parameters(), *denoiser.buffers()))
+    return places, tuple(map(adapter_settings, adapter_layers(denoiser)))
 
 
 @dataclass
@@ -181,12 +206,10 @@ class Takeover:
     forward: Forward  # the pipeline's own
     guided: Callable[..., Tensor]  # guided_step over the denoiser, compiled or not
     scheduler: SchedulerMixin
-    capture: (
-        Callable[[Callable[[list[Tensor]], Tensor], list[Tensor]], Callable[[list[Tensor]], Tensor]]
-        | None
-    )
+    capture: Callable[[Loop, list[Tensor]], Loop] | None
     watch: MemoryWatch
-    graphs: dict[object, Callable[[list[Tensor]], Tensor]] = field(default_factory=dict)
+    graphs: OrderedDict[object, Loop] = field(default_factory=OrderedDict)  # the last used is last
+    weights: tuple[object, ...] = ()  # of the denoiser, when the graphs were captured
     table: ScheduleTable | None = None  # the last one
     dense: Dense | None = None  # that table's
     arguments: dict[str, object] = field(default_factory=dict)  # of the denoiser, in this call
@@ -261,10 +284,9 @@ class Takeover:
             torch.full((), self.pipeline.guidance_scale, device=sample.device) if guided else None
         )
         arguments = {**self.arguments, "return_dict": False}
-        timesteps = tuple(self.scheduler.timesteps)
         loop = DenoisingLoop(
             self._dense(table, sample.device),
-            timesteps,
+            self.scheduler.timesteps,
             guidance,
             arguments,
             tuple(r[0] for r in dtypes),
@@ -286,30 +308,45 @@ class Takeover:
     def _through_graph(
         self, loop: DenoisingLoop, sample: Tensor, noise: list[list[Tensor]]
     ) -> Tensor:
-        leaves, spec = pytorch.tree_flatten((sample, noise, loop.guidance, loop.arguments))
+        leaves, spec = pytorch.tree_flatten((sample, noise, _varying(loop)))
         values = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        constants = tuple((type(leaf), leaf) for leaf in leaves if not isinstance(leaf, Tensor))
 
         def function(tensors: list[Tensor]) -> Tensor:
             remaining = iter(tensors)
             filled = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            x, draws, guidance, arguments = pytorch.tree_unflatten(filled, spec)
-            return run_loop(
-                self.guided, replace(loop, guidance=guidance, arguments=arguments), x, draws
-            )
+            x, draws, varying = pytorch.tree_unflatten(filled, spec)
+            return run_loop(self.guided, _with(loop, varying), x, draws)
 
-        if self.capture is None or self.broken:
+        if self.capture is None or self.broken or not _can_be_keys(constants):
             return function(values)
-        key = (loop.dense, spec, tuple((value.shape, value.dtype) for value in values))
+        # A number on the host would be read once, at the capture.
+        values = [value.to(sample.device) for value in values]
+        shapes = tuple((value.shape, value.stride(), value.dtype) for value in values)
+        key = (spec, constants, shapes, loop.dtypes, sample.device)
         try:
-            if key not in self.graphs:
-                self.graphs[key] = self.capture(function, values)
-            result = self.graphs[key](values)
+            result = self._graph(key, function, values)(values)
         except (RuntimeError, torch.AcceleratorError) as error:
             self._drop(f"the loop could not be captured ({first_line(error)})")
             return function(values)
         if self.watch.grew():
             self._drop(f"{self.watch.message()}; run 'halftime profile' again")
         return result
+
+    def _graph(self, key: object, function: Loop, values: list[Tensor]) -> Loop:
+        """The graph of a key, which holds values, no addresses; captured where there is none."""
+        assert self.capture is not None
+        weights = weights_of(denoisers(self.pipeline)[0])
+        if weights != self.weights:
+            self.release()
+        self.weights = weights
+        if key not in self.graphs:
+            while len(self.graphs) >= MOST_GRAPHS:
+                _release(self.graphs.popitem(last=False)[1])
+                give_back()
+            self.graphs[key] = self.capture(function, values)
+        self.graphs.move_to_end(key)
+        return self.graphs[key]
 
     def _drop(self, why: str) -> None:
         self.release()
@@ -319,13 +356,42 @@ class Takeover:
 
     def release(self) -> None:
         """Give the graphs' memory pools back."""
-        for graph in self.graphs.values():
-            if isinstance(graph, Captured):
-                graph.graph.reset()
-        self.graphs.clear()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        while self.graphs:
+            _release(self.graphs.popitem()[1])
+        give_back()
+
+
+def _release(graph: Loop) -> None:
+    if isinstance(graph, Captured):
+        graph.graph.reset()
+
+
+def give_back() -> None:
+    """What a released graph's pool held goes back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _varying(loop: DenoisingLoop) -> Varying:
+    """All that a loop reads, as one tree."""
+    dense = loop.dense
+    return (dense.scales, dense.weights, loop.timesteps, loop.guidance, loop.arguments)
+
+
+def _with(loop: DenoisingLoop, varying: Varying) -> DenoisingLoop:
+    """The loop on other tensors."""
+    scales, weights, timesteps, guidance, arguments = varying
+    dense = replace(loop.dense, scales=scales, weights=weights)
+    return replace(loop, dense=dense, timesteps=timesteps, guidance=guidance, arguments=arguments)
+
+
+def _can_be_keys(constants: tuple[object, ...]) -> bool:
+    try:
+        hash(constants)
+    except TypeError:
+        return False
+    return True
 
 
 @contextmanager

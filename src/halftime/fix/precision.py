@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,22 +25,33 @@ from halftime.fix.base import (
 from halftime.fix.undo import cast, casting, replace_tensors, restored
 from halftime.pipeline.change import patched, subclassed
 from halftime.pipeline.components import denoisers, vae_of
+from halftime.pipeline.device import device_of, fastest_dtype, overflows_in_float16
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-_ALLOWED = ("bfloat16", "float16", "float32")
+_ALLOWED = ("fastest", "bfloat16", "float16", "float32")
+_ENCODING = ("encoder", "quant_conv")  # what of a VAE only `encode` runs, by diffusers' names
+
+
+def dtype_of(settings: Settings, modules: list[nn.Module], device: torch.device) -> str:
+    """The dtype that the settings name; 'fastest' is the device's, without one that overflows."""
+    dtype = text(settings, "dtype")
+    overflows = any(map(overflows_in_float16, modules))
+    return fastest_dtype(device, overflows=overflows) if dtype == "fastest" else dtype
 
 
 @contextmanager
-def in_dtype(module: nn.Module, entry: str, dtype: torch.dtype) -> Iterator[None]:
-    """The module's weights in `dtype`; the method `entry` casts what comes in, and what goes out
-    back."""
-    keep = hugging_face.kept_in_fp32(module)
+def in_dtype(
+    module: nn.Module, entry: str, dtype: torch.dtype, keep: tuple[str, ...] = ()
+) -> Iterator[None]:
+    """The module's weights in `dtype`, but for submodules named in `keep`; the method `entry` casts
+    what comes in, and what goes out back."""
     inside = _Inside()
-    with restored(module), _outward_dtype(module, inside):
-        replace_tensors(module, lambda tensor: tensor.to(dtype), keep)
+    with restored(module), _outward_dtype(module, inside, dtype):
+        unchanged = (*hugging_face.kept_in_fp32(module), *keep)
+        replace_tensors(module, lambda tensor: tensor.to(dtype), unchanged)
         entered = inside.during(getattr(module, entry))
         timesteps = hugging_face.computes_in_dtype_of_timestep(module)
         with (
@@ -70,20 +80,12 @@ class _Inside:
 
 
 @contextmanager
-def _outward_dtype(module: nn.Module, inside: _Inside) -> Iterator[None]:
+def _outward_dtype(module: nn.Module, inside: _Inside, computing: torch.dtype) -> Iterator[None]:
     """`module.dtype` goes on naming what callers should hand in: pipelines make their latents in
     that dtype. The module itself, which casts its embeddings to it, sees what it computes in."""
     outward = next(module.parameters()).dtype
-    original = inspect.getattr_static(type(module), "dtype", None)
-
-    def dtype(self: nn.Module) -> torch.dtype:
-        if not inside.depth:
-            return outward
-        if isinstance(original, property) and original.fget is not None:
-            return original.fget(self)  # type: ignore[no-any-return]
-        return next(self.parameters()).dtype
-
-    with subclassed(module, {"dtype": property(dtype)}):
+    dtype = property(lambda self: computing if inside.depth else outward)
+    with subclassed(module, {"dtype": dtype}):
         yield
 
 
@@ -100,8 +102,13 @@ def _to(module: nn.Module) -> Callable[..., nn.Module]:
     return to
 
 
-def _applies_to(modules: list[nn.Module], settings: Settings) -> str | None:
-    dtype = text(settings, "dtype")
+def _applies_to(modules: list[nn.Module], settings: Settings, device: torch.device) -> str | None:
+    dtype = dtype_of(settings, modules, device)
+    if dtype == "float32" and text(settings, "dtype") == "fastest":
+        return (
+            "this device computes in no other dtype faster, or in float16 alone, in which this "
+            "component overflows (its config says force_upcast)"
+        )
     if modules and all(str(next(m.parameters()).dtype) == f"torch.{dtype}" for m in modules):
         return f"it is {dtype} already"
     return None
@@ -112,9 +119,7 @@ def _vae_applies(
 ) -> str | None:
     vae = vae_of(pipeline)
     overflow = None
-    if text(settings, "dtype") == "float16" and getattr(
-        getattr(vae, "config", None), "force_upcast", False
-    ):
+    if text(settings, "dtype") == "float16" and vae is not None and overflows_in_float16(vae):
         overflow = (
             "this VAE overflows in float16 (its config says force_upcast, as SDXL's does); "
             "use bfloat16"
@@ -123,7 +128,7 @@ def _vae_applies(
         needs_vae(pipeline, device, settings),
         one_of(settings, "dtype", _ALLOWED),
         overflow,
-        _applies_to([vae] if vae is not None else [], settings),
+        _applies_to([vae] if vae is not None else [], settings, device),
     )
 
 
@@ -131,21 +136,31 @@ def _vae_applies(
 def _vae_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     vae = vae_of(pipeline)
     assert vae is not None
-    with (
-        in_dtype(vae, "decode", getattr(torch, text(settings, "dtype"))),
-        _encode_cast(vae, settings),
-    ):
-        yield
+    dtype = getattr(torch, dtype_of(settings, [vae], device_of(pipeline)))
+    if _encodes_exactly(vae):
+        with in_dtype(vae, "decode", dtype, keep=_ENCODING):
+            yield
+    else:
+        with in_dtype(vae, "decode", dtype), _encode_cast(vae, dtype):
+            yield
+
+
+def _encodes_exactly(vae: nn.Module) -> bool:
+    """Whether its encoder can stay as it is, so that a picture's latents do: it has one of its own,
+    in float32. Pipelines upcast any other one themselves around an encode."""
+    encoder = getattr(vae, "encoder", None)
+    return isinstance(encoder, nn.Module) and all(
+        weight.dtype == torch.float32 for weight in encoder.parameters()
+    )
 
 
 @contextmanager
-def _encode_cast(vae: nn.Module, settings: Settings) -> Iterator[None]:
+def _encode_cast(vae: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """img2img encodes with the same weights, and its latents go on in the caller's dtype."""
     if not hasattr(vae, "encode"):
         yield
         return
     encode: Callable[..., object] = getattr(vae, "encode")  # noqa: B009 - nn.Module's type makes it a tensor
-    dtype = getattr(torch, text(settings, "dtype"))
 
     @functools.wraps(encode)
     def call(x: Tensor, *args: object, **kwargs: object) -> object:
@@ -176,15 +191,16 @@ def _denoiser_applies(
     return first_reason(
         needs_denoiser(pipeline, device, settings),
         one_of(settings, "dtype", _ALLOWED),
-        _applies_to(denoisers(pipeline), settings),
+        _applies_to(denoisers(pipeline), settings, device),
     )
 
 
 @contextmanager
 def _denoiser_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    dtype = getattr(torch, text(settings, "dtype"))
+    modules = denoisers(pipeline)
+    dtype = getattr(torch, dtype_of(settings, modules, device_of(pipeline)))
     with ExitStack() as stack:
-        for module in denoisers(pipeline):
+        for module in modules:
             stack.enter_context(in_dtype(module, "forward", dtype))
         yield
 

@@ -28,7 +28,7 @@ from halftime.pipeline.architecture import architecture
 from halftime.pipeline.arguments import call_parameters, drawn_by_blocks, vae_factor
 from halftime.pipeline.change import progress_bars
 from halftime.pipeline.components import components_of, denoisers, modules_of, pipelines_of
-from halftime.pipeline.device import device_of
+from halftime.pipeline.device import device_of, fastest_dtype
 from halftime.pipeline.state import PipelineState, state_of
 from halftime.records import Json
 from halftime.records.fixes import FixName
@@ -58,6 +58,7 @@ BOUNDS: dict[torch.dtype, float] = {
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
+_IN_FEWER_BITS: dict[FixName, torch.dtype] = {"tf32": torch.float16}  # as many of mantissa
 _SIZES = (64, 128, 256)  # of a picture, the smallest first; then what the model was made for
 # Arguments that some calls take one of, or have another number of frames for.
 _LEFT_OUT = ((), ("video",), ("image",), ("num_frames", "video"))
@@ -210,7 +211,10 @@ def _bound(pipeline: DiffusionPipeline, fixes: Sequence[ChosenFix]) -> float:
     if all(choice.fix.level == "bit-exact" for choice in fixes):
         return 0.0
     names = {str(value) for _, settings in fixes for value in settings.values()}
+    if "fastest" in names:
+        names.add(fastest_dtype(device_of(pipeline)))
     dtypes = {dtype for dtype in BOUNDS if str(dtype).removeprefix("torch.") in names}
+    dtypes |= {_IN_FEWER_BITS[fix.name] for fix, _ in fixes if fix.name in _IN_FEWER_BITS}
     return max(BOUNDS.get(dtype, BOUNDS[torch.float32]) for dtype in dtypes | _dtypes(pipeline))
 
 

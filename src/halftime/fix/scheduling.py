@@ -18,6 +18,7 @@ from halftime.fix.table_scheduler import index_in_schedule, tabled
 from halftime.pipeline.arguments import call_parameters
 from halftime.pipeline.change import intercepted, method_wrapped, patched, progress_bars
 from halftime.pipeline.components import pipelines_of
+from halftime.pipeline.solver import of_another_family, solver_like
 from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
@@ -194,39 +195,23 @@ def _other_family(scheduler: SchedulerMixin, name: str) -> str | None:
     kind = getattr(diffusers, name, None)
     if kind is None:
         return f"diffusers has no scheduler {name!r}; tested are: {', '.join(SOLVERS)}"
-    flow = "FlowMatch" in type(scheduler).__name__
-    knows_flow = (
-        "FlowMatch" in name or "use_flow_sigmas" in inspect.signature(kind.__init__).parameters
-    )
-    if flow and not knows_flow:
-        return f"{name} cannot sample a flow-matching model"
-    return f"{name} samples flow-matching models only" if "FlowMatch" in name and not flow else None
+    return of_another_family(scheduler, kind)
 
 
 @contextmanager
 def _solver_apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     name, steps = text(settings, "scheduler"), int(number(settings, "steps"))
     # A copy even of its own: what a scheduler remembers of the last call has that call's steps.
-    scheduler = _solver(pipeline.scheduler, name) if name else copy.deepcopy(pipeline.scheduler)
+    scheduler = (
+        solver_like(pipeline.scheduler, getattr(diffusers, name), SOLVERS.get(name))
+        if name
+        else copy.deepcopy(pipeline.scheduler)
+    )
     with (
         scheduler_in_place(pipeline, scheduler),
         intercepted(pipeline, lambda arguments: {**arguments, "num_inference_steps": steps}),
     ):
         yield
-
-
-def _solver(scheduler: SchedulerMixin, name: str) -> SchedulerMixin:
-    kind = getattr(diffusers, name)
-    parameters = inspect.signature(kind.__init__).parameters
-    options = dict(SOLVERS.get(name, {}))
-    if "FlowMatch" in type(scheduler).__name__ and "use_flow_sigmas" in parameters:
-        options = {
-            "use_flow_sigmas": True,
-            "prediction_type": "flow_prediction",
-            "flow_shift": scheduler.config.shift,
-        }
-    accepted = {key: value for key, value in options.items() if key in parameters}
-    return kind.from_config(scheduler.config, **accepted)
 
 
 # ---- progress-bar-off

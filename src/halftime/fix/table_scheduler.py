@@ -142,6 +142,14 @@ def tabled(scheduler: SchedulerMixin) -> SchedulerMixin:
     return twin
 
 
+def twin_of(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """Another run of a scheduler that steps by a table: the same tables, a position of its own."""
+    twin = cast("SchedulerMixin", object.__new__(type(scheduler)))
+    vars(twin).update(_copied(vars(scheduler)))
+    vars(twin)[_STATE] = TableState(schedules=_state(scheduler).schedules)
+    return twin
+
+
 def is_tabled(scheduler: object) -> bool:
     """Whether the scheduler steps by a table."""
     return _STATE in vars(scheduler)

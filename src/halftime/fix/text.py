@@ -8,7 +8,7 @@ import itertools
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from halftime.fix.base import FixCode, Settings, number
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import components, components_of
 from halftime.pipeline.device import device_of
-from halftime.pipeline.state import adapter_layers
+from halftime.pipeline.state import adapter_layers, adapter_settings
 from halftime.upstream import hugging_face, pytorch
 
 if TYPE_CHECKING:
@@ -88,6 +88,19 @@ def _warmup_applies(
 # ---- prompt-cache
 
 
+def remembered(
+    entries: OrderedDict[object, object], key: object, size: int, make: Callable[[], object]
+) -> object:
+    """The entry of a key, made where there is none; the least recently used are dropped first."""
+    if key in entries:
+        entries.move_to_end(key)
+    else:
+        entries[key] = make()
+        while len(entries) > size:
+            entries.popitem(last=False)
+    return entries[key]
+
+
 class PromptCache:
     """Embeddings by exact arguments; the least recently used are dropped first."""
 
@@ -112,26 +125,25 @@ class PromptCache:
             return self.encode(*args, **kwargs)
         if key in self.entries:
             self.hits += 1
-            self.entries.move_to_end(key)
         else:
             self.misses += 1
-            self.entries[key] = self.encode(*args, **kwargs)
-            while len(self.entries) > self.size:
-                self.entries.popitem(last=False)
-        return _cloned(self.entries[key])
+        return _cloned(
+            remembered(self.entries, key, self.size, lambda: self.encode(*args, **kwargs))
+        )
 
     def _key(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Exact: the arguments and the weights' version. None where an argument is not plain
         data."""
         values = self.signature.bind(*args, **kwargs).arguments
-        if not all(map(_is_plain, values.values())):
+        if not all(map(is_plain, values.values())):
             return None
         return repr(sorted(values.items())), self.version()
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
+    """Whether a value is data whose text says all of it."""
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return value is None or isinstance(value, str | int | float | bool | torch.device | torch.dtype)
 
 
@@ -147,6 +159,8 @@ class Identities:
     def __init__(self) -> None:
         self._numbered: dict[int, tuple[Callable[[], object | None], int]] = {}
         self._next = itertools.count()
+        self._places: list[object] = []
+        self.samples: list[Tensor] = []  # views of one value each, at those places
 
     def number(self, thing: object) -> int:
         reference, number = self._numbered.get(id(thing), (_nothing, -1))
@@ -154,6 +168,16 @@ class Identities:
             number = next(self._next)
             self._numbered[id(thing)] = _reference(thing), number
         return number
+
+    def places_of(self, weights: Sequence[Tensor]) -> list[object]:
+        """Where each weight is and how often it was written to; with new ones new samples."""
+        places: list[object] = [
+            (self.number(weight), weight.data_ptr(), pytorch.writes_to(weight))
+            for weight in weights
+        ]
+        if places != self._places:
+            self._places, self.samples = places, _middles(weights)
+        return places
 
 
 def _nothing() -> None:
@@ -172,44 +196,44 @@ class EncodingVersion:
     """A value that changes with whatever embeddings depend on besides the arguments: an encoder's
     or tokenizer's exchange, a write into a weight, an adapter's choice or weight, an added token,
     and what of the pipeline itself its `encode_prompt` reads.
-
-    A write through `.data` is counted nowhere, so one value in the middle of each weight is read.
     """
 
     pipeline: DiffusionPipeline
     identities: Identities = field(default_factory=Identities)
-    places: list[object] = field(default_factory=list)
-    samples: list[Tensor] = field(default_factory=list)  # views of one value each, at those places
 
     def __call__(self) -> str:
-        number = self.identities.number
-        encoders = components(self.pipeline, "text_encoder").values()
-        weights = [
-            weight
-            for encoder in encoders
-            for weight in (*encoder.parameters(), *encoder.buffers())
-            if weight.numel() and not weight.is_meta
-        ]
-        places: list[object] = [
-            (number(weight), weight.data_ptr(), pytorch.writes_to(weight)) for weight in weights
-        ]
-        if places != self.places:
-            self.places, self.samples = places, _middles(weights)
-        adapters = [
-            (number(layer), *_adapter_state(layer))
-            for encoder in encoders
-            for layer in adapter_layers(encoder)
-        ]
+        encoders = list(components(self.pipeline, "text_encoder").values())
         tokenizers = [
-            (name, number(tokenizer), len(tokenizer))
+            (name, self.identities.number(tokenizer), len(tokenizer))
             for name, tokenizer in components_of(self.pipeline).items()
             if "tokenizer" in name and isinstance(tokenizer, Sized)
         ]
-        values = torch.cat(self.samples).tolist() if self.samples else []
-        return repr((places, values, adapters, tokenizers, _read_by_encode_prompt(self.pipeline)))
+        weights = version_of_weights(encoders, self.identities)
+        return repr((weights, tokenizers, _read_by_encode_prompt(self.pipeline)))
 
 
-def _middles(weights: list[Tensor]) -> list[Tensor]:
+def version_of_weights(modules: Sequence[nn.Module], identities: Identities) -> str:
+    """A value that changes with a weight's exchange, a write into one, and an adapter's choice.
+
+    A write through `.data` is counted nowhere, so one value in the middle of each weight is read.
+    """
+    weights = [
+        weight
+        for module in modules
+        for weight in (*module.parameters(), *module.buffers())
+        if weight.numel() and not weight.is_meta
+    ]
+    places = identities.places_of(weights)
+    adapters = [
+        (identities.number(layer), *adapter_settings(layer))
+        for module in modules
+        for layer in adapter_layers(module)
+    ]
+    values = torch.cat(identities.samples).tolist() if identities.samples else []
+    return repr((places, values, adapters))
+
+
+def _middles(weights: Sequence[Tensor]) -> list[Tensor]:
     """Plain weights alone: a quantised one has no values to look at. Those of the first dtype and
     device, so that they can be read at once; encoders share both."""
     plain = [weight for weight in weights if type(weight) in (Tensor, nn.Parameter)]
@@ -224,18 +248,13 @@ def _middles(weights: list[Tensor]) -> list[Tensor]:
     ]
 
 
-def _adapter_state(layer: nn.Module) -> tuple[object, ...]:
-    names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
-    return tuple(str(getattr(layer, name, None)) for name in names)
-
-
 def _read_by_encode_prompt(pipeline: DiffusionPipeline) -> dict[str, object]:
     """The plain attributes of the pipeline that the code of `encode_prompt` names; not its device,
     which is looked for in every module, and shows in where the weights are."""
     code = inspect.unwrap(type(pipeline).encode_prompt).__code__
     names = set(code.co_names) - {"device", hugging_face.EXECUTION_DEVICE}
     values = {name: getattr(pipeline, name, None) for name in sorted(names)}
-    return {name: value for name, value in values.items() if _is_plain(value)}
+    return {name: value for name, value in values.items() if is_plain(value)}
 
 
 @contextmanager
@@ -273,13 +292,14 @@ def batched(encode: Encode, zeroed: Callable[[dict[str, object]], bool]) -> Enco
     @functools.wraps(encode)
     def call(*args: object, **kwargs: object) -> object:
         arguments = dict(signature.bind(*args, **kwargs).arguments)
-        kind = _kind(arguments)
         if (
             not arguments.get("do_classifier_free_guidance", True)
             or zeroed(arguments)
             or not _has_texts(arguments)
-            or agreed.get(kind) is False
         ):
+            return encode(*args, **kwargs)
+        kind = _kind(arguments)
+        if agreed.get(kind) is False:
             return encode(*args, **kwargs)
         result = _in_one(encode, arguments)
         if result is not None and agreed.get(kind):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from halftime.http.errors import JSON
 
+Endpoint = Callable[[Request], Awaitable[Response]]
 _STARTED = int(time.time())
 
 
@@ -36,6 +37,17 @@ def json_response(
 ) -> Response:
     """`body`, a msgspec.Struct or plain data, as JSON."""
     return Response(msgspec.json.encode(body), status, headers, JSON)
+
+
+def by_method(**endpoints: Endpoint) -> Endpoint:
+    """One endpoint of several: a path with two routes would name the methods of one alone in its
+    `Allow`. HEAD is GET without a body."""
+
+    async def endpoint(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await endpoints[method](request)
+
+    return endpoint
 
 
 async def healthz(_: Request) -> Response:

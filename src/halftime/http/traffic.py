@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from halftime.http.access import API, KEY
+from halftime.http.access_log import fields
 from halftime.http.disconnect import ClientLeft
 from halftime.http.errors import CODE, ApiError, unexpected
 from halftime.http.metrics import HttpMetrics
@@ -23,6 +24,8 @@ from halftime.http.metrics import HttpMetrics
 logger = logging.getLogger("halftime.http")
 CLIENT_LEFT = 499  # nginx's number for it; nobody receives it
 REQUEST_ID = b"x-request-id"
+NUMBER = "halftime.number"  # in the scope: what `x-request-id` says
+TIMING = "halftime.timing"  # in the scope: part of the request -> seconds, in their order
 _PIECE = 256 * 2**10  # bytes
 
 
@@ -56,6 +59,7 @@ class Observed:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         exchange, begun = _Exchange(secrets.token_hex(8)), time.perf_counter()
+        scope[NUMBER] = exchange.number
         counts = scope["path"].startswith(API)
         self.traffic.active += counts
         self.traffic.metrics.active.inc()
@@ -106,8 +110,18 @@ class Observed:
         if status >= 400 and status != CLIENT_LEFT:
             metrics.refused(scope.get(CODE) or str(status), scope.get(KEY))
         level = logging.INFO if scope["path"].startswith(API) else logging.DEBUG
-        values = (scope["method"], route, status, seconds, exchange.number)
-        logger.log(level, "%s %s %d %.3f s %s", *values)
+        values = (method, route, status, seconds, exchange.number)
+        extra = fields(
+            request_id=exchange.number,
+            method=method,
+            route=route,
+            status=status,
+            seconds=round(seconds, 6),
+            key=scope.get(KEY),
+            code=scope.get(CODE),
+            timing=scope.get(TIMING),
+        )
+        logger.log(level, "%s %s %d %.3f s %s", *values, extra=extra)
 
 
 class _SendLimit:

@@ -11,6 +11,7 @@ import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from halftime.pipeline.components import pipelines_of
@@ -127,6 +128,17 @@ def surrounded(
 
     with subclassed(pipeline, {"__call__": call}):
         yield
+
+
+@contextmanager
+def logging_at_least(library: ModuleType, level: int) -> Iterator[None]:
+    """Within it a library's own logging (`diffusers.utils.logging`) says what is as grave."""
+    verbosity = library.get_verbosity()
+    library.set_verbosity(level)
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
 
 
 @contextmanager

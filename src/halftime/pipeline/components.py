@@ -30,17 +30,15 @@ def with_subclasses(kind: type) -> Iterator[type]:
 
 
 def components_of(pipeline: DiffusionPipeline) -> dict[str, object]:
-    """Name -> component of the pipeline and of those within it, each object once, with the
-    processors that pipelines keep beside their components.
+    """Name -> component of the pipeline and of those within it, each object once, with what
+    pipelines keep beside their components: processors, watermarks, modules that a user's subclass
+    holds without registering them.
 
     Where two pipelines name different objects alike, the later ones are numbered from 2.
     """
     unique: dict[int, tuple[str, object]] = {}
     for part in pipelines_of(pipeline):
-        processors = {
-            name: value for name, value in vars(part).items() if name.endswith("processor")
-        }
-        for name, component in {**part.components, **processors}.items():
+        for name, component in {**part.components, **_beside_components(part)}.items():
             if component is not None and hasattr(component, "__dict__"):
                 unique.setdefault(id(component), (name, component))
     named: dict[str, object] = {}
@@ -50,6 +48,27 @@ def components_of(pipeline: DiffusionPipeline) -> dict[str, object]:
             free, number = f"{name}_{number}", number + 1
         named[free] = component
     return named
+
+
+def _beside_components(pipeline: DiffusionPipeline) -> dict[str, object]:
+    """Attributes that do a component's work and are not registered as one. A part of a component
+    is no other component: it has its time within that one."""
+    registered = pipeline.components
+    beside = {
+        name.lstrip("_"): value
+        for name, value in vars(pipeline).items()
+        if value is not registered.get(name)
+        and (isinstance(value, nn.Module) or name.endswith("processor") or place_of(name))
+    }
+    if not any(isinstance(value, nn.Module) for value in beside.values()):
+        return beside  # as of nearly every pipeline, whose models are not walked for it
+    parts = {
+        id(module)
+        for component in registered.values()
+        if isinstance(component, nn.Module)
+        for module in component.modules()
+    }
+    return {name: value for name, value in beside.items() if id(value) not in parts}
 
 
 def modules_of(pipeline: DiffusionPipeline) -> dict[str, nn.Module]:

@@ -147,6 +147,56 @@ def _torch_settings(device: torch.device) -> dict[str, str]:
     return settings
 
 
+# What each generation of NVIDIA's cards multiplies fastest, by its least compute capability. Tensor
+# cores know fp16 since Volta and bf16 since Ampere; Pascal doubles fp16 on its first chip alone, on
+# the others it is 64 times slower than fp32.
+_FASTEST_ON_CUDA: tuple[tuple[tuple[int, int], str], ...] = (
+    ((8, 0), "bfloat16"),
+    ((7, 0), "float16"),
+    ((6, 1), "float32"),
+    ((6, 0), "float16"),
+    ((0, 0), "float32"),
+)
+# AMD's by the start of their architecture: without matrix cores, or with such for fp16 alone.
+_FASTEST_ON_ROCM = {"gfx900": "float16", "gfx906": "float16", "gfx10": "float16"}
+
+
+def fastest_dtype(device: torch.device, *, overflows: bool = False) -> str:
+    """The name of the dtype in which a device computes fastest, and float32 where that is float16
+    and what is computed `overflows` it.
+
+    On the CPU it is bfloat16, which halves what is read also where the processor emulates it.
+    """
+    fastest = _fastest(device)
+    return "float32" if overflows and fastest == "float16" else fastest
+
+
+def overflows_in_float16(component: object) -> bool:
+    """Whether its config says so, as that of SDXL's VAE does."""
+    return bool(getattr(getattr(component, "config", None), "force_upcast", False))
+
+
+def _fastest(device: torch.device) -> str:
+    if device.type == "mps":
+        return "float16"
+    if device.type == "xpu":  # matrix units take both; those without them double fp16
+        has_units = getattr(
+            torch.xpu.get_device_properties(device),
+            "has_subgroup_matrix_multiply_accumulate",
+            False,
+        )
+        return "bfloat16" if has_units else "float16"
+    if device.type != "cuda":
+        return "bfloat16"
+    if torch.version.hip:
+        name = torch.cuda.get_device_properties(device).gcnArchName
+        return next(
+            (d for start, d in _FASTEST_ON_ROCM.items() if name.startswith(start)), "bfloat16"
+        )
+    capability = torch.cuda.get_device_capability(device)
+    return next(dtype for least, dtype in _FASTEST_ON_CUDA if capability >= least)
+
+
 def torch_build() -> str:
     """What torch was built for: 'CPU only', 'CUDA 12.8' or 'ROCm 6.4'."""
     if torch.version.hip:
@@ -176,6 +226,11 @@ def _cpu() -> Device:
     )
 
 
+def _fast_on_cuda(device: torch.device) -> tuple[str, ...]:
+    fastest = fastest_dtype(device)
+    return ("float16", "bfloat16") if fastest == "bfloat16" else (fastest,)
+
+
 def _gpu(device: torch.device) -> Device:
     if device.type != "cuda":
         gpu = accelerator(device)
@@ -192,7 +247,7 @@ def _gpu(device: torch.device) -> Device:
         name=str(device),
         description=facts.name,
         capability=f"{facts.major}.{facts.minor}",
-        fast_dtypes=("float32", "float16", *(["bfloat16"] if facts.major >= 8 else [])),
+        fast_dtypes=tuple(dict.fromkeys(("float32", *_fast_on_cuda(device)))),
         memory_bytes=total,
         free_bytes=free,
     )

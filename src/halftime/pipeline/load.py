@@ -29,6 +29,7 @@ from halftime.pipeline.pretrained import (
     load_loras,
 )
 from halftime.pipeline.signature import CATCH_ALL
+from halftime.pipeline.solver import of_another_family, solver_like
 from halftime.records import Workload
 from halftime.records.session import BUNDLED
 
@@ -270,5 +271,10 @@ def scheduler_named(name: str, pipeline: DiffusionPipeline) -> object:
         raise BadWorkload(
             f"scheduler {name!r} is not in diffusers. Some that are: {', '.join(names[:40])}."
         )
-    scheduler: object = kind.from_config(pipeline.scheduler.config)  # type: ignore[attr-defined]
-    return scheduler
+    reason = of_another_family(pipeline.scheduler, kind)
+    if reason:
+        raise BadWorkload(
+            f"scheduler {name!r} does not fit {type(pipeline).__name__}: {reason}. Its own is "
+            f"{type(pipeline.scheduler).__name__}."
+        )
+    return solver_like(pipeline.scheduler, kind)

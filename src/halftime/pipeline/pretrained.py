@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import diffusers
@@ -22,6 +21,7 @@ from diffusers import DiffusionPipeline
 
 from halftime.base.errors import BadFile, BadInput, MissingExtra, UnknownModel, first_line
 from halftime.base.extras import install, install_package
+from halftime.pipeline.change import logging_at_least
 from halftime.records import Workload
 from halftime.upstream import hugging_face
 
@@ -239,11 +239,17 @@ def parse_lora(spec: str) -> tuple[str, float]:
 
 
 def _load_lora(pipeline: DiffusionPipeline, file: str, name: str) -> None:
-    if not Path(file).exists():
+    path = Path(file)
+    if not path.exists():
         raise BadFile(f"there is no LoRA file {file}. Write --lora FILE or --lora FILE:WEIGHT.")
+    # Offline, diffusers 0.35 asks for the name of a file apart from its folder.
+    folder, named = (path.parent, {"weight_name": path.name}) if path.is_file() else (path, {})
     try:
-        with _silent(diffusers.utils.logging):  # it logs each layer that does not fit
-            pipeline.load_lora_weights(file, adapter_name=name, local_files_only=True)
+        # it logs each layer that does not fit
+        with logging_at_least(diffusers.utils.logging, logging.CRITICAL):
+            pipeline.load_lora_weights(
+                str(folder), adapter_name=name, local_files_only=True, **named
+            )
     except _FAILURES as error:
         lines = str(error).strip().splitlines()[:2]
         raise BadFile(
@@ -285,16 +291,6 @@ def _why(source: str, error: Exception) -> str:
     )
     text = first_line(error)
     return f"{source} cannot be loaded as a diffusers pipeline: {text.rstrip('.')}.{also}"
-
-
-@contextlib.contextmanager
-def _silent(library: ModuleType) -> Iterator[None]:
-    verbosity = library.get_verbosity()
-    library.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        library.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager

@@ -160,17 +160,35 @@ def adapter_layers(module: nn.Module) -> Iterator[nn.Module]:
     return (layer for layer in module.modules() if "BaseTunerLayer" in _names_of_types(layer))
 
 
+def adapter_settings(layer: nn.Module) -> tuple[str, ...]:
+    """How one of peft's layers is set, besides its weights."""
+    names = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+    return tuple(str(getattr(layer, name, None)) for name in names)
+
+
 def _active(layer: nn.Module) -> set[str]:
     if getattr(layer, "disable_adapters", False):
         return set()
     return set(getattr(layer, "active_adapters", ()))
 
 
+def unfused_adapter_layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Those of peft's layers that compute beside the model's own in every call."""
+    return (layer for layer in adapter_layers(module) if _unfused(layer))
+
+
+def working_adapters(module: nn.Module) -> tuple[str, ...]:
+    """The adapters that are paid for in each call of a component: active, and not fused."""
+    names = {name for layer in adapter_layers(module) for name in _unfused(layer)}
+    return tuple(sorted(names))
+
+
+def _unfused(layer: nn.Module) -> set[str]:
+    return _active(layer) - set(getattr(layer, "merged_adapters", ()))
+
+
 def _is_adapted(module: nn.Module) -> bool:
-    return any(
-        _active(layer) - set(getattr(layer, "merged_adapters", ()))
-        for layer in adapter_layers(module)
-    )
+    return any(True for _ in unfused_adapter_layers(module))
 
 
 def _has_own_processors(module: nn.Module) -> bool:

@@ -17,7 +17,9 @@ class Site(Record, frozen=True, kw_only=True):
 
     # 'item', 'nonzero', 'mask-index', 'copy-to-host', 'copy-to-device', 'check', 'synchronize'
     kind: str
-    # who waits: the host for the device (d2h), or for its own pageable copy to the device (h2d)
+    # what the host waits for: a value of the device (d2h), or its own copy from pageable memory
+    # (h2d). Both end when all that was queued before is done: a copy that blocks, or a pageable
+    # one, synchronises the stream.
     direction: Direction
     file: str  # innermost frame outside torch, from the package's root
     line: int
@@ -30,6 +32,7 @@ class Site(Record, frozen=True, kw_only=True):
     stage: str
     fix: RecordedFixName | None = None
     operation: str = ""  # aten's name
+    advice: str = ""  # what to write instead, where no fix of halftime's does it
 
 
 # Schema history

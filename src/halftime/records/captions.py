@@ -29,8 +29,15 @@ class Check(Record, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+class Between(Record, frozen=True, kw_only=True):
+    """What a model between the small and the large one answered, and a judge's look at it."""
+
+    answer: Answer
+    check: Check | None = None
+
+
 class Logged(Record, frozen=True, kw_only=True):
-    """One line of a log: a request and both models' answers.
+    """One line of a log: a request and the models' answers.
 
     `image` is a path beside the log, a data URL or base64; or `features` replace it, and `group`
     names its near duplicates. `slice` names a kind of request, for the report alone. `shape` is
@@ -48,6 +55,8 @@ class Logged(Record, frozen=True, kw_only=True):
     large: Answer
     check: Check | None = None
     shape: str = ""
+    between: tuple[Between, ...] = ()  # further models, the cheapest first
+    url: str = ""  # where the picture was fetched from
 
 
 class Trees(Record, frozen=True, kw_only=True):
@@ -136,6 +145,19 @@ class Router(Record, frozen=True, kw_only=True):
     # the shapes of requests that were logged, beyond a plain picture with a prompt
     shapes: tuple[str, ...] = ()
     never_small: tuple[NeverSmall, ...] = ()
+
+
+# Schema history
+# 1  2026-11  first
+class Chain(Record, frozen=True, kw_only=True):
+    """Routers before each model but the largest, the cheapest model's first: each decides on what
+    those before it left over."""
+
+    schema: Literal[1] = 1
+    halftime: str = ""
+    routers: tuple[Router, ...]
+    alpha: float
+    delta: float
 
 
 class Step(Record, frozen=True, kw_only=True):
@@ -259,3 +281,37 @@ class CaptionsResult(Record, frozen=True, kw_only=True):
     # this router at other thresholds, on the test split: spend against quality
     curve: tuple[Policy, ...] = ()
     router: Router
+
+
+class Leg(Record, frozen=True, kw_only=True):
+    """One model of a chain but the largest, on requests that calibrated nothing."""
+
+    model: str  # 'small', 'between 1' …
+    mode: Mode
+    certified: bool
+    why: str
+    share: float  # of all requests
+    error: float | None  # of its answers
+    requests: int  # of the log that its router was calibrated on
+
+
+# Schema history
+# 1  2026-11  first
+class ChainResult(Record, frozen=True, kw_only=True):
+    """A calibrated chain and its savings, beside those of its first and its last model alone."""
+
+    schema: Literal[1] = 1
+    alpha: float
+    delta: float
+    certified: bool  # at least one of its routers
+    savings: float
+    oracle_savings: float  # of the cheapest model whose answer is acceptable
+    share_of_oracle: float | None
+    pair_savings: float  # of the small and the large model alone, from the same log
+    quality_loss: float
+    error: float | None  # of what the largest model did not answer
+    error_high: float | None
+    requests: int  # that all of this was counted on
+    legs: tuple[Leg, ...]
+    policy: Policy
+    chain: Chain

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from halftime.records.base import Record
 
+NOT_RECORDED = "not recorded in the trace"
+
 
 class Environment(Record, frozen=True, kw_only=True):
     """The machine and the software under a measurement; comparable where `identity()` is equal."""
@@ -20,6 +22,12 @@ class Environment(Record, frozen=True, kw_only=True):
     settings: dict[str, str] = {}  # environment variables and torch flags that change speed
     # runnable processes over the last minute, before the measurement
     load_average: float | None = None
+
+    def place(self) -> str:
+        """The device as a user names it, and a GPU by its name: 'cuda:0 (NVIDIA H200)'."""
+        if self.device == "cpu" or self.device_name in ("", NOT_RECORDED):
+            return self.device
+        return f"{self.device} ({self.device_name})"
 
     def identity(self) -> dict[str, str]:
         """What must agree before two sessions may be compared: field -> value."""

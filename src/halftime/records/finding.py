@@ -10,7 +10,8 @@ class Finding(Record, frozen=True, kw_only=True):
     """Something that costs time, what it costs, and the fix by name.
 
     `ceiling` is Amdahl's bound: the speedup of the whole call if this cost vanished entirely, wall
-    / (wall - seconds); None where the cost could not be measured. `predicted` is the speedup of the
+    / (wall - seconds), and where the fix works on more than that, if all of it vanished; None where
+    the cost could not be measured. `predicted` is the speedup of the
     whole call that the fix brings by its prior (`halftime.records.fixes`), not a measurement.
     `fix` names an entry of `halftime.FIXES`, or None where the remedy is not one of them; the
     message then says what to do.
@@ -25,6 +26,12 @@ class Finding(Record, frozen=True, kw_only=True):
     fix: RecordedFixName | None = None
     where: tuple[str, ...] = ()  # file:line, costliest first
     evidence: dict[str, float | int | str] = {}
+    broken: bool = False  # what was drawn is wrong: before anything about its speed
+
+    @property
+    def of_first_call(self) -> bool:
+        """Whether cost and ceiling are those of the first call, not of a steady one."""
+        return self.id.endswith("first-call")
 
 
 def ceiling(seconds: float, wall_seconds: float) -> float | None:

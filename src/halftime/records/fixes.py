@@ -12,28 +12,33 @@ worth their time; what is kept is decided by measurement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from halftime.records.base import Json, Record
 
 FixName = Literal[
     "progress-bar-off",
+    "offload",
+    "tf32",
+    "cudnn-benchmark",
     "known-device",
     "solver-steps",
     "tiny-vae",
+    "lora-fuse",
     "fused-qkv",
     "vae-folded-upsample",
-    "int8-dynamic",
     "denoiser-channels-last",
     "vae-channels-last",
     "denoiser-dtype",
     "vae-dtype",
+    "denoiser-quantize",
+    "text-quantize",
     "vae-slicing-off",
     "attention-backend",
-    "step-cache",
     "denoiser-compile",
     "vae-compile",
+    "step-cache",
     "openvino",
     "onnxruntime",
     "guidance-interval",
@@ -42,6 +47,7 @@ FixName = Literal[
     "loop-graph",
     "batch-prompts",
     "prompt-cache",
+    "encoding-cache",
     "text-warmup",
 ]
 # Our own code may name only these, which mypy checks; a file may come from a version that has
@@ -80,6 +86,15 @@ class SettingEffect(Record, frozen=True, kw_only=True):
     priors: dict[LedgerPart, Prior]
 
 
+class Search(Record, frozen=True, kw_only=True):
+    """Values of a setting, from the nearest to the plain picture on, of which `tune` finds the last
+    that is near enough; `where` the other settings are one of these."""
+
+    setting: str
+    values: tuple[float, ...]
+    where: dict[str, tuple[str, ...]] = {}
+
+
 class FixRow(Record, frozen=True, kw_only=True):
     """One fix, as data.
 
@@ -97,12 +112,13 @@ class FixRow(Record, frozen=True, kw_only=True):
     works_on: tuple[str, ...] = ()
     # The part whose components it changes while it is on; '' changes the pipeline object alone. A
     # runtime's settings name its own.
-    changes: Literal["", "denoiser", "vae"] = ""
+    changes: Literal["", "denoiser", "vae", "text_encoder"] = ""
     # What becomes of the weights: copied when it is put on, copied into new modules, or read by
     # compiled code as constants.
     weights: Literal["", "copied", "in new modules", "compiled in"] = ""
     settings: dict[str, Json] = {}  # the defaults; a name that is not here is refused
     proposals: tuple[dict[str, Json], ...] = ({},)  # the settings that `tune` tries
+    searches: tuple[Search, ...] = ()  # what `tune` finds out for a proposal
     not_tried: str = ""  # why `tune` does not try it on its own
     extra: str | None = None  # halftime[EXTRA] installs its package
     priors: dict[LedgerPart, Prior] = {}
@@ -135,16 +151,23 @@ def _component(name: str, part: LedgerPart, prior: Prior) -> SettingEffect:
     return SettingEffect(setting="components", value=name, part=name, priors={part: prior})
 
 
+def _kind(name: str, prior: Prior) -> SettingEffect:
+    """A kind of step cache that saves another share."""
+    return SettingEffect(setting="kind", value=name, part="blocks", priors={DENOISER: prior})
+
+
 _COMPILE_SETTINGS: dict[str, Json] = {
     "mode": "default",
     "fullgraph": False,
     "dynamic": False,  # shapes are pinned; a new shape compiles anew
     "freezing": True,  # CPU: weights become constants, so that they are packed once
+    "conv_flags": False,  # CUDA: Inductor's flags for convolutions, which diffusers' guide sets
     "region": "whole",  # or 'blocks': only the repeated ones, which compiles much faster
 }
 
 # In the order of application: what replaces a component before what changes it, weights before what
-# wraps a method, compilers last among those, and the loop around everything.
+# wraps a method (quantised last, from the dtype that they end in), compilers after those, then what
+# decides which compiled code runs, and the loop around everything.
 _ROWS: tuple[FixRow, ...] = (
     FixRow(
         name="progress-bar-off",
@@ -154,6 +177,34 @@ _ROWS: tuple[FixRow, ...] = (
         part="progress_bar",
         works_on=("progress_bar",),
         priors={PROGRESS_BAR: Prior(10.0, 10.0)},
+    ),
+    FixRow(
+        name="offload",
+        summary="Weights on the host until they are needed: by component, by block or by layer.",
+        level="bit-exact",
+        stage="denoise",
+        ceiling_of="unknown",
+        changes="denoiser",
+        works_on=("residency",),
+        settings={"kind": "model", "memory": ""},
+        not_tried="it saves memory and costs time: put it on where the memory is short",
+    ),
+    FixRow(
+        name="tf32",
+        summary="Products of float32 on tensor cores, with TF32's 10 bits of mantissa.",
+        level="equivalent",
+        stage="denoise",
+        part="denoiser",
+        works_on=("float32",),
+        priors={DENOISER: Prior(1.0, 1.5), VAE: Prior(1.0, 1.5)},
+    ),
+    FixRow(
+        name="cudnn-benchmark",
+        summary="cuDNN's fastest algorithm for each new shape of a convolution, found by trying.",
+        level="equivalent",
+        stage="vae_decode",
+        works_on=("convolutions",),
+        priors={DENOISER: Prior(1.0, 1.02), VAE: Prior(1.0, 1.1, 5.0)},
     ),
     FixRow(
         name="known-device",
@@ -185,6 +236,17 @@ _ROWS: tuple[FixRow, ...] = (
         priors={VAE: Prior(4.0, 6.0)},
     ),
     FixRow(
+        name="lora-fuse",
+        summary="The denoiser's active adapters (LoRA) written into a copy of its weights.",
+        level="equivalent",
+        stage="denoise",
+        changes="denoiser",
+        weights="in new modules",
+        part="denoiser",
+        works_on=("denoiser",),
+        priors={DENOISER: Prior(1.15, 1.2)},
+    ),
+    FixRow(
         name="fused-qkv",
         summary="Query, key and value projections as one matrix product.",
         level="equivalent",
@@ -205,20 +267,6 @@ _ROWS: tuple[FixRow, ...] = (
         weights="in new modules",
         works_on=("vae-upsample",),
         priors={VAE: Prior(1.15, 1.1)},
-    ),
-    FixRow(
-        name="int8-dynamic",
-        summary="The denoiser's linear layers in int8 with dynamic activations (torchao). Loses "
-        "on many CPUs.",
-        level="approximate",
-        stage="denoise",
-        changes="denoiser",
-        weights="copied",
-        part="denoiser",
-        works_on=("denoiser",),
-        settings={"least_features": 128},
-        extra="torchao",
-        priors={DENOISER: Prior(0.7, 1.2, 10.0)},
     ),
     FixRow(
         name="denoiser-channels-last",
@@ -250,7 +298,7 @@ _ROWS: tuple[FixRow, ...] = (
         weights="copied",
         part="denoiser",
         works_on=("denoiser",),
-        settings={"dtype": "bfloat16"},
+        settings={"dtype": "fastest"},  # of the device: halftime.pipeline.device
         priors={DENOISER: Prior(1.4, 2.0)},
     ),
     FixRow(
@@ -261,8 +309,39 @@ _ROWS: tuple[FixRow, ...] = (
         changes="vae",
         weights="copied",
         works_on=("vae",),
-        settings={"dtype": "bfloat16"},
+        settings={"dtype": "fastest"},  # of the device: halftime.pipeline.device
         priors={VAE: Prior(1.9, 2.0)},
+    ),
+    FixRow(
+        name="denoiser-quantize",
+        summary="The denoiser's linear layers in 8 or 4 bits (torchao). It can lose time.",
+        level="approximate",
+        stage="denoise",
+        changes="denoiser",
+        weights="copied",
+        part="denoiser",
+        works_on=("denoiser",),
+        settings={"kind": "int8-dynamic", "least_features": 128},
+        proposals=(
+            {"kind": "int8-dynamic"},
+            {"kind": "fp8-dynamic"},
+            {"kind": "nvfp4-dynamic"},
+            {"kind": "int8-weight-only"},
+        ),
+        extra="torchao",
+        priors={DENOISER: Prior(0.7, 1.2, 10.0)},
+    ),
+    FixRow(
+        name="text-quantize",
+        summary="The large layers of text encoders in 8 or 4 bits (torchao), for memory first.",
+        level="approximate",
+        stage="encode_prompt",
+        changes="text_encoder",
+        weights="copied",
+        works_on=("text_encoder",),
+        settings={"kind": "int8-weight-only", "least_features": 1024},
+        extra="torchao",
+        priors={TEXT: Prior(0.8, 1.0, 5.0)},
     ),
     FixRow(
         name="vae-slicing-off",
@@ -287,19 +366,6 @@ _ROWS: tuple[FixRow, ...] = (
         priors={DENOISER: Prior(1.01, 1.1)},
     ),
     FixRow(
-        name="step-cache",
-        summary="Reuse deep features between steps: FirstBlockCache for transformers, "
-        "DeepCache's idea for UNets.",
-        level="approximate",
-        stage="denoise",
-        changes="denoiser",
-        part="denoiser",
-        works_on=("blocks",),
-        settings={"every": 2, "threshold": 0.1},
-        proposals=({}, {"every": 3}),
-        priors={DENOISER: Prior(1.4, 1.5)},
-    ),
-    FixRow(
         name="denoiser-compile",
         summary="The denoiser through torch.compile, whole or by repeated blocks.",
         level="equivalent",
@@ -309,7 +375,17 @@ _ROWS: tuple[FixRow, ...] = (
         part="denoiser",
         works_on=("denoiser",),
         settings=_COMPILE_SETTINGS,
+        proposals=({}, {"region": "blocks"}),
         priors={DENOISER: Prior(1.5, 1.3, 90.0)},
+        setting_effects=(
+            # Each kind of block is compiled once, and not as often as it is repeated.
+            SettingEffect(
+                setting="region",
+                value="blocks",
+                part="denoiser",
+                priors={DENOISER: Prior(1.4, 1.25, 30.0)},
+            ),
+        ),
     ),
     FixRow(
         name="vae-compile",
@@ -321,6 +397,48 @@ _ROWS: tuple[FixRow, ...] = (
         works_on=("vae",),
         settings=_COMPILE_SETTINGS,
         priors={VAE: Prior(1.6, 1.4, 40.0)},
+    ),
+    FixRow(
+        name="step-cache",
+        summary="Reuse what earlier steps computed: diffusers' caches for transformers, "
+        "DeepCache's idea for UNets.",
+        level="approximate",
+        stage="denoise",
+        changes="denoiser",
+        part="denoiser",
+        works_on=("blocks",),
+        settings={"kind": "", "every": 2, "threshold": 0.1},
+        proposals=(
+            {"kind": "deep"},
+            {"kind": "first-block"},
+            {"kind": "mag"},
+            {"kind": "taylorseer-lite"},
+            {"kind": "taylorseer"},
+            {"kind": "pyramid-attention"},
+            {"kind": "faster"},
+            {"kind": "sea"},
+            {"kind": "text-kv"},
+        ),
+        searches=(
+            Search(
+                setting="threshold",
+                values=(0.02, 0.04, 0.08, 0.12, 0.2, 0.3, 0.5),
+                where={"kind": ("first-block", "mag", "sea")},
+            ),
+            Search(
+                setting="every",
+                values=(2, 3, 4, 5),
+                where={"kind": ("deep", "taylorseer", "taylorseer-lite")},
+            ),
+        ),
+        priors={DENOISER: Prior(1.4, 1.5)},
+        # What is skipped is the attention alone, or the texts' part of it.
+        setting_effects=(
+            _kind("taylorseer", Prior(1.2, 1.2)),
+            _kind("pyramid-attention", Prior(1.1, 1.15)),
+            _kind("faster", Prior(1.2, 1.25)),
+            _kind("text-kv", Prior(1.02, 1.02)),
+        ),
     ),
     FixRow(
         name="openvino",
@@ -437,6 +555,16 @@ _ROWS: tuple[FixRow, ...] = (
         priors={TEXT: Prior(20.0, 20.0)},
     ),
     FixRow(
+        name="encoding-cache",
+        summary="Keep what encoders made of the very same input: a negative prompt, a reference "
+        "picture.",
+        level="bit-exact",
+        stage="encode_prompt",
+        works_on=("encodings",),
+        settings={"size": 8},
+        priors={TEXT: Prior(1.5, 1.5)},
+    ),
+    FixRow(
         name="text-warmup",
         summary="Run the text encoders once before the first request.",
         level="bit-exact",
@@ -455,23 +583,25 @@ ORDER: tuple[FixName, ...] = tuple(row.name for row in _ROWS)
 CONFLICTS: tuple[tuple[str, frozenset[FixName]], ...] = (
     # loop-graph works on the denoiser itself where its backend is OpenVINO
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-compile"})),
-    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "int8-dynamic"})),
+    ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-quantize"})),
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-dtype"})),
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "denoiser-channels-last"})),
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "attention-backend"})),
     ("denoiser", frozenset({"openvino", "onnxruntime", "loop-graph", "fused-qkv"})),
+    ("text_encoder", frozenset({"openvino", "onnxruntime", "text-quantize"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-compile"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-dtype"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-channels-last"})),
     ("scheduler-step", frozenset({"schedule-table", "set-begin-index", "loop-graph"})),
 )
+# Names of earlier versions: what they are now, with which settings.
+RENAMED: dict[str, tuple[FixName, dict[str, Json]]] = {
+    "int8-dynamic": ("denoiser-quantize", {"kind": "int8-dynamic"})
+}
+
 # Pairs that exclude each other whatever they work on, because the second would not see what the
 # first changes; and why.
 ALWAYS: tuple[tuple[frozenset[FixName], str], ...] = (
-    (
-        frozenset({"step-cache", "denoiser-compile"}),
-        "a compiled denoiser would bake in one of the cache's two paths",
-    ),
     (frozenset({"step-cache", "openvino"}), "a converted denoiser has no blocks to skip"),
     (frozenset({"step-cache", "onnxruntime"}), "a converted denoiser has no blocks to skip"),
     (frozenset({"step-cache", "loop-graph"}), "a captured loop cannot decide step by step"),
@@ -481,13 +611,69 @@ ALWAYS: tuple[tuple[frozenset[FixName], str], ...] = (
     ),
     (frozenset({"loop-graph", "openvino"}), "the captured loop evaluates the torch denoiser"),
     (frozenset({"loop-graph", "onnxruntime"}), "the captured loop evaluates the torch denoiser"),
+    (frozenset({"offload", "loop-graph"}), "a captured loop has its weights where they were"),
+    (frozenset({"offload", "openvino"}), "OpenVINO keeps weights of its own, on the host"),
+    (frozenset({"offload", "onnxruntime"}), "ONNX Runtime keeps weights of its own"),
     (frozenset({"loop-graph", "denoiser-compile"}), "loop-graph compiles the denoiser itself"),
-    (
-        frozenset({"attention-backend", "denoiser-compile"}),
-        "the kernel is chosen at run time, which breaks the graph",
+)
+
+
+class Exclusion(NamedTuple):
+    """Two fixes that exclude each other where each of their settings is one of these values."""
+
+    left: FixName
+    left_settings: Mapping[str, Collection[Json]]
+    right: FixName
+    right_settings: Mapping[str, Collection[Json]]
+    reason: str
+
+
+# A cache's hooks decide in Python what runs. Those on the blocks are outside of compiled blocks,
+# and break the graph of a denoiser that is compiled whole. Those on the attention inside the
+# blocks would be compiled, with the number of the step as a constant.
+EXCLUSIONS: tuple[Exclusion, ...] = (
+    Exclusion(
+        "step-cache",
+        {"kind": ("taylorseer", "pyramid-attention", "faster", "text-kv")},
+        "denoiser-compile",
+        {},
+        "this kind of cache is inside of the compiled blocks, which would be compiled anew at each "
+        "step; use kind = 'first-block', 'mag' or 'taylorseer-lite'",
     ),
-    (
-        frozenset({"int8-dynamic", "denoiser-dtype"}),
-        "quantised weights cannot be cast; int8 keeps its own precision",
+    Exclusion(
+        "step-cache",
+        {"kind": ("mag", "taylorseer-lite", "sea")},
+        "denoiser-compile",
+        {"region": ("whole",)},
+        "this kind of cache keeps the blocks out of a denoiser that is compiled whole; use region "
+        "= 'blocks'",
+    ),
+    Exclusion(
+        "step-cache",
+        {},
+        "denoiser-compile",
+        {"region": ("whole",), "fullgraph": (True,)},
+        "a cache decides in the middle of the denoiser, which then is not one graph; use "
+        "fullgraph = false, or region = 'blocks'",
+    ),
+    Exclusion(
+        "step-cache",
+        {},
+        "denoiser-compile",
+        {"mode": ("reduce-overhead", "max-autotune")},
+        "a CUDA graph overwrites what a cache keeps for the next step; use mode = 'default' or "
+        "'max-autotune-no-cudagraphs'",
+    ),
+    *(
+        Exclusion(
+            "offload",
+            {"kind": ("group", "leaf", "auto")},
+            row.name,
+            {},
+            "the weights are moved layer by layer, and the other fix reads them where they are "
+            "not; use kind = 'model'",
+        )
+        for row in _ROWS
+        if row.weights and not row.is_runtime and row.name != "loop-graph"
     ),
 )

@@ -25,7 +25,8 @@ class StageForecast(Record, frozen=True, kw_only=True):
     device_seconds: float  # the GPU alone
     # Python and the dispatcher alone; where larger than the device's, launches bound the stage
     host_seconds: float
-    # peak while it runs: all weights that are loaded, and this stage's activations
+    # peak that torch allocates while it runs: all weights that are loaded, and this stage's
+    # activations; the CUDA context comes on top
     memory_bytes: float = 0.0
 
 

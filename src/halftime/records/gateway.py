@@ -8,6 +8,7 @@ from halftime.records.base import Record
 from halftime.records.finding import Finding
 
 Mode = Literal["sequential", "closed", "constant", "poisson"]
+Http2 = Literal["direct", "through", "both"]
 
 
 class Percentiles(Record, frozen=True, kw_only=True):
@@ -98,6 +99,7 @@ class AnswerFacts(Record, frozen=True, kw_only=True):
 
     missing: tuple[str, ...] = ()  # keys that all direct answers have and none through
     encoding: str = ""  # of the answers through, which was not asked for
+    models: tuple[str, ...] = ()  # that answers through name, and direct ones do not
     interim: int = 0  # answers of 1xx through the gateway
     direct_closing: float = 0.0  # share of the answers after which the connection ends
     through_closing: float = 0.0
@@ -238,14 +240,17 @@ class GatewayResult(Record, frozen=True, kw_only=True):
     method: Literal["mock log", "paired difference"]
     payload: PayloadFacts
     rates: tuple[Load, ...]
-    generator: Generator
+    generator: Generator | None = None  # None where the user did not wait for it
     findings: tuple[Finding, ...] = ()
     # 'through: 90 % of 600 requests failed (502)', over the loads that are failing
     failing: str | None = None
     # further reasons why the gateway did not do its job, a sentence each
     broken: tuple[str, ...] = ()
-    # the measurement ended early: which arm stopped answering, when, and with which error
+    # the measurement ended early: which arm stopped answering, when, and with which error; or that
+    # the user interrupted it
     stopped: str | None = None
+    interrupted: bool = False
+    http2: Http2 | None = None  # who was asked in HTTP/2; else it was HTTP/1.1
     held_rate: float | None = None  # highest open-loop rate that was held
     capacity: float | None = None  # requests a second that a saturated gateway completed
     # first request through, its latency over the direct arm's first

@@ -15,7 +15,8 @@ from typing import Literal
 from halftime.base.errors import UnknownDevice
 from halftime.records.base import Record
 
-Rate = Literal["fp16", "bf16", "tf32", "fp32", "int8", "fp8"]
+Rate = Literal["fp16", "bf16", "tf32", "fp32", "int8", "fp8", "fp4"]
+# The table's columns; fp4 is worked out of fp8.
 RATES: tuple[Rate, ...] = ("fp16", "bf16", "tf32", "fp32", "int8", "fp8")
 
 
@@ -89,6 +90,9 @@ def _gpu(row: dict[str, str]) -> Gpu:
     peak: dict[str, float] = {
         str(rate): float(row[column]) * 1e12 for rate in RATES if row[column := _column(rate)]
     }
+    if row["architecture"] == "blackwell" and "fp8" in peak:
+        # nvfp4, dense: of fp8 with fp32 accumulation, which GeForce cards do at half their rate
+        peak["fp4"] = peak["fp8"] * (4 if row["gpu"].startswith("RTX 50") else 2)
     return Gpu(
         name=row["gpu"],
         architecture=row["architecture"],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from halftime.records import Finding, Json, LedgerRow, Session
+from halftime.records.finding import ceiling
 from halftime.records.fixes import FIX_ROWS, LedgerPart, Prior
 from halftime.records.recipe import Choice
 from halftime.records.session import UNEXPLAINED
@@ -40,33 +41,55 @@ def predicted(session: Session, plan: tuple[Choice, ...], steps: int | None = No
         for where, prior in effects(choice).items():
             speeds[where] = speeds.get(where, 1.0) * (prior.cuda if cuda else prior.cpu)
     fewer = _step_share(plan, steps or session.workload.steps)
-    left = sum(
-        _row_left(row, speeds) * (fewer if row.stage == "denoise" else 1.0)
-        for row in session.ledger
+    saved = _saved(session.ledger, speeds, fewer)
+    return session.wall_seconds / max(session.wall_seconds - saved, 1e-9)
+
+
+def fix_ceiling(session: Session, choice: Choice) -> float | None:
+    """Amdahl's bound of a fix: the speedup of the whole call if all that it works on took no time;
+    None where nothing would be left. No prediction of the fix is above it."""
+    saved = _saved(session.ledger, dict.fromkeys(effects(choice), float("inf")))
+    return ceiling(saved, session.wall_seconds)
+
+
+def _saved(
+    ledger: Sequence[LedgerRow], speeds: Mapping[LedgerPart, float], step_share: float = 1.0
+) -> float:
+    return sum(
+        row.seconds - _row_left(row, speeds) * (step_share if row.stage == "denoise" else 1.0)
+        for row in ledger
+        if row.stage != UNEXPLAINED
     )
-    return session.wall_seconds / max(left, 1e-9)
 
 
 def with_predictions(session: Session) -> Session:
-    """The session with the predicted gain of each finding's fix, the most promising first; those
-    without a prior follow in their order."""
-    findings = [
-        msgspec.structs.replace(finding, predicted=_predicted(session, finding))
-        for finding in session.findings
-    ]
-    findings.sort(key=lambda finding: -(finding.predicted or 0.0))
+    """The session with the predicted gain of each finding's fix: what is broken first, then the
+    most promising. A finding without a fix promises its ceiling, since its cure ends all of its
+    cost; those that promise nothing for a steady call follow in their order."""
+    findings = [_with_prediction(session, finding) for finding in session.findings]
+    findings.sort(key=lambda finding: (not finding.broken, -_promise(finding)))
     return msgspec.structs.replace(session, findings=tuple(findings))
 
 
-def _predicted(session: Session, finding: Finding) -> float | None:
+def _promise(finding: Finding) -> float:
+    if finding.fix or finding.of_first_call:
+        return finding.predicted or 0.0
+    return finding.ceiling or 0.0
+
+
+def _with_prediction(session: Session, finding: Finding) -> Finding:
+    """A fix may work on more than what the finding costs: where it is expected to bring more than
+    the finding's ceiling, the ceiling is the fix's."""
     if finding.fix not in FIX_ROWS or not FIX_ROWS[finding.fix].priors:
-        return None
-    return predicted(session, (Choice(name=finding.fix),))
+        return finding
+    choice = Choice(name=finding.fix)
+    gain, bound = predicted(session, (choice,)), finding.ceiling
+    if bound is not None and gain > bound:
+        bound = fix_ceiling(session, choice)
+    return msgspec.structs.replace(finding, predicted=gain, ceiling=bound)
 
 
 def _row_left(row: LedgerRow, speeds: Mapping[LedgerPart, float]) -> float:
-    if row.stage == UNEXPLAINED:
-        return max(row.seconds, 0.0)
     if not row.parts:
         own = [
             speed

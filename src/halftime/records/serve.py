@@ -9,6 +9,8 @@ from halftime.records.environment import Environment
 
 Branch = Literal["guided", "unguided"]
 Mode = Literal["text2img", "img2img", "inpaint"]
+Scheduling = Literal["call", "step"]
+PolicyName = Literal["first-come", "shortest", "deadline", "fair"]  # of scheduling at the step
 State = Literal["starting", "warming", "ready", "draining", "stopped", "failed"]
 
 
@@ -28,6 +30,7 @@ class WarmEntry(Record, frozen=True, kw_only=True):
     prompt_tokens: int | None = None  # None where the length of a prompt changes no shape
     previews: bool = False
     lora: str | None = None
+    frames: int | None = None  # of a video
     first_seconds: float
     second_seconds: float
 
@@ -84,6 +87,9 @@ class Certificate(Record, frozen=True, kw_only=True):
     inpaint: bool = False  # within a mask
     references: int = 1  # pictures that a request may bring at most
     loras: tuple[str, ...] = ()  # names
+    frames: tuple[int, ...] = ()  # of a video; empty where pictures are drawn
+    fps: float | None = None  # of its file
+    needs_picture: bool = False  # to start from: it draws from nothing else
     entries: tuple[WarmEntry, ...] = ()
     passes: int = 0  # over the entries, until dynamo stood still
     graphs_before: Graphs = Graphs()
@@ -95,6 +101,9 @@ class Certificate(Record, frozen=True, kw_only=True):
     fixes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     recompiles_after_ready: tuple[RecompileAfterReady, ...] = ()
+    scheduling: Scheduling = "call"  # what a worker decides anew: the next call, or the next step
+    scheduling_why: str = ""  # what was shown for it, or why it is not at the step
+    step_sizes: tuple[int, ...] = (1,)  # pictures in one forward pass
 
 
 class WorkerStatus(Record, frozen=True, kw_only=True):

@@ -121,7 +121,9 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage("after the steps"),
     Stage("offload", pipeline_methods="maybe_free_model_hooks"),
+    Stage("compilation"),  # torch.compile at work inside of the call, by the part that it compiles
 )
+COMPILATION = "compilation"
 STAGE_ORDER = tuple(stage.name for stage in STAGES)
 COLOURS = {stage.name: stage.colour for stage in STAGES if stage.colour is not None}
 # (part, method) -> place: what a method does matters more than whose it is.

@@ -35,8 +35,8 @@ def report_of(audit: Audit) -> Report:
     """The verdict first, then the sites inside and outside the loop."""
     return Report(
         title=(
-            f"{audit.pipeline}, {audit.scheduler}: {units.count(audit.in_loop_total)} waits in "
-            "the denoising loop"
+            f"{audit.pipeline}, {audit.scheduler}, on the shadow device: "
+            f"{units.count(audit.in_loop_total)} waits in the denoising loop"
         ),
         summary=_summary(audit),
         sections=tuple(_sections(audit)),
@@ -45,8 +45,9 @@ def report_of(audit: Audit) -> Report:
 
 def _summary(audit: Audit) -> str:
     counts = (
-        f"{audit.in_loop_d2h} where the host waits for the device, {audit.in_loop_h2d} for "
-        "its own copy to it"
+        f"{audit.in_loop_total} times the host waits until the device has done all that was "
+        f"queued, {audit.in_loop_d2h} of them for a value of it and {audit.in_loop_h2d} for a copy "
+        "to it from pageable memory"
     )
     if audit.capturable:
         return (
@@ -65,6 +66,12 @@ def _sections(audit: Audit) -> Iterator[Section]:
         yield Section("In the denoising loop", (_table(inside),))
     if outside:
         yield Section("Before and after it", (_table(outside),))
+    advice = [site for site in audit.sites if site.advice]
+    if advice:
+        entries = tuple(
+            Entry(f"{_near(site.file)}:{site.line}", site.code, site.advice) for site in advice
+        )
+        yield Section("What to write instead", (Entries(entries),))
     if audit.because:
         yield Section(
             "What stands against capture",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from markupsafe import Markup
 
 from halftime.base import units
-from halftime.records.captions import CaptionsResult, LogPower, Policy
+from halftime.records.captions import CaptionsResult, ChainResult, LogPower, Policy
 from halftime.report.charts import FAINT, INK, SERIES, figure, svg
 from halftime.report.model import Block, Cell, Column, Html, Report, Section, Table, Text
 from halftime.report.templates import render
@@ -277,3 +277,73 @@ def _steps(result: CaptionsResult) -> Iterator[Block]:
     yield Table(
         columns, rows, title=f"Tested in order, the strictest first ({len(result.steps)} in all)"
     )
+
+
+_LEG_COLUMNS = (
+    Column("model"),
+    Column("mode"),
+    Column("answers", "share"),
+    Column("unacceptable", "share"),
+    Column("calibrated on", "count"),
+    Column("certificate", wide=True),
+)
+
+
+def chain_report_of(result: ChainResult) -> Report:
+    """A chain of models."""
+    rows = tuple(
+        (leg.model, leg.mode, leg.share, leg.error, leg.requests, _leg_words(leg.why))
+        for leg in result.legs
+    )
+    sections = (
+        Section("Certificate", tuple(_chain_certificate(result))),
+        Section("The models before the largest", (Table(_LEG_COLUMNS, rows),)),
+    )
+    return Report(
+        title="Captions: which requests need which model?",
+        summary=_chain_summary(result),
+        sections=sections,
+    )
+
+
+def _leg_words(why: str) -> str:
+    return f"{why[:1].upper()}{why[1:]}."
+
+
+def _chain_summary(result: ChainResult) -> str:
+    if not result.certified:
+        return "Not certified: all requests go to the largest model."
+    shares = ", ".join(f"{units.share(leg.share)} {leg.model}" for leg in result.legs)
+    oracle = (
+        f", {units.share(result.share_of_oracle)} of what an oracle would save"
+        if result.share_of_oracle
+        else ""
+    )
+    return (
+        f"A chain of {len(result.legs) + 1} models ({shares}) saves {units.share(result.savings)} "
+        f"of the spend{oracle}; the small and the large one alone "
+        f"{units.share(result.pair_savings)}; {_change(result.quality_loss)}."
+    )
+
+
+def _chain_certificate(result: ChainResult) -> Iterator[Block]:
+    if result.certified:
+        yield Text(
+            f"Of what the largest model does not answer at most {units.share(result.alpha)} is "
+            f"unacceptable, with {units.share(1 - result.delta)} confidence: of each model's "
+            "answers, and so of all.",
+            "good",
+        )
+    else:
+        yield Text("No router could be certified.", "bad")
+    if result.error is not None:
+        yield Text(
+            f"On {result.requests:,} requests that calibrated nothing: {units.share(result.error)} "
+            f"were unacceptable (at most {units.share(result.error_high)} with 95 % confidence)."
+        )
+    if result.certified and result.savings <= result.pair_savings:
+        yield Text(
+            "The chain saves no more than the small and the large model alone, which have the "
+            "whole log to prove themselves on. Log more requests, or leave the models between out.",
+            "warning",
+        )

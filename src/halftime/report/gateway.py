@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from halftime.base import units
 from halftime.records import Finding
-from halftime.records.gateway import GRID, Added, GatewayPlan, GatewayResult, Load, Truth
+from halftime.records.gateway import GRID, Added, GatewayPlan, GatewayResult, Generator, Load, Truth
 from halftime.report.charts import FAINT, SERIES, figure, svg
 from halftime.report.model import (
     Block,
@@ -127,6 +127,8 @@ def _verdict(result: GatewayResult) -> Iterator[Block]:
 def _budget_words(result: GatewayResult) -> str:
     if result.within_budget:
         return "kept"
+    if result.within_budget is None and result.stopped:
+        return "not decided, as the measurement ended before all of its loads"
     if result.within_budget is None:
         return "not decided, as the interval of what is added holds it; more --requests narrow it"
     if result.failing:
@@ -146,6 +148,8 @@ def _how(result: GatewayResult) -> str:
 def _payload(result: GatewayResult) -> str:
     sent = result.payload
     stream = ", streamed" if sent.stream else ""
+    if result.http2:
+        stream += f", HTTP/2 {result.http2}" + (" ways" if result.http2 == "both" else "")
     return (
         f"{sent.kind} ({result.target}), {units.size(sent.request_bytes)} a request, "
         f"{units.size(sent.response_bytes)} an answer{stream}"
@@ -392,22 +396,25 @@ def _jobs(result: GatewayResult) -> Iterator[Section]:
 
 
 def _instrument(result: GatewayResult) -> Iterator[Block]:
-    generator = result.generator
-    p50, p99 = units.seconds(generator.floor.p50), units.seconds(generator.floor.p99)
-    words = [
-        f"floor {p50} p50 and {p99} p99 against its own mock",
-        f"at most {generator.max_rate:,.0f} requests/s",
-    ]
-    if generator.headroom is not None:
-        words.append(f"{generator.headroom:.1f} times the highest rate asked for")
-    if generator.send_lag_p99 is not None:
-        words.append(f"sends at most {units.seconds(generator.send_lag_p99)} late (p99)")
-    yield Text("Generator: " + ", ".join(words) + ".")
+    yield Text("Generator: " + ", ".join(_generator_words(result.generator)) + ".")
     yield Text(f"Sent {units.count(result.requests)} requests in all.")
     background = ", ".join(f"{_name(load)} {load.background_cores:.2f}" for load in result.rates)
     yield Text(f"Cores kept busy by other processes: {background}.")
     if result.doubts:
         yield Bullets(tuple(Text(f"Doubt: {doubt}", "warning") for doubt in result.doubts))
+
+
+def _generator_words(generator: Generator | None) -> Iterator[str]:
+    if generator is None:
+        yield "its own floor was not measured, since the run was interrupted"
+        return
+    p50, p99 = units.seconds(generator.floor.p50), units.seconds(generator.floor.p99)
+    yield f"floor {p50} p50 and {p99} p99 against its own mock"
+    yield f"at most {generator.max_rate:,.0f} requests/s"
+    if generator.headroom is not None:
+        yield f"{generator.headroom:.1f} times the highest rate asked for"
+    if generator.send_lag_p99 is not None:
+        yield f"sends at most {units.seconds(generator.send_lag_p99)} late (p99)"
 
 
 def plan_report_of(plan: GatewayPlan) -> Report:

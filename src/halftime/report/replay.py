@@ -23,7 +23,8 @@ def report_of(replay: Replay) -> Report:
     comparison = comparison_of(replay.then, replay.now)
     by_stage, *details = comparison.sections
     return Report(
-        title=f"{replay.now.pipeline}: {units.seconds(replay.then.wall_seconds)} there, "
+        title=f"{replay.now.pipeline} on {replay.now.environment.place()}: "
+        f"{units.seconds(replay.then.wall_seconds)} there, "
         f"{units.seconds(replay.now.wall_seconds)} here",
         summary=_summary(replay),
         sections=(

@@ -27,6 +27,8 @@ from halftime.report.model import (
 from halftime.report.templates import render
 from halftime.report.timeline import SCRIPTS, timeline
 
+_WORTH_A_FIX = 1.01  # predicted speedup below which a fix is not what a reader should try first
+
 
 def report_of(session: Session) -> Report:
     """The whole report of one session."""
@@ -51,16 +53,10 @@ def report_of(session: Session) -> Report:
 
 
 def _what_ran(session: Session) -> str:
-    """The pipeline, and the device that it ran on; a trace names its devices in rows of its own."""
+    """The pipeline, and the device that it ran on; a recording may not name any."""
     name = session.pipeline or "Trace"
-    return f"{name} on {_device(session.environment)}" if session.kind == "profile" else name
-
-
-def _device(environment: Environment) -> str:
-    """As a user names it, and a GPU by its name."""
-    if environment.device == "cpu" or not environment.device_name:
-        return environment.device
-    return f"{environment.device} ({environment.device_name})"
+    device = session.environment.place()
+    return f"{name} on {device}" if device else name
 
 
 def _summary(session: Session) -> str:
@@ -68,11 +64,10 @@ def _summary(session: Session) -> str:
     words = [f"One call takes {_wall(session)}"]
     if top:
         words.append(f"most of it in {top.stage} ({units.share(top.share)})")
-    # Those of the first call have its ceiling, not the steady one's.
-    best = next(
-        (finding for finding in session.findings if not finding.id.endswith("first-call")), None
-    )
-    if best and best.predicted:
+    best = _best(session)
+    if best and best.broken:
+        words.append(f"but what it drew is broken ({best.id}): mend that first")
+    elif best and best.predicted and _brings_something(best):
         words.append(
             f"the most promising fix is {best.fix}, predicted {units.ratio(best.predicted)} "
             "for the whole call"
@@ -83,6 +78,20 @@ def _summary(session: Session) -> str:
         )
     notes = "".join(f" Note: {note}." for note in session.notes)
     return "; ".join(words) + "." + notes
+
+
+def _best(session: Session) -> Finding | None:
+    """The first finding, unless its fix brings nothing: then the costliest, and of equals the one
+    that has no such fix. Those of the first call have its ceiling, not the steady one's."""
+    steady = [finding for finding in session.findings if not finding.of_first_call]
+    if not steady or steady[0].broken or _brings_something(steady[0]):
+        return steady[0] if steady else None
+    return max(steady, key=lambda finding: (finding.ceiling or 0.0, finding.predicted is None))
+
+
+def _brings_something(finding: Finding) -> bool:
+    gain = finding.ceiling if finding.fix is None else finding.predicted
+    return (gain or 0.0) >= _WORTH_A_FIX
 
 
 def _wall(session: Session) -> str:

@@ -51,8 +51,8 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
         Section("What was run, where", tuple(_where(tuning)), console=False, folded=True),
     ]
     title = (
-        f"{tuning.recipe.pipeline}: {units.seconds(tuning.baseline_seconds)} to "
-        f"{units.seconds(tuning.tuned_seconds)}"
+        f"{tuning.recipe.pipeline} on {tuning.environment.place()}: "
+        f"{units.seconds(tuning.baseline_seconds)} to {units.seconds(tuning.tuned_seconds)}"
     )
     return Report(
         title,

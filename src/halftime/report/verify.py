@@ -16,7 +16,7 @@ _COLOURS = {"equivalent": 2, "different": 1, "inconclusive": 4}  # of charts.SER
 def report_of(verdict: Verdict, sheet_png: bytes | None = None) -> Report:
     """The verdict, what it rests on, and the contact sheet where its bytes are given."""
     return Report(
-        title=f"{verdict.candidate} against {verdict.baseline}: {verdict.verdict}",
+        title=f"{verdict.candidate} against {verdict.baseline}{_place(verdict)}: {verdict.verdict}",
         summary=summary_of(verdict),
         sections=tuple(
             section
@@ -31,6 +31,11 @@ def report_of(verdict: Verdict, sheet_png: bytes | None = None) -> Report:
             if section.blocks
         ),
     )
+
+
+def _place(verdict: Verdict) -> str:
+    """Folders of pictures were drawn on a device that nobody can name."""
+    return f" on {verdict.environment.place()}" if verdict.environment else ""
 
 
 def summary_of(verdict: Verdict) -> str:

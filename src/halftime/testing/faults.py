@@ -11,7 +11,7 @@ import gzip
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from halftime.verbs.gateway.timer import now
 Act = Callable[[Passage], Awaitable[None]]
 _ERROR = {"error": {"message": "planted", "type": "server_error", "code": "planted"}}
 _LOGIN = b"<!doctype html><title>Log in</title><form action=/login></form>"
+_DONE = b"data: [DONE]"
 _LENGTH = re.compile(rb"(?i)(content-length: *)\d+")
 
 
@@ -256,6 +257,107 @@ async def _shrink_picture(passage: Passage) -> None:
     await _ask_otherwise(passage, rb"(base64,[A-Za-z0-9+/]{400})[A-Za-z0-9+/=]+", rb"\1")
 
 
+async def _hold_within_head(passage: Passage) -> None:
+    head, body = await passage.whole_answer()
+    start, _, fields = head.partition(b"\r\n")
+    passage.write(start + b"\r\n")
+    await passage.hold()
+    passage.write(fields + b"\r\n\r\n" + body)
+
+
+async def _name_another_model(passage: Passage) -> None:
+    passage.write_json("200 OK", await _answer_value(passage) | {"model": "tiny"})
+
+
+async def _drop_finish_reason(passage: Passage) -> None:
+    value = await _answer_value(passage)
+    del value["choices"][0]["finish_reason"]
+    passage.write_json("200 OK", value)
+
+
+async def _add_prompt(passage: Passage) -> None:
+    prompt = json.dumps({"role": "system", "content": "Be kind. " * 100}).encode()
+    await _ask_otherwise(passage, rb'("messages": *\[)', rb"\1" + prompt + b", ")
+
+
+# What is odd, and right
+
+
+async def _reformat(passage: Passage) -> None:
+    """Other blanks, another order, fields and an id of its own, an empty line after it."""
+    value = await _answer_value(passage) | {"id": "gateway-1", "provider": {"region": "x"}}
+    body = json.dumps(dict(sorted(value.items(), reverse=True)), indent=2).encode() + b"\r\n"
+    passage.write_answer("200 OK", body, "Content-Type: application/json; charset=utf-8")
+
+
+async def _announce_upgrade(passage: Passage) -> None:
+    head, body = await passage.whole_answer()
+    lines = b"\r\nUpgrade: h2,h2c\r\nConnection: Upgrade, Keep-Alive\r\n\r\n"
+    passage.write(head + lines + body)
+
+
+async def _end_lines_with_lf(passage: Passage) -> None:
+    head, body = await passage.whole_answer()
+    passage.write((head + b"\r\n\r\n").replace(b"\r\n", b"\n") + body)
+
+
+async def _send_trailers(passage: Passage) -> None:
+    """Chunked, with an extension to a chunk and a field after the body."""
+    head, body = await passage.whole_answer()
+    lines = [line for line in head.split(b"\r\n") if not _LENGTH.match(line)]
+    chunks = chunk(body).replace(b"\r\n", b";signed=no\r\n", 1) + b"0\r\nX-Sum: 1\r\n\r\n"
+    passage.write(b"\r\n".join([*lines, b"Transfer-Encoding: chunked\r\n\r\n"]) + chunks)
+
+
+async def _say_done_twice(passage: Passage) -> None:
+    async def events() -> AsyncIterator[bytes]:
+        async for event in passage.each_event():
+            yield event * 2 if event.startswith(_DONE) else event
+
+    await _write_each(passage, events())
+
+
+async def _comment_stream(passage: Passage) -> None:
+    """With keep-alives, names and ids of events, and lines that end with CRLF."""
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b": keep-alive\r\n\r\n"
+        async for event in passage.each_event():
+            yield b"id: 1\r\nevent: message\r\n" + event.replace(b"\n", b"\r\n")
+
+    await _write_each(passage, events())
+
+
+async def _begin_at_once(passage: Passage) -> None:
+    """With an event that has no text, before there is an answer."""
+    start = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b"data: " + json.dumps(start).encode() + b"\n\n"
+        async for event in passage.each_event():
+            yield event
+
+    await _write_each(passage, events())
+
+
+async def _cut_chunks_anew(passage: Passage) -> None:
+    """Without regard to where an event begins or ends."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        async for event in passage.each_event():
+            for start in range(0, len(event), 50):
+                yield event[start : start + 50]
+
+    await _write_each(passage, pieces())
+
+
+async def _write_each(passage: Passage, pieces: AsyncIterator[bytes]) -> None:
+    passage.write(EVENTS_HEAD)
+    async for piece in pieces:
+        passage.write(chunk(piece))
+    passage.write(b"0\r\n\r\n")
+
+
 # What is no answer
 
 
@@ -304,6 +406,42 @@ async def _answer_by_itself(passage: Passage) -> None:
     mark = re.search(rb"halftime-[0-9a-f]{8}", passage.request)
     passage.write(re.sub(rb"halftime-[0-9a-f]{8}", mark[0] if mark else b"", memory[0]))
     return None
+
+
+async def _cache_later(passage: Passage) -> None:
+    """It has warmed up by then."""
+    if passage.number >= 8:
+        return await _answer_by_itself(passage)
+    return await passage.passing()
+
+
+async def _rewrite_prompt(passage: Passage) -> None:
+    """As one that hides what looks like a number of somebody's."""
+    await _ask_otherwise(passage, rb"(halftime-)[0-9a-f]{8}", rb"\1********")
+
+
+async def _switch_protocol(passage: Passage) -> None:
+    passage.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    )
+
+
+async def _announce_less(passage: Passage) -> None:
+    """The rest stands before the next answer."""
+    _, body = await passage.whole_answer()
+    passage.write_answer("200 OK", body, "Content-Type: application/json", length=len(body) - 10)
+
+
+async def _stream_json_lines(passage: Passage) -> None:
+    events = await passage.events()
+    lines = b"".join(event[6:].strip() + b"\n" for event in events[:-1])
+    passage.write_answer("200 OK", lines, "Content-Type: application/x-ndjson")
+
+
+async def _repeat_last_chunk(passage: Passage) -> None:
+    events = await passage.events()
+    passage.write_events([*events[:-1], *events[-2:]])
 
 
 async def _cross(passage: Passage) -> None:
@@ -531,6 +669,30 @@ FAULTS: dict[str, PlantedFault] = {
         share=0.2,
     ),
     "strips-usage": PlantedFault("leaves the usage out of answers", _strip_usage, "answers-differ"),
+    "drops-finish-reasons": PlantedFault(
+        "leaves the finish_reason out of answers", _drop_finish_reason, "answers-differ"
+    ),
+    "names-another-model": PlantedFault(
+        "puts another model's name into answers", _name_another_model, "model-differs"
+    ),
+    "adds-prompts": PlantedFault("puts a prompt before the user's", _add_prompt, "requests-grown"),
+    "holds-within-heads": PlantedFault(
+        "holds each answer after its first line", _hold_within_head, "answer-held", seconds=0.01
+    ),
+    "reformats": PlantedFault("writes the same answer in other JSON", _reformat),
+    "announces-upgrades": PlantedFault("says that it could speak HTTP/2, too", _announce_upgrade),
+    "ends-lines-with-lf": PlantedFault("ends header lines with LF alone", _end_lines_with_lf),
+    "sends-trailers": PlantedFault("sends a field after each body", _send_trailers),
+    "says-done-twice": PlantedFault("ends streams twice", _say_done_twice, stream=True),
+    "comments-streams": PlantedFault(
+        "puts keep-alives, names and ids into streams", _comment_stream, stream=True
+    ),
+    "begins-at-once": PlantedFault(
+        "begins each stream with an empty event", _begin_at_once, stream=True
+    ),
+    "cuts-chunks-anew": PlantedFault(
+        "cuts streams into chunks anew, within events", _cut_chunks_anew, stream=True
+    ),
     "shrinks-pictures": PlantedFault(
         "cuts the picture out of requests", _shrink_picture, "requests-shrunk", picture=True
     ),
@@ -560,6 +722,15 @@ FAULTS: dict[str, PlantedFault] = {
         "unreached",
         "never reached the upstream",
     ),
+    "caches-later": PlantedFault(
+        "the same, after eight requests",
+        _cache_later,
+        "unreached",
+        "never reached the upstream",
+    ),
+    "rewrites-prompts": PlantedFault(
+        "hides numbers in prompts", _rewrite_prompt, "errors", "another text"
+    ),
     "crosses-answers": PlantedFault(
         "gives each request the answer to the one before it", _cross, "errors", _OTHER_REQUEST
     ),
@@ -578,6 +749,12 @@ FAULTS: dict[str, PlantedFault] = {
         "errors",
         "timeout",
         share=0.2,
+    ),
+    "announces-less": PlantedFault(
+        "a Content-Length of ten bytes too few", _announce_less, "errors", "more than one answer"
+    ),
+    "switches-protocol": PlantedFault(
+        "answers 101 and goes on in HTTP/2", _switch_protocol, "errors", "not HTTP"
     ),
     "shortens-texts": PlantedFault(
         "a third of the text, in JSON that is whole", _shorten_text, "errors", "shorter"
@@ -619,6 +796,13 @@ FAULTS: dict[str, PlantedFault] = {
         "not a stream",
         stream=True,
     ),
+    "streams-json-lines": PlantedFault(
+        "streams JSON lines instead of events",
+        _stream_json_lines,
+        "errors",
+        "not a stream",
+        stream=True,
+    ),
     "ends-without-done": PlantedFault(
         "leaves data: [DONE] out", _without_done, "errors", "without [DONE]", stream=True
     ),
@@ -641,6 +825,9 @@ FAULTS: dict[str, PlantedFault] = {
     ),
     "repeats-chunks": PlantedFault(
         "sends one chunk twice", _repeat_chunk, "errors", "longer", stream=True
+    ),
+    "repeats-last-chunk": PlantedFault(
+        "sends the last chunk twice", _repeat_last_chunk, "errors", "longer", stream=True
     ),
     "drops-chunks": PlantedFault(
         "leaves one chunk out", _drop_chunk, "errors", "shorter", stream=True

@@ -85,6 +85,14 @@ class Passage:
         _, body = await self.whole_answer()
         return [event + b"\n\n" for event in body.split(b"\n\n") if event]
 
+    async def each_event(self) -> AsyncIterator[bytes]:
+        """The events of a streamed answer, as they come."""
+        pending = b""
+        async for arrival in self.answer():
+            *events, pending = (pending + arrival.body).split(b"\n\n")
+            for event in events:
+                yield event + b"\n\n"
+
     async def hold(self) -> None:
         """Wait as long as the proxy is set to."""
         await self.proxy.hold(self.proxy.seconds)

@@ -171,13 +171,6 @@ def sets_cache_contexts(pipeline: DiffusionPipeline) -> bool:
     return any("cache_context" in code.co_names for code in codes_of(type(pipeline)))
 
 
-def forget_cached_steps(model: nn.Module) -> None:
-    """Let diffusers' caches forget the last call: pipelines do so at their end, but not all."""
-    reset = getattr(model, "_reset_stateful_cache", None)
-    if reset is not None:
-        reset()
-
-
 def codes_of(kind: type) -> list[CodeType]:
     """The code that a call of the class may run: its own `__call__`, that of the class which it
     extends wherever it hands on to it, and the functions defined inside. Empty where the call is
@@ -219,6 +212,12 @@ def kept_in_fp32(model: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
 
 
+def not_cast_layerwise(model: nn.Module) -> tuple[str, ...]:
+    """Patterns of the layers that diffusers keeps in their precision under layerwise casting, by
+    each model's own list."""
+    return tuple(getattr(model, "_skip_layerwise_casting_patterns", None) or ())
+
+
 # They embed the timestep in `timestep.dtype`, and so need it in the dtype of their weights; other
 # models turn its embedding into the dtype of the hidden states.
 _IN_DTYPE_OF_TIMESTEP = frozenset(
@@ -235,52 +234,25 @@ def computes_in_dtype_of_timestep(model: nn.Module) -> bool:
     return any(base.__name__ in _IN_DTYPE_OF_TIMESTEP for base in type(model).__mro__)
 
 
-def unknown_to_first_block_cache(model: nn.Module) -> str | None:
-    """The reason why diffusers' FirstBlockCache cannot cache this transformer; None where it can.
-
-    It knows blocks by class, and raises for an unknown one only in the middle of a call.
-    """
-    from diffusers.hooks._common import _ALL_TRANSFORMER_BLOCK_IDENTIFIERS
-    from diffusers.hooks._helpers import TransformerBlockRegistry
-    from torch import nn
-
-    blocks = [
-        block
-        for name, child in model.named_children()
-        if name in _ALL_TRANSFORMER_BLOCK_IDENTIFIERS and isinstance(child, nn.ModuleList)
-        for block in child
-    ]
-    if any(name.startswith("temporal_") for name, _ in model.named_children()):
-        return "its blocks see pictures and frames in turns, which FirstBlockCache does not expect"
-    gives_texts = []  # whether each block gives the text's states beside the picture's
-    for block in blocks:
-        try:
-            metadata = TransformerBlockRegistry.get(type(block))
-        except ValueError:
-            return f"diffusers' FirstBlockCache does not know {type(block).__name__}"
-        gives_texts.append(metadata.return_encoder_hidden_states_index is not None)
-        expected = {"hidden_states"} | ({"encoder_hidden_states"} if gives_texts[-1] else set())
-        if expected - set(inspect.signature(type(block).forward).parameters):
-            name = type(block).__name__
-            return f"diffusers' FirstBlockCache does not find the states that {name} is given"
-    if len(blocks) < 2:
-        return "its transformer has no two blocks that FirstBlockCache knows"
-    if gives_texts[0] != gives_texts[-1]:
-        first, last = type(blocks[0]).__name__, type(blocks[-1]).__name__
-        return f"diffusers' FirstBlockCache cannot subtract what {first} gives from {last}'s"
-    return None
-
-
 def unfusable_attention(model: nn.Module) -> str | None:
     """The class of an attention whose projections diffusers says it can fuse and cannot, because
-    they are not called to_q, to_k and to_v; None where there is none."""
+    they are not called to_q, to_k and to_v, or read inputs of different widths, as between LTX-2's
+    picture and its sound; None where there is none."""
     for module in model.modules():
         fuses = hasattr(module, "fuse_projections") and getattr(
             module, "_supports_qkv_fusion", True
         )
-        if fuses and not all(hasattr(module, name) for name in ("to_q", "to_k", "to_v")):
+        if fuses and not _fusable(module):
             return type(module).__name__
     return None
+
+
+def _fusable(attention: nn.Module) -> bool:
+    projections = [getattr(attention, name, None) for name in ("to_q", "to_k", "to_v")]
+    if None in projections:
+        return False
+    joined = projections[1:] if getattr(attention, "is_cross_attention", False) else projections
+    return len({getattr(projection, "in_features", None) for projection in joined}) == 1
 
 
 @contextmanager
@@ -321,25 +293,19 @@ def is_hooked(module: nn.Module) -> bool:
     return accelerate_hook(module) is not None or bool(diffusers_hooks(module))
 
 
-@contextmanager
-def registry_caches_restored(model: nn.Module) -> Iterator[None]:
-    """A hook registry remembers which modules below it have registries, from the first call under
-    a cache on; what it remembered before is put back."""
-    name = "_child_registries_cache"
-    registries = [
-        vars(module._diffusers_hook)
-        for module in model.modules()
-        if hasattr(module, "_diffusers_hook")
-    ]
-    before = [registry.get(name, registries) for registry in registries]
-    try:
-        yield
-    finally:
-        for registry, value in zip(registries, before, strict=True):
-            if value is registries:  # it had none
-                registry.pop(name, None)
-            else:
-                registry[name] = value
+# What `enable_model_cpu_offload` leaves on a pipeline.
+OFFLOADING_NOTES = ("_all_hooks", "_offload_gpu_id", "_offload_device")
+
+
+def put_back_on_the_host(pipeline: DiffusionPipeline) -> None:
+    """What a pipeline does at the end of a call under model offload (`maybe_free_model_hooks`),
+    with its hooks left as they are: its own way takes them off and makes new ones, and what was put
+    over the hooked methods meanwhile is lost."""
+    for component in pipeline.components.values():
+        if hasattr(component, "_reset_stateful_cache"):
+            component._reset_stateful_cache()
+    for hook in getattr(pipeline, "_all_hooks", None) or ():
+        hook.offload()
 
 
 GROUP_OFFLOADING = "group_offloading"  # of `diffusers_hooks`
@@ -357,6 +323,34 @@ def fused_adapters(pipeline: DiffusionPipeline) -> tuple[str, ...]:
     """Names of adapters that `fuse_lora` wrote into the weights; they stay there after their own
     layers are unloaded. The public `fused_loras` is missing from older versions."""
     return tuple(sorted(getattr(pipeline, "_merged_adapters", None) or ()))
+
+
+def unmergeable_adapter(layer: nn.Module) -> str | None:
+    """Why peft cannot write this layer's adapters into its weights; None where it can."""
+    if not hasattr(layer, "merge") or not hasattr(layer, "get_base_layer"):
+        return f"peft's {type(layer).__name__} cannot be merged into the weights"
+    return None
+
+
+def merged_copy(layer: nn.Module) -> nn.Module:
+    """The base layer of one of peft's layers, over copies of its weights into which the active
+    adapters are merged. `merge` writes in place and notes what it merged in lists, which are copies
+    too; call where the attributes of both are put back."""
+    from torch import nn
+
+    base: nn.Module = layer.get_base_layer()  # type: ignore[operator]
+    for name, tensor in base._parameters.items():
+        if tensor is not None:
+            copied = nn.Parameter(tensor.detach().clone(), requires_grad=False)
+            base._parameters[name] = copied
+    vars(layer)["merged_adapters"] = list(vars(layer)["merged_adapters"])
+    layer.merge()  # type: ignore[operator]
+    return base
+
+
+def hotswaps(arguments: Mapping[str, object]) -> bool:
+    """Whether a call of `load_lora_weights` writes into the adapter that is there already."""
+    return bool(arguments.get("hotswap"))
 
 
 # ---- schedulers

@@ -162,6 +162,12 @@ def is_compiled(component: object) -> bool:
     )
 
 
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile(module)` wrapped, or the module itself."""
+    inner: nn.Module = getattr(module, "_orig_mod", module)
+    return inner
+
+
 def own_forward_hooks(module: nn.Module) -> bool:
     """Whether hooks of the user's own run before or after this very module's forward: torch has no
     public list of hooks, and transformers puts some on its own models."""
@@ -200,6 +206,39 @@ def compilations() -> Sequence[CompilationMetrics]:
     from torch._dynamo.utils import get_compilation_metrics
 
     return get_compilation_metrics()
+
+
+@contextmanager
+def compilations_watched(begins: Callable[[], None], ends: Callable[[], None]) -> Iterator[None]:
+    """Call these around each time that dynamo compiles, or records a CUDA graph, in the block; the
+    outermost where such times nest. Nothing is compiled before dynamo is loaded."""
+    if not dynamo_is_loaded():
+        yield
+        return
+    from torch._dynamo.callback import callback_handler
+
+    def start(*_: object) -> None:
+        begins()
+
+    def end(*_: object) -> None:
+        ends()
+
+    callback_handler.register_start_callback(start)
+    callback_handler.register_end_callback(end)
+    try:
+        yield
+    finally:
+        callback_handler.remove_start_callback(start)
+        callback_handler.remove_end_callback(end)
+
+
+def is_compiled_whole(component: object) -> bool:
+    """Whether the module's own call runs through torch.compile, and nothing inside it does."""
+    if not isinstance(component, nn.Module):
+        return False
+    inner = uncompiled(component)
+    at_once = inner is not component or call_entry(component) == COMPILED_CALL
+    return at_once and not any(map(is_compiled, inner.children()))
 
 
 def allow_recompiles(limit: int) -> None:
@@ -247,6 +286,19 @@ def inductor_folder(folder: Path) -> AbstractContextManager[object]:
     from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 
     return temporary_cache_dir(str(folder))
+
+
+@contextmanager
+def inductor_config_restored() -> Iterator[None]:
+    """Afterwards Inductor is configured as it was: torchao sets what it recommends for the whole
+    process."""
+    from torch._inductor import config
+
+    before = config.save_config()
+    try:
+        yield
+    finally:
+        config.load_config(before)
 
 
 # The logger that warns of every operator of a package that is not installed, at each export.

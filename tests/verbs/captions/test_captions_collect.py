@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from captions_synthetic import jpeg
+from captions_synthetic import chat, jpeg
 from captions_upstreams import Model, rude, serving
 from halftime.base.errors import BadFile
 from halftime.cli import main
 from halftime.verbs.captions import collect as collecting
 from halftime.verbs.captions.collect import _retry_seconds
 from halftime.verbs.captions.log import logged_lines, read_log
+from halftime.verbs.captions.request import caption_request
 
 
 @dataclass
@@ -32,13 +33,25 @@ class Moody:
     always: int = 200
     retry_after: bytes = b""
     requests: int = 0
+    received: list[tuple[str, dict]] = field(default_factory=list)  # paths and bodies
+    gathers: int = 0  # from its second request on it answers so many at a time
+    under_way: int = 0
+    most: int = 0
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             return
-        while (await receive()).get("more_body"):
-            pass
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        self.received.append((scope["path"], json.loads(body)))
         self.requests += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        if self.gathers and self.requests > 1:
+            await self.gathered()
+        self.under_way -= 1
         status = self.statuses.pop(0) if self.statuses else self.always
         headers = [(b"content-type", b"application/json")]
         headers += [(b"retry-after", self.retry_after)] if self.retry_after else []
@@ -49,6 +62,12 @@ class Moody:
                 "body": Model("m").completion() if status == 200 else b"no such luck",
             }
         )
+
+    async def gathered(self) -> None:
+        """Wait for the others of this request's group."""
+        number = (self.requests - 2) // self.gathers
+        while self.requests < 1 + self.gathers * (number + 1):
+            await asyncio.sleep(0.001)
 
 
 def run(arguments: list[str]) -> int:
@@ -366,3 +385,148 @@ def test_retry_after_is_honoured_up_to_a_minute(
     desk.large.statuses, desk.large.retry_after = [503], b"999"
     assert desk.collect(desk.requests(1)) == 0
     assert [seconds for seconds in slept if seconds >= 1] == [7.0, collecting.LONGEST_PAUSE]
+
+
+def body(**fields: object) -> dict:
+    """A live request with a system prompt, as a client sends it."""
+    request = chat(jpeg(3, 64, noise=60.0), "What is on the sign?", **fields)
+    system = {"role": "system", "content": "Answer in Welsh."}
+    return request | {"messages": [system, *request["messages"]]}
+
+
+def test_whole_requests_go_to_both_models_as_they_are(desk: Desk) -> None:
+    live = body(model="captions", stream=True, stream_options={}, max_tokens=7, n=1)
+    assert desk.collect(desk.requests(0, {"body": live, "id": "a", "slice": "signs"})) == 0
+    for model, name in ((desk.small, "s"), (desk.large, "l")):
+        ((path, received),) = model.received
+        assert path == "/v1/chat/completions"
+        assert received == {
+            "model": name,
+            "messages": live["messages"],
+            "max_tokens": 7,
+            "n": 1,
+        }  # the log needs an answer in one piece
+    (row,) = logged_lines(desk.log)
+    assert (row.id, row.slice, row.prompt) == ("a", "signs", "What is on the sign?")
+    assert row.shape == caption_request(live).shape != ""
+    assert row.image.startswith("data:image/jpeg;base64,")
+    assert len(read_log(desk.log).rows) == 1
+
+
+def test_a_whole_request_is_not_asked_again(desk: Desk) -> None:
+    requests = desk.requests(0, {"body": body()}, {"body": body()}, {"body": body(n=2)})
+    assert desk.collect(requests) == 0
+    assert desk.small.requests == 3
+    assert desk.collect(requests) == 0
+    assert desk.small.requests == 3
+
+
+def test_requests_of_the_responses_api_go_to_it(desk: Desk) -> None:
+    url = chat(jpeg(3, 64))["messages"][0]["content"][1]["image_url"]["url"]
+    parts = [{"type": "input_text", "text": "what?"}, {"type": "input_image", "image_url": url}]
+    live = {"model": "captions", "input": [{"role": "user", "content": parts}]}
+    assert desk.collect(desk.requests(0, {"body": live})) == 0
+    ((path, received),) = desk.large.received
+    assert (path, received) == ("/v1/responses", live | {"model": "l"})
+    (row,) = logged_lines(desk.log)
+    assert (row.prompt, row.shape) == ("what?", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"body": chat(None)}, "line 1: its 'body' is no request that could be routed: no picture"),
+        ({"prompt": "what?"}, "line 1: it has neither 'image' nor 'body'"),
+    ],
+)
+def test_a_request_that_cannot_be_collected_is_named_before_any_is_sent(
+    desk: Desk, line: dict, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert desk.collect(desk.requests(0, line, {"body": body()})) == 2
+    assert words in capsys.readouterr().err
+    assert desk.small.requests == 0
+
+
+def test_so_many_requests_are_under_way_at_once_after_the_first(desk: Desk) -> None:
+    """The first one shows whether models and judge are there."""
+    desk.concurrency = desk.large.gathers = 3
+    requests = desk.requests(7)
+    assert desk.collect(requests) == 0
+    assert desk.large.most == 3
+    assert sorted(desk.images()) == [f"{number}.jpg" for number in range(7)]
+    assert desk.images()[0] == "0.jpg"
+    assert desk.collect(requests) == 0  # in whichever order its lines stand
+    assert desk.small.requests == 7
+
+
+def test_of_requests_under_way_each_fails_alone(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.concurrency = desk.large.gathers = 3
+    desk.large.statuses = [200, 400, 400, 200, 200, 200, 200]
+    assert desk.collect(desk.requests(7)) == 0
+    assert len(desk.images()) == 5
+    assert "left out 2: 2 x l answered 400" in capsys.readouterr().err
+
+
+def test_a_third_model_is_asked_and_judged_between_the_two(desk: Desk) -> None:
+    middle = Moody()
+    with serving(middle) as url:
+        desk.prices = (
+            *desk.prices,
+            "--middle",
+            url,
+            "--middle-model",
+            "m",
+            "--middle-price",
+            "0.4",
+        )
+        assert desk.collect(desk.requests(2)) == 0
+    assert [received["model"] for _, received in middle.received] == ["m", "m"]
+    row = logged_lines(desk.log)[0]
+    (between,) = row.between
+    assert (between.answer.cost, between.answer.quality) == (pytest.approx(0.4), 0.5)
+    assert between.check.score == row.check.score == 0.5
+
+
+def test_half_of_a_third_model_is_refused(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.prices = ("--middle", "http://127.0.0.1:9/v1")
+    assert desk.collect(desk.requests(1)) == 2
+    assert "needs both: --middle URL and --middle-model NAME" in capsys.readouterr().err
+
+
+def test_pictures_by_url_are_looked_at_and_the_models_get_the_url(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[str] = []
+
+    async def host(scope, receive, send) -> None:
+        if scope["type"] == "http":
+            fetched.append(scope["path"])
+            status = 200 if scope["path"].endswith("a.jpg") else 404
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": jpeg(3, 64)})
+
+    with serving(host) as url:
+        named = url.removeprefix("http://").removesuffix("/v1")
+        live = chat(None)
+        part = {"type": "image_url", "image_url": {"url": f"{url}/a.jpg"}}
+        live["messages"][0]["content"].append(part)
+        requests = desk.requests(
+            0, {"body": live}, {"image": f"{url}/a.jpg", "prompt": "x"}, {"image": f"{url}/gone"}
+        )
+        assert desk.collect(requests) == 2  # nobody named the host
+        assert f"line 1: its picture is at {named}, which was not named: give --fetch-from" in (
+            capsys.readouterr().err
+        )
+        assert (fetched, desk.small.requests) == ([], 0)
+        desk.prices = (*desk.prices, "--fetch-from", named)
+        assert desk.collect(requests) == 0
+        assert desk.collect(requests) == 0  # the two are there
+    assert "1 x the picture cannot be fetched" in capsys.readouterr().err
+    assert desk.small.requests == 2
+    for _, received in desk.large.received:
+        assert received["messages"][0]["content"][1] == part
+    rows = logged_lines(desk.log)
+    assert [row.url for row in rows] == [f"{url}/a.jpg"] * 2
+    assert len(read_log(desk.log).rows) == 2  # calibrated without the host

@@ -282,7 +282,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_shadowed_answers_are_judged_and_drift_sends_everything_large(tmp_path: Path) -> None:
     journal = tmp_path / "drift"
     with setting(shadow=1.0, judge=judge, on_drift="large", drift_file=journal) as s:
-        client, drift = s.client, s.passthrough.drift
+        client, drift = s.client, s.passthrough.drifts[0]
         s.small.answer, s.large.answer = "one apple, quite red", "the picture shows an apple"
         for _ in range(5):
             client.chat.completions.create(**chat(jpeg()))
@@ -319,7 +319,7 @@ def test_a_judge_that_raises_costs_a_shadow_and_nothing_else(
         assert s.client.chat.completions.create(**chat(jpeg())).model == "small-model"
         wait_until(lambda: "the judge raised ValueError" in caplog.text)
         assert "apple" not in caplog.text
-        assert s.passthrough.drift.shadowed == 0
+        assert s.passthrough.drifts[0].shadowed == 0
 
 
 @pytest.mark.parametrize(

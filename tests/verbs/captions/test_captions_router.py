@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 
 from captions_synthetic import certified, chat, jpeg
 from halftime.base.errors import BadInput
-from halftime.records.captions import FirstLook, NeverSmall, Router
-from halftime.verbs.captions import features, request
+from halftime.base.store import write_json
+from halftime.records.captions import Chain, FirstLook, NeverSmall, Router
+from halftime.verbs.captions import features, litellm_hook, request
+from halftime.verbs.captions.pictures import PictureClient
 from halftime.verbs.captions.router import decide
 from halftime.verbs.captions.rules import read_rules
 
@@ -180,23 +183,17 @@ def test_the_same_request_gets_the_same_decision_after_a_round_trip(values: list
 
 
 def test_the_hook_of_litellm(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
-    from halftime.verbs.captions import litellm_hook
-
     (tmp_path / "router.json").write_bytes(msgspec.json.encode(certified()))
     monkeypatch.setenv("HALFTIME_CAPTIONS_ROUTER", str(tmp_path / "router.json"))
     monkeypatch.setenv("HALFTIME_CAPTIONS_SMALL", "tiny")
     with pytest.raises(Exception, match="HALFTIME_CAPTIONS_LARGE"):
         litellm_hook.from_environment()
     monkeypatch.setenv("HALFTIME_CAPTIONS_LARGE", "huge")
-    monkeypatch.setattr(litellm_hook, "choose", choose)
+    monkeypatch.setattr(litellm_hook, "looked_at", partial(request.looked_at, most_seconds=5.0))
     hook = litellm_hook.from_environment()
 
     def routed(data: dict) -> dict:
-        return asyncio.run(
-            hook.async_pre_call_hook(None, None, json.loads(json.dumps(data)), "completion")
-        )
+        return hooked(hook, data)
 
     assert routed(chat(jpeg()))["model"] == "tiny"
     assert routed(chat(None))["model"] == "huge"
@@ -207,6 +204,70 @@ def test_the_hook_of_litellm(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     received = {"proxy_server_request": {"body": chat(jpeg())}, "anything": "else"}
     assert routed(chat(jpeg(), **received))["model"] == "tiny"
     assert routed(chat(jpeg(), n=2))["model"] == "huge"
+
+
+def hooked(hook: litellm_hook.CaptionsRouter, data: dict) -> dict:
+    copied = json.loads(json.dumps(data))
+    return asyncio.run(hook.async_pre_call_hook(None, None, copied, "completion"))
+
+
+YES, NO, UNPROVED = certified(0.5), certified(0.99), certified(None)
+
+
+@pytest.mark.parametrize(
+    ("routers", "model"),
+    [
+        ((YES, YES), "s"),
+        ((NO, YES), "m"),
+        ((UNPROVED, YES), "m"),
+        ((NO, NO), "l"),
+        ((UNPROVED, UNPROVED), "l"),
+        # without an answer to look at nobody knows what a cascade would have left over
+        ((certified(0.5, mode="cascade"), YES), "l"),
+    ],
+)
+def test_the_hook_walks_a_chain(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, routers: tuple[Router, Router], model: str
+) -> None:
+    write_json(tmp_path / "chain.json", Chain(routers=routers, alpha=0.02, delta=0.05))
+    values = {"ROUTER": str(tmp_path / "chain.json"), "SMALL": "s", "LARGE": "l", "MIDDLE": "m"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"HALFTIME_CAPTIONS_{name}", value)
+    monkeypatch.setattr(litellm_hook, "looked_at", partial(request.looked_at, most_seconds=5.0))
+    assert hooked(litellm_hook.from_environment(), chat(jpeg()))["model"] == model
+    assert hooked(litellm_hook.from_environment(), chat(None))["model"] == "l"
+    monkeypatch.delenv("HALFTIME_CAPTIONS_MIDDLE")
+    with pytest.raises(BadInput, match="HALFTIME_CAPTIONS_MIDDLE is not set"):
+        litellm_hook.from_environment()
+
+
+def test_the_hook_looks_at_pictures_by_url_from_hosts_that_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pictures = PictureClient(("images.example",))
+    asked: list[str] = []
+
+    async def fetch(url: str) -> bytes:
+        asked.append(url)
+        return jpeg()
+
+    monkeypatch.setattr(pictures, "fetch", fetch)
+    monkeypatch.setattr(litellm_hook, "looked_at", partial(request.looked_at, most_seconds=5.0))
+    hook = litellm_hook.CaptionsRouter((YES,), ("s", "l"), pictures=pictures)
+
+    def by_url(host: str) -> dict:
+        data = chat(None)
+        part = {"type": "image_url", "image_url": {"url": f"https://{host}/a.jpg"}}
+        data["messages"][0]["content"].append(part)
+        return data
+
+    assert hooked(hook, by_url("images.example"))["model"] == "s"
+    assert hooked(hook, by_url("elsewhere.example"))["model"] == "l"
+    assert (
+        hooked(litellm_hook.CaptionsRouter((YES,), ("s", "l")), by_url("images.example"))["model"]
+        == "l"
+    )
+    assert asked == ["https://images.example/a.jpg"]
 
 
 def test_the_hook_needs_no_more_than_its_list_says(tmp_path) -> None:

@@ -39,7 +39,7 @@ NAMES = {
     "denoiser-compile",
     "fused-qkv",
     "attention-backend",
-    "int8-dynamic",
+    "denoiser-quantize",
     "guidance-interval",
     "step-cache",
     "openvino",
@@ -95,7 +95,7 @@ def test_the_fixes_have_the_names_of_the_fixes() -> None:
         "sdxl", "A100", settings=ForecastSettings(dtype="fp32", vae_dtype="fp32", attention="math")
     )
     names = [fix.fix for fix in predicted.fixes]
-    assert set(names) == NAMES - {"openvino", "onnxruntime", "int8-dynamic"}
+    assert set(names) == NAMES - {"openvino", "onnxruntime", "denoiser-quantize"}
     ratios = {fix.fix: fix.ratio for fix in predicted.fixes}
     assert all(fix.low <= fix.ratio <= fix.high for fix in predicted.fixes)
     assert ratios["denoiser-dtype"] > 2

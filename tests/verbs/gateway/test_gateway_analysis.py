@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from halftime.records.gateway import GRID, Distribution, Load, Percentiles
 from halftime.verbs.gateway import analysis
-from halftime.verbs.gateway.client import Sample
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.mock import LogEntry
 from halftime.verbs.gateway.summary import beyond_capacity, limits
 

@@ -9,7 +9,8 @@ import pytest
 
 from halftime.verbs.gateway import brake, load
 from halftime.verbs.gateway.brake import Brake
-from halftime.verbs.gateway.client import Allowance, Sample, _seconds_of
+from halftime.verbs.gateway.client import Allowance, _seconds_of
+from halftime.verbs.gateway.connection import Sample
 
 
 @dataclass
@@ -151,3 +152,10 @@ def test_no_more_than_allowed_are_sent() -> None:
 )
 def test_retry_after(text: str | None, seconds: float | None) -> None:
     assert _seconds_of(text) == seconds
+
+
+def test_what_speaks_another_protocol_has_not_stopped() -> None:
+    ended = Brake()
+    for _ in range(brake.BAD_IN_A_ROW):
+        ended.note(sample("through", 0, error="not HTTP/1.1"))
+    assert ended.reason == "through: nothing but not HTTP/1.1"

@@ -18,12 +18,13 @@ from halftime.records.gateway import (
 )
 from halftime.report.gateway import report_of
 from halftime.report.markdown import markdown
-from halftime.verbs.gateway.client import Sample
-from halftime.verbs.gateway.compare import shorter_sentence, upstream_log
+from halftime.verbs.gateway.compare import check_answers, shorter_sentence, upstream_log
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.evidence import GatewayEvidence
 from halftime.verbs.gateway.failures import broken_sentences
 from halftime.verbs.gateway.findings import find
 from halftime.verbs.gateway.mock import LogEntry
+from halftime.verbs.gateway.reply import Reply
 from halftime.verbs.gateway.verdict import with_budget
 
 
@@ -300,3 +301,54 @@ def test_reasons_of_a_no() -> None:
 def test_texts_of_a_foreign_upstream_that_are_cut(size: int, count: int, shorter: bool) -> None:
     answers = AnswerFacts(direct_size=1000.0, through_size=float(size))
     assert bool(shorter_sentence(answers, count)) is shorter
+
+
+def test_work_that_adds_hardly_anything_is_no_finding() -> None:
+    """As the work on a stream's chunks, which are far apart."""
+    quick = load(0.0004, cpu_per_request=0.0015, through_requests=100)
+    slow = load(0.003, cpu_per_request=0.0025, through_requests=100)
+    assert "computes" not in messages(quick)
+    assert "computes" in messages(slow)
+
+
+# Another upstream than the mock, whose truth nobody knows
+
+
+def answered(number: int, arm: str, identity: str, digest: int, mark: str = "") -> Sample:
+    sample = Sample(f"{number:08x}", arm, 0.0, status=200)
+    sample.reply = Reply(identity=identity, digest=digest, size=40, mark=mark)
+    return sample
+
+
+def checked(*through: Sample, alike: bool = False) -> list[str]:
+    direct = [answered(n, "direct", f"d{n}", 0 if alike else n) for n in range(12)]
+    check_answers(direct, through, None)
+    return [sample.error for sample in through]
+
+
+def test_an_answer_that_was_given_before_is_a_caches() -> None:
+    own = [answered(100 + n, "through", f"t{n}", 500 + n) for n in range(3)]
+    again = answered(200, "through", "t1", 501)
+    assert checked(*own, again) == ["", "", "", "an answer that was given before"]
+
+
+@pytest.mark.parametrize("digests", [(7, 8, 9), (7, 7, 9)])
+def test_a_gateway_may_have_one_id_for_all_and_an_upstream_one_text(
+    digests: tuple[int, ...],
+) -> None:
+    """Neither alone shows that an answer was given before."""
+    constant = [answered(100 + n, "through", "gw", digest) for n, digest in enumerate((7, 8, 9))]
+    assert checked(*constant) == [""] * 3
+    texts = [answered(100 + n, "through", f"t{n}", digest) for n, digest in enumerate(digests)]
+    assert checked(*texts) == [""] * 3
+    both = [answered(100 + n, "through", "gw", 7) for n in range(3)]
+    assert checked(*both, alike=True) == [""] * 3  # direct answers are alike, too
+
+
+def test_an_answer_with_another_requests_mark_is_that_ones() -> None:
+    assert checked(
+        answered(100, "through", "a", 1, f"{100:08x}"),  # an upstream that repeats its prompt
+        answered(101, "through", "b", 2, f"{100:08x}"),
+        answered(102, "through", "c", 3, "deadbeef"),  # nobody's here: it made that up
+        answered(103, "through", "d", 4),
+    ) == ["", "the answer to another request", "", ""]

@@ -9,7 +9,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from halftime.verbs.gateway.client import Pool, Sample, _connect_hint
+from halftime.verbs.gateway import connection
+from halftime.verbs.gateway.client import Pool, _connect_hint
+from halftime.verbs.gateway.connection import Sample
+from halftime.verbs.gateway.doubts import dead_addresses
 from halftime.verbs.gateway.endpoint import Payload, Trust, endpoint
 from halftime.verbs.gateway.timer import now
 
@@ -155,3 +158,89 @@ def test_trust_is_read_before_anything_is_sent() -> None:
     with pytest.raises(Exception, match="no certificate or key can be read"):
         Trust("/no/such/file.pem").context()
     assert Trust(insecure=True).context().verify_mode == ssl.CERT_NONE
+
+
+def test_a_server_that_tires_of_an_idle_connection_has_not_answered_twice() -> None:
+    tired = b"HTTP/1.1 408 Request Time-out\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    samples = idle_between(tired)
+    assert [sample.error for sample in samples] == ["", ""]
+    assert idle_between(answer(b"again"))[0].error == "more than one answer"
+
+
+def idle_between(unasked: bytes) -> list[Sample]:
+    """Two requests to a server that sends this after the first one's answer, and closes."""
+    read = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(2**16)
+        writer.write(answer(b"a"))
+        if not read.is_set():
+            await read.wait()  # the answer is read, and no request is under way
+            writer.write(unasked)
+        writer.close()
+
+    async def go() -> list[Sample]:
+        server = await asyncio.start_server(script, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        pool = Pool(endpoint(url, Payload()), "direct", 20.0)
+        first = await pool.send("0" * 8, now())
+        connection = pool._idle[0]
+        read.set()
+        while connection.reusable:
+            await asyncio.sleep(0.001)
+        second = await pool.send("1" * 8, now())
+        pool.close()
+        server.close()
+        return [first, second]
+
+    return asyncio.run(go())
+
+
+def test_an_address_that_does_not_answer_is_named_and_is_in_no_requests_time() -> None:
+    async def go() -> tuple[Pool, Sample]:
+        server = await asyncio.start_server(answering(answer(b"a")), "127.0.0.1", 0)
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.2", 0))  # nobody listens there
+            dead, alive = closed.getsockname(), server.sockets[0].getsockname()
+            pool = Pool(endpoint("http://gateway.example", Payload()), "through", 20.0)
+            pool._addresses = [(socket.AF_INET, address) for address in (dead, alive)]
+            await pool.find()
+            sample = await pool.send("0" * 8, now())
+        pool.close()
+        server.close()
+        return pool, sample
+
+    pool, sample = asyncio.run(go())
+    assert sample.ok
+    assert pool.dead == ("127.0.0.2",)
+    assert [address[0] for _, address in pool._addresses] == ["127.0.0.1", "127.0.0.2"]
+    (doubt,) = dead_addresses([pool])
+    assert "of the addresses of gateway.example 127.0.0.2 did not answer: through" in doubt
+
+
+def test_a_comment_is_no_chunk_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways send some before there is an answer, and would seem to be quick by that."""
+    moments = iter(range(100))
+    monkeypatch.setattr(connection, "now", lambda: float(next(moments)))
+
+    class Nowhere(asyncio.Transport):
+        def writelines(self, parts: object) -> None:
+            """Nobody reads it."""
+
+    async def go() -> Sample:
+        sample = Sample("0" * 8, "through", 0.0)
+        timed = connection.Http1Connection(asyncio.get_running_loop(), b"x")
+        timed.connection_made(Nowhere())
+        timed.send((b"",), sample)
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        event = b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n'
+        for text in (b": PROCESSING\n\n", event, b": ping\n\n", event + b": ping\n\n"):
+            timed.data_received(head + b"%x\r\n%s\r\n" % (len(text), text))
+            head = b""
+        timed.data_received(b"0\r\n\r\n")
+        return sample
+
+    sample = asyncio.run(go())
+    # sent at 0, then one piece a second
+    assert (sample.first_byte, sample.first_chunk, sample.end) == (1.0, 2.0, 5.0)
+    assert sample.chunks == [2.0, 4.0]

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shutil
 import ssl
-import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -22,7 +20,8 @@ from gateway_servers import mock_and_proxy, shorten_calibration
 from halftime.base.errors import BadInput, HalftimeError, MissingExtra
 from halftime.cli.gateway import command
 from halftime.verbs.gateway import extra, findings, load
-from halftime.verbs.gateway.client import Pool, Sample
+from halftime.verbs.gateway.client import Pool
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.endpoint import Payload, Trust, endpoint
 from halftime.verbs.gateway.mock import Behaviour
 from halftime.verbs.gateway.run import GatewaySettings, gateway
@@ -258,25 +257,6 @@ def test_a_noisy_machine_is_refused() -> None:
 def test_a_missing_package_names_the_extra() -> None:
     with pytest.raises(MissingExtra, match=r"halftime\[gateway\]"):
         extra.need("no_such_package_of_ours")
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A key and a self-signed certificate for localhost, in one file, from openssl."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is needed to write a certificate")
-    key, both = tmp_path / "key.pem", tmp_path / "both.pem"
-    words = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "
-        f"{key} -out {both}"
-    )
-    subprocess.run(
-        [*words.split(), "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True,
-        capture_output=True,
-    )
-    both.write_text(key.read_text() + both.read_text())
-    return both
 
 
 def refusal_over_tls(context: ssl.SSLContext, trust: Trust) -> Sample:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halftime.verbs.gateway import analysis
-from halftime.verbs.gateway.client import Sample
+from halftime.verbs.gateway.connection import Sample
 
 SIGMA = 0.5  # of the logarithm: image and language models look like that
 BLOCK = 2.0  # seconds

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.reply import Expected, read
 
 JSON = {"content-type": "application/json"}
@@ -198,3 +199,37 @@ def test_encodings() -> None:
 def test_no_bytes_raise(body: bytes, headers: dict) -> None:
     for expected in (Expected(), STREAM, Expected("fal"), Expected("kserve", "image-in")):
         read(expected, 200, headers, body)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_stream_may_end_its_lines_in_three_ways(end: bytes) -> None:
+    """WHATWG HTML, 9.2.6."""
+    body = (delta("a") + b": a comment\n\n" + delta("b") + b"data: [DONE]\n\n").replace(b"\n", end)
+    reply = read(Expected(stream=True), 200, EVENTS, body)
+    assert (reply.error, reply.events, reply.size, reply.finished) == ("", 2, 2, True)
+
+
+def test_json_lines_are_no_stream() -> None:
+    lines = b'{"a": 1}\n{"a": 2}\n'
+    assert error_of(lines, Expected(stream=True)) == "not a stream"
+    assert error_of(lines) == "JSON cut short"
+
+
+def test_what_a_choice_has_is_one_of_an_answers_keys() -> None:
+    choices = [{"message": {"content": "a"}, "finish_reason": "stop", "logprobs": None}]
+    reply = read(Expected(), 200, JSON, json.dumps({"choices": choices}).encode())
+    assert reply.keys == {"choices", "choices.message", "choices.finish_reason"}
+
+
+def test_a_stream_is_counted_from_its_first_text() -> None:
+    role = b'data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}\n\n'
+    reply = read(Expected(stream=True), 200, EVENTS, role + delta("a") + delta("b"))
+    assert reply.first_text == len(role + delta("a")) - 2  # its empty line is not waited for
+    sample = Sample("", "through", 0.0, first_chunk=1.0, reply=reply)
+    sample.chunks, sample.until = [1.0, 2.0, 3.0], [len(role), len(role) + 5, 10_000]
+    sample.begin_with_text()
+    assert sample.first_chunk == 3.0  # five bytes of it are no text yet
+    sample.reply = reply._replace(encoding="gzip")  # whose bytes are others
+    sample.first_chunk = 1.0
+    sample.begin_with_text()
+    assert sample.first_chunk == 1.0

@@ -14,8 +14,9 @@ from halftime.records.priors import with_predictions
 from halftime.verbs.profile.compilation import plain_words
 from halftime.verbs.profile.device_probe import Busy, HostEvent, by_stage, with_device
 from halftime.verbs.profile.doubts import doubts
+from halftime.verbs.profile.evidence import ProfileEvidence
 from halftime.verbs.profile.facts import Facts, ModuleFacts
-from halftime.verbs.profile.findings import ProfileEvidence, findings
+from halftime.verbs.profile.findings import findings
 
 
 def row(
@@ -105,6 +106,18 @@ def test_a_heavy_component_names_its_next_fix(
 def test_fp32_is_no_fault_where_bf16_is_not_faster() -> None:
     vae = ModuleFacts("vae", "vae", **{**GOOD, "dtype": "float32"})
     assert ids(replace(CALM, facts=replace(FACTS, modules=(vae,), fast_bfloat16=False))) == []
+
+
+@pytest.mark.parametrize(("overflows", "expected"), [(False, ["vae-fp32"]), (True, [])])
+def test_on_a_card_that_is_fast_in_fp16_alone_an_fp32_vae_is_a_fault_unless_it_overflows(
+    overflows: bool, expected: list[str]
+) -> None:
+    """T4 and V100: nothing there is faster in bf16."""
+    vae = ModuleFacts("vae", "vae", **{**GOOD, "dtype": "float32", "overflows": overflows})
+    t4 = replace(FACTS, modules=(vae,), fast_bfloat16=False, fast_float16=True)
+    evidence = replace(CALM, facts=t4)
+    assert ids(evidence) == expected
+    assert all("faster in fp16" in finding.message for finding in findings(evidence))
 
 
 def test_a_cheap_component_is_not_worth_a_word() -> None:
@@ -227,10 +240,9 @@ def test_findings_come_with_what_their_fix_should_bring_the_most_promising_first
         wall_seconds=4.2, ledger=LEDGER, findings=found, environment=place(0.1), workload=Workload()
     )
     first, second = with_predictions(session).findings
-    whole = sum(each.seconds for each in LEDGER)
     assert (first.fix, second.fix) == ("denoiser-compile", "vae-dtype")
-    assert first.predicted == pytest.approx(4.2 / (whole - 3.15 + 3.15 / 1.5))
-    assert second.predicted == pytest.approx(4.2 / (whole - 0.89 + 0.89 / 1.9))
+    assert first.predicted == pytest.approx(4.2 / (4.2 - 3.15 + 3.15 / 1.5))
+    assert second.predicted == pytest.approx(4.2 / (4.2 - 0.89 + 0.89 / 1.9))
     assert first.predicted < (first.ceiling or 0.0)
 
 

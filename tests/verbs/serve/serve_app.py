@@ -23,6 +23,7 @@ from halftime.verbs.serve.messages import (
     JobFailed,
     Preview,
     Started,
+    Stepped,
 )
 from halftime.verbs.serve.service import HttpSettings
 from halftime.verbs.serve.wire import BatchDone, DrawTask, FromWorker, ModelLoaded, Ready, ToWorker
@@ -31,7 +32,8 @@ from serve_fake import CERTIFICATE, wait_until
 
 @dataclass
 class DrawingLink:
-    """A worker that draws: one colour a seed, with its previews. The prompt 'broken' fails."""
+    """A worker that draws: one colour a seed, with its previews. The prompt 'broken' fails, and a
+    video of 'endless' stops half-way."""
 
     pid: int
     tasks: list[DrawTask] = field(default_factory=list)
@@ -60,6 +62,10 @@ class DrawingLink:
         self.tasks.append(message)
         for job in message.jobs:
             self.say(*events_of(job))
+        if not any(job.prompt == "endless" for job in message.jobs):
+            self.end_batch()
+
+    def end_batch(self) -> None:
         self.say(BatchDone(resident_bytes=2**20))
 
 
@@ -68,19 +74,25 @@ def events_of(job: Job) -> list[Event]:
     if job.prompt == "broken":
         text = "the pipeline failed."
         return [started, JobFailed(id=job.id, kind="bad_request", message=text, retryable=False)]
+    steps = [
+        Stepped(id=job.id, step=step + 1, steps=job.steps)
+        for step in range(job.steps if job.frames else 0)
+    ]
     previews = [
         Preview(id=job.id, step=step + 1, width=job.width, height=job.height, pixels=colour(job))
         for step in range(job.previews)
     ]
-    return [started, *previews, _coloured(job)]
+    if job.prompt == "endless":
+        return [started, *steps[: len(steps) // 2]]
+    return [started, *steps, *previews, _coloured(job)]
 
 
 def _coloured(job: Job) -> Final:
-    return final(job, pixels=colour(job), stages={"denoise": 0.1})
+    return final(job, pixels=colour(job), stages={"denoise": 0.1}, frames=job.frames)
 
 
 def colour(job: Job) -> bytes:
-    return bytes([job.seed % 251 + 1, 2, 3]) * (job.width * job.height)
+    return bytes([job.seed % 251 + 1, 2, 3]) * (job.width * job.height * (job.frames or 1))
 
 
 @dataclass

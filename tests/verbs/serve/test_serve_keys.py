@@ -142,7 +142,8 @@ def test_a_file_of_keys_is_checked(tmp_path: Path, text: str, reason: str) -> No
 def test_the_file_of_the_page_is_one(tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text()
     path = tmp_path / "keys.toml"
-    path.write_text(page.split("```toml\n")[1].split("```")[0].replace("sk-...", "sk-1", 1))
+    text = page.split("```toml\n# keys.toml")[1].split("```")[0]
+    path.write_text(f"#{text}".replace("sk-...", "sk-1", 1))
     keys = read_keys(path)
     assert (keys["alice"].pictures_per_minute, keys["alice"].waiting) == (60, 8)
     assert keys["batch-job"].waiting is None

@@ -4,14 +4,19 @@ wrong."""
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from serve_fake import ENDLESS, Running, serving, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PHONE = {"width": 390, "height": 844}
+NARROW = {"width": 320, "height": 640}
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +65,11 @@ def test_a_picture_refines_from_previews_and_its_times_add_up(page, running: Run
     page.get_by_label("96 × 64").check()
     page.get_by_label("12", exact=True).check()
     page.fill("#seed", "41")
+    page.evaluate(CAPTIONS)
     page.click("#draw")
-    page.wait_for_selector("#frame[data-phase=preview]")
-    assert re.search(r"Preview at step \d+ of 12", page.inner_text("#caption"))
     drawn(page)
+    captions = page.evaluate("window.captions")
+    assert any(re.fullmatch(r"Preview at step \d+ of 12\.", caption) for caption in captions)
     job = running.engine.jobs[-1]
     assert (job.prompt, job.width, job.height, job.steps, job.seed, job.previews) == (
         "a green kite",
@@ -94,6 +100,15 @@ def test_a_picture_refines_from_previews_and_its_times_add_up(page, running: Run
     )
     assert len(widths) == len(shares)
     assert widths[2] / sum(widths) == pytest.approx(shares[2] / 100, abs=0.03)
+
+
+# Every caption that stood there, however short.
+CAPTIONS = """() => {
+  window.captions = [];
+  const caption = document.getElementById("caption");
+  new MutationObserver(() => window.captions.push(caption.textContent))
+    .observe(caption, { childList: true, characterData: true, subtree: true });
+}"""
 
 
 def test_the_keyboard_is_enough(page, running: Running) -> None:
@@ -139,6 +154,101 @@ def test_settings_of_a_picture_can_be_taken_up_again(page) -> None:
     assert saved.value.suggested_filename == f"halftime-{seed}.png"
 
 
+def test_several_pictures_in_another_format(page, running: Running) -> None:
+    page.fill("#n", "3")
+    page.fill("#seed", "20")
+    page.select_option("#format", "webp")
+    page.click("#draw")
+    page.locator("#wall button").nth(2).wait_for()
+    drawn(page)
+    assert [job.seed for job in running.engine.jobs[-3:]] == [20, 21, 22]
+    with page.expect_download() as saved:
+        page.click("#save")
+    assert saved.value.suggested_filename.endswith(".webp")
+    assert Image.open(saved.value.path()).format == "WEBP"
+
+
+def test_a_picture_to_start_from(page, running: Running, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "it's red.png")
+    page.set_input_files("#file", tmp_path / "it's red.png")
+    page.locator("#source").wait_for()
+    page.fill("#strength", "0.75")
+    page.click("#draw")
+    drawn(page)
+    job = running.engine.jobs[-1]
+    assert job.image is not None
+    assert job.strength == 0.75
+    page.click("#unchoose")
+    page.click("#draw")
+    drawn(page)
+    assert running.engine.jobs[-1].image is None
+
+
+def test_pictures_survive_a_reload_until_they_are_forgotten(chromium, running: Running) -> None:
+    for page in opened(chromium, running):
+        for seed in ("5", "6"):
+            page.fill("#seed", seed)
+            page.click("#draw")
+            drawn(page)
+        page.reload()
+        page.wait_for_selector("#frame[data-phase=final]")
+        assert page.locator("#wall button").count() == 2
+        assert page.inner_text("#caption").endswith("seed 6")
+        assert page.evaluate("document.getElementById('picture').naturalWidth") == 64
+        page.locator("#wall button").nth(1).click()
+        page.click("#again")
+        assert page.input_value("#seed") == "5"
+        page.click("#forget")
+        page.reload()
+        page.wait_for_selector("#state[data-state=ready]")
+        assert page.locator("#wall button").count() == 0
+
+
+PROMPT = """it's a "kite" \\ $HOME `id` ü🍎"""
+
+
+def test_the_request_as_code_does_what_the_page_does(
+    page, running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run as it stands, quotes and all."""
+    monkeypatch.chdir(tmp_path)
+    page.fill("#prompt", PROMPT)
+    page.fill("#seed", "77")
+    page.fill("#n", "2")
+    page.get_by_label("96 × 64").check()
+    page.click("#code summary")
+    command = page.text_content("#snippet")
+    assert "Authorization" not in command
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    assert b'"seed":78' in answer.stdout
+    page.get_by_label("Python").check()
+    exec(compile(page.text_content("#snippet"), "snippet", "exec"), {})
+    jobs = running.engine.jobs[-4:]
+    asked = {(job.prompt, job.width, job.steps) for job in jobs}
+    assert asked == {(PROMPT, 96, 8)}
+    assert [job.seed for job in jobs] == [77, 78] * 2
+    assert Image.open(tmp_path / "halftime-77.png").size == (96, 64)
+
+
+def test_an_edit_as_code(
+    page, running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("it's.png")
+    page.fill("#prompt", "@file")
+    page.set_input_files("#file", tmp_path / "it's.png")
+    page.locator("#source").wait_for()
+    page.click("#code summary")
+    command = page.text_content("#snippet")
+    subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    page.get_by_label("Python").check()
+    exec(compile(page.text_content("#snippet"), "snippet", "exec"), {})
+    jobs = running.engine.jobs[-2:]
+    assert [(job.prompt, job.strength) for job in jobs] == [("@file", 0.6)] * 2
+    assert all(job.image for job in jobs)
+    assert shlex.split(command)[0] == "curl"
+
+
 def test_what_goes_wrong_is_said(page) -> None:
     page.fill("#prompt", "fail crashed")
     page.click("#draw")
@@ -154,16 +264,17 @@ def test_the_certificate_is_a_click_away(page) -> None:
     assert "64 × 64, 96 × 64" in certificate
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "size"), [("light", PHONE), ("dark", PHONE), ("light", NARROW)])
 def test_a_phone_needs_no_sideways_scrolling_and_has_room_for_fingers(
-    chromium, running: Running, scheme: str
+    chromium, running: Running, scheme: str, size: dict
 ) -> None:
-    for page in opened(chromium, running, viewport=PHONE, color_scheme=scheme, has_touch=True):
+    for page in opened(chromium, running, viewport=size, color_scheme=scheme, has_touch=True):
+        page.tap("#code summary")
         page.tap("#draw")
         drawn(page)
-        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
         assert page.locator("#draw").bounding_box()["height"] >= 44
-        assert page.locator("#frame").bounding_box()["width"] > 340
+        assert page.locator("#frame").bounding_box()["width"] > 0.85 * size["width"]
         # the frame scrolls into view
         page.wait_for_function("frame.getBoundingClientRect().top < innerHeight")
 
@@ -173,7 +284,17 @@ def test_text_has_contrast_in_both_schemes(chromium, running: Running) -> None:
         for page in opened(chromium, running, color_scheme=scheme):
             page.click("#draw")
             drawn(page)
-            for selector in ("#caption", ".name", "#legend em", "#draw", "#state-text", "#again"):
+            for selector in (
+                "#caption",
+                ".name",
+                "#legend em",
+                "#draw",
+                "#state-text",
+                "#again",
+                ".note",
+                "#snippet",
+                "#file-name",
+            ):
                 assert page.evaluate(CONTRAST, selector) >= 4.5, (scheme, selector)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from functools import cache
+from types import SimpleNamespace
 
 import diffusers
 import msgspec
@@ -15,12 +16,12 @@ import torch
 from PIL import Image
 from serve_helpers import job
 
-from halftime.base.errors import BadInput, BadWorkload, HalftimeError
+from halftime.base.errors import BadInput, BadWorkload
 from halftime.records import Session
 from halftime.verbs.serve.messages import EngineSettings, Job, Preview
 from halftime.verbs.serve.preview import Previews, Unpacker
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
-from halftime.verbs.serve.studio import Drawing, Studio, open_studio
+from halftime.verbs.serve.studio import Drawing, Studio, as_pixels, open_studio
 
 SETTINGS = EngineSettings(model="serve_models:sdxl", steps=(4,), sizes=((32, 32),), tiny_vae=None)
 
@@ -224,9 +225,10 @@ def open_without_negative() -> Studio:
     return studio()
 
 
-def test_a_pipeline_of_films_is_refused() -> None:
-    with pytest.raises((BadInput, HalftimeError), match="served"):
-        draw(studio("wan"), [small(width=16, height=16)])
+def test_what_gives_no_pictures_is_refused() -> None:
+    sound = SimpleNamespace(audios=np.zeros((1, 2, 100)))
+    with pytest.raises(BadInput, match="gave SimpleNamespace, not pictures"):
+        as_pixels(sound)
 
 
 def test_a_profiled_job_carries_its_session() -> None:

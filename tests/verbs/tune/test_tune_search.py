@@ -138,6 +138,15 @@ def test_a_runtime_takes_one_more_component_or_gives_one_up() -> None:
     assert gone == plan
 
 
+def test_a_compiled_denoiser_is_compiled_by_blocks_beside_a_cache_that_needs_it() -> None:
+    cache = Choice(name="step-cache", settings={"kind": "mag"})
+    plan, replaced = combine((COMPILE,), cache)
+    assert plan == (Choice(name="denoiser-compile", settings={"region": "blocks"}), cache)
+    assert replaced == (COMPILE,)
+    inside = Choice(name="step-cache", settings={"kind": "taylorseer"})
+    assert combine((COMPILE,), inside)[0] == (inside,)
+
+
 def test_the_climb_stops_at_the_goal() -> None:
     played = Played({"openvino": 2.5, "vae-dtype": 1.1})
     climbed = climb(Climb(), [OPENVINO, VAE_DTYPE], played.tools(Goal(speedup=2.0)))

@@ -80,7 +80,9 @@ SCALAR_READ: dict[tuple[str, str], int] = {
     ("aten::index_fill_", "int_Tensor"): 3,
 }
 COPY_TO_HOST, COPY_TO_DEVICE = "copy-to-host", "copy-to-device"
-DIRECTIONS = {COPY_TO_DEVICE: "h2d"}  # every other kind makes the host wait for the device
+# Every other kind reads from the device. Copies from pageable memory synchronise the stream too:
+# one of 6 microseconds has waited 2.3 s for the queue before it (diffusers 13356).
+DIRECTIONS = {COPY_TO_DEVICE: "h2d"}
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import torch
@@ -17,7 +18,7 @@ from halftime.pipeline.components import pipelines_of
 from halftime.pipeline.inputs import described
 from halftime.pipeline.load import LoadedPipeline, load_or_take
 from halftime.pipeline.state import state_of
-from halftime.records import Workload
+from halftime.records import Finding, Workload
 from halftime.records.audit import Audit, Site
 from halftime.upstream import pytorch
 from halftime.verbs.audit.ghost import is_ghost
@@ -25,7 +26,7 @@ from halftime.verbs.audit.home import bring_home
 from halftime.verbs.audit.loop import loop_watched
 from halftime.verbs.audit.mode import ShadowDevice
 from halftime.verbs.audit.rules import TESTED_TORCH
-from halftime.verbs.audit.sites import Sites
+from halftime.verbs.audit.sites import DRAWS, Sites
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -59,9 +60,11 @@ def audit_loaded(
     workload: Workload,
     extra: dict[str, object] | None = None,
     *,
+    generator: Literal["cpu", "cuda"] = "cpu",
     progress: Progress = silent,
 ) -> Audit:
-    """As `audit`, for a loaded pipeline and with progress."""
+    """As `audit`, for a loaded pipeline and with progress; `generator` says where noise is drawn,
+    unless `extra` brings a generator."""
     pipeline = loaded.pipeline
     check_auditable(pipeline, without_values=is_ghost(pipeline))
     arguments = call_arguments(pipeline, workload, extra)
@@ -79,13 +82,17 @@ def audit_loaded(
                 else value
                 for name, value in arguments.items()
             }
+            if generator == "cuda" and "generator" not in (extra or {}):
+                arguments |= _drawn_on_device(arguments)
             device.sites.recording = True
             try:
-                with pytorch.compilations_forgotten():
+                with pytorch.compilations_forgotten(), higher_order_refused():
                     pipeline(**arguments)
             finally:
                 device.sites.recording = False
-    return _audit(loaded, workload, device, compiled)
+    result = _audit(loaded, workload, device, compiled)
+    own = generator == "cpu" and "generator" in arguments and "generator" not in (extra or {})
+    return _with_draws(result) if own else result
 
 
 def check_auditable(pipeline: DiffusionPipeline, *, without_values: bool = False) -> None:
@@ -100,7 +107,8 @@ def check_auditable(pipeline: DiffusionPipeline, *, without_values: bool = False
     if obstacles:
         raise BadInput(
             f"this pipeline cannot be audited: {'; '.join(obstacles)}. Audit it as it was loaded, "
-            "without quantization and offloading: waits do not depend on the weights."
+            "without quantization and offloading: waits do not depend on the weights, and copies "
+            "that offloading adds in every step are not counted here."
         )
 
 
@@ -127,6 +135,36 @@ def _audit(
         findings=device.steps.findings(),
         not_seen=tuple(_not_seen(compiled, sites)),
     )
+
+
+def _drawn_on_device(arguments: Mapping[str, object]) -> dict[str, object]:
+    """The generators of a call, each as one of the device with the same seed."""
+    passed = arguments.get("generator")
+    generators = passed if isinstance(passed, list) else [passed]
+    moved = [
+        torch.Generator("cuda").manual_seed(generator.initial_seed())
+        for generator in generators
+        if isinstance(generator, torch.Generator)
+    ]
+    if len(moved) != len(generators):
+        return {}
+    return {"generator": moved if isinstance(passed, list) else moved[0]}
+
+
+def _with_draws(audit: Audit) -> Audit:
+    """Says which copies are there since the audit itself passes a generator of the CPU."""
+    copies = sum(site.count for site in audit.sites if site.in_loop and site.function == DRAWS)
+    if not copies:
+        return audit
+    finding = Finding(
+        id="noise-from-the-cpu",
+        stage="denoise",
+        message=f"{copies} copies are of noise that is drawn on the CPU, by the generator that "
+        "audit passes so that pictures do not depend on the device: with --generator cuda, or "
+        "generator=torch.Generator('cuda') in your call, they are not there",
+        evidence={"copies": copies},
+    )
+    return msgspec.structs.replace(audit, findings=(finding, *audit.findings))
 
 
 def _against_capture(in_loop: list[Site], sites: Sites, compiled: list[str]) -> Iterator[str]:
@@ -160,6 +198,31 @@ def _not_seen(compiled: list[str], sites: Sites) -> Iterator[str]:
             "what the first step does before scheduler.step: without a progress_bar() the loop "
             "is known from there on"
         )
+
+
+_HIGHER_ORDER = re.compile(r"no rule registered for HigherOrderOperator (\S+)|HOP (\S+)")
+
+
+@contextmanager
+def higher_order_refused() -> Iterator[None]:
+    """Turns torch's refusal of an operator that takes functions into a sentence."""
+    try:
+        yield
+    except NotImplementedError as error:
+        named = _HIGHER_ORDER.search(str(error))
+        if named is None:
+            raise
+        operator = named[1] or named[2]
+        hint = (
+            " Audit it with another attention backend, for example "
+            "pipeline.transformer.set_attention_backend('native'): waits hardly depend on it."
+            if operator.startswith("flex_attention")
+            else " Take it out for the audit."
+        )
+        raise BadInput(
+            f"this pipeline calls torch's higher-order operator {operator}, whose kernels are "
+            f"compiled for a real device, and the shadow device cannot look into it.{hint}"
+        ) from error
 
 
 @contextmanager

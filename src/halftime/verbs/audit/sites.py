@@ -17,6 +17,7 @@ from halftime.base import source
 from halftime.records.audit import Site
 from halftime.records.fixes import FixName
 from halftime.upstream import hugging_face
+from halftime.verbs.audit.advice import advice_for
 from halftime.verbs.audit.rules import DIRECTIONS
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -46,6 +47,10 @@ _STAGES_BY_FUNCTION = {
     "postprocess": "postprocess",
     "postprocess_video": "postprocess",
 }
+
+
+# diffusers' helper for noise: with a CPU generator it draws there and copies.
+DRAWS = "randn_tensor"
 
 
 class Frame(NamedTuple):
@@ -147,26 +152,31 @@ class Sites:
     def _site(self, entries: list[tuple[SiteKey, dict[int | None, int]]]) -> Site:
         key = entries[0][0]
         steps = {step for _, by_step in entries for step in by_step}
+        code = linecache.getline(key.frame.file, key.frame.line).strip()
+        fix = fix_for(key)
         return Site(
             kind=key.kind,
             direction="h2d" if DIRECTIONS.get(key.kind) == "h2d" else "d2h",
             file=key.frame.short,
             line=key.frame.line,
             function=key.frame.function,
-            code=linecache.getline(key.frame.file, key.frame.line).strip(),
+            code=code,
             pipeline_frame=key.pipeline_frame,
             count=sum(sum(by_step.values()) for _, by_step in entries),
             in_loop=key.in_loop,
             # The last steps of many schedulers need less than the others: most steps count as each.
             per_step=key.in_loop and len(steps) >= max(2, self.steps_seen - 1),
             stage=key.stage,
-            fix=fix_for(key),
+            fix=fix,
             operation=key.operation,
+            advice="" if fix else advice_for(key.kind, code),
         )
 
 
 def fix_for(key: SiteKey) -> FixName | None:
     """The fix that removes a wait, by where it is."""
+    if key.frame.function == DRAWS:
+        return None  # a table holds no noise: it would be drawn, and copied, all the same
     if key.in_scheduler:
         if key.frame.function == "step" and "/schedulers/scheduling_" not in key.frame.file:
             return None  # a step of the user's own: a table would leave out what else it does

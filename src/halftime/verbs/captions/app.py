@@ -53,13 +53,13 @@ def application(settings: PassThroughSettings) -> Starlette:
 async def health(request: Request) -> Response:
     """GET /healthz: whether a certificate exists, and what has drifted."""
     passthrough: PassThrough = request.app.state.passthrough
-    router = passthrough.settings.router
+    models = passthrough.settings.routed_models
     return json_response(
         {
             "status": "ok",
-            "certified": router.threshold is not None,
-            "mode": router.mode,
-            "alarms": passthrough.drift.alarms,
+            "certified": any(model.router.threshold is not None for model in models),
+            "mode": models[0].router.mode,
+            "alarms": passthrough.alarms,
         }
     )
 
@@ -74,4 +74,5 @@ async def models(request: Request) -> Response:
     """GET /v1/models: the routed name, and both models behind it."""
     passthrough: PassThrough = request.app.state.passthrough
     settings = passthrough.settings
-    return models_response((settings.name, settings.small.model, settings.large.model))
+    behind = [model.upstream.model for model in settings.routed_models]
+    return models_response((settings.name, *behind, settings.large.model))

@@ -106,11 +106,12 @@ class _Candidate(NamedTuple):
 
 def power_of(log: Log, settings: CalibrationSettings) -> LogPower:
     """What the log can certify, before anything is learned from it."""
-    division = _divided(log, settings)
+    division = division_of(log, settings)
     return power(division, len(log.rows), alpha=settings.alpha, delta=settings.delta)
 
 
-def _divided(log: Log, settings: CalibrationSettings) -> Division:
+def division_of(log: Log, settings: CalibrationSettings) -> Division:
+    """Which requests teach, prove and are reported on."""
     return divide(
         log.groups,
         alpha=settings.alpha,
@@ -128,7 +129,7 @@ def calibrate(log: Log, settings: CalibrationSettings) -> CaptionsResult:
     """
     prices = price.prices_of(log, settings.tolerance, settings.router_cost, settings.router_seconds)
     check_log(log)
-    division = _divided(log, settings)
+    division = division_of(log, settings)
     log_power = power(division, len(log.rows), alpha=settings.alpha, delta=settings.delta)
     taught = prices.of(division.fit)
     modes = _modes(log, settings)[: 1 if log_power.why_few else None]
@@ -328,7 +329,7 @@ def _result(
     )
     alternatives = _alternatives(log, tested, test, ours)
     oracle = next(policy for policy in alternatives if policy.name == "oracle")
-    error, error_high = _error(tested, small, settings.delta)
+    error, error_high = error_share(tested, small, settings.delta)
     return CaptionsResult(
         threshold=router.threshold,
         alpha=settings.alpha,
@@ -371,7 +372,9 @@ def _sizes(division: Division) -> dict[str, int]:
     }
 
 
-def _error(prices: price.Prices, small: Array, delta: float) -> tuple[float | None, float | None]:
+def error_share(
+    prices: price.Prices, small: Array, delta: float
+) -> tuple[float | None, float | None]:
     """Share of errors among what is sent, and its upper bound.
 
     Near duplicates count less (Kish's effective sample size): as many as there would be if
@@ -448,7 +451,7 @@ def _slices(
 
 
 def _slice(name: str, prices: price.Prices, small: Array, delta: float) -> Slice:
-    error, error_high = _error(prices, small, delta)
+    error, error_high = error_share(prices, small, delta)
     quality = small * prices.small_quality + (1 - small) * prices.large_quality
     return Slice(
         name=name,

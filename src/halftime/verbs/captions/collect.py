@@ -1,4 +1,4 @@
-"""Write a log: send requests to both models, and let a judge say how good each answer is.
+"""Write a log: send requests to all models, and let a judge say how good each answer is.
 
 One failure costs one request: it is left out, with its reason, and every line that was paid for
 stays.
@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -27,11 +28,12 @@ from halftime.base.errors import BadFile, BadInput, HalftimeError
 from halftime.base.progress import Progress
 from halftime.base.store import read_bytes
 from halftime.records.base import Record
-from halftime.records.captions import Answer, Check, Logged
+from halftime.records.captions import Answer, Between, Check, Logged
 from halftime.verbs.captions import features
 from halftime.verbs.captions.compare import text_of
 from halftime.verbs.captions.judge import AnswerJudge
 from halftime.verbs.captions.log import picture_of
+from halftime.verbs.captions.pictures import PictureClient
 from halftime.verbs.captions.request import caption_request
 from halftime.verbs.captions.upstream import FAILURES, Upstream
 
@@ -48,9 +50,9 @@ Body = dict[str, object]
 
 
 class CollectedRequest(Record, frozen=True, kw_only=True):
-    """One line of the requests to send: a picture (path, data URL or base64) and its prompt.
+    """One line of the requests to send: a picture (path, URL, data URL or base64) and its prompt.
 
-    Or `body`: a whole request as a live client sent it, with a picture as a data URL; both models
+    Or `body`: a whole request as a live client sent it, with one picture in it; all models
     get it with all that is in it, and only their own names are put in.
     """
 
@@ -94,6 +96,8 @@ class CollectionPlan:
     judge_name: str
     folder: Path
     log_folder: Path
+    between: tuple[Upstream, ...] = ()  # further models, the cheapest first
+    fetch_from: tuple[str, ...] = ()  # hosts of pictures by URL
 
 
 class FailedRequest(Exception):
@@ -116,8 +120,12 @@ class FailedRequest(Exception):
         self.kind, self.general, self.passing, self.wait = kind, general, passing, wait
 
 
-def read_requests(path: Path) -> list[CollectedRequest]:
-    """Requests as JSON lines. Raises BadFile, naming the line."""
+def read_requests(path: Path, fetch_from: tuple[str, ...] = ()) -> list[CollectedRequest]:
+    """Requests as JSON lines; pictures by URL only from hosts that are named.
+
+    Raises BadFile, naming the line.
+    """
+    pictures = PictureClient(fetch_from)
     requests = []
     for number, line in enumerate(read_bytes(path).splitlines(), 1):
         if line.strip():
@@ -129,6 +137,7 @@ def read_requests(path: Path) -> list[CollectedRequest]:
                     "'prompt'."
                 ) from error
             requests.append(_with_picture(request, path, number))
+            _check_host(requests[-1], pictures, path, number)
     if not requests:
         raise BadFile(
             f'{path} has no request. Write one a line, such as {{"image": "a.jpg", "prompt": '
@@ -144,20 +153,38 @@ def _with_picture(request: CollectedRequest, path: Path, number: int) -> Collect
             raise BadFile(f"{path}, line {number}: it has neither 'image' nor 'body'.")
         return request
     live = caption_request(request.body)
+    if live.picture is None and live.url:
+        return msgspec.structs.replace(request, image=live.url, prompt=live.prompt)
     if live.picture is None:
         raise BadFile(
             f"{path}, line {number}: its 'body' is no request that could be routed: {live.reason}. "
-            "It needs one picture, as a data URL, in its last user message."
+            "It needs one picture in its last user message."
         )
     image = _data_url(live.picture)
     return msgspec.structs.replace(request, image=image, prompt=live.prompt)
+
+
+def _is_url(image: str) -> bool:
+    return image.startswith(("http://", "https://"))
+
+
+def _check_host(
+    request: CollectedRequest, pictures: PictureClient, path: Path, number: int
+) -> None:
+    """Raises BadFile for a picture that would be fetched from a host that nobody named."""
+    if _is_url(request.image) and not pictures.may_fetch(request.image):
+        host = urlsplit(request.image).netloc.rpartition("@")[2]
+        raise BadFile(
+            f"{path}, line {number}: its picture is at {host}, which was not named: give "
+            f"--fetch-from {host}, or the picture as a data URL."
+        )
 
 
 def missing_requests(
     requests: Sequence[CollectedRequest], logged: Sequence[Logged], plan: CollectionPlan
 ) -> list[CollectedRequest]:
     """Requests without a line in the log; one that is in the requests twice needs two lines."""
-    lines = Counter((row.id, row.image, row.prompt) for row in logged)
+    lines = Counter((row.id, row.url or row.image, row.prompt) for row in logged)
     missing = []
     for request in requests:
         key = (request.id, _image_beside_log(request.image, plan), request.prompt)
@@ -189,7 +216,7 @@ def collect(
                 while waiting and len(running.tasks) < most:
                     runner.run(running.start(collection.logged(waiting.popleft())))
                 left = len(waiting) + len(running.tasks)
-                progress("asking both models", len(requests) - left, len(requests))
+                progress("asking the models", len(requests) - left, len(requests))
                 for result in _finished_results(runner, running):
                     general = isinstance(result, LeftOut) and result.general
                     in_a_row = in_a_row + general if isinstance(result, LeftOut) else 0
@@ -199,6 +226,7 @@ def collect(
         finally:
             runner.run(running.cancel())
             runner.run(collection.client.close())
+            runner.run(collection.pictures.close())
 
 
 class _Running:
@@ -244,6 +272,7 @@ class _Collection:
 
     def __init__(self, client: aiohttp.ClientSession, plan: CollectionPlan) -> None:
         self.client, self.plan = client, plan
+        self.pictures = PictureClient(plan.fetch_from)
         self._heard: set[str] = set()  # URLs that answered, whatever they said
         self.judged = False
 
@@ -258,30 +287,55 @@ class _Collection:
     async def _line(self, request: CollectedRequest) -> Logged:
         """A line of the log. Raises FailedRequest."""
         plan = self.plan
+        by_url = _is_url(request.image)
         try:
-            picture = picture_of(request.image, plan.folder)
+            picture = await self._picture(request)
             features.thumbnail(picture)
         except features.NotSeen as error:
             raise FailedRequest("the picture cannot be used", str(error)) from error
-        body = request.body or _plain_body(request.prompt, picture)
-        # Judged before the large model is paid: a judge that cannot be used shows at the first
+        body = request.body or _plain_body(
+            request.prompt, request.image if by_url else _data_url(picture)
+        )
+        # Judged before a dearer model is paid: a judge that cannot be used shows at the first
         # answer.
-        small = await self._ask(plan.small, body)
-        begun = time.perf_counter()
-        score = self._score(picture, request.prompt, small.text)
-        seconds = time.perf_counter() - begun
+        small, check = await self._checked(plan.small, body, picture, request.prompt)
+        between = []
+        for upstream in plan.between:
+            answer, look = await self._checked(upstream, body, picture, request.prompt)
+            between.append(Between(answer=answer, check=look))
         large = await self._ask(plan.large, body)
         return Logged(
             id=request.id,
             prompt=request.prompt,
-            image=_image_beside_log(request.image, plan),
+            image=_data_url(picture) if by_url else _image_beside_log(request.image, plan),
+            url=request.image if by_url else "",
             slice=request.slice,
             heavy=request.heavy,
-            small=_answer(small, score),
+            small=small,
             large=_answer(large, self._score(picture, request.prompt, large.text)),
-            check=Check(score=score, seconds=seconds),
+            check=check,
             shape=caption_request(body).shape,
+            between=tuple(between),
         )
+
+    async def _picture(self, request: CollectedRequest) -> bytes:
+        """Raises NotSeen, or FailedRequest where a host does not give it."""
+        if not _is_url(request.image):
+            return picture_of(request.image, self.plan.folder)
+        picture = await self.pictures.fetch(request.image)
+        if picture is None:
+            raise FailedRequest("the picture cannot be fetched", request.image)
+        return picture
+
+    async def _checked(
+        self, upstream: Upstream, body: Body, picture: bytes, prompt: str
+    ) -> tuple[Answer, Check]:
+        """A model's answer, and the judge's look at it."""
+        answer = await self._ask(upstream, body)
+        begun = time.perf_counter()
+        score = self._score(picture, prompt, answer.text)
+        check = Check(score=score, seconds=time.perf_counter() - begun)
+        return _answer(answer, score), check
 
     def _score(self, picture: bytes, prompt: str, text: str) -> float:
         name = self.plan.judge_name
@@ -353,17 +407,18 @@ class _Collection:
         """Raises BadInput where nobody has ever answered there: waiting does not fix an address."""
         nowhere = isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL)
         if nowhere and upstream.url not in self._heard:
-            option = "--small" if upstream is self.plan.small else "--large"
+            options = {id(self.plan.small): "--small", id(self.plan.large): "--large"}
+            option = options.get(id(upstream), "--middle")
             raise BadInput(
                 f"the model {upstream.model} cannot be reached at {upstream.url}: "
                 f"{_reason(error)}. Check {option} and whether it runs."
             ) from error
 
 
-def _plain_body(prompt: str, picture: bytes) -> Body:
+def _plain_body(prompt: str, url: str) -> Body:
     content = [
         {"type": "text", "text": prompt},
-        {"type": "image_url", "image_url": {"url": _data_url(picture)}},
+        {"type": "image_url", "image_url": {"url": url}},
     ]
     return {"messages": [{"role": "user", "content": content}]}
 

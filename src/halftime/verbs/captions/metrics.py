@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import Gauge
 
 from halftime.http.metrics import HttpMetrics
@@ -13,7 +15,8 @@ _DECISION_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05)  # bucket 
 class CaptionMetrics(HttpMetrics):
     """Decisions, spend, their time, shadowed answers and drift."""
 
-    def __init__(self, drift: Drift) -> None:
+    def __init__(self, drifts: Sequence[Drift]) -> None:
+        """`drifts`: of each router, the small model's first."""
         super().__init__()
         self.decisions = self.counter(
             "halftime_captions_decisions",
@@ -44,10 +47,10 @@ class CaptionMetrics(HttpMetrics):
         alarms = Gauge(
             "halftime_captions_drift_alarms", "1 or more: recalibrate.", registry=self.registry
         )
-        alarms.set_function(lambda: len(drift.alarms))
+        alarms.set_function(lambda: sum(len(drift.alarms) for drift in drifts))
         small_share = Gauge(
             "halftime_captions_small_share",
             "Share of recent requests sent to the small model.",
             registry=self.registry,
         )
-        small_share.set_function(lambda: drift.small_share)
+        small_share.set_function(lambda: drifts[0].small_share)

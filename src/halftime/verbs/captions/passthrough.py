@@ -1,6 +1,7 @@
 """The pass-through: one decision a request, bytes untouched.
 
-Requests for the model named `name` are routed; all others go through as they came. Nothing is
+Requests for the model named `name` are routed; all others go through as they came. A chain of
+models is walked from the cheapest on, each with a router of its own. Nothing is
 stored between requests but counts, and what processes must share of them they share by a file, so
 any process manager may run as many as it likes.
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import aiohttp
 import msgspec
@@ -59,6 +60,15 @@ Chat = dict[str, object]
 
 
 @dataclass(frozen=True)
+class RoutedModel:
+    """A model and the router that says which requests it answers."""
+
+    router: Router
+    upstream: Upstream
+    role: str = "small"
+
+
+@dataclass(frozen=True)
 class PassThroughSettings:
     """What is routed, by which router, and between which models.
 
@@ -78,6 +88,12 @@ class PassThroughSettings:
     on_drift: Literal["warn", "large"] = "warn"
     drift_file: Path | None = None  # shared by all processes of one router
     fetch_from: tuple[str, ...] = ()  # hosts whose pictures by URL are looked at
+    between: tuple[RoutedModel, ...] = ()  # of a chain, the cheapest first
+
+    @property
+    def routed_models(self) -> tuple[RoutedModel, ...]:
+        """All but the large one, in the order in which they are tried."""
+        return (RoutedModel(self.router, self.small), *self.between)
 
 
 class PassThrough:
@@ -85,9 +101,11 @@ class PassThrough:
 
     def __init__(self, settings: PassThroughSettings) -> None:
         self.settings = settings
-        about = content_hash(settings.router)
-        self.drift = Drift(settings.router, Journal(settings.drift_file, about))
-        self.metrics = CaptionMetrics(self.drift)
+        self.drifts = tuple(
+            Drift(model.router, _journal(settings.drift_file, number, model))
+            for number, model in enumerate(settings.routed_models)
+        )
+        self.metrics = CaptionMetrics(self.drifts)
         self._client = UpstreamClient(settings.timeout)
         self._pictures = PictureClient(settings.fetch_from)
         self._shadows: set[asyncio.Task[None]] = set()
@@ -100,7 +118,13 @@ class PassThrough:
             task.cancel()
         await self._client.close()
         await self._pictures.close()
-        self.drift.journal.close()
+        for drift in self.drifts:
+            drift.journal.close()
+
+    @property
+    def alarms(self) -> list[str]:
+        """Of all routers."""
+        return [alarm for drift in self.drifts for alarm in drift.alarms]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
@@ -118,11 +142,22 @@ class PassThrough:
         if chat is None:
             return await self._relay(scope, body, self.settings.large, send)
         begun = time.perf_counter()
-        request, values, decision = await self._decided(chat)
+        request, look = await self._looked(chat)
+        decisions = self._decisions(look)
         self.metrics.seconds.observe(time.perf_counter() - begun)
-        if decision.reason == "ask":
-            return await self._cascade(scope, chat, request, values, send)
-        return await self._forward(scope, chat, request, decision, send)
+        live = _Live(scope, chat, request, send)
+        for number, decision in enumerate(decisions):
+            if decision.reason == "ask" and isinstance(look, list):
+                decisions[number] = await self._cascade(live, number, look)
+            elif decision.small:
+                decisions[number] = await self._forward(live, number, decision)
+            self._watch(number, decisions[number])
+            if decisions[number].small:
+                return None
+            if decisions[number].reason == "failed":
+                # the routers after it were certified on what those before it decided
+                return await self._answer_large(live, decisions[number])
+        return await self._answer_large(live, decisions[-1])
 
     def _routed_chat(self, scope: Scope, body: bytes) -> Chat | None:
         """The request as data; None where it is not for us to route."""
@@ -134,58 +169,68 @@ class PassThrough:
             return None
         return chat if isinstance(chat, dict) and chat.get("model") == self.settings.name else None
 
-    async def _decided(self, chat: Chat) -> tuple[CaptionRequest, list[float], Decision]:
-        """The request, its features where they were looked at, and the decision."""
-        router, request = self.settings.router, caption_request(chat)
-        if router.threshold is None:
-            return request, [], Decision(False, "uncertified")
-        if self.settings.on_drift == "large" and self.drift.alarmed():
-            return request, [], Decision(False, "drift")
+    def _decisions(self, look: list[float] | Decision) -> list[Decision]:
+        """One for each model but the large one; a single one where none may answer."""
+        if isinstance(look, Decision):
+            return [look]
+        return [decide(model.router, look) for model in self.settings.routed_models]
+
+    async def _looked(self, chat: Chat) -> tuple[CaptionRequest, list[float] | Decision]:
+        """The request, and its features, or the decision where none are needed."""
+        request = caption_request(chat)
+        routers = [model.router for model in self.settings.routed_models]
+        certified = [router for router in routers if router.threshold is not None]
+        if not certified:
+            return request, Decision(False, "uncertified")
+        if self.settings.on_drift == "large" and any(drift.alarmed() for drift in self.drifts):
+            return request, Decision(False, "drift")
         if request.url and self._pictures.may_fetch(request.url):
             request = request._replace(picture=await self._pictures.fetch(request.url))
-        values = await self._look(request)
-        if isinstance(values, Decision):
-            return request, [], values
-        return request, values, decide(router, values)
+        return request, await self._look(certified[0], request)
 
-    async def _look(self, request: CaptionRequest) -> list[float] | Decision:
+    async def _look(self, router: Router, request: CaptionRequest) -> list[float] | Decision:
         """In a thread where the picture is much work."""
-        router, most = self.settings.router, self.settings.most_seconds
+        most = self.settings.most_seconds
         if request.picture is None or effort(request.picture) == 1.0:
             return looked_at(router, request, most_seconds=most)
         return await asyncio.to_thread(looked_at, router, request, most_seconds=most)
 
-    async def _forward(
-        self, scope: Scope, chat: Chat, request: CaptionRequest, decision: Decision, send: Send
-    ) -> None:
-        """Ask the model that was decided for; the large one where the small one fails."""
-        small, large = self.settings.small, self.settings.large
-        if decision.small:
-            try:
-                answer = await self._open_working(scope, chat, small)
-            except FAILURES:
-                self.metrics.errors.labels(small.model).inc()
-                decision = Decision(False, "failed")
-            else:
-                self._count(decision)
-                text = await self._stream(answer, small, send, _route_headers(decision))
-                self._maybe_shadow(scope, chat, request, text)
-                return
-        self._count(decision)
-        await self._relay(scope, _body_for(large, chat), large, send, _route_headers(decision))
+    async def _forward(self, live: _Live, number: int, decision: Decision) -> Decision:
+        """Ask the model that was decided for, and pass its answer on.
 
-    def _count(self, decision: Decision) -> None:
-        upstream = self.settings.small if decision.small else self.settings.large
+        'failed' where it has none.
+        """
+        model = self.settings.routed_models[number]
+        try:
+            answer = await self._open_working(live.scope, live.chat, model.upstream)
+        except FAILURES:
+            self.metrics.errors.labels(model.upstream.model).inc()
+            return Decision(False, "failed")
+        self._count(model.upstream, decision)
+        headers = _route_headers(decision, model.role)
+        text = await self._stream(answer, model.upstream, live.send, headers)
+        self._maybe_shadow(live, number, text)
+        return decision
+
+    async def _answer_large(self, live: _Live, decision: Decision) -> None:
+        large = self.settings.large
+        self._count(large, decision)
+        headers = _route_headers(decision, "large")
+        await self._relay(live.scope, _body_for(large, live.chat), large, live.send, headers)
+
+    def _count(self, upstream: Upstream, decision: Decision) -> None:
         self.metrics.decisions.labels(upstream.model, decision.reason).inc()
         self.metrics.saved.inc(self.settings.large.price)
-        if decision.reason in DECIDED:
-            self._watched(partial(self.drift.routed, decision.small))
 
-    def _watched(self, count: Callable[[], None]) -> None:
+    def _watch(self, number: int, decision: Decision) -> None:
+        if decision.reason in DECIDED:
+            self._watched(number, partial(self.drifts[number].routed, decision.small))
+
+    def _watched(self, number: int, count: Callable[[], None]) -> None:
         """Count, and log the alarms that this raises."""
-        before = len(self.drift.alarms)
+        before = len(self.drifts[number].alarms)
         count()
-        for alarm in self.drift.alarms[before:]:
+        for alarm in self.drifts[number].alarms[before:]:
             logger.warning("drift: %s", alarm)
 
     async def _relay(
@@ -249,30 +294,29 @@ class PassThrough:
         self.metrics.spend.labels(upstream.model).inc(upstream.spend(bytes(beginning)))
         return bytes(beginning)
 
-    async def _cascade(
-        self, scope: Scope, chat: Chat, request: CaptionRequest, values: list[float], send: Send
-    ) -> None:
-        """Ask the small model, judge its answer, and ask the large one where it is not enough."""
-        small, judge = self.settings.small, self.settings.judge
-        if judge is None or request.picture is None:
-            decision = Decision(False, "uncertified")
-            return await self._forward(scope, chat, request, decision, send)
+    async def _cascade(self, live: _Live, number: int, values: list[float]) -> Decision:
+        """Ask a model, judge its answer, and pass it on where that is enough."""
+        model, judge = self.settings.routed_models[number], self.settings.judge
+        upstream = model.upstream
+        if judge is None or live.request.picture is None:
+            return Decision(False, "uncertified")
         held = _HeldAnswer()
         try:
-            text = await self._stream(await self._open_working(scope, chat, small), small, held)
+            answer = await self._open_working(live.scope, live.chat, upstream)
+            text = await self._stream(answer, upstream, held)
         except (*FAILURES, UpstreamBroken):
-            self.metrics.errors.labels(small.model).inc()
-            return await self._forward(scope, chat, request, Decision(False, "failed"), send)
-        score = await self._judged(judge, request, text)
+            self.metrics.errors.labels(upstream.model).inc()
+            return Decision(False, "failed")
+        score = await self._judged(judge, live.request, text)
         if score is None:
-            return await self._forward(scope, chat, request, Decision(False, "failed"), send)
-        decision = decide(self.settings.router, [*values, score])
+            return Decision(False, "failed")
+        decision = decide(model.router, [*values, score])
         if not decision.small:
-            decision = Decision(False, "check", decision.probability)
-            return await self._forward(scope, chat, request, decision, send)
-        self._count(decision)
-        await held.release(send, _route_headers(decision))
-        return self._maybe_shadow(scope, chat, request, text)
+            return Decision(False, "check", decision.probability)
+        self._count(upstream, decision)
+        await held.release(live.send, _route_headers(decision, model.role))
+        self._maybe_shadow(live, number, text)
+        return decision
 
     async def _judged(
         self, judge: AnswerJudge, request: CaptionRequest, answer: bytes
@@ -288,37 +332,44 @@ class PassThrough:
             logger.warning("the judge raised %s", type(error).__name__)
         return None
 
-    def _maybe_shadow(
-        self, scope: Scope, chat: Chat, request: CaptionRequest, small_answer: bytes
-    ) -> None:
+    def _maybe_shadow(self, live: _Live, number: int, answer: bytes) -> None:
         judge = self.settings.judge
         if judge is not None and self._random.random() < self.settings.shadow:
-            task = asyncio.ensure_future(self._shadow(judge, scope, chat, request, small_answer))
+            task = asyncio.ensure_future(self._shadow(judge, live, number, answer))
             self._shadows.add(task)
             task.add_done_callback(self._shadows.discard)
 
-    async def _shadow(
-        self,
-        judge: AnswerJudge,
-        scope: Scope,
-        chat: Chat,
-        request: CaptionRequest,
-        small_answer: bytes,
-    ) -> None:
-        """Ask the large model too, and let the judge say whether the small answer will do."""
+    async def _shadow(self, judge: AnswerJudge, live: _Live, number: int, answer: bytes) -> None:
+        """Ask the large model too, and let the judge say whether the other answer will do."""
         large = self.settings.large
         try:
-            answer = await self._open_working(scope, chat, large)
-            large_answer = await self._stream(answer, large, _HeldAnswer())
+            opened = await self._open_working(live.scope, live.chat, large)
+            large_answer = await self._stream(opened, large, _HeldAnswer())
         except (*FAILURES, UpstreamBroken):
             return
-        small_score = await self._judged(judge, request, small_answer)
-        large_score = await self._judged(judge, request, large_answer)
-        if small_score is None or large_score is None:
+        score = await self._judged(judge, live.request, answer)
+        large_score = await self._judged(judge, live.request, large_answer)
+        if score is None or large_score is None:
             return
-        acceptable = small_score >= large_score - self.settings.router.tolerance - 1e-12
-        self._watched(partial(self.drift.judged, acceptable))
+        acceptable = score >= large_score - self.settings.router.tolerance - 1e-12
+        self._watched(number, partial(self.drifts[number].judged, acceptable))
         self.metrics.shadowed.labels(str(acceptable).lower()).inc()
+
+
+class _Live(NamedTuple):
+    """One routed request, and where its answer goes."""
+
+    scope: Scope
+    chat: Chat
+    request: CaptionRequest
+    send: Send
+
+
+def _journal(file: Path | None, number: int, model: RoutedModel) -> Journal:
+    """Of the first router the file itself; of those after it one beside it."""
+    if file is not None and number:
+        file = file.with_name(f"{file.name}.{number}")
+    return Journal(file, content_hash(model.router))
 
 
 class _HeldAnswer:
@@ -341,9 +392,9 @@ def _body_for(upstream: Upstream, chat: Chat) -> bytes:
     return msgspec.json.encode(chat | {"model": upstream.model})
 
 
-def _route_headers(decision: Decision) -> RawHeaders:
+def _route_headers(decision: Decision, role: str) -> RawHeaders:
     headers = {
-        "x-halftime-route": "small" if decision.small else "large",
+        "x-halftime-route": role,
         "x-halftime-reason": decision.reason,
     }
     if decision.probability is not None:

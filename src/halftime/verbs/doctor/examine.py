@@ -38,7 +38,7 @@ PURPOSES = {
     ),
     "lora": "pipelines with LoRA files",
     "onnx": "the fix onnxruntime",
-    "torchao": "the fix int8-dynamic by torchao",
+    "torchao": "the fixes denoiser-quantize and text-quantize",
     "ray": "halftime serve --ray",
     "docs": "make docs",
     "test": "make test",

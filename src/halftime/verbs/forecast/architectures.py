@@ -105,6 +105,21 @@ _T5: dict[str, Json] = {
 }
 
 
+def _decoder(
+    hidden: int, inner: int, layers: int, heads: int, keys: int, words: int
+) -> dict[str, Json]:
+    """A language model whose hidden states a pipeline takes as a prompt's."""
+    return {
+        "vocab_size": words,
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys,
+        "head_dim": 128,
+    }
+
+
 def _clip(hidden: int, layers: int, heads: int, act: str = "gelu") -> dict[str, Json]:
     return {
         "vocab_size": 49408,
@@ -335,6 +350,94 @@ ARCHITECTURES: dict[str, Architecture] = {
         1.9e9,
         2,
         "LTX-Video paper: 1.9B",
+    ),
+    "flux2": Architecture(
+        "denoiser",
+        "Flux2Transformer2DModel",
+        {},
+        "diffusers",
+        32.2e9,
+        2,
+        "FLUX.2 [dev] card: 32B",
+    ),
+    "flux2_klein_4b": Architecture(
+        "denoiser",
+        "Flux2Transformer2DModel",
+        {
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+        "diffusers",
+        3.9e9,
+        1,
+        "FLUX.2 [klein] card: 4B",
+    ),
+    "flux2_klein_9b": Architecture(
+        "denoiser",
+        "Flux2Transformer2DModel",
+        {
+            "num_layers": 8,
+            "num_single_layers": 24,
+            "num_attention_heads": 32,
+            "joint_attention_dim": 12288,
+            "guidance_embeds": False,
+        },
+        "diffusers",
+        9.1e9,
+        1,
+        "FLUX.2 [klein] card: 9B",
+    ),
+    "qwen_image": Architecture(
+        "denoiser",
+        "QwenImageTransformer2DModel",
+        {},
+        "diffusers",
+        20.4e9,
+        2,
+        "Qwen-Image report: 20B",
+    ),
+    "flux2_vae": Architecture("vae", "AutoencoderKLFlux2"),
+    "qwen_image_vae": Architecture(
+        "vae", "AutoencoderKLQwenImage", {}, "diffusers", 127e6, 3, "Wan's VAE: 127M"
+    ),
+    "mistral3_24b": Architecture(
+        "text_encoder",
+        "MistralModel",
+        _decoder(5120, 32768, 40, 32, 8, 131072),
+        "transformers",
+        23.6e9,
+        2,
+        "Mistral Small 3 card: 24B with its head",
+    ),
+    "qwen25_7b": Architecture(
+        "text_encoder",
+        "Qwen2Model",
+        _decoder(3584, 18944, 28, 28, 4, 152064),
+        "transformers",
+        7.07e9,
+        2,
+        "Qwen2.5 7B without its head; the vision tower, which no prompt runs, is left out",
+    ),
+    "qwen3_4b": Architecture(
+        "text_encoder",
+        "Qwen3Model",
+        _decoder(2560, 9728, 36, 32, 8, 151936),
+        "transformers",
+        4.02e9,
+        2,
+        "Qwen3 4B card: 4.0B",
+    ),
+    "qwen3_8b": Architecture(
+        "text_encoder",
+        "Qwen3Model",
+        _decoder(4096, 12288, 36, 32, 8, 151936),
+        "transformers",
+        7.57e9,
+        2,
+        "Qwen3 8B card: 8.2B with its head",
     ),
     "sd_vae": Architecture(
         "vae", "AutoencoderKL", _KL_VAE, "diffusers", 83.65e6, 4, "SD VAE: 83.65M"

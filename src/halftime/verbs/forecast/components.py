@@ -146,6 +146,20 @@ def _controlnet(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
 
 
 def _flux(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
+    width = _Numbers(module).pooled_projection_dim
+    return _of_flux(
+        module, at, dtype, axes=3, pooled_projections=_empty(at.batch, width, dtype=dtype)
+    )
+
+
+def _flux2(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
+    return _of_flux(module, at, dtype, axes=4)
+
+
+def _of_flux(
+    module: nn.Module, at: Geometry, dtype: torch.dtype, axes: int, **more: object
+) -> object:
+    """A call with texts and cells, each placed along so many axes."""
     import torch
 
     config, tokens = _Numbers(module), at.tokens or 512
@@ -153,11 +167,24 @@ def _flux(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
     return module(
         hidden_states=_empty(at.batch, cells, config.in_channels, dtype=dtype),
         encoder_hidden_states=_empty(at.batch, tokens, config.joint_attention_dim, dtype=dtype),
-        pooled_projections=_empty(at.batch, config.pooled_projection_dim, dtype=dtype),
         timestep=_empty(at.batch, dtype=dtype),
-        img_ids=_empty(cells, 3, dtype=dtype),
-        txt_ids=_empty(tokens, 3, dtype=dtype),
+        img_ids=_empty(cells, axes, dtype=dtype),
+        txt_ids=_empty(tokens, axes, dtype=dtype),
         guidance=_empty(at.batch, dtype=torch.float32) if config.guidance_embeds else None,
+        return_dict=False,
+        **more,
+    )
+
+
+def _qwen_image(module: nn.Module, at: Geometry, dtype: torch.dtype) -> object:
+    config, tokens = _Numbers(module), at.tokens or 256
+    rows, columns = at.height // 16, at.width // 16
+    return module(
+        hidden_states=_empty(at.batch, rows * columns, config.in_channels, dtype=dtype),
+        encoder_hidden_states=_empty(at.batch, tokens, config.joint_attention_dim, dtype=dtype),
+        encoder_hidden_states_mask=None,
+        timestep=_empty(at.batch, dtype=dtype),
+        img_shapes=[[(1, rows, columns)]] * at.batch,
         return_dict=False,
     )
 
@@ -296,6 +323,8 @@ FORWARDS: dict[str, Inputs] = {
     "UNet2DConditionModel": _unet,
     "ControlNetModel": _controlnet,
     "FluxTransformer2DModel": _flux,
+    "Flux2Transformer2DModel": _flux2,
+    "QwenImageTransformer2DModel": _qwen_image,
     "SD3Transformer2DModel": _sd3,
     "PixArtTransformer2DModel": _pixart,
     "SanaTransformer2DModel": _sana,
@@ -307,9 +336,14 @@ FORWARDS: dict[str, Inputs] = {
     "T5EncoderModel": _text,
     "UMT5EncoderModel": _text,
     "Gemma2Model": _text,
+    "MistralModel": _text,
+    "Qwen2Model": _text,
+    "Qwen3Model": _text,
 }
 DECODERS: dict[str, Inputs] = {
     "AutoencoderKL": _decode(None),
+    "AutoencoderKLFlux2": _decode(8),
+    "AutoencoderKLQwenImage": _decode_video(8, 4, "z_dim"),
     "AutoencoderTiny": _decode(8),
     "AutoencoderDC": _decode(32),
     "AutoencoderKLWan": _decode_video(8, 4, "z_dim"),

@@ -57,6 +57,16 @@ PRIORS: dict[str, tuple[float, float]] = {
     "step": (1.0e-3, 0.5),
     "call": (30e-3, 0.7),  # seconds of a call beside its stages
     "pixel": (20e-9, 0.8),  # seconds for a pixel from the tensor to a picture
+    # host costs of server cores of 2022 and later (with Hopper and Blackwell), likewise: twice a
+    # Rome core's single-thread rate, and a newer Python
+    "modern": (0.55, 0.25),
+    # of the 16-bit products' share of the peak, in 8 bits or fewer; and of their energy
+    "gemm_low": (0.75, 0.2),
+    "energy_low": (0.6, 0.3),
+    # bytes moved to quantise an activation, and to turn a quantised weight back; times that, eager
+    "quantise": (5.0, 0.4),
+    "dequantise": (3.0, 0.4),
+    "unfused": (3.0, 0.4),
     "engine": (0.85, 0.2),  # time of an engine (TensorRT) over that of the compiled module
 }
 # Energy of a FLOP by generation, relative to the A100's 7 nm: what the process alone would suggest;

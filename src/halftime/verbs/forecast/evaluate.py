@@ -20,6 +20,7 @@ from halftime.verbs.forecast.predict import (
     Effects,
     Machine,
     StageWork,
+    doubt_of,
     gradient,
     spread,
     total_seconds,
@@ -39,7 +40,8 @@ def banded(works: Sequence[StageWork], machine: Machine) -> tuple[float, float, 
         return total_seconds(works, machine.gpu, machine.constants, effects)
 
     value = seconds(machine.effects)
-    factor = math.exp(Z90 * spread(gradient(seconds, machine.effects), machine))
+    slope = gradient(seconds, machine.effects)
+    factor = math.exp(Z90 * spread(slope, machine, doubt_of(works)))
     return value, value / factor, value * factor
 
 

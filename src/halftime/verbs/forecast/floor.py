@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from halftime.records.gpus import Gpu
+from halftime.verbs.forecast.host import CONSUMER
 from halftime.verbs.forecast.predict import ComponentRun, StageWork, operations_of
-from halftime.verbs.forecast.roofline import CONSUMER, formats
+from halftime.verbs.forecast.quantised import weight_bytes
+from halftime.verbs.forecast.roofline import formats
 
 # Consumer cards run above the clock of their datasheet: at most by this, from measured products and
 # public overclocks.
@@ -39,7 +41,7 @@ def _forward(run: ComponentRun, gpu: Gpu) -> float:
         if group.kind == "conv" and used == "fp32":
             rate *= WINOGRAD
         seconds += group.count * group.flops / rate
-    weight = 1 if run.dtype in ("int8", "fp8") else 4 if run.dtype in ("fp32", "tf32") else 2
+    weight = weight_bytes(run.dtype)
     # Weights that stay in the L2 from one forward to the next need not be read again.
     bytes_read = max(0.0, trace.parameters * _used_share(run) * weight - gpu.l2_bytes)
     return max(seconds, bytes_read / gpu.bandwidth)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FACTORS = {
     "AutoencoderDC": (32, 1),
     "AutoencoderKL": (8, 1),
+    "AutoencoderKLFlux2": (8, 1),
     "AutoencoderKLCogVideoX": (8, 4),
     "AutoencoderKLHunyuanVideo": (8, 4),
     "AutoencoderKLLTXVideo": (32, 8),
@@ -32,11 +33,17 @@ _TEMPORAL = ("temporal_compression_ratio", "scale_factor_temporal")
 # Denoiser class -> latent cells along one side of a token, where its configuration leaves it open.
 _PATCHES = {
     "CogVideoXTransformer3DModel": 2,
+    "Flux2Transformer2DModel": 2,
     "FluxTransformer2DModel": 2,  # its pipeline packs 2 x 2 cells
+    "QwenImageTransformer2DModel": 2,
     "SD3Transformer2DModel": 2,
     "WanTransformer3DModel": 2,
 }
-_PACKS = ("FluxTransformer2DModel",)  # whatever its own patch_size says
+_PACKS = (
+    "FluxTransformer2DModel",
+    "Flux2Transformer2DModel",
+    "QwenImageTransformer2DModel",
+)  # whatever its own patch_size says
 # Steps of the noise schedule that diffusers' schedulers are trained with, unless they say another.
 MOST_STEPS = 1000
 

@@ -26,7 +26,7 @@ _TOKENS = {"T5EncoderModel": 512, "UMT5EncoderModel": 512, "Gemma2Model": 300}
 # Latent cells times this are pixels, where a denoiser's `sample_size` counts cells.
 _FACTOR = {"SanaTransformer2DModel": 32}
 # Denoisers distilled or embedding their guidance run on one row a picture.
-_UNGUIDED = ("FluxTransformer2DModel",)
+_UNGUIDED = ("FluxTransformer2DModel", "Flux2Transformer2DModel")
 
 
 class Component(Record, frozen=True, kw_only=True):

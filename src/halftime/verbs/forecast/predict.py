@@ -18,8 +18,8 @@ from halftime.verbs.forecast import host
 from halftime.verbs.forecast.cache import Traced, trace_of
 from halftime.verbs.forecast.constants import Constants
 from halftime.verbs.forecast.ops import StageTrace
+from halftime.verbs.forecast.quantised import doubt
 from halftime.verbs.forecast.roofline import (
-    CONSUMER,
     OpSeconds,
     OpTable,
     limits_of,
@@ -46,6 +46,7 @@ class ComponentRun(Record, frozen=True, kw_only=True):
     engine: bool = False  # TensorRT and the like
     captured: bool = False  # the whole loop is a graph: the host issues nothing
     step_work: float = 0.0
+    cards: int = 1  # that share one forward of the device
     saved_operations: float = 0.0  # operations that a fix folds into others, per forward
 
 
@@ -78,10 +79,13 @@ class Forward(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _table(traced_key: bytes, compiled: bool, channels_last: bool) -> OpTable:
+def _table(traced_key: bytes, compiled: bool, channels_last: bool, dtype: str) -> OpTable:
     trace = _traces[traced_key]
     return table_of(
-        trace.compiled if compiled else trace.eager, compiled=compiled, channels_last=channels_last
+        trace.compiled if compiled else trace.eager,
+        compiled=compiled,
+        channels_last=channels_last,
+        dtype=dtype,
     )
 
 
@@ -93,7 +97,7 @@ def operations_of(run: ComponentRun) -> tuple[StageTrace, OpTable]:
     key = msgspec.json.encode(run.traced, order="deterministic")
     if key not in _traces:
         _traces[key] = trace_of(run.traced)
-    return _traces[key], _table(key, run.compiled or run.engine, run.channels_last)
+    return _traces[key], _table(key, run.compiled or run.engine, run.channels_last, run.dtype)
 
 
 def op_times(
@@ -112,7 +116,7 @@ def op_times(
 
 def host_factor(gpu: Gpu, constants: Constants, effects: Effects) -> float:
     """What this machine's host costs against the common one."""
-    return math.exp(effects.host) * (constants["desktop"] if gpu.name.startswith(CONSUMER) else 1.0)
+    return math.exp(effects.host) * host.class_factor(host.class_of(gpu), constants.values)
 
 
 # A what-if table asks for the same forwards again and again. Holding the constants keeps their id
@@ -141,6 +145,7 @@ def _forward(run: ComponentRun, gpu: Gpu, constants: Constants, effects: Effects
         constants["engine"] if run.engine else 1.0
     )
     device -= run.saved_operations * constants["kernel"]
+    device /= run.cards
     work = host.operations(trace, compiled=run.compiled or run.engine) - run.saved_operations * (
         not run.compiled
     )
@@ -175,8 +180,9 @@ class Machine(NamedTuple):
     calibrated_on: str
 
 
-def uncalibrated(gpu: Gpu, constants: Constants) -> Machine:
-    """The GPU as the fit knows it, beside an unknown host."""
+def uncalibrated(gpu: Gpu, constants: Constants, beside: str | None = None) -> Machine:
+    """The GPU as the fit knows it, beside an unknown host of its usual class, or `beside` a named
+    one."""
     fitted = constants.gpus.get(gpu.name)
     covariance = np.zeros((3, 3))
     if fitted:
@@ -186,8 +192,12 @@ def uncalibrated(gpu: Gpu, constants: Constants) -> Machine:
     else:
         covariance[:2, :2] = np.diag([constants.gpu_compute**2, constants.gpu_memory**2])
         basis = f"datasheet values of the {gpu.name} alone: no measurement of it was available"
-    covariance[2, 2] = constants.host**2
-    return Machine(gpu, constants, Effects(), covariance, basis)
+    if beside is None:
+        covariance[2, 2] = constants.host**2
+        return Machine(gpu, constants, Effects(), covariance, basis)
+    named = host.host_named(beside, gpu, constants.values)
+    covariance[2, 2] = named.spread**2
+    return Machine(gpu, constants, Effects(host=named.effect), covariance, basis)
 
 
 def gradient(seconds: Callable[[Effects], float], at: Effects) -> NDArray[np.float64]:
@@ -201,7 +211,24 @@ def gradient(seconds: Callable[[Effects], float], at: Effects) -> NDArray[np.flo
     return np.array([(value - here) / delta for value in there])
 
 
-def spread(slope: NDArray[np.float64], machine: Machine) -> float:
-    """Standard deviation of log(seconds): of the machine, the model family, and between sources."""
+# Engines (TensorRT) fuse what the trace cannot know: of log(seconds), on top of the rest.
+ENGINE_DOUBT = 0.25
+
+
+def doubt_of(works: Sequence[StageWork]) -> float:
+    """Standard deviation of log(seconds) that how a component runs adds: the largest of them."""
+    return max(
+        (
+            max(doubt(run.dtype), ENGINE_DOUBT if run.engine else 0.0)
+            for work in works
+            for run in work.runs
+        ),
+        default=0.0,
+    )
+
+
+def spread(slope: NDArray[np.float64], machine: Machine, more: float = 0.0) -> float:
+    """Standard deviation of log(seconds): of the machine, the model family, between sources, and
+    what `doubt_of` adds."""
     variance = float(slope @ machine.covariance @ slope)
-    return math.sqrt(variance + machine.constants.family**2 + machine.constants.source**2)
+    return math.sqrt(variance + machine.constants.family**2 + machine.constants.source**2 + more**2)

@@ -13,6 +13,9 @@ from halftime.records.gpus import Gpu, gpu_named
 from halftime.verbs.forecast.constants import Constants
 from halftime.verbs.forecast.scenario import Scenario
 
+# Whatever the model, the CUDA context and the allocator's slack take this much of a card, beside
+# what torch.cuda.max_memory_allocated() says, which is what `memory_bytes` forecasts.
+CONTEXT_BYTES = 0.8 * 2**30
 Cost = Callable[[Scenario, Gpu, Constants], StageForecast]
 
 
@@ -58,7 +61,7 @@ def priced(
                 per_hour=per_hour,
                 per_picture=per_hour / 3600 * call.seconds / pictures,
                 meets_target=target_seconds is None or call.seconds <= target_seconds,
-                fits=call.memory_bytes <= gpu.memory_bytes,
+                fits=call.memory_bytes + CONTEXT_BYTES <= gpu.memory_bytes,
             )
         )
     return tuple(

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from halftime.base.errors import BadInput
 from halftime.records.gpus import Gpu, Rate
 from halftime.verbs.forecast.constants import Constants
+from halftime.verbs.forecast.host import CONSUMER
 from halftime.verbs.forecast.ops import Kind, OpGroup
+from halftime.verbs.forecast.quantised import (
+    activations_are,
+    converts_at_once,
+    is_quantised,
+    weight_bytes,
+)
 
 Array = NDArray[np.float64]
 KINDS: tuple[Kind, ...] = (
@@ -33,7 +40,6 @@ _CONV, _GEMM, _BMM, _ATTENTION, _NORM = range(5)
 TILE = 128
 # fp32 lanes of a multiprocessor, by generation; 128 otherwise.
 FP32_LANES = {"volta": 64, "turing": 64, "ampere-datacentre": 64}
-CONSUMER = ("GTX", "TITAN", "RTX 2", "RTX 3", "RTX 40", "RTX 50")
 # How sharply the slower of two limits wins: 1 adds them, infinity takes the maximum.
 SHARPNESS = 4.0
 # Above this head dimension no fused attention kernel exists: scores are written out.
@@ -51,6 +57,11 @@ DTYPES: dict[str, str] = {
     "tf32": "tf32",
     "int8": "int8",
     "fp8": "fp8",
+    "fp4": "fp4",
+    "nvfp4": "fp4",
+    "nf4": "nf4",
+    "int8-weights": "int8-weights",
+    "fp8-weights": "fp8-weights",
 }
 # dtype -> format of convolutions, of matrix products, of attention; the first that the GPU has.
 _FORMATS: dict[str, tuple[tuple[Rate, ...], tuple[Rate, ...], tuple[Rate, ...]]] = {
@@ -62,6 +73,10 @@ _FORMATS: dict[str, tuple[tuple[Rate, ...], tuple[Rate, ...], tuple[Rate, ...]]]
     "tf32": (("tf32", "fp32"), ("tf32", "fp32"), ("tf32", "fp32")),
     "int8": (("bf16", "fp16"), ("int8", "fp16"), ("bf16", "fp16")),
     "fp8": (("bf16", "fp16"), ("fp8", "bf16", "fp16"), ("bf16", "fp16")),
+    "fp4": (("bf16", "fp16"), ("fp4", "fp8", "bf16"), ("bf16", "fp16")),
+    "nf4": (("bf16", "fp16"), ("bf16", "fp16"), ("bf16", "fp16")),
+    "int8-weights": (("bf16", "fp16"), ("bf16", "fp16"), ("bf16", "fp16")),
+    "fp8-weights": (("bf16", "fp16"), ("bf16", "fp16"), ("bf16", "fp16")),
 }
 
 
@@ -80,6 +95,10 @@ class OpTable:
     k: Array
     products: Array
     compiled: Array  # 1 where the compiler made the memory-bound kernels
+    low: Array  # 1 where a product is in 8 bits or fewer
+    quantised: Array  # elements of activations that are quantised on the way
+    dequantised: Array  # weights that are turned back into 16 bits on the way
+    converted_at_once: Array  # 1 where one kernel converts, not one for each operation
     transposed: Array  # 1 where eager fp16 convolutions change the layout around them
 
 
@@ -107,20 +126,36 @@ class GpuLimits:
     memory: Array
 
 
-def table_of(groups: Iterable[OpGroup], *, compiled: bool, channels_last: bool = False) -> OpTable:
-    """Columns of the groups; compiled or channels_last modules need no transposed convolutions."""
+def table_of(
+    groups: Iterable[OpGroup], *, compiled: bool, channels_last: bool = False, dtype: str = ""
+) -> OpTable:
+    """Columns of the groups; compiled or channels_last modules need no transposed convolutions.
+
+    Of a quantised dtype the matrix products read lighter weights, and convert on the way.
+    """
     rows = list(groups)
 
     def column(name: str) -> Array:
         return np.array([getattr(row, name) for row in rows], dtype=float)
 
+    kind = np.array([KINDS.index(row.kind) for row in rows], dtype=np.int64)
+    linear = ((kind == _GEMM) & (column("element") <= 2) & is_quantised(dtype)).astype(float)
+    weights = linear * column("n") * column("k") * column("products")
+    moved = column("read") + column("written")
+    if is_quantised(dtype):
+        moved = np.maximum(moved - weights * (2 - weight_bytes(dtype)), 0.0)
+    dynamic = float(activations_are(dtype))
     return OpTable(
-        kind=np.array([KINDS.index(row.kind) for row in rows], dtype=np.int64),
+        kind=kind,
         count=column("count"),
         kernels=column("kernels"),
         element=column("element"),
         flops=column("flops"),
-        bytes=column("read") + column("written"),
+        bytes=moved,
+        low=linear * dynamic,
+        quantised=linear * dynamic * column("m") * column("k") * column("products"),
+        dequantised=weights * (1 - dynamic),
+        converted_at_once=np.full(len(rows), float(compiled or converts_at_once(dtype))),
         m=column("m"),
         n=column("n"),
         k=column("k"),
@@ -204,9 +239,16 @@ def op_seconds(ops: OpTable, limits: GpuLimits, c: Constants | Mapping[str, floa
     return OpSeconds(
         compute=_compute(ops, limits, scores, c),
         memory=memory,
-        layout=np.where(transposed, c["layout"] * memory, 0.0),
+        layout=np.where(transposed, c["layout"] * memory, 0.0) + _converting(ops, limits, c),
         launch=ops.kernels * c["kernel"],
     )
+
+
+def _converting(ops: OpTable, limits: GpuLimits, c: Constants | Mapping[str, float]) -> Array:
+    """Seconds of quantising activations or turning weights back, in kernels of their own."""
+    moved = c["quantise"] * ops.quantised + c["dequantise"] * ops.dequantised
+    passes = np.where(ops.converted_at_once > 0, 1.0, c["unfused"])
+    return moved * passes / (limits.bandwidth * c["pointwise"] * limits.memory)
 
 
 def _compute(
@@ -226,6 +268,7 @@ def _compute(
         c["energy"]
         * limits.energy
         * np.where(simt > 0, c["energy_simt"], np.where(_halved(ops), 1.0, 2.0))
+        * np.where(ops.low > 0, c["energy_low"], 1.0)
     )
     at_power = ops.flops * joules / (limits.watts - c["static"])
     busy = softmax(at_peak, at_power) + scores * c["score_operations"] / (limits.fp32 * clock)
@@ -262,7 +305,7 @@ def _efficiency(
         [ops.kind == _CONV, ops.kind == _GEMM, ops.kind == _BMM, ops.kind == _ATTENTION],
         [
             np.where(_halved(ops), c["conv"], c["conv_tf32"]),
-            c["gemm"],
+            c["gemm"] * np.where(ops.low > 0, c["gemm_low"], 1.0),
             c["bmm"],
             np.where(_halved(ops), attention, c["attention_tf32"]),
         ],

@@ -101,7 +101,10 @@ def _row(row: dict[str, str], index: int) -> MeasuredRow:
         raise BadInput(f"milliseconds is {row['milliseconds']!r}; it must be positive")
     kind = row["kind"].removesuffix("-trt")
     if kind not in ("step", "stage", "total"):
-        raise BadInput(f"kind {row['kind']!r} is not step, stage or total")
+        raise BadInput(
+            f"kind {row['kind']!r} is not step, stage or total; of engines only TensorRT ('-trt') "
+            "is forecast: others bring kernels of their own that a trace does not show"
+        )
     parts = tuple(parse_part(text) for text in row["parts"].split(";") if text.strip())
     if not parts:
         raise BadInput("no parts")

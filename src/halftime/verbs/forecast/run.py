@@ -29,6 +29,7 @@ from halftime.verbs.forecast.predict import (
     Effects,
     Machine,
     StageWork,
+    doubt_of,
     forward,
     gradient,
     op_times,
@@ -37,15 +38,13 @@ from halftime.verbs.forecast.predict import (
     total_seconds,
     uncalibrated,
 )
-from halftime.verbs.forecast.prices import priced
+from halftime.verbs.forecast.prices import CONTEXT_BYTES, priced
+from halftime.verbs.forecast.quantised import QUANTISED, check_runs
+from halftime.verbs.forecast.quantised import weight_bytes as bytes_of_a_weight
 from halftime.verbs.forecast.roofline import KINDS, formats
-from halftime.verbs.forecast.saved import calibration_of, machine_after
+from halftime.verbs.forecast.saved import NONE, calibration_of, machine_after
 from halftime.verbs.forecast.scenario import OUTSIDE, ForecastSettings, Scenario, scenario_of
 from halftime.verbs.forecast.whatif import fixes_of
-
-# Whatever the model, the CUDA context and the allocator's slack take this much of a card.
-CONTEXT_BYTES = 0.8 * 2**30
-_WEIGHT_BYTES = {"fp32": 4, "tf32": 4, "int8": 1, "fp8": 1}
 
 
 def forecast(
@@ -58,6 +57,7 @@ def forecast(
     target_seconds: float | None = None,
     calibration: Calibration | Path | str | None = None,
     constants: Constants | None = None,
+    host: str | None = None,
     config: str | None = None,
     revision: str | None = None,
 ) -> Forecast:
@@ -66,15 +66,15 @@ def forecast(
     `model` is a built-in name, a folder or cached hub id (configurations are enough), or None for
     the bundled model; `config` is the folder that says what a checkpoint in one file is, `revision`
     that of a hub id. `calibration` is a record or file of `calibrate`; None looks for the one
-    saved for this GPU. Raises UnknownModel, UnknownDevice or BadInput.
+    saved for this GPU. `host` is a class of CPUs or microseconds an operation, and takes the place
+    of a saved calibration. Raises UnknownModel, UnknownDevice or BadInput.
     """
-    machine = machine_after(
-        uncalibrated(gpu_named(gpu), constants or shipped()), calibration_of(calibration, gpu)
-    )
+    machine = _machine(gpu, constants or shipped(), host, calibration)
     scenario = scenario_of(
         resolve(model, config=config, revision=revision), settings or ForecastSettings()
     )
-    parsed_claims = [parse_claim(text) for text in claims]
+    check_runs(machine.gpu, scenario.choice.dtype, compiled=scenario.choice.compiled)
+    parsed = [parse_claim(text) for text in claims]
     stages = stages_of(scenario, machine)
     total = total_of(scenario, machine, stages)
     s = scenario.choice
@@ -92,18 +92,29 @@ def forecast(
         stages=stages,
         total=total,
         fixes=fixes_of(scenario, machine),
-        claims=tuple(
-            judge(claim, (*stages, total), machine.gpu, s.dtype) for claim in parsed_claims
-        ),
+        claims=tuple(judge(claim, (*stages, total), machine.gpu, s.dtype) for claim in parsed),
         prices=priced(scenario, prices, target_seconds, machine.constants, cost) if prices else (),
         operations=operations(scenario, machine),
         ceiling=_ceiling(machine.gpu, s.dtype),
         parameters=parameters(scenario),
         memory_bytes=total.memory_bytes,
         gpu_memory_bytes=machine.gpu.memory_bytes,
-        fits=total.memory_bytes <= machine.gpu.memory_bytes,
+        fits=total.memory_bytes + CONTEXT_BYTES <= machine.gpu.memory_bytes,
         calibrated_on=machine.calibrated_on,
         notes=notes(scenario, machine, total),
+    )
+
+
+def _machine(
+    gpu: str,
+    constants: Constants,
+    host: str | None,
+    calibration: Calibration | Path | str | None,
+) -> Machine:
+    """The GPU beside its host: a named one, or the one of a calibration."""
+    return machine_after(
+        uncalibrated(gpu_named(gpu), constants, host),
+        calibration_of(NONE if host else calibration, gpu),
     )
 
 
@@ -135,7 +146,8 @@ def _stage(
         return total_seconds(works, machine.gpu, machine.constants, effects)
 
     value = seconds(machine.effects)
-    factor = math.exp(Z90 * spread(gradient(seconds, machine.effects), machine))
+    slope = gradient(seconds, machine.effects)
+    factor = math.exp(Z90 * spread(slope, machine, doubt_of(works)))
     runs = [run for work in works for run in work.runs]
     forwards = [
         (run, forward(run, machine.gpu, machine.constants, machine.effects)) for run in runs
@@ -158,9 +170,7 @@ def _stage(
         kernels=round(sum(run.times * float(np.sum(t.count * t.kernels)) for run, t in tables)),
         device_seconds=device,
         host_seconds=host + own,
-        memory_bytes=weights
-        + CONTEXT_BYTES
-        + max((_activations(run) for run in runs), default=0.0),
+        memory_bytes=weights + max((activation_bytes(run) for run in runs), default=0.0),
     )
 
 
@@ -168,8 +178,18 @@ def _only_runs(work: StageWork) -> StageWork:
     return StageWork(stage=work.stage, runs=work.runs)
 
 
-def _activations(run: ComponentRun) -> float:
-    return float(operations_of(run)[0].peak_activation_bytes)
+def activation_bytes(run: ComponentRun) -> float:
+    """Peak of activations; cuDNN holds the input of an eager half-precision convolution of a
+    picture twice, in both layouts (published peaks of videos show no such thing)."""
+    trace = operations_of(run)[0]
+    twice = (
+        max((group.read for group in trace.eager if group.kind == "conv"), default=0)
+        if run.traced.element == 2
+        and run.traced.geometry.frames == 1
+        and not (run.compiled or run.channels_last)
+        else 0
+    )
+    return float(trace.peak_activation_bytes + twice)
 
 
 def _device_bound(runs: Sequence[ComponentRun], machine: Machine) -> Bound:
@@ -222,7 +242,7 @@ def weight_bytes(scenario: Scenario) -> float:
     }
     return float(
         sum(
-            operations_of(run)[0].parameters * _WEIGHT_BYTES.get(run.dtype, 2)
+            operations_of(run)[0].parameters * bytes_of_a_weight(run.dtype)
             for run in unique.values()
         )
     )
@@ -251,15 +271,17 @@ def notes(scenario: Scenario, machine: Machine, total: StageForecast) -> tuple[s
     """What a reader must know before trusting the numbers."""
     out = list(scenario.model.notes)
     used = formats(machine.gpu, scenario.choice.dtype)
+    if scenario.choice.dtype in QUANTISED:
+        out.append(f"{scenario.choice.dtype}: {QUANTISED[scenario.choice.dtype].note}")
     if "fp32" in used and scenario.choice.dtype in ("bf16", "fp16"):
         out.append(
             f"the {machine.gpu.name} has no {scenario.choice.dtype} tensor cores; forecast at "
             "its fp32 rate"
         )
-    if total.memory_bytes > machine.gpu.memory_bytes:
+    if total.memory_bytes + CONTEXT_BYTES > machine.gpu.memory_bytes:
         out.append(
-            "the call does not fit the card; offloading, which this forecast does not model, "
-            "would be slower"
+            "the call does not fit the card beside the CUDA context: `halftime plan` says which "
+            "precision or offload does"
         )
     if any(work.stage == OUTSIDE for work in scenario.works):
         out.append(

@@ -13,6 +13,7 @@ from halftime.verbs.forecast.cache import Traced
 from halftime.verbs.forecast.geometry import Geometry
 from halftime.verbs.forecast.models import Component, Model
 from halftime.verbs.forecast.predict import ComponentRun, StageWork
+from halftime.verbs.forecast.quantised import sixteen
 from halftime.verbs.forecast.roofline import DTYPES
 
 # Largest side that a tile of a tiled decode has, in pixels, and how much neighbouring tiles overlap
@@ -106,7 +107,7 @@ def _filled(model: Model, settings: ForecastSettings) -> ForecastChoice:
         steps=_or(settings.steps, model.steps),
         batch=settings.batch,
         dtype=dtype,
-        vae_dtype=_dtype({"int8": "bf16", "fp8": "bf16"}.get(vae, vae)),
+        vae_dtype=_dtype(sixteen(vae)),
         guidance=model.guidance if settings.guidance is None else settings.guidance,
         compiled=settings.compiled,
         channels_last=settings.channels_last,
@@ -150,7 +151,7 @@ def _traced(component: Component, geometry: Geometry, dtype: str, attention: str
 
 
 def _text(component: Component, at: ForecastChoice) -> ComponentRun:
-    dtype = {"int8": "bf16", "fp8": "bf16"}.get(at.dtype, at.dtype)
+    dtype = sixteen(at.dtype)
     geometry = Geometry(batch=1, width=512, height=512, tokens=component.tokens)
     # diffusers encodes the prompt and the negative prompt one after the other.
     return ComponentRun(

@@ -24,8 +24,8 @@ from halftime.records.gateway import (
     Trend,
     Truth,
 )
-from halftime.verbs.gateway.client import Sample
 from halftime.verbs.gateway.compare import Log
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.mock import LogEntry
 
 Pair = tuple[float, float]  # direct, through

@@ -9,6 +9,7 @@ from halftime.verbs.gateway.failures import THROUGH, failure_sentences, failures
 
 EXTRA_CALLS = 1.02  # of the upstream for a request
 SHRUNK, SHRUNK_BYTES = 0.9, 256  # of a request's body, at the upstream
+GROWN, GROWN_BYTES = 1.1, 512
 FASTER, FASTER_SECONDS = 0.02, 1e-4  # than direct, beyond its interval
 
 
@@ -100,13 +101,20 @@ def compressed_unasked(evidence: GatewayEvidence) -> Finding | None:
     return finding("compressed-unasked", message, seconds, {"encoding": encoding})
 
 
-def requests_shrunk(evidence: GatewayEvidence) -> Finding | None:
-    """The upstream gets less of a request than the client sent."""
+def _request_bytes(evidence: GatewayEvidence) -> tuple[float, float] | None:
+    """Of a request as the client sent it and as it came to the upstream; None without its log."""
     load = quietest(evidence.loads)
     log = load.upstream if load else None
     if log is None or not log.direct_request_bytes or log.through_request_bytes is None:
         return None
-    sent, came = log.direct_request_bytes, log.through_request_bytes
+    return log.direct_request_bytes, log.through_request_bytes
+
+
+def requests_shrunk(evidence: GatewayEvidence) -> Finding | None:
+    """The upstream gets less of a request than the client sent."""
+    if (sizes := _request_bytes(evidence)) is None:
+        return None
+    sent, came = sizes
     if came > SHRUNK * sent or sent - came < SHRUNK_BYTES:
         return None
     message = (
@@ -116,14 +124,41 @@ def requests_shrunk(evidence: GatewayEvidence) -> Finding | None:
     return finding("requests-shrunk", message, None, {"sent": sent, "arrived": came})
 
 
+def requests_grown(evidence: GatewayEvidence) -> Finding | None:
+    """The upstream gets more than the client sent."""
+    if (sizes := _request_bytes(evidence)) is None:
+        return None
+    sent, came = sizes
+    if came < GROWN * sent or came - sent < GROWN_BYTES:
+        return None
+    message = (
+        f"requests of {units.size(sent)} reach the upstream with {units.size(came)}: the gateway "
+        "adds to them. Where that is a prompt of its own, its tokens are paid for in each request."
+    )
+    return finding("requests-grown", message, None, {"sent": sent, "arrived": came})
+
+
 def model_differs(evidence: GatewayEvidence) -> Finding | None:
-    """The gateway asks for another model than the client did."""
+    """The gateway asks for another model than the client did, or gives another one's answers."""
     models = {name for load in evidence.loads if load.upstream for name in load.upstream.models}
     if not models:
-        return None
+        return _model_named(evidence)
     names = ", ".join(sorted(models))
     message = (
         f"the upstream is asked for another model through the gateway than directly: {names}. "
         "Where it is the same one under another name, give --through-model."
+    )
+    return finding("model-differs", message, None, {"models": names})
+
+
+def _model_named(evidence: GatewayEvidence) -> Finding | None:
+    """By the answers alone: a gateway may also have its own names for models."""
+    models = {name for load in evidence.loads if load.answers for name in load.answers.models}
+    if not models:
+        return None
+    names = ", ".join(sorted(models))
+    message = (
+        f"answers through the gateway name another model than direct ones: {names}. Make sure that "
+        "this is the gateway's name for it, and not a cheaper one that it falls back to."
     )
     return finding("model-differs", message, None, {"models": names})

@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from halftime.base import units
-from halftime.verbs.gateway.client import Pool, Sample
+from halftime.verbs.gateway.client import Pool
+from halftime.verbs.gateway.connection import NOT_HTTP, Sample
+from halftime.verbs.gateway.http2 import NOT_HTTP2
 from halftime.verbs.gateway.timer import now
 
 PATIENCE = 20.0  # seconds that a load waits for rate limits in all
@@ -21,6 +23,7 @@ FIRST_WAIT = 1.0  # where a 429 does not say; doubled each time
 LOST_IN_A_ROW = 20  # requests of one arm without any answer
 TIMEOUTS_IN_A_ROW = 4
 BAD_IN_A_ROW = 40  # answers of one arm that are none, before any that is one
+INTERRUPTED = "interrupted by Ctrl-C"
 
 
 @dataclass
@@ -39,6 +42,18 @@ class Brake:
     _lost: Counter[str] = field(default_factory=Counter)
     _timed_out: Counter[str] = field(default_factory=Counter)
     _bad: Counter[str] = field(default_factory=Counter)
+
+    def interrupt(self) -> None:
+        """The user has had enough. Called where a cancellation arrived, which it takes for dealt
+        with."""
+        self.reason = self.reason or INTERRUPTED
+        if task := asyncio.current_task():
+            task.uncancel()
+
+    @property
+    def interrupted(self) -> bool:
+        """By the user, rather than for what an endpoint did."""
+        return self.reason == INTERRUPTED
 
     @property
     def pausing(self) -> bool:
@@ -68,7 +83,7 @@ class Brake:
                 count[arm] = 0
         elif sample.refused:
             self._slow_down(sample)
-        elif sample.status:
+        elif sample.status or sample.error in (NOT_HTTP, NOT_HTTP2):
             self._lost[arm] = self._timed_out[arm] = 0
             self._bad[arm] += 1
             if self._bad[arm] >= BAD_IN_A_ROW and arm not in self._answered:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from halftime.base.stats import median
 from halftime.records.gateway import AnswerFacts, UpstreamLog
-from halftime.verbs.gateway.client import Sample
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.mock import LogEntry
 
 Log = Mapping[str, Sequence[LogEntry]]  # the calls of each request, by its id
@@ -30,6 +30,8 @@ def check_answers(direct: Sequence[Sample], through: Sequence[Sample], log: Log 
     streamed = _most([sample.reply.streamed for sample in good])
     digests = Counter(sample.reply.digest for sample in good if sample.reply.mark)
     sizes = {sample.reply.digest: sample.reply.size for sample in good}
+    ids = {sample.id for arm in (direct, through) for sample in arm}
+    repeated = _repeated(good, through) if log is None else frozenset()
     models = {bare(entry.model) for sample in good for entry in (log or {}).get(sample.id, ())}
     for sample in through:
         if not sample.ok:
@@ -39,8 +41,32 @@ def check_answers(direct: Sequence[Sample], through: Sequence[Sample], log: Log 
             sample.error = "not a stream"
         elif finished and not reply.finished:
             sample.error = "a stream without [DONE]"
+        elif sample.id in repeated:
+            sample.error = "an answer that was given before"
+        elif log is None and reply.mark != sample.id and reply.mark in ids:
+            sample.error = "the answer to another request"
         elif log is not None and digests:
             sample.error = _unlike(sample, digests, sizes) or _other_model(sample, models, log)
+
+
+def _repeated(direct: Sequence[Sample], through: Sequence[Sample]) -> Set[str]:
+    """Ids of requests whose answer is another one's, id and text: of a cache that is not asked the
+    same twice. Only where direct answers are all different in both."""
+    if len(direct) < _FEWEST or not _all_differ(direct):
+        return frozenset()
+    earlier = set[tuple[str, int]]()
+    repeated = set[str]()
+    for sample in through:
+        answer = sample.reply.identity, sample.reply.digest
+        if sample.ok and answer[0] and answer in earlier:
+            repeated.add(sample.id)
+        earlier.add(answer)
+    return repeated
+
+
+def _all_differ(samples: Sequence[Sample]) -> bool:
+    identities = {sample.reply.identity for sample in samples} - {""}
+    return len(identities) == len({sample.reply.digest for sample in samples}) == len(samples)
 
 
 def _most(answers: Sequence[bool]) -> bool:
@@ -112,12 +138,14 @@ def answer_facts(direct: Sequence[Sample], through: Sequence[Sample]) -> AnswerF
         return None
     shared = frozenset.intersection(*(sample.reply.keys for sample in arms[0]))
     anywhere = frozenset[str]().union(*(sample.reply.keys for sample in arms[1]))
+    names = [{bare(sample.reply.model) for sample in arm} - {""} for arm in arms]
     encodings = {sample.reply.encoding for sample in arms[1]} - {
         sample.reply.encoding for sample in arms[0]
     }
     return AnswerFacts(
         missing=tuple(sorted(shared - anywhere)),
         encoding=", ".join(sorted(encodings)),
+        models=tuple(sorted(names[1] - names[0])) if names[0] else (),
         interim=sum(sample.interim for sample in arms[1]),
         direct_closing=_share(arms[0]),
         through_closing=_share(arms[1]),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from halftime.base import units
 from halftime.base.errors import HalftimeError
 from halftime.records.gateway import Generator, Load
+from halftime.verbs.gateway.client import Pool
 from halftime.verbs.gateway.failures import DIRECT, FAILING_SHARE, failures
 from halftime.verbs.gateway.settings import GatewaySettings
 
@@ -15,7 +16,9 @@ LAG_LIMIT = 0.0015  # seconds; above it the generator's own lateness is a doubt
 _BLOCK_IN_LATENCIES = 9.0  # times one request that --duration needs, to tell a queue
 
 
-def doubts(loads: Sequence[Load], generator: Generator, settings: GatewaySettings) -> Iterator[str]:
+def doubts(
+    loads: Sequence[Load], generator: Generator | None, settings: GatewaySettings
+) -> Iterator[str]:
     """A sentence each. Raises HalftimeError where others kept more cores busy than is allowed."""
     noisy = max(item.background_cores for item in loads)
     text = f"other processes kept {noisy:.1f} cores busy; quieten the machine and run again"
@@ -25,14 +28,12 @@ def doubts(loads: Sequence[Load], generator: Generator, settings: GatewaySetting
         )
     if noisy > NOISY_CORES:
         yield text + "."
-    if generator.send_lag_p99 and generator.send_lag_p99 > LAG_LIMIT:
+    yield from _of_the_generator(generator) if generator else ()
+    if settings.through and settings.http2 in ("direct", "through"):
         yield (
-            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their time: "
-            "the generator was late, and that is in the latencies. Lower --rate, or give it its "
-            "own core."
+            f"{settings.http2} was asked in HTTP/2 and the other way in HTTP/1.1: what HTTP/2 "
+            "costs this client (about 0.1 ms a request) is in the difference."
         )
-    if generator.headroom is not None and generator.headroom < 2:
-        yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."
     if any(item.direct_saturated for item in loads):
         yield (
             "the upstream itself was saturated at some rate, so the gateway's limit is not "
@@ -59,3 +60,25 @@ def doubts(loads: Sequence[Load], generator: Generator, settings: GatewaySetting
             f"p99 of {pairs} sequential pairs is next to their maximum; raise --requests or "
             "--sequential-time."
         )
+
+
+def dead_addresses(pools: Sequence[Pool]) -> Iterator[str]:
+    """Of a name that has others, which are measured."""
+    for pool in pools:
+        if pool.dead:
+            yield (
+                f"of the addresses of {pool.endpoint.host} {', '.join(pool.dead)} did not answer: "
+                f"{pool.arm} is measured at another one, while clients that try them in order wait "
+                "there for each new connection."
+            )
+
+
+def _of_the_generator(generator: Generator) -> Iterator[str]:
+    if generator.send_lag_p99 and generator.send_lag_p99 > LAG_LIMIT:
+        yield (
+            f"requests left up to {units.seconds(generator.send_lag_p99)} (p99) after their time: "
+            "the generator was late, and that is in the latencies. Lower --rate, or give it its "
+            "own core."
+        )
+    if generator.headroom is not None and generator.headroom < 2:
+        yield f"the generator can send only {generator.max_rate:.0f} requests/s; lower --rate."

@@ -47,7 +47,7 @@ class Trust:
     client_cert: str | None = None
     client_key: str | None = None
 
-    def context(self) -> ssl.SSLContext:
+    def context(self, http2: bool = False) -> ssl.SSLContext:
         """Raises BadFile for a file that holds no certificate, or not the key to it."""
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
@@ -63,7 +63,7 @@ class Trust:
                 f"({error.strerror or error}). Write PEM files after --ca-file, --client-cert and "
                 "--client-key."
             ) from error
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(["h2" if http2 else "http/1.1"])
         return context
 
 
@@ -183,6 +183,7 @@ class Endpoint:
     expected: Expected = field(default_factory=Expected)
     overhead_header: str = ""
     trust: Trust = field(default_factory=Trust)
+    http2: bool = False
 
     def parts(self, number: str, turn: int = 0) -> tuple[bytes, ...]:
         """The request with this id (8 hexadecimal digits), with the prompt whose turn it is."""
@@ -211,6 +212,7 @@ def endpoint(
     headers: Mapping[str, str] | None = None,
     overhead_header: str = "x-litellm-overhead-duration-ms",
     trust: Trust | None = None,
+    http2: bool = False,
 ) -> Endpoint:
     """Where to send and what.
 
@@ -245,6 +247,7 @@ def endpoint(
         expected=Expected(target, payload.kind, payload.stream),
         overhead_header=overhead_header,
         trust=trust or Trust(),
+        http2=http2,
     )
 
 

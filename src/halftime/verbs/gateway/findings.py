@@ -12,6 +12,7 @@ from halftime.verbs.gateway.answer_findings import (
     extra_calls,
     faster_than_direct,
     model_differs,
+    requests_grown,
     requests_shrunk,
     stopped,
     unreached,
@@ -184,7 +185,8 @@ def _computes(evidence: GatewayEvidence) -> Finding | None:
     if load is None or load.best is None or (exact and _loads_a_bundle(evidence, *exact)):
         return None
     cpu, added = _cpu(load), load.best.p50
-    if cpu is None or cpu < COMPUTES or cpu < COMPUTES_SHARE * added:
+    # work that does not add to a request is nobody's wait: a stream's chunks are far apart
+    if cpu is None or min(cpu, added) < COMPUTES or cpu < COMPUTES_SHARE * added:
         return None
     message = (
         f"the gateway computes {units.seconds(cpu)} for each request, of {units.seconds(added)} "
@@ -363,6 +365,7 @@ RULES: tuple[Rule, ...] = (
     extra_calls,
     answers_differ,
     requests_shrunk,
+    requests_grown,
     model_differs,
     faster_than_direct,
     unreached,

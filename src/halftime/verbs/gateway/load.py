@@ -2,7 +2,8 @@
 
 Latency counts from the intended send everywhere, so that a queue cannot hide. Each stops for a
 brake (`brake.py`): where an endpoint asks to wait, answers nothing any more, or where no more
-requests are allowed.
+requests are allowed. Cancelled, sequential pairs are given as far as they got; the other two drop
+what is under way, since half a block of one arm compares with nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 
+from halftime.base import stats
 from halftime.verbs.gateway.brake import Brake
-from halftime.verbs.gateway.client import Pool, Sample
+from halftime.verbs.gateway.client import Pool
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.timer import Timer, now
 
 Numbers = Callable[[], str]
@@ -46,15 +49,24 @@ async def sequential(
             break
         if brake.reason or not brake.allows(pools, len(pools)):
             break
-        order = list(pools)
-        rng.shuffle(order)
-        by_arm = {}
-        for pool in order:
-            await brake.wait()
-            by_arm[pool.arm] = await pool.send(number(), now())
-            brake.note(by_arm[pool.arm])
-        pairs.append([by_arm[pool.arm] for pool in pools])
+        try:
+            pairs.append(await _pair(pools, number, rng, brake))
+        except asyncio.CancelledError:
+            brake.interrupt()
     return pairs
+
+
+async def _pair(
+    pools: Sequence[Pool], number: Numbers, rng: random.Random, brake: Brake
+) -> list[Sample]:
+    order = list(pools)
+    rng.shuffle(order)
+    by_arm = {}
+    for pool in order:
+        await brake.wait()
+        by_arm[pool.arm] = await pool.send(number(), now())
+        brake.note(by_arm[pool.arm])
+    return [by_arm[pool.arm] for pool in pools]
 
 
 async def closed(
@@ -85,11 +97,8 @@ def schedule(rate: float, seconds: float, poisson: bool, rng: random.Random) -> 
     """
     if not poisson:
         return [i / rate for i in range(max(1, int(rate * seconds)))]
-    offsets, moment = [], rng.expovariate(rate)
-    while moment < seconds:
-        offsets.append(moment)
-        moment += rng.expovariate(rate)
-    return offsets or [0.0]
+    moments = stats.poisson(rate, rng)
+    return list(itertools.takewhile(lambda moment: moment < seconds, moments)) or [0.0]
 
 
 async def open_loop(
@@ -117,11 +126,18 @@ async def open_loop(
     def fire(intended: float, last: bool) -> None:
         if not brake.reason and not brake.pausing and brake.allows([pool], 1):
             tasks.append(loop.create_task(send(intended)))
-        if last:
+        if last and not everything_sent.done():
             everything_sent.set_result(None)
 
     for index, offset in enumerate(offsets):
         moment, last = start + offset, index + 1 == len(offsets)
         timer.call_at(moment, lambda moment=moment, last=last: fire(moment, last))  # type: ignore[misc]
-    await everything_sent
-    return list(await asyncio.gather(*tasks))
+    try:
+        await everything_sent
+        return list(await asyncio.gather(*tasks))
+    except asyncio.CancelledError:
+        brake.interrupt()  # or those that are still due would be sent
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

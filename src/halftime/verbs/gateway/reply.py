@@ -46,6 +46,7 @@ class Reply(NamedTuple):
     keys: frozenset[str] = frozenset()  # of the answer, or of all events of a stream
     finished: bool = False  # with [DONE]
     events: int = 0
+    first_text: int = 0  # bytes of a stream until its first text is whole; 0 where not known
     size: int = 0  # characters of its text or picture
     digest: int = 0  # of them, without the request's id
     mark: str = ""  # the id of the request that it answers
@@ -117,7 +118,7 @@ def _whole(expected: Expected, body: bytes) -> Reply:
     except (ValueError, msgspec.DecodeError):
         if _is_other_file(expected):
             return Reply(size=len(body), digest=zlib.crc32(body))
-        return Reply("JSON cut short" if body.lstrip()[:1] in (b"{", b"[") else "not JSON")
+        return Reply(_not_json(expected, body))
     if not isinstance(value, dict):
         return Reply(size=len(body)) if _is_other_file(expected) else Reply("not a JSON object")
     if error := _error_in(value):
@@ -128,6 +129,13 @@ def _whole(expected: Expected, body: bytes) -> Reply:
     if not error and _stream_is_due(expected):
         error = "not a stream"
     return _reply(error, content, value)
+
+
+def _not_json(expected: Expected, body: bytes) -> str:
+    if body.lstrip()[:1] not in (b"{", b"["):
+        return "not JSON"
+    # one value after the other, as some services stream
+    return "not a stream" if _stream_is_due(expected) else "JSON cut short"
 
 
 def _is_other_file(expected: Expected) -> bool:
@@ -173,7 +181,7 @@ def _reply(error: str, content: str, value: Value, events: int = 0) -> Reply:
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return Reply(
         error=error,
-        keys=frozenset(value),
+        keys=_keys(value),
         events=events,
         size=len(content),
         digest=zlib.crc32(content[_MARKED_WITHIN:].encode(), zlib.crc32(masked)),
@@ -182,6 +190,12 @@ def _reply(error: str, content: str, value: Value, events: int = 0) -> Reply:
         model=str(value.get("model") or ""),
         tokens=tokens if isinstance(tokens, int) else 0,
     )
+
+
+def _keys(value: Value) -> frozenset[str]:
+    """Its fields, and those of its first choice that are not empty."""
+    choice = {f"choices.{name}" for name, item in _choice(value).items() if item is not None}
+    return frozenset(value) | choice
 
 
 # What an answer of each family holds: an error in a few words, or the text or picture
@@ -255,7 +269,7 @@ _CONTENTS = {"openai": _openai, "kserve": _kserve, "replicate": _replicate}
 def _events(expected: Expected, body: bytes) -> Reply:
     texts: list[str] = []
     values: list[Value] = []
-    finished = False
+    finished, first_text = False, 0
     for name, data in _server_sent(body):
         if data.strip() == _DONE:
             finished = True
@@ -272,15 +286,17 @@ def _events(expected: Expected, body: bytes) -> Reply:
         if isinstance(value, dict):
             values.append(value)
             texts.append(_delta(value))
+            if texts[-1] and not first_text:
+                first_text = max(0, body.find(data)) + len(data)
     if not values and not any(texts):
         return Reply("a stream without an event", streamed=True)
     if _stream_is_due(expected) and not any(texts) and not _calls_tools(values):
         return Reply("an empty message", streamed=True)
-    return _stream_reply(values, texts, finished)
+    return _stream_reply(values, texts, finished)._replace(first_text=first_text)
 
 
 def _stream_reply(values: Sequence[Value], texts: Sequence[str], finished: bool) -> Reply:
-    keys = frozenset(key for value in values for key in value)
+    keys = frozenset[str]().union(*map(_keys, values))
     first: Value = values[0] if values else {}
     usage = next((value["usage"] for value in reversed(values) if value.get("usage")), None)
     reply = _reply("", "".join(texts), {**first, "usage": usage})
@@ -296,7 +312,8 @@ def _stream_reply(values: Sequence[Value], texts: Sequence[str], finished: bool)
 
 def _choice(value: Value) -> Value:
     choices = value.get("choices")
-    return choices[0] if isinstance(choices, list) and choices else {}
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else {}
 
 
 def _delta_keys(value: Value) -> list[str]:
@@ -319,7 +336,7 @@ def _calls_tools(values: Sequence[Value]) -> bool:
 
 def _server_sent(body: bytes) -> Iterator[tuple[str, bytes]]:
     """Name and data of each event (WHATWG HTML, server-sent events)."""
-    for block in re.split(rb"\r?\n\r?\n", body):
+    for block in body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
         name, data = "", []
         for line in block.splitlines():
             field, _, value = line.partition(b":")

@@ -22,13 +22,14 @@ from halftime.base.version import version
 from halftime.records.gateway import GatewayResult, Generator, Load, Mode, PayloadFacts
 from halftime.verbs.gateway import analysis, load, process, upstream
 from halftime.verbs.gateway.brake import TIMEOUTS_IN_A_ROW, Brake
-from halftime.verbs.gateway.client import Allowance, Pool, Sample
+from halftime.verbs.gateway.client import Allowance, Pool
 from halftime.verbs.gateway.compare import Log
-from halftime.verbs.gateway.doubts import doubts
+from halftime.verbs.gateway.connection import Sample
+from halftime.verbs.gateway.doubts import dead_addresses, doubts
 from halftime.verbs.gateway.endpoint import Payload, endpoint, shown
 from halftime.verbs.gateway.evidence import GatewayEvidence
 from halftime.verbs.gateway.extra import load_ca_bundle, need, run_async
-from halftime.verbs.gateway.failures import THROUGH, broken_sentences, failing_sentence
+from halftime.verbs.gateway.failures import DIRECT, THROUGH, broken_sentences, failing_sentence
 from halftime.verbs.gateway.findings import find
 from halftime.verbs.gateway.knee import Knee
 from halftime.verbs.gateway.mock import Behaviour
@@ -49,9 +50,10 @@ Block = Callable[[Pool, int, Brake], Awaitable[list[Sample]]]
 def gateway(settings: GatewaySettings, progress: Progress | None = None) -> GatewayResult:
     """Measure what the gateway adds.
 
-    An endpoint that goes away meanwhile ends the measurement: what was measured until then is
-    given, with the reason (`stopped`). Raises BadInput for what cannot be reached or understood,
-    HalftimeError where other processes kept more than `max_background` cores busy.
+    An endpoint that goes away meanwhile ends the measurement, and so does Ctrl-C: what was measured
+    until then is given, with the reason (`stopped`, `interrupted`). Raises BadInput for what cannot
+    be reached or understood, HalftimeError where other processes kept more than `max_background`
+    cores busy, KeyboardInterrupt where nothing was measured yet.
     """
     need("httptools")
     measurement = _Measurement(settings, progress or silent)
@@ -80,6 +82,7 @@ class _Measurement:
         self.first_excess: float | None = None  # over the direct arm's first
         self.stopped: str | None = None
         self.gone = ""  # the arm that stopped
+        self.interrupted = False
         self.over = False  # no further load is begun
         self.knee: Knee | None = None
         self.ca_bundle: float | None = None
@@ -116,26 +119,51 @@ class _Measurement:
             except upstream.UpstreamGone as error:
                 if not loads:
                     raise
-                self._stop("direct", str(error), "")
-            generator = await _calibrated(self, loads)
+                self._stop(DIRECT, str(error), "")
+            except asyncio.CancelledError:
+                if not loads:
+                    raise
+                self._note_interruption("")
+            if not loads:
+                raise asyncio.CancelledError
+            generator = await self._calibrated(loads)
         return self._result(loads, generator)
 
+    async def _calibrated(self, loads: Sequence[Load]) -> Generator | None:
+        """None where the user does not wait for it."""
+        if self.interrupted:
+            return None
+        try:
+            return await _calibrated(self, loads)
+        except asyncio.CancelledError:
+            self._note_interruption("the generator's own floor")
+            return None
+
+    def _note_interruption(self, phase: str) -> None:
+        """A cancellation arrived: it is dealt with by ending here."""
+        brake = Brake()
+        brake.interrupt()
+        self._note_end(brake, phase)
+
     async def _levels(self, finished: Sequence[Load]) -> AsyncIterator[Load]:
-        """Every load in turn, until they are done or an endpoint is."""
+        """Every load in turn, until they are done, or an endpoint or the user's patience is."""
         settings = self.settings
-        yield await self._sequential()
-        if settings.concurrency and not self.over:
-            yield await self._closed()
+        if (level := await self._sequential()) is not None:
+            yield level
+        closed = settings.concurrency and not self.over
+        if closed and (level := await self._closed()) is not None:
+            yield level
         for rate in settings.rates:
             for arrival in settings.arrivals:
-                if not self.over:
-                    yield await self._open(rate, arrival)
+                if not self.over and (level := await self._open(rate, arrival)) is not None:
+                    yield level
         if settings.knee:
             self.knee = Knee(finished)
             while not self.over and (next_rate := self.knee.next_rate()):
                 level = await self._open(next_rate, "poisson")
-                self.knee.note(level)
-                yield level
+                if level is not None:
+                    self.knee.note(level)
+                    yield level
 
     async def _first_requests(self) -> None:
         """Warm both arms, and keep what the first request through took.
@@ -144,6 +172,7 @@ class _Measurement:
         """
         samples = []
         for pool in self.pools:
+            await pool.find()
             sample = await pool.send(self.number(), now())
             if not sample.ok and (pool.arm != THROUGH or _is_users_own(sample)):
                 raise BadInput(_refusal(sample, pool))
@@ -174,7 +203,7 @@ class _Measurement:
     def _meter(self) -> process.Meter:
         return process.Meter(self.gateway, self.upstream)
 
-    async def _sequential(self) -> Load:
+    async def _sequential(self) -> Load | None:
         phase = "one request at a time"
         self.progress(phase, 0, 1)
         self._empty_log()
@@ -190,13 +219,15 @@ class _Measurement:
         )
         meter.stop(through=True)
         self._note_end(brake, phase)
+        if not pairs:
+            return None
         arms = [[pair[i] for pair in pairs] for i in range(len(self.pools))]
         result = self._load("sequential", pairs, arms, None, meter, brake)
         latencies = tuple(arm.p50 for arm in (result.direct, result.through) if arm)
         self.unloaded = latencies or self.unloaded
         return result
 
-    async def _closed(self) -> Load:
+    async def _closed(self) -> Load | None:
         workers = self.settings.concurrency
 
         async def block(pool: Pool, _: int, brake: Brake) -> list[Sample]:
@@ -205,9 +236,9 @@ class _Measurement:
 
         brake = Brake(timeouts=max(TIMEOUTS_IN_A_ROW, 2 * workers))
         result = await self._interleaved("closed", "closed loop", block, brake)
-        return msgspec.structs.replace(result, concurrency=workers)
+        return msgspec.structs.replace(result, concurrency=workers) if result else None
 
-    async def _open(self, rate: float, arrival: Mode) -> Load:
+    async def _open(self, rate: float, arrival: Mode) -> Load | None:
         seconds = self.settings.seconds / BLOCKS
         offsets = [
             load.schedule(rate, seconds, arrival == "poisson", self.rng) for _ in range(BLOCKS)
@@ -226,8 +257,8 @@ class _Measurement:
 
     async def _interleaved(
         self, mode: Mode, phase: str, block: Block, brake: Brake, rate: float | None = None
-    ) -> Load:
-        """Blocks of each arm in a shuffled order, as one load."""
+    ) -> Load | None:
+        """Blocks of each arm in a shuffled order, as one load; None where not one was finished."""
         self._empty_log()
         meter, blocks = self._meter(), []
         for index in range(BLOCKS):
@@ -237,13 +268,19 @@ class _Measurement:
             order = list(self.pools)
             self.rng.shuffle(order)
             samples = {}
-            for pool in order:
-                await brake.wait()
-                meter.start()
-                samples[pool.arm] = await block(pool, index, brake)
-                meter.stop(through=pool.arm == THROUGH)
+            try:
+                for pool in order:
+                    await brake.wait()
+                    meter.start()
+                    samples[pool.arm] = await block(pool, index, brake)
+                    meter.stop(through=pool.arm == THROUGH)
+            except asyncio.CancelledError:
+                brake.interrupt()
+                break
             blocks.append([samples[pool.arm] for pool in self.pools])
         self._note_end(brake, phase)
+        if not blocks:
+            return None
         arms = [[s for block in blocks for s in block[i]] for i in range(len(self.pools))]
         return self._load(mode, _zipped(blocks), arms, blocks, meter, brake, rate)
 
@@ -259,7 +296,7 @@ class _Measurement:
             return upstream.take_log(self.settings.direct)
         except upstream.UpstreamGone as error:
             if not self.stopped:
-                self._stop("direct", str(error), "")
+                self._stop(DIRECT, str(error), "")
             return None
 
     def _load(
@@ -292,11 +329,14 @@ class _Measurement:
     def _note_end(self, brake: Brake, phase: str) -> None:
         """Begin no further load where this one was ended."""
         self.over = self.over or bool(brake.reason)
-        if brake.gone and not brake.reason.startswith(f"{brake.gone}: "):
+        if brake.interrupted:
+            self.interrupted = True
+            self._stop("", brake.reason, phase)
+        elif brake.gone and not brake.reason.startswith(f"{brake.gone}: "):
             self._stop(brake.gone, brake.reason, phase)
 
     def _stop(self, arm: str, reason: str, phase: str) -> None:
-        pids = self.gateway if arm == THROUGH else self.upstream
+        pids = {THROUGH: self.gateway, DIRECT: self.upstream}.get(arm, set())
         dead = sorted(pid for pid in pids if not psutil.pid_exists(pid))
         words = [
             f"{units.seconds(now() - self.begun)} into the measurement",
@@ -306,7 +346,7 @@ class _Measurement:
         ]
         self.stopped, self.gone, self.over = f"{reason} ({', '.join(words)})", arm, True
 
-    def _result(self, loads: list[Load], generator: Generator) -> GatewayResult:
+    def _result(self, loads: list[Load], generator: Generator | None) -> GatewayResult:
         settings, payload = self.settings, self.settings.payload
         _, capacity = limits(loads)
         loads = beyond_capacity(loads)
@@ -344,13 +384,15 @@ class _Measurement:
             failing=failing_sentence(loads, bool(settings.through)),
             broken=tuple(broken_sentences(loads, through_stopped)) if settings.through else (),
             stopped=self.stopped,
+            interrupted=self.interrupted,
+            http2=settings.http2,
             held_rate=held,
             capacity=capacity,
             knee=self.knee.held if self.knee else None,
             first_request=self.first_excess,
             requests=self.allowance.spent,
             machine={"processor": processor_name(), "load_average": f"{load_average():.2f}"},
-            doubts=tuple(doubts(loads, generator, settings)),
+            doubts=(*doubts(loads, generator, settings), *dead_addresses(self.pools)),
         )
 
 
@@ -391,11 +433,15 @@ def _no_collection() -> Iterator[None]:
 
 async def _calibrated(run: _Measurement, loads: Sequence[Load]) -> Generator:
     """The instrument against its own mock without delay: latency floor, and its highest rate."""
+    brake = Brake()
     run.progress("the generator's own floor", 0, 1)
     with upstream.spawned(Behaviour(delay=0.0)) as (url, _):
         pool = Pool(endpoint(url, Payload()), "direct", run.settings.timeout)
-        await load.sequential([pool], FLOOR_REQUESTS // 6, run.number, run.rng)  # warm-up
-        singles = await load.sequential([pool], FLOOR_REQUESTS, run.number, run.rng)
+        warm_up = FLOOR_REQUESTS // 6
+        await load.sequential([pool], warm_up, run.number, run.rng, brake=brake)
+        singles = await load.sequential([pool], FLOOR_REQUESTS, run.number, run.rng, brake=brake)
+        if brake.interrupted:
+            raise asyncio.CancelledError
         crowd = await load.closed(pool, 16, CROWD_SECONDS, run.number)
         pool.close()
     floor = analysis.percentiles([s[0].latency for s in singles if s[0].ok])

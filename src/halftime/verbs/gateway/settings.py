@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from halftime.records.gateway import Mode
+from halftime.records.gateway import Http2, Mode
 from halftime.verbs.gateway.analysis import Limits
 from halftime.verbs.gateway.client import POLL_SECONDS
 from halftime.verbs.gateway.endpoint import Endpoint, Payload, Trust, endpoint, usual_key
@@ -42,6 +42,7 @@ class GatewaySettings:
     within: Limits = field(default_factory=Limits)  # for goodput
     knee: bool = False  # search for the highest rate that is held
     poll: float = POLL_SECONDS  # between two questions after a job
+    http2: Http2 | None = None  # whom to ask in HTTP/2; else in HTTP/1.1
 
     @property
     def trust(self) -> Trust:
@@ -72,6 +73,7 @@ def arms_of(settings: GatewaySettings) -> list[tuple[str, Endpoint]]:
                 headers=headers,
                 overhead_header=settings.overhead_header,
                 trust=settings.trust,
+                http2=settings.http2 in (name, "both"),
             ),
         )
         for name, url, payload, key, headers in arms

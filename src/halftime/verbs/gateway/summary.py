@@ -11,7 +11,6 @@ import msgspec
 from halftime.base.stats import median
 from halftime.records.gateway import Load, Mode
 from halftime.verbs.gateway import analysis, process
-from halftime.verbs.gateway.client import Sample
 from halftime.verbs.gateway.compare import (
     Log,
     answer_facts,
@@ -19,6 +18,7 @@ from halftime.verbs.gateway.compare import (
     upstream_log,
     wrong_answers,
 )
+from halftime.verbs.gateway.connection import Sample
 from halftime.verbs.gateway.failures import fails
 
 

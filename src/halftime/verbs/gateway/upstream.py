@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,6 +16,8 @@ from halftime.base.errors import HalftimeError, first_line
 from halftime.verbs.gateway.endpoint import Trust
 from halftime.verbs.gateway.mock import INFO_PATH, LOG_PATH, Behaviour, LogEntry, boot
 
+# what is raised by a server that is gone, or that says something else: it may speak HTTP/2 alone
+_NO_MOCK = (OSError, ValueError, HTTPException)
 # A proxy set in the environment must not come between us and what we measure.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -46,7 +49,7 @@ def is_mock(url: str) -> bool:
     """Whether the URL is a halftime mock on this machine, whose clock is then ours."""
     try:
         info = msgspec.json.decode(_get(url, INFO_PATH))
-    except (OSError, ValueError):
+    except _NO_MOCK:
         return False
     return (
         isinstance(info, dict)
@@ -63,7 +66,7 @@ def take_log(url: str) -> dict[str, list[LogEntry]]:
     """
     try:
         entries = msgspec.json.decode(_get(url, LOG_PATH), type=list[LogEntry])
-    except (OSError, ValueError) as error:
+    except _NO_MOCK as error:
         raise UpstreamGone(
             f"the mock upstream stopped answering: {first_line(error).rstrip('.')}"
         ) from error
@@ -87,7 +90,7 @@ def listed_models(base: str, headers: Mapping[str, str], trust: Trust) -> list[s
     try:
         with opener.open(urllib.request.Request(url, headers=dict(headers)), timeout=10) as answer:
             listing = msgspec.json.decode(answer.read(), type=_Models)
-    except (OSError, ValueError, msgspec.ValidationError):
+    except _NO_MOCK:
         return []
     return [model.id for model in listing.data]
 

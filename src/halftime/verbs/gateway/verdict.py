@@ -16,16 +16,18 @@ def with_budget(result: GatewayResult, budget: float) -> GatewayResult:
 
     Kept: the gateway did its job, no load saturates it, and what each adds at p50 is below it with
     its whole interval. Exceeded: some load's interval lies above it. Else it is not decided: the
-    interval holds the budget, and `within_budget` stays None.
+    interval holds the budget, or the measurement was ended before all of its loads, and
+    `within_budget` stays None.
     """
     if result.through is None:
         raise BadInput("--budget needs --through URL: without a gateway nothing is added.")
     levels = [load.best for load in result.rates if load.best]
     broken = any(load.saturated or load.failing for load in result.rates)
+    broken = broken or (not levels and not result.interrupted)
     within: bool | None = None
-    if not levels or broken or not result.did_its_job or any(a.low > budget for a in levels):
+    if broken or not result.did_its_job or any(level.low > budget for level in levels):
         within = False
-    elif all(level.high <= budget for level in levels):
+    elif all(level.high <= budget for level in levels) and not result.stopped:
         within = True
     return msgspec.structs.replace(result, budget=budget, within_budget=within)
 

@@ -19,6 +19,7 @@ from halftime.upstream import pytorch
 from halftime.verbs.profile.clock import Clock, Mark
 from halftime.verbs.profile.instrument import instrumented
 from halftime.verbs.profile.recorder import Recorder
+from halftime.verbs.profile.users_code import callbacks_timed, compilations_timed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -50,7 +51,12 @@ def timed_call(
     recorder = Recorder(clock)
     busy = load_average()
     gc.collect()  # the garbage of earlier calls is not this one's cost
-    with instrumented(pipeline, recorder), out_of_memory_explained():
+    with (
+        instrumented(pipeline, recorder),
+        compilations_timed(recorder),
+        out_of_memory_explained(),
+    ):
+        arguments = callbacks_timed(arguments, recorder)
         origin = clock.start()
         output = pipeline(**arguments)
         end = clock.finish()

@@ -57,15 +57,22 @@ class CudaClock:
 
     A timer on the host alone measures time-to-queue. The device works through one stream in order,
     so intervals between events split its time line without overlap, and the last mark, after a
-    synchronise, is the end of the call.
+    synchronise, is the end of the call. Where the device is not the call's `alone`, its own stream
+    is waited for, and not what others do in theirs.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda, self._device = torch.cuda, device
+    def __init__(self, device: torch.device, alone: bool = True) -> None:
+        self._cuda, self._device, self._alone = torch.cuda, device, alone
 
     def start(self) -> Mark:
-        self._cuda.synchronize(self._device)
+        self._wait()
         return self.mark()
+
+    def _wait(self) -> None:
+        if self._alone:
+            self._cuda.synchronize(self._device)
+        else:
+            self._cuda.current_stream(self._device).synchronize()
 
     def mark(self) -> Mark:
         event = self._cuda.Event(enable_timing=True)
@@ -74,7 +81,7 @@ class CudaClock:
 
     def finish(self) -> Mark:
         mark = self.mark()
-        self._cuda.synchronize(self._device)
+        self._wait()
         # The host's time after the wait: what the caller of the pipeline would see.
         return Mark(time.perf_counter(), mark.event)
 
@@ -103,10 +110,10 @@ WAITS_AT_EACH_MARK = (
 )
 
 
-def clock_for(device: torch.device) -> Clock:
-    """The clock of a device."""
+def clock_for(device: torch.device, *, alone: bool = True) -> Clock:
+    """The clock of a device; not `alone` where other threads use it too."""
     if device.type == "cuda":
-        return CudaClock(device)
+        return CudaClock(device, alone)
     return WaitingClock(device) if device.type in ("mps", "xpu") else HostClock()
 
 

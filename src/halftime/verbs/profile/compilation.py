@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from halftime.base import source
 from halftime.pipeline.components import components_of
 from halftime.records import CompileReport, Recompile
 from halftime.upstream import pytorch
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 # dynamo's reason -> what a user can act on; the first that matches counts. Source:
 # torch/_dynamo/guards.py (2.13).
 PLAIN_WORDS: tuple[tuple[str, str], ...] = (
+    (
+        r"lora_|active_adapter|merged_adapters",
+        (
+            "the adapters of a compiled model changed: call pipeline.enable_lora_hotswap(...) "
+            "before it is compiled, and load the next adapter with hotswap=True"
+        ),
+    ),
     (
         r"tensor '(.+)' size mismatch at index (\d+)\. expected (\d+), actual (\d+)",
         (
@@ -59,8 +67,14 @@ def plain_words(reason: str) -> str:
     for pattern, words in PLAIN_WORDS:
         match = re.search(pattern, guard)
         if match:
-            return match.expand(words).replace("L['", "").replace("']", "")
+            return _plain_names(match.expand(words))
     return guard
+
+
+def _plain_names(words: str) -> str:
+    """A name as its author wrote it: hidden_states for L['kwargs']['hidden_states']."""
+    words = re.sub(r"(?:L\['kwargs'\]|kwargs|L)\['(\w+)'\]", r"\1", words)
+    return re.sub(r"\['(\w+)'\]", r".\1", words)
 
 
 @dataclass(frozen=True)
@@ -117,10 +131,19 @@ def report(
     )
 
 
+def _compiled_function(metric: pytorch.CompilationMetrics) -> str:
+    """The function that was compiled; of diffusers' decorators, which stand around many, their name
+    alone."""
+    file = source.short(str(metric.co_filename))
+    if file.startswith("diffusers/utils/"):
+        return "the model's forward"
+    return f"{file}:{metric.co_firstlineno} {metric.co_name}"
+
+
 def _recompiles(metrics: Sequence[pytorch.CompilationMetrics]) -> tuple[Recompile, ...]:
     reasons = Counter(
         (
-            f"{metric.co_filename}:{metric.co_firstlineno} {metric.co_name}",
+            _compiled_function(metric),
             plain_words(metric.recompile_reason),
         )
         for metric in metrics

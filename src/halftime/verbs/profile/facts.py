@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from halftime.base.environment import instructions
 from halftime.pipeline.components import modules_of
-from halftime.pipeline.device import device_of
+from halftime.pipeline.device import device_of, fastest_dtype, overflows_in_float16
+from halftime.pipeline.state import adapter_layers, working_adapters
 from halftime.records.stages import place_of
 from halftime.upstream import pytorch
 
@@ -27,6 +29,14 @@ class ModuleFacts:
     convolutional: bool
     channels_last: bool
     compiled: bool
+    compiled_whole: bool = False  # its own call is compiled, and nothing inside of it
+    slicing: bool = False  # a VAE that decodes a batch one by one
+    upcasts: bool = False  # a VAE in fp16 that is cast to fp32 in every call
+    old_attention: str = ""  # the class of a processor from before fused attention
+    adapters: tuple[str, ...] = ()  # active and not fused
+    adapted_layers: int = 0
+    decoder_channels: int = 0  # of a VAE's widest tensors in the size of the picture
+    overflows: bool = False  # in float16, by its own config
 
 
 @dataclass(frozen=True)
@@ -37,9 +47,11 @@ class Facts:
     device: str
     scheduler: str
     modules: tuple[ModuleFacts, ...]
-    fast_bfloat16: bool  # the device computes bfloat16 faster than float32
+    fast_bfloat16: bool  # the device computes it faster than float32
     slow_float16: bool  # the device only emulates it
     wait_policy: str  # OMP_WAIT_POLICY
+    fast_float16: bool = False  # the device computes it faster than float32, and no bfloat16
+    free_bytes: int | None = None  # of the device's memory
 
     def of_part(self, part: str) -> tuple[ModuleFacts, ...]:
         """The modules that belong to one part of the ledger."""
@@ -58,25 +70,60 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
         slow_float16=device.type == "cpu"
         and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
         wait_policy=settings.get("OMP_WAIT_POLICY", ""),
+        fast_float16=fastest_dtype(device) == "float16",
+        free_bytes=_free_bytes(device),
     )
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available) if device.type == "cpu" else None
 
 
 def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
     weights = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
     kernels = [weight for weight in weights if weight.dim() == 4 and weight.shape[-1] > 1]
     home = place_of(name)
+    dtype = str(weights[0].dtype).removeprefix("torch.") if weights else "none"
+    overflows = overflows_in_float16(module)
+    config = getattr(module, "config", None)
+    channels = tuple(getattr(config, "block_out_channels", None) or ())
     return ModuleFacts(
         name=name,
         part=home.part if home else name,
-        dtype=str(weights[0].dtype).removeprefix("torch.") if weights else "none",
+        dtype=dtype,
         convolutional=len(kernels) >= 4,
         channels_last=bool(kernels)
         and all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels),
         compiled=pytorch.is_compiled(module),
+        overflows=overflows,
+        compiled_whole=pytorch.is_compiled_whole(module),
+        slicing=bool(getattr(module, "use_slicing", False)),
+        upcasts=dtype == "float16" and overflows,
+        old_attention=_old_attention(module),
+        adapters=working_adapters(module),
+        adapted_layers=sum(1 for _ in adapter_layers(module)),
+        decoder_channels=channels[min(1, len(channels) - 1)] if channels else 0,
     )
 
 
+# Classes of attention processors of diffusers that do not go through torch's fused attention.
+_OLD_PROCESSORS = {
+    "AttnProcessor",
+    "AttnAddedKVProcessor",
+    "CustomDiffusionAttnProcessor",
+    "SlicedAttnProcessor",
+    "SlicedAttnAddedKVProcessor",
+}
+
+
+def _old_attention(module: torch.nn.Module) -> str:
+    names = {type(getattr(part, "processor", None)).__name__ for part in module.modules()}
+    return next(iter(sorted(names & _OLD_PROCESSORS, reverse=True)), "")
+
+
 def _fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return pytorch.has_avx512_bf16() or pytorch.has_amx()
+    if device.type == "cpu":
+        return pytorch.has_avx512_bf16() or pytorch.has_amx()
+    return fastest_dtype(device) == "bfloat16"

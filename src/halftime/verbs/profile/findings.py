@@ -6,67 +6,21 @@ that cost vanished.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from halftime.base import units
-from halftime.records import CompileReport, Finding, LedgerRow
+from halftime.records import Finding
 from halftime.records.finding import ceiling
 from halftime.records.fixes import FixName
+from halftime.records.stages import COMPILATION
+from halftime.verbs.profile.compile_findings import COMPILE_RULES
+from halftime.verbs.profile.evidence import WORTH_SAYING, ProfileEvidence, Rule
 from halftime.verbs.profile.facts import Facts, ModuleFacts
+from halftime.verbs.profile.habit_findings import HABIT_RULES
 
-# Below these shares of the wall clock a cost is not worth a reader's time.
-WORTH_SAYING = 0.02
 FIRST_CALL_FACTOR = 3.0
 FIRST_CALL_SECONDS = 0.02
-
-
-@dataclass(frozen=True)
-class ProfileEvidence:
-    """What the rules may look at."""
-
-    wall_seconds: float
-    first_call_seconds: float | None
-    ledger: tuple[LedgerRow, ...]
-    facts: Facts
-    compilation: CompileReport | None
-    load_average: float
-    cores: int
-
-    def row(self, stage: str, part: str | None = None) -> LedgerRow | None:
-        """The row of a stage, or of one of its parts; None where the call had none."""
-        row = next((row for row in self.ledger if row.stage == stage), None)
-        if row is None or part is None:
-            return row
-        if not row.parts:
-            return row if part not in ("glue", "progress_bar", "scheduler") else None
-        return next((inner for inner in row.parts if inner.stage == part), None)
-
-    def costs(self, stage: str, part: str | None = None) -> float:
-        """Seconds of a stage or part; 0 where the call had none."""
-        row = self.row(stage, part)
-        return row.seconds if row else 0.0
-
-    def finding(
-        self, name: str, stage: str, seconds: float, fix: FixName | None, message: str
-    ) -> Finding:
-        """A finding with its ceiling over the steady call."""
-        return Finding(
-            id=name,
-            stage=stage,
-            seconds=seconds,
-            ceiling=ceiling(seconds, self.wall_seconds),
-            fix=fix,
-            message=message,
-        )
-
-    def part_of_call(self, seconds: float) -> str:
-        """'1.2 s, 21.4 % of the call'."""
-        return f"{units.seconds(seconds)}, {units.share(seconds / self.wall_seconds)} of the call"
-
-
-Rule = Callable[[ProfileEvidence], Iterator[Finding]]
 
 
 def findings(evidence: ProfileEvidence) -> tuple[Finding, ...]:
@@ -108,13 +62,19 @@ _COMPONENT_FIXES: dict[str, tuple[FixName, FixName, FixName]] = {
 
 
 def _slow_ways(part: str, modules: tuple[ModuleFacts, ...], facts: Facts) -> tuple[_Way, ...]:
-    in_fp32 = facts.fast_bfloat16 and any(module.dtype == "float32" for module in modules)
+    in_fp32 = any(module.dtype == "float32" for module in modules)
+    to_fp16 = facts.fast_float16 and not any(module.overflows for module in modules)
     in_fp16 = facts.slow_float16 and any(module.dtype == "float16" for module in modules)
     channels_first = any(module.convolutional and not module.channels_last for module in modules)
     eager = any(not module.compiled for module in modules)
     dtype, channels_last, compile_ = _COMPONENT_FIXES[part]
     return (
-        _Way("fp32", dtype, "in fp32 (this device computes faster in bf16)", in_fp32),
+        _Way(
+            "fp32",
+            dtype,
+            f"in fp32 (this device computes faster in {'fp16' if to_fp16 else 'bf16'})",
+            in_fp32 and (facts.fast_bfloat16 or to_fp16),
+        ),
         _Way(
             "fp16",
             dtype,
@@ -150,16 +110,34 @@ def _first_call(evidence: ProfileEvidence) -> Iterator[Finding]:
     if first is None or first < 1.5 * evidence.wall_seconds or first - evidence.wall_seconds < 0.1:
         return
     extra = first - evidence.wall_seconds
+    fix, cause = _cause_of_first_call(evidence)
     yield Finding(
         id="first-call",
         stage="call",
         seconds=extra,
         ceiling=ceiling(extra, first),
-        fix="text-warmup",
+        fix=fix,
         message=f"the first call takes {units.seconds(first)}, "
-        f"{first / evidence.wall_seconds:.1f}x a steady one: "
-        "warm up before the first request (the ceiling is the first call's)",
+        f"{first / evidence.wall_seconds:.1f}x a steady one{cause} (the ceiling is the first "
+        "call's)",
     )
+
+
+def _cause_of_first_call(evidence: ProfileEvidence) -> tuple[FixName | None, str]:
+    """What most of the time beyond a steady call went into, and what helps against that."""
+    extra, stage = max(
+        ((row.first_call_seconds or 0.0) - row.seconds, row.stage) for row in evidence.ledger
+    )
+    words = f", {units.seconds(extra)} of that in {stage}"
+    if stage == COMPILATION:
+        return None, (
+            f"{words}: compiled code can be kept over restarts (torch.compiler."
+            "save_cache_artifacts; `halftime serve --artefacts`), or warm up at every size before "
+            "the first request"
+        )
+    if stage == "encode_prompt":
+        return "text-warmup", f"{words}: run the text encoders once before the first request"
+    return None, f"{words}: make one whole call before the first request"
 
 
 def _glue(evidence: ProfileEvidence) -> Iterator[Finding]:
@@ -244,30 +222,6 @@ def _launch_bound(evidence: ProfileEvidence) -> Iterator[Finding]:
             )
 
 
-def _recompiles(evidence: ProfileEvidence) -> Iterator[Finding]:
-    report = evidence.compilation
-    if report and report.after_warmup:
-        reason = report.recompiles[0].reason if report.recompiles else "no reason recorded"
-        yield Finding(
-            id="recompiles",
-            stage="call",
-            message=f"{report.after_warmup} graphs were compiled again after the warm-up: {reason}",
-            where=tuple(recompile.where for recompile in report.recompiles),
-        )
-
-
-def _graph_breaks(evidence: ProfileEvidence) -> Iterator[Finding]:
-    report = evidence.compilation
-    if report and report.graph_breaks:
-        total = sum(broken.count for broken in report.graph_breaks)
-        yield Finding(
-            id="graph-breaks",
-            stage="call",
-            message=f"torch.compile broke the graph {total} times, most often for: "
-            f"{report.graph_breaks[0].reason}",
-        )
-
-
 def _spinning_threads(evidence: ProfileEvidence) -> Iterator[Finding]:
     busy = evidence.load_average > 0.5 * evidence.cores
     yields = evidence.facts.wait_policy.upper().startswith("PASSIVE")
@@ -291,7 +245,7 @@ RULES: tuple[Rule, ...] = (
     _postprocess,
     _host_waits,
     _launch_bound,
-    _recompiles,
-    _graph_breaks,
+    *COMPILE_RULES,
+    *HABIT_RULES,
     _spinning_threads,
 )

@@ -28,7 +28,9 @@ from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.instrument import instrumented
 from halftime.verbs.profile.recorder import Recorder
 from halftime.verbs.profile.session import MeasuredCalls, TimedCall
+from halftime.verbs.profile.thumbnails import drawing_of
 from halftime.verbs.profile.timed_methods import methods_timed, plain_method
+from halftime.verbs.profile.users_code import callbacks_timed, compilations_timed
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -104,13 +106,14 @@ class Profiling:
     ) -> object:
         recorder = Recorder(self.clock)
         before = {name: again(value) for name, value in kwargs.items()}
-        with instrumented(self.pipeline, recorder):
+        with instrumented(self.pipeline, recorder), compilations_timed(recorder):
+            kwargs = callbacks_timed(kwargs, recorder)
             origin = self.clock.start()
             result = method(*args, **kwargs)
             end = self.clock.finish()
         nodes = tree(recorder, self.clock, origin)
         call = measured(nodes, end.host - origin.host)
-        self.calls.append(TimedCall(call, compilation.look()))
+        self.calls.append(TimedCall(call, compilation.look(), drawing=drawing_of(result)))
         self.workloads.append(workload_of(self.pipeline, method, args[1:], before))
         return result
 

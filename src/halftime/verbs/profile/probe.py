@@ -49,7 +49,7 @@ def flops(
 
     recorder = Recorder(HostClock(), observe=observe)
     with counter:
-        observed_call(pipeline, _short(workload), recorder, further)
+        observed_call(pipeline, short(workload), recorder, further)
     calls = Counter(span.place for span in recorder.spans)
     return {home: (value, calls[home]) for home, value in flops_by_home.items() if value}
 
@@ -65,7 +65,8 @@ def _cpu_attention() -> dict[object, Callable[..., int]]:
     return {pytorch.cpu_attention(): count}
 
 
-def _short(workload: Workload) -> Workload:
+def short(workload: Workload) -> Workload:
+    """The workload with as few steps as show everything."""
     return msgspec.structs.replace(workload, steps=min(workload.steps, PROBE_STEPS))
 
 
@@ -83,7 +84,7 @@ def memory(
 
     gauge.read(OUTSIDE)
     recorder = Recorder(HostClock(), observe=observe)
-    observed_call(pipeline, _short(workload), recorder, further)
+    observed_call(pipeline, short(workload), recorder, further)
     observe(None)
     return MemoryReport(measure=gauge.measure, stages=tuple(peaks.values()))
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from halftime.base.ledger import STEP
-from halftime.records.stages import Place
+from halftime.records.stages import COMPILATION, Place
 from halftime.verbs.profile.clock import Clock, Mark
 
 
@@ -69,6 +69,11 @@ class Recorder:
         """A denoising loop starts here (its progress bar was made)."""
         self.loops.append(self.clock.mark())
         self._steps = 0
+
+    def compiles(self) -> Place:
+        """Where torch.compile's time goes now: to the part that is being called."""
+        here = self._place()
+        return Place(COMPILATION, (here.part or here.stage) if here else "pipeline")
 
     def _place(self) -> Place | None:
         # The outermost opaque span owns what happens inside it; failing that, the innermost

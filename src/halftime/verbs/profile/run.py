@@ -21,12 +21,13 @@ from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation, probe
+from halftime.verbs.profile.adapters import adapter_share
 from halftime.verbs.profile.call import outputs_kept, timed_call
 from halftime.verbs.profile.clock import clock_for
 from halftime.verbs.profile.device_probe import probe as device_probe
 from halftime.verbs.profile.device_probe import with_device
 from halftime.verbs.profile.session import MeasuredCalls, TimedCall
-from halftime.verbs.profile.thumbnails import thumbnails
+from halftime.verbs.profile.thumbnails import drawing_of, thumbnails
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -166,7 +167,9 @@ def _session(
     if not probes:
         return measurement.session(rows)
     rows = _with_probes(rows, turn, progress)
-    return measurement.session(rows, probe.memory(turn.pipeline, turn.workload, turn.further))
+    memory = probe.memory(turn.pipeline, turn.workload, turn.further)
+    shares = adapter_share(turn.pipeline, turn.workload, turn.further)
+    return measurement.session(rows, memory, shares)
 
 
 def _calls(
@@ -186,7 +189,8 @@ def _calls(
                 measured = timed_call(turn.pipeline, turn.workload, clocks[number], turn.further)
             last = settings.pictures and index == total - 1
             pictures = thumbnails(outputs[0]) if last and outputs else ()
-            calls[number].append(TimedCall(measured, compilation.look(), pictures))
+            drawing = drawing_of(outputs[0]) if last and outputs else None
+            calls[number].append(TimedCall(measured, compilation.look(), pictures, drawing))
     progress("steady run", total, total)
     return calls
 

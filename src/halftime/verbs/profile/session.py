@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,13 +14,17 @@ from halftime.base.version import version
 from halftime.pipeline.device import device_of
 from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Environment, LedgerRow, MemoryReport, Run, Session, Workload
+from halftime.records.stages import COMPILATION
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation
 from halftime.verbs.profile.clock import remarks_on
 from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.doubts import doubts
+from halftime.verbs.profile.evidence import ProfileEvidence
 from halftime.verbs.profile.facts import facts
-from halftime.verbs.profile.findings import ProfileEvidence, findings
+from halftime.verbs.profile.findings import findings
+from halftime.verbs.profile.thumbnails import PictureFacts
+from halftime.verbs.profile.users_code import COMPILE
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class TimedCall:
     measured: Measured
     compiled: CompileCounters
     pictures: tuple[str, ...] = ()  # of the last call alone
+    drawing: PictureFacts | None = None  # likewise
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,12 @@ class MeasuredCalls:
         """The ledger of the steady calls, with the first beside them."""
         return ledger([call.measured for call in self.steady], self.first.measured)
 
-    def session(self, rows: tuple[LedgerRow, ...], memory: MemoryReport | None = None) -> Session:
+    def session(
+        self,
+        rows: tuple[LedgerRow, ...],
+        memory: MemoryReport | None = None,
+        adapter_share: float = 0.0,
+    ) -> Session:
         """The session around these rows, to which probes may have added."""
         pipeline, environment = self.loaded.pipeline, self.environment
         measured = [call.measured for call in self.steady]
@@ -66,6 +77,11 @@ class MeasuredCalls:
             compilation=report,
             load_average=environment.load_average or 0.0,
             cores=environment.cores,
+            spans=measured[-1].run.spans,
+            compiled_for=_compiled_for(measured),
+            drawing=self.steady[-1].drawing,
+            steps=steps_taken(measured[-1].run.spans),
+            adapter_share=adapter_share,
         )
         return Session(
             halftime=version(),
@@ -93,6 +109,16 @@ class MeasuredCalls:
                 walls, rows, environment, traced=pytorch.is_tracing(), neighbours=self.neighbours
             ),
         )
+
+
+def _compiled_for(calls: Sequence[Measured]) -> tuple[str, ...]:
+    """The user's lines for which torch.compile worked in these calls, the costliest first."""
+    seconds: Counter[str] = Counter()
+    for call in calls:
+        for span in call.run.spans:
+            if span.stage == COMPILATION and (line := span.name.removeprefix(COMPILE).strip()):
+                seconds[line] += span.seconds  # type: ignore[assignment]  # as typeshed has it
+    return tuple(line for line, _ in seconds.most_common())
 
 
 def unequal_steps(run: Run, requested: int) -> tuple[str, ...]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
+
+from halftime.base.pixels import fault
 
 SIDE = 160  # pixels of the longer side
 MOST = 4
@@ -26,6 +29,38 @@ def thumbnails(output: object) -> tuple[str, ...]:
         return ()
 
 
+@dataclass(frozen=True)
+class PictureFacts:
+    """What a call drew, as far as rules ask."""
+
+    count: int  # pictures or frames
+    pixels: int  # of one of them
+    faults: tuple[str, ...]  # 'it is black', …; each once
+
+
+def drawing_of(output: object) -> PictureFacts | None:
+    """Looked at in full size; None where nothing was drawn that can be shown."""
+    try:
+        output = _first(output)
+        pictures = [np.asarray(picture.convert("RGB")) for picture in _pictures(output)]
+        not_finite = "it holds NaN or infinity" if not _is_finite(output) else ""
+    except Exception:  # a picture that cannot be drawn costs no measurement
+        return None
+    if not pictures:
+        return None
+    faults = [not_finite] if not_finite else map(fault, pictures)
+    height, width = pictures[0].shape[:2]
+    return PictureFacts(len(pictures), height * width, tuple(dict.fromkeys(filter(None, faults))))
+
+
+def _is_finite(drawing: object) -> bool:
+    if isinstance(drawing, torch.Tensor):
+        return bool(torch.isfinite(drawing).all())
+    if isinstance(drawing, np.ndarray):
+        return bool(np.isfinite(drawing).all())
+    return all(map(_is_finite, drawing)) if isinstance(drawing, list | tuple) else True
+
+
 def _first(output: object) -> object:
     """What was drawn, in an output of diffusers or in a tuple that starts with it."""
     for name in ("images", "frames", "image", "frame"):
@@ -39,12 +74,22 @@ def _pictures(drawing: object) -> Iterator[Image.Image]:
     if isinstance(drawing, Image.Image):
         yield drawing
     elif isinstance(drawing, torch.Tensor):
-        yield from _arrays(drawing.detach().float().cpu().numpy(), channels=-3)
+        if _holds_pictures(drawing):
+            yield from _arrays(drawing.detach().float().cpu().numpy(), channels=-3)
     elif isinstance(drawing, np.ndarray):
         yield from _arrays(drawing, channels=-1)
     elif isinstance(drawing, list | tuple):
         for part in drawing:
             yield from _pictures(part)
+
+
+def _holds_pictures(tensor: torch.Tensor) -> bool:
+    """diffusers gives pictures as 0 to 1, with 1 or 3 channels; what else it gives are latents,
+    which look like noise."""
+    if tensor.ndim < 4 or tensor.shape[-3] not in (1, 3):
+        return False
+    values = tensor[torch.isfinite(tensor)]
+    return not values.numel() or bool(values.min() >= 0 and values.max() <= 1)
 
 
 def _arrays(values: np.ndarray, channels: int) -> Iterator[Image.Image]:

@@ -12,12 +12,12 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from halftime.http.access import AccessControl
-from halftime.http.endpoints import healthz
+from halftime.http.endpoints import by_method, healthz
 from halftime.http.errors import ERROR_HANDLERS
 from halftime.http.hosts import HostCheck
 from halftime.http.limits import LimitedBodies
 from halftime.http.traffic import Observed
-from halftime.verbs.serve import health, images, openapi, page, profiling
+from halftime.verbs.serve import health, images, openapi, page, profiling, videos
 from halftime.verbs.serve.quotas import all_keys
 from halftime.verbs.serve.service import DrawingEngine, HttpSettings, Service
 
@@ -28,6 +28,13 @@ ROUTES = (
     Route("/v1/images/generations", images.generate, methods=["POST"]),
     Route("/v1/images/edits", images.edit, methods=["POST"]),
     Route("/v1/images/variations", images.vary, methods=["POST"]),
+    Route("/v1/videos", by_method(POST=videos.create, GET=videos.videos), methods=["POST", "GET"]),
+    Route(
+        "/v1/videos/{name}",
+        by_method(GET=videos.retrieve, DELETE=videos.delete),
+        methods=["GET", "DELETE"],
+    ),
+    Route("/v1/videos/{name}/content", videos.content, methods=["GET"]),
     Route("/v1/models", health.models, methods=["GET"]),
     Route("/v1/models/{name:path}", health.model, methods=["GET"]),
     Route("/pictures/{name}", images.picture, methods=["GET"], name="picture"),
@@ -82,6 +89,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         await asyncio.gather(starting, return_exceptions=True)
         if not service.traffic.draining:
             await service.engine.drain(service.settings.drain_seconds)
+        await service.films.close()
 
 
 async def _started(service: Service) -> None:

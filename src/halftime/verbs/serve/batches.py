@@ -3,28 +3,31 @@ them watches dynamo and the memory."""
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import torch
 
-from halftime.base.errors import BadWorkload, OutOfMemory
+from halftime.base.errors import HalftimeError, OutOfMemory
+from halftime.base.progress import Progress
 from halftime.pipeline.device import device_of
 from halftime.records.serve import Certificate, ColdStartTimes
+from halftime.verbs.serve.failure import LATE, Failure, failure_of
 from halftime.verbs.serve.messages import (
     EngineSettings,
-    FailureKind,
     Final,
     Job,
     JobFailed,
     Started,
+    Stepped,
 )
 from halftime.verbs.serve.preview import Previews, Unpacker
+from halftime.verbs.serve.step_proof import prove
+from halftime.verbs.serve.step_worker import StepServing
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
+from halftime.verbs.serve.streams import pictures_first
 from halftime.verbs.serve.studio import open_studio
 from halftime.verbs.serve.warmup import certify
 from halftime.verbs.serve.watching import Dynamo, Memory, give_memory_back
@@ -73,12 +76,18 @@ class Worker:
         device = device_of(self.studio.pipeline)
         self.memory = Memory(begin.settings.memory_growth_bytes, device)
         self.dynamo = Dynamo()
+        self.steps: StepServing | None = None  # where requests are scheduled at the step
 
     def run(self) -> None:
-        """Warm up, then draw until the engine closes the pipe, which ends this process."""
+        """Warm up, then draw until the engine closes the pipe, which ends this process. Both in
+        this thread: what torch captured in one thread is no use in another."""
+        pictures_first(device_of(self.studio.pipeline))
         self._warm()
         while True:
-            self._batch(self.channel.batches.get())
+            if self.steps is None:
+                self._batch(self.channel.batches.get())
+            else:
+                self.steps.turn()
 
     # ---- warm-up
 
@@ -89,12 +98,25 @@ class Worker:
 
         # Warm-up previews have no reader: only real ones go through the channel.
         certificate = certify(self.studio, self.begin.settings, self.previews, progress)
+        if self.begin.settings.scheduling == "step":
+            certificate = self._schedule_at_the_step(certificate, progress)
         if self.studio.artefacts is not None:
             self.studio.artefacts.save()
         certificate = self._with_times(certificate)
         resident = self.memory.resident()
         self.channel.send(Ready(certificate=certificate, resident_bytes=resident))
         self.dynamo.look()
+
+    def _schedule_at_the_step(self, certificate: Certificate, progress: Progress) -> Certificate:
+        """Show that it can be done, and take requests so from now on; or say why not."""
+        proof = prove(self.studio, certificate, progress)
+        if self.steps is None and not proof.refusal:
+            self.steps = StepServing.over(
+                self.channel, self.studio, self.begin.settings, proof, self.previews, self._after
+            )
+        elif self.steps is not None and proof.refusal:
+            raise HalftimeError(f"scheduling at the step no longer works: {proof.refusal}")
+        return proof.certify(certificate)
 
     def _with_times(self, certificate: Certificate) -> Certificate:
         artefacts = self.studio.artefacts
@@ -116,14 +138,8 @@ class Worker:
             self._draw(task, answers)
         except NobodyWaits:
             pass
-        except BadWorkload as error:
-            answers.fail("bad_request", str(error), retryable=False)
         except Exception as error:
-            # where it happened and what kind it is; its message may quote a prompt
-            where = "".join(traceback.format_tb(error.__traceback__))
-            print(where, type(error).__name__, file=sys.stderr)  # noqa: T201
-            text = f"the pipeline failed: {type(error).__name__}."
-            answers.fail("internal", text, retryable=True)
+            answers.fail(failure_of(error))
         finally:
             if self.previews is not None:
                 for job in task.jobs:
@@ -152,8 +168,15 @@ class Worker:
         previews = self.previews if any(job.previews for job in task.jobs) else None
         if previews is not None:
             previews.open(task.jobs)
-        drawing = self.studio.draw(task.jobs, Watch(task.jobs, still_waiting, previews))
-        height, width = drawing.pictures.shape[1:3]
+
+        def progress(step: int, steps: int) -> None:
+            for job in task.jobs:
+                if job.frames is not None:
+                    self.channel.send(Stepped(id=job.id, step=step, steps=steps))
+
+        watch = Watch(task.jobs, still_waiting, previews, progress=progress)
+        drawing = self.studio.draw(task.jobs, watch)
+        height, width = drawing.pictures.shape[-3:-1]
         for position, (job, waited) in enumerate(zip(task.jobs, task.waited, strict=True)):
             if job not in still_waiting():
                 continue
@@ -165,6 +188,7 @@ class Worker:
                     width=width,
                     height=height,
                     steps=job.steps,
+                    frames=job.frames,
                     pixels=drawing.pictures[position].tobytes(),
                     stages=drawing.stages,
                     queue_seconds=waited,
@@ -186,6 +210,7 @@ class Worker:
         self.channel.send(
             BatchDone(
                 resident_bytes=self.memory.resident(),
+                jobs=tuple(job.id for job in jobs),
                 previews_dropped=self.previews.take_dropped() if self.previews is not None else 0,
                 pauses=compiled,
             )
@@ -211,8 +236,7 @@ class Answers:
             if job.deadline is None or now <= job.deadline:
                 waiting.append(job)
                 continue
-            message = "the deadline passed while it was drawn."
-            self.give(JobFailed(id=job.id, kind="deadline", message=message, retryable=True))
+            self.give(JobFailed(id=job.id, **LATE._asdict()))
         return waiting
 
     def give(self, answer: Final | JobFailed) -> None:
@@ -220,7 +244,7 @@ class Answers:
         self.answered.add(answer.id)
         self.channel.send(answer)
 
-    def fail(self, kind: FailureKind, message: str, *, retryable: bool) -> None:
+    def fail(self, failure: Failure) -> None:
         """The same answer to all who still wait."""
         for job in self.still_waiting():
-            self.give(JobFailed(id=job.id, kind=kind, message=message, retryable=retryable))
+            self.give(JobFailed(id=job.id, **failure._asdict()))

@@ -41,10 +41,11 @@ class DrawnPicture:
 
 
 @contextlib.asynccontextmanager
-async def submitted(service: Service, request: PictureRequest) -> AsyncIterator[list[Events]]:
+async def submitted(
+    service: Service, client: str, jobs: Sequence[Job]
+) -> AsyncIterator[list[Events]]:
     """The events of every job, in order; either all are accepted or none. What is not finished at
     the end of the block is cancelled. Raises ApiError."""
-    client, jobs = request.client, request.jobs
     try:
         service.quotas.take(client, len(jobs))
     except ApiError:
@@ -73,7 +74,7 @@ async def close_all(streams: Sequence[Events]) -> None:
 
 async def draw_all(service: Service, request: PictureRequest) -> list[DrawnPicture]:
     """All pictures of a request. A failure of one cancels the others. Raises ApiError."""
-    async with submitted(service, request) as streams:
+    async with submitted(service, request.client, request.jobs) as streams:
         tasks = [
             asyncio.ensure_future(_draw(service, request, job, stream))
             for job, stream in zip(request.jobs, streams, strict=True)
@@ -159,6 +160,20 @@ def slowest_of(timings: Sequence[PictureTiming]) -> PictureTiming:
     return max(timings, key=lambda timing: timing.queue_seconds + timing.compute_seconds)
 
 
+def parts_of(timing: Timing) -> dict[str, float]:
+    """Part of the request -> seconds, of the slowest picture: in the order of the stages, which add
+    up to the total."""
+    slowest = slowest_of(timing.pictures)
+    return {
+        "receive": timing.receive_seconds,
+        "upload": timing.upload_seconds,
+        "queue": slowest.queue_seconds,
+        **slowest.stages,
+        "file": timing.encode_seconds,
+        "rest": timing.rest_seconds,
+    }
+
+
 def refusal(error: NotAccepted) -> ApiError:
     """What the engine would not begin."""
     if isinstance(error, QueueFull):
@@ -181,6 +196,11 @@ def failure(failed: JobFailed) -> ApiError:
             return ApiError(
                 503, failed.message, code=failed.kind, retry_after=again, retry=failed.retryable
             )
+        case "queue_full":
+            return ApiError(429, failed.message, code="queue_full", retry_after=failed.retry_after)
+        case "not_ready":
+            again = failed.retry_after or COMES_BACK
+            return ApiError(503, failed.message, code="not_ready", retry_after=again)
         case "internal":
             return ApiError(500, failed.message, code="internal", retry=failed.retryable)
         case _:

@@ -24,10 +24,12 @@ from halftime.verbs.serve.messages import (
     PreviewCounter,
     QueueFull,
     Started,
+    Stepped,
 )
 from halftime.verbs.serve.process import COMMAND, WorkerProcess
 from halftime.verbs.serve.queue import Queue, Waiting, fitted
 from halftime.verbs.serve.slot import Slot, Spawn, WorkerLink
+from halftime.verbs.serve.step_queue import StepQueue, queue_for, spread
 
 logger = logging.getLogger("halftime.verbs.serve.engine")
 
@@ -93,7 +95,7 @@ class Engine:
     slots: list[Slot] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.queue = Queue(self.settings.queue_limit, self.clock, workers=self.settings.workers)
+        self.queue = queue_for(self.settings, self.clock, self._begun)
         self.slots = [
             Slot(
                 number,
@@ -111,6 +113,9 @@ class Engine:
         self._open: dict[str, JobEvents] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+
+    def _begun(self) -> list[Waiting]:
+        return [item for slot in self.slots for item in slot.running.values()]
 
     async def _process(self, settings: EngineSettings, number: int) -> WorkerLink:
         return await WorkerProcess.start(settings, self.command, number)
@@ -181,7 +186,7 @@ class Engine:
         if in_use is not None:
             raise ValueError(f"job id {in_use!r} is in use")
         jobs = [fitted(self._dated(job), certificate, self.settings.off_list) for job in jobs]
-        running = [item.job for slot in self.slots for item in slot.running.values()]
+        running = [item.job for item in self._begun()]
         try:
             self.queue.add_all(jobs, running, workers=self._at_work())
         except QueueFull:
@@ -223,8 +228,7 @@ class Engine:
         if self._open.pop(job_id, None) is None:
             return
         self._tally.cancelled += 1
-        if self.queue.remove(job_id):
-            return
+        self.queue.remove(job_id)
         for slot in self.slots:
             if slot.release(job_id) is not None:
                 slot.cancel(job_id)
@@ -232,11 +236,14 @@ class Engine:
     def _fail(self, job_id: str, kind: FailureKind, message: str, *, retryable: bool) -> None:
         self.queue.remove(job_id)
         for slot in self.slots:
+            if job_id in slot.sent:
+                slot.cancel(job_id)
             slot.release(job_id)
         self.answer(JobFailed(id=job_id, kind=kind, message=message, retryable=retryable))
 
     def answer(self, event: Final | JobFailed) -> None:
         """The last word on a job; a second one, or one on a job that was cancelled, is dropped."""
+        self.queue.remove(event.id)  # where a worker had it before its turn
         events = self._open.pop(event.id, None)
         if events is None:
             return
@@ -246,8 +253,10 @@ class Engine:
             self._tally.failed += 1
         events.put(event)
 
-    def pass_on(self, event: Started | Preview) -> None:
+    def pass_on(self, event: Started | Preview | Stepped) -> None:
         """An event of a job, numbered here: a worker that tries a second time begins anew."""
+        if isinstance(event, Started):
+            self.queue.remove(event.id)  # where a worker had it before its turn
         events = self._open.get(event.id)
         if events is None:
             return
@@ -287,7 +296,11 @@ class Engine:
 
     def _dispatch(self) -> None:
         """Give every worker that has nothing to do its next batch."""
+        if isinstance(self.queue, StepQueue):
+            spread(self.queue, [slot for slot in self.slots if slot.takes_steps])
         for slot in self.slots:
+            if slot.takes_steps:
+                continue
             if slot.free and slot.certificate is not None:
                 self._dispatch_to(slot, slot.certificate.batch_sizes)
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from halftime.base import units
 from halftime.http.endpoints import ModelObject, json_response, models_response
 from halftime.records.serve import Certificate, EngineStatus, State, WorkerStatus
+from halftime.verbs.serve.models import ModelEngines
 from halftime.verbs.serve.request import COMES_BACK, no_such_model, steps_for
 from halftime.verbs.serve.service import Service, service_of
 
@@ -28,6 +29,8 @@ class Choices(msgspec.Struct, kw_only=True, frozen=True):
     masks: bool = False
     references: int = 1  # pictures that an edit may bring
     loras: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()  # of videos; empty where pictures are drawn
+    fps: float | None = None
 
 
 class Readiness(msgspec.Struct, kw_only=True):
@@ -35,7 +38,8 @@ class Readiness(msgspec.Struct, kw_only=True):
 
     state: State
     why: str
-    offer: Choices | None
+    offer: Choices | None  # of the model that is drawn with where none is named
+    offers: tuple[Choices, ...]  # of every model
     certificate: Certificate | None
     alarms: tuple[str, ...]
     workers: tuple[WorkerStatus, ...]
@@ -73,16 +77,25 @@ async def model(request: Request) -> Response:
 def readiness_of(service: Service) -> Readiness:
     """The state now; a draining server is not ready, however warm its engine is."""
     status = service.engine.status
-    certificate = status.certificate
+    certificate, offers = status.certificate, offers_of(service)
     return Readiness(
         state="draining" if service.traffic.draining else status.state,
         why=status.why,
-        offer=_choices(service.settings.model, certificate) if certificate else None,
+        offer=offers[0] if offers else None,
+        offers=offers,
         certificate=certificate,
         alarms=status.alarms,
         workers=status.workers,
         facts=_facts(certificate, status) if certificate else [],
     )
+
+
+def offers_of(service: Service) -> tuple[Choices, ...]:
+    """What each model offers that has been ready."""
+    engine, name = service.engine, service.settings.model
+    engines = engine.engines if isinstance(engine, ModelEngines) else {name: engine}
+    certificates = [(model, drawing.status.certificate) for model, drawing in engines.items()]
+    return tuple(_choices(model, proof) for model, proof in certificates if proof is not None)
 
 
 def _facts(certificate: Certificate, status: EngineStatus) -> list[tuple[str, str]]:
@@ -96,6 +109,8 @@ def _facts(certificate: Certificate, status: EngineStatus) -> list[tuple[str, st
         ("compiled since ready", units.count(status.recompiles)),
         ("one picture takes", units.seconds(status.seconds_per_picture)),
     ]
+    if certificate.scheduling_why:
+        facts.append((f"scheduled at the {certificate.scheduling}", certificate.scheduling_why))
     if len(status.workers) > 1:
         ready = sum(worker.state == "ready" for worker in status.workers)
         facts.append(("workers ready", f"{ready} of {len(status.workers)}"))
@@ -115,4 +130,6 @@ def _choices(model: str, certificate: Certificate) -> Choices:
         masks=certificate.inpaint,
         references=certificate.references,
         loras=certificate.loras,
+        frames=certificate.frames,
+        fps=certificate.fps,
     )

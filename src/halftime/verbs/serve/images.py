@@ -17,11 +17,12 @@ from halftime.http.access import CLIENT
 from halftime.http.disconnect import unless_disconnected
 from halftime.http.endpoints import json_response
 from halftime.http.errors import ApiError
+from halftime.http.traffic import TIMING
 from halftime.records.serve import EngineStatus
 from halftime.verbs.serve.draw import (
     DrawnPicture,
     draw_all,
-    slowest_of,
+    parts_of,
     submitted,
     usage,
 )
@@ -44,7 +45,7 @@ from halftime.verbs.serve.schema import (
     Timing,
     VariationRequest,
 )
-from halftime.verbs.serve.service import HttpSettings, Service, service_of
+from halftime.verbs.serve.service import HttpSettings, Service, choose_model, service_of
 from halftime.verbs.serve.snapping import snapped
 from halftime.verbs.serve.streaming import EventStream
 from halftime.verbs.serve.uploads import check_uploads, prepared
@@ -54,16 +55,17 @@ async def generate(request: Request) -> Response:
     """Text to picture."""
     begun = time.perf_counter()
     body = await json_body(request, GenerateRequest)
-    checked = checked_request(
-        service_of(request), body, "image_generation", begun, request.scope.get(CLIENT, "")
-    )
+    service = choose_model(request, body.model)
+    client = request.scope.get(CLIENT, "")
+    checked = checked_request(service, body, "image_generation", begun, client)
     return await _answer(request, checked)
 
 
 async def edit(request: Request) -> Response:
     """A picture and text to a picture."""
-    begun, service = time.perf_counter(), service_of(request)
+    begun = time.perf_counter()
     async with multipart_body(request, EditRequest) as (body, uploads):
+        service = choose_model(request, body.model)
         checked = checked_request(service, body, "image_edit", begun, request.scope.get(CLIENT, ""))
         checked = await _with_uploads(service, checked, uploads)
     return await _answer(request, checked)
@@ -71,8 +73,9 @@ async def edit(request: Request) -> Response:
 
 async def vary(request: Request) -> Response:
     """A picture to pictures like it: an edit without a prompt."""
-    begun, service = time.perf_counter(), service_of(request)
+    begun = time.perf_counter()
     async with multipart_body(request, VariationRequest) as (body, uploads):
+        service = choose_model(request, body.model)
         checked = checked_request(
             service, body.as_edit(), "image_edit", begun, request.scope.get(CLIENT, "")
         )
@@ -120,7 +123,8 @@ async def _answer(request: Request, checked: PictureRequest) -> Response:
     service = service_of(request)
     if checked.stream:
         stack = contextlib.AsyncExitStack()
-        streams = await stack.enter_async_context(submitted(service, checked))
+        drawing = submitted(service, checked.client, checked.jobs)
+        streams = await stack.enter_async_context(drawing)
         return EventStream(service, checked, streams, stack)
     pictures = await unless_disconnected(request.receive, draw_all(service, checked))
     timings = usage(checked, pictures)
@@ -133,6 +137,7 @@ async def _answer(request: Request, checked: PictureRequest) -> Response:
         usage=timings,
         snapped=snapped(checked.jobs[0], pictures[0].timing),
     )
+    request.scope[TIMING] = parts_of(timings.halftime)
     server_timing = server_timing_of(timings.halftime)
     return json_response(answer, headers={"server-timing": server_timing})
 
@@ -164,16 +169,6 @@ def base_url(request: Request, settings: HttpSettings) -> str:
 
 
 def server_timing_of(timing: Timing) -> str:
-    """The Server-Timing header (W3C) of the slowest picture: milliseconds, in the order of the
-    stages, which add up to the total."""
-    slowest = slowest_of(timing.pictures)
-    parts = {
-        "receive": timing.receive_seconds,
-        "upload": timing.upload_seconds,
-        "queue": slowest.queue_seconds,
-        **slowest.stages,
-        "file": timing.encode_seconds,
-        "rest": timing.rest_seconds,
-        "total": timing.seconds,
-    }
+    """The Server-Timing header (W3C) of the same, in milliseconds."""
+    parts = {**parts_of(timing), "total": timing.seconds}
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in parts.items())

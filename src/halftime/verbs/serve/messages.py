@@ -9,11 +9,21 @@ from typing import Literal
 import msgspec
 
 from halftime.base.errors import HalftimeError
+from halftime.records.serve import PolicyName, Scheduling
 
 DEADLINE_SECONDS = 60.0  # from a request's arrival to its picture, where nothing else is set
 
 OffList = Literal["snap", "refuse"]  # a size or a number of steps that is not offered
-FailureKind = Literal["bad_request", "deadline", "cancelled", "crashed", "draining", "internal"]
+FailureKind = Literal[
+    "bad_request",
+    "deadline",
+    "cancelled",
+    "crashed",
+    "draining",
+    "internal",
+    "queue_full",  # these two of a cluster, whose drawers are asked after a job was accepted
+    "not_ready",
+]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -33,6 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     # pictures to draw from, where the pipeline takes several; in place of `image`
     references: tuple[bytes, ...] = ()
     strength: float | None = None  # 0 keeps the picture, 1 draws anew; with `image` only
+    frames: int | None = None  # of a video; a picture has none
     lora: str | None = None  # by name
     lora_scale: float = 1.0
     off_list: OffList | None = None  # None: as the engine's settings say
@@ -61,6 +72,14 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     pixels: bytes  # uint8, height x width x 3, RGB
 
 
+class Stepped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A video has got so far; pictures have previews instead."""
+
+    id: str
+    step: int  # from 1
+    steps: int
+
+
 class Final(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The picture. The engine may have snapped its size or steps to what the certificate lists: see
     them here."""
@@ -69,24 +88,29 @@ class Final(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     width: int
     height: int
     steps: int
-    pixels: bytes  # uint8, height x width x 3, RGB
+    pixels: bytes  # uint8, height x width x 3, RGB; of a video frame after frame
     stages: dict[str, float]  # stage -> seconds of the batch's call, adding up to compute_seconds
     queue_seconds: float
     compute_seconds: float
     batch_size: int
+    # of compute_seconds, where pictures share a step and not a call: this one's part of each step
+    own_seconds: float | None = None
     session: bytes | None = None  # JSON of a halftime Session, where the job asked to be profiled
+    frames: int | None = None  # of a video
 
 
 class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """There will be no picture. `retryable`: the same request may succeed later."""
+    """There will be no picture. `retryable`: the same request may succeed later, after so many
+    seconds where that is known."""
 
     id: str
     kind: FailureKind
     message: str
     retryable: bool
+    retry_after: float | None = None
 
 
-Event = Started | Preview | Final | JobFailed
+Event = Started | Preview | Stepped | Final | JobFailed
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +137,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     tiny_vae: str | None = "bundled"
     img2img: bool = True  # offered where the pipeline has such a sibling
     inpaint: bool = True  # the same
+    # of a pipeline that makes videos: how many to offer; empty: the pipeline's own
+    frames: tuple[int, ...] = ()
+    fps: float = 16.0  # frames a second of its files
     loras: str | None = None  # a folder of *.safetensors, offered by their names
     off_list: OffList = "refuse"
     threads: int | None = None  # torch's, in the worker; None: all cores
@@ -120,6 +147,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int = 1  # of a picture whose worker died
     # workers that died in a row without a picture before the engine gives up
     restart_limit: int = 5
+    scheduling: Scheduling = "call"  # 'step': where the pipeline's loop allows it
+    policy: PolicyName = "shortest"  # whose step is next
+    aside_bytes: int = 2**30  # of what requests hold between two steps
     artefacts: str | None = None  # a file where compiled code is kept for the next start
 
 

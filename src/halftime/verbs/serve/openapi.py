@@ -22,6 +22,10 @@ from halftime.verbs.serve.schema import (
     ImagesResponse,
     PartialEvent,
     VariationRequest,
+    VideoDeleted,
+    VideoObject,
+    VideoObjects,
+    VideoRequest,
 )
 
 Schema = dict[str, object]
@@ -34,6 +38,10 @@ _STRUCTS = (
     ImagesResponse,
     PartialEvent,
     CompletedEvent,
+    VideoRequest,
+    VideoObject,
+    VideoObjects,
+    VideoDeleted,
     ModelObject,
     ModelObjects,
     Readiness,
@@ -86,6 +94,42 @@ OPERATIONS = (
         _DRAWS,
         (MULTIPART, VariationRequest),
         "key",
+    ),
+    Operation(
+        "post",
+        "/v1/videos",
+        "Ask for a video.",
+        {JSON: VideoObject},
+        (400, 401, 403, 404, 408, 413, 415, 429, 503),
+        (MULTIPART, VideoRequest),
+        "key",
+    ),
+    Operation(
+        "get", "/v1/videos", "Your videos.", {JSON: VideoObjects}, (400, 401, 503), secret="key"
+    ),
+    Operation(
+        "get",
+        "/v1/videos/{name}",
+        "What has become of a video.",
+        {JSON: VideoObject},
+        (401, 404, 503),
+        secret="key",
+    ),
+    Operation(
+        "delete",
+        "/v1/videos/{name}",
+        "Forget a video, or stop making it.",
+        {JSON: VideoDeleted},
+        (401, 403, 404, 503),
+        secret="key",
+    ),
+    Operation(
+        "get",
+        "/v1/videos/{name}/content",
+        "A video's file, or a picture of it.",
+        {"video/mp4": None, "image/webp": None},
+        (400, 401, 404, 409, 503),
+        secret="key",
     ),
     Operation("get", "/v1/models", "The model.", {JSON: ModelObjects}, (401, 503), secret="key"),
     Operation(
@@ -156,6 +200,9 @@ def document() -> bytes:
     components["VariationRequest"] = _with_files(
         components["VariationRequest"], {"image": _PICTURE}
     )
+    components["VideoRequest"] = _with_files(
+        components["VideoRequest"], {"input_reference": _PICTURE}, needs=False
+    )
     secrets: Schema = {
         "key": {"type": "http", "scheme": "bearer"},
         "profile": {"type": "http", "scheme": "bearer"},
@@ -191,11 +238,12 @@ _MASK: Schema = {
 }
 
 
-def _with_files(schema: Schema, files: Schema) -> Schema:
+def _with_files(schema: Schema, files: Schema, needs: bool = True) -> Schema:
     properties, required = schema["properties"], schema.get("required", [])
     assert isinstance(properties, dict)
     assert isinstance(required, list)
-    return {**schema, "properties": {**files, **properties}, "required": ["image", *required]}
+    needed = ["image", *required] if needs else required
+    return {**schema, "properties": {**files, **properties}, "required": needed}
 
 
 def _operation(operation: Operation) -> Schema:

@@ -19,6 +19,8 @@ ASSETS = {
     "times.js": "text/javascript",
     "ready.js": "text/javascript",
     "gallery.js": "text/javascript",
+    "history.js": "text/javascript",
+    "snippet.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 _HEADERS = {

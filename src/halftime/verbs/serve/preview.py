@@ -19,22 +19,25 @@ Source: Karras et al. 2022 (EDM), table 1; Salimans and Ho 2022 for v; Lipman et
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from halftime.upstream import hugging_face, pytorch
 from halftime.verbs.serve.messages import Job, Preview
+from halftime.verbs.serve.streams import Aside, queued_so_far
 
 if TYPE_CHECKING:
-    import numpy as np
     from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin
 
+logger = logging.getLogger("halftime.verbs.serve.preview")
 _NICENESS = 10  # the thread yields to the denoising where both want the core
 
 
@@ -140,6 +143,35 @@ def _is_flow(scheduler: SchedulerMixin) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class SeenStep:
+    """What a step was given, in copies that nobody changes, and when they are there.
+
+    The estimate is made of them by the thread of the previews: it reads the noise level, which on a
+    GPU may wait for it.
+    """
+
+    scheduler: SchedulerMixin
+    model_output: torch.Tensor
+    timestep: object
+    sample: torch.Tensor
+    index: int | None
+    ready: torch.cuda.Event | None = None
+
+    def row(self, row: int) -> SeenStep:
+        """The part of one picture. A slice, since an index would be copied to the device."""
+        output, sample = (
+            tensor[row : row + 1].detach().clone() for tensor in (self.model_output, self.sample)
+        )
+        on_cuda = sample.device.type == "cuda"
+        ready = queued_so_far(sample.device) if on_cuda else None
+        return replace(self, model_output=output, sample=sample, ready=ready)
+
+    def estimate(self) -> torch.Tensor | None:
+        """x0, or None where it is not known; may wait for the device."""
+        return denoised(self.scheduler, self.model_output, self.timestep, self.sample, self.index)
+
+
 # ---- its pixels
 
 
@@ -171,7 +203,7 @@ def quickened(tiny: AutoencoderTiny) -> AutoencoderTiny:
     return tiny.to(memory_format=torch.channels_last)
 
 
-def decode(tiny: AutoencoderTiny, latents: torch.Tensor) -> np.ndarray:
+def decode(tiny: AutoencoderTiny, latents: torch.Tensor) -> torch.Tensor:
     """Latents [1, channels, h, w] as the denoiser has them -> uint8 [height, width, 3].
 
     The scaling is what a pipeline would do with this VAE in the place of its own.
@@ -186,10 +218,7 @@ def decode(tiny: AutoencoderTiny, latents: torch.Tensor) -> np.ndarray:
             latents.to(tiny.dtype) / scale + shift, return_dict=False
         )[0]
         pixels = (image[0].float().clamp(-1, 1) + 1) * 127.5
-        array: np.ndarray = (
-            pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-        )
-    return array
+        return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous()
 
 
 # ---- the thread
@@ -197,17 +226,16 @@ def decode(tiny: AutoencoderTiny, latents: torch.Tensor) -> np.ndarray:
 
 @dataclass
 class _Wish:
-    """A preview of one picture that is waiting for the decoder. `latents` are a copy."""
+    """A preview of one picture that is waiting for the decoder."""
 
     job: Job
     step: int
-    latents: torch.Tensor
+    input: SeenStep
 
 
 @dataclass
 class Previews:
-    """The thread that decodes. At most one call's worth of wishes is pending: newer ones replace
-    them.
+    """The thread that decodes. At most one wish a picture is pending: a newer one replaces it.
 
     A preview is never sent after `close` was called for its picture, so a final comes last.
     """
@@ -219,6 +247,7 @@ class Previews:
     _pending: list[_Wish] = field(default_factory=list)
     _open: set[str] = field(default_factory=set)  # pictures that are being drawn
     _busy: bool = False
+    _paused: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def start(self) -> None:
@@ -233,14 +262,17 @@ class Previews:
         """No more previews of this picture."""
         with self._changed:
             self._open.discard(job_id)
+            self._pending = [wish for wish in self._pending if wish.job.id != job_id]
+            self._changed.notify_all()
 
-    def wish(self, jobs: Sequence[Job], step: int, latents: torch.Tensor) -> None:
-        """Ask for previews; `latents` [len(jobs), ...] must not be changed any more. Never
-        waits."""
-        wishes = [_Wish(job, step, latents[index : index + 1]) for index, job in enumerate(jobs)]
+    def wish(self, jobs: Sequence[Job], step: int, inputs: Sequence[SeenStep]) -> None:
+        """Ask for previews, of each job from its part of the step. Never waits."""
+        wishes = [_Wish(job, step, part) for job, part in zip(jobs, inputs, strict=True)]
+        names = {job.id for job in jobs}
         with self._changed:
-            self.dropped += len(self._pending)
-            self._pending = wishes
+            unrelated = [wish for wish in self._pending if wish.job.id not in names]
+            self.dropped += len(self._pending) - len(unrelated)
+            self._pending = [*unrelated, *wishes]
             self._changed.notify_all()
 
     def take_dropped(self) -> int:
@@ -248,6 +280,19 @@ class Previews:
         with self._changed:
             dropped, self.dropped = self.dropped, 0
         return dropped
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is decoded within the block: what is captured there is captured alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy)
+            self._paused = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._paused = False
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait until nothing is pending; for warm-up and tests."""
@@ -258,26 +303,37 @@ class Previews:
         # per thread on Linux; elsewhere it does without
         with contextlib.suppress(AttributeError, OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        aside = Aside(self.tiny.device)
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._pending))
+                self._changed.wait_for(lambda: bool(self._pending) and not self._paused)
                 wish = self._pending.pop(0)
                 self._busy = True
             try:
-                self._show(wish)
+                self._show(wish, aside)
+            except Exception:  # such as memory that ran out: the pictures go on without it
+                logger.warning("a preview could not be computed", exc_info=True)
+                self.dropped += 1
             finally:
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
 
-    def _show(self, wish: _Wish) -> None:
+    def _pixels(self, wish: _Wish) -> torch.Tensor | None:
+        with torch.inference_mode():
+            estimate = wish.input.estimate()
+            if estimate is None:
+                return None
+            latents = self.unpack(estimate, wish.job.width, wish.job.height)
+            return None if latents is None else decode(self.tiny, latents)
+
+    def _show(self, wish: _Wish, aside: Aside) -> None:
         job = wish.job
         if job.id not in self._open:
             return
-        latents = self.unpack(wish.latents, job.width, job.height)
-        if latents is None:
+        pixels = aside.on_host(functools.partial(self._pixels, wish), wish.input.ready)
+        if pixels is None:
             return
-        pixels = decode(self.tiny, latents)
         height, width = pixels.shape[:2]
         with self._changed:
             if job.id not in self._open:
@@ -288,6 +344,6 @@ class Previews:
                     step=wish.step,
                     width=width,
                     height=height,
-                    pixels=pixels.tobytes(),
+                    pixels=pixels.numpy().tobytes(),
                 )
             )

@@ -31,6 +31,7 @@ def fitted(job: Job, certificate: Certificate, off_list: OffList) -> Job:
     _check_picture(job, certificate)
     if (job.off_list or off_list) == "refuse":
         _check_listed(job, certificate)
+    _check_video(job, certificate)
     size = nearest_size((job.width, job.height), certificate.sizes)
     steps = nearest_steps(job.steps, certificate.steps)
     if job.strength is not None and int(steps * job.strength) == 0:
@@ -41,7 +42,12 @@ def fitted(job: Job, certificate: Certificate, off_list: OffList) -> Job:
         )
     guidance = job.guidance if "guided" in certificate.guidance else None
     width, height = size
-    return msgspec.structs.replace(job, width=width, height=height, steps=steps, guidance=guidance)
+    frames = None
+    if job.frames is not None:
+        frames = nearest_steps(job.frames, certificate.frames)
+    return msgspec.structs.replace(
+        job, width=width, height=height, steps=steps, guidance=guidance, frames=frames
+    )
 
 
 def _check_listed(job: Job, certificate: Certificate) -> None:
@@ -51,12 +57,29 @@ def _check_listed(job: Job, certificate: Certificate) -> None:
             f"size {job.width}x{job.height} is not offered here; sizes are: {sizes}. {_SNAPPED}",
             "size",
         )
+    if job.frames is not None and certificate.frames and job.frames not in certificate.frames:
+        frames = ", ".join(map(str, certificate.frames))
+        raise Refused(
+            f"{job.frames} frames are not offered here; {frames} are. {_SNAPPED}", "seconds"
+        )
     if job.steps not in certificate.steps:
         steps = ", ".join(map(str, certificate.steps))
         raise Refused(f"{job.steps} steps are not offered here; {steps} are. {_SNAPPED}", "steps")
 
 
 _SNAPPED = 'Send "off_list": "snap" for the nearest, or start the server with --off-list snap.'
+
+
+def _check_video(job: Job, certificate: Certificate) -> None:
+    if job.frames is None and certificate.frames:
+        raise Refused(f"{certificate.pipeline} makes videos: ask /v1/videos.")
+    if job.frames is not None and not certificate.frames:
+        raise Refused(f"{certificate.pipeline} makes pictures: ask /v1/images/generations.")
+    if job.image is None and certificate.needs_picture:
+        raise Refused(
+            f"{certificate.pipeline} starts from a picture: send one as input_reference.",
+            "input_reference",
+        )
 
 
 def _check_picture(job: Job, certificate: Certificate) -> None:
@@ -112,7 +135,8 @@ def kind_of(job: Job, alone: bool = False) -> Hashable:
         return job.id
     has = (job.negative_prompt is None, job.image is None, job.mask is None)
     adapter = (job.lora, job.lora_scale)
-    return (job.width, job.height, job.steps, job.guidance, job.strength, *has, *adapter)
+    shape = (job.width, job.height, job.frames, job.steps)
+    return (*shape, job.guidance, job.strength, *has, *adapter)
 
 
 def batch_of(kinds: Sequence[Hashable], sizes: Sequence[int]) -> list[int]:
@@ -141,6 +165,7 @@ class Waiting:
     deaths: int = 0  # workers that died while they drew it
     tag: float = 0.0
     number: int = 0
+    steps_left: int | None = None  # None: not begun, or drawn in one call
 
     @property
     def deadline(self) -> float:
@@ -157,7 +182,7 @@ class ServiceTime:
     """Seconds that a call takes, by steps and pixels, as measured: in the warm-up, then by every
     call."""
 
-    # (width, height) -> seconds a picture and step
+    # (width, height) -> seconds a picture, or frame, and step
     rates: dict[tuple[int, int], float] = field(default_factory=dict)
     # the same as in the last warm-up, or better
     best: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -165,12 +190,12 @@ class ServiceTime:
     def learn_from(self, certificate: Certificate) -> None:
         """The second pass of the warm-up, longest calls last, so that they count most."""
         for entry in sorted(certificate.entries, key=lambda entry: entry.steps):
-            rate = entry.second_seconds / entry.batch / entry.steps
+            rate = entry.second_seconds / entry.batch / (entry.steps * (entry.frames or 1))
             self.rates[entry.width, entry.height] = self.best[entry.width, entry.height] = rate
 
     def learn(self, job: Job, batch: int, seconds: float) -> None:
         """One call of the pipeline."""
-        size, rate = (job.width, job.height), seconds / batch / job.steps
+        size, rate = (job.width, job.height), seconds / batch / _work(job)
         before = self.rates.get(size, rate)
         self.rates[size] = before + _WEIGHT * (rate - before)
         self.best[size] = min(rate, self.best.get(size, rate))
@@ -179,15 +204,19 @@ class ServiceTime:
         """Seconds for this picture, in a batch as recent ones were; None where no such size was
         ever drawn."""
         rate = self.rates.get((job.width, job.height))
-        return None if rate is None else rate * job.steps
+        return None if rate is None else rate * _work(job)
 
     def at_best(self, job: Job) -> float:
         """Seconds for this picture at the best rate that was ever measured; 0 where none was."""
-        return self.best.get((job.width, job.height), 0.0) * job.steps
+        return self.best.get((job.width, job.height), 0.0) * _work(job)
 
     def total(self, jobs: Iterable[Job]) -> float:
         """Seconds for all of them; what is unknown counts nothing."""
         return sum(self.of(job) or 0.0 for job in jobs)
+
+
+def _work(job: Job) -> int:
+    return job.steps * (job.frames or 1)
 
 
 @dataclass

@@ -1,79 +1,138 @@
-"""`halftime serve --ray`: the same application and the same engine as two Ray Serve deployments.
+"""`halftime serve --ray`: the same application, with engines that are replicas of a Ray Serve
+deployment.
 
-`Front` is the HTTP side, stateless; `Drawer` holds one engine with its worker, and is what is
-replicated. A drawer that dies takes nothing along: the front asks another one. Placement, scaling
-and restarts are Ray's.
-
-In a Serve config file: `import_path: halftime.verbs.serve.ray_serve:app`, with `args` as `Cluster`
-has them.
+`Drawer` holds one engine with its workers, and is what is replicated; all of them report to one
+`Board`. Placement, scaling and restarts are Ray's. `run` keeps the HTTP side in this process, with
+all that it defends and its orderly end. In a Serve config file or a RayService
+(`import_path: halftime.verbs.serve.ray_serve:app`, with `args` as `Cluster` has them) it is a
+deployment too, `Front`, behind Ray's own proxy.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import signal
-import threading
+import logging
+import os
+import re
+import socket
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
+from halftime.base.errors import BadInput
 from halftime.base.extras import optional
-from halftime.records.serve import EngineStatus
 from halftime.verbs.serve.app import application
 from halftime.verbs.serve.engine import Engine
+from halftime.verbs.serve.many_engines import ManyEngines
 from halftime.verbs.serve.messages import (
+    DEADLINE_SECONDS,
     EngineSettings,
     Event,
-    FailureKind,
     Final,
     Job,
     JobFailed,
     NotAccepted,
     NotReady,
-    PreviewCounter,
     QueueFull,
 )
-from halftime.verbs.serve.queue import fitted
-from halftime.verbs.serve.service import HttpSettings
+from halftime.verbs.serve.quotas import keys_in
+from halftime.verbs.serve.ray_drawers import LOOK, PURPOSE, Drawers, NotTaken, moved
+from halftime.verbs.serve.ray_resources import check_resources, need_of
+from halftime.verbs.serve.run import run as run_server
+from halftime.verbs.serve.service import API_KEY, HttpSettings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
-NAME = "halftime"
-_PURPOSE = "halftime serve --ray"
-_LOOK = 0.5  # seconds between looks at the drawers' state
-_TRIES = 3  # of a picture, each with another drawer
-_events = msgspec.msgpack.Decoder(Event)
+    from halftime.verbs.serve.service import DrawingEngine
+
+NAME = "halftime"  # of the application, and the first word of it where the model's follows
+LOCAL = "local"  # for ray.init: a cluster of our own
+_ROUTER = "halftime.verbs.serve.ray_router:AvoidingRouter"
+_STALE = 5.0  # seconds without a report, after which a drawer counts as gone
+_MARGIN = 5.0  # seconds beyond the drain before Ray ends a replica
+_MANY = 10_000  # requests in one front at once: it bounds them itself, with an answer to each
+# Of Ray's own processes, where it is started here: it would report to its makers, and give drawers
+# the least of the processor's time (nice 15).
+_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+Watch = Callable[["DrawingEngine"], Coroutine[None, None, None]]
 
 
 class Cluster(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a Serve config file may set: `replicas`, or for autoscaling `least` and `most`; a
-    drawer's resources."""
+    """What a Serve config file may set: the engine of each drawer, `replicas`, or for autoscaling
+    `least` and `most`; a drawer's resources; and for the HTTP side what `halftime serve` has as
+    options. The deadline is the engine's."""
 
     engine: EngineSettings = EngineSettings()
     name: str = "emoji-xl"  # of the model, for clients
-    api_keys: tuple[str, ...] = ()
-    replicas: int = 1
-    least: int | None = None
-    most: int | None = None
-    cpus: float = 1.0
-    gpus: float = 0.0
+    aliases: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()  # besides those of HALFTIME_API_KEY
+    hosts: tuple[str, ...] = ()
+    public_url: str = ""
+    pictures: str = "memory"
+    drain_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    replicas: Annotated[int, Meta(ge=1)] = 1
+    least: Annotated[int, Meta(ge=1)] | None = None
+    most: Annotated[int, Meta(ge=1)] | None = None
+    upscale_seconds: Annotated[float, Meta(ge=0)] = 30.0  # of load, before another drawer is begun
+    downscale_seconds: Annotated[float, Meta(ge=0)] = 600.0  # a drawer takes long to warm up
+    cpus: Annotated[float, Meta(ge=0)] = 1.0
+    gpus: Annotated[float, Meta(ge=0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.least is not None and self.most is None:
+            raise ValueError("`least` goes with `most`; without both there are `replicas`")
+        if self.most is not None and (self.least or 1) > self.most:
+            raise ValueError(f"`least` is {self.least}; it must be at most `most`, {self.most}")
+
+
+class Board:
+    """What every drawer said of itself last."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._reports: dict[str, tuple[float, bytes]] = {}
+
+    async def report(self, replica: str, status: bytes) -> None:
+        """A drawer's status, as msgpack."""
+        self._reports[replica] = (self._clock(), status)
+
+    async def read(self) -> bytes:
+        """Replica -> its status, of all that have reported lately."""
+        oldest = self._clock() - _STALE
+        self._reports = {name: pair for name, pair in self._reports.items() if pair[0] >= oldest}
+        raw = {name: msgspec.Raw(status) for name, (_, status) in self._reports.items()}
+        return msgspec.msgpack.encode(raw)
 
 
 class Drawer:
     """One engine. Its replica counts as running once the certificate stands."""
 
-    async def __init__(self, settings: EngineSettings) -> None:  # type: ignore[misc]  # Ray awaits it
-        self._engine = Engine(settings)
+    async def __init__(self, settings: EngineSettings, board: Any) -> None:  # type: ignore[misc]  # Ray awaits it
+        context = optional("ray.serve", "ray", PURPOSE).get_replica_context()
+        self._name = context.replica_id.unique_id
+        self._engine, self._board = Engine(settings), board
         await self._engine.start()
+        self._reporting = asyncio.ensure_future(self._report())
         while self._engine.status.state not in ("ready", "failed"):
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(LOOK)
+        if self._engine.status.state == "failed":
+            await asyncio.sleep(2 * LOOK)  # so that the board knows why
         self.check_health()
+
+    async def _report(self) -> None:
+        while True:
+            data = msgspec.msgpack.encode(self._engine.status)
+            with contextlib.suppress(Exception):  # the board is restarted: it is told soon
+                await self._board.report.remote(self._name, data)
+            await asyncio.sleep(LOOK)
 
     def check_health(self) -> None:
         """Ray replaces a replica whose engine has given up."""
@@ -81,232 +140,251 @@ class Drawer:
         if status.state == "failed":
             raise RuntimeError(status.why)
 
-    async def status(self) -> bytes:
-        """The engine's status, as JSON."""
-        return msgspec.json.encode(self._engine.status)
-
-    async def draw(self, data: bytes) -> AsyncIterator[bytes]:
-        """The events of a job; a refusal is its only event."""
+    async def draw(self, data: bytes, avoid: tuple[str, ...] = ()) -> AsyncIterator[bytes]:
+        """The events of a job; a refusal is its only word. `avoid` is for the router."""
         job = moved(msgspec.msgpack.decode(data, type=Job), time.monotonic())
-        try:
-            events = self._engine.submit(job)
-        except NotAccepted as error:
-            kind: FailureKind = "deadline" if isinstance(error, QueueFull) else "draining"
-            yield _packed(JobFailed(id=job.id, kind=kind, message=str(error), retryable=True))
-            return
-        try:
-            async for event in events:
-                yield _packed(event)
-        finally:
-            await events.aclose()
+        async for word in words_of(self._engine, job, self._name):
+            yield msgspec.msgpack.encode(word)
 
 
-def moved(job: Job, seconds: float) -> Job:
-    """The job with its deadline moved: between machines it travels as the seconds that are left,
-    since each has a clock of its own."""
-    if job.deadline is None:
-        return job
-    return msgspec.structs.replace(job, deadline=job.deadline + seconds)
-
-
-def _packed(event: Event) -> bytes:
-    return msgspec.msgpack.encode(event)
-
-
-@dataclass
-class Drawers:
-    """An engine, as the HTTP side wants one, made of all drawers. `handle` is Ray's handle of the
-    deployment."""
-
-    handle: Any
-    settings: EngineSettings
-    replicas: int
-    _status: EngineStatus = field(
-        default_factory=lambda: EngineStatus(state="starting", why="the first drawer starts")
-    )
-    _open: dict[str, _DrawerEvents] = field(default_factory=dict)
-    _watch: asyncio.Task[None] | None = None
-
-    @property
-    def status(self) -> EngineStatus:
-        """The state and certificate of one drawer, with our own count of what waits and is
-        drawn."""
-        return msgspec.structs.replace(self._status, running=len(self._open), worker_pid=None)
-
-    async def start(self) -> None:
-        """Begin to look after the drawers."""
-        self._watch = asyncio.create_task(self._look())
-
-    async def _look(self) -> None:
+async def words_of(
+    engine: Engine, job: Job, replica: str, look: float = LOOK
+) -> AsyncIterator[Event | NotTaken]:
+    """What an engine says of a job. Where none of its workers is ready any more the job, which
+    then only waits, goes back: another drawer may draw it at once."""
+    try:
+        events = engine.submit(job)
+    except NotAccepted as error:
+        yield refusal_of(error, job, replica)
+        return
+    coming: asyncio.Future[Event] | None = None
+    try:
         while True:
-            # whatever Ray raises while it places replicas: ask again
-            with contextlib.suppress(Exception):
-                status = msgspec.json.decode(await self.handle.status.remote(), type=EngineStatus)
-                if status.state == "ready" or self._status.state != "ready":
-                    self._status = status
-            await asyncio.sleep(_LOOK)
+            coming = coming or asyncio.ensure_future(anext(events))
+            arrived, _ = await asyncio.wait({coming}, timeout=look)
+            if arrived:
+                event, coming = coming.result(), None
+                yield event
+                if isinstance(event, Final | JobFailed):
+                    return
+            elif engine.status.state not in ("ready", "draining"):
+                status = engine.status
+                text = f"the drawer is {status.state}: {status.why}."
+                yield refusal_of(NotReady(text, status.ready_in), job, replica)
+                return
+    finally:
+        if coming is not None:
+            coming.cancel()
+        await events.aclose()
 
-    def submit_all(self, jobs: Sequence[Job]) -> list[AsyncIterator[Event]]:
-        """Hand the jobs of one request to some drawers, all or none. Raises as `submit`."""
-        streams: list[AsyncIterator[Event]] = []
-        try:
-            for job in jobs:
-                streams.append(self.submit(job))
-        except NotAccepted:
-            for job in jobs[: len(streams)]:
-                self.done(job.id)  # nothing of it was begun: a drawer is asked when events are
-            raise
-        return streams
 
-    def submit(self, job: Job) -> AsyncIterator[Event]:
-        """Hand a job to some drawer. Raises NotReady, Refused or QueueFull."""
-        if self._status.state != "ready" or self._status.certificate is None:
-            raise NotReady(f"the server is {self._status.state}: {self._status.why}.")
-        job = fitted(job, self._status.certificate, self.settings.off_list)
-        most = self.replicas * self.settings.queue_limit
-        if len(self._open) >= most:
-            raise QueueFull(
-                f"{most} pictures wait, the limit: come back later.", self._retry_after(most)
-            )
-        stream = self._open[job.id] = _DrawerEvents(self, job)
-        return stream
-
-    def _retry_after(self, waiting: int) -> float:
-        return max(1.0, waiting * (self._status.seconds_per_picture or 1.0) / (2 * self.replicas))
-
-    def done(self, job_id: str) -> None:
-        """A job has its answer, or nobody waits for one."""
-        self._open.pop(job_id, None)
-
-    async def drain(self, timeout: float) -> None:
-        """Wait for what was accepted; the drawers end with the application."""
-        end = time.monotonic() + timeout
-        self._status = msgspec.structs.replace(
-            self._status, state="draining", why="finishing what was accepted"
+def refusal_of(error: NotAccepted, job: Job, replica: str) -> NotTaken | JobFailed:
+    """What another drawer may take, or what none would."""
+    if isinstance(error, QueueFull):
+        return NotTaken(
+            id=job.id,
+            replica=replica,
+            kind="queue_full",
+            message=str(error),
+            again=error.retry_after,
         )
-        while self._open and time.monotonic() < end:
-            await asyncio.sleep(_LOOK)
-        if self._watch is not None:
-            self._watch.cancel()
-
-
-class _DrawerEvents:
-    """The events of one job, from whichever drawer lives long enough."""
-
-    def __init__(self, drawers: Drawers, job: Job) -> None:
-        self._drawers, self._job = drawers, job
-        self._tries, self._over = 0, False
-        self._previews = PreviewCounter()
-        self._remote: Any = None
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._over:
-            raise StopAsyncIteration
-        # numbered here: another drawer would begin anew
-        event = self._previews.numbered(await self._next())
-        if isinstance(event, Final | JobFailed):
-            self._end()
-        return event
-
-    async def _next(self) -> Event:
-        ray_errors = optional("ray.exceptions", "ray", _PURPOSE)
-        while True:
-            try:
-                if self._remote is None:
-                    self._tries += 1
-                    data = msgspec.msgpack.encode(moved(self._job, -time.monotonic()))
-                    self._remote = self._drawers.handle.draw.options(stream=True).remote(data)
-                event: Event = _events.decode(await self._remote.__anext__())
-                return event
-            except (
-                ray_errors.RayActorError,
-                ray_errors.ActorUnavailableError,
-                StopAsyncIteration,
-            ) as error:
-                self._remote = None
-                if self._tries >= _TRIES:
-                    name = type(error).__name__
-                    message = f"{_TRIES} drawers ended while they drew this picture ({name})."
-                    return JobFailed(
-                        id=self._job.id, kind="crashed", message=message, retryable=True
-                    )
-
-    async def aclose(self) -> None:
-        """Cancel; a drawer stops within a step."""
-        if not self._over and self._remote is not None:
-            self._remote.cancel()
-        self._end()
-
-    def _end(self) -> None:
-        self._over = True
-        self._drawers.done(self._job.id)
+    if isinstance(error, NotReady):
+        return NotTaken(
+            id=job.id, replica=replica, kind="not_ready", message=str(error), again=error.ready_in
+        )
+    return JobFailed(id=job.id, kind="bad_request", message=str(error), retryable=False)
 
 
 class Front:
-    """The HTTP side."""
+    """The HTTP side as a deployment, behind Ray's proxy."""
 
-    def __init__(self, handle: Any, cluster: Cluster, settings: HttpSettings) -> None:
-        self._drawers = Drawers(handle, cluster.engine, cluster.most or cluster.replicas)
-        self._settings = settings
+    def __init__(self, drawer: Any, board: Any, cluster: Cluster, settings: HttpSettings) -> None:
+        engines = ManyEngines(cluster.least or cluster.replicas)
+        self._drawers = Drawers(drawer, board, cluster.engine, engines)
+        self._settings = with_environment(settings)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return application(self._drawers, self._settings)
 
 
-def application_of(cluster: Cluster, settings: HttpSettings) -> Any:
-    """The Ray Serve application, to be run by `serve.run` or a config file."""
-    serve = optional("ray.serve", "ray", _PURPOSE)
-    engine = cluster.engine
-    # more wait at the front, where they can go elsewhere
-    ongoing = engine.queue_limit + engine.max_batch
-    scaling: dict[str, object] = {"num_replicas": cluster.replicas}
-    if cluster.most is not None:
-        bounds = {"min_replicas": cluster.least or 1, "max_replicas": cluster.most}
-        scaling = {
-            "autoscaling_config": {**bounds, "target_ongoing_requests": 2 * engine.max_batch}
+def with_environment(settings: HttpSettings) -> HttpSettings:
+    """The settings with the keys that this process's environment holds. Raises BadInput where the
+    variable is set and blank."""
+    keys = keys_in(API_KEY, os.environ.get(API_KEY))
+    return replace(settings, api_keys=tuple(dict.fromkeys((*settings.api_keys, *keys))))
+
+
+def http_settings(cluster: Cluster) -> HttpSettings:
+    """The HTTP side that a config file asks for; the deadline is one for it and the engine."""
+    return HttpSettings(
+        model=cluster.name,
+        aliases=cluster.aliases,
+        api_keys=cluster.api_keys,
+        hosts=cluster.hosts,
+        public_url=cluster.public_url,
+        pictures=cluster.pictures,
+        deadline=cluster.engine.deadline_seconds or DEADLINE_SECONDS,
+        drain_seconds=cluster.drain_seconds,
+        most_pictures=cluster.engine.queue_limit * (cluster.most or cluster.replicas),
+    )
+
+
+def scaling_of(cluster: Cluster) -> dict[str, object]:
+    """Ray's settings for how many drawers there are."""
+    if cluster.most is None:
+        return {"num_replicas": cluster.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": cluster.least or 1,
+            "max_replicas": cluster.most,
+            # one batch is drawn and another waits
+            "target_ongoing_requests": 2 * cluster.engine.max_batch,
+            "upscale_delay_s": cluster.upscale_seconds,
+            "downscale_delay_s": cluster.downscale_seconds,
         }
-    resources = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus}
-    drawer = serve.deployment(Drawer).options(
-        name="Drawer", max_ongoing_requests=ongoing, ray_actor_options=resources, **scaling
+    }
+
+
+def drawer_options(cluster: Cluster) -> dict[str, object]:
+    """Ray's settings of the deployment of drawers."""
+    engine = cluster.engine
+    return {
+        "name": "Drawer",
+        # more wait at the front, where they can go elsewhere
+        "max_ongoing_requests": engine.queue_limit + engine.max_batch * engine.workers,
+        "ray_actor_options": {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus},
+        "request_router_config": {"request_router_class": _ROUTER},
+        # scaled down or rolled over, it finishes what it has
+        "graceful_shutdown_timeout_s": _longest(cluster),
+        "health_check_period_s": 5.0,
+        "health_check_timeout_s": 15.0,
+        **scaling_of(cluster),
+    }
+
+
+def _longest(cluster: Cluster) -> float:
+    return max(cluster.drain_seconds, cluster.engine.deadline_seconds or 0.0) + _MARGIN
+
+
+def _deployments(cluster: Cluster) -> tuple[Any, Any]:
+    """The drawers and the board that they report to."""
+    serve = optional("ray.serve", "ray", PURPOSE)
+    board = serve.deployment(Board).options(
+        name="Board", max_ongoing_requests=_MANY, ray_actor_options={"num_cpus": 0}
     )
+    bound_board = board.bind()
+    drawer = serve.deployment(Drawer).options(**drawer_options(cluster))
+    return drawer.bind(cluster.engine, bound_board), bound_board
+
+
+def application_of(cluster: Cluster, settings: HttpSettings) -> Any:
+    """The whole Ray Serve application, its HTTP side included."""
+    serve = optional("ray.serve", "ray", PURPOSE)
+    drawer, board = _deployments(cluster)
     front = serve.deployment(serve.ingress()(Front)).options(
-        name="Front", max_ongoing_requests=math.ceil(1e4), ray_actor_options={"num_cpus": 0.1}
+        name="Front",
+        max_ongoing_requests=_MANY,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=_longest(cluster),
     )
-    return front.bind(drawer.bind(engine), cluster, settings)
+    return front.bind(drawer, board, cluster, settings)
 
 
 def app(args: dict[str, object]) -> Any:
-    """For `import_path` in a Serve config file: `args` as `Cluster` has them. Raises
-    msgspec.ValidationError."""
+    """For `import_path` in a Serve config file: `args` as `Cluster` has them; keys may also stand
+    in HALFTIME_API_KEY. Raises msgspec.ValidationError, BadInput."""
     cluster = msgspec.convert(args, Cluster)
-    return application_of(cluster, HttpSettings(model=cluster.name, api_keys=cluster.api_keys))
+    return application_of(cluster, with_environment(http_settings(cluster)))
+
+
+# ---- with the HTTP side in this process
 
 
 def run(
-    engine: EngineSettings, settings: HttpSettings, host: str, port: int, replicas: int = 1
+    cluster: Cluster,
+    settings: HttpSettings,
+    open_listener: Callable[[], socket.socket],
+    watch: Watch | None = None,
+    wrap: Callable[[ASGIApp], ASGIApp] | None = None,
+    *,
+    given_cpus: float | None = None,
+    given_gpus: float | None = None,
 ) -> int:
-    """Serve on this machine, or on the cluster that RAY_ADDRESS names, until SIGTERM or SIGINT.
-    0."""
-    ray, serve = optional("ray", "ray", _PURPOSE), optional("ray.serve", "ray", _PURPOSE)
-    ray.init(
-        ignore_reinit_error=True,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
+    """Serve on this machine, or on the cluster that RAY_ADDRESS names, until SIGTERM or SIGINT; the
+    exit code, as of `halftime.verbs.serve.run.run`. The socket is opened once Ray has started, so
+    that nobody waits for an answer before. Raises BadInput where the drawers do not fit."""
+    ray, serve = optional("ray", "ray", PURPOSE), optional("ray.serve", "ray", PURPOSE)
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    address = os.environ.get("RAY_ADDRESS") or LOCAL
+    own = address == LOCAL
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if own else None,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except ConnectionError as error:
+        raise BadInput(f"RAY_ADDRESS is {address}; no Ray cluster answers there.") from error
+    try:
+        cluster = _checked(ray, cluster, given_cpus, given_gpus)
+        listener = open_listener()
+        engine = _start(serve, cluster, app_name(settings.model))
+        return run_server(engine, settings, listener, watch, wrap)
+    finally:
+        _stop(ray, serve, app_name(settings.model), own=own)
+
+
+def app_name(model: str) -> str:
+    """The application's name on the cluster, which others may use, too: by the model's, so that a
+    server that starts anew takes the place of the one before."""
+    return f"{NAME}-{re.sub(r'[^A-Za-z0-9]+', '-', model).strip('-')}"
+
+
+def _checked(ray: Any, cluster: Cluster, cpus: float | None, gpus: float | None) -> Cluster:
+    """The cluster's settings with what a drawer needs, which is there. Raises BadInput."""
+    engine = cluster.engine
+    need = need_of(engine.device, engine.workers, cpus, gpus, ray.cluster_resources())
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    drawers = cluster.least or cluster.replicas
+    check_resources(need, drawers, nodes, ray.available_resources())
+    return msgspec.structs.replace(cluster, cpus=need.cpus, gpus=need.gpus)
+
+
+def _start(serve: Any, cluster: Cluster, name: str) -> Drawers:
+    """Begin to place the drawers, without waiting for them."""
+    serve.start(proxy_location="Disabled")
+    drawer, _ = _deployments(cluster)
+    serve.run_many(
+        [serve.RunTarget(target=drawer, name=name, route_prefix=None)],
+        wait_for_ingress_deployment_creation=True,
+        wait_for_applications_running=False,
     )
-    serve.start(http_options={"host": host, "port": port})
-    stopped = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stopped.set())
-    serve.run(
-        application_of(Cluster(engine=engine, replicas=replicas), settings),
-        name=NAME,
-        route_prefix="/",
+    return Drawers(
+        serve.get_deployment_handle("Drawer", name),
+        serve.get_deployment_handle("Board", name),
+        cluster.engine,
+        ManyEngines(cluster.least or cluster.replicas),
+        trouble=partial(asyncio.to_thread, _trouble, serve, name),
     )
-    stopped.wait()
-    serve.shutdown()
+
+
+def _trouble(serve: Any, name: str) -> str | None:
+    """Why Ray has given up on the application; None while it has not."""
+    status = serve.status().applications.get(name)
+    if status is None:
+        return "the application is gone from the cluster"
+    return str(status.message) if status.status == "DEPLOY_FAILED" else None
+
+
+def _stop(ray: Any, serve: Any, name: str, *, own: bool) -> None:
+    """End our application; on a cluster of others nothing else of it."""
+    if own:
+        serve.shutdown()
+    else:
+        with contextlib.suppress(Exception):  # the cluster itself may be gone
+            serve.delete(name)
     ray.shutdown()
-    return 0

@@ -23,7 +23,7 @@ from halftime.http.errors import ApiError
 from halftime.records.serve import Certificate, EngineStatus
 from halftime.verbs.serve.files import PictureFormat
 from halftime.verbs.serve.messages import Job
-from halftime.verbs.serve.schema import EditRequest, ImageRequest, ResolvedQuality
+from halftime.verbs.serve.schema import MOST_RANDOM, EditRequest, ImageRequest, ResolvedQuality
 from halftime.verbs.serve.service import HttpSettings, Service
 from halftime.verbs.serve.spellings import guidance_of, seed_of, steps_of
 
@@ -37,7 +37,6 @@ _QUALITIES: dict[str, ResolvedQuality] = {
     "max": "high",
 }
 COMES_BACK = 2.0  # seconds after which to ask again where nobody knows better
-_MOST_RANDOM = 2**32
 _MOST_FIELDS = 40
 _MOST_FILES = 17  # 16 pictures, as OpenAI's, and a mask
 _PICTURE_FIELD = re.compile(r"image(\[\d*\])?")
@@ -58,7 +57,7 @@ async def json_body(request: Request, kind: type[Body]) -> Body:
     not fit."""
     # Asking for application/json also makes browsers ask first before another site's page may post
     # here.
-    if _media_type(request) != "application/json":
+    if media_type(request) != "application/json":
         raise ApiError(415, "Send the body as application/json.", code="unsupported_media_type")
     data = await request.body()
     try:
@@ -73,22 +72,7 @@ async def json_body(request: Request, kind: type[Body]) -> Body:
 async def multipart_body(request: Request, kind: type[Body]) -> AsyncIterator[tuple[Body, Uploads]]:
     """The fields as `kind`, and the files, which are on disk where they are large. Raises ApiError,
     as `json_body`."""
-    if _media_type(request) != "multipart/form-data":
-        raise ApiError(415, "Send the body as multipart/form-data.", code="unsupported_media_type")
-    async with contextlib.AsyncExitStack() as stack:
-        with _form_errors():
-            form = await stack.enter_async_context(
-                request.form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS)
-            )
-            fields, files = _parts(form)
-        unsupported = min(set(files) - {"image", "mask"}, default=None)
-        if unsupported is not None:
-            raise ApiError(
-                400,
-                f"{unsupported!r} is not supported: send pictures as 'image' and a mask as 'mask'.",
-                code="unsupported_parameter",
-                param=unsupported,
-            )
+    async with form_body(request, kind, ("image", "mask")) as (body, files):
         if "image" not in files:
             raise ApiError(
                 400,
@@ -96,12 +80,37 @@ async def multipart_body(request: Request, kind: type[Body]) -> AsyncIterator[tu
                 code="missing_parameter",
                 param="image",
             )
+        mask = files["mask"][0].file if "mask" in files else None
+        yield body, Uploads(tuple(upload.file for upload in files["image"]), mask)
+
+
+@contextlib.asynccontextmanager
+async def form_body(
+    request: Request, kind: type[Body], names: tuple[str, ...]
+) -> AsyncIterator[tuple[Body, dict[str, list[UploadFile]]]]:
+    """The fields of a form as `kind`, and its files, which may have these names. Raises ApiError,
+    as `json_body`."""
+    if media_type(request) != "multipart/form-data":
+        raise ApiError(415, "Send the body as multipart/form-data.", code="unsupported_media_type")
+    async with contextlib.AsyncExitStack() as stack:
+        with _form_errors():
+            form = await stack.enter_async_context(
+                request.form(max_files=_MOST_FILES, max_fields=_MOST_FIELDS)
+            )
+            fields, files = _parts(form)
+        unsupported = min(set(files) - {*names}, default=None)
+        if unsupported is not None:
+            raise ApiError(
+                400,
+                f"{unsupported!r} is not supported: send files as {' or '.join(map(repr, names))}.",
+                code="unsupported_parameter",
+                param=unsupported,
+            )
         try:
             body = msgspec.convert(fields, kind, strict=False)
         except msgspec.ValidationError as error:
             raise _invalid(error) from error
-        mask = files["mask"][0].file if "mask" in files else None
-        yield body, Uploads(tuple(upload.file for upload in files["image"]), mask)
+        yield body, files
 
 
 @contextlib.contextmanager
@@ -135,7 +144,8 @@ def _parts(form: FormData) -> tuple[dict[str, str], dict[str, list[UploadFile]]]
     return fields, files
 
 
-def _media_type(request: Request) -> str:
+def media_type(request: Request) -> str:
+    """What a body says that it is, without its parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -228,7 +238,7 @@ def _jobs(
     """One job a picture. Their seeds count up, so that each can be drawn alone again."""
     number = secrets.token_hex(8)
     first = seed_of(body)
-    seed = secrets.randbelow(_MOST_RANDOM) if first is None else first
+    seed = secrets.randbelow(MOST_RANDOM) if first is None else first
     return tuple(
         Job(
             id=f"{number}-{index}",
@@ -301,6 +311,12 @@ def _check(service: Service, certificate: Certificate, body: ImageRequest, kind:
     if kind == "image_edit" and not certificate.img2img:
         raise ApiError(
             400, f"{certificate.pipeline} cannot draw from a picture.", code="unsupported_operation"
+        )
+    if certificate.frames:
+        raise ApiError(
+            400,
+            f"{certificate.pipeline} makes videos: ask /v1/videos.",
+            code="unsupported_operation",
         )
     most = service.settings.most_pictures
     if (body.n or 1) > most:

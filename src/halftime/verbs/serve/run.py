@@ -10,6 +10,8 @@ from halftime.base.extras import optional
 from halftime.base.listening import listening_socket
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from halftime.verbs.serve.messages import EngineSettings
     from halftime.verbs.serve.service import DrawingEngine, HttpSettings
 
@@ -61,10 +63,12 @@ def run(
     settings: HttpSettings,
     listener: socket.socket,
     watch: Callable[[DrawingEngine], Coroutine[None, None, None]] | None = None,
+    wrap: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> int:
     """Serve with this engine on this socket; the exit code, as of `serve`.
 
-    `watch` runs beside the server, for example to report the warm-up on the screen.
+    `watch` runs beside the server, for example to report the warm-up on the screen; `wrap` puts
+    something around the application, for example tracing.
     """
     from halftime.http import server
     from halftime.verbs.serve.app import application
@@ -75,4 +79,5 @@ def run(
         failed=lambda: engine.status.state == "failed",
         watch=None if watch is None else lambda: watch(engine),
     )
-    return server.run(app, listener, app.state.service.traffic, backend)
+    outer = app if wrap is None else wrap(app)
+    return server.run(outer, listener, app.state.service.traffic, backend)

@@ -18,6 +18,7 @@ MOST_STEPS = 200
 # what every JSON reader keeps exactly, and n pictures count up from it
 LARGEST_SEED = 2**53 - MOST_PICTURES
 ANY_SEED = -1
+MOST_RANDOM = 2**32  # a seed by chance is below
 VARIATION_STRENGTH = 0.6  # of a variation that names none
 
 ResolvedQuality = Literal["low", "medium", "high"]
@@ -98,6 +99,70 @@ class VariationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
         strength = fields.pop("strength") or VARIATION_STRENGTH
         # not through the schema, which asks for a prompt
         return EditRequest(prompt="", strength=strength, **fields)
+
+
+class VideoRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The fields of POST /v1/videos beside the picture to start from (`input_reference`). From
+    `frames` on they are halftime's."""
+
+    prompt: Prompt
+    model: Identifier | None = None
+    size: Size | None = None
+    seconds: Annotated[str, Meta(pattern="^[0-9]{1,4}([.][0-9]{1,3})?$")] | None = None
+    user: Identifier | None = None
+    frames: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    seed: Seed | None = None
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+    negative_prompt: Annotated[str, Meta(max_length=MOST_PROMPT)] | None = None
+    off_list: OffList | None = None
+
+
+class VideoError(msgspec.Struct, kw_only=True):
+    """Why there is no video."""
+
+    code: str
+    message: str
+
+
+class VideoObject(msgspec.Struct, kw_only=True):
+    """A video, made or being made; its times are those of the clock, in seconds since 1970. From
+    `seed` on its fields are halftime's."""
+
+    id: str
+    created_at: int
+    model: str
+    seconds: str
+    size: str
+    seed: int
+    frames: int
+    fps: float
+    status: Literal["queued", "in_progress", "completed", "failed"] = "queued"
+    progress: int = 0  # of a hundred: the steps that are done
+    prompt: str | None = None
+    completed_at: int | None = None
+    expires_at: int | None = None
+    error: VideoError | None = None
+    object: Literal["video"] = "video"
+    compute_seconds: float | None = None
+
+
+class VideoObjects(msgspec.Struct, kw_only=True):
+    """GET /v1/videos."""
+
+    data: list[VideoObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    object: Literal["list"] = "list"
+
+
+class VideoDeleted(msgspec.Struct, kw_only=True):
+    """DELETE /v1/videos/{name}."""
+
+    id: str
+    deleted: bool = True
+    object: Literal["video.deleted"] = "video.deleted"
 
 
 class PictureTiming(msgspec.Struct, kw_only=True):

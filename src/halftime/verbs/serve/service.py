@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
 
 from halftime.http.traffic import Traffic
+from halftime.verbs.serve.film_shelf import FilmShelf
 from halftime.verbs.serve.messages import DEADLINE_SECONDS
 from halftime.verbs.serve.metrics import ServerMetrics
+from halftime.verbs.serve.models import ModelEngines
 from halftime.verbs.serve.quotas import KeySettings, Quotas
 from halftime.verbs.serve.shared_pictures import MEMORY, PictureShelf, pictures_in
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 API_KEY = "HALFTIME_API_KEY"  # environment variable; one key, or several with commas between
 PROFILE_TOKEN = "HALFTIME_PROFILE_TOKEN"
 MIB = 2**20
+SERVICE = "halftime.service"  # in the scope: the one for the model that was asked for
 MOST_UPLOADS = 2  # pictures of clients that are decoded at once
 MOST_SESSIONS = 16  # of the profiler, the newest
 
@@ -65,6 +69,7 @@ class HttpSettings:
     url_seconds: float = 3600.0
     url_bytes: int = 256 * MIB
     drain_seconds: float = 30.0
+    video_seconds: float = 3600.0  # from a request's arrival to its video, at most
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,6 +121,7 @@ class Service:
     traffic: Traffic = field(init=False)
     pictures: PictureShelf | None = field(init=False)
     quotas: Quotas = field(init=False)
+    films: FilmShelf = field(init=False)
     profiler: LiveProfiler = field(default_factory=LiveProfiler)
     # Each may take some 100 MiB while it is decoded and written anew; on disk until then.
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_UPLOADS))
@@ -123,6 +129,7 @@ class Service:
     def __post_init__(self) -> None:
         self.metrics = ServerMetrics(lambda: self.engine.status)
         self.quotas = Quotas(self.settings.keys, time.monotonic)
+        self.films = FilmShelf(self.settings.url_bytes, self.settings.url_seconds)
         self.traffic = Traffic(
             self.metrics,
             drain_seconds=self.settings.drain_seconds,
@@ -132,9 +139,28 @@ class Service:
             self.settings.pictures, self.settings.url_bytes, self.settings.url_seconds
         )
 
+    def for_model(self, name: str | None) -> Service:
+        """The service with the engine of the model that a request names; itself where there is one
+        model, or none of this name."""
+        if not isinstance(self.engine, ModelEngines):
+            return self
+        model = self.engine.named(name)
+        if model is None:
+            return self
+        own = copy.copy(self)  # everything else is shared
+        own.engine = model[1]
+        own.settings = replace(self.settings, model=model[0], aliases=self.settings.names)
+        return own
+
+
+def choose_model(request: Request, name: str | None) -> Service:
+    """The service for the model that a request names, from now on."""
+    service = request.scope[SERVICE] = service_of(request).for_model(name)
+    return service
+
 
 def service_of(request: Request) -> Service:
-    """The service that a request came to."""
-    service = request.app.state.service
+    """The service that a request came to; once its model is known, with that one's engine."""
+    service = request.scope.get(SERVICE) or request.app.state.service
     assert isinstance(service, Service)
     return service

@@ -17,7 +17,15 @@ from PIL import Image
 
 from halftime.records.serve import Certificate, State, WorkerStatus
 from halftime.verbs.serve.liveness import Liveness, Phase
-from halftime.verbs.serve.messages import EngineSettings, Final, Job, JobFailed, Preview, Started
+from halftime.verbs.serve.messages import (
+    EngineSettings,
+    Final,
+    Job,
+    JobFailed,
+    Preview,
+    Started,
+    Stepped,
+)
 from halftime.verbs.serve.queue import ServiceTime, Waiting
 from halftime.verbs.serve.wire import (
     BatchDone,
@@ -30,6 +38,7 @@ from halftime.verbs.serve.wire import (
     ModelLoaded,
     Ready,
     Recompiled,
+    StepsTaken,
     ToWorker,
     Warming,
 )
@@ -63,7 +72,7 @@ Spawn = Callable[[EngineSettings, int], Awaitable[WorkerLink]]  # of the slot wi
 class Office(Protocol):
     """What a slot tells its engine."""
 
-    def pass_on(self, event: Started | Preview) -> None:
+    def pass_on(self, event: Started | Preview | Stepped) -> None:
         """A job's event, but for its last."""
 
     def answer(self, event: Final | JobFailed) -> None:
@@ -107,6 +116,8 @@ class Slot:
     certificate: Certificate | None = None
     resident: int | None = None
     running: dict[str, Waiting] = field(default_factory=dict)
+    # what the worker has and has not begun: it is in the queue still, scheduled at the step
+    sent: dict[str, Waiting] = field(default_factory=dict)
     phase: Phase = "loading"
     worker: WorkerLink | None = None
     liveness: Liveness = field(default_factory=Liveness)
@@ -157,6 +168,30 @@ class Slot:
         """Whether it takes a batch."""
         return self.state == "ready" and self.phase == "idle" and self.worker is not None
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it takes requests as they come, and schedules them at the step."""
+        by_step = self.certificate is not None and self.certificate.scheduling == "step"
+        return by_step and self.state == "ready" and self.worker is not None
+
+    def send(self, items: list[Waiting]) -> None:
+        """Give the worker requests to schedule at the step. It must take them so."""
+        assert self.worker is not None
+        if not self.running and not self.sent:
+            self.liveness.step()
+        self.sent |= {item.job.id: item for item in items}
+        self.phase, now = self._at_work(), self.clock()
+        self.worker.send(
+            DrawTask(
+                jobs=tuple(item.job for item in items),
+                waited=tuple(now - item.since for item in items),
+                tags=tuple(item.tag for item in items),
+            )
+        )
+
+    def _at_work(self) -> Phase:
+        return "drawing" if self.running or self.sent else "idle"
+
     def draw(self, batch: list[Waiting]) -> None:
         """Give the worker its next batch. It must be free."""
         jobs, now = tuple(item.job for item in batch), self.clock()
@@ -179,8 +214,9 @@ class Slot:
     def release(self, job_id: str) -> Waiting | None:
         """This job is answered, or nobody waits for it; a worker that draws for nobody must come
         back soon."""
-        item = self.running.pop(job_id, None)
-        if item is not None and not self.running and self.phase == "drawing":
+        item = self.running.pop(job_id, None) or self.sent.pop(job_id, None)
+        at_work = self.running or self.sent
+        if item is not None and not at_work and self.phase == "drawing":
             self.phase = "abandoned"
             self.liveness.step()
         return item
@@ -270,7 +306,7 @@ class Slot:
         self._failures, self._last_end = 0, how
         self.resident = None
         items = list(self.running.values())
-        self.running = {}
+        self.running, self.sent = {}, {}
         self.set("starting", f"a worker ended {how}; another one starts")
         self.office.alarm(self.why)
         self.office.put_back(items)
@@ -286,12 +322,14 @@ class Slot:
             return  # it does not count any more: what it owed is put back when it has ended
         self.liveness.heard(message if isinstance(message, Beat) else None)
         match message:
-            case Started() | Preview():
+            case Started() | Preview() | Stepped():
                 self._event(message)
             case Final() | JobFailed():
                 self._answered(message)
             case BatchDone():
                 self._batch_done(message)
+            case StepsTaken():
+                self._stepped(message)
             case ModelLoaded():
                 self.phase = "warming"
                 self.set("warming", "the pipeline is loaded")
@@ -305,7 +343,15 @@ class Slot:
             case MemoryDropped():
                 self._memory_dropped(message)
 
-    def _event(self, event: Started | Preview) -> None:
+    def _stepped(self, message: StepsTaken) -> None:
+        for job_id, left in message.left.items():
+            if job_id in self.running:
+                self.running[job_id].steps_left = left
+
+    def _event(self, event: Started | Preview | Stepped) -> None:
+        if event.id in self.sent:  # and a Started: its first turn has come
+            item = self.running[event.id] = self.sent.pop(event.id)
+            self._sample, self._call_seconds = item.job, self.times.of(item.job) or 0.0
         if event.id != TEST_PICTURE:
             self.office.pass_on(event)
 
@@ -320,7 +366,9 @@ class Slot:
             self._good += 1
             self._deaths = 0
         if item is not None and isinstance(message, Final):
-            self.times.learn(item.job, message.batch_size, message.compute_seconds)
+            own = message.own_seconds
+            cost = (1, own) if own is not None else (message.batch_size, message.compute_seconds)
+            self.times.learn(item.job, *cost)
         if message.id != TEST_PICTURE:
             self.office.answer(message)
 
@@ -329,23 +377,31 @@ class Slot:
         the test."""
         self.resident = message.resident_bytes
         self.tally.previews_dropped += message.previews_dropped
-        for job_id in list(self.running):  # the worker owes nobody an answer any more
+        # the worker owes nobody of the batch an answer any more
+        batch = message.jobs if self.takes_steps else tuple(self.running)
+        for job_id in set(batch) & set(self.running):
             text = "the worker gave no picture."
             self._answered(JobFailed(id=job_id, kind="internal", message=text, retryable=True))
-        tested = self._sample is not None and self._sample.id == TEST_PICTURE
+        sample = self._sample.id if self._sample is not None else ""
+        tested = TEST_PICTURE in (message.jobs or (sample,))
         if self._bad and not self._good and not tested:
             self._failures += 1
         elif self._good and not tested:
             self._failures = 0
-        self.phase = "idle"
+        self.phase = self._at_work()
         if message.pauses:
             self.phase, self._started = "warming", self.clock()
             self.set("warming", "its memory was given back; it warms up again")
         elif tested:
             self._after_test()
-        elif self._failures >= self.settings.failure_limit and self._sample is not None:
+        elif self._tests_now() and self._sample is not None:
             self._put_to_the_test(self._sample)
+        else:
+            self._good = self._bad = 0
         self.office.changed()
+
+    def _tests_now(self) -> bool:
+        return self._failures >= self.settings.failure_limit and self.state == "ready"
 
     def _put_to_the_test(self, sample: Job) -> None:
         """Draw a picture of our own of the same kind: are the requests at fault, or the worker?"""
@@ -372,7 +428,7 @@ class Slot:
 
     def _ready_again(self) -> None:
         assert self.certificate is not None
-        self.phase, self._failures = "idle", 0
+        self.phase, self._failures = self._at_work(), 0
         self.set("ready", f"{len(self.certificate.entries)} kinds of call are warm")
 
     def _recompiled(self, message: Recompiled) -> None:
@@ -406,6 +462,7 @@ def picture_for_the_test(sample: Job) -> Job:
         guidance=sample.guidance,
         seed=0,
         image=None if sample.image is None else _grey_png(),
+        frames=sample.frames,
         strength=sample.strength,
     )
 

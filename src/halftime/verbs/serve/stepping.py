@@ -12,13 +12,14 @@ import functools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from halftime.fix.table_scheduler import is_tabled
 from halftime.pipeline.change import patched
 from halftime.verbs.serve.messages import Job
-from halftime.verbs.serve.preview import Previews, denoised, preview_steps
+from halftime.verbs.serve.preview import Previews, SeenStep, preview_steps
+from halftime.verbs.serve.streams import RunAhead
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,8 @@ class Watch:
     previews: Previews | None = None
     step: int = 0
     beat: Callable[[], None] = lambda: None  # told of each step: a sign of life
+    progress: Callable[[int, int], None] = lambda step, steps: None  # the same, of how many
+    pace: RunAhead = field(default_factory=RunAhead)
 
     def begin(self) -> None:
         """Before the pipeline is called."""
@@ -55,20 +58,20 @@ class Watch:
     ) -> None:
         """After the scheduler's step. Raises NobodyWaits."""
         self.step += 1
+        self.pace.step(sample.device)
         self.beat()
         waiting = self.still_waiting()
         if not waiting:
             raise NobodyWaits
+        total = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+        self.progress(self.step, total)
         if self.previews is None:
             return
-        total = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
         due = [job for job in waiting if self.step in preview_steps(total, job.previews)]
-        if not due:
-            return
-        estimate = denoised(scheduler, model_output, timestep, sample, index)
-        if estimate is not None:
+        if due:
+            inputs = SeenStep(scheduler, model_output, timestep, sample, index)
             rows = [position for position, job in enumerate(self.jobs) if job in due]
-            self.previews.wish(due, self.step, estimate[rows].detach().clone())
+            self.previews.wish(due, self.step, [inputs.row(row) for row in rows])
 
 
 @contextmanager
@@ -79,7 +82,7 @@ def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch)
     reaches the next. One that a fix put there is not copied: its tables are what makes it fast, and
     its run begins anew at set_timesteps.
     """
-    scheduler = template if _belongs_to_a_fix(template) else copy.deepcopy(template)
+    scheduler = template if belongs_to_a_fix(template) else copy.deepcopy(template)
     with (
         patched(pipeline, "scheduler", scheduler),
         patched(scheduler, "step", _watching(scheduler, watch)),
@@ -87,7 +90,8 @@ def watched(pipeline: DiffusionPipeline, template: SchedulerMixin, watch: Watch)
         yield
 
 
-def _belongs_to_a_fix(scheduler: SchedulerMixin) -> bool:
+def belongs_to_a_fix(scheduler: SchedulerMixin) -> bool:
+    """Whether a fix steps it by a table, or has put a function of its own on it."""
     patches = [
         value
         for value in vars(scheduler).values()

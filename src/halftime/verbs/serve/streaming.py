@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from halftime.http.disconnect import unless_disconnected
 from halftime.http.errors import ApiError, ErrorDetail
-from halftime.verbs.serve.draw import Events, encoded, failure, finished, usage
+from halftime.http.traffic import TIMING
+from halftime.verbs.serve.draw import Events, encoded, failure, finished, parts_of, usage
 from halftime.verbs.serve.messages import Event, Final, JobFailed, Preview, Started
 from halftime.verbs.serve.request import PictureRequest
 from halftime.verbs.serve.schema import CompletedEvent, PartialEvent
@@ -54,17 +55,17 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack:
-            await unless_disconnected(receive, self._send_all(send))
+            await unless_disconnected(receive, self._send_all(scope, send))
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, scope: Scope, send: Send) -> None:
         await send(
             {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         )
-        async for chunk in self._chunks():
+        async for chunk in self._chunks(scope):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def _chunks(self, scope: Scope) -> AsyncIterator[bytes]:
         try:
             async for moment in merged(self._streams, self._service.settings.keep_alive_seconds):
                 if moment is None:
@@ -77,8 +78,8 @@ class EventStream(Response):
                     # after a crash they come again, more than were asked for
                     if event.index < self._request.jobs[0].previews:
                         yield await self._partial(index, event)
-                else:
-                    yield await self._end(index, event)
+                elif isinstance(event, Final | JobFailed):
+                    yield await self._end(scope, index, event)
         except ApiError as error:
             self._service.metrics.rejected.labels(error.detail.code or "").inc()
             yield message(ErrorEvent(error.detail))
@@ -101,12 +102,14 @@ class EventStream(Response):
             )
         )
 
-    async def _end(self, index: int, event: Final | JobFailed) -> bytes:
+    async def _end(self, scope: Scope, index: int, event: Final | JobFailed) -> bytes:
         if isinstance(event, JobFailed):
             raise failure(event)
         request = self._request
         job = request.jobs[index]
         picture = await finished(self._service, request, job, event)
+        timings = usage(request, [picture])
+        scope[TIMING] = parts_of(timings.halftime)  # of several that which came last
         return message(
             CompletedEvent(
                 type=f"{request.kind}.completed",
@@ -117,7 +120,7 @@ class EventStream(Response):
                 quality=request.quality,
                 size=picture.size,
                 seed=picture.seed,
-                usage=usage(request, [picture]),
+                usage=timings,
                 snapped=snapped(job, picture.timing),
             )
         )

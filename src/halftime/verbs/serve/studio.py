@@ -18,6 +18,7 @@ from PIL import Image
 
 from halftime import bundled
 from halftime.base.errors import BadInput, BadWorkload
+from halftime.base.extras import optional
 from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
@@ -53,7 +54,7 @@ _WHOLE_LOOP = "loop-graph"
 class Drawing(NamedTuple):
     """What one call of the pipeline gave."""
 
-    pictures: np.ndarray  # uint8 [batch, height, width, 3]
+    pictures: np.ndarray  # uint8 [batch, height, width, 3]; of videos [batch, frames, ...]
     measured: Measured
 
     @property
@@ -62,11 +63,16 @@ class Drawing(NamedTuple):
 
     @property
     def stages(self) -> dict[str, float]:
-        """Stage -> seconds; they add up to `seconds`."""
-        stages: dict[str, float] = {}
-        for span, seconds in self.measured.costs.items():
-            stages[span.stage] = stages.get(span.stage, 0.0) + seconds
-        return {**stages, OTHER: max(0.0, self.seconds - sum(stages.values()))}
+        """As `stages_of`."""
+        return stages_of(self.measured)
+
+
+def stages_of(call: Measured) -> dict[str, float]:
+    """Stage -> seconds of a measured call; they add up to its wall clock."""
+    stages: dict[str, float] = {}
+    for span, seconds in call.costs.items():
+        stages[span.stage] = stages.get(span.stage, 0.0) + seconds
+    return {**stages, OTHER: max(0.0, call.run.wall_seconds - sum(stages.values()))}
 
 
 @dataclass
@@ -85,6 +91,7 @@ class Studio:
     clock: Clock
     stack: ExitStack = field(default_factory=ExitStack)
     loras: Mapping[str, str] = field(default_factory=dict)  # name -> the adapter's
+    fps: float = 16.0  # of a video
     references: int = 1  # pictures that a call may be given at most
     beat: Callable[[], None] = lambda: None  # told of each step
 
@@ -107,6 +114,7 @@ class Studio:
         ):
             origin = self.clock.start()
             pictures = as_pixels(pipeline(**arguments))
+            check_frames(pictures, jobs[0])
             end = self.clock.finish()
         call = measured(tree(self.recorder, self.clock, origin), end.host - origin.host)
         return Drawing(pictures, call)
@@ -128,11 +136,14 @@ class Studio:
         if first.negative_prompt is not None:
             needed["negative_prompt"] = [job.negative_prompt or "" for job in jobs]
         if first.image is not None:
-            needed["image"] = [opened(job, job.image) for job in jobs]
+            pictures = [opened(job, job.image) for job in jobs]
+            needed["image"] = pictures[0] if first.frames else pictures
         if first.references:
             needed["image"] = [opened(first, picture) for picture in first.references]
         if first.mask is not None:
             needed["mask_image"] = [opened(job, job.mask or b"", "L") for job in jobs]
+        if first.frames is not None:
+            needed["num_frames"] = first.frames
         if first.strength is not None:
             needed["strength"] = first.strength
         guidance = self.default_guidance if first.guidance is None else first.guidance
@@ -193,10 +204,11 @@ def opened(job: Job, data: bytes | None, mode: str = "RGB") -> Image.Image:
 
 
 def as_pixels(result: object) -> np.ndarray:
-    """A pipeline's output as uint8 [batch, height, width, 3], rounded as diffusers rounds for
-    PIL."""
-    images = getattr(result, "images", None)
-    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[-1] != 3:
+    """A pipeline's output as uint8 [batch, height, width, 3], of videos [batch, frames, ...],
+    rounded as diffusers rounds for PIL."""
+    images = getattr(result, "images", getattr(result, "frames", None))
+    images = np.stack(images) if isinstance(images, list) else images
+    if not isinstance(images, np.ndarray) or images.ndim not in (4, 5) or images.shape[-1] != 3:
         raise BadInput(
             f"the pipeline gave {type(result).__name__}, not pictures of three channels; it "
             "cannot be served."
@@ -207,6 +219,21 @@ def as_pixels(result: object) -> np.ndarray:
             "float16 the VAE of some models overflows: --dtype bfloat16 or float32 cures that."
         )
     return (images * 255).round().astype(np.uint8)
+
+
+def check_frames(pictures: np.ndarray, job: Job) -> None:
+    """Raises BadInput where the pipeline made another number of frames than it was asked for."""
+    frames = pictures.shape[1] if pictures.ndim == 5 else None
+    if frames != job.frames:
+        raise BadInput(
+            f"asked for {job.frames} frames the pipeline gave {frames}: its VAE allows only some "
+            "numbers. Offer what it gives with --frames."
+        )
+
+
+def is_video(pipeline: DiffusionPipeline) -> bool:
+    """Whether it makes videos."""
+    return "num_frames" in call_parameters(pipeline).names
 
 
 def open_studio(settings: EngineSettings) -> Studio:
@@ -224,6 +251,8 @@ def open_studio(settings: EngineSettings) -> Studio:
     fixes, artefacts = _fix(pipeline, settings, stack)
     modes: dict[Mode, DiffusionPipeline] = {"text2img": pipeline}
     siblings: dict[Mode, bool] = {"img2img": settings.img2img, "inpaint": settings.inpaint}
+    if is_video(pipeline):
+        siblings, modes = {}, video_modes(pipeline)
     for mode, enabled in siblings.items():
         sibling = _sibling(pipeline, mode) if enabled else None
         if sibling is not None:
@@ -231,7 +260,7 @@ def open_studio(settings: EngineSettings) -> Studio:
             # as an attribute, so that it is instrumented too
             setattr(pipeline, f"halftime_{mode}", sibling)
             modes[mode] = sibling
-    clock = clock_for(device_of(pipeline))
+    clock = clock_for(device_of(pipeline), alone=False)
     recorder = Recorder(clock)
     # Before anything is compiled, and for good: what is compiled then never sees it come or go.
     stack.enter_context(instrumented(pipeline, recorder))
@@ -248,8 +277,21 @@ def open_studio(settings: EngineSettings) -> Studio:
         clock=clock,
         stack=stack,
         loras=loras,
+        fps=settings.fps,
         references=most_references(pipeline) if "img2img" in modes else 1,
     )
+
+
+def video_modes(pipeline: DiffusionPipeline) -> dict[Mode, DiffusionPipeline]:
+    """A pipeline that makes videos does so from nothing, from a picture, or from either. Raises
+    MissingExtra where no file could be made of them."""
+    optional("imageio_ffmpeg", "video", "serving a pipeline that makes videos")
+    parameters = call_parameters(pipeline)
+    if "image" not in parameters.names:
+        return {"text2img": pipeline}
+    if "image" in parameters.required:
+        return {"img2img": pipeline}
+    return {"text2img": pipeline, "img2img": pipeline}
 
 
 def _fix(

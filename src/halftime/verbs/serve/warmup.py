@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from PIL import Image
 
-from halftime.base.errors import HalftimeError
+from halftime.base.errors import BadInput, HalftimeError
 from halftime.base.progress import Progress
 from halftime.base.version import version
 from halftime.pipeline.arguments import call_parameters, vae_factor
@@ -23,7 +24,7 @@ from halftime.upstream import pytorch
 from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.preview import Previews
 from halftime.verbs.serve.stepping import Watch
-from halftime.verbs.serve.studio import Studio
+from halftime.verbs.serve.studio import Studio, is_video
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -52,6 +53,7 @@ class Kind(NamedTuple):
     steps: int
     prompt_tokens: int | None
     lora: str | None = None
+    frames: int | None = None
 
 
 class Offered(NamedTuple):
@@ -65,6 +67,7 @@ class Offered(NamedTuple):
     buckets: tuple[int, ...]
     loras: tuple[str, ...] = ()
     references: int = 1
+    frames: tuple[int | None, ...] = (None,)  # of videos
 
 
 def kinds(offered: Offered) -> list[Kind]:
@@ -73,21 +76,24 @@ def kinds(offered: Offered) -> list[Kind]:
     few = min(FEW_STEPS, *offered.steps)
     buckets: Sequence[int | None] = offered.buckets or (None,)
     combinations = [
-        Kind(mode, width, height, batch, branch, few, bucket)
+        Kind(mode, width, height, batch, branch, few, bucket, None, frames)
         for mode in offered.modes
         for width, height in offered.sizes
         for batch in offered.batches
         for branch in offered.branches
         for bucket in buckets
+        for frames in offered.frames
         if batch == 1 or mode == "text2img" or offered.references == 1
     ]
+    mode = offered.modes[0]
     full_length = [
-        Kind("text2img", width, height, 1, offered.branches[0], steps, buckets[0])
+        Kind(mode, width, height, 1, offered.branches[0], steps, buckets[0], None, frames)
         for width, height in offered.sizes
         for steps in offered.steps
+        for frames in offered.frames
     ]
     with_loras = [
-        Kind("text2img", width, height, 1, offered.branches[0], few, buckets[0], lora)
+        Kind(mode, width, height, 1, offered.branches[0], few, buckets[0], lora, offered.frames[0])
         for width, height in offered.sizes
         for lora in offered.loras
     ]
@@ -104,13 +110,24 @@ def offered_by(studio: Studio, settings: EngineSettings) -> Offered:
     return Offered(
         sizes=sizes,
         steps=tuple(sorted(set(settings.steps))),
-        batches=batch_sizes(settings.max_batch),
+        # one video fills a device
+        batches=(1,) if is_video(pipeline) else batch_sizes(settings.max_batch),
         modes=tuple(studio.modes),
         branches=("guided", "unguided") if guided else ("unguided",),
         buckets=buckets_of(pipeline),
         loras=tuple(studio.loras),
         references=studio.references,
+        frames=frames_of(pipeline, settings.frames) if is_video(pipeline) else (None,),
     )
+
+
+def frames_of(pipeline: DiffusionPipeline, frames: tuple[int, ...]) -> tuple[int, ...]:
+    """How many frames a video may have; the pipeline's own number where none is named. Raises
+    BadInput where it has none."""
+    own = call_parameters(pipeline).default("num_frames")
+    if not frames and not isinstance(own, int):
+        raise BadInput(f"{type(pipeline).__name__} has no number of frames of its own: --frames.")
+    return frames or (int(own),)  # type: ignore[call-overload]
 
 
 def batch_sizes(most: int) -> tuple[int, ...]:
@@ -123,6 +140,10 @@ def batch_sizes(most: int) -> tuple[int, ...]:
 
 def own_size(pipeline: DiffusionPipeline) -> tuple[int, int]:
     """The size that the pipeline draws where none is named."""
+    defaults = [call_parameters(pipeline).default(side) for side in ("width", "height")]
+    if is_video(pipeline) and all(isinstance(side, int) for side in defaults):
+        width, height = defaults
+        return width, height  # type: ignore[return-value]
     cells = getattr(pipeline, "default_sample_size", None)
     if not isinstance(cells, int):
         denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
@@ -211,6 +232,7 @@ def jobs_of(
             seed=index,
             previews=1,
             lora=kind.lora,
+            frames=kind.frames,
             **_pictures(kind, references),
         )
         for index in range(kind.batch)
@@ -221,6 +243,8 @@ def _pictures(kind: Kind, references: int) -> dict[str, Any]:
     """What a job of this kind brings along; strength 1, so that all steps are drawn."""
     if kind.mode == "text2img":
         return {}
+    if kind.frames is not None:
+        return {"image": _grey(kind, "RGB")}
     if references > 1:
         return {"references": (_grey(kind, "RGB"),)}
     mask = _grey(kind, "L") if kind.mode == "inpaint" else None
@@ -253,7 +277,8 @@ def _pass(
         begun = time.perf_counter()
         if previews is not None:
             previews.open(jobs)
-        studio.draw(jobs, Watch(jobs, lambda jobs=jobs: jobs, previews))  # type: ignore[misc]
+        with previews.paused() if previews is not None else nullcontext():
+            studio.draw(jobs, Watch(jobs, lambda jobs=jobs: jobs, previews))  # type: ignore[misc]
         if previews is not None:
             previews.flush()
             for job in jobs:
@@ -269,6 +294,7 @@ def describe(kind: Kind) -> str:
         f"{kind.steps} steps",
         kind.guidance,
     ]
+    words += [f"{kind.frames} frames"] * (kind.frames is not None)
     words += [kind.mode] * (kind.mode != "text2img")
     words += [f"LoRA {kind.lora}"] * (kind.lora is not None)
     words += [f"{kind.prompt_tokens} tokens"] * (kind.prompt_tokens is not None)
@@ -343,6 +369,9 @@ def _certificate(
         inpaint="inpaint" in offered.modes,
         references=offered.references,
         loras=offered.loras,
+        frames=tuple(count for count in offered.frames if count is not None),
+        fps=studio.fps if offered.frames != (None,) else None,
+        needs_picture="text2img" not in offered.modes,
         entries=entries,
         passes=passes,
         graphs_before=counters[0],
@@ -379,6 +408,7 @@ def _against_one_by_one(entries: Sequence[WarmEntry], batch: int) -> float:
             entry.guidance,
             entry.steps,
             entry.prompt_tokens,
+            entry.frames,
         )
 
     alone = {key(entry): entry.second_seconds for entry in entries if entry.batch == 1}

@@ -28,6 +28,7 @@ from halftime.verbs.serve.messages import (
     JobFailed,
     Preview,
     Started,
+    Stepped,
 )
 
 _LENGTH = struct.Struct("<I")
@@ -52,6 +53,7 @@ class DrawTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     jobs: tuple[Job, ...]
     waited: tuple[float, ...]
+    tags: tuple[float, ...] = ()  # of fair queueing, where requests are scheduled at the step
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -86,8 +88,15 @@ class BatchDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """
 
     resident_bytes: int
+    jobs: tuple[str, ...] = ()  # of the batch; none: all that the worker had
     pauses: bool = False
     previews_dropped: int = 0
+
+
+class StepsTaken(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A forward pass is done: how many steps these requests still have before them."""
+
+    left: dict[str, int]
 
 
 class Recompiled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -127,12 +136,14 @@ FromWorker = (
     | Warming
     | Ready
     | BatchDone
+    | StepsTaken
     | Recompiled
     | MemoryDropped
     | CannotServe
     | Beat
     | Started
     | Preview
+    | Stepped
     | Final
     | JobFailed
 )

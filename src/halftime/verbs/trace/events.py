@@ -108,11 +108,12 @@ class Decoding:
                 if more and _goes_on(piece, error):
                     continue
                 low, high = _around(piece, error)
-                if low and _is_list(piece[:low]):
-                    self.is_trace = True
-                    yield _list(piece[:low])
-                else:
+                right = _list_or_none(piece[:low]) if low else None
+                if right is None:
                     low, high = 0, len(piece)
+                else:
+                    self.is_trace = True
+                    yield right
                 more = more or high < len(piece)
                 piece = piece[:high]
                 yield from self._mended(piece[low:], last=not more)
@@ -194,12 +195,12 @@ def _around(piece: bytes, error: Exception) -> tuple[int, int]:
     return low, high
 
 
-def _is_list(piece: bytes) -> bool:
+def _list_or_none(piece: bytes) -> list[Event] | None:
+    """The events of a piece that is right as a whole."""
     try:
-        _list(piece)
+        return _list(piece)
     except FAULTS:
-        return False
-    return True
+        return None
 
 
 def _array_end(piece: bytes, error: Exception, *, last: bool) -> int | None:
@@ -209,7 +210,9 @@ def _array_end(piece: bytes, error: Exception, *, last: bool) -> int | None:
         return None
     end = piece.rfind(b"]", 0, at)
     ended = _AFTER.match(piece, end + 1) or (last and not piece[end + 1 :].strip())
-    return end if end >= 0 and ended and _is_list(piece[:end]) else None
+    if end < 0 or not ended or _list_or_none(piece[:end]) is None:
+        return None
+    return end
 
 
 def _closed(head: bytes) -> bytes:

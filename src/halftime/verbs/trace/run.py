@@ -14,6 +14,7 @@ from halftime.base.errors import BadInput
 from halftime.base.ledger import LOOP, Measured, ledger, measured, steady_wall
 from halftime.base.version import version
 from halftime.records import Environment, HostGap, LedgerRow, Session, Workload
+from halftime.records.environment import NOT_RECORDED
 from halftime.records.finding import ceiling
 from halftime.records.priors import with_predictions
 from halftime.verbs.trace import nsight
@@ -40,7 +41,6 @@ from halftime.verbs.trace.tree import (
 )
 
 NANO = 1e-9
-UNKNOWN = "not recorded in the trace"
 HOST_GAPS = 20  # lines of Python that a session names
 
 
@@ -143,7 +143,7 @@ def explained(recorded: Trace, path: Path) -> TraceReading:
         wall_seconds=wall,
         ledger=_ledger(runs),
         environment=_environment(recorded),
-        workload=Workload(prompts=(UNKNOWN,), device=_device(recorded)),
+        workload=Workload(prompts=(NOT_RECORDED,), device=_device(recorded)),
         runs=tuple(run.run for run in runs),
         device=totals(recorded, idle, launched_by),
         on_device=on_device(
@@ -268,13 +268,13 @@ def _environment(recorded: Trace) -> Environment:
     names = {name for number in numbers if (name := recorded.device_name(number))}
     memory = list(recorded.device_memory.values())
     return Environment(
-        system=UNKNOWN + rank,
-        processor=UNKNOWN,
+        system=NOT_RECORDED + rank,
+        processor=NOT_RECORDED,
         cores=0,
         memory_bytes=0,
         threads=0,
         device=_device(recorded),
-        device_name=" and ".join(sorted(names)) or UNKNOWN,
+        device_name=" and ".join(sorted(names)) or NOT_RECORDED,
         device_memory_bytes=memory[0] if memory else None,
     )
 

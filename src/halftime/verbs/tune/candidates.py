@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+_BY_BLOCKS: dict[str, Json] = {"region": "blocks"}  # most caches go with that alone
+
+
 def candidates(pipeline: DiffusionPipeline, approximate: bool) -> tuple[list[Choice], list[Rung]]:
     """Fixes to try, each with its settings; and a rung for each that is not tried, with the
     reason."""
@@ -84,7 +87,8 @@ def _joined(plan: Choices, added: Choice) -> Choice:
 
 
 def _beside(choice: Choice, joined: Choice) -> Choice | None:
-    """`choice` where both work together, with fewer components where that suffices, or None."""
+    """`choice` where both work together, with fewer components or compiled by blocks where that
+    suffices, or None."""
     if not clash(choice, joined):
         return choice
     names = components_of(choice.settings)
@@ -93,7 +97,9 @@ def _beside(choice: Choice, joined: Choice) -> Choice | None:
         smaller = msgspec.structs.replace(choice, settings={**choice.settings, "components": fewer})
         if fewer and not clash(smaller, joined):
             return smaller
-    return None
+    blocks = msgspec.structs.replace(choice, settings={**choice.settings, **_BY_BLOCKS})
+    by_blocks = choice.name == "denoiser-compile" and not clash(blocks, joined)
+    return blocks if by_blocks else None
 
 
 def clash(left: Choice, right: Choice) -> str | None:

@@ -25,7 +25,7 @@ from halftime.records.priors import predicted, setup_seconds
 from halftime.records.recipe import Choice
 from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
 from halftime.verbs.tune.bench import Bench
-from halftime.verbs.tune.candidates import candidates
+from halftime.verbs.tune.candidates import candidates, combine
 from halftime.verbs.tune.decide import (
     FIRST_ROUNDS,
     WARM_PROMPTS,
@@ -49,6 +49,7 @@ from halftime.verbs.tune.record import LastMeasurement, recipe_of, rung_words, t
 from halftime.verbs.tune.search import Climb, Tools, climb, slowness
 from halftime.verbs.tune.state import opened
 from halftime.verbs.tune.sweep import choice_of
+from halftime.verbs.tune.threshold import last_good, search_of, with_value
 from halftime.verbs.verify.pictures import PictureSet
 from halftime.verbs.verify.render import prompt_set, render
 from halftime.verbs.verify.run import check_repeats
@@ -63,6 +64,7 @@ _FRESH_PROCESS_SECONDS = 10.0  # to import torch and diffusers, and to load
 _FASTER = 0.7  # what a call of a recipe is taken to take of the baseline's, before one is there
 _TIMING_PROMPTS = 40  # so many that none comes twice within a trial
 _QUALITY_PROMPTS = 8
+_SEARCH_PROMPTS = 4  # for each value that is searched; the rest is judged by _QUALITY_PROMPTS
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,7 @@ class TuningRun:
         session: Session,
         unacceptable: Callable[[Choices], str] = lambda plan: "",
         judging_seconds: float = 0.0,
+        settle: Callable[[Choices, Choice], Choice | None] = lambda plan, choice: choice,
     ) -> None:
         """Try these fixes on top of the plan so far, and say what came of each."""
         spoken = len(search.ladder)
@@ -269,6 +272,7 @@ class TuningRun:
             baseline_seconds=session.wall_seconds,
             unacceptable=unacceptable,
             judging_seconds=judging_seconds,
+            settle=settle,
             slowness=lambda: self.slowness,
         )
         climb(search, choices, tools)
@@ -380,7 +384,12 @@ class TuningRun:
         question = Ending(_QUALITY_PROMPTS, 0, 0, 0)
         judging_seconds = ending_seconds(question, 0.0, session.wall_seconds)
         self._climb(
-            search, choices, session, lambda plan: self._loss(plan, pictures), judging_seconds
+            search,
+            choices,
+            session,
+            lambda plan: self._loss(plan, pictures),
+            judging_seconds,
+            lambda plan, choice: self._settled(plan, choice, pictures),
         )
 
     def _approximate(
@@ -398,6 +407,33 @@ class TuningRun:
             rung for rung in refused if rung.level == "approximate" and rung.fix not in tried
         ]
         return points
+
+    def _settled(self, plan: Choices, choice: Choice, pictures: Pictures) -> Choice | None:
+        """The fix with the last value of what is searched whose pictures are within the loss.
+
+        A plan that cannot be drawn with is left to its trial, which says why; and where no time is
+        left for a question, the value is the fix's own.
+        """
+        search = search_of(choice)
+        if search is None:
+            return choice
+        question = Ending(_SEARCH_PROMPTS, 0, 0, 0)
+
+        def is_good(value: float) -> bool:
+            self.progress(f"{choice.name}: {search.setting} {value:g}", 0, 1)
+            candidate = combine(plan, with_value(choice, search, value))[0]
+            loss = too_lossy(pictures.verdict(candidate, _SEARCH_PROMPTS)[0], self.options.loss)
+            self.bench.keep_only((), plan)
+            return not loss
+
+        cost = ending_seconds(question, 0.0, self._pace(plan)[1])
+        if not self.budget.allows(len(search.values).bit_length() * cost):
+            return choice
+        try:
+            value = last_good(search.values, is_good)
+        except Exception:  # as a trial may fail, in any way
+            return choice
+        return None if value is None else with_value(choice, search, value)
 
     def _loss(self, plan: Choices, pictures: Pictures) -> str:
         """Why a plan with approximate fixes loses too much, or ''."""

@@ -65,6 +65,8 @@ class Tools:
     goal: Goal
     baseline_seconds: float
     unacceptable: Callable[[Choices], str] = lambda plan: ""  # why; '' where the plan is acceptable
+    # A fix with what is to be found out about it, on top of a plan; None where no value will do.
+    settle: Callable[[Choices, Choice], Choice | None] = lambda plan, choice: choice
     judging_seconds: float = 0.0  # what `unacceptable` takes
     # how much longer than their priors say fixes took to be put on
     slowness: Callable[[], float] = lambda: 1.0
@@ -123,6 +125,11 @@ def _step(state: Climb, choice: Choice, tools: Tools) -> Rung:
             left = units.seconds(max(0.0, tools.budget.left()))
             reason = f"no time left (about {units.seconds(cost)} needed, {left} left)"
             return _untried(choice, reason, predicted)
+    settled = tools.settle(state.plan, choice)
+    if settled is None:
+        return _untried(choice, "too lossy with every value that was tried", predicted)
+    choice = settled
+    plan, replaced = combine(state.plan, choice)
     trial = tools.measure(state.plan, plan)
     if trial.failure:
         if trial.failure == NO_TIME:

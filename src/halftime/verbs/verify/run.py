@@ -190,15 +190,20 @@ def reasons(
     """Why, in words: broken pictures, what decided, the farthest first, and single pairs."""
     texts = [f"picture {trip.name}: {trip.reason}" for trip in new_faults(faults)]
     deciding = [c for c in comparisons if c.decides and c.decision == decision]
-    relation = {"different": "beyond", "equivalent": "within", "inconclusive": "too near to"}
     for comparison in sorted(deciding, key=lambda c: -c.floors):
         name = comparison.content_class
         scope = "over all pairs" if name == EVERYTHING else f"in class {name}"
         texts.append(
             f"{comparison.metric} {scope}: {comparison.floors:.2g} noise floors, "
-            f"{relation[decision]} the margin of {margin:g}"
+            f"{_relation(comparison)} the margin of {margin:g}"
         )
     return texts + [f"picture {outlier.name}: {outlier.reason}" for outlier in exceptions[:_WORST]]
+
+
+def _relation(comparison: Comparison) -> str:
+    if comparison.decision == "inconclusive":
+        return f"and {comparison.pairs} pairs do not decide on which side of"
+    return "beyond" if comparison.decision == "different" else "within"
 
 
 def worst(

@@ -1,4 +1,4 @@
-// The pictures of this session: kept in the page alone. One stop for Tab, arrow keys between pictures.
+// The pictures, newest first. One stop for Tab, arrow keys between pictures.
 
 const pictures = [];
 const wall = () => document.getElementById("wall");
@@ -33,4 +33,10 @@ function move(event) {
   event.preventDefault();
   all[to].focus();
   all[to].click();
+}
+
+export function clear() {
+  for (const { url } of pictures.splice(0)) URL.revokeObjectURL(url);
+  wall().replaceChildren();
+  document.getElementById("gallery").hidden = true;
 }

@@ -1,7 +1,9 @@
-// Wires the page: the form makes an order, the stream fills the frame, the gallery remembers.
+// Wires the page: the form makes an order, the stream fills the frame, the gallery and the browser remember.
 
 import * as gallery from "./gallery.js";
+import * as history from "./history.js";
 import { watch } from "./ready.js";
+import { curl, python } from "./snippet.js";
 import { draw } from "./stream.js";
 import * as times from "./times.js";
 
@@ -9,15 +11,22 @@ const by = (id) => document.getElementById(id);
 let key = "";
 let running = null;
 let shown = null;
+let source = null; // the file to start from
+let model = "";
+let offers = [];
 
 function order() {
   const data = new FormData(by("form"));
   const given = (name) => (data.get(name) ?? "").trim();
   const made = { prompt: given("prompt"), size: given("size") || "auto" };
+  if (offers.length > 1) made.model = model;
+  if (Number(given("n")) > 1) made.n = Number(given("n"));
+  if (given("output_format") !== "png") made.output_format = given("output_format");
   if (given("steps")) made.steps = Number(given("steps"));
   if (given("seed")) made.seed = Number(given("seed"));
   if (given("guidance")) made.guidance = Number(given("guidance"));
   if (given("negative")) made.negative_prompt = given("negative");
+  if (source) made.strength = Number(given("strength"));
   return made;
 }
 
@@ -27,7 +36,7 @@ async function submit() {
   running = new AbortController();
   begin(asked);
   try {
-    for await (const said of draw(asked, key, running.signal)) react(said, asked);
+    for await (const said of draw(asked, source, key, running.signal)) react(said, asked);
   } catch (error) {
     await failed(error);
   } finally {
@@ -50,19 +59,27 @@ function begin(asked) {
 function react(said, asked) {
   if (said.kind === "started") by("caption").textContent = "Drawing.";
   if (said.kind === "partial_image") {
-    by("picture").src = `data:image/png;base64,${said.b64_json}`;
+    by("picture").src = `data:image/${said.output_format};base64,${said.b64_json}`;
     phase("preview");
     progress(said.step / said.steps);
-    by("caption").textContent = `Preview at step ${said.step} of ${said.steps}.`;
+    const which = asked.n ? `Picture ${said.image_index + 1} of ${asked.n}: preview` : "Preview";
+    by("caption").textContent = `${which} at step ${said.step} of ${said.steps}.`;
   }
   if (said.kind === "completed") finish(said, asked);
 }
 
 function finish(said, asked) {
-  const url = URL.createObjectURL(new Blob([bytes(said.b64_json)], { type: "image/png" }));
-  const picture = { url, order: asked, seed: said.seed, size: said.size, timing: said.usage.halftime };
-  gallery.add(picture, show);
-  show(picture);
+  const format = said.output_format;
+  const blob = new Blob([bytes(said.b64_json)], { type: `image/${format}` });
+  const picture = { blob, format, order: asked, seed: said.seed, size: said.size, timing: said.usage.halftime };
+  history.keep(picture);
+  show(remember(picture));
+}
+
+function remember(picture) {
+  const whole = { ...picture, url: URL.createObjectURL(picture.blob) };
+  gallery.add(whole, show);
+  return whole;
 }
 
 function show(picture) {
@@ -73,9 +90,31 @@ function show(picture) {
   phase("final");
   const [{ steps }] = picture.timing.pictures;
   by("caption").textContent = `${picture.size.replace("x", " × ")}, ${steps} ${steps === 1 ? "step" : "steps"}, seed ${picture.seed}`;
-  Object.assign(by("save"), { href: picture.url, download: `halftime-${picture.seed}.png` });
+  Object.assign(by("save"), { href: picture.url, download: `halftime-${picture.seed}.${picture.format}` });
   by("tools").hidden = false;
   times.show(picture.timing);
+}
+
+function choose(file) {
+  source = file ?? null;
+  by("chosen").hidden = by("strength-row").hidden = !source;
+  by("file-name").textContent = source ? "Choose another" : "Choose a file";
+  if (by("source").src) URL.revokeObjectURL(by("source").src);
+  if (source) by("source").src = URL.createObjectURL(source);
+  else by("file").value = "";
+  write();
+}
+
+function write() {
+  by("strength-text").textContent = `${Math.round(100 * by("strength").value)} %`;
+  const words = [order(), source?.name, location.origin, key !== "", model];
+  by("snippet").textContent = by("code").querySelector("input[value=curl]").checked ? curl(...words) : python(...words);
+}
+
+async function copy() {
+  await navigator.clipboard?.writeText(by("snippet").textContent).catch(() => {});
+  by("copy").textContent = "Copied";
+  setTimeout(() => { by("copy").textContent = "Copy"; }, 1500);
 }
 
 async function failed(error) {
@@ -127,12 +166,23 @@ function chips(id, name, choices, chosen) {
   }));
 }
 
-function offered({ sizes, steps, default_steps: usual }) {
+function offered(all) {
+  offers = all;
+  by("models").hidden = all.length < 2;
+  const chosen = all.find((each) => each.model === model) ?? all[0];
+  chips("models", "model", all.map((each) => [each.model, each.model]), chosen.model);
+  offer(chosen);
+}
+
+function offer({ model: name, sizes, steps, default_steps: usual, edits }) {
   const kept = order();
+  model = name;
+  by("start").hidden = !edits;
   const size = sizes.includes(kept.size) ? kept.size : sizes[0];
   chips("sizes", "size", sizes.map((each) => [each, each.replace("x", " × ")]), size);
-  chips("steps", "steps", steps.map((each) => [String(each), String(each)]), String(kept.steps ?? usual));
-  frame(size);
+  chips("steps", "steps", steps.map((each) => [String(each), String(each)]), String(steps.includes(kept.steps) ? kept.steps : usual));
+  if (!shown) frame(size);
+  write();
 }
 
 by("form").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
@@ -142,7 +192,14 @@ by("prompt").addEventListener("keydown", (event) => {
 });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") running?.abort(); });
 by("stop").addEventListener("click", () => running?.abort());
-by("dice").addEventListener("click", () => { by("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]); });
+by("dice").addEventListener("click", () => { by("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]); write(); });
+by("models").addEventListener("change", (event) => offer(offers.find((each) => each.model === event.target.value)));
+by("form").addEventListener("input", write);
+by("code").addEventListener("toggle", write);
+by("copy").addEventListener("click", copy);
+by("file").addEventListener("change", () => choose(by("file").files[0]));
+by("unchoose").addEventListener("click", () => choose(null));
+by("forget").addEventListener("click", async () => { await history.forget(); gallery.clear(); });
 by("again").addEventListener("click", () => {
   by("prompt").value = shown.order.prompt;
   by("negative").value = shown.order.negative_prompt ?? "";
@@ -152,8 +209,11 @@ by("again").addEventListener("click", () => {
     const chip = document.querySelector(`input[name=${name}][value="${value}"]`);
     if (chip) chip.checked = true;
   }
+  by("format").value = shown.format;
+  write();
   by("prompt").focus();
 });
 if (/Mac|iPhone|iPad/.test(navigator.platform)) document.querySelector(".hint").textContent = "⌘ ↵";
 if (matchMedia("(max-width: 860px)").matches) by("more").open = false;
+for (const picture of await history.kept()) show(remember(picture));
 watch(offered);

@@ -10,7 +10,7 @@ export async function watch(offered) {
   for (;;) {
     const told = await asked();
     tell(told);
-    if (told.state === "ready" && before !== "ready") offered(told.offer);
+    if (told.state === "ready" && before !== "ready") offered(told.offers);
     before = told.state;
     await new Promise((done) => setTimeout(done, told.state === "ready" ? 10000 : 500));
   }

@@ -1,10 +1,13 @@
 // One drawing request: posts it and yields what the server says, until the picture is whole.
 
-/** @returns {AsyncGenerator<{kind: string, [field: string]: any}>} */
-export async function* draw(order, key, signal) {
-  const headers = { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) };
-  const body = JSON.stringify({ ...order, stream: true, partial_images: 3, output_format: "png" });
-  const answer = await fetch("/v1/images/generations", { method: "POST", headers, body, signal });
+/** With a file it is an edit of that picture.
+ * @returns {AsyncGenerator<{kind: string, [field: string]: any}>} */
+export async function* draw(order, file, key, signal) {
+  const headers = key ? { authorization: `Bearer ${key}` } : {};
+  const whole = { ...order, stream: true, partial_images: 3 };
+  const answer = await fetch(`/v1/images/${file ? "edits" : "generations"}`, { method: "POST", signal, ...(file
+    ? { headers, body: form(whole, file) }
+    : { headers: { ...headers, "content-type": "application/json" }, body: JSON.stringify(whole) }) });
   if (!answer.ok) {
     const told = await answer.json().catch(() => null);
     throw Object.assign(new Error(told?.error?.message ?? `The server answered ${answer.status}.`), {
@@ -15,6 +18,13 @@ export async function* draw(order, key, signal) {
     const said = parsed(block);
     if (said) yield said;
   }
+}
+
+function form(order, file) {
+  const data = new FormData();
+  for (const [name, value] of Object.entries(order)) data.append(name, value);
+  data.append("image", file);
+  return data;
 }
 
 // Server-sent events are separated by an empty line.

@@ -1,0 +1,1 @@
+"""`plan`: how to run a model on a card."""

@@ -1,0 +1,79 @@
+"""What the rules of `profile` may look at: plain data of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from halftime.base import units
+from halftime.records import CompileReport, Finding, LedgerRow, Span
+from halftime.records.finding import ceiling
+from halftime.records.fixes import FixName
+from halftime.verbs.profile.facts import Facts
+from halftime.verbs.profile.thumbnails import PictureFacts
+
+# Below this share of the wall clock a cost is not worth a reader's time.
+WORTH_SAYING = 0.02
+
+
+@dataclass(frozen=True)
+class ProfileEvidence:
+    """What the rules may look at."""
+
+    wall_seconds: float
+    first_call_seconds: float | None
+    ledger: tuple[LedgerRow, ...]
+    facts: Facts
+    compilation: CompileReport | None
+    load_average: float
+    cores: int
+    spans: Sequence[Span] = ()  # of the last steady run
+    compiled_for: tuple[str, ...] = ()  # the user's lines for which steady runs compiled
+    drawing: PictureFacts | None = None  # of the last call; None where it drew nothing to look at
+    steps: int = 0  # that the call took
+    adapter_share: float = 0.0  # of the denoiser's time that its adapters take
+
+    def row(self, stage: str, part: str | None = None) -> LedgerRow | None:
+        """The row of a stage, or of one of its parts; None where the call had none."""
+        row = next((row for row in self.ledger if row.stage == stage), None)
+        if row is None or part is None:
+            return row
+        if not row.parts:
+            return row if part not in ("glue", "progress_bar", "scheduler", "callback") else None
+        return next((inner for inner in row.parts if inner.stage == part), None)
+
+    def costs(self, stage: str, part: str | None = None) -> float:
+        """Seconds of a stage or part; 0 where the call had none."""
+        row = self.row(stage, part)
+        return row.seconds if row else 0.0
+
+    def worth_saying(self, seconds: float) -> bool:
+        """Whether a cost is large enough in this call for a word."""
+        return seconds >= WORTH_SAYING * self.wall_seconds
+
+    def finding(
+        self,
+        name: str,
+        stage: str,
+        seconds: float,
+        fix: FixName | None,
+        message: str,
+        where: tuple[str, ...] = (),
+    ) -> Finding:
+        """A finding with its ceiling over the steady call."""
+        return Finding(
+            id=name,
+            stage=stage,
+            seconds=seconds,
+            ceiling=ceiling(seconds, self.wall_seconds),
+            fix=fix,
+            message=message,
+            where=where,
+        )
+
+    def part_of_call(self, seconds: float) -> str:
+        """'1.2 s, 21.4 % of the call'."""
+        return f"{units.seconds(seconds)}, {units.share(seconds / self.wall_seconds)} of the call"
+
+
+Rule = Callable[[ProfileEvidence], Iterator[Finding]]

@@ -1,0 +1,281 @@
+"""Rules about what was left on or put in by habit: each planted, and silent where all is well."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+
+import halftime
+from halftime.base.pixels import NOISE
+from halftime.records import CompileReport, LedgerRow, Recompile, Session, Span, Workload
+from halftime.records.stages import COMPILATION
+from halftime.report.session import report_of
+from halftime.upstream.pytorch import is_compiled_whole
+from halftime.verbs.profile.compilation import plain_words
+from halftime.verbs.profile.evidence import ProfileEvidence
+from halftime.verbs.profile.facts import Facts, ModuleFacts, facts
+from halftime.verbs.profile.findings import findings
+from halftime.verbs.profile.thumbnails import PictureFacts, drawing_of
+from tiny_pipelines import PIPELINES
+
+GOOD = {"dtype": "bfloat16", "convolutional": True, "channels_last": True, "compiled": True}
+UNET = ModuleFacts("unet", "denoiser", **GOOD)
+VAE = ModuleFacts("vae", "vae", **GOOD, decoder_channels=256)
+TEXT = ModuleFacts("text_encoder", "text_encoder", **GOOD)
+FACTS = Facts("P", "cpu", "Euler", (UNET, VAE, TEXT), True, True, "PASSIVE", free_bytes=64 << 30)
+
+
+def row(stage: str, seconds: float, *parts: LedgerRow, first: float | None = None) -> LedgerRow:
+    return LedgerRow(
+        stage=stage, seconds=seconds, share=seconds / 10, parts=parts, first_call_seconds=first
+    )
+
+
+def span(name: str, stage: str, part: str, seconds: float = 1.0, depth: int = 0) -> Span:
+    return Span(stage=stage, name=name, part=part, start=0.0, seconds=seconds, depth=depth)
+
+
+DECODE = span("vae.decode", "vae_decode", "vae", 2.0)
+STEPS = row("denoise", 7.5, row("denoiser", 7.4), row("scheduler", 0.1))
+LEDGER = (row("encode_prompt", 0.3), STEPS, row("vae_decode", 2.0), row("postprocess", 0.2))
+PICTURE = PictureFacts(1, 1024 * 1024, ())
+CALM = ProfileEvidence(
+    10.0, 10.0, LEDGER, FACTS, None, 0.1, 2, spans=(DECODE,), drawing=PICTURE, steps=30
+)
+
+
+def ids(evidence: ProfileEvidence) -> list[str]:
+    return [finding.id for finding in findings(evidence)]
+
+
+def changed(module: ModuleFacts, **more: object) -> ProfileEvidence:
+    modules = tuple(replace(m, **more) if m.name == module.name else m for m in FACTS.modules)
+    return replace(CALM, facts=replace(FACTS, modules=modules))
+
+
+def with_ledger(*rows: LedgerRow, **more: object) -> ProfileEvidence:
+    stages = {own.stage: own for own in (*LEDGER, *rows)}
+    return replace(CALM, ledger=tuple(stages.values()), **more)
+
+
+def test_nothing_is_said_of_a_good_call() -> None:
+    assert findings(CALM) == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"dtype": "float16"}, "torch.bfloat16"),
+        ({"dtype": "float32"}, "output_type='latent'"),
+    ],
+)
+def test_a_broken_picture_names_a_cure(more: dict[str, str], words: str) -> None:
+    evidence = replace(changed(VAE, **more), drawing=PictureFacts(1, 1, ("it is black",)))
+    finding = next(f for f in findings(evidence) if f.id == "broken-picture")
+    assert finding.broken
+    assert "it is black" in finding.message
+    assert words in finding.message
+
+
+def test_noise_after_many_steps_is_a_fault_and_after_two_is_not() -> None:
+    noise = replace(CALM, drawing=PictureFacts(1, 1, (NOISE,)))
+    [finding] = findings(noise)
+    assert "Euler" in finding.message
+    assert findings(replace(noise, steps=2)) == ()
+
+
+def test_a_callback_and_what_it_decodes() -> None:
+    steps = row("denoise", 7.5, row("denoiser", 5.0), row("callback", 2.5))
+    previews = (
+        span("callback", "denoise", "callback", 2.5, depth=1),
+        span("vae.decode", "vae_decode", "vae", 2.0, depth=2),
+    )
+    [finding] = findings(with_ledger(steps, spans=(*previews, DECODE)))
+    assert (finding.id, finding.seconds) == ("callback", 2.5)
+    assert "decodes a picture 1 times" in finding.message
+    cheap = row("denoise", 7.5, row("denoiser", 7.4), row("callback", 0.1))
+    assert ids(with_ledger(cheap, spans=(*previews, DECODE))) == []
+
+
+def test_more_decodes_than_pictures() -> None:
+    [finding] = findings(replace(CALM, spans=(DECODE,) * 4))
+    assert (finding.id, finding.seconds) == ("vae-decodes", 6.0)
+    assert ids(replace(CALM, spans=(DECODE,) * 4, drawing=replace(PICTURE, count=4))) == []
+    assert ids(replace(CALM, spans=(DECODE,) * 4, drawing=None)) == []
+
+
+def test_slicing_is_a_fault_where_there_is_a_batch() -> None:
+    evidence = changed(VAE, slicing=True)
+    [finding] = findings(replace(evidence, drawing=replace(PICTURE, count=4)))
+    assert (finding.id, finding.fix) == ("vae-slicing", "vae-slicing-off")
+    assert ids(evidence) == []
+
+
+def test_tiling_is_a_fault_where_memory_suffices() -> None:
+    tiled = replace(CALM, spans=(DECODE, span("vae.tiled_decode", "vae_decode", "vae", 1.9, 1)))
+    assert ids(tiled) == ["vae-tiling"]
+    assert ids(replace(tiled, facts=replace(FACTS, free_bytes=3 << 30))) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "more", "expected"),
+    [
+        (UNET, {"old_attention": "AttnProcessor"}, ["old-attention"]),
+        (UNET, {"old_attention": "SlicedAttnProcessor"}, ["attention-slicing"]),
+        (TEXT, {"dtype": "float32"}, ["text-fp32"]),
+        (VAE, {"upcasts": True}, ["vae-upcast"]),
+    ],
+)
+def test_what_was_left_on(
+    module: ModuleFacts, more: dict[str, object], expected: list[str]
+) -> None:
+    assert ids(changed(module, **more)) == expected
+
+
+def test_text_encoders_in_fp32_beside_a_denoiser_in_fp32_are_not_said_twice() -> None:
+    modules = tuple(replace(module, dtype="float32") for module in FACTS.modules)
+    assert "text-fp32" not in ids(replace(CALM, facts=replace(FACTS, modules=modules)))
+
+
+def test_adapters_cost_what_their_layers_were_measured_at() -> None:
+    evidence = replace(changed(UNET, adapters=("style",), adapted_layers=9), adapter_share=0.25)
+    [finding] = findings(evidence)
+    assert (finding.id, finding.seconds) == ("lora-unfused", 7.4 * 0.25)
+    assert ids(replace(evidence, adapter_share=0.01)) == []
+
+
+def test_a_safety_checker() -> None:
+    last = row("postprocess", 0.35, row("safety_checker", 0.3), row("image_processor", 0.05))
+    assert ids(with_ledger(last)) == ["safety-checker"]
+
+
+RECOMPILED = CompileReport(
+    compiled=("unet",),
+    after_warmup=3,
+    recompiles=(Recompile(where="diffusers/x.py:1 f", reason="the size of x changed"),),
+)
+
+
+def test_compiling_in_steady_calls_is_first_and_names_the_users_line() -> None:
+    compiling = row(COMPILATION, 5.0)
+    evidence = with_ledger(compiling, compilation=RECOMPILED, compiled_for=("mine.py:7",))
+    [finding] = findings(evidence)
+    assert (finding.id, finding.seconds, finding.where) == (
+        "compiles-in-steady-calls",
+        5.0,
+        ("mine.py:7",),
+    )
+    assert "the size of x changed" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("stage", "fix"), [(COMPILATION, None), ("encode_prompt", "text-warmup"), ("denoise", None)]
+)
+def test_a_first_call_names_its_own_cause(stage: str, fix: str | None) -> None:
+    rows = [replace_first(own, own.seconds) for own in (*LEDGER, row(COMPILATION, 0.0))]
+    slow = [replace_first(own, own.seconds + 40) if own.stage == stage else own for own in rows]
+    evidence = with_ledger(*slow, first_call_seconds=50.0)
+    finding = next(f for f in findings(evidence) if f.id == "first-call")
+    assert finding.fix == fix
+    assert f"40.0 s of that in {stage}" in finding.message
+
+
+def replace_first(own: LedgerRow, first: float) -> LedgerRow:
+    return row(own.stage, own.seconds, *own.parts, first=first)
+
+
+def test_a_compilation_that_the_pipeline_does_not_call() -> None:
+    evidence = changed(VAE, compiled_whole=True)
+    [finding] = findings(evidence)
+    assert (finding.id, finding.fix) == ("compile-without-effect", "vae-compile")
+    assert "pipeline.vae.decode = torch.compile(pipeline.vae.decode)" in finding.message
+    called = replace(evidence, spans=(DECODE, span("vae", "vae_decode", "vae")))
+    assert ids(called) == []
+
+
+def test_which_modules_are_compiled_as_a_whole() -> None:
+    vae = PIPELINES["sd15"].build().vae
+    assert is_compiled_whole(torch.compile(vae, backend="eager"))
+    assert not is_compiled_whole(vae)
+    vae.decoder = torch.compile(vae.decoder, backend="eager")
+    assert not is_compiled_whole(vae)
+
+
+def test_guards_in_names_that_their_author_wrote() -> None:
+    size = "tensor 'kwargs['hidden_states']' size mismatch at index 1. expected 64, actual 144"
+    assert plain_words(size).startswith("the size of hidden_states changed from 64 to 144")
+    swapped = "KeyError on L['self']._modules['to_q']._modules['lora_A']._modules['second']"
+    assert "enable_lora_hotswap" in plain_words(swapped)
+
+
+@pytest.mark.parametrize(
+    ("picture", "fault"),
+    [
+        (np.zeros((1, 32, 32, 3), np.float32), "it is black"),
+        (np.full((1, 32, 32, 3), 0.5, np.float32), "it has one colour only"),
+        (np.full((1, 32, 32, 3), np.nan, np.float32), "it holds NaN or infinity"),
+        (np.random.default_rng(0).random((1, 32, 32, 3), np.float32), NOISE),
+    ],
+)
+def test_faults_of_what_was_drawn(picture: np.ndarray, fault: str) -> None:
+    drawing = drawing_of((picture,))
+    assert drawing is not None
+    assert (drawing.count, drawing.faults) == (1, (fault,))
+
+
+def test_a_good_picture_has_no_fault_and_latents_are_no_picture() -> None:
+    slope = Image.linear_gradient("L").convert("RGB")
+    assert drawing_of(([slope],)) == PictureFacts(1, 256 * 256, ())
+    assert drawing_of((torch.zeros(1, 16, 8, 8),)) is None
+
+
+@pytest.fixture(scope="module")
+def planted() -> Session:
+    """One real call with everything in it at once: a compiled VAE that decodes eagerly, black, with
+    previews from a callback."""
+    pipeline = PIPELINES["sd15"].build()
+    pipeline.vae.decoder.conv_out.weight.data.zero_()
+    pipeline.vae.decoder.conv_out.bias.data.fill_(-1.0)
+    pipeline.vae = torch.compile(pipeline.vae, backend="eager")
+    pipeline.unet.set_attn_processor(AttnProcessor())
+
+    def preview(pipe, step, timestep, tensors):  # the callback of diffusers' guide
+        pipe.vae.decode(tensors["latents"])
+        return tensors
+
+    return halftime.profile(
+        pipeline,
+        Workload(steps=3, width=32, height=32),
+        runs=1,
+        warmup=0,
+        probes=False,
+        callback_on_step_end=preview,
+    )
+
+
+def test_planted_faults_are_seen_in_a_real_call(planted: Session) -> None:
+    names = [finding.id for finding in planted.findings]
+    assert names[0] == "broken-picture"
+    assert {"compile-without-effect", "callback", "old-attention"} <= {*names}
+    assert "mend that first" in report_of(planted).summary
+
+
+def test_the_ledger_still_adds_up_with_a_callback(planted: Session) -> None:
+    assert sum(own.seconds for own in planted.ledger) == pytest.approx(planted.wall_seconds)
+    steps = planted.row("denoise")
+    assert steps is not None
+    assert "callback" in {part.stage for part in steps.parts}
+
+
+def test_what_a_healthy_pipeline_is() -> None:
+    plain = facts(PIPELINES["sd15"].build(), {})
+    for module in plain.modules:
+        bare = ModuleFacts(
+            module.name, module.part, module.dtype, module.convolutional, False, False
+        )
+        assert replace(module, channels_last=False, decoder_channels=0, overflows=False) == bare
