@@ -48,7 +48,7 @@ class Environment(NamedTuple):
 
 ENVIRONMENTS = (
     Environment("oldest", "3.11", ("torch==2.8.0", "diffusers==0.35.2", "transformers==4.57.6")),
-    Environment("middle", "3.12", ("torch==2.11.0", "diffusers==0.38.0", "transformers==5.17.0")),
+    Environment("middle", "3.12", ("torch==2.11.0", "diffusers==0.39.0", "transformers==5.17.0")),
     Environment("pinned", "3.11", ("--constraint", str(ROOT / "constraints.txt"))),
     Environment("newest", "3.13", ("--upgrade", "torch", "diffusers", "transformers")),
 )
@@ -91,6 +91,7 @@ CHECKS = (
     Check("trace", ("halftime", "trace", "trace.json", "--json", "t.json")),
     Check("audit", ("halftime", "audit", "--steps", "2", "--json", "a.json")),
     Check("forecast", ("halftime", "forecast", "sdxl", "--json", "f.json")),
+    Check("plan", ("halftime", "plan", "sdxl", "--card", "L4", "--json", "n.json")),
     Check(
         "verify",
         ("halftime", "verify", "baseline", PLAN, "--prompts", "4", *SHORT),

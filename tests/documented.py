@@ -243,7 +243,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
         r"^from openai import",
         Elsewhere("tests/verbs/serve/test_serve_openai.py::test_a_stream_previews_and_completes"),
     ),
-    (r"^import random\nfrom itertools import islice\nfrom halftime.verbs.serve", Python()),
+    (r"^import random\nfrom itertools import islice\nfrom halftime\.base\.stats", Python()),
     (r"^import halftime\n", Python()),
 )
 

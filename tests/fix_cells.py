@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +37,8 @@ BF16_FIXES = frozenset({"denoiser-dtype", "vae-dtype"})
 SETTINGS: dict[str, dict[str, object]] = {
     "loop-graph": {"backend": "eager"},
     "solver-steps": {"steps": 3},
+    "denoiser-quantize": {"kind": "int8-dynamic", "least_features": 8},
+    "text-quantize": {"kind": "int8-weight-only", "least_features": 8},
 }
 # Tried without compiling: what these fixes do to a pipeline, without minutes of code generation.
 COMPILERS = frozenset({"denoiser-compile", "vae-compile", "loop-graph"})
@@ -226,11 +228,13 @@ class Subject:
         self.beside = drawing(neighbour) if neighbour else None
         self.before = fingerprint(pipeline)
 
-    def row(self, limit: int = 90) -> dict[str, Cell]:
-        """Every fix."""
+    def row(self, limit: int = 90, fixes: Collection[str] = ()) -> dict[str, Cell]:
+        """Every fix, or these."""
         cells: dict[str, Cell] = {}
         for fix, reason in reasons(self.pipeline).items():  # type: ignore[arg-type]
-            if reason is not None:
+            if fixes and fix not in fixes:
+                continue
+            if reason is not None and fix not in SETTINGS:  # its reason is that of its defaults
                 cells[fix] = Cell("refuses", reason)
             elif fix in RUNTIMES:
                 cells[fix] = Cell("applies", "not run")

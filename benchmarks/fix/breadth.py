@@ -1,7 +1,8 @@
 """Is every fix right on every pipeline in every state, or refused by name?
 
     python -m benchmarks.fix.breadth --out benchmarks/results/fix_breadth.json
-        [--matrix families|states] [--minutes 60] [--only NAME ...] [--again] [--oldest]
+        [--matrix families|states] [--minutes 60] [--only NAME ...] [--fixes FIX ...] [--again]
+        [--oldest]
     python -m benchmarks.fix.breadth --out benchmarks/results/fix_breadth.json --merge FILE ...
 
 Two matrices over tiny random pipelines: each family that the tests can build x each fix, and some
@@ -13,7 +14,9 @@ measured again when the code of fixes and pipelines has changed since, or with -
 minutes on one idle core: 12 s a row. States whose library is not installed (peft, accelerate,
 torchao, optimum-quanto, gguf, bitsandbytes) are left as they are in the file.
 
-With --oldest, families are kept apart as those of the oldest versions that are supported; run it in
+With --fixes, only these columns are measured, in the rows that the file has: for fixes that are
+new, or mended. Each row says which of its columns were measured apart, by which source. With
+--oldest, families are kept apart as those of the oldest versions that are supported; run it in
 an environment that has them. --merge measures nothing: it adds the rows of other result files, of
 each row the newest.
 """
@@ -25,7 +28,7 @@ import multiprocessing
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,6 +53,7 @@ MATRICES = ("families", "states", "oldest")
 ABSENT = ("module diffusers has no attribute", "No module named 'diffusers.")
 PACKAGES = ("diffusers", "torch", "transformers")
 Row = dict[str, Any]
+Measure = Callable[[str, Collection[str]], Row]
 
 
 def code_hash() -> str:
@@ -61,8 +65,8 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def family_row(name: str) -> Row:
-    """One family, every fix; or that this diffusers does not have it."""
+def family_row(name: str, fixes: Collection[str] = ()) -> Row:
+    """One family, every fix or these; or that this diffusers does not have it."""
     tiny = {**PIPELINES, **FAMILIES, **BREADTH}[name]
     try:
         pipeline = tiny.build()
@@ -70,19 +74,19 @@ def family_row(name: str) -> Row:
         if not str(error).startswith(ABSENT):
             raise
         return {"absent": error_line(error)}
-    cells = Subject(pipeline, lambda: pipeline(**tiny.arguments(STEPS))).row()
+    cells = Subject(pipeline, lambda: pipeline(**tiny.arguments(STEPS))).row(fixes=fixes)
     return {
         "class": type(pipeline).__name__,
         "cells": {fix: cell.plain() for fix, cell in cells.items()},
     }
 
 
-def in_own_process(measure: Callable[[str], Row], name: str, limit: float) -> Row:
-    """What `measure(name)` gives, or a row with an `error`: it raised, crashed or took over
+def in_own_process(measure: Measure, name: str, limit: float, fixes: Collection[str] = ()) -> Row:
+    """What `measure(name, fixes)` gives, or a row with an `error`: it raised, crashed or took over
     `limit` seconds."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(
-        target=_measured, args=(measure, name, sender)
+        target=_measured, args=(measure, name, fixes, sender)
     )
     process.start()
     sender.close()
@@ -97,15 +101,15 @@ def in_own_process(measure: Callable[[str], Row], name: str, limit: float) -> Ro
     return result
 
 
-def _measured(measure: Callable[[str], Row], name: str, sender: Connection) -> None:
+def _measured(measure: Measure, name: str, fixes: Collection[str], sender: Connection) -> None:
     warnings.simplefilter("ignore")
     try:
-        sender.send(measure(name))
+        sender.send(measure(name, fixes))
     except Exception as error:
         sender.send({"error": error_line(error)})
 
 
-def work() -> Iterator[tuple[str, str, Callable[[str], Row]]]:
+def work() -> Iterator[tuple[str, str, Measure]]:
     """(matrix, name, how it is measured) of every row."""
     for name in states.rows():
         yield "states", name, states.measure
@@ -148,6 +152,19 @@ def origin(code: str, seconds: float) -> Row:
     }
 
 
+def with_columns(stored: Row, measured: Row, fixes: Collection[str], made: Row) -> Row:
+    """A stored row with these columns measured anew, and by which source; where that could not be
+    done, each of them fails."""
+    failed = {"outcome": "fails", "text": measured.get("error", "")}
+    cells = measured.get("cells") or dict.fromkeys(fixes, failed)
+    return {
+        **stored,
+        "cells": stored["cells"] | cells,
+        "measured": made["measured"],
+        "columns": stored.get("columns", {}) | dict.fromkeys(cells, made["code"]),
+    }
+
+
 def failures(rows: dict[str, Row]) -> Iterator[str]:
     """One line for each cell that fails."""
     for name, measured in rows.items():
@@ -162,6 +179,7 @@ def main() -> None:
     frame = Frame(__file__, __doc__)
     frame.parser.add_argument("--minutes", type=float, default=60.0, help="start no row after this")
     frame.parser.add_argument("--only", nargs="*", help="these rows")
+    frame.parser.add_argument("--fixes", nargs="+", default=(), help="these columns")
     frame.parser.add_argument("--matrix", choices=("families", "states", "both"), default="both")
     frame.parser.add_argument("--again", action="store_true", help="measure every row again")
     frame.parser.add_argument("--oldest", action="store_true", help="as of the oldest versions")
@@ -180,17 +198,25 @@ def main() -> None:
         stored = result[key].get(name, {})
         if options.matrix not in (matrix, "both") or (options.only and name not in options.only):
             continue
-        if stored.get("code") == code and not options.again and not options.only:
+        if options.fixes:
+            columns = stored.get("columns", {})
+            if "cells" not in stored or all(columns.get(fix) == code for fix in options.fixes):
+                continue
+        elif stored.get("code") == code and not options.again and not options.only:
             continue
         if time.monotonic() > end:
             print("out of time: run again to go on")
             break
         started = time.monotonic()
-        measured = in_own_process(measure, name, ROW_SECONDS)
-        seconds = time.monotonic() - started
-        result[key][name] = measured | origin(code, seconds)
+        measured = in_own_process(measure, name, ROW_SECONDS, options.fixes)
+        made = origin(code, time.monotonic() - started)
+        result[key][name] = (
+            with_columns(stored, measured, options.fixes, made)
+            if options.fixes
+            else measured | made
+        )
         frame.write(result)
-        print(f"{key} {name} {seconds:.1f} s", flush=True)
+        print(f"{key} {name} {made['seconds']} s", flush=True)
         for line in failures({name: measured}):
             print("    FAILS", line, flush=True)
 

@@ -91,6 +91,10 @@ def measured_by(rows: dict[str, Row]) -> str:
         if "versions" in row
     )
     words = " and ".join(f"`{code}` ({count} rows)" for code, count in codes.most_common())
+    columns = Counter(code for row in rows.values() for code in row.get("columns", {}).values())
+    words += "".join(
+        f"; `{code}` (single columns, {count} cells)" for code, count in columns.most_common()
+    )
     software = "; ".join(f"{text} ({count} rows)" for text, count in versions.most_common())
     return f"Source that measured them: {words}." + (f" Versions: {software}." if software else "")
 

@@ -214,3 +214,14 @@ def test_a_package_that_loading_needs_is_named(
     )
     with pytest.raises(UnknownModel, match=r"'accelerate' is not installed, .* install accelerate"):
         load(str(files / "plain"), Workload())
+
+
+def test_versions_that_do_not_go_together_are_named(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise AttributeError("'CLIPTextModel' object has no attribute 'text_model'")
+
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", fails)
+    with pytest.raises(UnknownModel, match=r"pip install 'diffusers>=0.39'"):
+        load(str(files / "plain"), Workload())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -596,11 +596,13 @@ def _with_a_second(
     return call
 
 
-def measure(row: str) -> dict[str, Any]:
-    """Profile, audit, and every fix."""
+def measure(row: str, fixes: Collection[str] = ()) -> dict[str, Any]:
+    """Profile, audit, and every fix; or these fixes alone."""
     subject, call, arguments = entered(row)
     judged = Subject(subject.pipeline, call, coarse=subject.coarse, neighbour=subject.neighbour)
-    cells = {fix: cell.plain() for fix, cell in judged.row().items()}
+    cells = {fix: cell.plain() for fix, cell in judged.row(fixes=fixes).items()}
+    if fixes:
+        return {"cells": cells}
     checks = {
         "profile": _profiled(judged, arguments).plain(),
         "audit": _audited(judged, arguments).plain(),

@@ -266,6 +266,14 @@ def _load_lora(pipeline: DiffusionPipeline, file: str, name: str) -> None:
 
 # ---- failing
 
+# Words of an error -> which versions do not go together, and what to install.
+_KNOWN_CLASHES = {
+    "'CLIPTextModel' object has no attribute 'text_model'": (
+        "diffusers before 0.39 cannot fill the CLIP of transformers 5.6 and newer from one file "
+        "(diffusers issue 13833): pip install 'diffusers>=0.39'."
+    ),
+}
+
 
 @contextlib.contextmanager
 def _explained(source: str) -> Iterator[None]:
@@ -290,6 +298,7 @@ def _why(source: str, error: Exception) -> str:
         for name in absent
     )
     text = first_line(error)
+    also += "".join(f" {cure}" for words, cure in _KNOWN_CLASHES.items() if words in text)
     return f"{source} cannot be loaded as a diffusers pipeline: {text.rstrip('.')}.{also}"
 
 
