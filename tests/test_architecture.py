@@ -24,6 +24,7 @@ VERBS = (
     "plan",
     "verify",
     "tune",
+    "gate",
     "serve",
     "gateway",
     "captions",

@@ -57,7 +57,7 @@ class GateCounter(Record, frozen=True, kw_only=True):
     """Something that is counted, not timed: it has no noise, so any machine may gate on it."""
 
     name: str
-    unit: Literal["count", "flops", "size"] = "count"
+    unit: Literal["count", "flops", "bytes"] = "count"
     base: float | None
     candidate: float | None
     worse: bool = False
@@ -81,6 +81,7 @@ class Gate(Record, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     verdict: GateWord
     reasons: tuple[str, ...]
+    speed: Literal["pass", "faster", "slower", "undecided", "not measured"] = "not measured"
     would_decide: str = ""  # where it is undecided
     halftime: str = ""
     created: str = ""
@@ -88,7 +89,9 @@ class Gate(Record, frozen=True, kw_only=True):
     base: GateSide
     candidate: GateSide
     ratio: float | None = None
-    low: float | None = None  # None: not bounded yet
+    # its bounds, each wrong with a probability of at most alpha at whatever moment the run ended;
+    # None: not bounded yet
+    low: float | None = None
     high: float | None = None
     wall_seconds: float | None = None  # the base's
     margin: float
@@ -103,47 +106,4 @@ class Gate(Record, frozen=True, kw_only=True):
     differences: tuple[GateDifference, ...] = ()  # the likely cause first
     pictures: Verdict | None = None
     workload: Workload
-    accepted: str = ""  # why a worse verdict is the new baseline on purpose
-    notes: tuple[str, ...] = ()
-
-
-# Schema history
-# 1  2026-11  first
-class GateHistoryEntry(Record, frozen=True, kw_only=True):
-    """One line of a history file."""
-
-    schema: Literal[1] = 1
-    created: str
-    verdict: GateWord
-    base: str
-    candidate: str
-    commit: str = ""
-    ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
-    wall_seconds: float | None = None  # the candidate's
-    stage: str = ""
-    accepted: str = ""
-
-
-# Schema history
-# 1  2026-11  first
-class BisectProbe(Record, frozen=True, kw_only=True):
-    """One measured version: was it slower than the good end?"""
-
-    version: str
-    verdict: GateWord
-    ratio: float | None = None
-
-
-class Bisect(Record, frozen=True, kw_only=True):
-    """A search for the first bad version between a good one and a bad one; a file to go on from."""
-
-    schema: Literal[1] = 1
-    versions: tuple[str, ...]  # oldest first, without the good end; the last is bad
-    good: str
-    probes: tuple[BisectProbe, ...] = ()
-    first_bad: str = ""  # '' where it is not known yet
-    probability: float = 0.0
-    alpha: float
     notes: tuple[str, ...] = ()

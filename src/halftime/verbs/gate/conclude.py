@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from halftime.base import units
 from halftime.base.progress import roughly
+from halftime.base.stats import Interval, median
 from halftime.records import Workload
 from halftime.records.gate import (
     Gate,
@@ -19,6 +21,7 @@ from halftime.records.gate import (
     StageShift,
 )
 from halftime.records.verdict import Verdict
+from halftime.verbs.gate.compare import likeliest_first
 from halftime.verbs.gate.sequential import Cohort, cohorts_needed, decide, shift_interval
 from halftime.verbs.gate.stages import culprit, log_cohort, stage_shifts
 
@@ -30,6 +33,7 @@ class GateEvidence:
     cohorts: tuple[GateCohort, ...]
     counters: tuple[GateCounter, ...]
     pictures: Verdict | None
+    pictures_missing: str  # why they were not compared, where they should have been
     differences: tuple[GateDifference, ...]
     base: GateSide
     candidate: GateSide
@@ -51,20 +55,25 @@ def conclude(
     state = decide(cohorts, margin, alpha)
     interval = shift_interval(cohorts, alpha) if cohorts else None
     stages = stage_shifts(measurements.cohorts) if cohorts else ()
-    speed = "pass" if exact else state.word or "undecided"
+    speed = "not measured" if exact else _SPEED[state.word]
     objections = [*_counter_objections(measurements.counters), *_picture_objection(measurements)]
-    word = verdict_word(speed, bool(objections), _unsure(measurements.pictures))
-    reasons = [*_speed_reasons(speed, stages, margin, alpha, exact), *objections]
+    word = verdict_word(speed, bool(objections), _unsure(measurements))
+    stage = culprit(stages, faster=speed == "faster") if speed in ("slower", "faster") else None
     return Gate(
         verdict=word,
-        reasons=tuple(reasons),
+        speed=speed,
+        reasons=(
+            *_speed_reasons(speed, stage, stages, margin, alpha),
+            *_less_than_the_margin(speed, interval),
+            *objections,
+        ),
         would_decide=_would_decide(word, speed, cohorts, margin, alpha, measurements, budget),
         base=measurements.base,
         candidate=measurements.candidate,
         ratio=math.exp(interval.value) if interval else None,
         low=_ratio(interval.low) if interval else None,
         high=_ratio(interval.high) if interval else None,
-        wall_seconds=_wall(cohorts),
+        wall_seconds=_wall(measurements.cohorts),
         margin=margin,
         alpha=alpha,
         budget_seconds=budget,
@@ -73,11 +82,23 @@ def conclude(
         cohorts=measurements.cohorts,
         stages=stages,
         counters=measurements.counters,
-        differences=measurements.differences,
+        differences=likeliest_first(measurements.differences, stage.stage if stage else None),
         pictures=measurements.pictures,
         workload=workload,
-        notes=measurements.notes,
+        notes=(
+            *measurements.notes,
+            *([measurements.pictures_missing] if measurements.pictures_missing else []),
+        ),
     )
+
+
+Speed = Literal["pass", "faster", "slower", "undecided", "not measured"]
+_SPEED: dict[str, Speed] = {
+    "slower": "slower",
+    "pass": "pass",
+    "faster": "faster",
+    "": "undecided",
+}
 
 
 def verdict_word(speed: str, objections: bool, unsure: bool) -> GateWord:
@@ -92,17 +113,21 @@ def verdict_word(speed: str, objections: bool, unsure: bool) -> GateWord:
     return "faster" if speed == "faster" else "pass"
 
 
-def _unsure(pictures: Verdict | None) -> bool:
-    return pictures is not None and pictures.verdict == "inconclusive"
+def _unsure(measurements: GateEvidence) -> bool:
+    pictures = measurements.pictures
+    return bool(measurements.pictures_missing) or (
+        pictures is not None and pictures.verdict == "inconclusive"
+    )
 
 
 def _ratio(shift: float) -> float | None:
     return math.exp(shift) if math.isfinite(shift) else None
 
 
-def _wall(cohorts: Sequence[Cohort]) -> float | None:
-    values = sorted(value for cohort in cohorts for value in cohort.base)
-    return math.exp(values[len(values) // 2]) if values else None
+def _wall(cohorts: Sequence[GateCohort]) -> float | None:
+    processes = [process for cohort in cohorts for process in cohort.processes]
+    walls = [s for process in processes if process.side == "base" for s in process.wall_seconds]
+    return median(walls) if walls else None
 
 
 def _counter_objections(counters: Sequence[GateCounter]) -> Iterator[str]:
@@ -122,31 +147,42 @@ def _picture_objection(measurements: GateEvidence) -> Iterator[str]:
 
 
 def _speed_reasons(
-    speed: str, stages: Sequence[StageShift], margin: float, alpha: float, exact: bool
+    speed: str,
+    stage: StageShift | None,
+    stages: Sequence[StageShift],
+    margin: float,
+    alpha: float,
 ) -> Iterator[str]:
-    if exact:
-        yield "time was not measured (--exact): counters and pictures alone"
-        return
     sure = f"wrong in at most {100 * alpha:g} % of runs"
-    stage = culprit(stages, faster=speed == "faster")
-    if speed == "slower":
-        yield f"slower, {sure}" + (f": {stage_words(stage)}{_rest(stages, stage)}" if stage else "")
-    elif speed in ("pass", "faster"):
+    moved = f": {stage_words(stage)}{_others(stages, stage)}" if stage else ""
+    if speed == "not measured":
+        yield "time was not measured: counters and pictures alone"
+    elif speed == "slower":
+        yield f"slower, {sure}{moved}"
+    elif speed == "faster":
+        yield f"faster, {sure}{moved}"
+    elif speed == "pass":
         yield f"not slower by {100 * margin:g} %, {sure}"
-        if speed == "faster":
-            yield f"faster, {sure}" + (f": {stage_words(stage)}" if stage else "")
+
+
+def _less_than_the_margin(speed: str, interval: Interval | None) -> Iterator[str]:
+    if speed == "pass" and interval and interval.low > 0:
+        yield (
+            f"it is slower by {100 * math.expm1(interval.value):.2g} %, which is less than what "
+            "--slower lets count"
+        )
 
 
 def stage_words(stage: StageShift) -> str:
     """'vae_decode +41 ms [38, 45]'."""
+    scale, unit = (1.0, "s") if abs(stage.difference_seconds) >= 1 else (1000.0, "ms")
     bounds = "its interval is still open"
     if stage.low_seconds is not None and stage.high_seconds is not None:
-        bounds = f"{1000 * stage.low_seconds:.3g}, {1000 * stage.high_seconds:.3g}"
-    sign = "+" if stage.difference_seconds > 0 else "-"
-    return f"{stage.stage} {sign}{units.seconds(abs(stage.difference_seconds))} [{bounds}]"
+        bounds = f"{scale * stage.low_seconds:.3g}, {scale * stage.high_seconds:.3g}"
+    return f"{stage.stage} {scale * stage.difference_seconds:+.3g} {unit} [{bounds}]"
 
 
-def _rest(stages: Sequence[StageShift], culprit_stage: StageShift) -> str:
+def _others(stages: Sequence[StageShift], culprit_stage: StageShift) -> str:
     moved = [s for s in stages if s.moved and s is not culprit_stage]
     if not moved:
         return ", the rest unchanged"
@@ -165,13 +201,26 @@ def _would_decide(
     if word != "undecided":
         return ""
     if speed != "undecided":
-        needed = measurements.pictures.prompts_needed if measurements.pictures else None
-        return f"{f'about {needed:,}' if needed else 'more'} pictures: --pictures"
+        return _pictures_needed(measurements)
+    if not cohorts:
+        return f"more time than was left: --budget {_minutes(2 * budget)}m"
     more = cohorts_needed(cohorts, margin, alpha)
     if more is None:
         return (
             "no sensible budget at this margin: the difference lies between 0 and --slower, where "
-            "neither can be shown; a margin twice as large, or a quieter machine"
+            "neither can be shown, or the noise is too large; a margin twice as large, or a "
+            "quieter machine"
         )
-    seconds = measurements.spent / max(len(cohorts), 1) * more
-    return f"about {roughly(seconds)} more: --budget {math.ceil((budget + seconds) / 60)}m"
+    needed = measurements.spent / len(cohorts) * more
+    return f"about {roughly(needed)} more: --budget {_minutes(budget + needed)}m"
+
+
+def _pictures_needed(measurements: GateEvidence) -> str:
+    if measurements.pictures_missing:
+        return "more time for the pictures (--budget), or none (--pictures 0)"
+    needed = measurements.pictures.prompts_needed if measurements.pictures else None
+    return f"about {needed:,} pictures: --pictures {needed}" if needed else "more --pictures"
+
+
+def _minutes(budget: float) -> int:
+    return math.ceil(budget / 60)

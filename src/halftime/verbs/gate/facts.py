@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib import metadata
 from typing import TYPE_CHECKING
 
+from halftime.base.environment import PACKAGES
 from halftime.pipeline.components import modules_of
 from halftime.pipeline.device import device_of, this_environment
 from halftime.upstream import pytorch
@@ -37,4 +39,14 @@ def facts_of(loaded: LoadedPipeline) -> dict[str, str]:
             kinds = Counter(type(value).__name__ for value in processors.values())
             facts[f"{name}.attention"] = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     environment = this_environment(str(device_of(pipeline)))
-    return facts | environment.identity()
+    return facts | environment.identity() | _packages()
+
+
+def _packages() -> dict[str, str]:
+    """Every other package that is installed; of one that is there twice, the first is imported."""
+    rows = [
+        (f"packages.{distribution.metadata['Name']}", distribution.version)
+        for distribution in metadata.distributions()
+    ]
+    names = {f"packages.{name}" for name in (*PACKAGES, "halftime")}
+    return {name: text for name, text in reversed(rows) if name not in names}

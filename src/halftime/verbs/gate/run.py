@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,20 +14,25 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from halftime.base.errors import BadInput
+from halftime.base.errors import BadInput, HalftimeError
 from halftime.base.progress import Progress, silent
 from halftime.base.stats import median
+from halftime.base.units import seconds
 from halftime.base.version import version
 from halftime.records import Workload
 from halftime.records.gate import Gate, GateCohort, GateCounter, GateProcess, GateSide
 from halftime.records.verdict import Verdict
-from halftime.verbs.gate.compare import compared, differences
+from halftime.verbs.gate.compare import COUNTERS, compared, differences
 from halftime.verbs.gate.conclude import GateEvidence, conclude
 from halftime.verbs.gate.process import GateWorker, NotInTime, SideProcess
 from halftime.verbs.gate.sequential import decide
-from halftime.verbs.gate.sides import Side
+from halftime.verbs.gate.sides import Side, check_version
 from halftime.verbs.gate.stages import log_cohort
 from halftime.verbs.gate.worker import WorkerOrder
+from halftime.verbs.verify.floor import RERUN
+from halftime.verbs.verify.metrics import require
+from halftime.verbs.verify.pictures import read_folder
+from halftime.verbs.verify.run import VerifySettings, verdict_of
 
 MARGIN, ALPHA, BUDGET = 0.03, 0.01, 300.0
 PROCESSES = 3  # a side and cohort; each cohort is worth at most C(6, 3) = 20 to one
@@ -63,9 +68,13 @@ class GateSettings:
                 self.pictures == 0 or self.pictures >= FEWEST_PICTURES,
                 f"--pictures is {self.pictures}; 0 for none, or {FEWEST_PICTURES} and more",
             ),
+            (
+                set(self.allowed) <= set(COUNTERS),
+                f"--allow names {', '.join(self.allowed)}; there are: {', '.join(COUNTERS)}",
+            ),
         )
-        for allowed, sentence in checks:
-            if not allowed:
+        for holds, sentence in checks:
+            if not holds:
                 raise BadInput(f"{sentence}.")
 
 
@@ -80,6 +89,7 @@ class Collected:
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
     counters: tuple[GateCounter, ...] = ()
     pictures: Verdict | None = None
+    pictures_missing: str = ""  # why they were not compared, where they should have been
     notes: list[str] = field(default_factory=list)
 
 
@@ -96,9 +106,12 @@ def gate(
 ) -> Gate:
     """Is `candidate` slower than `base`, does it wait more, are its pictures others?
 
-    Both are run in fresh processes. Raises HalftimeError where a side cannot be run.
+    Both are run in fresh processes. Raises HalftimeError where a side cannot be run, and
+    MissingExtra where pictures cannot be compared here.
     """
     settings = settings or GateSettings()
+    if settings.pictures:
+        require()
     begun = clock()
 
     def process(side: Side) -> GateWorker:
@@ -118,6 +131,7 @@ def gate(
             cohorts=tuple(collected.cohorts),
             counters=collected.counters,
             pictures=collected.pictures,
+            pictures_missing=collected.pictures_missing,
             differences=differences(
                 collected.facts.get("base", {}), collected.facts.get("candidate", {})
             ),
@@ -177,7 +191,7 @@ class Seat:
 
 @dataclass
 class GateBench:
-    """Runs cohorts within the time that is left."""
+    """Looks at one process of either side, then runs cohorts within the time that is left."""
 
     sides: dict[str, Side]
     settings: GateSettings
@@ -187,53 +201,58 @@ class GateBench:
     rng: random.Random
 
     def collect(self) -> Collected:
-        """Cohorts until the test has decided or the next would not fit."""
+        """Counters and pictures; then cohorts until the test has decided or the next would not
+        fit."""
         collected = Collected()
+        self._look_closer(collected)
         longest = 0.0
-        while not collected.facts or (not self._decided(collected) and self.left() > longest):
+        while not self.settings.exact and not self._decided(collected):
             before = self.left()
+            if before <= longest:
+                break
             try:
                 self._cohort(collected)
             except NotInTime as error:
-                if not collected.facts:
-                    raise NotInTime(
-                        f"{error}, which is all of the budget: give --budget more time."
-                    ) from error
                 collected.notes.append(f"the budget ended while a cohort started: {error}")
                 break
-            longest = max(longest, before - self.left()) if len(collected.cohorts) > 1 else 0.0
-            if self.settings.exact:
-                break
+            longest = max(longest, before - self.left())
         return collected
 
     def _decided(self, collected: Collected) -> bool:
         cohorts = [log_cohort(cohort) for cohort in collected.cohorts]
         return bool(decide(cohorts, self.settings.margin, self.settings.alpha).word)
 
+    # ---- timing
+
     def _cohort(self, collected: Collected) -> None:
         """One cohort: who is what is dealt, then all start at once and take turns."""
         number = len(collected.cohorts) + 1
-        per_side = 1 if self.settings.exact else self.settings.processes
-        labels = ["base", "candidate"] * per_side
+        labels = ["base", "candidate"] * self.settings.processes
         self.rng.shuffle(labels)
+        before = self.left()
+        with self._seated(labels, f"cohort {number}: starting processes", collected) as seats:
+            starting = (before - self.left()) / len(seats)
+            self._take_turns(seats, starting, number)
+            collected.cohorts.append(GateCohort(processes=tuple(seat.record() for seat in seats)))
+
+    @contextmanager
+    def _seated(
+        self, labels: Sequence[str], task: str, collected: Collected
+    ) -> Iterator[list[Seat]]:
+        """A process for each label, all started at once, each after its first call."""
         with ExitStack() as stack:
             seats = []
-            before = self.left()
             for label in labels:
                 worker = self.start(self.sides[label])
                 stack.callback(worker.end)
                 seats.append(Seat(label, worker))
             for index, seat in enumerate(seats):
-                self.progress(f"cohort {number}: starting processes", index, len(seats))
+                self.progress(task, index, len(seats))
                 first = seat.worker.ready(self.left())
+                check_version(self.sides[seat.name], first.facts)
                 collected.first_calls[seat.name].append(first.seconds)
                 collected.facts.setdefault(seat.name, first.facts)
-            starting = (before - self.left()) / len(seats)
-            if not self.settings.exact:
-                self._take_turns(seats, starting, number)
-                collected.cohorts.append(GateCohort(processes=tuple(s.record() for s in seats)))
-            if number == 1 and not collected.counters:
-                self._look_closer(seats, collected)
+            yield seats
 
     def _take_turns(self, seats: Sequence[Seat], starting: float, number: int) -> None:
         warm = [seat.worker.ask(WorkerOrder(order="call")).seconds for seat in seats]
@@ -247,32 +266,44 @@ class GateBench:
                 seat.walls.append(answer.seconds)
                 seat.stages.append(answer.stages)
 
-    def _look_closer(self, seats: Sequence[Seat], collected: Collected) -> None:
-        """Counters and pictures, from one process of either side."""
-        pair = [next(s for s in seats if s.name == name) for name in ("base", "candidate")]
-        if self.settings.pictures:
-            self.progress("drawing the same prompts", 0, 1)
-            collected.pictures = self._pictures(pair, collected.notes)
-        self.progress("counting", 0, 1)
-        base, candidate = (seat.worker.ask(WorkerOrder(order="count")) for seat in pair)
-        collected.counters = compared(
-            base,
-            candidate,
-            self.settings.margin,
-            self.settings.allowed,
+    # ---- what has no noise
+
+    def _look_closer(self, collected: Collected) -> None:
+        """Counters and pictures, from a process of either side that is timed no further: what it
+        does here would make it unlike the others."""
+        try:
+            with self._seated(("base", "candidate"), "starting both versions", collected) as pair:
+                if self.settings.pictures:
+                    self._compare_pictures(pair, collected)
+                self.progress("counting", 0, 1)
+                base, candidate = (seat.worker.ask(WorkerOrder(order="count")) for seat in pair)
+        except NotInTime as error:
+            raise NotInTime(
+                f"{error}, which is all of the budget: give --budget more time."
+            ) from error
+        collected.counters = compared(base, candidate, self.settings.margin, self.settings.allowed)
+
+    def _compare_pictures(self, pair: Sequence[Seat], collected: Collected) -> None:
+        self.progress("drawing the same prompts", 0, 1)
+        call = max(seat.worker.ask(WorkerOrder(order="call")).seconds for seat in pair)
+        count = pictures_in_time(
+            self.settings.pictures, call, self.left(), alone=self.settings.exact
         )
-
-    def _pictures(self, pair: Sequence[Seat], notes: list[str]) -> Verdict | None:
-        from halftime.verbs.verify.floor import RERUN
-        from halftime.verbs.verify.metrics import require
-        from halftime.verbs.verify.pictures import read_folder
-        from halftime.verbs.verify.run import VerifySettings, verdict_of
-
-        require()
-        with TemporaryDirectory(prefix="halftime-gate-") as folder:
-            base, candidate = (
-                self._drawn(seat, Path(folder) / seat.name, self.settings.pictures) for seat in pair
+        if count < FEWEST_PICTURES:
+            collected.pictures_missing = (
+                f"pictures were not compared: {FEWEST_PICTURES} a side, and some again for the "
+                f"noise floor, do not fit into the budget at {seconds(call)} a call"
             )
+            return
+        if count < self.settings.pictures:
+            collected.notes.append(
+                f"{count} pictures a side instead of {self.settings.pictures}, for the budget."
+            )
+        collected.pictures = self._pictures(pair, count)
+
+    def _pictures(self, pair: Sequence[Seat], count: int) -> Verdict:
+        with TemporaryDirectory(prefix="halftime-gate-") as folder:
+            base, candidate = (self._drawn(seat, Path(folder) / seat.name, count) for seat in pair)
             again = self._drawn(pair[0], Path(folder) / "again", FEWEST_PICTURES)
             self.progress("comparing pictures", 0, 1)
             return verdict_of(
@@ -282,8 +313,17 @@ class GateBench:
             )
 
     def _drawn(self, seat: Seat, folder: Path, count: int) -> Path:
-        seat.worker.ask(WorkerOrder(order="draw", folder=str(folder), pictures=count))
+        try:
+            seat.worker.ask(WorkerOrder(order="draw", folder=str(folder), pictures=count))
+        except HalftimeError as error:
+            raise HalftimeError(f"{error} --pictures 0 gates without pictures.") from error
         return folder
+
+
+def pictures_in_time(most: int, call: float, left: float, *, alone: bool) -> int:
+    """How many pictures a side may be drawn: with timing to follow, for half of what is left."""
+    share = left if alone else left / 2
+    return min(most, int((share / call - FEWEST_PICTURES) / 2)) if call > 0 else most
 
 
 def rounds_worth(starting: float, call: float) -> int:

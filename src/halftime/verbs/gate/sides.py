@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -51,7 +51,10 @@ class Side:
 
 
 def here(recipe: str | None = None) -> Side:
-    """The candidate: this checkout in this environment, with a recipe or without."""
+    """The candidate: this checkout in this environment, with a recipe or without. Raises BadInput
+    for a recipe that cannot be applied."""
+    if recipe:
+        recipe = _with_plan(Path(recipe)).recipe
     label = Path(recipe).name if recipe else "here"
     commit = _git("rev-parse", "HEAD")
     dirty = " and uncommitted changes" if commit and _git("status", "--porcelain", "-uno") else ""
@@ -68,7 +71,9 @@ def side_of(against: str, model: str | None = None) -> Iterator[Side]:
     if against == "baseline":
         yield Side("baseline", "baseline", paths=_search_path())
     elif path.suffix == ".toml":
-        yield Side(path.name, "recipe", paths=_search_path(), recipe=str(_existing(path)))
+        yield _with_plan(path)
+    elif path.suffix in _STORED:
+        raise BadInput(_why_no_session(against))
     elif python := _python_of(path):
         with _instrument() as folder:
             yield Side(against, "environment", python=python, paths=(folder,))
@@ -78,9 +83,35 @@ def side_of(against: str, model: str | None = None) -> Iterator[Side]:
         with _worktree(against, commit, model) as side:
             yield side
     else:
-        raise BadInput(
-            f"--against {against!r} names nothing that can run here. It may be {ALLOWED}."
-        )
+        raise BadInput(_why_nothing(against))
+
+
+_STORED = (".json", ".html")
+
+
+def _why_no_session(against: str) -> str:
+    return (
+        f"--against {against}: a stored session is one process of another hour. Processes of the "
+        "same code differ by several per cent, so a gate could not tell a slower version from a "
+        "slower moment. Name the revision, the environment or the recipe that it was measured "
+        f"with; for a look at both, halftime profile --against {against}."
+    )
+
+
+def _why_nothing(against: str) -> str:
+    no_repository = "" if _git("rev-parse", "--git-dir") else ", and here is no git repository"
+    return (
+        f"--against {against!r} names nothing that can run here{no_repository}. It may be "
+        f"{ALLOWED}."
+    )
+
+
+def _with_plan(path: Path) -> Side:
+    """The pipeline with a recipe's fixes; an unknown fix is refused before anything starts."""
+    from halftime.fix.apply import choose, read_plan
+
+    choose(read_plan(_existing(path)))
+    return Side(path.name, "recipe", paths=_search_path(), recipe=str(path.resolve()))
 
 
 def _existing(path: Path) -> Path:
@@ -128,20 +159,45 @@ def _with_requirement(against: str) -> Side:
     """The same environment with these packages before its own; without what they need in turn,
     which would bring another torch along."""
     folder = _cache() / hashlib.sha256(_requirement_text(against).encode()).hexdigest()[:16]
-    if not (folder / ".complete").is_file():
-        packages = ["-r", against] if against.endswith(".txt") else [against]
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        completed = subprocess.run(
-            [*command, "--disable-pip-version-check", "--target", str(folder), *packages],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if completed.returncode:
-            last = (completed.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-            raise HalftimeError(f"pip cannot install {against}: {last}")
-        (folder / ".complete").touch()
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".installing-", dir=folder.parent) as temporary:
+            _install(against, Path(temporary) / "packages")
+            with contextlib.suppress(OSError):  # somebody else was first
+                (Path(temporary) / "packages").rename(folder)
     return Side(against, "requirement", paths=(str(folder), *_search_path()))
+
+
+def _install(against: str, folder: Path) -> None:
+    packages = ["-r", against] if against.endswith(".txt") else [against]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    completed = subprocess.run(
+        [*command, "--disable-pip-version-check", "--target", str(folder), *packages],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if completed.returncode:
+        last = (completed.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise HalftimeError(
+            f"pip cannot install {against}: {last}. An environment that has it can be named "
+            "instead, by its folder."
+        )
+
+
+def check_version(side: Side, facts: Mapping[str, str]) -> None:
+    """Raises HalftimeError where a side's process has another version than its requirement says:
+    something on its search path was before it."""
+    requirement = _requirement(side.label) if side.kind == "requirement" else None
+    if requirement is None:
+        return
+    versions = [facts.get(f"{kind}.{requirement.name}") for kind in ("versions", "packages")]
+    version = next(filter(None, versions), None)
+    if version and not requirement.specifier.contains(version, prereleases=True):
+        raise HalftimeError(
+            f"{side.label} was asked for, and its process runs {requirement.name} {version}: "
+            "something on the search path comes before it. Name an environment that has it."
+        )
 
 
 def _requirement_text(against: str) -> str:
@@ -174,11 +230,14 @@ def _worktree(against: str, commit: str, model: str | None) -> Iterator[Side]:
     root = Path(_git("rev-parse", "--show-toplevel"))
     with TemporaryDirectory(prefix="halftime-gate-") as temporary:
         tree = Path(temporary) / root.name
-        subprocess.run(
+        completed = subprocess.run(
             ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit],
             capture_output=True,
-            check=True,
+            text=True,
+            check=False,
         )
+        if completed.returncode:
+            raise HalftimeError(f"git cannot check out {against}: {completed.stderr.strip()}")
         try:
             side = Side(
                 f"{against} ({commit[:10]})",
@@ -198,7 +257,7 @@ def moved(paths: Sequence[str], root: Path, tree: Path) -> tuple[str, ...]:
     environment inside of the repository (.venv) stays where it is."""
     return tuple(
         str(tree / Path(path).relative_to(root))
-        if Path(path).is_relative_to(root) and "site-packages" not in Path(path).parts
+        if Path(path).is_relative_to(root) and not _is_installed(Path(path))
         else path
         for path in paths
     )
@@ -214,8 +273,14 @@ def _check_revision(side: Side, against: str, root: Path, model: str | None) -> 
             f"{model} is not in {against}: git does not know it there. Name it by its absolute "
             "path where both sides shall load the same files."
         )
+    if not relative and not _runs_from(root, side, model):
+        raise BadInput(
+            f"nothing that would run comes from this repository, so {against} would be the same: "
+            f"{model or 'the bundled model'} and the packages that it uses lie elsewhere. Name an "
+            "environment or requirements instead, or a model of this repository."
+        )
     own = Path(halftime.__file__).parent.parent
-    is_ours = own.is_relative_to(root) and "site-packages" not in own.parts
+    is_ours = own.is_relative_to(root) and not _is_installed(own)
     if is_ours and not (root_in(side, own, root) / _OWN_WORKER).is_file():
         raise BadInput(
             f"{against} is a revision of halftime itself from before it had `gate`, so it "
@@ -223,40 +288,27 @@ def _check_revision(side: Side, against: str, root: Path, model: str | None) -> 
         )
 
 
+def _runs_from(root: Path, side: Side, model: str | None) -> bool:
+    """Whether a package that the search path names, or the function's module, is the
+    repository's."""
+    packages = (Path(path) for path in _search_path() if Path(path).is_relative_to(root))
+    if any(path != Path.cwd() and not _is_installed(path) for path in packages):
+        return True
+    module = (model or "").partition(":")[0].partition(".")[0]
+    here = Path.cwd()
+    return (
+        bool(module)
+        and ":" in (model or "")
+        and ((here / module).is_dir() or (here / f"{module}.py").is_file())
+    )
+
+
+def _is_installed(path: Path) -> bool:
+    return "site-packages" in path.parts
+
+
 def root_in(side: Side, own: Path, root: Path) -> Path:
     """Where the worktree of a side has what the repository has at `own`."""
     depth = len(Path.cwd().relative_to(root).parts)
     tree = side.folder.parents[depth - 1] if depth else side.folder
     return tree / own.relative_to(root)
-
-
-def with_recipe(side: Side, recipe: str | None) -> Side:
-    """The same side with a recipe."""
-    return replace(side, recipe=recipe) if recipe else side
-
-
-# ---- bisecting
-
-
-def revisions_between(good: str, bad: str = "HEAD") -> list[str]:
-    """The commits after `good` up to `bad`, oldest first, along first parents. Raises BadInput."""
-    text = _git("rev-list", "--reverse", "--first-parent", "--ancestry-path", f"{good}..{bad}")
-    if not text:
-        raise BadInput(f"--bisect finds no commits between {good} and {bad}.")
-    return text.splitlines()
-
-
-def releases_between(requirement: str, releases: Sequence[str], installed: str) -> list[str]:
-    """The releases after the newest that `requirement` allows, up to the installed one, oldest
-    first, each as a requirement. Raises BadInput."""
-    from packaging.version import Version
-
-    wish = Requirement(requirement)
-    ordered = sorted(Version(text) for text in releases if re.match(r"\d", text))
-    allowed = [version for version in ordered if wish.specifier.contains(version)]
-    if not allowed:
-        raise BadInput(f"no release fits {requirement}.")
-    later = [v for v in ordered if max(allowed) < v <= Version(installed) and not v.is_prerelease]
-    if not later:
-        raise BadInput(f"there is no release after {max(allowed)} up to {installed}.")
-    return [f"{wish.name}=={version}" for version in later]

@@ -7,25 +7,23 @@ from collections.abc import Sequence
 
 from halftime.base.stats import median
 from halftime.records.gate import GateCohort, StageShift
-from halftime.verbs.gate.sequential import Cohort, process_values, shift_interval
+from halftime.verbs.gate.sequential import Cohort, shift_interval
 
 STAGE_ALPHA = 0.05  # of a stage's interval: it explains a verdict and decides none
 
 
 def log_cohort(cohort: GateCohort) -> Cohort:
-    """The processes' values, as logarithms of the seconds of whole calls."""
-    rows = [[math.log(s) for s in process.wall_seconds] for process in cohort.processes]
-    return _split(cohort, rows)
+    """Whole calls, as logarithms of their seconds."""
+    return _split(cohort, [[math.log(s) for s in p.wall_seconds] for p in cohort.processes])
 
 
 def _split(cohort: GateCohort, rows: Sequence[Sequence[float]]) -> Cohort:
-    """`rows` has one row a process; a round is a column."""
-    values = process_values(list(zip(*rows, strict=True)))
-    by_side = {
-        side: tuple(v for v, p in zip(values, cohort.processes, strict=True) if p.side == side)
+    """By side; `rows` has one row a process."""
+    base, candidate = (
+        tuple(tuple(r) for r, p in zip(rows, cohort.processes, strict=True) if p.side == side)
         for side in ("base", "candidate")
-    }
-    return Cohort(by_side["base"], by_side["candidate"])
+    )
+    return Cohort(base, candidate)
 
 
 def stage_shifts(cohorts: Sequence[GateCohort]) -> tuple[StageShift, ...]:
@@ -49,7 +47,7 @@ def _shift(stage: str, cohorts: Sequence[GateCohort], wall: float) -> StageShift
         ]
         parts.append(_split(cohort, rows))
     interval = shift_interval(parts, STAGE_ALPHA)
-    base = median([value for part in parts for value in part.base]) * wall
+    base = median([value for part in parts for calls in part.base for value in calls]) * wall
     return StageShift(
         stage=stage,
         base_seconds=base,

@@ -128,8 +128,9 @@ def main() -> None:
         task = msgspec.json.decode(sys.stdin.readline(), type=WorkerTask)
         serve(task, sys.stdin, answers)
     except Exception as error:
+        reason = str(error) if isinstance(error, HalftimeError) else in_a_sentence(error)
         with contextlib.suppress(OSError):
-            _say(answers, WorkerAnswer(error=in_a_sentence(error)))
+            _say(answers, WorkerAnswer(error=reason))
     os._exit(0)  # unloading torch and diffusers takes a second
 
 
