@@ -65,6 +65,7 @@ def _without_line_number(text: str) -> str:
 
 # What slows a pipeline down most often, first; a fact's name ends or begins with it.
 _LIKELY = (
+    "fixes",
     ".compiled",
     ".dtype",
     ".attention",

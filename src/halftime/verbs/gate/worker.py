@@ -63,7 +63,8 @@ def serve(task: WorkerTask, orders: TextIO, answers: TextIO) -> None:
     loaded = load(task.model, task.workload)
     with quiet_progress_bars(loaded.pipeline), _fixed(loaded, task.recipe):
         first = _call(loaded, task.workload)
-        _say(answers, WorkerAnswer(seconds=first.seconds, facts=facts_of(loaded)))
+        facts = facts_of(loaded) | _fixes(task.recipe)
+        _say(answers, WorkerAnswer(seconds=first.seconds, facts=facts))
         for line in orders:
             order = msgspec.json.decode(line, type=WorkerOrder)
             try:
@@ -113,6 +114,14 @@ def _fixed(loaded: LoadedPipeline, recipe: str | None) -> AbstractContextManager
     from halftime.fix import applied
 
     return applied(loaded.pipeline, Path(recipe), probe=False)
+
+
+def _fixes(recipe: str | None) -> dict[str, str]:
+    if recipe is None:
+        return {}
+    from halftime.fix.apply import choose, read_plan
+
+    return {"fixes": ", ".join(choice.fix.name for choice in choose(read_plan(recipe)))}
 
 
 def _say(answers: TextIO, answer: WorkerAnswer) -> None:
