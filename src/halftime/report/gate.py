@@ -207,8 +207,8 @@ def _trust(gate: Gate) -> Iterator[str]:
         processes = [process for cohort in gate.cohorts for process in cohort.processes]
         calls = sum(len(process.wall_seconds) for process in processes)
         yield (
-            f"{units.count(calls)} calls of {len(processes)} processes in {len(gate.cohorts)} "
-            f"cohorts, in turns, in {units.seconds(gate.spent_seconds)} of a budget of "
+            f"{units.count(calls)} calls of {len(processes)} processes in {_cohorts(gate)}, in "
+            f"turns, in {units.seconds(gate.spent_seconds)} of a budget of "
             f"{units.seconds(gate.budget_seconds)}. The process is the unit, and the bounds hold "
             f"whenever the run ended: each is wrong in at most {100 * gate.alpha:g} % of runs."
         )
@@ -218,6 +218,10 @@ def _trust(gate: Gate) -> Iterator[str]:
             f"{100 * gate.margin:g} % more on, waits and compilations from one more."
         )
     yield from gate.notes
+
+
+def _cohorts(gate: Gate) -> str:
+    return "1 cohort" if len(gate.cohorts) == 1 else f"{len(gate.cohorts)} cohorts"
 
 
 # ---- for CI

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 def annotation(level: str, title: str, text: str, file: str = "", line: int = 0) -> str:
     """`level` is 'error', 'warning' or 'notice'; a command ends with its line."""
-    place = f"file={_property(file)},line={line}," if file else ""
-    return f"::{level} {place}title={_property(title)}::{_message(text)}"
+    where = f"file={_property(file)},line={line}," if file else ""
+    return f"::{level} {where}title={_property(title)}::{_message(text)}"
 
 
 def _message(text: str) -> str:

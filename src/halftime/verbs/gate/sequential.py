@@ -110,7 +110,8 @@ def relabellings(n_base: int, n_candidate: int) -> Numbers:
 def log_mean_exp(values: Numbers) -> Numbers:
     """log(mean(exp(values))) over the last axis, without overflow."""
     top = values.max(axis=-1, keepdims=True)
-    return np.squeeze(top, -1) + np.log(np.mean(np.exp(values - top), axis=-1))
+    shifted = np.exp(values - top)
+    return np.asarray(top[..., 0] + np.log(np.mean(shifted, axis=-1)), dtype=np.float64)
 
 
 class Decided(NamedTuple):
