@@ -84,6 +84,7 @@ CHECKS = (
         ("halftime", "profile", "--runs", "2", *SHORT, "--html", "p.html", "--json", "p.json"),
     ),
     Check("each kind of pipeline and file", ("pytest", "tests/cli/test_cli_pipelines.py")),
+    Check("every weight from its file", ("pytest", "tests/pipeline/test_random_weights.py")),
     Check("run", ("pytest", "tests/verbs/profile/test_profile_inplace.py")),
     Check("replay", ("halftime", "replay", "p.json", "--quiet"), VERDICTS),
     Check("show", ("halftime", "show", "p.json")),

@@ -215,13 +215,20 @@ class Subject:
     """A pipeline and its call, with what it draws and what it is when nothing is applied.
 
     `coarse` is what 'equivalent' is where the pipeline itself is in half precision; `neighbour`
-    calls another pipeline, which no fix on this one may change.
+    calls another pipeline, which no fix on this one may change; `sizes` are those of the call, for
+    the probe: pictures of two latents by two round otherwise than those of eight by eight.
     """
 
     def __init__(
-        self, pipeline: object, call: Call, *, coarse: float = 0.0, neighbour: Call | None = None
+        self,
+        pipeline: object,
+        call: Call,
+        *,
+        coarse: float = 0.0,
+        neighbour: Call | None = None,
+        sizes: Mapping[str, object] | None = None,
     ) -> None:
-        self.pipeline, self.call = pipeline, call
+        self.pipeline, self.call, self.sizes = pipeline, call, sizes or {}
         self.coarse, self.neighbour = coarse, neighbour
         self.baseline = drawing(call)
         self.steady = np.array_equal(self.baseline, drawing(call))
@@ -254,7 +261,8 @@ class Subject:
         entered = False
         candidate, beside = self.baseline, self.beside
         try:
-            with limited(limit), halftime.applied(self.pipeline, [chosen]):  # type: ignore[arg-type]
+            probe = self.sizes or True
+            with limited(limit), halftime.applied(self.pipeline, [chosen], probe=probe):  # type: ignore[arg-type]
                 entered = True
                 candidate = drawing(self.call)
                 beside = drawing(self.neighbour) if self.neighbour else None

@@ -327,6 +327,14 @@ def test_a_wrapped_module_is_taken_out_of_its_wrapper() -> None:
     assert pytorch.uncompiled(torch.compile(inside, backend="eager")) is inside
 
 
+def test_a_module_that_was_wrapped_is_known_wherever_the_wrapper_is() -> None:
+    module = nn.Linear(1, 1)
+    holder = [torch.compile(module, backend="eager")]
+    assert pytorch.is_wrapped(module)
+    assert not pytorch.is_wrapped(holder[0])
+    assert not pytorch.is_wrapped(nn.Linear(1, 1))
+
+
 def test_a_module_that_is_compiled_whole_has_nothing_compiled_inside() -> None:
     """The profile would call a VAE compiled whose `decode` is not."""
     assert not pytorch.is_compiled_whole(nn.Sequential(nn.Linear(1, 1)))
@@ -748,6 +756,48 @@ def test_diffusers_own_hooks_are_in_a_registry() -> None:
     assert hugging_face.LAYERWISE_CASTING in hooks(cast)
     assert any(hugging_face.is_hooked(part) for part in model.modules())
     assert not hugging_face.is_hooked(nn.Linear(1, 1))
+
+
+def test_methods_that_move_weights_are_there_and_say_what_they_move() -> None:
+    """Without them offloading would cost what nobody sees."""
+    from accelerate.hooks import CpuOffload, UserCpuOffloadHook
+
+    movers: list[hugging_face.Mover] = list(hugging_face.movers())
+    assert {(mover.holder.__name__, mover.method) for mover in movers} == {
+        ("CpuOffload", "pre_forward"),
+        ("UserCpuOffloadHook", "offload"),
+        ("AlignDevicesHook", "pre_forward"),
+        ("AlignDevicesHook", "post_forward"),
+        ("ModuleGroup", "onload_"),
+        ("ModuleGroup", "offload_"),
+    }
+    assert all(callable(getattr(mover.holder, mover.method)) for mover in movers)
+    layer = nn.Linear(2, 2)
+    governed: hugging_face.Governed = movers[1].governed(UserCpuOffloadHook(layer, CpuOffload(CPU)))
+    assert governed.module is layer
+    assert sum(weight.nbytes for weight in governed.weights.values()) == 4 * (4 + 2)
+
+
+@pytest.mark.parametrize("kind", ["FirstBlockCacheConfig", "PyramidAttentionBroadcastConfig"])
+def test_a_step_cache_that_is_on_is_known(kind: str) -> None:
+    assert hugging_face.STEP_CACHES
+    model = PIPELINES["flux"].build().transformer
+    assert not hugging_face.has_step_cache(model)
+    pyramid = {
+        "spatial_attention_block_skip_range": 2,
+        "current_timestep_callback": lambda: 500,
+    }
+    model.enable_cache(getattr(diffusers, kind)(**(pyramid if "Pyramid" in kind else {})))
+    assert hugging_face.has_step_cache(model)
+    model.disable_cache()
+    assert not hugging_face.has_step_cache(model)
+
+
+def test_a_models_attention_backend_is_read() -> None:
+    model = PIPELINES["flux"].build().transformer
+    assert hugging_face.attention_backend(model) == ""
+    model.set_attention_backend("native")
+    assert hugging_face.attention_backend(model) == "native"
 
 
 def test_a_registry_remembers_what_a_cache_made_it_look_up() -> None:

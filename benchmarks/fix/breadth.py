@@ -74,7 +74,9 @@ def family_row(name: str, fixes: Collection[str] = ()) -> Row:
         if not str(error).startswith(ABSENT):
             raise
         return {"absent": error_line(error)}
-    cells = Subject(pipeline, lambda: pipeline(**tiny.arguments(STEPS))).row(fixes=fixes)
+    sizes = {k: v for k, v in tiny.arguments(STEPS).items() if k in ("height", "width")}
+    subject = Subject(pipeline, lambda: pipeline(**tiny.arguments(STEPS)), sizes=sizes)
+    cells = subject.row(fixes=fixes)
     return {
         "class": type(pipeline).__name__,
         "cells": {fix: cell.plain() for fix, cell in cells.items()},

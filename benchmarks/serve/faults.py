@@ -356,18 +356,21 @@ def sigterm(_: Server | None) -> dict:
 
 
 def ask_on(server: Server, answers: Counter[str], ended: threading.Event) -> None:
-    """One request after the other until nobody listens; 'cut' is a connection that ended without an
-    answer."""
+    """One request after the other until nobody listens: 'closed', which is also what the kernel
+    resets as the socket closes, after the server has said 503. 'cut' is any other connection that
+    ended without an answer."""
+    draining = False
     while not ended.is_set():
         try:
             status = server.post(BODY | {"steps": 30})[0]
             answers[str(status)] += 1
-            time.sleep(0.05 if status == 503 else 0)
-        except urllib.error.URLError as error:
-            answers["closed" if isinstance(error.reason, ConnectionRefusedError) else "cut"] += 1
-            return
-        except OSError:
-            answers["cut"] += 1
+            draining = status == 503
+            time.sleep(0.05 if draining else 0)
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            closing = ConnectionResetError if draining else ConnectionRefusedError
+            nobody_listens = isinstance(reason, ConnectionRefusedError | closing)
+            answers["closed" if nobody_listens else "cut"] += 1
             return
 
 

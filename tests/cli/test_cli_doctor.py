@@ -96,6 +96,11 @@ def test_a_machine_in_order_gets_no_advice() -> None:
             "bfloat16",
             "halftime profile --dtype bfloat16 --device cpu",
         ),
+        (
+            {"devices": (Device(name="cuda:0", description="T4", fast_dtypes=("float16",)),)},
+            "float16",
+            "halftime profile --dtype float16 --device cuda:0",
+        ),
     ],
 )
 def test_each_rule(changes: dict[str, object], advice_id: str, command: str) -> None:

@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 from openai import OpenAI
 
 from halftime.base.errors import BadInput, BadWorkload
 from halftime.cli import _run
+from halftime.cli import halftime as group
 from halftime.cli.serve import (
     _engine_settings,
     _http_settings,
@@ -29,7 +32,11 @@ from halftime.cli.serve import (
     parse_sizes,
     parse_steps,
 )
+from halftime.records import Workload
+from halftime.records import workload as workload_records
 from halftime.records.serve import EngineStatus
+from halftime.verbs.serve.messages import EngineSettings
+from halftime.verbs.serve.source import source_of
 from serve_fake import CERTIFICATE, http, wait_until
 from served import SOURCE, served
 
@@ -52,6 +59,7 @@ def test_lists() -> None:
         ("bundled", "emoji-xl"),
         ("owner/model", "owner/model"),
         ("a.b:make", "a.b:make"),
+        ("nowhere.safetensors", "nowhere.safetensors"),
     ],
 )
 def test_names(model: str | None, name: str) -> None:
@@ -60,6 +68,8 @@ def test_names(model: str | None, name: str) -> None:
 
 def test_a_folder_is_named_by_its_last_part(tmp_path) -> None:
     assert _name_of(f"{tmp_path}/") == tmp_path.name
+    (tmp_path / "dream_8.1.safetensors").touch()
+    assert _name_of(f"{tmp_path}/dream_8.1.safetensors") == "dream_8.1"
 
 
 def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +106,31 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_a_model_is_loaded_in_all_the_ways_that_profile_knows() -> None:
+    """Each option arrives in the settings that a worker is sent, and in the workload it loads."""
+    words = ["m.safetensors", "--config", "folder", "--lora", "a.safetensors:0.5", "--lora", "b"]
+    words += ["--variant", "fp16", "--revision", "main", "--custom-pipeline", "mine.py"]
+    words += ["--dtype", "bf16"]
+    context = command.make_context("serve", words)
+    values = {name: value for name, value in context.params.items() if name not in OURS}
+    sent = msgspec.msgpack.encode(_engine_settings("m.safetensors", "2s", values))
+    assert source_of(msgspec.msgpack.decode(sent, type=EngineSettings)) == Workload(
+        dtype="bfloat16",
+        config="folder",
+        lora=("a.safetensors:0.5", "b"),
+        variant="fp16",
+        revision="main",
+        custom_pipeline="mine.py",
+    )
+
+
+def test_every_verb_that_loads_a_model_takes_how_it_is_loaded() -> None:
+    for name in ("profile", "audit", "tune", "verify", "replay", "serve"):
+        verb = group.get_command(click.Context(group), name)
+        assert verb is not None
+        assert {*workload_records.SOURCE} <= {parameter.name for parameter in verb.params}, name
+
+
 OURS = {"model", "host", "port", "name", "deadline", "drain", "ray", "replicas", "quiet"}
 
 
@@ -110,6 +145,7 @@ OURS = {"model", "host", "port", "name", "deadline", "drain", "ray", "replicas",
         ("--port", "70000"),
         ("--replicas", "3"),
         ("--host", "300.1.1.1"),
+        ("--dtype", "int7"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -325,7 +325,8 @@ def test_a_denoiser_in_bf16_runs_wherever_a_plain_one_does(name: str) -> None:
     """Its own forward casts to `self.dtype`: it must see what it computes in."""
     pipeline = {**PIPELINES, **FAMILIES}[name].build()
     expected = picture(name, pipeline)
-    with halftime.applied(pipeline, ["denoiser-dtype"]):
+    # bf16 in a random StableAudio is further off than the probe lets pass
+    with halftime.applied(pipeline, ["denoiser-dtype"], probe=False):
         assert {*(model.dtype for model in denoisers(pipeline))} == {torch.float32}
         assert distance(picture(name, pipeline), expected) < 0.1
     assert np.array_equal(picture(name, pipeline), expected)

@@ -280,7 +280,10 @@ FAMILIES: dict[str, TinyPipeline] = {
     "lucy_edit": TinyPipeline(later.lucy_edit, _edited_video),
     "skyreels_v2": TinyPipeline(later.skyreels_v2, _video(9)),
     "anyflow": TinyPipeline(later.anyflow, _video(9)),
-    "chronoedit": TinyPipeline(later.chronoedit, _from_picture(5)),
+    # its denoiser takes what is beyond 512 words for the picture's, and a short text for less
+    "chronoedit": TinyPipeline(
+        later.chronoedit, lambda: {**_from_picture(5)(), "max_sequence_length": 512}
+    ),
     "cosmos_text_to_world": TinyPipeline(later.cosmos_text_to_world, _video(9, 32)),
     "stable_video_diffusion": TinyPipeline(
         later.stable_video_diffusion, _moved_picture, prompted=False

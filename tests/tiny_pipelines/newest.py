@@ -182,7 +182,7 @@ NEWEST: dict[str, Variant] = {
             image_encoder=parts.clip_vision,
             image_processor=_picture_processor,
         ),
-        lambda: sized(16, **SHORT, num_frames=9, image=drawn(16)),
+        lambda: sized(16, max_sequence_length=512, num_frames=9, image=drawn(16)),
     ),
     "ltx2_in_context": Variant(same("LTX2InContextPipeline", recent.ltx2), recent.ltx2_arguments),
     "prx_pixel": Variant(

@@ -21,6 +21,15 @@ def half(module: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def named_for_all(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A text encoder's weights under the names that every transformers reads: 5.6 dropped
+    'text_model.' from CLIPTextModel, older ones would fill it with random numbers."""
+    prefix = "text_model."
+    if any(name.startswith(prefix) for name in weights):
+        return weights
+    return {prefix + name: weight for name, weight in weights.items()}
+
+
 def write(weights: dict[str, torch.Tensor], path: Path) -> None:
     save_file(weights, path, {"format": "pt"})
     path.chmod(0o644)
@@ -39,7 +48,7 @@ def export_pipeline(pipeline: StableDiffusionXLPipeline, out: Path, weights: boo
         (part.config.save_pretrained if is_text else part.save_config)(folder)
         if weights:
             file = "model.safetensors" if is_text else "diffusion_pytorch_model.safetensors"
-            write(half(part), folder / file)
+            write(named_for_all(half(part)) if is_text else half(part), folder / file)
 
 
 def export_tiny_vae(runs: Path, out: Path) -> None:

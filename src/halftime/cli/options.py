@@ -16,6 +16,7 @@ from halftime.base.store import check_writable
 from halftime.cli.output import Output
 from halftime.pipeline.workload import change, read
 from halftime.records import Workload
+from halftime.records.workload import SOURCE
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -98,7 +99,6 @@ _SOURCE_OPTIONS = (
         help="A pipeline's code, for diffusers to run. Only code that you trust.",
     ),
 )
-SOURCE_NAMES = ("lora", "variant", "revision", "config", "custom_pipeline")
 
 # `--json` alone, at the end or before another option, is `--json -`.
 json_option = click.option(
@@ -197,7 +197,7 @@ def workload_options(steps: int = 30) -> Callable[[F], F]:
 
 
 def source_options(function: F) -> F:
-    """Add the options of how a model is loaded alone, for a verb without a workload."""
+    """Add the options of how a model is loaded alone, for a verb without a workload's own."""
     for option in reversed(_SOURCE_OPTIONS):
         function = option(function)
     return function
@@ -219,7 +219,7 @@ _WORKLOAD_NAMES = (
     "mask",
     "control_image",
     "video",
-    *SOURCE_NAMES,
+    *SOURCE,
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from halftime.cli.around import look_around
-from halftime.cli.options import output_options
+from halftime.cli.options import output_options, source_options
 from halftime.cli.output import Output, emit
 from halftime.cli.screen import progress_bar
 
@@ -21,6 +21,7 @@ from halftime.cli.screen import progress_bar
     show_default=True,
     help="Calls between the first and the first steady one.",
 )
+@source_options
 @output_options
 def command(
     report: str,
@@ -29,10 +30,12 @@ def command(
     runs: int | None,
     warmup: int,
     output: Output,
+    **source: object,
 ) -> None:
     """Run a report's workload again, on this machine, and explain the difference.
 
-    REPORT is the HTML page or the JSON that `halftime profile` wrote, here or elsewhere.
+    REPORT is the HTML page or the JSON that `halftime profile` wrote, here or elsewhere. How the
+    model was loaded then is what it says; options name what lies elsewhere here.
     """
     look_around(output.quiet)
     with progress_bar(output.quiet) as progress:
@@ -43,5 +46,12 @@ def command(
     session = read(report)
     settings = ProfileSettings(len(session.runs) or 1 if runs is None else runs, warmup)
     with progress_bar(output.quiet) as progress:
-        result = replay(session, model=model, device=device, settings=settings, progress=progress)
+        result = replay(
+            session,
+            model=model,
+            device=device,
+            source={name: value for name, value in source.items() if value},
+            settings=settings,
+            progress=progress,
+        )
     emit(result, output)

@@ -27,10 +27,12 @@ from halftime.cli.options import (
     model_argument,
     parse_size,
     quiet_option,
+    source_options,
     take_artefacts,
 )
 from halftime.verbs.serve.messages import EngineSettings
 from halftime.verbs.serve.run import LOOPBACK, check_installed, hosts_for, run
+from halftime.verbs.serve.source import source_of
 
 if TYPE_CHECKING:
     import socket
@@ -89,7 +91,8 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     help="Keys with names and limits; a [NAME] each, with secret, pictures_per_minute, waiting.",
 )
 @click.option(
-    "--name", help="The model's name for clients.  [default: the folder's or hub id's; emoji-xl]"
+    "--name",
+    help="The model's name for clients.  [default: the folder's, file's or hub id's; emoji-xl]",
 )
 @click.option(
     "--alias",
@@ -172,8 +175,11 @@ _LOOK = 0.1  # seconds between looks at the engine's state
     "--scheduler",
     help="A diffusers scheduler by class name, for example DPMSolverMultistepScheduler.",
 )
-@click.option("--dtype", help="float32, bfloat16 or float16.  [default: as loaded]")
+@click.option(
+    "--dtype", help="float32, bfloat16 or float16, from loading on.  [default: as loaded]"
+)
 @click.option("--device", help="cpu, cuda, cuda:N, xpu or mps.  [default: the best here]")
+@source_options
 @click.option(
     "--threads", type=click.IntRange(1), help="torch's threads in the worker.  [default: all cores]"
 )
@@ -271,9 +277,9 @@ def command(
 ) -> int:
     """Serve pictures over OpenAI's images API: warm before ready, preview then final, nothing lost.
 
-    MODEL is a diffusers folder, a hub id or module:function; left out, the bundled emoji-xl. The
-    page is at /, the API under /v1, the warm-up certificate at /readyz, Prometheus metrics at
-    /metrics.
+    MODEL is a diffusers folder, a checkpoint in one file, a hub id or module:function; left out,
+    the bundled emoji-xl. The page is at /, the API under /v1, the warm-up certificate at /readyz,
+    Prometheus metrics at /metrics.
 
     HALFTIME_API_KEY in the environment sets the key that /v1 asks for (several with commas
     between); HALFTIME_PROFILE_TOKEN turns on /profile. SIGTERM drains: what runs is finished, what
@@ -352,7 +358,9 @@ def _engine_settings(model: str | None, deadline: str, values: dict[str, object]
     if not settings["deadline_seconds"]:
         raise BadInput("--deadline is 0; it must be more, for example 60s.")
     settings["artefacts"] = take_artefacts(values.get("artefacts"), values.get("recipe"))  # type: ignore[arg-type]
-    return EngineSettings(model=model, **settings)  # type: ignore[arg-type]
+    engine = EngineSettings(model=model, **settings)  # type: ignore[arg-type]
+    source_of(engine)  # a bad dtype is refused here, before a worker is begun
+    return engine
 
 
 def checked_aliases(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -408,11 +416,15 @@ def _http_settings(
 
 
 def _name_of(model: str | None) -> str:
-    """What clients call the model: 'emoji-xl', a folder's last part, or what was given."""
+    """What clients call the model: 'emoji-xl', a folder's last part, a file's without its ending,
+    or what was given."""
     if model in (None, "bundled"):
         return "emoji-xl"
     assert model is not None
-    return Path(model).resolve().name if Path(model).exists() else model
+    path = Path(model).resolve()
+    if path.is_file():
+        return path.stem
+    return path.name if path.exists() else model
 
 
 def _several(

@@ -19,6 +19,7 @@ from halftime.cli.output import ExtraFile, Output, emit
 from halftime.cli.screen import progress_bar
 from halftime.records import Environment, Workload
 from halftime.records.verdict import Verdict
+from halftime.records.workload import SOURCE
 from halftime.report.model import Report
 from halftime.report.verify import report_of
 
@@ -104,6 +105,8 @@ def command(
         raise BadInput(f"--prompts is {count}; it must be 1 or more.")
     workload = take_workload(workload_values, model)
     both_folders = Path(a).is_dir() and Path(b).is_dir()
+    if both_folders:
+        _refuse_source(model, workload)
     with progress_bar(output.quiet) as progress:
         if both_folders:
             sets = Drawn(read_folder(Path(a)), read_folder(Path(b)), {}, None)
@@ -174,6 +177,17 @@ def _sets(
         )
     with _configured(loaded, b):
         return Drawn(baseline, pictures(b), floors, environment)
+
+
+def _refuse_source(model: str | None, workload: Workload) -> None:
+    """Raises BadInput for what says how a model is loaded, where none is."""
+    values = {"model": model, **{name: getattr(workload, name) for name in SOURCE}}
+    options = [f"--{name.replace('_', '-')}" for name, value in values.items() if value]
+    if options:
+        raise BadInput(
+            f"A and B are folders of pictures, so no model is loaded: leave {', '.join(options)} "
+            "out."
+        )
 
 
 def _refuse_early(source: str) -> None:

@@ -226,7 +226,7 @@ def _cpu() -> Device:
     )
 
 
-def _fast_on_cuda(device: torch.device) -> tuple[str, ...]:
+def _fast_in_16_bits(device: torch.device) -> tuple[str, ...]:
     fastest = fastest_dtype(device)
     return ("float16", "bfloat16") if fastest == "bfloat16" else (fastest,)
 
@@ -238,7 +238,7 @@ def _gpu(device: torch.device) -> Device:
         return Device(
             name=str(device),
             description=gpu.name,
-            fast_dtypes=("float32", "float16"),
+            fast_dtypes=("float32", *_fast_in_16_bits(device)),
             memory_bytes=gpu.memory_bytes,
         )
     facts = torch.cuda.get_device_properties(device)
@@ -247,7 +247,7 @@ def _gpu(device: torch.device) -> Device:
         name=str(device),
         description=facts.name,
         capability=f"{facts.major}.{facts.minor}",
-        fast_dtypes=tuple(dict.fromkeys(("float32", *_fast_on_cuda(device)))),
+        fast_dtypes=tuple(dict.fromkeys(("float32", *_fast_in_16_bits(device)))),
         memory_bytes=total,
         free_bytes=free,
     )

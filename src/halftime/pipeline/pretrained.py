@@ -22,6 +22,7 @@ from diffusers import DiffusionPipeline
 from halftime.base.errors import BadFile, BadInput, MissingExtra, UnknownModel, first_line
 from halftime.base.extras import install, install_package
 from halftime.pipeline.change import logging_at_least
+from halftime.pipeline.random_weights import random_weights_refused
 from halftime.records import Workload
 from halftime.upstream import hugging_face
 
@@ -59,7 +60,7 @@ def load_folder(folder: Path, workload: Workload) -> DiffusionPipeline:
 def load_hub(name: str, workload: Workload) -> DiffusionPipeline:
     """A hub id, cached or fetched by diffusers. Raises UnknownModel."""
     try:
-        with _bars_on_a_terminal_alone():
+        with random_weights_refused(name), _bars_on_a_terminal_alone():
             return DiffusionPipeline.from_pretrained(
                 name, **_keywords(workload), **_present(revision=workload.revision)
             )
@@ -222,11 +223,16 @@ def load_loras(pipeline: DiffusionPipeline, specs: Sequence[str]) -> tuple[str, 
             f"{type(pipeline).__name__} takes no LoRA: it has no load_lora_weights(). Fuse it into "
             "the weights, and save those."
         )
-    adapters = {f"lora_{number}": parse_lora(spec) for number, spec in enumerate(specs, 1)}
+    adapters = adapters_of(specs)
     for name, (file, _) in adapters.items():
         _load_lora(pipeline, file, name)
     pipeline.set_adapters([*adapters], adapter_weights=[weight for _, weight in adapters.values()])
     return tuple(f"LoRA {file} at weight {weight:g}" for file, weight in adapters.values())
+
+
+def adapters_of(specs: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """The name of each one's adapter -> its file and weight."""
+    return {f"lora_{number}": parse_lora(spec) for number, spec in enumerate(specs, 1)}
 
 
 def parse_lora(spec: str) -> tuple[str, float]:
@@ -277,9 +283,11 @@ _KNOWN_CLASHES = {
 
 @contextlib.contextmanager
 def _explained(source: str) -> Iterator[None]:
-    """What the libraries say of a source that cannot be loaded, in one sentence."""
+    """What the libraries say of a source that cannot be loaded, in one sentence; or that it was not
+    loaded whole."""
     try:
-        yield
+        with random_weights_refused(source):
+            yield
     except _FAILURES as error:
         raise UnknownModel(_why(source, error)) from error
 

@@ -210,6 +210,12 @@ def _takes_image_prompts(module: nn.Module) -> bool:
 # ---- hooks
 
 
+def offloading_of(pipeline: DiffusionPipeline) -> dict[str, Offloading]:
+    """Component -> how its weights are moved, of those that are."""
+    kinds = {name: _offloading(module) for name, module in modules_of(pipeline).items()}
+    return {name: kind for name, kind in kinds.items() if kind}
+
+
 def _offloading(module: nn.Module) -> Offloading | None:
     kinds = {kind for part in module.modules() for kind in _hook_kinds(part)}
     for kind in ("group", "sequential", "model", "device map"):

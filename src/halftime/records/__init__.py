@@ -16,6 +16,7 @@ from halftime.records.session import (
     HostGap,
     KernelTotal,
     LedgerRow,
+    MemoryGrowth,
     MemoryReport,
     OperationRate,
     Recompile,
@@ -29,6 +30,7 @@ from halftime.records.session import (
     TracedDevice,
     TracedRank,
     Transfer,
+    WeightMoves,
 )
 from halftime.records.workload import Workload
 
@@ -43,6 +45,7 @@ __all__ = [
     "Json",
     "KernelTotal",
     "LedgerRow",
+    "MemoryGrowth",
     "MemoryReport",
     "OperationRate",
     "Recompile",
@@ -57,5 +60,6 @@ __all__ = [
     "TracedDevice",
     "TracedRank",
     "Transfer",
+    "WeightMoves",
     "Workload",
 ]

@@ -77,11 +77,42 @@ class StageMemory(Record, frozen=True, kw_only=True):
     reserved_bytes: int | None = None  # CUDA caching allocator
 
 
+class MemoryGrowth(Record, frozen=True, kw_only=True):
+    """What a call leaves behind, in the stage that made it: nobody lets go of it."""
+
+    stage: str
+    kind: str  # 'float32 tensor 1x4x128x128', 'picture 1024x1024'
+    count: int
+    bytes: int
+
+
 class MemoryReport(Record, frozen=True, kw_only=True):
     """`measure` says what the numbers are: 'resident set of the process' or 'CUDA allocator'."""
 
     measure: str
     stages: tuple[StageMemory, ...] = ()
+    of_device: bool = False  # the device's own memory, and not the process's
+    capacity_bytes: int | None = None  # of the device
+    growth_per_call: int = 0  # bytes, where every steady call held more than the one before
+    left_behind: tuple[MemoryGrowth, ...] = ()  # by one call, where memory grows
+
+
+class WeightMoves(Record, frozen=True, kw_only=True):
+    """What offloading hooks moved of one component in one stage of a call, in one direction.
+
+    Each move was waited for, in a call of its own. `ahead`: in use they are made beside what
+    computes, on a stream of their own, so that a part of these seconds is hidden.
+    """
+
+    component: str
+    stage: str  # in which it was moved, which need not be the component's own
+    to_device: bool  # or away from it
+    how: Literal["model", "sequential", "group", "device map"]
+    count: int
+    steps: int  # denoising steps in which it happened
+    bytes: int
+    seconds: float
+    ahead: bool = False
 
 
 class Recompile(Record, frozen=True, kw_only=True):
@@ -233,8 +264,8 @@ class OperationRate(Record, frozen=True, kw_only=True):
 
 
 # Schema history
-# 1  2026-11  first; host_gaps, transfers, communication, devices, ranks, operations and pictures
-#             came later, with defaults
+# 1  2026-11  first; host_gaps, transfers, communication, devices, ranks, operations, pictures and
+#             moves came later, with defaults
 class Session(Record, frozen=True, kw_only=True):
     """A measured call: what ran, where, the ledger, the runs under it, and the findings."""
 
@@ -255,6 +286,7 @@ class Session(Record, frozen=True, kw_only=True):
     first_run: Run | None = None
     cold_start: ColdStart | None = None
     memory: MemoryReport | None = None
+    moves: tuple[WeightMoves, ...] = ()  # of weights, by offloading hooks
     compilation: CompileReport | None = None
     device: DeviceTotals | None = None
     on_device: tuple[StageOnDevice, ...] = ()

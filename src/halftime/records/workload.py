@@ -8,8 +8,10 @@ from halftime.records.base import Json, Record, content_hash
 
 # Fields that name files: what is in them is what counts, and `contents` says it.
 FILES = ("image", "mask", "control_image", "video")
+# Fields that say how the model is loaded, beside its device and dtype.
+SOURCE = ("lora", "variant", "revision", "config", "custom_pipeline")
 # Fields that came later: where they say nothing, the hash is as it was without them.
-_LATER = (*FILES, "contents", "variant", "revision", "config", "custom_pipeline", "lora")
+_LATER = (*FILES, "contents", *SOURCE)
 
 
 class Workload(Record, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ def report_of(session: Session) -> Report:
         *_first_call(session),
         *_compilation(session),
         *_memory(session),
+        *_moves(session),
         Section("What was run, where", _environment(session), console=False),
     ]
     return Report(
@@ -117,6 +118,7 @@ _LEDGER_COLUMNS: tuple[Column, ...] = (
     Column("its spread", "share", wide=True, bar=False),
     Column("host blocked", "seconds"),
     Column("launch gap", "seconds"),
+    Column("peak memory", "bytes"),
     Column("FLOPs", "flops", wide=True),
     Column("rate", "flops_per_second"),
 )
@@ -126,8 +128,9 @@ def ledger_table(session: Session) -> Table:
     """The ledger with its total; columns that hold nothing are left out."""
     rows: list[tuple[Cell, ...]] = []
     indent = set()
+    peaks = _device_peaks(session)
     for row in session.ledger:
-        rows.append(_ledger_cells(row))
+        rows.append(_ledger_cells(row, peaks.get(row.stage)))
         for part in row.parts:
             indent.add(len(rows))
             rows.append(_ledger_cells(part))
@@ -141,7 +144,16 @@ def ledger_table(session: Session) -> Table:
     )
 
 
-def _ledger_cells(row: LedgerRow) -> tuple[Cell, ...]:
+def _device_peaks(session: Session) -> dict[str, int | None]:
+    """Stage -> the most that tensors took of the device's memory in it; empty where that was not
+    measured."""
+    memory = session.memory
+    return (
+        {row.stage: row.peak_bytes for row in memory.stages} if memory and memory.of_device else {}
+    )
+
+
+def _ledger_cells(row: LedgerRow, peak: int | None = None) -> tuple[Cell, ...]:
     return (
         row.stage,
         row.seconds,
@@ -152,6 +164,7 @@ def _ledger_cells(row: LedgerRow) -> tuple[Cell, ...]:
         row.per_step.spread if row.per_step else None,
         row.host_blocked_seconds,
         row.launch_gap_seconds,
+        peak,
         row.flops,
         row.flops_per_second,
     )
@@ -172,6 +185,7 @@ def _total(session: Session) -> tuple[Cell, ...]:
         None,
         None,
         None,
+        max((peak or 0 for peak in _device_peaks(session).values()), default=0) or None,
         flops,
         rate,
     )
@@ -347,6 +361,41 @@ def _memory(session: Session) -> Iterator[Section]:
         tuple(columns[i] for i in indices), rows_of(*([row[i] for i in indices] for row in cells))
     )
     yield Section("Memory", (Text(f"Measured: {session.memory.measure}."), table), console=False)
+
+
+def _moves(session: Session) -> Iterator[Section]:
+    if not session.moves:
+        return
+    columns = (
+        Column("component"),
+        Column("in"),
+        Column("direction"),
+        Column("moves", "count"),
+        Column("steps", "count"),
+        Column("weights", "bytes"),
+        Column("time", "seconds"),
+    )
+    table = Table(
+        columns,
+        rows_of(
+            *(
+                [
+                    f"{move.component} ({move.how})",
+                    move.stage,
+                    "to the device" if move.to_device else "away from it",
+                    move.count,
+                    move.steps or None,
+                    move.bytes,
+                    move.seconds,
+                ]
+                for move in session.moves
+            )
+        ),
+    )
+    hidden = " Where they are fetched ahead a part is hidden behind what computes."
+    words = "Moved by offloading hooks in one call, each move waited for in a call of its own."
+    words += hidden if any(move.ahead for move in session.moves) else ""
+    yield Section("Weights that moved", (Text(words), table))
 
 
 def _machine(environment: Environment) -> str:

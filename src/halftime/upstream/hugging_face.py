@@ -4,11 +4,12 @@ each with the reason."""
 from __future__ import annotations
 
 import dis
+import importlib.util
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -268,6 +269,16 @@ def active_attention_backend_restored() -> Iterator[None]:
         Registry._active_backend = active
 
 
+def attention_backend(model: nn.Module) -> str:
+    """The backend of diffusers' that was set for a model; '' where none was. Nothing public says
+    it: `set_attention_backend` only sets."""
+    backends = (
+        getattr(getattr(part, "processor", None), "_attention_backend", None)
+        for part in model.modules()
+    )
+    return next((str(getattr(name, "value", name)) for name in backends if name is not None), "")
+
+
 def set_attention_implementation(config: object, name: str) -> None:
     """Choose 'sdpa' or 'eager' in a transformers configuration: `from_config` takes it as an
     argument, and the classes themselves from here alone."""
@@ -293,6 +304,65 @@ def is_hooked(module: nn.Module) -> bool:
     return accelerate_hook(module) is not None or bool(diffusers_hooks(module))
 
 
+class Governed(NamedTuple):
+    """What a hook moves: weights by where they are kept, within a module."""
+
+    module: nn.Module
+    weights: dict[object, torch.Tensor]
+    ahead: bool = False  # on a stream of its own, beside what computes
+
+
+class Mover(NamedTuple):
+    """A method in which a library moves weights from one device to another; `governed` takes what
+    it is called with."""
+
+    holder: type
+    method: str
+    governed: Callable[..., Governed]
+
+
+def movers() -> Iterator[Mover]:
+    """Of accelerate, where it is installed, and of diffusers. Nothing public says what was moved:
+    `CpuOffload` and `UserCpuOffloadHook` move components, `AlignDevicesHook` layers, and
+    `ModuleGroup` groups of them."""
+    if importlib.util.find_spec("accelerate") is not None:
+        from accelerate import hooks  # type: ignore[import-untyped]
+
+        yield Mover(hooks.CpuOffload, "pre_forward", lambda _, module, *rest, **more: _all(module))
+        yield Mover(hooks.UserCpuOffloadHook, "offload", lambda hook: _all(hook.model))
+        for method in ("pre_forward", "post_forward"):
+            yield Mover(hooks.AlignDevicesHook, method, _aligned)
+    from diffusers.hooks.group_offloading import ModuleGroup
+
+    for method in ("onload_", "offload_"):
+        yield Mover(ModuleGroup, method, _grouped)
+
+
+def _all(module: nn.Module) -> Governed:
+    return Governed(module, _weights(module.modules()))
+
+
+def _aligned(hook: Any, module: nn.Module, *rest: object, **more: object) -> Governed:
+    if not hook.offload:
+        return Governed(module, {})
+    return Governed(module, _weights(module.modules() if hook.place_submodules else [module]))
+
+
+def _grouped(group: Any) -> Governed:
+    weights = _weights(part for module in group.modules for part in module.modules())
+    weights.update(enumerate([*group.parameters, *group.buffers]))
+    return Governed(group.offload_leader, weights, group.stream is not None)
+
+
+def _weights(modules: Iterable[nn.Module]) -> dict[object, torch.Tensor]:
+    return {
+        (id(module), name): tensor
+        for module in modules
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
+
+
 # What `enable_model_cpu_offload` leaves on a pipeline.
 OFFLOADING_NOTES = ("_all_hooks", "_offload_gpu_id", "_offload_device")
 
@@ -306,6 +376,20 @@ def put_back_on_the_host(pipeline: DiffusionPipeline) -> None:
             component._reset_stateful_cache()
     for hook in getattr(pipeline, "_all_hooks", None) or ():
         hook.offload()
+
+
+# Parts of the names under which diffusers' step caches hook themselves onto a model and its blocks.
+STEP_CACHES = ("cache", "fbc_", "pyramid_attention")
+
+
+def has_step_cache(model: nn.Module) -> bool:
+    """Whether one of diffusers' step caches is on, through the model or through its function."""
+    return any(
+        part in name
+        for module in model.modules()
+        for name in diffusers_hooks(module)
+        for part in STEP_CACHES
+    )
 
 
 GROUP_OFFLOADING = "group_offloading"  # of `diffusers_hooks`

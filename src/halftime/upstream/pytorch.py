@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -165,6 +166,14 @@ def is_compiled(component: object) -> bool:
     return isinstance(component, nn.Module) and any(
         type(module).__name__ == "OptimizedModule" or call_entry(module) == COMPILED_CALL
         for module in component.modules()
+    )
+
+
+def is_wrapped(module: nn.Module) -> bool:
+    """Whether an object that `torch.compile(module)` gave is alive, wherever it is held."""
+    return dynamo_is_loaded() and any(
+        type(thing).__name__ == "OptimizedModule" and uncompiled(thing) is module
+        for thing in gc.get_objects()
     )
 
 

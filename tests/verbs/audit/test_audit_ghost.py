@@ -12,9 +12,9 @@ import torch
 import transformers
 
 import halftime
-from halftime.base.errors import UnknownModel
+from halftime.base.errors import BadWorkload, UnknownModel
 from halftime.records import Workload
-from halftime.verbs.audit.ghost import ghost_pipeline
+from halftime.verbs.audit.ghost import ghost_pipeline, load_ghost
 
 
 @pytest.fixture
@@ -57,6 +57,21 @@ def test_cogvideox_2b_waits_79_times_in_its_real_geometry(cogvideox_2b: Path) ->
 def test_a_folder_that_says_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match=r"no model_index\.json"):
         ghost_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [{"lora": ("a",)}, {"variant": "fp16"}, {"revision": "main"}, {"custom_pipeline": "mine.py"}],
+)
+def test_what_says_nothing_without_weights_is_refused(source: dict[str, str]) -> None:
+    option = next(iter(source)).replace("_", "-")
+    with pytest.raises(BadWorkload, match=f"--{option} .* reads no weights"):
+        load_ghost(None, Workload(**source))  # type: ignore[arg-type]
+
+
+def test_the_geometry_has_the_dtype_asked_for() -> None:
+    pipeline = load_ghost(None, Workload(dtype="bfloat16")).pipeline
+    assert pipeline.unet.dtype == pipeline.vae.dtype == torch.bfloat16
 
 
 @pytest.mark.slow

@@ -278,4 +278,5 @@ def test_what_a_healthy_pipeline_is() -> None:
         bare = ModuleFacts(
             module.name, module.part, module.dtype, module.convolutional, False, False
         )
-        assert replace(module, channels_last=False, decoder_channels=0, overflows=False) == bare
+        size = {"decoder_channels": 0, "parameters": 0}
+        assert replace(module, channels_last=False, overflows=False, **size) == bare  # type: ignore[arg-type]

@@ -123,6 +123,26 @@ def test_a_session_from_python_asks_for_its_model(clock: FakeClock) -> None:
     )
 
 
+def test_what_lies_elsewhere_here_is_named(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How the model was loaded then is kept, and what is named here takes its place."""
+    original = session(clock)
+    workload = msgspec.structs.replace(original.workload, lora=("/there/a:0.5",), dtype="float16")
+    original = msgspec.structs.replace(original, workload=workload, model="bundled emoji-xl")
+
+    class Loaded(Exception):
+        pass
+
+    def load(model: str, workload: Workload) -> None:
+        raise Loaded(model, workload.lora, workload.dtype)
+
+    monkeypatch.setattr(replaying, "load", load)
+    with pytest.raises(Loaded) as loaded:
+        replaying.replay(original, source={"lora": ("/here/a:0.5",)})
+    assert loaded.value.args == ("bundled", ("/here/a:0.5",), "float16")
+
+
 def test_the_command_runs_the_workload_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -157,6 +157,13 @@ def test_a_table_for_each_model(tmp_path: Path) -> None:
     assert emoji.engine.model is None  # the bundled one
 
 
+def test_a_table_says_how_its_model_is_loaded(tmp_path: Path) -> None:
+    text = "[a]\nlora = ['x.safetensors:0.5']\nvariant = 'fp16'\n[b]\n"
+    first, second = read_models(written(tmp_path, text), EngineSettings(variant="bf16"))
+    assert (first.engine.lora, first.engine.variant) == (("x.safetensors:0.5",), "fp16")
+    assert (second.engine.lora, second.engine.variant) == ((), "bf16")
+
+
 def test_the_file_of_the_page_is_one(tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text()
     text = page.split("```toml\n# models.toml")[1].split("```")[0]
@@ -173,6 +180,7 @@ def test_the_file_of_the_page_is_one(tmp_path: Path) -> None:
         ("[a", "is no TOML"),
         ("[a]\nstep = [1]", "'step', which is none of"),
         ("[a]\nsteps = 4", "Expected `array`"),
+        ("[a]\ndtype = 'int7'", "int7"),
         ("[a]\naliases = ['b']\n[b]", "the name 'b' to two models"),
     ],
 )

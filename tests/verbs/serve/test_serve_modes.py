@@ -131,6 +131,20 @@ def test_a_lora_is_on_for_its_picture_and_for_no_other(sdxl: Studio, folder: Pat
     np.testing.assert_array_equal(draw(studio, small()), bare)
 
 
+def test_a_lora_that_is_always_on_stays_on_beside_that_of_a_request(
+    sdxl: Studio, folder: Path
+) -> None:
+    always = (f"{folder}/paper v1.5.safetensors:0.5",)
+    studio = open_studio(msgspec.structs.replace(SETTINGS, lora=always))
+    fixed = draw(studio, small())
+    assert not np.array_equal(fixed, draw(sdxl, small()))
+    both = open_studio(msgspec.structs.replace(SETTINGS, lora=always, loras=str(folder)))
+    np.testing.assert_array_equal(draw(both, small()), fixed)
+    assert not np.array_equal(draw(both, small(lora="ink")), fixed)
+    np.testing.assert_array_equal(draw(both, small(lora="ink", lora_scale=0.0)), fixed)
+    np.testing.assert_array_equal(draw(both, small()), fixed)
+
+
 def test_a_folder_that_holds_no_lora_of_this_model_is_refused(tmp_path: Path, folder: Path) -> None:
     def opened(**changes: object) -> Studio:
         return open_studio(msgspec.structs.replace(SETTINGS, **changes))

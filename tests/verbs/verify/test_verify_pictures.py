@@ -228,6 +228,8 @@ def test_the_commands_exit_codes_and_its_contract(
     write_folder(tmp_path / "b", shelf(blurred))
     shutil.copytree(tmp_path / "a", tmp_path / "same")
     assert run("a", "same") == 0
+    assert run("a", "same", "--lora", "x", "--model", "m") == 2
+    assert "leave --model, --lora out" in capsys.readouterr().err
     assert run("a", "b", "--json", "v.json", "--html", "v.html", "--sheet", "s.png") == 1
     contract = json.loads((tmp_path / "v.json").read_text())
     assert {"verdict", "per_class", "noise_floor", "worst_pairs"} <= contract.keys()

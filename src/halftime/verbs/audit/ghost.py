@@ -104,10 +104,11 @@ def is_ghost(pipeline: DiffusionPipeline) -> bool:
 
 def load_ghost(model: str | None, workload: Workload) -> LoadedPipeline:
     """The real geometry of a folder or the bundled model, for `workload`. Raises UnknownModel."""
-    if workload.lora:
-        raise BadWorkload("--lora holds weights, and --geometry real reads none: leave it out.")
+    _check_source(workload)
     folder = bundled.MODEL if model is None else Path(workload.config or model)
     pipeline = ghost_pipeline(folder)
+    if workload.dtype:
+        pipeline.to(getattr(torch, workload.dtype))
     if workload.scheduler:
         pipeline.scheduler = scheduler_named(workload.scheduler, pipeline)
     return LoadedPipeline(
@@ -115,6 +116,25 @@ def load_ghost(model: str | None, workload: Workload) -> LoadedPipeline:
         f"{folder.name} (geometry only)",
         ("weights and large activations have shapes, no values",),
     )
+
+
+_UNREAD = {
+    "lora": "holds weights",
+    "variant": "names weights",
+    "revision": "names a state of a hub's repository, and this reads a folder",
+    "custom_pipeline": "names code, and this reads configurations alone",
+}
+
+
+def _check_source(workload: Workload) -> None:
+    """Raises BadWorkload for an option that would be passed over in silence."""
+    for name, words in _UNREAD.items():
+        if getattr(workload, name):
+            option = f"--{name.replace('_', '-')}"
+            raise BadWorkload(
+                f"{option} {words}; --geometry real reads no weights: leave it out, or use "
+                "--geometry tiny."
+            )
 
 
 def ghost_pipeline(folder: Path) -> DiffusionPipeline:

@@ -271,14 +271,24 @@ def _openmp(facts: MachineFacts) -> Iterator[Advice]:
         )
 
 
-def _bfloat16(facts: MachineFacts) -> Iterator[Advice]:
-    if facts.devices and "bfloat16" in facts.devices[-1].fast_dtypes:
-        name = facts.devices[-1].name
+def _half_precision(facts: MachineFacts) -> Iterator[Advice]:
+    """The 16-bit dtype in which the last device is fast."""
+    if not facts.devices:
+        return
+    device = facts.devices[-1]
+    if "bfloat16" in device.fast_dtypes:
         yield Advice(
             id="bfloat16",
-            why=f"{name} computes in bfloat16 natively; pixel art and hard edges may still need "
-            "fp32, so verify after",
-            command=f"halftime profile --dtype bfloat16 --device {name}",
+            why=f"{device.name} computes in bfloat16 natively; pixel art and hard edges may still "
+            "need fp32, so verify after",
+            command=f"halftime profile --dtype bfloat16 --device {device.name}",
+        )
+    elif "float16" in device.fast_dtypes:
+        yield Advice(
+            id="float16",
+            why=f"{device.name} is fast in float16 and not in bfloat16; a VAE that overflows in "
+            "float16 (SDXL's own) gives black pictures, so verify after",
+            command=f"halftime profile --dtype float16 --device {device.name}",
         )
 
 
@@ -327,7 +337,7 @@ RULES: tuple[Callable[[MachineFacts], Iterator[Advice]], ...] = (
     _gpu_unused,
     _blocking_settings,
     _openmp,
-    _bfloat16,
+    _half_precision,
     _openvino,
     _no_compiler,
     _busy,

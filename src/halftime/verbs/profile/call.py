@@ -91,7 +91,7 @@ def observed_call(
     """Call the pipeline once with a recorder that only observes. Raises OutOfMemory."""
     arguments = call_arguments(pipeline, workload, further)
     with instrumented(pipeline, recorder), out_of_memory_explained():
-        pipeline(**arguments)
+        pipeline(**callbacks_timed(arguments, recorder))
 
 
 @contextlib.contextmanager

@@ -6,12 +6,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from halftime.base import units
-from halftime.records import CompileReport, Finding, LedgerRow, Span
+from halftime.records import (
+    CompileReport,
+    Finding,
+    LedgerRow,
+    MemoryReport,
+    Span,
+    WeightMoves,
+)
 from halftime.records.finding import ceiling
 from halftime.records.fixes import FixName
 from halftime.verbs.profile.facts import Facts
+from halftime.verbs.profile.guidance import GuidanceFacts
 from halftime.verbs.profile.thumbnails import PictureFacts
 
+
+@dataclass(frozen=True)
+class Probed:
+    """What short calls of their own showed, which are not timed."""
+
+    memory: MemoryReport | None = None
+    adapter_share: float = 0.0
+    moves: tuple[WeightMoves, ...] = ()
+    guidance: GuidanceFacts | None = None
+
+
+NOT_PROBED = Probed()
 # Below this share of the wall clock a cost is not worth a reader's time.
 WORTH_SAYING = 0.02
 
@@ -32,6 +52,9 @@ class ProfileEvidence:
     drawing: PictureFacts | None = None  # of the last call; None where it drew nothing to look at
     steps: int = 0  # that the call took
     adapter_share: float = 0.0  # of the denoiser's time that its adapters take
+    memory: MemoryReport | None = None
+    moves: tuple[WeightMoves, ...] = ()
+    guidance: GuidanceFacts | None = None
 
     def row(self, stage: str, part: str | None = None) -> LedgerRow | None:
         """The row of a stage, or of one of its parts; None where the call had none."""

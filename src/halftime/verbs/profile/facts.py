@@ -11,9 +11,9 @@ import torch
 from halftime.base.environment import instructions
 from halftime.pipeline.components import modules_of
 from halftime.pipeline.device import device_of, fastest_dtype, overflows_in_float16
-from halftime.pipeline.state import adapter_layers, working_adapters
+from halftime.pipeline.state import adapter_layers, quantised_by, working_adapters
 from halftime.records.stages import place_of
-from halftime.upstream import pytorch
+from halftime.upstream import diffusers_caches, hugging_face, pytorch
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -37,6 +37,12 @@ class ModuleFacts:
     adapted_layers: int = 0
     decoder_channels: int = 0  # of a VAE's widest tensors in the size of the picture
     overflows: bool = False  # in float16, by its own config
+    compiled_elsewhere: bool = False  # it is not, and an object that compiles it exists
+    transformer: bool = False  # a denoiser of attention blocks, without a UNet's
+    cached: bool = False  # one of diffusers' step caches is on
+    quantised: str = ""  # the library that holds its weights in fewer bits
+    attention_backend: str = ""  # of diffusers' names; '' where it has none of its own
+    parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Facts:
     wait_policy: str  # OMP_WAIT_POLICY
     fast_float16: bool = False  # the device computes it faster than float32, and no bfloat16
     free_bytes: int | None = None  # of the device's memory
+    weight_bytes: int = 0  # of all modules
+    cachable: bool = False  # it tells caches which evaluation is which, as step caches need
 
     def of_part(self, part: str) -> tuple[ModuleFacts, ...]:
         """The modules that belong to one part of the ledger."""
@@ -72,6 +80,12 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
         wait_policy=settings.get("OMP_WAIT_POLICY", ""),
         fast_float16=fastest_dtype(device) == "float16",
         free_bytes=_free_bytes(device),
+        weight_bytes=sum(
+            weight.nbytes
+            for module in modules_of(pipeline).values()
+            for weight in module.parameters()
+        ),
+        cachable=hugging_face.sets_cache_contexts(pipeline),
     )
 
 
@@ -104,7 +118,19 @@ def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
         old_attention=_old_attention(module),
         adapters=working_adapters(module),
         adapted_layers=sum(1 for _ in adapter_layers(module)),
+        compiled_elsewhere=not pytorch.is_compiled(module) and pytorch.is_wrapped(module),
+        transformer=home is not None and home.part == "denoiser" and _is_transformer(module),
+        cached=hugging_face.has_step_cache(module),
+        quantised=quantised_by(module) or "",
+        attention_backend=hugging_face.attention_backend(module),
+        parameters=sum(weight.numel() for weight in module.parameters()),
         decoder_channels=channels[min(1, len(channels) - 1)] if channels else 0,
+    )
+
+
+def _is_transformer(module: torch.nn.Module) -> bool:
+    return not hasattr(module, "down_blocks") and bool(
+        diffusers_caches.transformer_blocks(pytorch.uncompiled(module))
     )
 
 

@@ -18,6 +18,8 @@ from halftime.verbs.profile.compile_findings import COMPILE_RULES
 from halftime.verbs.profile.evidence import WORTH_SAYING, ProfileEvidence, Rule
 from halftime.verbs.profile.facts import Facts, ModuleFacts
 from halftime.verbs.profile.habit_findings import HABIT_RULES
+from halftime.verbs.profile.lever_findings import LEVER_RULES
+from halftime.verbs.profile.memory_findings import MEMORY_RULES
 
 FIRST_CALL_FACTOR = 3.0
 FIRST_CALL_SECONDS = 0.02
@@ -247,5 +249,7 @@ RULES: tuple[Rule, ...] = (
     _launch_bound,
     *COMPILE_RULES,
     *HABIT_RULES,
+    *LEVER_RULES,
+    *MEMORY_RULES,
     _spinning_threads,
 )

@@ -19,6 +19,7 @@ from halftime.records.stages import Place
 from halftime.upstream import pytorch
 from halftime.verbs.profile.call import observed_call
 from halftime.verbs.profile.clock import HostClock
+from halftime.verbs.profile.guidance import FirstStep, first_step_watched
 from halftime.verbs.profile.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ def short(workload: Workload) -> Workload:
 
 def memory(
     pipeline: DiffusionPipeline, workload: Workload, further: Mapping[str, object] | None = None
-) -> MemoryReport:
-    """Peak and final memory of each stage, over a call of at most PROBE_STEPS steps."""
+) -> tuple[MemoryReport, FirstStep]:
+    """Peak and final memory of each stage, over a call of at most PROBE_STEPS steps; and what the
+    denoiser gave in the first of them."""
     device = device_of(pipeline)
     gauge = _gauge_of(device)
     peaks: dict[str, StageMemory] = {}
@@ -84,9 +86,16 @@ def memory(
 
     gauge.read(OUTSIDE)
     recorder = Recorder(HostClock(), observe=observe)
-    observed_call(pipeline, short(workload), recorder, further)
+    with first_step_watched(pipeline, recorder) as step:
+        observed_call(pipeline, short(workload), recorder, further)
     observe(None)
-    return MemoryReport(measure=gauge.measure, stages=tuple(peaks.values()))
+    report = MemoryReport(
+        measure=gauge.measure,
+        stages=tuple(peaks.values()),
+        of_device=gauge.capacity is not None,
+        capacity_bytes=gauge.capacity,
+    )
+    return report, step
 
 
 def _merged(before: StageMemory | None, now: StageMemory) -> StageMemory:
@@ -105,9 +114,11 @@ def _larger(left: int | None, right: int | None) -> int | None:
 
 
 class _Gauge(Protocol):
-    """`read` gives the memory now and its peak since the last reading; `measure` says of what."""
+    """`read` gives the memory now and its peak since the last reading; `measure` says of what;
+    `capacity` is how much the device has, where its own memory is what is read."""
 
     measure: str
+    capacity: int | None
 
     def read(self, stage: str) -> StageMemory: ...
 
@@ -128,6 +139,7 @@ class _AllocatorGauge:
             f"{device.type.upper()} allocator: tensors (peak, end) and reserved segments; other "
             "processes and libraries not included"
         )
+        self.capacity: int | None = int(self._allocator.get_device_properties(device).total_memory)
 
     def read(self, stage: str) -> StageMemory:
         reading = StageMemory(
@@ -142,6 +154,7 @@ class _AllocatorGauge:
 
 class _MpsGauge:
     measure = "MPS allocator: tensors at the end of a stage; its peak cannot be known"
+    capacity: int | None = None
 
     def read(self, stage: str) -> StageMemory:
         return StageMemory(stage=stage, end_bytes=torch.mps.current_allocated_memory())
@@ -151,7 +164,11 @@ class _ResidentGauge:
     """Linux: VmHWM is the highest resident set since 5 was written to clear_refs (proc(5));
     elsewhere only the end."""
 
-    measure = "resident set of the whole process (weights, libraries and Python included)"
+    measure = (
+        "resident set of the whole process (weights, libraries and Python included); by stage, "
+        "what tensors take is not measured on a CPU"
+    )
+    capacity: int | None = None
 
     def __init__(self) -> None:
         self._reset = Path("/proc/self/clear_refs")

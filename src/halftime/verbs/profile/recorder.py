@@ -44,7 +44,7 @@ class Recorder:
     def span(self, home: Place, name: str) -> Iterator[None]:
         """Time a block."""
         if self.observe:
-            self.observe(self._place())
+            self.observe(self.place)
         close = self.annotate(home, name, self._steps) if self.annotate else None
         span = RawSpan(home, name, len(self._open), self.clock.mark())
         self.spans.append(span)
@@ -56,7 +56,7 @@ class Recorder:
             if close:
                 close()
             if self.observe:
-                self.observe(self._place())
+                self.observe(self.place)
             self._open.pop()
             if name == STEP:
                 self._steps += 1
@@ -72,10 +72,18 @@ class Recorder:
 
     def compiles(self) -> Place:
         """Where torch.compile's time goes now: to the part that is being called."""
-        here = self._place()
+        here = self.place
         return Place(COMPILATION, (here.part or here.stage) if here else "pipeline")
 
-    def _place(self) -> Place | None:
+    @property
+    def step(self) -> int | None:
+        """The denoising step, from 0, while a loop is under way."""
+        in_loop = self.loops and any(span.place.stage == "denoise" for span in self._open)
+        return self._steps if in_loop else None
+
+    @property
+    def place(self) -> Place | None:
+        """What is being called: the innermost recognised place."""
         # The outermost opaque span owns what happens inside it; failing that, the innermost
         # transparent one.
         return next(

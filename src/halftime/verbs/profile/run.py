@@ -26,6 +26,10 @@ from halftime.verbs.profile.call import outputs_kept, timed_call
 from halftime.verbs.profile.clock import clock_for
 from halftime.verbs.profile.device_probe import probe as device_probe
 from halftime.verbs.profile.device_probe import with_device
+from halftime.verbs.profile.evidence import Probed
+from halftime.verbs.profile.growth import growth_per_call, held_bytes, left_behind
+from halftime.verbs.profile.guidance import guidance_facts
+from halftime.verbs.profile.moves import weight_moves
 from halftime.verbs.profile.session import MeasuredCalls, TimedCall
 from halftime.verbs.profile.thumbnails import drawing_of, thumbnails
 
@@ -167,9 +171,25 @@ def _session(
     if not probes:
         return measurement.session(rows)
     rows = _with_probes(rows, turn, progress)
-    memory = probe.memory(turn.pipeline, turn.workload, turn.further)
-    shares = adapter_share(turn.pipeline, turn.workload, turn.further)
-    return measurement.session(rows, memory, shares)
+    growth = growth_per_call([call.held_bytes for call in measurement.steady])
+    return measurement.session(rows, _probed(turn, growth, progress))
+
+
+def _probed(turn: RepeatedCall, growth: int, progress: Progress) -> Probed:
+    """What short calls show of memory, guidance, adapters and moving weights."""
+    called = (turn.pipeline, turn.workload, turn.further)
+    memory, step = probe.memory(*called)
+    if growth:
+        progress("looking for what memory grows by", 0, 1)
+        memory = msgspec.structs.replace(
+            memory, growth_per_call=growth, left_behind=left_behind(*called)
+        )
+    return Probed(
+        memory=memory,
+        adapter_share=adapter_share(*called),
+        moves=weight_moves(*called),
+        guidance=guidance_facts(*called, step),
+    )
 
 
 def _calls(
@@ -190,7 +210,11 @@ def _calls(
             last = settings.pictures and index == total - 1
             pictures = thumbnails(outputs[0]) if last and outputs else ()
             drawing = drawing_of(outputs[0]) if last and outputs else None
-            calls[number].append(TimedCall(measured, compilation.look(), pictures, drawing))
+            outputs.clear()
+            looked = settings.probes and len(turns) == 1  # what others leave is not this one's
+            held = held_bytes() if looked and index > settings.warmup else 0
+            compiled = compilation.look()
+            calls[number].append(TimedCall(measured, compiled, pictures, drawing, held))
     progress("steady run", total, total)
     return calls
 

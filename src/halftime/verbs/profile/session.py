@@ -13,14 +13,14 @@ from halftime.base.ledger import Measured, ledger, steady_wall, steps_taken
 from halftime.base.version import version
 from halftime.pipeline.device import device_of
 from halftime.pipeline.load import LoadedPipeline
-from halftime.records import Environment, LedgerRow, MemoryReport, Run, Session, Workload
+from halftime.records import Environment, LedgerRow, Run, Session, Workload
 from halftime.records.stages import COMPILATION
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation
 from halftime.verbs.profile.clock import remarks_on
 from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.doubts import doubts
-from halftime.verbs.profile.evidence import ProfileEvidence
+from halftime.verbs.profile.evidence import NOT_PROBED, Probed, ProfileEvidence
 from halftime.verbs.profile.facts import facts
 from halftime.verbs.profile.findings import findings
 from halftime.verbs.profile.thumbnails import PictureFacts
@@ -35,6 +35,7 @@ class TimedCall:
     compiled: CompileCounters
     pictures: tuple[str, ...] = ()  # of the last call alone
     drawing: PictureFacts | None = None  # likewise
+    held_bytes: int = 0  # by tensors and pictures after it, where it was looked at
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class MeasuredCalls:
     def session(
         self,
         rows: tuple[LedgerRow, ...],
-        memory: MemoryReport | None = None,
-        adapter_share: float = 0.0,
+        probed: Probed = NOT_PROBED,
     ) -> Session:
         """The session around these rows, to which probes may have added."""
         pipeline, environment = self.loaded.pipeline, self.environment
@@ -81,7 +81,10 @@ class MeasuredCalls:
             compiled_for=_compiled_for(measured),
             drawing=self.steady[-1].drawing,
             steps=steps_taken(measured[-1].run.spans),
-            adapter_share=adapter_share,
+            adapter_share=probed.adapter_share,
+            memory=probed.memory,
+            moves=probed.moves,
+            guidance=probed.guidance,
         )
         return Session(
             halftime=version(),
@@ -97,7 +100,8 @@ class MeasuredCalls:
             workload_hash=workload.content_hash(),
             runs=tuple(call.run for call in measured),
             first_run=self.first.measured.run,
-            memory=memory,
+            memory=probed.memory,
+            moves=probed.moves,
             pictures=self.steady[-1].pictures,
             compilation=report,
             notes=(

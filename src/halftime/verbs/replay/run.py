@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-
-import msgspec
 
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
 from halftime.base.stats import unpaired_ratio
 from halftime.base.store import read_report
 from halftime.pipeline.load import load
+from halftime.pipeline.workload import change
 from halftime.records import Session
 from halftime.records.replay import Difference, Replay
 from halftime.verbs.profile.call import quiet_progress_bars
@@ -69,17 +69,18 @@ def replay(
     *,
     model: str | None = None,
     device: str | None = None,
+    source: Mapping[str, object] | None = None,
     settings: ProfileSettings | None = None,
     progress: Progress = silent,
 ) -> Replay:
     """Run the session's workload again, as often as it was run then.
 
-    `model` and `device` replace those of the session, where they have other names here; `settings`
-    says how often to run. Raises HalftimeError.
+    `model`, `device` and `source`, how the model is loaded by the fields of a workload, replace
+    those of the session, where they have other names here; `settings` says how often to run.
+    Raises HalftimeError.
     """
-    workload = session.workload
-    if device:
-        workload = msgspec.structs.replace(workload, device=device)
+    elsewhere = {"device": device} if device else {}
+    workload = change(session.workload, {**(source or {}), **elsewhere})
     progress("loading", 0, 1)
     loaded = load(model or model_of(session), workload)
     settings = settings or ProfileSettings(runs=max(1, len(session.runs)))

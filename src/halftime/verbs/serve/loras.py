@@ -1,5 +1,7 @@
 """LoRAs by name, from a listed folder: all are loaded at the start, and one is on for a call.
 
+Those of `--lora` are on for every call, beside it.
+
 Off, a LoRA's layers give what the layer under them gives, bit for bit.
 """
 
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from halftime.base.errors import BadInput
 from halftime.base.extras import optional
 from halftime.base.source import in_a_sentence
+from halftime.pipeline.pretrained import adapters_of
 from halftime.verbs.serve.messages import EngineSettings, Job
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 def load_loras(pipeline: DiffusionPipeline, settings: EngineSettings) -> dict[str, str]:
     """The folder's LoRAs by file name without its ending, each with the name of its adapter; all
-    are off. Raises BadInput where one cannot be offered."""
+    are off, and those of `settings.lora` on. Raises BadInput where one cannot be offered."""
     if settings.loras is None:
         return {}
     if settings.recipe is not None:
@@ -37,11 +40,16 @@ def load_loras(pipeline: DiffusionPipeline, settings: EngineSettings) -> dict[st
     if not hasattr(pipeline, "load_lora_weights"):
         raise BadInput(f"--loras: {type(pipeline).__name__} takes no LoRA.")
     # The adapter's name becomes part of a module's, which may hold no dot.
-    adapters = {file.stem: f"lora_{number}" for number, file in enumerate(files)}
+    adapters = {file.stem: f"offered_{number}" for number, file in enumerate(files)}
     for file in files:
         _load(pipeline, file, adapters[file.stem])
-    pipeline.disable_lora()
+    _only(pipeline, always_on(settings))
     return adapters
+
+
+def always_on(settings: EngineSettings) -> dict[str, float]:
+    """The adapters of `--lora`, and their weights."""
+    return {name: weight for name, (_, weight) in adapters_of(settings.lora).items()}
 
 
 def _load(pipeline: DiffusionPipeline, file: Path, adapter: str) -> None:
@@ -62,15 +70,26 @@ def _load(pipeline: DiffusionPipeline, file: Path, adapter: str) -> None:
 
 @contextmanager
 def adapter_on(
-    pipeline: DiffusionPipeline, adapters: Mapping[str, str], job: Job
+    pipeline: DiffusionPipeline,
+    adapters: Mapping[str, str],
+    always: Mapping[str, float],
+    job: Job,
 ) -> Iterator[None]:
-    """The job's LoRA is on inside the block, and no other."""
+    """The job's LoRA is on inside the block, beside those that always are, and no other."""
     if job.lora is None:
         yield
         return
-    pipeline.set_adapters([adapters[job.lora]], [job.lora_scale])
-    pipeline.enable_lora()
+    _only(pipeline, {**always, adapters[job.lora]: job.lora_scale})
     try:
         yield
     finally:
+        _only(pipeline, always)
+
+
+def _only(pipeline: DiffusionPipeline, weights: Mapping[str, float]) -> None:
+    """These adapters are on, and no others."""
+    if not weights:
         pipeline.disable_lora()
+        return
+    pipeline.set_adapters([*weights], [*weights.values()])
+    pipeline.enable_lora()

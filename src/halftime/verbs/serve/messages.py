@@ -122,6 +122,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     device: str | None = None
     dtype: str | None = None
     scheduler: str | None = None
+    # how the model is loaded, as a workload says it
+    variant: str | None = None
+    revision: str | None = None
+    config: str | None = None
+    custom_pipeline: str | None = None
+    lora: tuple[str, ...] = ()  # FILE or FILE:WEIGHT, on for every picture
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height); empty: the pipeline's own
     steps: tuple[int, ...] = (10, 20, 30)
     # of a job that has none; None: the bundled model's own, or the pipeline's

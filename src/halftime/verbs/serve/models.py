@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from halftime.base.errors import BadInput
+from halftime.base.errors import BadInput, BadWorkload
 from halftime.records.serve import EngineStatus, State
 from halftime.verbs.serve.many_engines import ManyEngines
 from halftime.verbs.serve.messages import EngineSettings, Event, Job
+from halftime.verbs.serve.source import source_of
 
 if TYPE_CHECKING:
     from halftime.verbs.serve.service import DrawingEngine
@@ -66,11 +67,14 @@ def _model(path: Path, name: str, table: object, common: EngineSettings) -> Name
     try:
         values_of_all = {**msgspec.to_builtins(common), "model": None, **values}
         engine = msgspec.convert(values_of_all, EngineSettings)
+        source_of(engine)
         return NamedModel(
             name=name, engine=engine, aliases=msgspec.convert(aliases, tuple[str, ...])
         )
     except msgspec.ValidationError as error:
         raise BadInput(f"{path}: [{name}]: {error}.") from error
+    except BadWorkload as error:
+        raise BadInput(f"{path}: [{name}]: {error}") from error
 
 
 @dataclass

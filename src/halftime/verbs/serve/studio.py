@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
@@ -35,10 +36,11 @@ from halftime.verbs.profile.call import out_of_memory_explained, tree
 from halftime.verbs.profile.clock import Clock, clock_for
 from halftime.verbs.profile.instrument import instrumented
 from halftime.verbs.profile.recorder import Recorder
-from halftime.verbs.serve.loras import adapter_on, load_loras
+from halftime.verbs.serve.loras import adapter_on, always_on, load_loras
 from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.preview import quickened
 from halftime.verbs.serve.references import most_references
+from halftime.verbs.serve.source import source_of
 from halftime.verbs.serve.stepping import Watch, watched
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class Studio:
     """One pipeline, its img2img sibling, and what is around them. Used by one thread."""
 
     loaded: LoadedPipeline
+    source: Workload  # how it was loaded
     modes: dict[Mode, DiffusionPipeline]
     template: SchedulerMixin
     tiny: AutoencoderTiny | None
@@ -91,6 +94,7 @@ class Studio:
     clock: Clock
     stack: ExitStack = field(default_factory=ExitStack)
     loras: Mapping[str, str] = field(default_factory=dict)  # name -> the adapter's
+    always_on: Mapping[str, float] = field(default_factory=dict)  # adapter -> its weight
     fps: float = 16.0  # of a video
     references: int = 1  # pictures that a call may be given at most
     beat: Callable[[], None] = lambda: None  # told of each step
@@ -109,7 +113,7 @@ class Studio:
         self.recorder.reset()
         with (
             watched(pipeline, self.template, watch),
-            adapter_on(self.pipeline, self.loras, jobs[0]),
+            adapter_on(self.pipeline, self.loras, self.always_on, jobs[0]),
             out_of_memory_explained(),
         ):
             origin = self.clock.start()
@@ -163,7 +167,8 @@ class Studio:
 def session_of(studio: Studio, drawing: Drawing, job: Job) -> Session:
     """One call on a live server as a Session; there is no first call beside it, and only one
     run."""
-    workload = Workload(
+    workload = msgspec.structs.replace(
+        studio.source,
         prompts=(job.prompt,),
         negative_prompt=job.negative_prompt,
         width=job.width,
@@ -183,8 +188,12 @@ def session_of(studio: Studio, drawing: Drawing, job: Job) -> Session:
         workload=workload,
         workload_hash=workload.content_hash(),
         runs=(drawing.measured.run,),
-        notes=(*studio.loaded.notes, "one request on a live server"),
+        notes=(*studio.loaded.notes, *_lora_of(job), "one request on a live server"),
     )
+
+
+def _lora_of(job: Job) -> tuple[str, ...]:
+    return () if job.lora is None else (f"LoRA {job.lora} at weight {job.lora_scale:g}",)
 
 
 def mode_of(job: Job) -> Mode:
@@ -240,10 +249,8 @@ def open_studio(settings: EngineSettings) -> Studio:
     """Load, fix and instrument. Raises HalftimeError where that cannot be done."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    loaded = load(
-        settings.model,
-        Workload(device=settings.device, dtype=settings.dtype, scheduler=settings.scheduler),
-    )
+    source = source_of(settings)
+    loaded = load(settings.model, source)
     pipeline = loaded.pipeline
     pipeline.set_progress_bar_config(disable=True)
     stack = ExitStack()
@@ -266,6 +273,7 @@ def open_studio(settings: EngineSettings) -> Studio:
     stack.enter_context(instrumented(pipeline, recorder))
     return Studio(
         loaded=loaded,
+        source=source,
         modes=modes,
         template=pipeline.scheduler,
         tiny=None if _WHOLE_LOOP in fixes else _tiny(pipeline, settings),
@@ -277,6 +285,7 @@ def open_studio(settings: EngineSettings) -> Studio:
         clock=clock,
         stack=stack,
         loras=loras,
+        always_on=always_on(settings),
         fps=settings.fps,
         references=most_references(pipeline) if "img2img" in modes else 1,
     )

@@ -1,0 +1,105 @@
+"""Rules about memory: what grows, what is nearly full, and what moving weights costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from halftime.base import units
+from halftime.records import Finding, WeightMoves
+from halftime.records.session import UNEXPLAINED
+from halftime.verbs.profile.evidence import ProfileEvidence, Rule
+from halftime.verbs.profile.probe import PROBE_STEPS
+
+NEARLY_FULL = 0.9  # of a device's memory: fragments alone may make the next call fail
+
+
+def _growth(evidence: ProfileEvidence) -> Iterator[Finding]:
+    memory = evidence.memory
+    if memory is None or not memory.growth_per_call:
+        return
+    rows = memory.left_behind
+    what = "; ".join(
+        f"{units.size(row.bytes)} in {row.count} x {row.kind}, made in {row.stage}"
+        for row in rows[:2]
+    )
+    cause = f". A call of {PROBE_STEPS} steps left {what}" if rows else ""
+    free = evidence.facts.free_bytes
+    calls = f"; what is free lasts for {free // memory.growth_per_call:,} more" if free else ""
+    yield Finding(
+        id="memory-grows",
+        stage=rows[0].stage if rows else "call",
+        message=f"each call holds {units.size(memory.growth_per_call)} more than the one before"
+        f"{calls}{cause}: something keeps it (a list in a callback, a hook, a cache without a "
+        "bound); keep a detached copy on the host, or let it go",
+    )
+
+
+def _nearly_full(evidence: ProfileEvidence) -> Iterator[Finding]:
+    memory = evidence.memory
+    if memory is None or not memory.of_device or not memory.capacity_bytes:
+        return
+    peak, stage = max(((row.peak_bytes or 0), row.stage) for row in memory.stages)
+    if peak >= NEARLY_FULL * memory.capacity_bytes:
+        yield Finding(
+            id="memory-nearly-full",
+            stage=stage,
+            fix="offload" if not evidence.moves else None,
+            message=f"tensors take up to {units.size(peak)} of the device's "
+            f"{units.size(memory.capacity_bytes)}, in {stage}: a larger picture or batch, or "
+            "fragments, will not fit. In vae_decode tiles help (pipeline.vae.enable_tiling()), "
+            "elsewhere fewer bits or `offload`",
+        )
+
+
+def _moved_weights(evidence: ProfileEvidence) -> Iterator[Finding]:
+    moves = evidence.moves
+    seconds = min(sum(move.seconds for move in moves), evidence.wall_seconds)
+    if not moves or not evidence.worth_saying(seconds):
+        return
+    most = max(moves, key=lambda move: move.seconds)
+    total = sum(move.bytes for move in moves if move.to_device)
+    ahead = any(move.ahead for move in moves)
+    yield evidence.finding(
+        "weights-moved",
+        most.stage if evidence.row(most.stage) else UNEXPLAINED,
+        seconds,
+        None,
+        f"hooks move {units.size(total)} of weights to the device in each call, in "
+        f"{sum(move.count for move in moves)} moves ({evidence.part_of_call(seconds)}, each waited "
+        f"for; the {most.component} most, {_manner(most)}){_HIDDEN if ahead else ''}. "
+        f"{_cure(evidence, most)}",
+    )
+
+
+_HIDDEN = ", of which prefetching hides a part: `halftime trace` tells how much"
+
+
+def _manner(move: WeightMoves) -> str:
+    often = f"in {move.steps} steps" if move.steps > 1 else f"{move.count} times"
+    return f"{units.seconds(move.seconds)} {often}"
+
+
+def _cure(evidence: ProfileEvidence, most: WeightMoves) -> str:
+    memory, free = evidence.memory, evidence.facts.free_bytes
+    weights = evidence.facts.weight_bytes
+    if memory and memory.of_device and memory.capacity_bytes and weights:
+        peak = max((row.peak_bytes or 0) for row in memory.stages)
+        if weights + peak < NEARLY_FULL * memory.capacity_bytes:
+            return (
+                f"All weights ({units.size(weights)}) fit beside the {units.size(peak)} that a "
+                f"call takes at most, into {units.size(memory.capacity_bytes)}: without hooks, "
+                "pipeline.to(device) once"
+            )
+    if most.how == "sequential" and weights and free and weights < free:
+        return "Whole components move once a call: pipeline.enable_model_cpu_offload()"
+    if most.how == "sequential":
+        return (
+            "Groups of layers that are fetched ahead hide their moves: "
+            "pipeline.enable_group_offload(..., use_stream=True)"
+        )
+    if most.how == "group" and not most.ahead:
+        return "With use_stream=True the next group comes while one computes"
+    return "Weights in fewer bits (`denoiser-quantize`, `text-quantize`) move in less time, or stay"
+
+
+MEMORY_RULES: tuple[Rule, ...] = (_growth, _nearly_full, _moved_weights)
