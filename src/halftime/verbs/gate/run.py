@@ -211,7 +211,7 @@ class GateBench:
             if before <= longest:
                 break
             try:
-                self._cohort(collected)
+                self.cohort(collected)
             except NotInTime as error:
                 collected.notes.append(f"the budget ended while a cohort started: {error}")
                 break
@@ -224,7 +224,7 @@ class GateBench:
 
     # ---- timing
 
-    def _cohort(self, collected: Collected) -> None:
+    def cohort(self, collected: Collected) -> None:
         """One cohort: who is what is dealt, then all start at once and take turns."""
         number = len(collected.cohorts) + 1
         labels = ["base", "candidate"] * self.settings.processes

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from halftime.base.stats import median
-from halftime.records.gate import GateCohort, StageShift
+from halftime.records.gate import GateCohort, GateProcess, StageShift
 from halftime.verbs.gate.sequential import Cohort, shift_interval
 
 STAGE_ALPHA = 0.05  # of a stage's interval: it explains a verdict and decides none
@@ -34,18 +34,21 @@ def stage_shifts(cohorts: Sequence[GateCohort]) -> tuple[StageShift, ...]:
     return tuple(_shift(name, cohorts, wall) for name in names)
 
 
+def stage_cohorts(stage: str, cohorts: Sequence[GateCohort], wall: float) -> tuple[Cohort, ...]:
+    """One stage's seconds, as shares of a call of `wall` seconds, so that the test's tilts fit."""
+    return tuple(
+        _split(cohort, [[s / wall for s in _seconds(p, stage)] for p in cohort.processes])
+        for cohort in cohorts
+    )
+
+
+def _seconds(process: GateProcess, stage: str) -> Sequence[float]:
+    """Zeros where a process has no such stage."""
+    return process.stage_seconds.get(stage, (0.0,) * len(process.wall_seconds))
+
+
 def _shift(stage: str, cohorts: Sequence[GateCohort], wall: float) -> StageShift:
-    """One stage's difference. In shares of the call, so that the test's tilts fit."""
-    parts = []
-    for cohort in cohorts:
-        rows = [
-            [
-                seconds / wall
-                for seconds in process.stage_seconds.get(stage, (0.0,) * len(process.wall_seconds))
-            ]
-            for process in cohort.processes
-        ]
-        parts.append(_split(cohort, rows))
+    parts = stage_cohorts(stage, cohorts, wall)
     interval = shift_interval(parts, STAGE_ALPHA)
     base = median([value for part in parts for calls in part.base for value in calls]) * wall
     return StageShift(
