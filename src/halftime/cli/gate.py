@@ -27,7 +27,11 @@ EXIT_CODES = {"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3}
     help="A git revision, an environment's folder, a recipe (.toml), requirements "
     "('diffusers==0.41.*' or a .txt), or 'baseline'.",
 )
-@click.option("--recipe", metavar="TOML", help="What is judged has the fixes of a recipe or plan.")
+@click.option(
+    "--recipe",
+    metavar="TOML",
+    help="With the fixes of a recipe or plan; another version of the same gets them, too.",
+)
 @click.option(
     "--budget", default="5m", show_default=True, help="Time for everything, pictures included."
 )
@@ -99,7 +103,7 @@ def command(
         progress("importing torch and diffusers", 0, 1)
         from halftime.pipeline.load import kind_of
         from halftime.verbs.gate.run import GateSettings, gate
-        from halftime.verbs.gate.sides import here, side_of
+        from halftime.verbs.gate.sides import alike, here, side_of
 
         settings = GateSettings(
             margin=parse_share(slower),
@@ -115,7 +119,9 @@ def command(
         candidate = here(recipe)
         progress(f"preparing {against}", 0, 1)
         with side_of(against, model) as base:
-            record = gate(model, base, candidate, workload, settings, progress=progress)
+            record = gate(
+                model, alike(base, candidate), candidate, workload, settings, progress=progress
+            )
     if github:
         click.echo(github_annotations(record))
     emit(

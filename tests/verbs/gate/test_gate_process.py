@@ -60,6 +60,12 @@ def test_one_that_dies_is_named_with_its_last_words(started) -> None:
         process.ready()
 
 
+def test_one_of_another_halftime_is_named(started) -> None:
+    process = started("print('{\"beats\": 3}')")
+    with pytest.raises(HalftimeError, match=r"before answers as another halftime does \(.*beats"):
+        process.ready()
+
+
 def test_one_that_is_silent_is_not_waited_for_beyond_the_budget(started) -> None:
     process = started("import sys; sys.stdin.read()")
     with pytest.raises(NotInTime, match="a process of before was not ready"):

@@ -11,8 +11,9 @@ import pytest
 
 import halftime
 from halftime.base.errors import BadFile, BadInput, HalftimeError
+from halftime.records.gate import SideKind
 from halftime.verbs.gate import sides
-from halftime.verbs.gate.sides import Side, check_version, here, moved, side_of
+from halftime.verbs.gate.sides import Side, alike, check_version, here, moved, side_of
 
 
 def git(*words: str) -> str:
@@ -118,6 +119,15 @@ def test_a_recipe_and_the_baseline(tmp_path: Path) -> None:
     with side_of("baseline") as side:
         assert (side.kind, side.recipe) == ("baseline", None)
     assert here(str(plan)).recipe == str(plan)
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"), [("revision", "p.toml"), ("requirement", "p.toml"), ("baseline", None)]
+)
+def test_versions_get_the_same_recipe_and_the_baseline_none(
+    kind: SideKind, recipe: str | None
+) -> None:
+    assert alike(Side("before", kind), Side("now", recipe="p.toml")).recipe == recipe
 
 
 def test_a_recipe_with_an_unknown_fix_is_refused(tmp_path: Path) -> None:

@@ -92,7 +92,13 @@ class SideProcess:
         line = stdout.readline()
         if not line:
             raise self._failure()
-        answer = msgspec.json.decode(line, type=WorkerAnswer)
+        try:
+            answer = msgspec.json.decode(line, type=WorkerAnswer)
+        except msgspec.DecodeError as error:
+            raise HalftimeError(
+                f"a process of {self._side.label} answers as another halftime does ({error}). "
+                "Name its environment instead, which is measured by this one."
+            ) from error
         if answer.error:
             raise HalftimeError(f"{self._side.label}: {answer.error}")
         return answer

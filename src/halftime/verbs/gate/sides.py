@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -112,6 +112,14 @@ def _with_plan(path: Path) -> Side:
 
     choose(read_plan(_existing(path)))
     return Side(path.name, "recipe", paths=_search_path(), recipe=str(path.resolve()))
+
+
+def alike(base: Side, candidate: Side) -> Side:
+    """The base with the candidate's recipe, where another version of the same is compared; a recipe
+    or the baseline is a base for what it is."""
+    if base.kind in ("revision", "environment", "requirement"):
+        return replace(base, recipe=candidate.recipe)
+    return base
 
 
 def _existing(path: Path) -> Path:
