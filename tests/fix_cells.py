@@ -216,7 +216,9 @@ class Subject:
 
     `coarse` is what 'equivalent' is where the pipeline itself is in half precision; `neighbour`
     calls another pipeline, which no fix on this one may change; `sizes` are those of the call, for
-    the probe: pictures of two latents by two round otherwise than those of eight by eight.
+    the probe: pictures of two latents by two round otherwise than those of eight by eight. `seeded`
+    draws with another seed: where one picture in bf16 is too far off, it and three more decide,
+    since rounding differs from one picture to the next by more than its mean.
     """
 
     def __init__(
@@ -227,8 +229,10 @@ class Subject:
         coarse: float = 0.0,
         neighbour: Call | None = None,
         sizes: Mapping[str, object] | None = None,
+        seeded: Callable[[int], object] | None = None,
     ) -> None:
         self.pipeline, self.call, self.sizes = pipeline, call, sizes or {}
+        self.seeded = seeded
         self.coarse, self.neighbour = coarse, neighbour
         self.baseline = drawing(call)
         self.steady = np.array_equal(self.baseline, drawing(call))
@@ -259,12 +263,14 @@ class Subject:
 
     def _judged(self, fix: str, chosen: Choice, limit: int) -> Cell:
         entered = False
-        candidate, beside = self.baseline, self.beside
+        candidate, beside, more = self.baseline, self.beside, None
         try:
             probe = self.sizes or True
             with limited(limit), halftime.applied(self.pipeline, [chosen], probe=probe):  # type: ignore[arg-type]
                 entered = True
                 candidate = drawing(self.call)
+                if fix in BF16_FIXES and difference(self.baseline, candidate) > IN_BF16:
+                    more = self._drawn_more()
                 beside = drawing(self.neighbour) if self.neighbour else None
         except HalftimeError as error:
             failed = Cell("fails", f"in the call: {error_line(error)}")
@@ -272,19 +278,31 @@ class Subject:
         except (Exception, TookTooLong) as error:
             place = "in the call" if entered else "when applied"
             return self.undone(Cell("fails", f"{place}: {error_line(error)}"))
-        return self.undone(self._compared(fix, candidate, beside))
+        if more is None:
+            return self.undone(self._compared(fix, self.baseline, candidate, beside))
+        baseline = np.concatenate([self.baseline, self._drawn_more()])
+        return self.undone(self._compared(fix, baseline, np.concatenate([candidate, more]), beside))
 
-    def _compared(self, fix: str, candidate: np.ndarray, beside: np.ndarray | None) -> Cell:
+    def _drawn_more(self) -> np.ndarray:
+        """Three further pictures, in one array."""
+        seeded = self.seeded
+        if seeded is None:
+            return np.zeros(0)
+        return np.concatenate([drawing(lambda seed=seed: seeded(seed)) for seed in (1, 2, 3)])  # type: ignore[misc]
+
+    def _compared(
+        self, fix: str, baseline: np.ndarray, candidate: np.ndarray, beside: np.ndarray | None
+    ) -> Cell:
         if self.beside is not None and beside is not None:
             distance = difference(self.beside, beside)
             if distance > EQUIVALENT:
                 return Cell("fails", f"it changes the picture of another pipeline: {distance:.2g}")
-        distance = difference(self.baseline, candidate)
+        distance = difference(baseline, candidate)
         limit = allowed(fix)
         if halftime.FIXES[fix].level == "equivalent":
             limit = max(limit, self.coarse)
         if not np.isfinite(distance):
-            words = "another shape" if candidate.shape != self.baseline.shape else "not finite"
+            words = "another shape" if candidate.shape != baseline.shape else "not finite"
             return Cell("fails", f"the picture is of {words}" if "shape" in words else words)
         if distance > limit and self.steady:
             return Cell("fails", f"picture off by {distance:.2g}, allowed {limit:g}", distance)

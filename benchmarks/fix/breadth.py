@@ -49,8 +49,13 @@ from tiny_pipelines import BREADTH, FAMILIES, PIPELINES, states  # noqa: E402
 CODE = ("src/halftime/fix", "src/halftime/pipeline", "src/halftime/upstream")
 ROW_SECONDS = 1800  # a row that hangs; a slow cell is stopped by its own limit
 MATRICES = ("families", "states", "oldest")
-# How Python says that this diffusers does not have a family yet.
-ABSENT = ("module diffusers has no attribute", "No module named 'diffusers.")
+# How Python, or this diffusers, says that it does not have a family yet, or not one that works.
+ABSENT = (
+    "module diffusers has no attribute",
+    "No module named 'diffusers.",
+    "Cannot create ComponentSpec from a nn.Module that was not created with",
+    "In FluxAutoBeforeDenoiseStep, exactly one None must be specified",
+)
 PACKAGES = ("diffusers", "torch", "transformers")
 Row = dict[str, Any]
 Measure = Callable[[str, Collection[str]], Row]
@@ -70,12 +75,19 @@ def family_row(name: str, fixes: Collection[str] = ()) -> Row:
     tiny = {**PIPELINES, **FAMILIES, **BREADTH}[name]
     try:
         pipeline = tiny.build()
-    except (AttributeError, ModuleNotFoundError) as error:
+    except (AttributeError, ModuleNotFoundError, ValueError) as error:
         if not str(error).startswith(ABSENT):
             raise
         return {"absent": error_line(error)}
     sizes = {k: v for k, v in tiny.arguments(STEPS).items() if k in ("height", "width")}
-    subject = Subject(pipeline, lambda: pipeline(**tiny.arguments(STEPS)), sizes=sizes)
+
+    def drawn(seed: int) -> object:
+        generator = torch.Generator().manual_seed(seed)
+        return pipeline(**{**tiny.arguments(STEPS), "generator": generator})
+
+    subject = Subject(
+        pipeline, lambda: pipeline(**tiny.arguments(STEPS)), sizes=sizes, seeded=drawn
+    )
     cells = subject.row(fixes=fixes)
     return {
         "class": type(pipeline).__name__,

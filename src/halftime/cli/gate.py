@@ -40,7 +40,7 @@ EXIT_CODES = {"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3}
     default="3%",
     show_default=True,
     metavar="SHARE",
-    help="Pass where it is shown to be less slow than this.",
+    help="From where on slower counts: pass means shown to be less so.",
 )
 @click.option(
     "--alpha",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import re
 from functools import cache
 from importlib import resources
 from typing import Literal
@@ -18,6 +19,8 @@ from halftime.records.base import Record
 Rate = Literal["fp16", "bf16", "tf32", "fp32", "int8", "fp8", "fp4"]
 # The table's columns; fp4 is worked out of fp8.
 RATES: tuple[Rate, ...] = ("fp16", "bf16", "tf32", "fp32", "int8", "fp8")
+
+_MARKS = re.compile(r"\((?:R|TM)\)", re.IGNORECASE)  # 'Intel(R) Data Center GPU Max 1550'
 
 
 class Gpu(Record, frozen=True, kw_only=True):
@@ -58,8 +61,8 @@ def gpu_named(name: str) -> Gpu:
 
 def find_gpu(name: str) -> Gpu | None:
     """As `gpu_named`, or None."""
-    word = plain(name)
-    for prefix in ("", "nvidia", "tesla", "geforce", "nvidiageforce"):
+    word = plain(_MARKS.sub("", name))
+    for prefix in ("", "nvidia", "tesla", "geforce", "nvidiageforce", "amd", "intel"):
         if word.startswith(prefix) and word[len(prefix) :] in _names():
             return _names()[word[len(prefix) :]]
     return None

@@ -149,6 +149,17 @@ def test_calibration_finds_a_machine_that_is_slower_by_a_known_factor() -> None:
     assert (after.covariance.diagonal() <= machine.covariance.diagonal() + 1e-12).all()
 
 
+def test_a_card_whose_maker_nobody_measured_has_no_band_of_measurements() -> None:
+    measured, listed, foreign = (
+        uncalibrated(gpu_named(name), shipped()) for name in ("H100", "B200", "AMD Instinct MI300X")
+    )
+    assert "published measurements" in measured.calibrated_on
+    assert "no measurement of it" in listed.calibrated_on
+    assert "no card of its maker was measured" in foreign.calibrated_on
+    spreads = [machine.covariance[0, 0] for machine in (measured, listed, foreign)]
+    assert spreads[0] < spreads[1] < spreads[2]
+
+
 def test_a_calibrated_band_is_narrower_and_another_host_widens_it() -> None:
     rows, _ = read_rows(DATA / "published_latency.csv")
     row = next(row for row in rows if row.gpu == "L20")

@@ -185,6 +185,17 @@ def test_gpu_names_as_people_write_them() -> None:
         "h100 pcie": "H100-PCIe",
         "A100-SXM4-40GB": "A100-40GB",
         "H100-80GB-HBM3": "H100-SXM",
+        # as the devices of a recording are named
+        "NVIDIA H100 80GB HBM3": "H100-SXM",
+        "NVIDIA RTX 6000 Ada Generation": "RTX 6000 Ada",
+        "AMD Instinct MI210": "MI210",
+        "AMD Instinct MI250X": "MI250X",
+        "AMD Instinct MI250X / MI250": "MI250X",
+        "AMD Instinct MI300X": "MI300X",
+        "AMD Instinct MI300X VF": "MI300X",
+        "AMD Instinct MI355X": "MI355X",
+        "Intel(R) Data Center GPU Max 1550": "Max 1550",
+        "Intel(R) Arc(TM) B580 Graphics": "Arc B580",
     }.items():
         assert gpu_named(name).name == expected
     assert find_gpu("GPU of my dreams") is None

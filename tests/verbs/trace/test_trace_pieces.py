@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import halftime
 from halftime.verbs.trace import events, text
 from halftime.verbs.trace.read import Trace, read
+from halftime.verbs.trace.text import BLOCK
 from trace_synthetic import Synthetic, diffusion
 
 BLOCKS = (64, 700, 5000, 1 << 20)
@@ -117,3 +119,30 @@ def test_two_documents_in_one_file_are_both_read(tmp_path: Path) -> None:
     assert len(recorded.device) + len(recorded.runtime) + len(recorded.host) == 2 * len(
         trace.events
     )
+
+
+@pytest.mark.parametrize("value", ["1.5", "NaN"])
+@pytest.mark.parametrize("padding", [0, BLOCK, 3 * BLOCK])
+def test_an_array_within_another_object_is_not_the_files(
+    tmp_path: Path, padding: int, value: str
+) -> None:
+    plain = diffusion(Synthetic())
+    nested = {"pad": "x" * padding, "traceEvents": [{"ph": "X", "name": "not ours"}], "of": "y"}
+    text = json.dumps({"metadata": nested, "more": "z" * padding, **plain.data()})
+    path = tmp_path / "t.json"
+    path.write_text(text.replace('"y"', value))
+    session = halftime.trace(path)
+    assert session.notes == ()
+    assert session.device is not None
+    assert session.device.busy_seconds == pytest.approx(plain.busy * 1e-6)
+    assert session.environment.device_name == plain.vendor.device_name
+
+
+def test_a_file_whose_beginning_is_damaged_is_read(tmp_path: Path) -> None:
+    plain = diffusion(Synthetic())
+    text = json.dumps({"command": "QUOTES", "pad": "x" * BLOCK, **plain.data()})
+    path = tmp_path / "t.json"
+    path.write_text(text.replace("QUOTES", 'run "this"'))
+    session = halftime.trace(path)
+    assert session.device is not None
+    assert session.device.busy_seconds == pytest.approx(plain.busy * 1e-6)

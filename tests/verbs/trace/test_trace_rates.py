@@ -63,8 +63,20 @@ def test_work_of_an_operator(operator: Shapes, flops: int, elements: int) -> Non
     assert (work.flops, work.elements) == (flops, elements)
 
 
-def test_operators_stand_against_the_cards_roofline(tmp_path: Path) -> None:
-    trace = Synthetic(vendor=replace(VENDORS["cuda"], device_name="NVIDIA A10G"))
+# The peak of fp16 with fp32 accumulation, and the bandwidth.
+@pytest.mark.parametrize(
+    ("vendor", "card", "peak", "bandwidth"),
+    [
+        ("cuda", "NVIDIA A10G", 70e12, 600e9),
+        ("rocm", "AMD Instinct MI300X", 1307.4e12, 5300e9),
+        ("rocm", "AMD Instinct MI250X / MI250", 191.5e12, 1638e9),  # one of its two dies
+        ("xpu", "Intel(R) Arc(TM) B580 Graphics", 116.5e12, 456e9),
+    ],
+)
+def test_operators_stand_against_the_cards_roofline(
+    tmp_path: Path, vendor: str, card: str, peak: float, bandwidth: float
+) -> None:
+    trace = Synthetic(vendor=replace(VENDORS[vendor], device_name=card))
     sizes = {"slow": ([512, 512], 90.0), "fast": ([4096, 4096], 2500.0)}
     with trace.range("halftime/denoise/denoiser#0"):
         for at, (dims, duration) in enumerate(sizes.values(), 1):
@@ -81,10 +93,11 @@ def test_operators_stand_against_the_cards_roofline(tmp_path: Path) -> None:
     assert large.flops == 2 * 4096**3
     assert large.bytes == 3 * 4096**2 * 2
     assert large.flops_per_second == pytest.approx(2 * 4096**3 / 2500e-6)
-    # An A10G: 70 TFLOP/s in fp16 with fp32 accumulation, 600 GB/s.
-    assert large.roofline_seconds == pytest.approx(2 * 4096**3 / 70e12)
-    assert small.roofline_seconds == pytest.approx(max(2 * 512**3 / 70e12, 3 * 512**2 * 2 / 600e9))
-    # Furthest from the roofline first: 2500 us less 1963 us, then 90 us less 4 us.
+    assert large.roofline_seconds == pytest.approx(2 * 4096**3 / peak)
+    assert small.roofline_seconds == pytest.approx(
+        max(2 * 512**3 / peak, 3 * 512**2 * 2 / bandwidth)
+    )
+    # Furthest from the roofline first: 2500 us less 1963 us, then 90 us less 4 us, on the A10G.
     assert [rate.shapes for rate in session.operations] == [large.shapes, small.shapes]
 
 

@@ -81,6 +81,19 @@ GENERATIONS = {
     "hopper": 0.6,
     "blackwell": 0.4,
 }
+# The same of generations whose maker nobody has measured: the fit leaves them alone.
+UNMEASURED = {
+    "cdna": 1.0,
+    "cdna2": 1.0,
+    "cdna3": 0.6,
+    "cdna4": 0.4,
+    "rdna3": 0.6,
+    "xe-hpc": 0.6,
+    "xe2-hpg": 0.6,
+}
+# Of the logarithms of their rates and bandwidth, a prior: the constants are shares of the peak that
+# NVIDIA's libraries reach, and others' may reach another.
+UNMEASURED_COMPUTE, UNMEASURED_MEMORY = 0.4, 0.2
 GENERATION_SPREAD = 0.3  # standard deviation of the logarithm; the fit reads it
 
 

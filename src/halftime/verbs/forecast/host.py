@@ -9,7 +9,7 @@ from halftime.base.errors import BadInput
 from halftime.records.gpus import Gpu
 from halftime.verbs.forecast.ops import StageTrace
 
-CONSUMER = ("GTX", "TITAN", "RTX 2", "RTX 3", "RTX 40", "RTX 50")
+CONSUMER = ("GTX", "TITAN", "RTX 2", "RTX 3", "RTX 40", "RTX 50", "RX", "Arc")
 # Class of CPU -> the constant that its cost for an operation has over a server's of before 2022
 # (the cores that stand beside a V100, a T4 or an A100), and which CPUs are meant.
 CLASSES: dict[str, tuple[str | None, str]] = {
@@ -17,7 +17,13 @@ CLASSES: dict[str, tuple[str | None, str]] = {
     "modern": ("modern", "server cores of 2022 and later: Sapphire Rapids, EPYC Genoa, Grace"),
     "desktop": ("desktop", "desktop cores: Ryzen, Core"),
 }
-MODERN = ("hopper", "blackwell")  # architectures that were sold beside modern servers
+MODERN = (
+    "hopper",
+    "blackwell",
+    "cdna3",
+    "cdna4",
+    "xe-hpc",
+)  # architectures that were sold beside modern servers
 # Of log(cost): of a class that was named, and of a number that was measured on the machine itself.
 NAMED_SPREAD, MEASURED_SPREAD = 0.25, 0.10
 

@@ -16,7 +16,12 @@ from halftime.records import Record
 from halftime.records.gpus import Gpu
 from halftime.verbs.forecast import host
 from halftime.verbs.forecast.cache import Traced, trace_of
-from halftime.verbs.forecast.constants import Constants
+from halftime.verbs.forecast.constants import (
+    UNMEASURED,
+    UNMEASURED_COMPUTE,
+    UNMEASURED_MEMORY,
+    Constants,
+)
 from halftime.verbs.forecast.ops import StageTrace
 from halftime.verbs.forecast.quantised import doubt
 from halftime.verbs.forecast.roofline import (
@@ -189,6 +194,12 @@ def uncalibrated(gpu: Gpu, constants: Constants, beside: str | None = None) -> M
         compute, both, memory = fitted.covariance
         covariance[:2, :2] = [[compute, both], [both, memory]]
         basis = f"{fitted.rows} published measurements on the {gpu.name}"
+    elif gpu.architecture in UNMEASURED:
+        covariance[:2, :2] = np.diag([UNMEASURED_COMPUTE**2, UNMEASURED_MEMORY**2])
+        basis = (
+            f"datasheet values of the {gpu.name} alone: no card of its maker was measured, so the "
+            "band is a guess"
+        )
     else:
         covariance[:2, :2] = np.diag([constants.gpu_compute**2, constants.gpu_memory**2])
         basis = f"datasheet values of the {gpu.name} alone: no measurement of it was available"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from halftime.base.errors import BadInput
 from halftime.records.gpus import Gpu, Rate
-from halftime.verbs.forecast.constants import Constants
+from halftime.verbs.forecast.constants import UNMEASURED, Constants
 from halftime.verbs.forecast.host import CONSUMER
 from halftime.verbs.forecast.ops import Kind, OpGroup
 from halftime.verbs.forecast.quantised import (
@@ -206,7 +206,9 @@ def limits_of(gpu: Gpu, dtype: str, constants: Constants) -> GpuLimits:
         sms=number(float(gpu.sms)),
         cycles=number(gpu.peak["fp32"] / (2 * FP32_LANES.get(gpu.architecture, 128))),
         watts=number(gpu.watts),
-        energy=number(constants.energy.get(gpu.architecture, 1.0)),
+        energy=number(
+            constants.energy.get(gpu.architecture, UNMEASURED.get(gpu.architecture, 1.0))
+        ),
         legacy=number(float(legacy)),
         boosted=number(float(gpu.name.startswith(CONSUMER))),
         compute=number(np.exp(effect.compute) if effect else 1.0),

@@ -9,7 +9,7 @@ import msgspec
 
 from halftime.base.errors import BadInput
 from halftime.records.gpus import Gpu, all_gpus, gpu_named
-from halftime.verbs.forecast.constants import shipped
+from halftime.verbs.forecast.constants import UNMEASURED, shipped
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*G(?:i?B)?", re.IGNORECASE)
 
@@ -25,7 +25,8 @@ def card_named(text: str) -> Card:
     """The card. Raises UnknownDevice or BadInput.
 
     Of a card known by its memory alone, rates are those of the GPU with that memory that most is
-    measured of; of a size that no GPU has, of the one with the nearest memory above.
+    measured of; of a size that no GPU has, of the one with the nearest memory above. Cards whose
+    maker nobody has measured are taken where no other is as large.
     """
     size = _MEMORY.fullmatch(text.strip())
     if size is None:
@@ -38,6 +39,7 @@ def card_named(text: str) -> Card:
             f"--card {text!r}: the table's cards have up to {largest:g} GB. Name a GPU of "
             "`halftime forecast gpus`, or a size up to that."
         )
+    above = [gpu for gpu in above if gpu.architecture not in UNMEASURED] or above
     nearest = min(gpu.memory_bytes for gpu in above)
     fitted = shipped().gpus
     gpu = max(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from halftime.records.gpus import Gpu
-from halftime.verbs.forecast.host import CONSUMER
+from halftime.verbs.forecast.host import CONSUMER, MODERN
 from halftime.verbs.forecast.predict import ComponentRun, operations_of
 
 
@@ -42,7 +42,7 @@ def generation(gpu: Gpu) -> float:
     """The rate of the card's PCIe over that of 4.0."""
     if gpu.architecture in ("pascal", "volta", "turing"):
         return 0.5
-    return 1.8 if gpu.architecture in ("hopper", "blackwell") else 1.0
+    return 1.8 if gpu.architecture in MODERN else 1.0
 
 
 def between_cards(gpu: Gpu) -> float:

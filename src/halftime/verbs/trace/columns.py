@@ -139,11 +139,12 @@ class Columns:
 
     def _add(self, events: list[Event]) -> None:
         numbers = self._numbers
-        number = np.array([numbers[e.ph, e.cat, e.name, e.pid, e.tid] for e in events], np.int64)
+        number = np.fromiter(
+            [numbers[e.ph, e.cat, e.name, e.pid, e.tid] for e in events], np.int64, len(events)
+        )
         key, fate = number >> _BITS, number & (_FATES - 1)
-        ts = np.array([event.ts for event in events], np.float64)
-        # numpy reads a null as not a number
-        dur = np.array([event.dur for event in events], np.float64)
+        ts = np.fromiter([event.ts for event in events], np.float64, len(events))
+        dur = _durations(events)
         for table, of_table in (
             (self.device, fate == _DEVICE),
             (self.runtime, fate == _RUNTIME),
@@ -174,6 +175,14 @@ class Columns:
         self.shapes[integer(args.external)] = Shapes(
             event.name, dims, types[0] if types else "", values
         )
+
+
+def _durations(events: list[Event]) -> Floats:
+    durations = [event.dur for event in events]
+    try:
+        return np.fromiter(durations, np.float64, len(durations))
+    except TypeError:
+        return np.array(durations, np.float64)  # a null is not a number
 
 
 def _where(events: list[Event], mask: NDArray[np.bool_]) -> Iterable[Event]:

@@ -13,7 +13,14 @@ from collections.abc import Iterator
 
 import msgspec
 
-from halftime.verbs.trace.salvage import FAULTS, SEPARATORS, Damage, begins_of, last_begin
+from halftime.verbs.trace.salvage import (
+    FAULTS,
+    SEPARATORS,
+    Damage,
+    begins_of,
+    last_begin,
+    without_bad_tokens,
+)
 from halftime.verbs.trace.text import BLOCK, TraceText
 
 NONE = -1
@@ -93,37 +100,38 @@ class Decoding:
         while True:
             more = self.text.grow(size)
             text = self.text.held
-            piece = text[: last_begin(text)] if more else text
+            stop = last_begin(text) if more else len(text)
             size = 2 * len(text)
-            if more and not piece:
+            if more and not stop:
                 continue
             try:
-                events = _list(piece)
+                events = _list(text, stop)
             except FAULTS as error:
+                piece = text[:stop]
                 end = _array_end(piece, error, last=not more)
                 if end is not None:
-                    yield _list(piece[:end])
+                    yield _list(piece, end)
                     yield from self._leave(end + 1)
                     return
                 if more and _goes_on(piece, error):
                     continue
                 low, high = _around(piece, error)
-                right = _list_or_none(piece[:low]) if low else None
+                right = _list_or_none(piece, low) if low else None
                 if right is None:
-                    low, high = 0, len(piece)
+                    low, high = 0, stop
                 else:
                     self.is_trace = True
                     yield right
-                more = more or high < len(piece)
-                piece = piece[:high]
-                yield from self._mended(piece[low:], last=not more)
+                more = more or high < stop
+                yield from self._mended(piece[low:high], last=not more)
+                stop = high
             else:
                 self.is_trace = self.is_trace or bool(events)
                 self.damage.cut = not more
                 yield events
             if not more:
                 return
-            self.text.held = text[len(piece) :]
+            self.text.held = text[stop:]
             size = BLOCK
 
     def _enter(self) -> bool:
@@ -136,9 +144,8 @@ class Decoding:
             if start[:1] == b"[":  # the array form of the format
                 self.text.held = text[text.index(b"[") + 1 :]
                 return True
-            arrays = list(_ARRAY.finditer(text))
-            if arrays:
-                array = next((a for a in arrays if _is_json(_closed(text[: a.start()]))), arrays[0])
+            array = _array_of(text, last=not more)
+            if array is not None:
                 self.head = _head(_closed(text[: array.start()]))
                 self.text.held = text[array.end() :]
                 return True
@@ -165,8 +172,11 @@ class Decoding:
         yield [event for event in events if isinstance(event, Event)]
 
 
-def _list(piece: bytes) -> list[Event]:
-    return _EVENTS.decode(b"[" + piece.rstrip(SEPARATORS) + b"]")
+def _list(text: bytes, stop: int) -> list[Event]:
+    """The events that stand before `stop`."""
+    while stop and text[stop - 1] in SEPARATORS:
+        stop -= 1
+    return _EVENTS.decode(b"".join((b"[", memoryview(text)[:stop], b"]")))
 
 
 def _position(error: Exception) -> int | None:
@@ -195,10 +205,10 @@ def _around(piece: bytes, error: Exception) -> tuple[int, int]:
     return low, high
 
 
-def _list_or_none(piece: bytes) -> list[Event] | None:
-    """The events of a piece that is right as a whole."""
+def _list_or_none(text: bytes, stop: int) -> list[Event] | None:
+    """The events that stand before `stop`, if all of it is right."""
     try:
-        return _list(piece)
+        return _list(text, stop)
     except FAULTS:
         return None
 
@@ -210,13 +220,21 @@ def _array_end(piece: bytes, error: Exception, *, last: bool) -> int | None:
         return None
     end = piece.rfind(b"]", 0, at)
     ended = _AFTER.match(piece, end + 1) or (last and not piece[end + 1 :].strip())
-    if end < 0 or not ended or _list_or_none(piece[:end]) is None:
+    if end < 0 or not ended or _list_or_none(piece, end) is None:
         return None
     return end
 
 
+def _array_of(text: bytes, *, last: bool) -> re.Match[bytes] | None:
+    """Where the file's own array of events begins: the first before which no object is open but the
+    file's, or in the `last` of a text whose beginning is damaged the first of all."""
+    arrays = list(_ARRAY.finditer(text))
+    own = next((array for array in arrays if _is_json(_closed(text[: array.start()]))), None)
+    return arrays[0] if own is None and arrays and last else own
+
+
 def _closed(head: bytes) -> bytes:
-    return head.rstrip(SEPARATORS) + b"}"
+    return without_bad_tokens(head).rstrip(SEPARATORS) + b"}"
 
 
 def _head(text: bytes) -> Head:

@@ -93,6 +93,7 @@ class Trace:
     vendor: str = "cuda"  # torch's name of the device type: cuda (ROCm too), xpu, mtia, …
     shapes: dict[int, Shapes] = field(default_factory=dict)  # external id -> operator
     origin: float = 0.0  # microseconds of the first event, on the file's own clock
+    _matches: dict[re.Pattern[str], Mask] = field(default_factory=dict, repr=False, compare=False)
 
     def device_name(self, number: int) -> str | None:
         """The name of a device; where only others are listed, of one kind, that kind's."""
@@ -104,12 +105,19 @@ class Trace:
         """Which events have a name that matches."""
         if not len(events):
             return np.zeros(0, bool)
+        if len(self.names) <= FEW:
+            return self._matching(pattern)[events.name]
         matching = np.zeros(len(self.names), bool)
-        used = list(range(len(self.names)))
-        if len(used) > FEW:
-            used = np.flatnonzero(np.bincount(events.name, minlength=len(used))).tolist()
+        used = np.flatnonzero(np.bincount(events.name)).tolist()
         matching[used] = [bool(pattern.search(self.names[at])) for at in used]
         return matching[events.name]
+
+    def _matching(self, pattern: re.Pattern[str]) -> Mask:
+        """Which names match, looked up once."""
+        if pattern not in self._matches:
+            matching = [bool(pattern.search(name)) for name in self.names]
+            self._matches[pattern] = np.array(matching, bool)
+        return self._matches[pattern]
 
 
 def distinct(numbers: Ints) -> list[int]:

@@ -126,6 +126,11 @@ def last_begin(text: bytes) -> int:
     return max(at, 0)
 
 
+def without_bad_tokens(text: bytes) -> bytes:
+    """The text with null for what is no number in JSON, and no control characters."""
+    return _CONTROL.sub(b" ", _BAD_NUMBER.sub(b"null", text))
+
+
 def _is_value(text: bytes, begin: int) -> bool:
     """An event is an object directly in the array, so no key's colon precedes it."""
     return text[max(0, begin - _INDENT) : begin].rstrip()[-1:] == b":"
@@ -141,8 +146,7 @@ def _is_whole(event: bytes, decode: Callable[[bytes], list[T]]) -> bool:
 def _attempts(piece: bytes) -> Iterator[bytes]:
     if len(piece) > LONGEST_EVENT:
         return
-    mended = _CONTROL.sub(b" ", _BAD_NUMBER.sub(b"null", piece))
-    mended = _NAME.sub(_escaped, mended, count=1)
+    mended = _NAME.sub(_escaped, without_bad_tokens(piece), count=1)
     yield mended
     by_field = _by_field(mended)
     if by_field is not None:
