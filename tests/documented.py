@@ -42,7 +42,7 @@ class Ours:
 
 
 def code_of(record: dict) -> int:
-    """The exit code that belongs to a record of `verify`, `tune` or `gateway`."""
+    """The exit code that belongs to a record of `verify`, `tune`, `gate` or `gateway`."""
     if record.get("reached") is False or record.get("within_budget") is False:
         return 1
     approximate = any(
@@ -51,7 +51,13 @@ def code_of(record: dict) -> int:
     verdict = record.get("verdict")
     if approximate or verdict is None:
         return 0
-    return {"equivalent": 0, "different": 1, "inconclusive": 3}[verdict]
+    return VERDICTS[verdict]
+
+
+VERDICTS = {
+    **{"equivalent": 0, "different": 1, "inconclusive": 3},
+    **{"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3},
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ _SHORT = "--steps 2 --runs 1 --warmup 0 --no-cold-start"
 _LOADS = "--requests 3 --concurrency 1 --duration 50ms --sequential-time 1s"
 _SERVE_FAULTS = "tests/verbs/serve/test_serve_faults.py"
 _LIVE = "tests/verbs/gateway/test_gateway_live.py"
+_SIDES = "tests/verbs/gate/test_gate_sides.py"
 _TINY = (
     "from tiny_pipelines import PIPELINES; {0} = PIPELINES['sdxl'].build(); "
     "{0}.default_sample_size = 16"
@@ -170,6 +177,22 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (
         r"^halftime captions (serve|collect)",
         Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run"),
+    ),
+    (
+        r"^halftime gate --against plan.toml",
+        Ours("--pictures 0 --steps 2 --json gate.json", record="gate.json"),
+    ),
+    (
+        r"^halftime gate .*--against main",
+        Elsewhere("tests/cli/test_cli_gate.py::test_a_revision_end_to_end"),
+    ),
+    (
+        r"^halftime gate .*--against 'diffusers==",
+        Elsewhere(f"{_SIDES}::test_requirements_are_installed_once_before_the_others"),
+    ),
+    (
+        r"^halftime gate .*--against ../before/.venv",
+        Elsewhere(f"{_SIDES}::test_an_environment_gets_this_instrument"),
     ),
     (r"^halftime verify pictures/", Ours("--json verdict.json", record="verdict.json")),
     (
