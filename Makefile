@@ -41,8 +41,8 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS processes; one that dies ends the run
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -o cache_dir=$(CACHE)/pytest $(ARGS)
+unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS processes; the longest files first; one that dies ends the run
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -o cache_dir=$(CACHE)/pytest $(ARGS)
 
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)

@@ -192,6 +192,7 @@ CELLS: dict[str, Callable[[], str]] = {
     "plan": planned,
     "verify": verify,
     "tune": tune,
+    "gate": lambda: "simulated processes with planted slowdowns; a planted wait in a revision",
     "serve": serve,
     "gateway": gateway,
     "captions": captions,

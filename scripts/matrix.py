@@ -104,6 +104,11 @@ CHECKS = (
         VERDICTS,
     ),
     Check(
+        "gate",
+        ("halftime", "gate", "--against", PLAN, "--exact", "--pictures", "0", *SHORT),
+        VERDICTS,
+    ),
+    Check(
         "a fix compiled and undone",
         ("pytest", "tests/fix/test_fix_undo.py", "-k", "compiled_and_undone"),
     ),

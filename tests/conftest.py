@@ -25,7 +25,29 @@ settings.load_profile("halftime")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Whole files go to one process or another (`--dist loadfile`): those that take longest are begun
+# first, so that none of them is left when the other processes have ended.
+LONGEST = (
+    "tests/test_docs.py",
+    "tests/cli/test_cli_serve.py",
+    "tests/fix/test_fix_guard.py",
+    "tests/verbs/tune/test_tune_end_to_end.py",
+    "tests/verbs/audit/test_audit_run.py",
+    "tests/fix/test_fix_states.py",
+    "tests/verbs/serve/test_serve_artefacts.py",
+    "tests/verbs/serve/test_serve_worker.py",
+    "tests/fix/test_fix_undo.py",
+    "tests/test_examples.py",
+    "tests/test_packaging.py",
+    "tests/verbs/profile/test_profile_run.py",
+    "tests/verbs/serve/test_serve_step_drawing.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = {name: position for position, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
     if torch.cuda.is_available():
         return
     for item in items:

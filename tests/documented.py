@@ -42,7 +42,7 @@ class Ours:
 
 
 def code_of(record: dict) -> int:
-    """The exit code that belongs to a record of `verify`, `tune` or `gateway`."""
+    """The exit code that belongs to a record of `verify`, `tune`, `gate` or `gateway`."""
     if record.get("reached") is False or record.get("within_budget") is False:
         return 1
     approximate = any(
@@ -51,12 +51,18 @@ def code_of(record: dict) -> int:
     verdict = record.get("verdict")
     if approximate or verdict is None:
         return 0
-    return {"equivalent": 0, "different": 1, "inconclusive": 3}[verdict]
+    return VERDICTS[verdict]
+
+
+VERDICTS = {
+    **{"equivalent": 0, "different": 1, "inconclusive": 3},
+    **{"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3},
+}
 
 
 @dataclass(frozen=True)
 class Alone(Ours):
-    """As `Ours`, in its own process: for what runs an event loop."""
+    """As `Ours`, in its own process, as a user has it."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,11 @@ _SHORT = "--steps 2 --runs 1 --warmup 0 --no-cold-start"
 _LOADS = "--requests 3 --concurrency 1 --duration 50ms --sequential-time 1s"
 _SERVE_FAULTS = "tests/verbs/serve/test_serve_faults.py"
 _LIVE = "tests/verbs/gateway/test_gateway_live.py"
-_TINY = "from tiny_pipelines import PIPELINES; {} = PIPELINES['sdxl'].build()"
+_SIDES = "tests/verbs/gate/test_gate_sides.py"
+_TINY = (
+    "from tiny_pipelines import PIPELINES; {0} = PIPELINES['sdxl'].build(); "
+    "{0}.default_sample_size = 16"
+)
 WAYS: tuple[tuple[str, Way], ...] = (
     # Troubleshooting: commands that fail, whose message the page quotes.
     (r"^halftime profile (nowhere|--device|--size 33|--against plan|json:|asyncio:)", Ours(code=2)),
@@ -135,8 +145,8 @@ WAYS: tuple[tuple[str, Way], ...] = (
     ),
     (r"^halftime profile stabilityai/", Bash("--", f"{_SHORT} --")),
     (r"^halftime profile mypackage", Ours(f"{_SHORT} --size 32")),
-    (r"^halftime profile --json profile.json", Ours(f"{_SHORT} --no-probes")),
-    (r"^halftime profile", Ours(_SHORT)),
+    (r"^halftime profile( +#| --trace| .*--html profile.html --markdown)", Ours(_SHORT)),
+    (r"^halftime profile", Ours(f"{_SHORT} --no-probes")),
     (r"^from halftime.testing import FAULTS, proxied", Python()),
     (r"^halftime show benchmarks/results/tune/", Ours()),  # the README shows what it prints
     (r"^halftime show benchmarks/", Bash("benchmarks/", f"{ROOT}/benchmarks/")),
@@ -158,7 +168,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime trace", Ours()),
     (
         r"^halftime tune",
-        Ours("--steps 2 --size 64 --budget 45s --prompts 2 --json tune.json", record="tune.json"),
+        Ours("--steps 2 --size 64 --budget 5m --prompts 2 --json tune.json", record="tune.json"),
     ),
     (
         r"^halftime captions calibrate",
@@ -167,6 +177,22 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (
         r"^halftime captions (serve|collect)",
         Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run"),
+    ),
+    (
+        r"^halftime gate --against plan.toml",
+        Ours("--pictures 0 --steps 2 --json gate.json", record="gate.json"),
+    ),
+    (
+        r"^halftime gate .*--against main",
+        Elsewhere("tests/cli/test_cli_gate.py::test_a_revision_end_to_end"),
+    ),
+    (
+        r"^halftime gate .*--against 'diffusers==",
+        Elsewhere(f"{_SIDES}::test_requirements_are_installed_once_before_the_others"),
+    ),
+    (
+        r"^halftime gate .*--against ../before/.venv",
+        Elsewhere(f"{_SIDES}::test_an_environment_gets_this_instrument"),
     ),
     (r"^halftime verify pictures/", Ours("--json verdict.json", record="verdict.json")),
     (
@@ -183,10 +209,10 @@ WAYS: tuple[tuple[str, Way], ...] = (
     ),
     (
         r"^halftime gateway .*--budget",
-        Alone(f"{_LOADS} --budget 10s --json budget.json", record="budget.json"),
+        Ours(f"{_LOADS} --budget 10s --json budget.json", record="budget.json"),
     ),
     (r"^halftime gateway .*--rate", Alone(f"{_LOADS} --rate 20")),
-    (r"^halftime gateway", Alone(_LOADS)),
+    (r"^halftime gateway", Ours(_LOADS)),
     (r"^halftime doctor", Ours()),
     (
         r"(^|\s)halftime serve\b",
@@ -210,7 +236,15 @@ WAYS: tuple[tuple[str, Way], ...] = (
         r"^import halftime\n\n(session = halftime.profile|tuning = halftime.tune)",
         Python({"pipeline": _TINY.format("pipeline")}),
     ),
-    (r"profile\(activities=", Python({"pipeline": _TINY.format("pipeline")})),
+    (
+        r"profile\(activities=",  # whose every step fills a trace with stacks
+        Python(
+            {
+                "pipeline": f"{_TINY.format('tiny')}; "
+                "pipeline = lambda prompt, **_: tiny(prompt, num_inference_steps=2)"
+            }
+        ),
+    ),
     (
         r"assert_no_syncs_in_loop",
         Python(

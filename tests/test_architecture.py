@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import inspect
 import pydoc
@@ -24,6 +25,7 @@ VERBS = (
     "plan",
     "verify",
     "tune",
+    "gate",
     "serve",
     "gateway",
     "captions",
@@ -45,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(VERBS, PIPELINE),
     "plan": PIPELINE | {"forecast"},
     "tune": PIPELINE | {"profile", "fix", "verify", "audit"},
+    "gate": PIPELINE | {"profile", "fix", "verify", "audit"},
     "captions": PIPELINE | {"http"},
     "serve": PIPELINE | {"http", "profile", "fix", "verify", "audit"},
     "replay": PIPELINE | {"profile"},
@@ -68,6 +71,7 @@ MAY_IMPORT_TORCH = {
     "fix",
     "verify",
     "tune",
+    "gate",
     "serve",
     "testing",
     "pytest_plugin",
@@ -82,7 +86,8 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
 
 
-def imports(path: Path, *, at_import: bool) -> set[str]:
+@functools.cache
+def imports(path: Path, *, at_import: bool) -> frozenset[str]:
     """Modules that a file imports; `at_import` leaves out those inside functions and under
     TYPE_CHECKING."""
     names: set[str] = set()
@@ -103,7 +108,7 @@ def imports(path: Path, *, at_import: bool) -> set[str]:
             visit(child)
 
     visit(ast.parse(path.read_text()))
-    return names
+    return frozenset(names)
 
 
 def ours(path: Path, *, at_import: bool) -> set[str]:
@@ -225,10 +230,11 @@ def test_no_module_is_callable() -> None:
     """Only the old names are, for one version; nobody else changes what a module is."""
     for module, path in MODULES.items():
         if module != "halftime._renamed":
-            for node in ast.walk(ast.parse(path.read_text())):
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
                 bases = [ast.unparse(base) for base in getattr(node, "bases", [])]
                 assert not {"ModuleType", "types.ModuleType"} & {*bases}, module
-                assert "sys.modules[__name__].__class__" not in ast.unparse(node), module
+            assert "sys.modules[__name__].__class__" not in ast.unparse(tree), module
     for name in [name for name in sys.modules if name in MODULES]:
         assert not callable(sys.modules[name]), name
 

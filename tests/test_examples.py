@@ -1,14 +1,13 @@
-"""The examples, run as a reader runs them, on the bundled model."""
+"""The examples, run as a reader runs them, those that draw by themselves on the bundled model."""
 
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
-import time
 import tomllib
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,8 @@ from gateway_servers import mock_and_proxy
 from halftime.base.store import read_report
 from halftime.records import Session
 from halftime.verbs.gateway.mock import Behaviour
-from served import served
+from quick_tuning import tune_quickly
+from serve_fake import SIZES, serving
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -40,8 +40,23 @@ def run(folder: Path, *words: str | Path) -> str:
     return completed.stdout
 
 
-def test_profile_my_pipeline(tmp_path: Path) -> None:
-    out = run(tmp_path, EXAMPLES / "profile_my_pipeline.py", "bundled", "2")
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """As `run`, in this process, which has imported torch and diffusers already."""
+    monkeypatch.chdir(tmp_path)
+
+    def here(file: str, *words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [file, *words])
+        runpy.run_path(str(EXAMPLES / file), run_name="__main__")
+        return capsys.readouterr().out
+
+    return here
+
+
+def test_profile_my_pipeline(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    out = run_here("profile_my_pipeline.py", "bundled", "2")
     assert "vae_decode" in out
     assert "unexplained" in out
     assert read_report(tmp_path / "profile.html", Session).workload.steps == 2
@@ -74,36 +89,22 @@ def test_the_gates_workflow_runs_that_file() -> None:
     assert "halftime" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
 
 
-@pytest.mark.timeout(300)
-def test_tune_to_a_target(tmp_path: Path) -> None:
-    out = run(tmp_path, EXAMPLES / "tune_to_a_target.py", "bundled", "1.05", "90", "4", "4")
+def test_tune_to_a_target(
+    tmp_path: Path, run_here: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune_quickly(monkeypatch, "vae-channels-last", "schedule-table")
+    out = run_here("tune_to_a_target.py", "bundled", "1.05", "300", "2", "2")
     assert "in all; pictures: " in out
     assert Image.open(tmp_path / "tuned.png").size == (128, 128)
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    """The address of a real server with the bundled model, ready; ended with the test."""
-    with served("--steps", "8") as (_, address):
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{address}/readyz", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield address
-
-
-def test_serve_with_previews(tmp_path: Path, server: str) -> None:
-    out = run(
-        tmp_path,
-        EXAMPLES / "serve_with_previews.py",
-        "a flat icon of a kite",
-        server,
-        str(tmp_path),
-    )
+def test_serve_with_previews(tmp_path: Path) -> None:
+    """From a stand-in worker: the bundled model is served in tests/cli/test_cli_serve.py."""
+    with serving() as server:
+        words = ("a flat icon of a kite", server.address, str(tmp_path))
+        out = run(tmp_path, EXAMPLES / "serve_with_previews.py", *words)
     assert "preview-0.png" in out
-    assert Image.open(tmp_path / "final.png").size == (128, 128)
+    assert Image.open(tmp_path / "final.png").size == SIZES[0]
 
 
 def test_measure_my_gateway(tmp_path: Path) -> None:

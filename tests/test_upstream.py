@@ -268,6 +268,16 @@ def test_views_of_one_storage_have_one_key() -> None:
     assert key != pytorch.storage_key(torch.zeros(4, device="meta").untyped_storage())
 
 
+def test_a_storage_is_gone_when_its_last_view_is() -> None:
+    """The gate's peak of live bytes rests on it."""
+    base = torch.zeros(4)
+    reference, view = pytorch.StorageWeakRef(base.untyped_storage()), base[1:]
+    del base
+    assert not reference.expired()
+    del view
+    assert reference.expired()
+
+
 def test_writes_to_a_tensor_are_counted() -> None:
     """prompt-cache would give old embeddings after the text encoder was trained in place."""
     tensor = torch.zeros(2)

@@ -121,3 +121,15 @@ def parse_seconds(text: str) -> float:
             "for example 2.5s."
         )
     return float(match["number"]) * _DURATION_UNITS[match["unit"]]
+
+
+_SHARE = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<percent>%?)", re.ASCII)
+
+
+def parse_share(text: str) -> float:
+    """'3%', '0.5 %' or '0.03' -> a share of one. Raises BadInput for anything else, and for a bare
+    number of 1 or more, which may mean either."""
+    match = _SHARE.fullmatch(text.strip())
+    if match is None or (not match["percent"] and float(match["number"]) >= 1):
+        raise BadInput(f"{text!r} is not a share. Write it as 3% or as 0.03.")
+    return float(match["number"]) / (100 if match["percent"] else 1)

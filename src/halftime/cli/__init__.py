@@ -37,6 +37,7 @@ VERBS = {
     "plan": "Which precision, offload and parallelism fits a card and meets a target?",
     "verify": "Are two sets of pictures the same within noise?",
     "tune": "Which fixes reach my target with my quality?",
+    "gate": "Is this version slower, does it wait more, are its pictures others?",
     "serve": "Run it: warm before ready, preview then final, an OpenAI-compatible images API.",
     "gateway": "What does the proxy in front cost?",
     "captions": "Which caption requests need the large model?",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from halftime.base import units
 from halftime.records.audit import Audit, RulesCheck, Site
+from halftime.report.github import annotation
 from halftime.report.model import (
     Bullets,
     Cell,
@@ -109,21 +110,17 @@ def _near(file: str) -> str:
 def github_annotations(audit: Audit) -> str:
     """GitHub's workflow commands, one a line: a warning for each site in the loop."""
     lines = [
-        f"::warning file={_property(site.file)},line={site.line},title=wait in the denoising loop::"
-        + _message(f"{site.kind}, {site.count} times in {audit.steps_seen} steps: {site.code}")
+        annotation(
+            "warning",
+            "wait in the denoising loop",
+            f"{site.kind}, {site.count} times in {audit.steps_seen} steps: {site.code}",
+            site.file,
+            site.line,
+        )
         for site in audit.sites
         if site.in_loop
     ]
-    return "\n".join([*lines, f"::notice title=halftime audit::{_message(_summary(audit))}"])
-
-
-def _message(text: str) -> str:
-    """Text as GitHub wants it in a workflow command, which ends with its line."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _message(text).replace(":", "%3A").replace(",", "%2C")
+    return "\n".join([*lines, annotation("notice", "halftime audit", _summary(audit))])
 
 
 def rules_report_of(check: RulesCheck) -> Report:

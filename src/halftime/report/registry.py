@@ -23,6 +23,7 @@ REPORT_FUNCTIONS = {
     "halftime.records.forecast:Forecast": "halftime.report.forecast:report_of",
     "halftime.records.forecast:GpuList": "halftime.report.forecast:gpus_report_of",
     "halftime.records.forecast:ModelList": "halftime.report.forecast:models_report_of",
+    "halftime.records.gate:Gate": "halftime.report.gate:report_of",
     "halftime.records.gateway:GatewayPlan": "halftime.report.gateway:plan_report_of",
     "halftime.records.gateway:GatewayResult": "halftime.report.gateway:report_of",
     "halftime.records.plan:DeploymentPlan": "halftime.report.plan:report_of",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing import reductions
 from torch.utils import _pytree
 from torch.utils._mode_utils import no_dispatch as no_dispatch
 
@@ -121,6 +122,11 @@ def storage_key(storage: torch.UntypedStorage) -> int:
     """What two tensors of one storage have in common. Storages on the meta device have no
     address, so the C object is asked."""
     return int(storage._cdata)
+
+
+# Says when a storage is gone, without keeping it; torch has it for sharing tensors between
+# processes, and documents no other way.
+StorageWeakRef = reductions.StorageWeakRef
 
 
 def writes_to(tensor: Tensor) -> int | None:

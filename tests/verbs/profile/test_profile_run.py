@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import halftime
-from halftime.base.errors import BadInput, OutOfMemory, Unlike
+from halftime.base.errors import BadInput, HalftimeError, OutOfMemory, Unlike
 from halftime.base.store import to_json
 from halftime.pipeline.load import LoadedPipeline
 from halftime.records import LedgerRow, Session, Workload
@@ -129,10 +129,17 @@ def test_a_cold_start_in_a_fresh_process() -> None:
     assert sum(row.seconds for row in cold.first_call) == pytest.approx(cold.first_call_seconds)
 
 
-@pytest.mark.slow
-def test_a_cold_start_that_fails_says_why() -> None:
-    with pytest.raises(halftime.base.errors.HalftimeError, match="has no function 'nothing'"):
-        coldstart.measure("tiny_pipelines.images:nothing", Workload())
+def test_a_cold_start_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends before it has imported torch."""
+    started = coldstart.in_fresh_process
+    monkeypatch.setattr(
+        coldstart,
+        "in_fresh_process",
+        lambda module, task, timeout: started("halftime.nothing", task, timeout),
+    )
+    words = r"cold start failed: .*No module named halftime\.nothing.* --no-cold-start"
+    with pytest.raises(HalftimeError, match=words):
+        coldstart.measure("tiny_pipelines.images:sd15", Workload())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""`gate`: is this version slower, does it wait more, are its pictures others?"""

@@ -1,0 +1,153 @@
+"""`halftime gate`: one run for real against a revision, and the codes and files of all verdicts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from halftime.base.store import read_json
+from halftime.cli import _run
+from halftime.cli.gate import EXIT_CODES
+from halftime.records import Workload
+from halftime.records.gate import Gate, GateSide
+
+TINY = ("--steps", "2", "--size", "32")
+MINE = """
+from tiny_pipelines import PIPELINES
+
+def make():
+    pipeline = PIPELINES["sdxl"].build()
+    step = pipeline.scheduler.step
+    def watched(*arguments, **named):
+        result = step(*arguments, **named)
+        {line}
+        return result
+    pipeline.scheduler.step = watched
+    return pipeline
+"""
+
+
+def git(*words: str) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, *words], check=True, capture_output=True)
+
+
+def test_a_revision_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes: the commit before, and the working tree with one more wait in each step."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q", "-b", "main")
+    Path("mine.py").write_text(MINE.format(line="pass"))
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    Path("mine.py").write_text(MINE.format(line="float(result[0].sum())"))
+    words = ["gate", "mine:make", "--against", "main", "--exact", "--pictures", "5", *TINY]
+    code = _run([*words, "--json", "gate.json", "--junit", "gate.xml", "--quiet"], debug=False)
+    assert code == 1, capfd.readouterr().err
+    record = read_json("gate.json", Gate)
+    assert (record.verdict, record.speed) == ("worse", "not measured")
+    (reason,) = (text for text in record.reasons if text.startswith("waits in the loop"))
+    assert "mine.py:9: float(result[0].sum())" in reason
+    assert record.pictures is not None
+    assert record.pictures.verdict == "equivalent"
+    assert record.base.label.startswith("main (")
+    assert record.candidate.label.endswith("and uncommitted changes)")
+    assert record.differences == ()
+    (suite,) = ElementTree.parse("gate.xml").getroot()
+    assert int(suite.get("failures", "0")) >= 1
+    assert _run(["show", "gate.json"], debug=False) == 0
+    assert "waits in the loop" in capfd.readouterr().out
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch):
+    """The command with a gate that has its verdict already."""
+
+    def judge(verdict: str, *words: str) -> int:
+        def gate(model, base, candidate, workload, settings, **_) -> Gate:
+            return Gate(
+                verdict=verdict,
+                reasons=("because",),
+                would_decide="more",
+                base=GateSide(label=base.label, kind=base.kind),
+                candidate=GateSide(label=candidate.label, kind=candidate.kind),
+                margin=settings.margin,
+                alpha=settings.alpha,
+                budget_seconds=settings.budget,
+                spent_seconds=1.0,
+                workload=workload,
+            )
+
+        monkeypatch.setattr("halftime.verbs.gate.run.gate", gate)
+        return _run(["gate", "--against", "baseline", *words], debug=False)
+
+    return judge
+
+
+@pytest.mark.parametrize(("verdict", "code"), EXIT_CODES.items())
+def test_codes_of_the_page(judged, verdict: str, code: int) -> None:
+    assert judged(verdict, "--quiet") == code
+    assert {"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3}[verdict] == code
+
+
+def test_options_become_settings(judged, tmp_path: Path) -> None:
+    file = tmp_path / "gate.json"
+    words = ("--slower", "5%", "--alpha", "0.02", "--budget", "90s", "--steps", "3")
+    assert judged("pass", *words, "--json", str(file), "--quiet") == 0
+    record = json.loads(file.read_text())
+    assert (record["margin"], record["alpha"], record["budget_seconds"]) == (0.05, 0.02, 90.0)
+    assert record["workload"]["steps"] == 3
+
+
+def test_annotations_alone_on_standard_output(judged, capfd: pytest.CaptureFixture[str]) -> None:
+    assert judged("worse", "--github") == 1
+    assert capfd.readouterr().out == "::error title=halftime gate::because\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--against", "nowhere"], "names nothing that can run here"),
+        (["--against", "baseline", "--slower", "3"], "'3' is not a share. Write it as 3%"),
+        (["--against", "baseline", "--pictures", "2"], "0 for none, or 5 and more"),
+        (["--against", "baseline", "--recipe", "none.toml"], "there is no file none.toml"),
+        (["nowhere", "--against", "baseline"], "'nowhere' is not a model"),
+        (["--against", "session.json"], "a stored session is one process"),
+        ([], "Missing option '--against'"),
+    ],
+)
+def test_refused_before_anything_starts(
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def start(*_: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("halftime.verbs.gate.run.SideProcess", start)
+    assert _run(["gate", *words], debug=False) == 2
+    assert says in capfd.readouterr().err
+
+
+def test_a_record_survives_its_file(tmp_path: Path) -> None:
+    record = Gate(
+        verdict="pass",
+        reasons=(),
+        base=GateSide(label="a", kind="baseline"),
+        candidate=GateSide(label="b", kind="here"),
+        margin=0.03,
+        alpha=0.01,
+        budget_seconds=1.0,
+        spent_seconds=1.0,
+        workload=Workload(),
+    )
+    record.save(tmp_path / "g.json")
+    assert read_json(tmp_path / "g.json", Gate) == record
