@@ -151,6 +151,10 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^halftime show benchmarks/results/tune/", Ours()),  # the README shows what it prints
     (r"^halftime show benchmarks/", Bash("benchmarks/", f"{ROOT}/benchmarks/")),
     (r"^halftime show", Ours()),
+    (
+        r"^halftime replay .*--lora",
+        Elsewhere("tests/verbs/replay/test_replay.py::test_what_lies_elsewhere_here_is_named"),
+    ),
     (r"^halftime replay", Ours("--runs 1 --warmup 0")),
     # it asks the device, so it is refused where there is none
     (r"^halftime audit --check-rules", Ours(code=0 if torch.cuda.is_available() else 2)),

@@ -96,10 +96,10 @@ def test_the_other_verbs_take_the_same_options(words: list[str], here: Path) -> 
 def test_every_verb_with_a_model_has_every_option(verb: str) -> None:
     import importlib
 
-    from halftime.cli.options import SOURCE_NAMES
+    from halftime.records.workload import SOURCE
 
     command = importlib.import_module(f"halftime.cli.{verb}").command
     names = {parameter.name for parameter in command.params}
-    assert {*SOURCE_NAMES, "image", "mask", "control_image", "video"} <= names
+    assert {*SOURCE, "image", "mask", "control_image", "video"} <= names
     forecast = importlib.import_module("halftime.cli.forecast").run
-    assert {*SOURCE_NAMES} <= {parameter.name for parameter in forecast.params}
+    assert {*SOURCE} <= {parameter.name for parameter in forecast.params}

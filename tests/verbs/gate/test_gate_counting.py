@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch._dynamo.utils import counters
 
 from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Workload
@@ -35,6 +36,7 @@ def test_operations_bytes_and_what_is_alive_at_once() -> None:
 
 
 def test_two_calls_count_the_same_and_one_more_wait_is_found() -> None:
+    counters.clear()  # of the process, in which other tests compiled
     workload = Workload(steps=2, width=32, height=32)
     pipeline = PIPELINES["sdxl"].build()
     loaded = LoadedPipeline(pipeline, "tiny", ())
