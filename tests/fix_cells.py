@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -285,10 +286,9 @@ class Subject:
 
     def _drawn_more(self) -> np.ndarray:
         """Three further pictures, in one array."""
-        seeded = self.seeded
-        if seeded is None:
+        if self.seeded is None:
             return np.zeros(0)
-        return np.concatenate([drawing(lambda seed=seed: seeded(seed)) for seed in (1, 2, 3)])  # type: ignore[misc]
+        return np.concatenate([drawing(partial(self.seeded, seed)) for seed in (1, 2, 3)])
 
     def _compared(
         self, fix: str, baseline: np.ndarray, candidate: np.ndarray, beside: np.ndarray | None

@@ -19,19 +19,24 @@ def version() -> str:
 
     A local version label after PEP 440, spelt as setuptools-scm spells it; '0.1.0' without git.
     """
-    head = _git("rev-parse", "--short=12", "HEAD") if (_ROOT / ".git").exists() else ""
+    head = (
+        git_output("rev-parse", "--short=12", "HEAD", folder=_ROOT)
+        if (_ROOT / ".git").exists()
+        else ""
+    )
     if not head:
         return __version__
-    changed = _git(
-        "--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", *_MEASURED
-    )
+    status = ("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    changed = git_output(*status, "--", *_MEASURED, folder=_ROOT)
     return f"{__version__}+g{head}{'.dirty' if changed else ''}"
 
 
-def _git(*words: str) -> str:
+def git_output(*words: str, folder: Path | None = None) -> str:
+    """Standard output of a git command, '' where it fails, or where there is no git or no
+    repository."""
     try:
         completed = subprocess.run(
-            ["git", *words], cwd=_ROOT, capture_output=True, text=True, check=False
+            ["git", *words], cwd=folder, capture_output=True, text=True, check=False
         )
     except OSError:  # no git
         return ""

@@ -169,11 +169,15 @@ def is_compiled(component: object) -> bool:
     )
 
 
-def is_wrapped(module: nn.Module) -> bool:
-    """Whether an object that `torch.compile(module)` gave is alive, wherever it is held."""
-    return dynamo_is_loaded() and any(
-        type(thing).__name__ == "OptimizedModule" and uncompiled(thing) is module
+def wrapped_modules() -> frozenset[int]:
+    """The `id` of each module of which an object that `torch.compile(module)` gave is alive,
+    wherever that is held. Looks at all objects: once, not once a module."""
+    if not dynamo_is_loaded():
+        return frozenset()
+    return frozenset(
+        id(uncompiled(thing))
         for thing in gc.get_objects()
+        if type(thing).__name__ == "OptimizedModule"
     )
 
 

@@ -17,6 +17,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 import halftime
 from halftime.base.errors import BadInput, HalftimeError
+from halftime.base.version import git_output
 from halftime.records.gate import SideKind
 
 _OWN_WORKER = Path("halftime") / "verbs" / "gate" / "worker.py"
@@ -56,8 +57,10 @@ def here(recipe: str | None = None) -> Side:
     if recipe:
         recipe = _with_plan(Path(recipe)).recipe
     label = Path(recipe).name if recipe else "here"
-    commit = _git("rev-parse", "HEAD")
-    dirty = " and uncommitted changes" if commit and _git("status", "--porcelain", "-uno") else ""
+    commit = git_output("rev-parse", "HEAD")
+    dirty = (
+        " and uncommitted changes" if commit and git_output("status", "--porcelain", "-uno") else ""
+    )
     if commit and not recipe:
         label = f"here ({commit[:10]}{dirty})"
     return Side(label, "here", paths=_search_path(), recipe=recipe, commit=commit)
@@ -79,7 +82,7 @@ def side_of(against: str, model: str | None = None) -> Iterator[Side]:
             yield Side(against, "environment", python=python, paths=(folder,))
     elif path.suffix == ".txt" or _requirement(against):
         yield _with_requirement(against)
-    elif commit := _git("rev-parse", "--verify", "--quiet", f"{against}^{{commit}}"):
+    elif commit := git_output("rev-parse", "--verify", "--quiet", f"{against}^{{commit}}"):
         with _worktree(against, commit, model) as side:
             yield side
     else:
@@ -99,7 +102,9 @@ def _why_no_session(against: str) -> str:
 
 
 def _why_nothing(against: str) -> str:
-    no_repository = "" if _git("rev-parse", "--git-dir") else ", and here is no git repository"
+    no_repository = (
+        "" if git_output("rev-parse", "--git-dir") else ", and here is no git repository"
+    )
     return (
         f"--against {against!r} names nothing that can run here{no_repository}. It may be "
         f"{ALLOWED}."
@@ -220,22 +225,11 @@ def _cache() -> Path:
 # ---- a revision
 
 
-def _git(*arguments: str, folder: Path | None = None) -> str:
-    """Standard output of a git command, '' where it fails or where there is no repository."""
-    try:
-        completed = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=False, cwd=folder
-        )
-    except OSError:
-        return ""
-    return completed.stdout.strip() if completed.returncode == 0 else ""
-
-
 @contextmanager
 def _worktree(against: str, commit: str, model: str | None) -> Iterator[Side]:
     """The repository of the current folder at a revision, in a worktree of its own that goes when
     it is no longer needed."""
-    root = Path(_git("rev-parse", "--show-toplevel"))
+    root = Path(git_output("rev-parse", "--show-toplevel"))
     with TemporaryDirectory(prefix="halftime-gate-") as temporary:
         tree = Path(temporary) / root.name
         completed = subprocess.run(
@@ -257,7 +251,7 @@ def _worktree(against: str, commit: str, model: str | None) -> Iterator[Side]:
             _check_revision(side, against, root, model)
             yield side
         finally:
-            _git("worktree", "remove", "--force", str(tree), folder=root)
+            git_output("worktree", "remove", "--force", str(tree), folder=root)
 
 
 def moved(paths: Sequence[str], root: Path, tree: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,11 +70,14 @@ class Facts:
 def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
     """Look at a pipeline without running it."""
     device = device_of(pipeline)
+    wrapped = pytorch.wrapped_modules()
     return Facts(
         pipeline=type(pipeline).__name__,
         device=device.type,
         scheduler=type(getattr(pipeline, "scheduler", None)).__name__,
-        modules=tuple(_module(name, module) for name, module in modules_of(pipeline).items()),
+        modules=tuple(
+            _module(name, module, wrapped) for name, module in modules_of(pipeline).items()
+        ),
         fast_bfloat16=_fast_bfloat16(device),
         slow_float16=device.type == "cpu"
         and not {"avx512_fp16", "amx_fp16", "asimdhp"} & {*instructions()},
@@ -95,7 +99,7 @@ def _free_bytes(device: torch.device) -> int | None:
     return int(psutil.virtual_memory().available) if device.type == "cpu" else None
 
 
-def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
+def _module(name: str, module: torch.nn.Module, wrapped: Collection[int]) -> ModuleFacts:
     weights = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
     kernels = [weight for weight in weights if weight.dim() == 4 and weight.shape[-1] > 1]
     home = place_of(name)
@@ -118,7 +122,7 @@ def _module(name: str, module: torch.nn.Module) -> ModuleFacts:
         old_attention=_old_attention(module),
         adapters=working_adapters(module),
         adapted_layers=sum(1 for _ in adapter_layers(module)),
-        compiled_elsewhere=not pytorch.is_compiled(module) and pytorch.is_wrapped(module),
+        compiled_elsewhere=not pytorch.is_compiled(module) and id(module) in wrapped,
         transformer=home is not None and home.part == "denoiser" and _is_transformer(module),
         cached=hugging_face.has_step_cache(module),
         quantised=quantised_by(module) or "",
