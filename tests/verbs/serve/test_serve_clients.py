@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -318,6 +319,26 @@ def test_no_variations_without_a_picture_to_start_from() -> None:
         pytest.raises(openai.BadRequestError, match="cannot draw from a picture"),
     ):
         server.openai.images.create_variation(model="fake", image=png())
+
+
+# ---- deadlines and weights
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(None, 60.0), (30.0, 30.0), (600.0, 60.0)])
+def test_a_requests_own_deadline_is_never_later_than_the_servers(
+    asked: float | None, seconds: float
+) -> None:
+    with in_process(certificate_for((64, 64))) as server:
+        begun = time.monotonic()
+        body = {} if asked is None else {"deadline_seconds": asked}
+        server.openai.images.generate(model="fake", prompt="p", extra_body=body)
+        left = server.jobs[-1].deadline - begun
+        assert seconds <= left <= seconds + time.monotonic() - begun
+        with pytest.raises(openai.BadRequestError) as caught:
+            server.openai.images.generate(
+                model="fake", prompt="p", extra_body={"deadline_seconds": 0}
+            )
+        assert caught.value.param == "deadline_seconds"
 
 
 # ---- LoRA

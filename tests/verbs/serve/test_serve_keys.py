@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def test_keys_of_the_environment() -> None:
         ("[a]\nsecret = 'x'\nlimit = 3", "unknown field `limit`"),
         ("[a]\nsecret = 'x'\nwaiting = 0", ">= 1"),
         ("[a]\nsecret = 'x'\n[b]\nsecret = 'x'", "two names to one key"),
+        ("[a]\nsecret = 'x'\nweight = 0", "> 0"),
         ("[a]\nsecret = 'x y'", "no header can carry"),
         ("nonsense", "no file of keys"),
     ],
@@ -147,6 +149,8 @@ def test_the_file_of_the_page_is_one(tmp_path: Path) -> None:
     keys = read_keys(path)
     assert (keys["alice"].pictures_per_minute, keys["alice"].waiting) == (60, 8)
     assert keys["batch-job"].waiting is None
+    quotas = Quotas(keys, time.monotonic)
+    assert [quotas.weight(name) for name in ("alice", "batch-job", "key-1")] == [4.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,16 @@ def requests(count: int, client: str = "", **changes: object) -> list[Job]:
     return [job(f"{client}{index}", client=client, **changes) for index in range(count)]
 
 
+@pytest.mark.parametrize(("weight", "drawn"), [(1.0, "ababababab"), (3.0, "aaabaaabaaab")])
+def test_a_weight_is_turns_for_one_of_another(weight: float, drawn: str) -> None:
+    line, _ = queue(seconds=1.0, limit=40)
+    line.add_all(requests(9, "b"))
+    line.add_all(requests(9, "a", weight=weight))
+    order = [line.take((1,), 0.0)[0][0].job.client for _ in drawn]
+    assert sorted(order[:4]) == sorted(drawn[:4])
+    assert order.count("a") == drawn.count("a")
+
+
 @pytest.mark.parametrize(
     ("count", "deadline", "most"), [(9, None, 8), (6, 10.0, 5), (8, 3.0, 1), (9, 1.0, 1)]
 )

@@ -47,6 +47,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     lora: str | None = None  # by name
     lora_scale: float = 1.0
     off_list: OffList | None = None  # None: as the engine's settings say
+    weight: float = 1.0  # turns of its client for one of another
     deadline: float | None = None  # time.monotonic(), which no change of the clock moves
     client: str = ""  # who asks: the name of a key, or an address
     profile: bool = False  # drawn alone, and its Final carries a session

@@ -252,7 +252,10 @@ class Queue:
         self._check_possible(jobs)
         now, client = self.clock(), jobs[0].client
         costs = [self.times.of(job) or 0.0 for job in jobs]
-        tags = self.turns.tags(client, [cost or _UNKNOWN_SECONDS for cost in costs])
+        shares = [
+            (cost or _UNKNOWN_SECONDS) / job.weight for cost, job in zip(costs, jobs, strict=True)
+        ]
+        tags = self.turns.tags(client, shares)
         items = [
             Waiting(job, now, tag=tag, number=self._arrivals + index)
             for index, (job, tag) in enumerate(zip(jobs, tags, strict=True))

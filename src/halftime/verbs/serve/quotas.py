@@ -22,11 +22,13 @@ _ROUNDING = 1e-9  # of pictures
 
 
 class KeySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One key of a `--keys` file. None: no limit."""
+    """One key of a `--keys` file. None: no limit. A key of weight 2 gets two turns for one of a
+    key of weight 1 while both wait."""
 
     secret: Annotated[str, Meta(min_length=1)]
     pictures_per_minute: Annotated[float, Meta(gt=0)] | None = None
     waiting: Annotated[int, Meta(ge=1)] | None = None  # pictures that wait or are drawn
+    weight: Annotated[float, Meta(gt=0)] = 1.0
 
 
 def check_secret(secret: str, where: str) -> None:
@@ -57,7 +59,8 @@ def read_keys(path: Path) -> dict[str, KeySettings]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise BadInput(
             f'{path} is no file of keys: {error}. For each key write [NAME], secret = "...", and '
-            "where it has limits pictures_per_minute = 60 and waiting = 8."
+            "where it has limits pictures_per_minute = 60 and waiting = 8; for more or fewer turns "
+            "than others weight = 2."
         ) from error
     if not keys:
         raise BadInput(f"{path} holds no key: nobody could ask.")
@@ -88,6 +91,10 @@ class Quotas:
     _spent: dict[str, float] = field(default_factory=dict)  # pictures, as of the time beside
     _since: dict[str, float] = field(default_factory=dict)
     _in_hand: Counter[str] = field(default_factory=Counter)
+
+    def weight(self, client: str) -> float:
+        """Turns of this client for one of any other."""
+        return self.keys[client].weight if client in self.keys else 1.0
 
     def take(self, client: str, pictures: int) -> None:
         """Count these. Raises ApiError: 429 where they are too many now, 400 where they always

@@ -6,6 +6,7 @@ Refusals name the parameter at fault, as OpenAI's API does.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import secrets
 import shlex
@@ -239,6 +240,8 @@ def _jobs(
     number = secrets.token_hex(8)
     first = seed_of(body)
     seed = secrets.randbelow(MOST_RANDOM) if first is None else first
+    seconds = min(body.deadline_seconds or math.inf, service.settings.deadline)
+    deadline = time.monotonic() + seconds
     return tuple(
         Job(
             id=f"{number}-{index}",
@@ -255,7 +258,8 @@ def _jobs(
             lora=body.lora,
             lora_scale=1.0 if body.lora_scale is None else body.lora_scale,
             client=client,
-            deadline=time.monotonic() + service.settings.deadline,
+            weight=service.quotas.weight(client),
+            deadline=deadline,
             profile=service.profiler.take(),
         )
         for index in range(body.n or 1)

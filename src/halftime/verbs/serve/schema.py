@@ -31,6 +31,7 @@ Partials = Annotated[int, Meta(ge=0, le=MOST_PARTIALS)]
 Seed = Annotated[int, Meta(ge=ANY_SEED, le=LARGEST_SEED)]
 Steps = Annotated[int, Meta(ge=1, le=MOST_STEPS)]
 Guidance = Annotated[float, Meta(ge=0, le=100)]
+Deadline = Annotated[float, Meta(ge=0.1, le=86_400)]
 LoraScale = Annotated[float, Meta(ge=-4, le=4)]
 Strength = Annotated[float, Meta(gt=0, le=1)]
 Identifier = Annotated[str, Meta(max_length=512)]
@@ -62,6 +63,7 @@ class ImageRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     off_list: OffList | None = None
     lora: Identifier | None = None
     lora_scale: LoraScale | None = None
+    deadline_seconds: Deadline | None = None
 
 
 class GenerateRequest(ImageRequest, kw_only=True, forbid_unknown_fields=True):

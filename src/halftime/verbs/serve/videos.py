@@ -191,6 +191,7 @@ def _job(service: Service, certificate: Certificate, body: VideoRequest, client:
         frames=frames_for(certificate, body),
         off_list=body.off_list,
         client=client,
+        weight=service.quotas.weight(client),
         deadline=time.monotonic() + service.settings.video_seconds,
     )
 
