@@ -160,6 +160,7 @@ class DeepCache:
     """
 
     every: int
+    full_steps: int = 0  # at the beginning of a call, evaluated in full
     skip: bool = False
     conditionings: Conditionings = field(default_factory=Conditionings)
     memories: list[DeepMemory] = field(default_factory=list)
@@ -178,7 +179,8 @@ class DeepCache:
         """Before each evaluation: is it a full one? A new batch size makes it one, and so does an
         empty memory."""
         self.memory = self._memory_of(conditioning)
-        due = self.memory.evaluations % self.every == 0
+        since = self.memory.evaluations - max(0, self.full_steps - 1)  # the last that must be full
+        due = since < 0 or since % self.every == 0
         self.skip = not due and batch == self.memory.batch and bool(self.memory.outputs)
         self.memory.batch = batch
         self.memory.evaluations += 1
@@ -221,7 +223,7 @@ def _deep_blocks(unet: nn.Module) -> dict[str, nn.Module]:
 @contextmanager
 def deep_cached(pipeline: DiffusionPipeline, unet: nn.Module, settings: Settings) -> Iterator[None]:
     """Within the block the UNet keeps its deep features for `every` steps."""
-    cache = DeepCache(int(number(settings, "every")))
+    cache = DeepCache(int(number(settings, "every")), int(number(settings, "full_steps")))
     forward = unet.forward
     parameters = list(inspect.signature(forward).parameters)
 

@@ -1,0 +1,212 @@
+"""How far are the pictures of each setting of approximate fixes from the baseline's?
+
+Regime: the bundled model, all 500 prompts of the test set, one seed a prompt, 30 Euler steps,
+guidance 2.5, batches of ten on one thread. The baseline is diffusers as it is, in float32. Every
+other setting stands on top of bfloat16 for denoiser and VAE, except those of the loop: OpenVINO's,
+one picture a call. Drawn once; `benchmarks.tune.certified` reads the distances, prompt by prompt.
+
+    python -m benchmarks.tune.draw SETTING --pictures FOLDER     into FOLDER/SETTING.npz
+    python -m benchmarks.tune.draw distances --pictures FOLDER
+        --out benchmarks/results/tune/distances.json
+
+Beside the pictures of `bf16` what each step did is kept, for the score that tells hard prompts from
+easy ones: how much guidance changed the model's output, and how much that changed since the step
+before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import torch
+
+from benchmarks.frame import Frame
+from halftime import bundled
+from halftime.fix.apply import applied
+from halftime.pipeline.change import patched
+from halftime.records import Json, Workload
+from halftime.records.recipe import Choice, Plan
+from halftime.verbs.tune.visible import ruler, strangers
+from halftime.verbs.verify import judge as judges
+from halftime.verbs.verify.floor import floor_entries, noise_floor
+from halftime.verbs.verify.metrics import Kit, kit
+from halftime.verbs.verify.pictures import Picture, PictureSet, paired
+from halftime.verbs.verify.render import prompt_set, render
+from halftime.verbs.verify.run import new_faults
+from halftime.verbs.verify.tripwires import trips
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+PROMPTS, BATCH = 500, 10
+METRICS_KEPT = ("flip", "flip_local", "ms_ssim", "agreement")
+WORKLOAD = Workload(guidance=bundled.GUIDANCE)
+
+
+def _fix(name: str, **settings: Json) -> Choice:
+    return Choice(name=name, settings=settings)
+
+
+_BF16 = (_fix("denoiser-dtype"), _fix("vae-dtype"))
+_LOOP = (_fix("loop-graph", backend="openvino"), _fix("openvino", components=["vae"]))
+_DPM = "DPMSolverMultistepScheduler"
+BASELINE = "baseline"
+FEATURES_OF = "bf16"  # the setting whose steps are looked at
+SETTINGS: dict[str, tuple[Choice, ...]] = {
+    BASELINE: (),
+    "bf16": _BF16,
+    "guidance to 95 %": (*_BF16, _fix("guidance-interval", stop=0.95)),
+    "guidance to 90 %": (*_BF16, _fix("guidance-interval", stop=0.9)),
+    "guidance to 80 %": (*_BF16, _fix("guidance-interval", stop=0.8)),
+    "guidance to 70 %": (*_BF16, _fix("guidance-interval", stop=0.7)),
+    "cache, every 2": (*_BF16, _fix("step-cache", kind="deep")),
+    "cache, every 2, guidance to 95 %": (
+        *_BF16,
+        _fix("step-cache", kind="deep"),
+        _fix("guidance-interval", stop=0.95),
+    ),
+    "cache, every 3": (*_BF16, _fix("step-cache", kind="deep", every=3)),
+    "cache, every 3, 10 full steps": (
+        *_BF16,
+        _fix("step-cache", kind="deep", every=3, full_steps=10),
+    ),
+    "cache, every 5": (*_BF16, _fix("step-cache", kind="deep", every=5)),
+    "tiny VAE": (*_BF16, _fix("tiny-vae", source="bundled")),
+    "loop, 30 steps": _LOOP,
+    "loop, 28 steps": (*_LOOP, _fix("solver-steps", steps=28)),
+    "loop, 24 steps": (*_LOOP, _fix("solver-steps", steps=24)),
+    "loop, 20 steps": (*_LOOP, _fix("solver-steps", steps=20)),
+    "loop, 20 steps of DPM++": (*_LOOP, _fix("solver-steps", scheduler=_DPM, steps=20)),
+    "loop, 12 steps of DPM++": (*_LOOP, _fix("solver-steps", scheduler=_DPM, steps=12)),
+}
+
+
+# ---- drawing
+
+
+@contextmanager
+def _watched(pipeline: DiffusionPipeline, rows: list[np.ndarray]) -> Iterator[None]:
+    """Within it `rows` gets, for each step, an array (2, pictures): see the module's docstring."""
+    forward = pipeline.unet.forward
+    before: list[torch.Tensor] = []
+
+    def size(values: torch.Tensor) -> torch.Tensor:
+        return values.float().flatten(1).norm(dim=1)
+
+    def call(*args: object, **kwargs: object) -> object:
+        result = forward(*args, **kwargs)
+        sample = result[0] if isinstance(result, tuple) else result.sample
+        plain, conditional = sample.chunk(2)
+        guided = size(conditional - plain) / size(conditional)
+        same_call = bool(before) and before[0].shape == conditional.shape
+        change = size(conditional - before[0]) / size(conditional) if same_call else 0 * guided
+        before[:] = [conditional.clone()]
+        rows.append(torch.stack([guided, change]).numpy())
+        return result
+
+    with patched(pipeline.unet, "forward", call):
+        yield
+
+
+def draw(name: str, folder: Path) -> None:
+    """Draw one setting's pictures of all prompts; keep them, and how long a picture took."""
+    pipeline, rows = bundled.load(), []
+    prompts = prompt_set(WORKLOAD, PROMPTS)
+    batch = 1 if SETTINGS[name][: len(_LOOP)] == _LOOP else BATCH
+    with applied(pipeline, Plan(fixes=SETTINGS[name]), probe=False):
+        render(pipeline, WORKLOAD, prompts[:batch], "warm-up", batch=batch)
+        watched = _watched(pipeline, rows) if name == FEATURES_OF else nullcontext()
+        with watched:
+            begun = time.perf_counter()
+            pictures = render(pipeline, WORKLOAD, prompts, name, batch=batch).pictures
+            seconds = (time.perf_counter() - begun) / len(prompts)
+    steps = np.array(rows).reshape(-1, WORKLOAD.steps, 2, batch) if rows else np.zeros((0,))
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        folder / f"{name}.npz",
+        pixels=np.stack([picture.pixels for picture in pictures]),
+        broken=np.array([picture.broken for picture in pictures]),
+        # prompts, steps, (guidance's change, change since the step before)
+        steps=steps.transpose(0, 3, 1, 2).reshape(-1, WORKLOAD.steps, 2) if rows else steps,
+        seconds=seconds,
+    )
+
+
+def pictures_of(name: str, folder: Path) -> PictureSet:
+    """What `draw` kept."""
+    kept = np.load(folder / f"{name}.npz")
+    prompts = prompt_set(WORKLOAD, PROMPTS)
+    return PictureSet(
+        name,
+        tuple(
+            Picture(p.name, pixels, p.content_class, p.text, broken=str(broken))
+            for p, pixels, broken in zip(prompts, kept["pixels"], kept["broken"], strict=True)
+        ),
+    )
+
+
+# ---- distances
+
+
+def distances(names: Sequence[str], folder: Path) -> dict[str, object]:
+    """Every metric of every pair, and what a floor and a stranger are."""
+    baseline = pictures_of(BASELINE, folder)
+    tools = kit(list(baseline.pictures), judges.find(None), judges.find_lpips(None))
+    tools = tools.only({*METRICS_KEPT})
+    unrelated = strangers(baseline, tools)
+    table = [_row_of(name, baseline, folder, tools) for name in names]
+    return {
+        "prompts": PROMPTS,
+        "prompts_hash": bundled.prompts_hash(),
+        "floor": noise_floor(floor_entries(baseline, {}, tools)),
+        "strangers": {
+            name: [float(f"{q:.4g}") for q in np.quantile(values, [0.05, 0.25, 0.5])]
+            for name, values in unrelated.items()
+        },
+        "limits": ruler(baseline, {}, {}).rule.limits,
+        "settings": table,
+        "steps_of": FEATURES_OF,
+        "steps": _compact(np.load(folder / f"{FEATURES_OF}.npz")["steps"]),
+    }
+
+
+def _row_of(name: str, baseline: PictureSet, folder: Path, tools: Kit) -> dict[str, object]:
+    candidate = pictures_of(name, folder)
+    rows = [tools.measure(*pair) for pair in paired(baseline, candidate)]
+    broken = {trip.name for trip in new_faults(trips(paired(baseline, candidate)))}
+    columns = {m: [float(f"{row[m]:.4g}") for row in rows] for m in METRICS_KEPT}
+    return {
+        "setting": name,
+        "fixes": msgspec.to_builtins(SETTINGS[name]),
+        "drawing_seconds": float(np.load(folder / f"{name}.npz")["seconds"]),
+        "broken": [picture.name for picture in baseline.pictures if picture.name in broken],
+        **columns,
+    }
+
+
+def _compact(steps: np.ndarray) -> list[list[list[float]]]:
+    """Four digits of each number."""
+    return [[[float(f"{v:.4g}") for v in row] for row in prompt] for prompt in steps]
+
+
+def main() -> None:
+    frame = Frame(__file__, __doc__)
+    frame.parser.add_argument("what", help="a setting, or 'distances'")
+    frame.parser.add_argument("--pictures", type=Path, required=True)
+    options = frame.parse()
+    torch.set_num_threads(1)
+    if options.what != "distances":
+        draw(options.what, options.pictures)
+        return
+    names = [name for name in SETTINGS if (options.pictures / f"{name}.npz").exists()]
+    frame.write(distances([name for name in names if name != BASELINE], options.pictures))
+
+
+if __name__ == "__main__":
+    main()
