@@ -171,6 +171,12 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^cat > prices.toml", Bash()),
     (r"^halftime trace", Ours()),
     (
+        r"^halftime tune .*--visible",
+        Elsewhere(
+            "tests/verbs/tune/test_tune_certify.py::test_the_certificate_says_what_was_tested"
+        ),
+    ),
+    (
         r"^halftime tune",
         Ours("--steps 2 --size 64 --budget 5m --prompts 2 --json tune.json", record="tune.json"),
     ),

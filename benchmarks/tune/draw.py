@@ -177,6 +177,14 @@ def distances(names: Sequence[str], folder: Path) -> dict[str, object]:
 
 
 def _row_of(name: str, baseline: PictureSet, folder: Path, tools: Kit) -> dict[str, object]:
+    kept = folder / f"{name}.json"  # what was compared is not compared again
+    if not kept.exists():
+        kept.write_bytes(msgspec.json.encode(_compared(name, baseline, folder, tools)))
+    row: dict[str, object] = msgspec.json.decode(kept.read_bytes())
+    return row
+
+
+def _compared(name: str, baseline: PictureSet, folder: Path, tools: Kit) -> dict[str, object]:
     candidate = pictures_of(name, folder)
     rows = [tools.measure(*pair) for pair in paired(baseline, candidate)]
     broken = {trip.name for trip in new_faults(trips(paired(baseline, candidate)))}

@@ -74,7 +74,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     width: int
     height: int
     steps: int
-    guidance: float | None
     scheduler: str
+    guidance: float | None = None  # the pipeline's own
     hard_prompts: HardPrompts | None = None
     voids: tuple[str, ...] = ()

@@ -107,6 +107,11 @@ def certifiable_prompts(workload: Workload, goal: VisibleGoal) -> list[PicturePr
     return distinct[:most]
 
 
+def certificate_seconds(goal: VisibleGoal, call_seconds: float) -> float:
+    """What the smallest certificate takes: both plans' pictures of one setting."""
+    return 2 * (SEARCHED + goal.fewest) * (call_seconds + _MEASURE_SECONDS)
+
+
 def _enough(prompts: int, goal: VisibleGoal) -> float:
     """A share, in whole percent, that so many prompts could certify."""
     draws = max(1, prompts - SEARCHED)

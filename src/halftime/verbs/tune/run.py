@@ -31,6 +31,7 @@ from halftime.verbs.tune.certify import (
     Certifier,
     VisibleGoal,
     certifiable_prompts,
+    certificate_seconds,
 )
 from halftime.verbs.tune.decide import (
     FIRST_ROUNDS,
@@ -244,6 +245,8 @@ class TuningRun:
         check_repeats(baseline.first, again)
         wall = self.bench.seconds(baseline.pipeline, 0)
         least = self.budget.spent() + least_seconds(wall, self.options.prompts)
+        if self.options.visible is not None:
+            least += certificate_seconds(self.options.visible, wall)
         if self.budget.total < least:
             raise BadInput(
                 f"budget is {units.seconds(self.budget.total)}; a call takes "
