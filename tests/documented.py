@@ -287,6 +287,12 @@ WAYS: tuple[tuple[str, Way], ...] = (
         r"^from openai import",
         Elsewhere("tests/verbs/serve/test_serve_openai.py::test_a_stream_previews_and_completes"),
     ),
+    (
+        r"^from halftime.verbs.tune.hard import calibrate",
+        Elsewhere(
+            "tests/verbs/tune/test_tune_hard.py::test_the_fix_decides_as_the_calibration_did"
+        ),
+    ),
     (r"^import random\nfrom itertools import islice\nfrom halftime\.base\.stats", Python()),
     (r"^import halftime\n", Python()),
 )

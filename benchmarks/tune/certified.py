@@ -3,45 +3,34 @@
 Regime: the distances of `benchmarks.tune.draw`, 500 prompts of the bundled model. 100 times the
 prompts are split at random: 24 for the search, 240 for the tests, the other 236 for the truth,
 which nobody chose by. Search, order and tests are `halftime.verbs.tune.race`'s, as `tune --visible`
-uses them, with the speedups that were measured in turns. Then hard prompts: after the first full
+uses them, with the speedups of `benchmarks.tune.speed`. Then hard prompts: after the first full
 steps of a cached call a score says which go on in full (`halftime.verbs.tune.hard`).
 
-    python -m benchmarks.tune.certified speed --out benchmarks/results/tune/speed.json
-    python -m benchmarks.tune.certified kept --out benchmarks/results/tune/certified.json
+    python -m benchmarks.tune.certified --out benchmarks/results/tune_certified.json
 
 Bar: at alpha 2 % and 5 % the true share of what is certified is at most alpha in at least 95 of 100
-calibrations. `speed` times every setting in turns with the baseline on a machine that does nothing
-else; `kept` reads it.
+calibrations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import msgspec
 import numpy as np
-import torch
 
 from benchmarks.frame import Frame
-from benchmarks.tune.draw import BASELINE, SETTINGS, WORKLOAD
-from halftime import bundled
-from halftime.base.certain import fixed_sequence
-from halftime.base.progress import silent
-from halftime.base.stats import largest_share, median, paired_ratio
+from benchmarks.tables import RESULTS
+from halftime.base.certain import fewest_alike, fixed_sequence
+from halftime.base.stats import largest_share, median
 from halftime.base.store import read_json
 from halftime.records.benchmark import Benchmark, Measured
-from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.hard import Routed, calibrate, route
 from halftime.verbs.tune.race import ROUNDS, Raced, ShareTest, hopeless, order, share_test
 from halftime.verbs.tune.visible import size_of
-from halftime.verbs.verify.render import prompt_set
 
-FOLDER = Path("benchmarks/results/tune")
 SEARCHED, DRAWS, REPEATS = ROUNDS[-1], 240, 100
 CONFIDENCE = 0.95
 ALPHAS = (0.02, 0.05)
-TIMED = 7  # rounds of each setting with the baseline
 # As others ship them: fewer steps, guidance on part of them, a cache at its default interval.
 FIXED = ("loop, 20 steps", "guidance to 70 %", "cache, every 3")
 CHEAP, FULL_STEPS = "cache, every 3, 10 full steps", 10
@@ -49,35 +38,7 @@ CHEAP, FULL_STEPS = "cache, every 3, 10 full steps", 10
 
 def result_of(name: str) -> dict[str, Measured]:
     """A committed result."""
-    return read_json(FOLDER / name, Benchmark).result
-
-
-# ---- how fast
-
-
-def speed() -> dict[str, object]:
-    """Every setting in turns with the baseline, on two prompts that come in turn."""
-    torch.set_num_threads(1)
-    workload = msgspec.structs.replace(WORKLOAD, device="cpu")
-    bench = Bench(bundled.load(), workload, prompt_set(workload, 40))
-    rows = []
-    for name, plan in SETTINGS.items():
-        if name == BASELINE:
-            continue
-        trial = bench.confirm(plan, TIMED, silent)
-        bench.keep_only(())
-        ratio = paired_ratio(trial.baseline, trial.candidate)
-        rows.append(
-            {
-                "setting": name,
-                "baseline_seconds": median(trial.baseline),
-                "seconds": median(trial.candidate),
-                "speedup": ratio.value,
-                "speedup_low": ratio.low,
-                "speedup_high": ratio.high,
-            }
-        )
-    return {"rounds": TIMED, "settings": rows}
+    return read_json(RESULTS / f"{name}.json", Benchmark).result
 
 
 # ---- whether the certificate is kept
@@ -123,10 +84,11 @@ def calibration(
     prompts = rng.permutation(len(next(iter(sizes.values()))))
     search, tests = prompts[:SEARCHED], prompts[SEARCHED : SEARCHED + DRAWS]
     future = prompts[SEARCHED + DRAWS :]
-    queue = order(searched(sizes, speedups, search, alpha), DRAWS, alpha, CONFIDENCE)
+    draws = fewest_alike(DRAWS, alpha, CONFIDENCE)
+    queue = order(searched(sizes, speedups, search, alpha), draws, alpha, CONFIDENCE)
 
     def test(raced: Raced[str]) -> ShareTest:
-        return share_test(sizes[raced.setting][tests].tolist(), DRAWS, alpha, CONFIDENCE)
+        return share_test(sizes[raced.setting][tests[:draws]].tolist(), draws, alpha, CONFIDENCE)
 
     results = fixed_sequence(queue, test, lambda result: result.passed)
     passed = [raced for raced, result in zip(queue, results, strict=False) if result.passed]
@@ -233,23 +195,20 @@ def _routed(
     alpha: float,
     rng: np.random.Generator,
 ) -> tuple[Routed, float]:
-    """A router, and the share of pictures that differ with it on prompts nobody chose by."""
+    """A router, and the share of pictures that differ with it on prompts that taught it nothing."""
     prompts = rng.permutation(len(cheap))
     learning, tests, future = prompts[:130], prompts[130:370], prompts[370:]
     routed = calibrate(features, cheap, full, learning, tests, alpha, CONFIDENCE)
-    goes_on = route(routed, features[future])
-    drawn = np.where(goes_on, cheap[future], full[future])
-    return routed, float((drawn > 1).mean())
+    drawn = np.where(route(routed, features), cheap, full)
+    return routed, float((drawn[tests] > 1).sum() + (drawn[future] > 1).sum()) / (
+        len(tests) + len(future)
+    )
 
 
 def main() -> None:
     frame = Frame(__file__, __doc__)
-    frame.parser.add_argument("what", choices=("speed", "kept"))
-    options = frame.parse()
-    if options.what == "speed":
-        frame.write(speed())
-    else:
-        frame.write(kept(result_of("distances.json"), result_of("speed.json")))
+    frame.parse()
+    frame.write(kept(result_of("tune_draw"), result_of("tune_speed")))
 
 
 if __name__ == "__main__":

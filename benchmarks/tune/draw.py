@@ -6,8 +6,9 @@ other setting stands on top of bfloat16 for denoiser and VAE, except those of th
 one picture a call. Drawn once; `benchmarks.tune.certified` reads the distances, prompt by prompt.
 
     python -m benchmarks.tune.draw SETTING --pictures FOLDER     into FOLDER/SETTING.npz
+    python -m benchmarks.tune.draw sheet --setting NAME --pictures FOLDER --png FILE
     python -m benchmarks.tune.draw distances --pictures FOLDER
-        --out benchmarks/results/tune/distances.json
+        --out benchmarks/results/tune_draw.json
 
 Beside the pictures of `bf16` what each step did is kept, for the score that tells hard prompts from
 easy ones: how much guidance changed the model's output, and how much that changed since the step
@@ -25,10 +26,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from benchmarks.frame import Frame
 from halftime import bundled
 from halftime.fix.apply import applied
+from halftime.fix.hard_prompts import StepFeatures
 from halftime.pipeline.change import patched
 from halftime.records import Json, Workload
 from halftime.records.recipe import Choice, Plan
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 PROMPTS, BATCH = 500, 10
+_ACROSS, _DOWN = 4, 4  # pairs on a sheet
 METRICS_KEPT = ("flip", "flip_local", "ms_ssim", "agreement")
 WORKLOAD = Workload(guidance=bundled.GUIDANCE)
 
@@ -62,8 +66,6 @@ SETTINGS: dict[str, tuple[Choice, ...]] = {
     BASELINE: (),
     "bf16": _BF16,
     "guidance to 95 %": (*_BF16, _fix("guidance-interval", stop=0.95)),
-    "guidance to 90 %": (*_BF16, _fix("guidance-interval", stop=0.9)),
-    "guidance to 80 %": (*_BF16, _fix("guidance-interval", stop=0.8)),
     "guidance to 70 %": (*_BF16, _fix("guidance-interval", stop=0.7)),
     "cache, every 2": (*_BF16, _fix("step-cache", kind="deep")),
     "cache, every 2, guidance to 95 %": (
@@ -76,14 +78,12 @@ SETTINGS: dict[str, tuple[Choice, ...]] = {
         *_BF16,
         _fix("step-cache", kind="deep", every=3, full_steps=10),
     ),
-    "cache, every 5": (*_BF16, _fix("step-cache", kind="deep", every=5)),
     "tiny VAE": (*_BF16, _fix("tiny-vae", source="bundled")),
     "loop, 30 steps": _LOOP,
     "loop, 28 steps": (*_LOOP, _fix("solver-steps", steps=28)),
     "loop, 24 steps": (*_LOOP, _fix("solver-steps", steps=24)),
     "loop, 20 steps": (*_LOOP, _fix("solver-steps", steps=20)),
     "loop, 20 steps of DPM++": (*_LOOP, _fix("solver-steps", scheduler=_DPM, steps=20)),
-    "loop, 12 steps of DPM++": (*_LOOP, _fix("solver-steps", scheduler=_DPM, steps=12)),
 }
 
 
@@ -94,21 +94,14 @@ SETTINGS: dict[str, tuple[Choice, ...]] = {
 def _watched(pipeline: DiffusionPipeline, rows: list[np.ndarray]) -> Iterator[None]:
     """Within it `rows` gets, for each step, an array (2, pictures): see the module's docstring."""
     forward = pipeline.unet.forward
-    before: list[torch.Tensor] = []
-
-    def size(values: torch.Tensor) -> torch.Tensor:
-        return values.float().flatten(1).norm(dim=1)
+    features = StepFeatures()
 
     def call(*args: object, **kwargs: object) -> object:
-        result = forward(*args, **kwargs)
-        sample = result[0] if isinstance(result, tuple) else result.sample
-        plain, conditional = sample.chunk(2)
-        guided = size(conditional - plain) / size(conditional)
-        same_call = bool(before) and before[0].shape == conditional.shape
-        change = size(conditional - before[0]) / size(conditional) if same_call else 0 * guided
-        before[:] = [conditional.clone()]
-        rows.append(torch.stack([guided, change]).numpy())
-        return result
+        if len(rows) % WORKLOAD.steps == 0:
+            features.before = None
+        answer = forward(*args, **kwargs)
+        rows.append(features.of(answer).numpy())
+        return answer
 
     with patched(pipeline.unet, "forward", call):
         yield
@@ -203,12 +196,37 @@ def _compact(steps: np.ndarray) -> list[list[list[float]]]:
     return [[[float(f"{v:.4g}") for v in row] for row in prompt] for prompt in steps]
 
 
+def sheet(name: str, folder: Path, png: Path) -> None:
+    """The setting's pictures that are farthest from the baseline's, four by four: the worst that a
+    certificate for it allows. Each pair is baseline and setting; its size is in limits."""
+    baseline, candidate = pictures_of(BASELINE, folder), pictures_of(name, folder)
+    rule = ruler(baseline, {}, {})
+    sizes = rule.sizes(baseline, candidate)
+    worst = sorted(range(len(sizes)), key=lambda index: -sizes[index])[: _ACROSS * _DOWN]
+    side, line = baseline.pictures[0].pixels.shape[0], 14
+    width, height = _ACROSS * (2 * side + 8), _DOWN * (side + line)
+    image = Image.new("RGB", (width, height), "white")
+    draw_on = ImageDraw.Draw(image)
+    for place, index in enumerate(worst):
+        left, top = (place % _ACROSS) * (2 * side + 8), (place // _ACROSS) * (side + line)
+        words = f"{baseline.pictures[index].name}: {sizes[index]:.2f} limits"
+        draw_on.text((left + 2, top + 1), words, fill="black")
+        for column, picture in enumerate((baseline.pictures[index], candidate.pictures[index])):
+            image.paste(Image.fromarray(picture.pixels), (left + column * side, top + line))
+    image.quantize(192).save(png, optimize=True)
+
+
 def main() -> None:
     frame = Frame(__file__, __doc__)
-    frame.parser.add_argument("what", help="a setting, or 'distances'")
+    frame.parser.add_argument("what", help="a setting, 'sheet' or 'distances'")
     frame.parser.add_argument("--pictures", type=Path, required=True)
+    frame.parser.add_argument("--setting", help="of the sheet")
+    frame.parser.add_argument("--png", type=Path, help="where the sheet goes")
     options = frame.parse()
     torch.set_num_threads(1)
+    if options.what == "sheet":
+        sheet(options.setting, options.pictures, options.png)
+        return
     if options.what != "distances":
         draw(options.what, options.pictures)
         return

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halftime.base.certain import fewest_draws, fixed_sequence, most_failures, pass_chance
+from halftime.base.certain import (
+    fewest_alike,
+    fewest_draws,
+    fixed_sequence,
+    most_failures,
+    pass_chance,
+)
 from halftime.base.stats import largest_share, smallest_share
 
 SHARES = st.floats(0.005, 0.4)
@@ -37,6 +43,13 @@ def test_at_the_share_itself_a_test_passes_no_oftener_than_it_may(
     assert pass_chance(0.0, draws, alpha, confidence) == float(
         draws >= fewest_draws(alpha, confidence)
     )
+
+
+def test_draws_that_allow_no_further_failure_are_left_out() -> None:
+    assert [fewest_alike(draws, 0.02, 0.95) for draws in (149, 200, 236, 240)] == [
+        *(149, 149),
+        *(236, 236),
+    ]
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 24), (2, 4), (24, 24)])

@@ -53,6 +53,14 @@ def most_failures(draws: int, alpha: float, confidence: float) -> int:
     return failures
 
 
+def fewest_alike(draws: int, alpha: float, confidence: float) -> int:
+    """The fewest draws that allow as many failures: more of them would only fail oftener."""
+    allowed = most_failures(draws, alpha, confidence)
+    while draws > 1 and most_failures(draws - 1, alpha, confidence) == allowed:
+        draws -= 1
+    return draws
+
+
 def pass_chance(share: float, draws: int, alpha: float, confidence: float) -> float:
     """How likely `draws` certify `alpha` where a share of them fails on average."""
     allowed = most_failures(draws, alpha, confidence)

@@ -37,20 +37,6 @@ class TriedSetting(Record, frozen=True, kw_only=True):
     why: str = ""
 
 
-class HardPrompts(Record, frozen=True, kw_only=True):
-    """Which requests go on cheaply after the first steps, and which are drawn in full."""
-
-    after_steps: int
-    threshold: float  # a score up to it goes on cheaply
-    weights: tuple[float, ...]  # of the features, the last is the constant
-    pairs: int
-    cheap: int  # of those, how many went on cheaply
-    different: int  # of the cheap ones, how many differ visibly
-    at_most: float  # of what is drawn cheaply, with the certificate's confidence
-    saving: float  # share of the full calls' time
-    oracle_saving: float  # of one that knows which pictures differ
-
-
 # Schema history
 # 1  2026-11  first
 class Certificate(Record, frozen=True, kw_only=True):
@@ -76,5 +62,4 @@ class Certificate(Record, frozen=True, kw_only=True):
     steps: int
     scheduler: str
     guidance: float | None = None  # the pipeline's own
-    hard_prompts: HardPrompts | None = None
     voids: tuple[str, ...] = ()

@@ -79,15 +79,15 @@ def test_the_certificate_says_what_was_tested(certified: Outcome) -> None:
     certificate = recipe.certificate
     assert certificate is not None
     assert (certificate.alpha, certificate.confidence) == (0.3, 0.8)
-    assert certificate.pairs == 6
+    assert certificate.pairs == 5  # a sixth would allow no failure more
     assert certificate.at_most <= 0.3
     assert (certificate.width, certificate.height, certificate.steps) == (64, 64, 2)
     assert certificate.visible.limits == {"rmse": 40.0}
     assert certificate.weights == weights_of(halftime.load_pipeline())
     assert TINY in recipe.fixes
     kept = {rung.fix: rung for rung in certified.tuning.ladder if rung.kept}
-    assert "on 6 pictures" in kept["tiny-vae"].why
-    assert "6" in promise(certificate)
+    assert "on 5 pictures" in kept["tiny-vae"].why
+    assert "0 of 5" in promise(certificate)
     assert "rmse > 40" in definition(certificate.visible)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from halftime.fix.hard_prompts import HardScore, StepFeatures
 from halftime.verbs.tune.hard import calibrate, learned, route, score
 
 
@@ -40,6 +42,28 @@ def test_the_certificate_is_kept_and_most_easy_prompts_are_cheap() -> None:
         shares.append(router.cheap_share)
     assert broken <= 3
     assert np.mean(shares) > 0.7
+
+
+def test_the_fix_decides_as_the_calibration_did() -> None:
+    """Through the setting's plain list, from a model's answers: the same score, the same calls."""
+    rng = np.random.default_rng(4)
+    answers = torch.tensor(rng.normal(size=(60, 3, 2, 4)), dtype=torch.float32)
+
+    def seen(answer: torch.Tensor) -> list[torch.Tensor]:
+        features = StepFeatures()
+        return [features.of((step,)) for step in answer]
+
+    plain = np.stack([torch.cat(seen(a)[1:]).log().numpy()[:, 0] for a in answers])
+    sizes = np.exp(plain.mean(axis=1))
+    half = np.arange(30)
+    router = calibrate(plain, sizes / np.median(sizes), np.zeros(60), half, half + 30, 0.3, 0.8)
+    cheap = route(router, plain)
+    assert 0 < cheap.sum() < 60
+    for answer, goes_on in zip(answers, cheap, strict=True):
+        score = HardScore(router.setting())
+        for step in answer:
+            score.see((step,))
+        assert score.is_hard() != goes_on
 
 
 def test_a_score_that_knows_nothing_saves_less() -> None:

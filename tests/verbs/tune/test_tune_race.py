@@ -41,7 +41,9 @@ def test_the_first_test_is_of_the_fastest_that_is_sure_to_pass() -> None:
         raced("b", 1.4, tuple(1.1 * s for s in NEAR)),
         raced("c", 3, FAR),
     ]
-    assert [entry.setting for entry in order(entries, 200, 0.05, 0.95)] == ["b", "c"]
+    assert [entry.setting for entry in order(entries, 200, 0.1, 0.95)] == ["b", "c"]
+    # 24 pictures cannot promise so little: then the most harmless comes first
+    assert [entry.setting for entry in order(entries, 200, 0.02, 0.95)] == ["a", "b", "c"]
 
 
 def test_nothing_is_tested_where_nothing_is_faster_or_the_draws_are_too_few() -> None:

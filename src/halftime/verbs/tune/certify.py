@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from halftime.base import units
-from halftime.base.certain import fewest_draws, fixed_sequence
+from halftime.base.certain import fewest_alike, fewest_draws, fixed_sequence
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
 from halftime.base.stats import median, paired_ratio
@@ -231,7 +231,8 @@ class Certifier:
                 "allow more, for example --visible "
                 f"{_enough(SEARCHED + max(draws, 5), self.goal):.0%}."
             )
-        return min(draws, len(self.prompts) - SEARCHED)
+        most = min(draws, len(self.prompts) - SEARCHED)
+        return fewest_alike(most, self.goal.alpha, self.goal.confidence)
 
     def _search_time(self) -> float:
         """What is left for the search: all but what the tests are expected to take."""

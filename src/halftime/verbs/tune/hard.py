@@ -35,6 +35,17 @@ class Routed(NamedTuple):
     different: int  # of the test's pictures, cheap and full
     at_most: float  # of all pictures, with the confidence; 1.0 where nothing was certified
 
+    def setting(self) -> list[float]:
+        """For `hard` of the fix `step-cache`: weights of the plain features, constant, threshold.
+
+        Raises ValueError where nothing was certified.
+        """
+        if self.threshold == -np.inf:
+            raise ValueError("no threshold was certified: every call is to be drawn in full")
+        weights = self.weights[:-1] / self.scale
+        constant = self.weights[-1] - float(weights @ self.centre)
+        return [*map(float, weights), float(constant), self.threshold]
+
 
 def learned(features: Array, sizes: Array) -> tuple[Array, Array, Array]:
     """Weights, centre and scale of a ridge regression for the logarithm of a pair's size."""

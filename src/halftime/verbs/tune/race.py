@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, median, stdev
 from typing import Generic, TypeVar
 
 from halftime.base.certain import most_failures, pass_chance
@@ -70,18 +70,31 @@ def order(raced: Sequence[Raced[T]], draws: int, alpha: float, confidence: float
     """What is tested on so many draws, from harmless to harsh.
 
     Each setting is faster than all that are more harmless. The first is the fastest that passes
-    with a chance of SURE, or else the one whose chance is best; harsher ones follow.
+    with a chance of SURE, or else the most harmless whose chance is best; harsher ones follow. The
+    chance allows for tails heavier than normal ones, of which the search can have seen nothing.
     """
     front: list[Raced[T]] = []
-    for entry in sorted(raced, key=lambda entry: (entry.predicted_share, -entry.speedup)):
+    by_harm = sorted(
+        raced,
+        key=lambda entry: (entry.predicted_share, median(entry.sizes), -entry.speedup),
+    )
+    for entry in by_harm:
         if entry.speedup > _WORTH * max((before.speedup for before in front), default=1.0):
             front.append(entry)
     if not front:
         return []
-    chances = [pass_chance(entry.predicted_share, draws, alpha, confidence) for entry in front]
+    chances = [
+        pass_chance(entry.predicted_share + _unseen(entry), draws, alpha, confidence)
+        for entry in front
+    ]
     sure = [index for index, chance in enumerate(chances) if chance >= SURE]
     start = sure[-1] if sure else chances.index(max(chances))
     return front[start:] if chances[start] > 0 else []
+
+
+def _unseen(entry: Raced[T]) -> float:
+    """A share of which so few pictures show nothing (Jeffreys' mean)."""
+    return 0.5 / (len(entry.sizes) + 1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,10 +40,18 @@ class Setting(NamedTuple):
 
 
 def singles(pipeline: DiffusionPipeline, steps: int) -> list[Choice]:
-    """Every approximate fix that applies, with the settings that are worth a look."""
+    """Every approximate fix that applies, with the settings that are worth a look: the most
+    harmless of each first, for where time is short."""
     state = state_of(pipeline)
     proposals = [*_steps(pipeline, steps), *_guidance(), *_others()]
-    return [choice for choice in proposals if _applies(pipeline, choice, state)]
+    usable = [choice for choice in proposals if _applies(pipeline, choice, state)]
+    ranks = Counter[tuple[str, object]]()
+    ranked = []
+    for choice in usable:
+        scale = choice.name, choice.settings.get("kind", choice.settings.get("scheduler"))
+        ranked.append((ranks[scale], choice))
+        ranks[scale] += 1
+    return [choice for _, choice in sorted(ranked, key=lambda entry: entry[0])]
 
 
 def _applies(pipeline: DiffusionPipeline, choice: Choice, state: PipelineState) -> bool:
