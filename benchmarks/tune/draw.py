@@ -59,7 +59,6 @@ def _fix(name: str, **settings: Json) -> Choice:
 
 _BF16 = (_fix("denoiser-dtype"), _fix("vae-dtype"))
 _LOOP = (_fix("loop-graph", backend="openvino"), _fix("openvino", components=["vae"]))
-_DPM = "DPMSolverMultistepScheduler"
 BASELINE = "baseline"
 FEATURES_OF = "bf16"  # the setting whose steps are looked at
 SETTINGS: dict[str, tuple[Choice, ...]] = {
@@ -78,12 +77,10 @@ SETTINGS: dict[str, tuple[Choice, ...]] = {
         *_BF16,
         _fix("step-cache", kind="deep", every=3, full_steps=10),
     ),
-    "tiny VAE": (*_BF16, _fix("tiny-vae", source="bundled")),
     "loop, 30 steps": _LOOP,
     "loop, 28 steps": (*_LOOP, _fix("solver-steps", steps=28)),
     "loop, 24 steps": (*_LOOP, _fix("solver-steps", steps=24)),
     "loop, 20 steps": (*_LOOP, _fix("solver-steps", steps=20)),
-    "loop, 20 steps of DPM++": (*_LOOP, _fix("solver-steps", scheduler=_DPM, steps=20)),
 }
 
 
