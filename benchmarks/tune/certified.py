@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.frame import Frame
 from benchmarks.tables import RESULTS
+from benchmarks.tune.draw import numbers
 from halftime.base.certain import fewest_alike, fixed_sequence
 from halftime.base.stats import largest_share, median
 from halftime.base.store import read_json
@@ -48,10 +49,10 @@ def sizes_of(distances: Mapping[str, Measured]) -> dict[str, np.ndarray]:
     """Setting -> how far each pair is apart, in units of what is just not visible."""
     limits = distances["limits"]
     assert isinstance(limits, dict)
-    settings: list[dict[str, list[float]]] = distances["settings"]  # type: ignore[assignment]
+    settings: list[dict[str, str]] = distances["settings"]  # type: ignore[assignment]
     sizes = {}
     for row in settings:
-        columns = zip(*(row[name] for name in limits), strict=True)
+        columns = zip(*(numbers(row[name]) for name in limits), strict=True)
         pairs = [size_of(dict(zip(limits, values, strict=True)), limits) for values in columns]  # type: ignore[arg-type]
         sizes[str(row["setting"])] = np.array(pairs)
     return sizes
@@ -163,7 +164,8 @@ def hard_prompts(
     """At each alpha: the router's share, saving and true error over the same splits."""
     if CHEAP not in sizes:
         return []
-    steps = np.array(distances["steps"])[:, :FULL_STEPS]
+    lines: list[str] = distances["steps"]  # type: ignore[assignment]
+    steps = np.array([numbers(line).reshape(-1, 2)[:FULL_STEPS] for line in lines])
     features = np.log(np.maximum(steps[:, 1:].reshape(len(steps), -1), 1e-6))
     cheap, full = sizes[CHEAP], sizes["bf16"]
     saving = 1 - speedups["bf16"] / speedups[CHEAP]

@@ -18,10 +18,10 @@ before.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -60,6 +60,7 @@ def _fix(name: str, **settings: Json) -> Choice:
 _BF16 = (_fix("denoiser-dtype"), _fix("vae-dtype"))
 _LOOP = (_fix("loop-graph", backend="openvino"), _fix("openvino", components=["vae"]))
 BASELINE = "baseline"
+STEPS_KEPT = 10
 FEATURES_OF = "bf16"  # the setting whose steps are looked at
 SETTINGS: dict[str, tuple[Choice, ...]] = {
     BASELINE: (),
@@ -162,7 +163,11 @@ def distances(names: Sequence[str], folder: Path) -> dict[str, object]:
         "limits": ruler(baseline, {}, {}).rule.limits,
         "settings": table,
         "steps_of": FEATURES_OF,
-        "steps": _compact(np.load(folder / f"{FEATURES_OF}.npz")["steps"]),
+        # a line a prompt: of each step the two features in turn
+        "steps": [
+            _line(prompt[:STEPS_KEPT].ravel())
+            for prompt in np.load(folder / f"{FEATURES_OF}.npz")["steps"]
+        ],
     }
 
 
@@ -170,8 +175,8 @@ def _row_of(name: str, baseline: PictureSet, folder: Path, tools: Kit) -> dict[s
     kept = folder / f"{name}.json"  # what was compared is not compared again
     if not kept.exists():
         kept.write_bytes(msgspec.json.encode(_compared(name, baseline, folder, tools)))
-    row: dict[str, object] = msgspec.json.decode(kept.read_bytes())
-    return row
+    row: dict[str, Any] = msgspec.json.decode(kept.read_bytes())
+    return row | {name: _line(row[name]) for name in METRICS_KEPT}
 
 
 def _compared(name: str, baseline: PictureSet, folder: Path, tools: Kit) -> dict[str, object]:
@@ -188,9 +193,14 @@ def _compared(name: str, baseline: PictureSet, folder: Path, tools: Kit) -> dict
     }
 
 
-def _compact(steps: np.ndarray) -> list[list[list[float]]]:
-    """Four digits of each number."""
-    return [[[float(f"{v:.4g}") for v in row] for row in prompt] for prompt in steps]
+def _line(values: Iterable[float]) -> str:
+    """Numbers of three digits, of which a file of thousands stays small."""
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+def numbers(line: str) -> np.ndarray:
+    """What `_line` wrote."""
+    return np.array(line.split(), dtype=float)
 
 
 def sheet(name: str, folder: Path, png: Path) -> None:
