@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 PROMPTS, BATCH = 500, 10
-_ACROSS, _DOWN = 4, 4  # pairs on a sheet
+_ACROSS, _DOWN = 4, 3  # pairs on a sheet
 METRICS_KEPT = ("flip", "flip_local", "ms_ssim", "agreement")
 WORKLOAD = Workload(guidance=bundled.GUIDANCE)
 
@@ -204,7 +204,7 @@ def numbers(line: str) -> np.ndarray:
 
 
 def sheet(name: str, folder: Path, png: Path) -> None:
-    """The setting's pictures that are farthest from the baseline's, four by four: the worst that a
+    """The setting's pictures that are farthest from the baseline's, in three rows: the worst that a
     certificate for it allows. Each pair is baseline and setting; its size is in limits."""
     baseline, candidate = pictures_of(BASELINE, folder), pictures_of(name, folder)
     rule = ruler(baseline, {}, {})
@@ -220,7 +220,7 @@ def sheet(name: str, folder: Path, png: Path) -> None:
         draw_on.text((left + 2, top + 1), words, fill="black")
         for column, picture in enumerate((baseline.pictures[index], candidate.pictures[index])):
             image.paste(Image.fromarray(picture.pixels), (left + column * side, top + line))
-    image.quantize(192).save(png, optimize=True)
+    image.save(png, optimize=True)
 
 
 def main() -> None:
