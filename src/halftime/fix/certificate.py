@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from halftime.pipeline.fingerprint import weights_of
-from halftime.records.certificate import Certificate
+from halftime.records.certificate import VisibleCertificate
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-def other_model(certificate: Certificate, pipeline: DiffusionPipeline) -> str:
+def other_model(certificate: VisibleCertificate, pipeline: DiffusionPipeline) -> str:
     """'unet has other weights than those that were certified', or ''."""
     here = weights_of(pipeline)
     names = [name for name, weights in certificate.weights.items() if here.get(name) != weights]
@@ -27,7 +27,7 @@ def other_model(certificate: Certificate, pipeline: DiffusionPipeline) -> str:
 
 
 def other_calls(
-    certificate: Certificate,
+    certificate: VisibleCertificate,
     sizes: Collection[tuple[int, int]],
     steps: Collection[int],
     guidance: float | None,
@@ -41,7 +41,7 @@ def other_calls(
     return words
 
 
-def certified_call(certificate: Certificate) -> str:
+def certified_call(certificate: VisibleCertificate) -> str:
     """'128x128, 30 steps, guidance 2.5'."""
     words = f"{certificate.width}x{certificate.height}, {certificate.steps} steps"
     if certificate.guidance is None:

@@ -71,7 +71,7 @@ class StepFeatures:
 
 
 def _norm(values: Tensor) -> Tensor:
-    return values.float().flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm(values.float().flatten(1), dim=1)
 
 
 @dataclass

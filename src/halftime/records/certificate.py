@@ -39,7 +39,7 @@ class TriedSetting(Record, frozen=True, kw_only=True):
 
 # Schema history
 # 1  2026-11  first
-class Certificate(Record, frozen=True, kw_only=True):
+class VisibleCertificate(Record, frozen=True, kw_only=True):
     """With `confidence` at most a share `alpha` of the pictures differs visibly.
 
     It holds for prompts like those of the test (`prompts_hash`), on these weights and this

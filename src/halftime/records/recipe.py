@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Literal
 
 from halftime.records.base import Json, Record
-from halftime.records.certificate import Certificate
+from halftime.records.certificate import VisibleCertificate
 from halftime.records.choice import Choice as Choice
 from halftime.records.environment import Environment
 from halftime.records.fixes import Level
@@ -67,4 +67,4 @@ class Recipe(Record, frozen=True, kw_only=True):
     probed: str = ""
     ladder: tuple[Rung, ...] = ()
     # of approximate fixes: how many pictures differ visibly at most, and what that rests on
-    certificate: Certificate | None = None
+    certificate: VisibleCertificate | None = None

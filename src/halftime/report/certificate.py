@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from halftime.base import units
-from halftime.records.certificate import Certificate, TriedSetting, Visible
+from halftime.records.certificate import TriedSetting, Visible, VisibleCertificate
 from halftime.records.recipe import Choice
 from halftime.records.tune import Tuning
 from halftime.report.model import Block, Bullets, Cell, Column, Section, Table, Text, rows_of
@@ -38,8 +38,8 @@ def certificate_section(tuning: Tuning) -> Iterator[Section]:
             Text("It ends with:"),
             Bullets(tuple(Text(void) for void in certificate.voids)),
         ]
-    drawn = [tried for tried in tuning.tried if tried.searched]
-    tested = sorted(drawn, key=lambda tried: tried.predicted_share)
+    raced = [tried for tried in tuning.tried if tried.searched]
+    tested = sorted(raced, key=lambda tried: tried.predicted_share)
     blocks.append(Table(_COLUMNS, rows_of(*map(_row, tested))))
     failed = [tried.why for tried in tuning.tried if not tried.searched]
     if failed:
@@ -47,7 +47,7 @@ def certificate_section(tuning: Tuning) -> Iterator[Section]:
     yield Section("Certificate", tuple(blocks))
 
 
-def promise(certificate: Certificate) -> str:
+def promise(certificate: VisibleCertificate) -> str:
     """What it says, in one sentence."""
     return (
         f"With {units.share(certificate.confidence)} confidence at most "

@@ -23,7 +23,7 @@ from halftime.base.progress import Progress
 from halftime.base.stats import median, paired_ratio
 from halftime.pipeline.device import this_environment
 from halftime.pipeline.fingerprint import weights_of
-from halftime.records.certificate import Certificate, TriedSetting
+from halftime.records.certificate import TriedSetting, VisibleCertificate
 from halftime.records.priors import setup_seconds
 from halftime.records.verdict import Verdict
 from halftime.verbs.tune.bench import Bench
@@ -126,7 +126,7 @@ class Certification:
 
     tried: tuple[TriedSetting, ...]
     setting: Setting | None = None
-    certificate: Certificate | None = None
+    certificate: VisibleCertificate | None = None
     speedup: float = 1.0  # over the baseline, as the search timed it
     gain: float = 1.0  # over the recipe so far
     verdict: Verdict | None = None
@@ -220,11 +220,13 @@ class Certifier:
         few."""
         baseline = self.bench.at(()).call_seconds
         tuned = self.bench.at(self.plan).call_seconds
-        each = baseline + _TESTS * (tuned + _MEASURE_SECONDS)
+        pair_seconds = baseline + _TESTS * (tuned + _MEASURE_SECONDS)
         search = 0.4 * self.budget.left()
-        draws = int((self.budget.left() - search) / each)
+        draws = int((self.budget.left() - search) / pair_seconds)
         if draws < self.goal.fewest:
-            needed = self.budget.spent() + self.budget.reserve + self.goal.fewest * each / 0.6
+            needed = (
+                self.budget.spent() + self.budget.reserve + self.goal.fewest * pair_seconds / 0.6
+            )
             raise BadInput(
                 f"budget is {units.seconds(self.budget.total)}; {self.goal.needs}, and with them "
                 f"and the search that is about {units.seconds(needed)}. Give more --budget, or "
@@ -398,12 +400,12 @@ class Certifier:
             candidate,
         )
 
-    def _certificate(self, result: ShareTest, tools: Ruler) -> Certificate:
+    def _certificate(self, result: ShareTest, tools: Ruler) -> VisibleCertificate:
         assert result.at_most is not None
         pipeline, prompts = self.bench.pipeline, self.prompts[SEARCHED : SEARCHED + result.pairs]
         height, width = self.baseline[0].pixels.shape[:2]
         texts = "\n".join(prompt.text for prompt in prompts)
-        return Certificate(
+        return VisibleCertificate(
             alpha=self.goal.alpha,
             confidence=self.goal.confidence,
             visible=tools.rule,
@@ -441,7 +443,7 @@ def rule_words(tools: Ruler) -> str:
 
 
 def _test_words(setting: Setting, result: ShareTest) -> str:
-    seen = f"{result.different} of {result.pairs} pictures differ visibly"
+    counts = f"{result.different} of {result.pairs} pictures differ visibly"
     if result.at_most is None:
-        return f"test failed: {setting}: {seen}"
-    return f"test passed: {setting}: {seen}, at most {units.share(result.at_most)} of all"
+        return f"test failed: {setting}: {counts}"
+    return f"test passed: {setting}: {counts}, at most {units.share(result.at_most)} of all"

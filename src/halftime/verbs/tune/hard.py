@@ -84,8 +84,8 @@ def calibrate(
     allowed = most_failures(len(tests), alpha, confidence)
 
     def different(threshold: float) -> int:
-        drawn = np.where(scores <= threshold, cheap[tests], full[tests])
-        return int((drawn > 1).sum())
+        sizes = np.where(scores <= threshold, cheap[tests], full[tests])
+        return int((sizes > 1).sum())
 
     results = fixed_sequence([-np.inf, *thresholds], different, lambda count: count <= allowed)
     passed = [count for count in results if count <= allowed]

@@ -62,22 +62,22 @@ def _loss(name: str, value: float) -> float:
 
 
 def ruler(
-    baseline: PictureSet, floors: Mapping[str, PictureSet], given: Mapping[str, float]
+    baseline: PictureSet, floors: Mapping[str, PictureSet], own_limits: Mapping[str, float]
 ) -> Ruler:
-    """The rule for these pictures; `given` limits replace the default ones altogether.
+    """The rule for these pictures; `own_limits` limits replace the default ones altogether.
 
     Raises BadInput where a metric cannot be computed here, or strangers are so near that nothing
     could be told.
     """
     tools = kit(list(baseline.pictures), judges.find(None), judges.find_lpips(None))
-    check_metrics(given)
-    for name in given:
+    check_metrics(own_limits)
+    for name in own_limits:
         if name not in tools.functions:
             raise BadInput(
                 f"visible by {name}: it cannot be computed here, {tools.skipped.get(name)}."
             )
-    if given:
-        return Ruler(Visible(limits=dict(given)), tools.only({*given}))
+    if own_limits:
+        return Ruler(Visible(limits=dict(own_limits)), tools.only({*own_limits}))
     names = [name for name in SHARES if name in tools.functions]
     tools = tools.only({*names})
     unrelated = strangers(baseline, tools)
@@ -91,9 +91,9 @@ def ruler(
     return Ruler(Visible(limits=limits, shares=shares), tools)
 
 
-def check_metrics(given: Mapping[str, float]) -> None:
+def check_metrics(own_limits: Mapping[str, float]) -> None:
     """Raises BadInput for a metric that does not exist, or a limit that is none."""
-    for name, limit in given.items():
+    for name, limit in own_limits.items():
         if name not in METRICS:
             raise BadInput(f"there is no metric {name!r}. There are: {', '.join(METRICS)}.")
         if not 0 < limit < math.inf:
@@ -109,9 +109,9 @@ def strangers(baseline: PictureSet, tools: Kit) -> dict[str, np.ndarray]:
     Raises BadInput for fewer than two pictures.
     """
     pairs: Sequence[tuple[Picture, Picture]] = [
-        (own, replace(other, prompt=own.prompt))
-        for own, other in pairwise(baseline.pictures[:_MOST_STRANGERS])
-        if own.pixels.shape == other.pixels.shape
+        (own, replace(neighbour, prompt=own.prompt))
+        for own, neighbour in pairwise(baseline.pictures[:_MOST_STRANGERS])
+        if own.pixels.shape == neighbour.pixels.shape
     ]
     if not pairs:
         raise BadInput(
