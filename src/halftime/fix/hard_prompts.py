@@ -71,7 +71,8 @@ class StepFeatures:
 
 
 def _norm(values: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(values.float().flatten(1), dim=1)
+    size: Tensor = torch.linalg.vector_norm(values.float().flatten(1), dim=1)
+    return size
 
 
 @dataclass

@@ -64,7 +64,7 @@ def _loss(name: str, value: float) -> float:
 def ruler(
     baseline: PictureSet, floors: Mapping[str, PictureSet], own_limits: Mapping[str, float]
 ) -> Ruler:
-    """The rule for these pictures; `own_limits` limits replace the default ones altogether.
+    """The rule for these pictures; `own_limits` replace the default ones altogether.
 
     Raises BadInput where a metric cannot be computed here, or strangers are so near that nothing
     could be told.
