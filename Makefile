@@ -84,6 +84,7 @@ docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python -m benchmarks.gateway.page
 	$(BIN)/python -m benchmarks.serve.page
 	$(BIN)/python -m benchmarks.verify.page
+	$(BIN)/python -m benchmarks.tune.page
 	$(BIN)/python -m benchmarks.gpu.page
 	$(BIN)/python -m benchmarks.evidence
 

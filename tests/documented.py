@@ -171,6 +171,12 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (r"^cat > prices.toml", Bash()),
     (r"^halftime trace", Ours()),
     (
+        r"^halftime tune .*--visible",
+        Elsewhere(
+            "tests/verbs/tune/test_tune_certify.py::test_the_certificate_says_what_was_tested"
+        ),
+    ),
+    (
         r"^halftime tune",
         Ours("--steps 2 --size 64 --budget 5m --prompts 2 --json tune.json", record="tune.json"),
     ),
@@ -280,6 +286,12 @@ WAYS: tuple[tuple[str, Way], ...] = (
     (
         r"^from openai import",
         Elsewhere("tests/verbs/serve/test_serve_openai.py::test_a_stream_previews_and_completes"),
+    ),
+    (
+        r"^from halftime.verbs.tune.hard import calibrate",
+        Elsewhere(
+            "tests/verbs/tune/test_tune_hard.py::test_the_fix_decides_as_the_calibration_did"
+        ),
     ),
     (r"^import random\nfrom itertools import islice\nfrom halftime\.base\.stats", Python()),
     (r"^import halftime\n", Python()),

@@ -33,6 +33,7 @@ WRITERS = [
     "benchmarks.gateway.page",
     "benchmarks.gpu.page",
     "benchmarks.serve.page",
+    "benchmarks.tune.page",
     "benchmarks.verify.page",
     "workshop.forecast.page",
 ]

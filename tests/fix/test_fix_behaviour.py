@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import halftime
+from halftime.base.errors import DoesNotApply
 from halftime.fix.fewer_evaluations import DeepCache
 from halftime.fix.loop_graph import Takeover
 from halftime.fix.memory_watch import RUNS, MemoryWatch
@@ -85,6 +86,75 @@ def test_step_cache_runs_the_middle_every_other_step(pipeline) -> None:  # type:
     finally:
         del pipeline.unet.mid_block.forward
     assert len(seen) == 4  # two of four steps, in each of two calls
+
+
+@pytest.mark.parametrize(
+    ("every", "full_steps", "full"),
+    [
+        (2, 0, [0, 2, 4, 6, 8]),
+        (2, 1, [0, 2, 4, 6, 8]),
+        (3, 4, [0, 1, 2, 3, 6, 9]),
+        (2, 99, list(range(10))),
+    ],
+)
+def test_deep_cache_evaluates_the_first_steps_in_full(
+    every: int, full_steps: int, full: list[int]
+) -> None:
+    cache = DeepCache(every, full_steps)
+    evaluated = []
+    for step in range(10):
+        cache.decide(2)
+        if not cache.skip:
+            evaluated.append(step)
+            cache.outputs["middle"] = "features"
+    assert evaluated == full
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(-1e9, 4), (1e9, 3)])
+def test_a_hard_call_goes_on_in_full(pipeline, threshold: float, expected: int) -> None:  # type: ignore[no-untyped-def]
+    """Four steps: two full ones are looked at, and then each second or all of them."""
+    seen: list[int] = []
+    original = pipeline.unet.mid_block.forward
+
+    def counted(*args: object, **kwargs: object) -> object:
+        seen.append(1)
+        return original(*args, **kwargs)
+
+    pipeline.unet.mid_block.forward = counted
+    settings = {"full_steps": 2, "hard": [1.0, 1.0, 0.0, threshold]}
+    try:
+        with halftime.applied(
+            pipeline, [Choice(name="step-cache", settings=settings)], probe=False
+        ):
+            picture(pipeline)
+            picture(pipeline)  # and the next call is scored anew
+    finally:
+        del pipeline.unet.mid_block.forward
+    assert len(seen) == 2 * expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"hard": [1.0, 0.0]}, "full_steps must be 2 or more"),
+        ({"hard": [1.0, 0.0], "full_steps": 3}, "a list of 6 numbers"),
+        ({"hard": [1.0, "a", 0.0, 0.0], "full_steps": 2}, "list of numbers"),
+    ],
+)
+def test_a_score_that_does_not_fit_is_refused(
+    pipeline,  # type: ignore[no-untyped-def]
+    settings: dict[str, object],
+    reason: str,
+) -> None:
+    cache = Choice(name="step-cache", settings=settings)  # type: ignore[arg-type]
+    with pytest.raises(DoesNotApply, match=reason):
+        halftime.applied(pipeline, [cache]).__enter__()
+
+
+def test_full_steps_are_refused_where_a_cache_has_its_own(pipeline) -> None:  # type: ignore[no-untyped-def]
+    cache = Choice(name="step-cache", settings={"full_steps": -1})
+    with pytest.raises(DoesNotApply, match="full_steps must be 0 or more"):
+        halftime.applied(pipeline, [cache]).__enter__()
 
 
 def test_deep_cache_recomputes_for_another_batch() -> None:

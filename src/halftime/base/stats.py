@@ -66,19 +66,33 @@ def largest_share(count: int, total: int, *, confidence: float = 0.95) -> float:
     low, high = count / total, 1.0
     for _ in range(60):  # bisection: the probability falls as the share grows
         share = (low + high) / 2
-        terms = (
-            math.lgamma(total + 1)
-            - math.lgamma(k + 1)
-            - math.lgamma(total - k + 1)
-            + k * math.log(share)
-            + (total - k) * math.log1p(-share)
-            for k in range(count + 1)
-        )
-        if math.fsum(map(math.exp, terms)) > 1 - confidence:
+        if at_most_chance(count, total, share) > 1 - confidence:
             low = share
         else:
             high = share
     return high
+
+
+def smallest_share(count: int, total: int, *, confidence: float = 0.95) -> float:
+    """The lower bound on the same share, one-sided; 0.0 where none was seen."""
+    return 1 - largest_share(total - count, total, confidence=confidence)
+
+
+def at_most_chance(count: int, total: int, share: float) -> float:
+    """How likely no more than `count` of `total` are seen of a `share` of all (binomial)."""
+    if share <= 0 or count >= total:
+        return 1.0
+    if share >= 1:
+        return 0.0
+    terms = (
+        math.lgamma(total + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(total - k + 1)
+        + k * math.log(share)
+        + (total - k) * math.log1p(-share)
+        for k in range(count + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, terms)))
 
 
 def bootstrap(

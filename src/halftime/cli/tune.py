@@ -12,7 +12,7 @@ import click
 from halftime.base.errors import BadInput, HalftimeError
 from halftime.base.progress import roughly
 from halftime.base.store import check_writable, write_toml
-from halftime.base.units import parse_seconds
+from halftime.base.units import parse_seconds, parse_share
 from halftime.cli.around import look_around
 from halftime.cli.ending import journal
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
@@ -23,9 +23,11 @@ from halftime.records.tune import Tuning
 from halftime.report.model import Report
 
 if TYPE_CHECKING:
+    from halftime.verbs.tune.certify import VisibleGoal
     from halftime.verbs.tune.decide import Goal
     from halftime.verbs.tune.run import Options, Outcome
 
+_PROMPTS = 24
 EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
 
 
@@ -50,14 +52,31 @@ EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
     help="Mean FLIP error that approximate fixes may cost together.  [default: 0.05]",
 )
 @click.option(
+    "--visible",
+    metavar="SHARE",
+    help="Try them, and certify that at most so many pictures differ visibly, for example 2%.",
+)
+@click.option(
+    "--confidence",
+    metavar="SHARE",
+    help="Of the certificate.  [default: 95%]",
+)
+@click.option(
+    "--visible-by",
+    metavar="METRIC=LIMIT",
+    multiple=True,
+    help="What differs visibly, for example flip=0.05; repeatable.  [default: a tenth of the "
+    "distance between pictures of different prompts, by flip, ms_ssim and agreement]",
+)
+@click.option(
     "--sweep", is_flag=True, help="Only solver x steps against quality; changes pictures."
 )
 @click.option(
     "--prompts",
     "count",
-    default=24,
-    show_default=True,
-    help="Pictures that are compared at the end.",
+    type=int,
+    help="Pictures that are compared at the end; with --visible, of each test.  [default: 24; "
+    "with --visible as many as the budget allows, up to 400]",
 )
 @click.option(
     "--recipe",
@@ -83,8 +102,11 @@ def command(
     budget: str,
     allow: str | None,
     loss: float | None,
+    visible: str | None,
+    confidence: str | None,
+    visible_by: tuple[str, ...],
     sweep: bool,
-    count: int,
+    count: int | None,
     recipe_file: str,
     artefacts: bool,
     fresh: bool,
@@ -97,7 +119,7 @@ def command(
     MODEL is a diffusers folder, a checkpoint in one file, a hub id, module:function returning a
     pipeline, or nothing for the bundled model. Interrupted with Ctrl-C, the same command goes on
     where it was. Exit code: 0 the recipe is verified and a target is reached, 1 the pictures differ
-    or the target is not reached, 3 the verdict is inconclusive.
+    or the target is not reached or nothing could be certified, 3 the verdict is inconclusive.
     """
     look_around(output.quiet)
     begun = time.perf_counter()
@@ -118,8 +140,9 @@ def command(
         approximate=allow is not None or sweep,
         sweep_only=sweep,
         loss=LOSS if loss is None else loss,
-        prompts=count,
+        prompts=_PROMPTS if count is None or visible is not None else count,
         partial=partial,
+        visible=_visible_goal(visible, confidence, visible_by, count, allow is not None or sweep),
     )
     if fresh:
         partial.unlink(missing_ok=True)
@@ -130,7 +153,47 @@ def command(
     if artefacts:
         left = seconds - (time.perf_counter() - begun)
         _save_artefacts(model, workload, Path(recipe_file), outcome, left, output.quiet)
-    return exit_code(outcome.tuning)
+    return exit_code(outcome.tuning, options.visible is not None)
+
+
+def _visible_goal(
+    visible: str | None,
+    confidence: str | None,
+    visible_by: tuple[str, ...],
+    count: int | None,
+    approximate: bool,
+) -> VisibleGoal | None:
+    from halftime.verbs.tune.certify import MOST_DRAWS, VisibleGoal
+
+    if visible is None:
+        if confidence is not None or visible_by:
+            raise BadInput(
+                "--confidence and --visible-by say more about --visible; give that too, for "
+                "example --visible 2%."
+            )
+        return None
+    if approximate:
+        raise BadInput(
+            "--visible tries approximate fixes by itself, within its share instead of --loss; "
+            "leave --allow and --sweep out."
+        )
+    return VisibleGoal(
+        parse_share(visible),
+        parse_share(confidence or "95%"),
+        dict(map(_limit, visible_by)),
+        MOST_DRAWS if count is None else count,
+    )
+
+
+def _limit(words: str) -> tuple[str, float]:
+    """'flip=0.05' as a metric and its limit."""
+    name, _, value = words.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise BadInput(
+            f"--visible-by is {words!r}; it must be METRIC=LIMIT, for example flip=0.05."
+        ) from None
 
 
 def _write_recipe(file: str, partial: Path, outcome: Outcome) -> None:
@@ -215,8 +278,11 @@ def _report(outcome: Outcome) -> Report:
     return report_of(tuning, slides(tuning.evidence, outcome.baseline, outcome.candidate))
 
 
-def exit_code(tuning: Tuning) -> int:
-    """0, 1 or 3 as the verdict says; but approximate recipes are meant to draw other pictures."""
+def exit_code(tuning: Tuning, certify: bool = False) -> int:
+    """0, 1 or 3 as the verdict says; but approximate recipes are meant to draw other pictures.
+    With `certify` 1 where nothing was."""
+    if certify and tuning.recipe.certificate is None:
+        return 1
     approximate = any(rung.kept and rung.level == "approximate" for rung in tuning.ladder)
     if tuning.reached is False:
         return 1

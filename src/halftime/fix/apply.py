@@ -18,6 +18,7 @@ from halftime.base.store import read_bytes, read_toml
 from halftime.fix.artefacts import OpenArtefacts, made_for, open_artefacts
 from halftime.fix.base import ChosenFix
 from halftime.fix.blocks import block, sealed
+from halftime.fix.certificate import other_model
 from halftime.fix.guard import changed_components, why_not
 from halftime.fix.probe import check_levels, probe_key
 from halftime.fix.table import FIXES
@@ -208,7 +209,8 @@ def reasons(pipeline: DiffusionPipeline) -> dict[str, str | None]:
 
 
 def check_recipe(recipe: Recipe, pipeline: DiffusionPipeline) -> None:
-    """Raises Unlike for another architecture; warns where the software or the device differs."""
+    """Raises Unlike for another architecture; warns where the software or the device differs, and
+    where a certificate was given to other weights."""
     here = architecture(pipeline)
     for name in sorted(here.keys() | recipe.architecture.keys()):
         theirs, ours = recipe.architecture.get(name, "nothing"), here.get(name, "nothing")
@@ -217,6 +219,12 @@ def check_recipe(recipe: Recipe, pipeline: DiffusionPipeline) -> None:
                 f"the recipe is for another architecture: {name} is {theirs} there and {ours} "
                 "here. Find one for this pipeline with: halftime tune"
             )
+    void = other_model(recipe.certificate, pipeline) if recipe.certificate else ""
+    if void:
+        words = (
+            f"the recipe's certificate does not hold here: {void}; certify it with tune --visible."
+        )
+        warnings.warn(words, HalftimeWarning, stacklevel=4)
     for difference in _differences(recipe, pipeline):
         words = f"the recipe was made with another {difference}; verify it again here."
         warnings.warn(words, HalftimeWarning, stacklevel=4)

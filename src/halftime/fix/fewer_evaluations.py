@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number
 from halftime.fix.calls import RunningCall, followed
+from halftime.fix.hard_prompts import HardScore, hard_settings
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import denoisers
 from halftime.upstream import hugging_face, pytorch
@@ -160,7 +161,9 @@ class DeepCache:
     """
 
     every: int
+    full_steps: int = 0  # at the beginning of a call, evaluated in full
     skip: bool = False
+    in_full: bool = False  # this call to its end
     conditionings: Conditionings = field(default_factory=Conditionings)
     memories: list[DeepMemory] = field(default_factory=list)
     memory: DeepMemory = field(default_factory=DeepMemory)  # of this evaluation
@@ -172,13 +175,15 @@ class DeepCache:
 
     def begin(self) -> None:
         """A new call of the pipeline: nothing of the last one is used."""
-        self.conditionings, self.memories, self.skip = Conditionings(), [], False
+        self.conditionings, self.memories = Conditionings(), []
+        self.skip = self.in_full = False
 
     def decide(self, batch: int, conditioning: Tensor | None = None) -> None:
         """Before each evaluation: is it a full one? A new batch size makes it one, and so does an
         empty memory."""
         self.memory = self._memory_of(conditioning)
-        due = self.memory.evaluations % self.every == 0
+        since = self.memory.evaluations - max(0, self.full_steps - 1)  # the last that must be full
+        due = self.in_full or since < 0 or since % self.every == 0
         self.skip = not due and batch == self.memory.batch and bool(self.memory.outputs)
         self.memory.batch = batch
         self.memory.evaluations += 1
@@ -221,18 +226,31 @@ def _deep_blocks(unet: nn.Module) -> dict[str, nn.Module]:
 @contextmanager
 def deep_cached(pipeline: DiffusionPipeline, unet: nn.Module, settings: Settings) -> Iterator[None]:
     """Within the block the UNet keeps its deep features for `every` steps."""
-    cache = DeepCache(int(number(settings, "every")))
+    full_steps, hard = int(number(settings, "full_steps")), hard_settings(settings)
+    cache = DeepCache(int(number(settings, "every")), full_steps)
+    score = HardScore(hard)
     forward = unet.forward
     parameters = list(inspect.signature(forward).parameters)
 
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:
-        if running.here:
-            if running.next() == 0:
-                cache.begin()
-            arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
-            cache.decide(_batch(args, kwargs), conditioning_of(arguments))
-        return forward(*args, **kwargs)
+        nonlocal score
+        if not running.here:
+            return forward(*args, **kwargs)
+        step = running.next()
+        if step == 0:
+            cache.begin()
+            score = HardScore(hard)
+        arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        cache.decide(_batch(args, kwargs), conditioning_of(arguments))
+        answer = forward(*args, **kwargs)
+        if hard and step < full_steps:
+            guided = bool(pipeline.do_classifier_free_guidance)
+            if guided:
+                score.see(answer)
+            if step == full_steps - 1:  # a call that cannot be scored goes on in full
+                cache.in_full = not guided or score.is_hard()
+        return answer
 
     with ExitStack() as stack:
         running = stack.enter_context(followed(pipeline, "step-cache"))

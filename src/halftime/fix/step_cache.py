@@ -21,6 +21,7 @@ from diffusers import hooks as caches
 from torch import Tensor, nn
 
 from halftime.base.errors import first_line
+from halftime.fix import hard_prompts
 from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number, one_of, text
 from halftime.fix.calls import RunningCall, followed
 from halftime.fix.fewer_evaluations import (
@@ -472,6 +473,8 @@ def _applies(pipeline: DiffusionPipeline, device: object, settings: Settings) ->
         one_of(settings, "kind", ("", UNETS, *KINDS)),
         None if number(settings, "every") >= 2 else "every must be 2 or more",
         None if number(settings, "threshold") >= 0 else "threshold must be 0 or more",
+        None if number(settings, "full_steps") >= 0 else "full_steps must be 0 or more",
+        hard_prompts.refusal(settings, in_one_batch=hugging_face.guides_in_one_batch(pipeline)),
         *(_uncachable(pipeline, model, settings) for model in denoisers(pipeline)),
     )
 
@@ -484,6 +487,8 @@ def _uncachable(pipeline: DiffusionPipeline, model: nn.Module, settings: Setting
         return None if len(model.up_blocks) > 1 else "its UNet has a single resolution"  # type: ignore[arg-type]
     if hasattr(model, "down_blocks"):
         return f"kind {name!r} is for transformers; leave kind out"
+    if number(settings, "full_steps") or settings["hard"]:
+        return f"full_steps and hard are for kind 'deep'; kind {name!r} keeps its own first steps"
     kind = KINDS[name]
     if not hasattr(caches, kind.function):
         return f"diffusers {diffusers.__version__} has no cache of kind {name!r}"

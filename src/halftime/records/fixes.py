@@ -407,7 +407,7 @@ _ROWS: tuple[FixRow, ...] = (
         changes="denoiser",
         part="denoiser",
         works_on=("blocks",),
-        settings={"kind": "", "every": 2, "threshold": 0.1},
+        settings={"kind": "", "every": 2, "threshold": 0.1, "full_steps": 0, "hard": []},
         proposals=(
             {"kind": "deep"},
             {"kind": "first-block"},

@@ -6,15 +6,10 @@ from __future__ import annotations
 from typing import Literal
 
 from halftime.records.base import Json, Record
+from halftime.records.certificate import VisibleCertificate
+from halftime.records.choice import Choice as Choice
 from halftime.records.environment import Environment
 from halftime.records.fixes import Level
-
-
-class Choice(Record, frozen=True, kw_only=True):
-    """One fix by name, with the settings that differ from its defaults."""
-
-    name: str
-    settings: dict[str, Json] = {}
 
 
 # Schema history
@@ -50,7 +45,7 @@ class Rung(Record, frozen=True, kw_only=True):
 
 
 # Schema history
-# 1  2026-11  first
+# 1  2026-11  first; later: certificate, with a default
 class Recipe(Record, frozen=True, kw_only=True):
     """A plan that was found on one pipeline and machine, and what it brought there."""
 
@@ -71,3 +66,5 @@ class Recipe(Record, frozen=True, kw_only=True):
     # what the fixes were probed on: a hash of them, the architecture, the state and the software
     probed: str = ""
     ladder: tuple[Rung, ...] = ()
+    # of approximate fixes: how many pictures differ visibly at most, and what that rests on
+    certificate: VisibleCertificate | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from halftime.records.base import Record
+from halftime.records.certificate import TriedSetting
 from halftime.records.environment import Environment
 from halftime.records.recipe import Choice, Recipe, Rung
 from halftime.records.session import Session
@@ -66,7 +67,7 @@ class Partial(Record, frozen=True, kw_only=True):
 
 
 # Schema history
-# 1  2026-11  first
+# 1  2026-11  first; later: tried, with a default
 class Tuning(Record, frozen=True, kw_only=True):
     """A finished `tune`; `verdict` is None where no picture could be compared in time."""
 
@@ -100,3 +101,5 @@ class Tuning(Record, frozen=True, kw_only=True):
     prompts: int  # how many pictures were compared
     prompts_hash: str
     notes: tuple[str, ...] = ()
+    # settings of approximate fixes, where a certificate was asked for
+    tried: tuple[TriedSetting, ...] = ()

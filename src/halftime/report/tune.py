@@ -15,6 +15,7 @@ from halftime.base.stats import FEWEST, bounds_word
 from halftime.records.recipe import Rung
 from halftime.records.tune import Slide, SweepPoint, Tuning
 from halftime.report import verify as verify_report
+from halftime.report.certificate import certificate_section
 from halftime.report.charts import FAINT, INK, SERIES, figure, svg
 from halftime.report.model import (
     Block,
@@ -42,6 +43,7 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
     sections = [
         Section("Result", tuple(_result(tuning))),
         *_before_and_after(tuning),
+        *certificate_section(tuning),
         *_pictures(slides),
         *_kept(tuning),
         *_sweep(tuning),
@@ -97,7 +99,8 @@ def _result(tuning: Tuning) -> Iterator[Block]:
     if tuning.evidence is not None:
         tone = _TONES.get(tuning.verdict or "", "warning")
         yield Text(f"Pictures: {verify_report.summary_of(tuning.evidence)}", tone)  # type: ignore[arg-type]
-    if any(rung.kept and rung.level == "approximate" for rung in tuning.ladder):
+    approximate = any(rung.kept and rung.level == "approximate" for rung in tuning.ladder)
+    if approximate and tuning.verdict != "equivalent":
         yield Text(
             "The recipe holds approximate fixes, so its pictures are not meant to be equal: "
             "look at them.",

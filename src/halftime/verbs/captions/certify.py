@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 
+from halftime.base.certain import fixed_sequence
 from halftime.records.captions import Step
 from halftime.verbs.captions.extra import need
 from halftime.verbs.captions.features import Array
@@ -139,26 +140,17 @@ def certified(
 ) -> list[Step]:
     """Test choices (each a threshold, and 1.0 for what it sends) up to the first that fails.
 
-    The last that passed is certified. Every test is at level delta, and no correction is needed,
-    since each is only reached if those before it passed (fixed-sequence testing). `acceptable` must
-    be of independent requests that chose nothing before.
+    The last that passed is certified. Every test is at level delta, and no correction is needed
+    (`fixed_sequence`). `acceptable` must be of independent requests that chose nothing before.
     """
-    steps: list[Step] = []
     everything = np.ones(len(acceptable))
-    for threshold, sent in choices:
-        steps.append(
-            step(
-                threshold,
-                sent,
-                acceptable,
-                everything if passing is None else passing,
-                alpha,
-                delta,
-            )
-        )
-        if not steps[-1].passed:
-            break
-    return steps
+
+    def test(choice: tuple[float, Array]) -> Step:
+        threshold, sent = choice
+        tested = everything if passing is None else passing
+        return step(threshold, sent, acceptable, tested, alpha, delta)
+
+    return fixed_sequence(choices, test, lambda result: result.passed)
 
 
 def threshold_of(steps: Sequence[Step]) -> float | None:

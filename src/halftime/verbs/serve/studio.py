@@ -36,6 +36,7 @@ from halftime.verbs.profile.call import out_of_memory_explained, tree
 from halftime.verbs.profile.clock import Clock, clock_for
 from halftime.verbs.profile.instrument import instrumented
 from halftime.verbs.profile.recorder import Recorder
+from halftime.verbs.serve.certified import certificate_note
 from halftime.verbs.serve.loras import adapter_on, always_on, load_loras
 from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.preview import quickened
@@ -255,6 +256,7 @@ def open_studio(settings: EngineSettings) -> Studio:
     pipeline.set_progress_bar_config(disable=True)
     stack = ExitStack()
     loras = load_loras(pipeline, settings)
+    loaded = _with_certificate(loaded, settings)
     fixes, artefacts = _fix(pipeline, settings, stack)
     modes: dict[Mode, DiffusionPipeline] = {"text2img": pipeline}
     siblings: dict[Mode, bool] = {"img2img": settings.img2img, "inpaint": settings.inpaint}
@@ -316,6 +318,16 @@ def _fix(
         artefacts = stack.enter_context(kept_artefacts(pipeline, plan, settings.artefacts))
     stack.enter_context(applied(pipeline, plan))
     return tuple(choice.name for choice in plan.fixes), artefacts
+
+
+def _with_certificate(loaded: LoadedPipeline, settings: EngineSettings) -> LoadedPipeline:
+    """With what the recipe's certificate says, among the notes. Raises Unlike on another model."""
+    if settings.recipe is None:
+        return loaded
+    plan = read_plan(Path(settings.recipe))
+    guidance = _default_guidance(loaded.pipeline, settings)
+    note = certificate_note(plan, loaded.pipeline, settings, guidance)
+    return loaded._replace(notes=(*loaded.notes, note)) if note else loaded
 
 
 def _recipe_hash(recipe: str | None) -> str | None:

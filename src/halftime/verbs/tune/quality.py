@@ -87,6 +87,17 @@ class Pictures:
             self._last_key = key
         return self._last_verdict
 
+    def take(
+        self, plan: Choices, baseline: PictureSet | None, candidate: PictureSet, verdict: Verdict
+    ) -> None:
+        """A plan's pictures and verdict that were drawn elsewhere, with the baseline's."""
+        self.baseline = baseline
+        self.prompts = [
+            PicturePrompt(p.prompt, p.content_class, p.name) for p in candidate.pictures
+        ]
+        self._last_key = plan_key(plan), len(self.prompts)
+        self._last_verdict = verdict, candidate
+
     def _compare(self, plan: Choices, count: int | None) -> tuple[Verdict, PictureSet]:
         reference, candidate = self.reference(), self.of(plan, count)
         size = len(candidate.pictures)
@@ -124,6 +135,17 @@ def too_lossy(verdict: Verdict, budget: float) -> str:
             f"{-AGREEMENT:g}"
         )
     return ""
+
+
+def approximate_words(verdict: Verdict) -> str:
+    """The note on a recipe with approximate fixes: a declared level is not the last word."""
+    loss = loss_words(verdict)
+    if verdict.verdict == "equivalent":
+        return (
+            "the recipe holds fixes that are approximate by their declaration; on "
+            f"{verdict.pairs} pictures they are measured equivalent ({loss})"
+        )
+    return f"the recipe holds approximate fixes; their loss together: {loss}"
 
 
 def loss_words(verdict: Verdict) -> str:

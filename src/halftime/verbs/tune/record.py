@@ -9,14 +9,18 @@ from typing import NamedTuple
 
 import msgspec
 
+from halftime.base import units
 from halftime.base.stats import median, paired_ratio
 from halftime.base.version import version
 from halftime.fix.apply import architecture, choose
 from halftime.fix.probe import probe_key
+from halftime.fix.table import FIXES
 from halftime.records import Environment, Session
+from halftime.records.certificate import TriedSetting
 from halftime.records.recipe import Plan, Recipe, Rung
 from halftime.records.tune import SweepPoint, Trial, Tuning
 from halftime.records.verdict import Verdict
+from halftime.verbs.tune.certify import Certification
 from halftime.verbs.tune.decide import Goal
 from halftime.verbs.tune.measure import Measurements
 from halftime.verbs.tune.search import Climb
@@ -66,8 +70,10 @@ def tuning_of(
     points: tuple[SweepPoint, ...],
     prompts: Sequence[PicturePrompt],
     notes: Sequence[str],
+    tried: tuple[TriedSetting, ...] = (),
 ) -> Tuning:
-    """The record of the run that ended with this recipe; `points` are the sweep's."""
+    """The record of the run that ended with this recipe; `points` are the sweep's, `tried` the
+    settings of a certificate's search."""
     ratio = paired_ratio(last.trial.baseline, last.trial.candidate)
     baseline, tuned = median(last.trial.baseline), median(last.trial.candidate)
     texts = "\n".join(prompt.text for prompt in prompts)
@@ -101,7 +107,41 @@ def tuning_of(
         prompts=last.verdict.pairs,
         prompts_hash=hashlib.sha256(texts.encode()).hexdigest()[:16],
         notes=(*measurements.loaded.notes, *notes),
+        tried=tried,
     )
+
+
+def adopt(search: Climb, certification: Certification) -> None:
+    """The certified setting joins the plan, with a rung for each of its fixes."""
+    setting, certificate = certification.setting, certification.certificate
+    assert setting is not None
+    assert certificate is not None
+    names = {choice.name for choice in setting.plan}
+    for choice in search.plan:
+        if choice.name not in names:
+            search.drop(choice.name, f"replaced: {setting} excludes it, and was faster")
+    last = certification.verdict is not None and certification.verdict.verdict == "equivalent"
+    measured = "measured equivalent" if last else "certified"
+    why = (
+        f"{measured} on {certificate.pairs} pictures, {certificate.different} of which differ "
+        f"visibly: at most {units.share(certificate.at_most)} of all"
+    )
+    for index, choice in enumerate(setting.plan):
+        if choice in search.plan:
+            continue
+        is_last = index == len(setting.plan) - 1
+        search.ladder.append(
+            Rung(
+                fix=choice.name,
+                level=FIXES[choice.name].level,
+                settings=choice.settings,
+                observed=certification.speedup if is_last else None,
+                gain=certification.gain if is_last else None,
+                kept=True,
+                why=why,
+            )
+        )
+    search.plan, search.speedup = setting.plan, certification.speedup
 
 
 def rung_words(rung: Rung) -> str:

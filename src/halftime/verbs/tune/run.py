@@ -26,6 +26,13 @@ from halftime.records.recipe import Choice
 from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.candidates import candidates, combine
+from halftime.verbs.tune.certify import (
+    Certification,
+    Certifier,
+    VisibleGoal,
+    certifiable_prompts,
+    certificate_seconds,
+)
 from halftime.verbs.tune.decide import (
     FIRST_ROUNDS,
     WARM_PROMPTS,
@@ -40,18 +47,18 @@ from halftime.verbs.tune.measure import PROFILE, Measurements
 from halftime.verbs.tune.quality import (
     LOSS,
     Pictures,
+    approximate_words,
     fewer_words,
     least_seconds,
-    loss_words,
     too_lossy,
 )
-from halftime.verbs.tune.record import LastMeasurement, recipe_of, rung_words, tuning_of
+from halftime.verbs.tune.record import LastMeasurement, adopt, recipe_of, rung_words, tuning_of
 from halftime.verbs.tune.search import Climb, Tools, climb, slowness
 from halftime.verbs.tune.state import opened
 from halftime.verbs.tune.sweep import choice_of
 from halftime.verbs.tune.threshold import last_good, search_of, with_value
 from halftime.verbs.verify.pictures import PictureSet
-from halftime.verbs.verify.render import prompt_set, render
+from halftime.verbs.verify.render import PicturePrompt, prompt_set, render
 from halftime.verbs.verify.run import check_repeats
 
 if TYPE_CHECKING:
@@ -59,6 +66,7 @@ if TYPE_CHECKING:
 
 # Of the budget, for the sweep and the approximate fixes where they are allowed.
 _APPROXIMATE_SHARE = 0.4
+_CERTIFYING_SHARE = 0.5  # of the budget, for the search and the tests of a certificate
 _ENDING_SHARE = 0.4  # of the budget, at most, is set aside for the end
 _FRESH_PROCESS_SECONDS = 10.0  # to import torch and diffusers, and to load
 _FASTER = 0.7  # what a call of a recipe is taken to take of the baseline's, before one is there
@@ -79,6 +87,8 @@ class Options:
     loss: float = LOSS
     prompts: int = 24
     partial: Path | None = None
+    # then approximate fixes are tried too, and so many pictures may differ visibly
+    visible: VisibleGoal | None = None
 
     def __post_init__(self) -> None:
         if self.prompts < 1:
@@ -169,6 +179,7 @@ class TuningRun:
     progress: Progress
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
+    certification: Certification | None = None
 
     @property
     def slowness(self) -> float:
@@ -193,6 +204,8 @@ class TuningRun:
 
     def outcome(self) -> Outcome:
         """The whole of it, in order."""
+        goal = self.options.visible
+        certifiable = certifiable_prompts(self.workload, goal) if goal else []
         self._refuse_early()
         session = self.measurements.baseline()
         wall = session.wall_seconds
@@ -215,6 +228,8 @@ class TuningRun:
         points: tuple[SweepPoint, ...] = ()
         if self.options.sweep_only:
             points = self._sweep_only(search, session, pictures)
+        elif goal is not None:
+            self._certify(search, goal, certifiable, pictures)
         elif self.options.approximate and not self.options.goal.reached(
             search.seconds, search.speedup
         ):
@@ -230,6 +245,8 @@ class TuningRun:
         check_repeats(baseline.first, again)
         wall = self.bench.seconds(baseline.pipeline, 0)
         least = self.budget.spent() + least_seconds(wall, self.options.prompts)
+        if self.options.visible is not None:
+            least += certificate_seconds(self.options.visible, wall)
         if self.budget.total < least:
             raise BadInput(
                 f"budget is {units.seconds(self.budget.total)}; a call takes "
@@ -237,6 +254,39 @@ class TuningRun:
                 f"about {units.seconds(least)}. Give more, for example --budget "
                 f"{math.ceil(4 * least / 60)}m."
             )
+
+    @property
+    def _tries_approximate(self) -> bool:
+        return self.options.approximate or self.options.visible is not None
+
+    # ---- the certificate
+
+    def _certify(
+        self,
+        search: Climb,
+        goal: VisibleGoal,
+        prompts: Sequence[PicturePrompt],
+        pictures: Pictures,
+    ) -> None:
+        """The fastest setting of approximate fixes that can be certified joins the plan."""
+        certifier = Certifier(
+            self.bench,
+            self.workload,
+            goal,
+            prompts,
+            search.plan,
+            search.speedup,
+            self.budget,
+            self.progress,
+            self.say,
+        )
+        self.certification = certification = certifier.run()
+        setting, verdict = certification.setting, certification.verdict
+        if setting is None or verdict is None or certification.candidate is None:
+            self.notes.append(f"nothing could be certified: {goal.needs}, and no setting passed")
+            return
+        pictures.take(setting.plan, certification.baseline, certification.candidate, verdict)
+        adopt(search, certification)
 
     # ---- the climb
 
@@ -282,13 +332,14 @@ class TuningRun:
         """Bit-exact and equivalent fixes; those whose pictures differ after all are dropped."""
         choices, refused = candidates(self.loaded.pipeline, approximate=False)
         share = _APPROXIMATE_SHARE if self.options.approximate else 0.0
+        share = _CERTIFYING_SHARE if self.options.visible else share
         self.budget.reserve += share * self.budget.total
         self._climb(search, choices, session)
         self.budget.reserve -= share * self.budget.total
         search.ladder += [
             rung
             for rung in refused
-            if not (self.options.approximate and rung.level == "approximate")
+            if not (self._tries_approximate and rung.level == "approximate")
         ]
         self._drop_culprits(search, pictures)
 
@@ -447,21 +498,23 @@ class TuningRun:
         """Measure baseline and recipe once more, verify the recipe, and write it all down."""
         self.budget.reserve = 0.0
         # first what the answer cannot do without; in most runs it is there already
-        self._verify_fewer_if_slower(search, pictures)
+        certificate = self.certification.certificate if self.certification else None
+        if certificate is None:
+            self._verify_fewer_if_slower(search, pictures)
         verified = search.plan
         verdict, candidate = pictures.verdict(verified)
         trial = self._confirm(search)
         if search.plan != verified:  # emptied
             verdict, candidate = pictures.verdict(search.plan)
         if any(map(_is_approximate, search.plan)):
-            self.notes.append(
-                f"the recipe holds approximate fixes; their loss together: {loss_words(verdict)}"
-            )
-        if verdict.pairs < self.options.prompts:
+            self.notes.append(approximate_words(verdict))
+        if certificate is None and verdict.pairs < self.options.prompts:
             words = fewer_words(verdict.pairs, self.options.prompts, self.budget.total)
             self.notes.append(words)
         last = LastMeasurement(trial, verdict, *self._ledgers(search.plan))
         recipe = recipe_of(search, last, self.measurements, self.environment)
+        if certificate is not None and search.plan == verified:
+            recipe = msgspec.structs.replace(recipe, certificate=certificate)
         tuning = tuning_of(
             recipe,
             last,
@@ -472,6 +525,7 @@ class TuningRun:
             points=points,
             prompts=pictures.prompts,
             notes=self.notes,
+            tried=self.certification.tried if self.certification else (),
         )
         setup = self.bench.at(search.plan).setup_seconds
         return Outcome(tuning, pictures.baseline, candidate, _FRESH_PROCESS_SECONDS + setup)

@@ -1,0 +1,449 @@
+"""`tune --visible`: the fastest setting of which at most so many pictures differ visibly.
+
+First a race: each setting draws a few pictures, and more as long as it may win; what it loses is
+predicted from how far they are apart, what it gains is timed in turns with the recipe so far. The
+best are joined in pairs. Then tests in a fixed order, from harmless to harsh, on prompts that the
+search has not seen: the last that passes is certified (`race`, `halftime.base.certain`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from halftime.base import units
+from halftime.base.certain import fewest_alike, fewest_draws, fixed_sequence
+from halftime.base.errors import BadInput
+from halftime.base.progress import Progress
+from halftime.base.stats import median, paired_ratio
+from halftime.pipeline.device import this_environment
+from halftime.pipeline.fingerprint import weights_of
+from halftime.records.certificate import TriedSetting, VisibleCertificate
+from halftime.records.priors import setup_seconds
+from halftime.records.verdict import Verdict
+from halftime.verbs.tune.bench import Bench
+from halftime.verbs.tune.decide import Budget, Choices
+from halftime.verbs.tune.race import ROUNDS, Raced, ShareTest, hopeless, order, share_test
+from halftime.verbs.tune.space import Setting, on_top, pairs, singles
+from halftime.verbs.tune.visible import Ruler, check_metrics, ruler
+from halftime.verbs.verify.metrics import METRICS
+from halftime.verbs.verify.pictures import Picture, PictureSet
+from halftime.verbs.verify.render import PicturePrompt, floor_sets, prompt_set, render
+from halftime.verbs.verify.run import VerifySettings, verdict_of
+
+if TYPE_CHECKING:
+    from halftime.records import Workload
+
+SEARCHED = ROUNDS[-1]  # pictures of the search
+MOST_DRAWS = 400  # pictures of a test
+_FLOOR_PROMPTS = 4
+_TESTS = 3  # that are expected to be drawn to their end
+_JOINED = 4  # of the best settings, joined in pairs
+_MEASURE_SECONDS = 0.1  # a pair of pictures through the rule's metrics
+_SHUFFLED_BY = 22  # search and test are random parts of the prompts, the same in each run
+_TIMED = 4  # calls of the recipe so far and of a setting, in turns
+_SLOW = 1.02  # what does not even gain this over the recipe so far leaves the race
+
+
+@dataclass(frozen=True)
+class VisibleGoal:
+    """At most a share `alpha` of the pictures may differ visibly, with `confidence`. `limits` say
+    what differs visibly (metric -> its limit); empty: the rule of `visible`."""
+
+    alpha: float
+    confidence: float = 0.95
+    limits: dict[str, float] = field(default_factory=dict)
+    draws: int = MOST_DRAWS  # pictures of a test, at most
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise BadInput(
+                f"visible is {self.alpha:g}; it must lie above 0 and below 1, a share of the "
+                "pictures, for example 2%."
+            )
+        if not 0.5 <= self.confidence < 1:
+            raise BadInput(
+                f"confidence is {self.confidence:g}; it must be at least 0.5 and below 1, for "
+                "example 95%."
+            )
+        check_metrics(self.limits)
+        if self.draws < self.fewest:
+            raise BadInput(f"{self.draws} pictures are too few: {self.needs}. Give more --prompts.")
+
+    @property
+    def fewest(self) -> int:
+        """Pictures of a test without a single failure."""
+        return fewest_draws(self.alpha, self.confidence)
+
+    @property
+    def needs(self) -> str:
+        """'a certificate of 2 % at 95 % needs 149 pictures even if none differs'."""
+        return (
+            f"a certificate of {units.share(self.alpha)} at {units.share(self.confidence)} "
+            f"needs {self.fewest} pictures of different prompts even if none of them differs"
+        )
+
+
+def certifiable_prompts(workload: Workload, goal: VisibleGoal) -> list[PicturePrompt]:
+    """Different prompts in random order: the first SEARCHED for the search, the others for tests.
+
+    Raises BadInput where there are too few.
+    """
+    most = SEARCHED + goal.draws
+    # the workload's own come round again where there are fewer
+    distinct = list({prompt.text: prompt for prompt in prompt_set(workload, 100 * most)}.values())
+    if len(distinct) < SEARCHED + goal.fewest:
+        raise BadInput(
+            f"the workload has {len(distinct)} different prompts; {goal.needs}, and the search "
+            f"{SEARCHED} more. Give more prompts, or allow more, for example --visible "
+            f"{_enough(len(distinct), goal):.0%}."
+        )
+    random.Random(_SHUFFLED_BY).shuffle(distinct)
+    return distinct[:most]
+
+
+def certificate_seconds(goal: VisibleGoal, call_seconds: float) -> float:
+    """What the smallest certificate takes: both plans' pictures of one setting."""
+    return 2 * (SEARCHED + goal.fewest) * (call_seconds + _MEASURE_SECONDS)
+
+
+def _enough(prompts: int, goal: VisibleGoal) -> float:
+    """A share, in whole percent, that so many prompts could certify."""
+    draws = max(1, prompts - SEARCHED)
+    return next(
+        (p / 100 for p in range(1, 50) if fewest_draws(p / 100, goal.confidence) <= draws), 0.5
+    )
+
+
+@dataclass
+class Certification:
+    """What came of it."""
+
+    tried: tuple[TriedSetting, ...]
+    setting: Setting | None = None
+    certificate: VisibleCertificate | None = None
+    speedup: float = 1.0  # over the baseline, as the search timed it
+    gain: float = 1.0  # over the recipe so far
+    verdict: Verdict | None = None
+    baseline: PictureSet | None = None
+    candidate: PictureSet | None = None
+
+
+@dataclass
+class Certifier:
+    """One run: the search, and the tests. `plan` is the recipe so far, `speedup` what it brings."""
+
+    bench: Bench
+    workload: Workload
+    goal: VisibleGoal
+    prompts: Sequence[PicturePrompt]
+    plan: Choices
+    speedup: float
+    budget: Budget
+    progress: Progress
+    say: Callable[[str], None]
+    draws: int = 0
+    baseline: list[Picture] = field(default_factory=list)
+    floors: dict[str, PictureSet] = field(default_factory=dict)
+    searched: list[Raced[Setting]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # of a call, by setting
+    failures: dict[str, str] = field(default_factory=dict)  # why a setting could not be drawn with
+
+    def run(self) -> Certification:
+        """Search, order, test. Raises BadInput where the budget allows too few pictures."""
+        self._draw_baseline(SEARCHED)
+        tools = self._ruler()
+        self.say(f"visible: {rule_words(tools)}")
+        self.draws = self._affordable()
+        self._search(tools)
+        queue = order(self.searched, self.draws, self.goal.alpha, self.goal.confidence)
+        self.say(
+            f"search: {len(self.searched)} settings; {len(queue)} to test on {self.draws} pictures"
+        )
+        passed: list[tuple[Raced[Setting], ShareTest, list[Picture]]] = []
+        results: dict[str, ShareTest] = {}
+
+        def test(raced: Raced[Setting]) -> ShareTest:
+            pictures: list[Picture] = []
+            sizes = self._test_sizes(raced.setting, tools, pictures)
+            result = share_test(sizes, self.draws, self.goal.alpha, self.goal.confidence)
+            results[str(raced.setting)] = result
+            if result.passed:
+                passed.append((raced, result, pictures))
+            self.say(_test_words(raced.setting, result))
+            self.bench.keep_only((), self.plan)
+            return result
+
+        fixed_sequence(queue, test, lambda result: result.passed)
+        tried = tuple(self._record(raced, queue, results) for raced in self.searched)
+        tried += tuple(self._failed(name) for name in self.failures)
+        if not passed:
+            return Certification(tried)
+        return self._certified(*passed[-1], tools, tried)
+
+    # ---- pictures
+
+    def _render(self, plan: Choices, start: int, stop: int, label: str) -> tuple[Picture, ...]:
+        """The plan's pictures of a part of the prompts, each with the seed of its place."""
+        seeded = msgspec.structs.replace(self.workload, seed=self.workload.seed + start)
+        pipeline = self.bench.at(plan).pipeline
+        return render(
+            pipeline, seeded, self.prompts[start:stop], label, progress=self.progress
+        ).pictures
+
+    def _draw_baseline(self, stop: int) -> None:
+        begun = len(self.baseline)
+        if stop > begun:
+            self.baseline += self._render((), begun, stop, "baseline")
+
+    def _ruler(self) -> Ruler:
+        self.floors = floor_sets(
+            self.bench.at(()).pipeline,
+            self.workload,
+            self.prompts[:_FLOOR_PROMPTS],
+            progress=self.progress,
+        )
+        return ruler(self._set("baseline", self.baseline), self.floors, self.goal.limits)
+
+    def _set(self, label: str, pictures: Sequence[Picture]) -> PictureSet:
+        return PictureSet(label, tuple(pictures))
+
+    # ---- time
+
+    def _affordable(self) -> int:
+        """Pictures of a test, so many as the budget allows. Raises BadInput where that is too
+        few."""
+        baseline = self.bench.at(()).call_seconds
+        tuned = self.bench.at(self.plan).call_seconds
+        pair_seconds = baseline + _TESTS * (tuned + _MEASURE_SECONDS)
+        search = 0.4 * self.budget.left()
+        draws = int((self.budget.left() - search) / pair_seconds)
+        if draws < self.goal.fewest:
+            needed = (
+                self.budget.spent() + self.budget.reserve + self.goal.fewest * pair_seconds / 0.6
+            )
+            raise BadInput(
+                f"budget is {units.seconds(self.budget.total)}; {self.goal.needs}, and with them "
+                f"and the search that is about {units.seconds(needed)}. Give more --budget, or "
+                "allow more, for example --visible "
+                f"{_enough(SEARCHED + max(draws, 5), self.goal):.0%}."
+            )
+        most = min(draws, len(self.prompts) - SEARCHED)
+        return fewest_alike(most, self.goal.alpha, self.goal.confidence)
+
+    def _search_time(self) -> float:
+        """What is left for the search: all but what the tests are expected to take."""
+        baseline = self.bench.at(()).call_seconds
+        tuned = self.bench.at(self.plan).call_seconds
+        tests = self.draws * (baseline + _TESTS * (tuned + _MEASURE_SECONDS))
+        return self.budget.left() - tests
+
+    # ---- the search
+
+    def _search(self, tools: Ruler) -> None:
+        pipeline = self.bench.pipeline
+        alone = [
+            setting
+            for choice in singles(pipeline, self.workload.steps)
+            if (setting := on_top(pipeline, self.plan, (choice,)))
+        ]
+        for setting in alone:
+            self._race(setting, tools)
+        best = self._best()
+        for changes in pairs([raced.setting for raced in best]):
+            joined = on_top(pipeline, self.plan, changes)
+            if joined is not None:
+                self._race(joined, tools)
+
+    def _best(self) -> list[Raced[Setting]]:
+        """Settings that gain, and hardly lose: the fastest first."""
+        likely = [
+            raced
+            for raced in self.searched
+            if raced.speedup > self.speedup and raced.predicted_share <= 2 * self.goal.alpha
+        ]
+        return sorted(likely, key=lambda raced: -raced.speedup)[:_JOINED]
+
+    def _race(self, setting: Setting, tools: Ruler) -> None:
+        """Draw with a setting, a few pictures at first."""
+        call = self.bench.at(self.plan).call_seconds
+        setup = sum(map(setup_seconds, setting.plan))
+        if self._search_time() < setup + ROUNDS[0] * (2 * call + _MEASURE_SECONDS):
+            self.failures[str(setting)] = "no time was left for it"
+            return
+        try:
+            raced = self._raced(setting, tools)
+        except Exception as error:  # a fix may fail in any way; it is left out, with the reason
+            self.failures[str(setting)] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        else:
+            self.searched.append(raced)
+            self.say(
+                f"{setting}: {units.ratio(raced.speedup)}, {raced.different} of "
+                f"{len(raced.sizes)} differ visibly, expected {units.share(raced.predicted_share)}"
+            )
+        self.bench.keep_only((), self.plan)
+
+    def _raced(self, setting: Setting, tools: Ruler) -> Raced[Setting]:
+        speedup = self.speedup * self._gain(setting)
+        sizes: list[float] = []
+        for stop in ROUNDS:
+            pictures = self._render(setting.plan, len(sizes), stop, str(setting))
+            pairs_of_round = zip(self.baseline[len(sizes) : stop], pictures, strict=True)
+            sizes += [tools.size(*pair) for pair in pairs_of_round]
+            if speedup < _SLOW * self.speedup or hopeless(sizes, self.goal.alpha):
+                break
+        return Raced(setting, speedup, tuple(sizes))
+
+    def _gain(self, setting: Setting) -> float:
+        """Over the recipe so far, timed in turns."""
+        before, after = self.bench.at(self.plan).pipeline, self.bench.at(setting.plan).pipeline
+        old, new = [], []
+        for turn in range(_TIMED):
+            old.append(self.bench.seconds(before, turn))
+            new.append(self.bench.seconds(after, turn))
+        self.seconds[str(setting)] = median(new)
+        return paired_ratio(old, new).value
+
+    # ---- the tests
+
+    def _test_sizes(
+        self, setting: Setting, tools: Ruler, pictures: list[Picture]
+    ) -> Iterator[float]:
+        """How far each picture of the test is from the baseline's, drawn as they are asked for."""
+        for index in range(SEARCHED, SEARCHED + self.draws):
+            if not self.budget.allows(self.bench.at(setting.plan).call_seconds):
+                return
+            self.progress(f"testing {setting}", index - SEARCHED, self.draws)
+            self._draw_baseline(index + 1)
+            pictures += self._render(setting.plan, index, index + 1, f"testing {setting}")
+            yield tools.size(self.baseline[index], pictures[-1])
+
+    def _record(
+        self,
+        raced: Raced[Setting],
+        queue: Sequence[Raced[Setting]],
+        results: dict[str, ShareTest],
+    ) -> TriedSetting:
+        tried = TriedSetting(
+            fixes=raced.setting.plan,
+            changes=raced.setting.changes,
+            seconds=self.seconds[str(raced.setting)],
+            speedup=raced.speedup,
+            searched=len(raced.sizes),
+            search_different=raced.different,
+            predicted_share=raced.predicted_share,
+        )
+        result = results.get(str(raced.setting))
+        if result is None:
+            return msgspec.structs.replace(tried, why=self._why_untested(raced, queue))
+        return msgspec.structs.replace(
+            tried,
+            pairs=result.pairs,
+            different=result.different,
+            at_most=result.at_most,
+            passed=result.passed,
+        )
+
+    def _why_untested(self, raced: Raced[Setting], queue: Sequence[Raced[Setting]]) -> str:
+        if raced in queue:
+            return "a more harmless one failed before"
+        if raced.speedup < _SLOW * self.speedup:
+            return "not faster than the recipe without it"
+        if hopeless(raced.sizes, self.goal.alpha):
+            return "too many pictures of the search differ visibly"
+        return "a more harmless one is as fast, or a faster one is as sure to pass"
+
+    def _failed(self, name: str) -> TriedSetting:
+        return TriedSetting(
+            fixes=(),
+            changes=(),
+            seconds=0.0,
+            speedup=1.0,
+            searched=0,
+            search_different=0,
+            predicted_share=1.0,
+            why=f"{name}: {self.failures[name]}",
+        )
+
+    # ---- the end
+
+    def _certified(
+        self,
+        raced: Raced[Setting],
+        result: ShareTest,
+        pictures: Sequence[Picture],
+        tools: Ruler,
+        tried: tuple[TriedSetting, ...],
+    ) -> Certification:
+        assert result.at_most is not None
+        tested = self.baseline[SEARCHED : SEARCHED + result.pairs]
+        # with the pictures that the floors were measured on
+        first = self._render(raced.setting.plan, 0, _FLOOR_PROMPTS, "recipe")
+        baseline = self._set("baseline", [*self.baseline[:_FLOOR_PROMPTS], *tested])
+        candidate = self._set("recipe", [*first, *pictures])
+        self.progress("comparing", 0, 1)
+        settings = VerifySettings(floors=self.floors)
+        environment = this_environment(self.workload.device or "cpu")
+        return Certification(
+            tried,
+            raced.setting,
+            self._certificate(result, tools),
+            raced.speedup,
+            raced.speedup / self.speedup,
+            verdict_of(baseline, candidate, settings, environment),
+            baseline,
+            candidate,
+        )
+
+    def _certificate(self, result: ShareTest, tools: Ruler) -> VisibleCertificate:
+        assert result.at_most is not None
+        pipeline, prompts = self.bench.pipeline, self.prompts[SEARCHED : SEARCHED + result.pairs]
+        height, width = self.baseline[0].pixels.shape[:2]
+        texts = "\n".join(prompt.text for prompt in prompts)
+        return VisibleCertificate(
+            alpha=self.goal.alpha,
+            confidence=self.goal.confidence,
+            visible=tools.rule,
+            pairs=result.pairs,
+            different=result.different,
+            at_most=result.at_most,
+            prompts_hash=hashlib.sha256(texts.encode()).hexdigest()[:16],
+            seed=self.workload.seed + SEARCHED,
+            weights=weights_of(pipeline),
+            width=width,
+            height=height,
+            steps=self.workload.steps,
+            guidance=self.workload.guidance,
+            scheduler=type(getattr(pipeline, "scheduler", None)).__name__,
+            voids=VOIDS,
+        )
+
+
+VOIDS = (
+    "other weights, a LoRA among them",
+    "another size, number of steps, guidance or scheduler",
+    "prompts of another kind than those that were tested",
+    "another version of torch or diffusers, or another device, until it is verified there",
+)
+
+
+def rule_words(tools: Ruler) -> str:
+    """'flip above 0.053, ms_ssim above 0.074, agreement falling by more than 0.05'."""
+    return ", ".join(
+        f"{name} above {limit:.3g}"
+        if METRICS[name].kind == "distance"
+        else f"{name} falling by more than {limit:.3g}"
+        for name, limit in tools.rule.limits.items()
+    )
+
+
+def _test_words(setting: Setting, result: ShareTest) -> str:
+    counts = f"{result.different} of {result.pairs} pictures differ visibly"
+    if result.at_most is None:
+        return f"test failed: {setting}: {counts}"
+    return f"test passed: {setting}: {counts}, at most {units.share(result.at_most)} of all"
