@@ -150,9 +150,9 @@ class Columns:
                 batch = []
         if batch:
             self._add(batch)
-        whole = list(_joined(self._halves))
-        if whole:
-            self._add(whole)
+        events = list(_joined(self._halves))
+        if events:
+            self._add(events)
 
     def _add(self, events: list[Event]) -> None:
         numbers = self._numbers

@@ -105,15 +105,17 @@ def launches(trace: Trace) -> Ints:
     calls = _outer(
         trace.runtime, calls[np.argsort(trace.runtime.correlation[calls], kind="stable")]
     )
-    ids, wanted = trace.runtime.correlation[calls], trace.device.correlation
+    ids, correlation = trace.runtime.correlation[calls], trace.device.correlation
     launched_by = np.full(len(trace.device), NONE, np.int64)
     if not len(ids):
         return launched_by
-    at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    matched = ids[at] == wanted
+    at = np.minimum(np.searchsorted(ids, correlation), len(ids) - 1)
+    matched = ids[at] == correlation
     if (ids[1:] == ids[:-1]).any():
-        last = _last_before(ids, trace.runtime.start[calls], wanted, trace.device.start)
-        at = np.where(ids[last] == wanted, last, at)  # by the clocks' error a call may seem late
+        last = _last_before(ids, trace.runtime.start[calls], correlation, trace.device.start)
+        at = np.where(
+            ids[last] == correlation, last, at
+        )  # by the clocks' error a call may seem late
     launched_by[matched] = calls[at[matched]]
     return launched_by
 
@@ -132,15 +134,15 @@ def _outer(runtime: Events, calls: Ints) -> Ints:
         calls = calls[np.concatenate(([True], ~nested))]
 
 
-def _last_before(ids: Ints, start: Ints, wanted: Ints, moment: Ints) -> Ints:
+def _last_before(ids: Ints, start: Ints, correlation: Ints, moment: Ints) -> Ints:
     """For each operation the position of the last call with its id that began by its moment, or of
     any other call where there is none."""
-    is_operation = np.repeat([False, True], [len(ids), len(wanted)])
+    is_operation = np.repeat([False, True], [len(ids), len(correlation)])
     order = np.lexsort(
-        (is_operation, np.concatenate((start, moment)), np.concatenate((ids, wanted)))
+        (is_operation, np.concatenate((start, moment)), np.concatenate((ids, correlation)))
     )
     calls = np.maximum.accumulate(np.where(order < len(ids), np.arange(len(order)), 0))
-    last = np.zeros(len(wanted), np.int64)
+    last = np.zeros(len(correlation), np.int64)
     operations = order >= len(ids)
     last[order[operations] - len(ids)] = order[calls[operations]]
     return np.minimum(last, len(ids) - 1)

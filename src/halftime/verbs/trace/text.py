@@ -66,7 +66,7 @@ def text_of(path: Path | str, notes: list[str]) -> TraceText:
     return TraceText(blocks, first)
 
 
-class _Unpacker:
+class _GzipMembers:
     """A gzip file's members one after another: parallel compressors write many."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class _Unpacker:
 
 
 def _unpacked(packed: Iterator[bytes], notes: list[str]) -> Iterator[bytes]:
-    unpacker = _Unpacker()
+    unpacker = _GzipMembers()
     parts: list[bytes] = []
     try:
         for block in packed:
