@@ -17,8 +17,10 @@ from benchmarks.gpu.models import MODELS, REHEARSES, filled
 from halftime.base.store import read_json, write_json
 from halftime.fix.apply import applied
 from halftime.pipeline.arguments import call_arguments
+from halftime.records import Session
 from halftime.records.benchmark import Benchmark
 from halftime.records.fixes import FixName
+from halftime.records.forecast import Ceiling, FixForecast, Forecast, StageForecast
 from halftime.records.recipe import Choice
 from halftime.report.benchmark import report_of
 from scripts import pack_for_offline
@@ -49,7 +51,93 @@ def test_the_forecast_is_written_before_anything_is_measured(frame: Frame) -> No
     rows = rows_of(frame, "predicted")
     assert [row["what"] for row in rows] == ["sdxl", "flux", "sd35", "wan"]
     assert not any("failed" in row for row in rows)
-    assert (frame.out.parent / "forecast_sdxl.json").exists()
+    sdxl, wan = (
+        read_json(frame.out.parent / f"forecast_{name}.json", Forecast) for name in ("sdxl", "wan")
+    )
+    assert (sdxl.width, sdxl.height, sdxl.steps) == (1024, 1024, 30)
+    assert (wan.width, wan.height, wan.steps) == (832, 480, 20)
+
+
+def test_what_was_written_down_is_scored_fix_by_fix_and_in_memory(
+    frame: Frame, tmp_path: Path
+) -> None:
+    """A model that was not measured, a rung of several fixes and one without a forecast have no
+    score."""
+    write_json(tmp_path / "forecast_sdxl.json", forecast())
+    write_json(tmp_path / "forecast_wan.json", forecast())
+    rungs = [
+        {"what": "before", "fixes": "", "speedup": 1.0, "memory_bytes": 10 << 30},
+        {"what": "schedule table", "fixes": "schedule-table", "speedup": 1.08},
+        {"what": "loop graph", "fixes": "loop-graph", "failed": "RuntimeError: no"},
+        {"what": "both", "fixes": "schedule-table, loop-graph", "speedup": 1.5},
+        {"what": "warm-up", "fixes": "text-warmup", "speedup": 1.2},
+        {"what": "tiny VAE", "fixes": "tiny-vae", "speedup": 1.05},
+    ]
+    write_json(tmp_path / "story.json", frame.record({"rows": rungs}))
+    scored = list(parts.what_if_scores(tmp_path))
+    assert [(row["what"], row["in_band"]) for row in scored] == [
+        ("sdxl: schedule-table", False),  # 1.08 is above 1.04
+        ("sdxl: tiny-vae", True),
+    ]
+    assert scored[0]["measured_by_forecast_ratio"] == pytest.approx(1.08 / 1.02)
+    [memory] = parts.memory_scores(tmp_path)
+    assert (memory["what"], memory["measured_by_forecast_ratio"]) == ("sdxl", 1.25)
+
+
+def forecast() -> Forecast:
+    whole = StageForecast(
+        stage="total", seconds=1.0, low=0.5, high=2.0, floor_seconds=0.1, bound="compute",
+        flops=1.0, bytes=1.0, kernels=1, device_seconds=1.0, host_seconds=0.1,
+    )  # fmt: skip
+    fixes = tuple(
+        FixForecast(fix=name, ratio=ratio, low=low, high=high)
+        for name, ratio, low, high in (
+            ("schedule-table", 1.02, 1.0, 1.04),
+            ("loop-graph", 1.4, 0.9, 2.2),
+            ("tiny-vae", 1.03, 1.01, 1.06),
+        )
+    )
+    return Forecast(
+        model="sdxl", gpu="H200", width=1024, height=1024, steps=30, batch=1, guidance=True,
+        dtype="bf16", compiled=False, stages=(), total=whole, fixes=fixes,
+        ceiling=Ceiling(compute=1.0, bandwidth=1.0), memory_bytes=float(8 << 30),
+        gpu_memory_bytes=1.0, fits=True, calibrated_on="",
+    )  # fmt: skip
+
+
+def test_a_rungs_peak_of_memory_is_its_own(
+    frame: Frame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's peak is since the process began, unless it is told to forget."""
+    peak = 0
+    use = iter([30, 10])
+
+    def drawn(*_: object, **__: object) -> object:
+        nonlocal peak
+        peak = max(peak, next(use))
+        return session
+
+    def forget() -> None:
+        nonlocal peak
+        peak = 0
+
+    session = Session(
+        kind="profile",
+        model="tiny",
+        pipeline="tiny",
+        wall_seconds=1.0,
+        workload=MODELS["sdxl"].workload(),
+        environment=frame.environment,
+    )
+    monkeypatch.setattr(parts, "profile", drawn)
+    monkeypatch.setattr(parts, "_latents", lambda *_: torch.ones(2))
+    monkeypatch.setattr(parts, "_on_cuda", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peak)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", forget)
+    part = parts.Evidence(frame, tmp_path, 60.0)
+    pipeline, workload = MODELS["sdxl"].build(), MODELS["sdxl"].workload()
+    parts.ladder(part, pipeline, workload, {"before": (), "after": ()}, "sdxl")
+    assert [row["memory_bytes"] for row in part.rows] == [30, 10]
 
 
 @pytest.mark.parametrize("name", ["overhead", "memory"])

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from benchmarks.frame import Frame
 from benchmarks.gpu.models import REHEARSES
-from benchmarks.gpu.parts import PARTS, scores
+from benchmarks.gpu.parts import PARTS, card, memory_scores, scores, what_if_scores
 from halftime.base import units
 from halftime.base.store import read_json
 from halftime.base.units import parse_seconds
@@ -38,6 +38,10 @@ from halftime.report.benchmark import report_of
 from halftime.report.page import html
 
 NAME = "gpu_evidence"
+REHEARSAL = (
+    "tiny geometry on the CPU: no figure here is of a GPU, and the scores hold it against the "
+    "forecast of an {}, which shows only that scoring works"
+)
 _PATIENCE = 20.0  # seconds that a part has to end after it was told to
 _WORTH_STARTING = 5.0  # seconds
 
@@ -123,9 +127,12 @@ class Collection:
         }
         result = {
             "rehearsal": self.rehearse,
+            **({"note": REHEARSAL.format(card())} if self.rehearse else {"card": card()}),
             "parts": [outcome.as_row() for outcome in self.outcomes],
             **parts,
             "forecast_scored": list(scores(self.folder)),
+            "what_if_scored": list(what_if_scores(self.folder)),
+            "memory_scored": list(memory_scores(self.folder)),
         }
         self.frame.write(result)
         record = self.frame.record(result)

@@ -22,6 +22,7 @@ from halftime.pipeline.device import default_device
 from halftime.records import Workload
 from halftime.verbs.forecast.components import build
 from halftime.verbs.forecast.models import Component, resolve
+from halftime.verbs.forecast.scenario import ForecastSettings
 
 sys.path.insert(0, str(ROOT / "tests"))  # the tiny pipelines
 from tiny_pipelines import FAMILIES, PIPELINES
@@ -66,6 +67,18 @@ class GpuModel:
     def dtype_of(self, role: str) -> torch.dtype:
         """What a network's weights are stored in: as published, but for SDXL's UNet in fp16."""
         return self.vae_dtype if role == "vae" else torch.bfloat16
+
+    def forecast_settings(self) -> ForecastSettings:
+        """The call that is measured, true-sized also where it is rehearsed."""
+        return ForecastSettings(
+            width=self.width,
+            height=self.height,
+            frames=self.frames,
+            steps=self.steps,
+            dtype="bf16",
+            # SDXL's of fp16 decodes in fp32
+            vae_dtype="bf16" if self.vae_dtype is torch.bfloat16 else "fp32",
+        )
 
     def further(self) -> dict[str, object]:
         """Arguments of the call that a workload does not name."""

@@ -25,7 +25,7 @@ import torch
 from diffusers import AutoencoderTiny
 
 from benchmarks.frame import Frame
-from benchmarks.gpu.models import MODELS, REHEARSES, rehearses
+from benchmarks.gpu.models import MODELS, REHEARSES, GpuModel, rehearses
 from benchmarks.serve.process import serving
 from benchmarks.tables import ROOT
 from halftime.base.errors import first_line
@@ -35,13 +35,13 @@ from halftime.fix.apply import applied
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.device import default_device, device_of, this_environment
 from halftime.records import Session, Workload
+from halftime.records.benchmark import Benchmark
 from halftime.records.forecast import Forecast
 from halftime.records.recipe import Choice
 from halftime.verbs.audit.cases import CASES
 from halftime.verbs.audit.check import check_rules, shadow_answer
 from halftime.verbs.audit.run import audit
 from halftime.verbs.forecast.run import forecast
-from halftime.verbs.forecast.scenario import ForecastSettings
 from halftime.verbs.profile.call import quiet_progress_bars, timed_call
 from halftime.verbs.profile.clock import HostClock, clock_for
 from halftime.verbs.profile.run import profile
@@ -195,6 +195,7 @@ def ladder(
         if rehearses() and any(choice.name in COMPILED for choice in fixes):
             # what only a device can show; here the fixes are put on and taken off
             fixes = tuple(map(_uncompiled, (c for c in fixes if c.name not in TOO_LONG_HERE)))
+        _forget_peak()
         # unproved: the probe of a promise judges pictures, and these are of random weights
         with applied(pipeline, list(fixes), probe=False):
             session = _profiled(pipeline, workload, name, probes=_on_cuda() or not fixes)
@@ -205,11 +206,12 @@ def ladder(
             write_json(evidence.folder / f"session_{name}.json", session)
         difference = _difference(latents, reference[0])
         return {
+            "fixes": ", ".join(choice.name for choice in fixes),
             "wall_seconds": session.wall_seconds,
             "speedup": float(str(first["wall"])) / session.wall_seconds,
             "first_call_seconds": session.first_call_seconds,
             **{f"{row.stage}_seconds": row.seconds for row in session.ledger},
-            "latents_difference_ratio": difference,
+            "latents_difference": difference,
             "waits": sum(wait.count for wait in session.syncs) if session.syncs else None,
             "memory_bytes": _memory(),
         }
@@ -255,6 +257,12 @@ def _on_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def _forget_peak() -> None:
+    """So that a rung's peak is its own."""
+    if _on_cuda():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def _memory() -> int | None:
     return torch.cuda.max_memory_allocated() if _on_cuda() else None
 
@@ -269,7 +277,7 @@ def predicted(evidence: Evidence) -> None:
             continue
 
         def write(model=model) -> dict[str, object]:  # type: ignore[no-untyped-def]
-            settings = ForecastSettings(steps=model.steps, dtype="bf16")
+            settings = model.forecast_settings()
             result = forecast(model.preset, card(), settings=settings, calibration=None)
             write_json(evidence.folder / f"forecast_{model.name}.json", result)
             return {
@@ -305,6 +313,55 @@ def scores(folder: Path) -> Iterator[dict[str, object]]:
                 "in_band": stage.low <= seconds <= stage.high,
                 "above_floor": seconds >= stage.floor_seconds,
             }
+
+
+def what_if_scores(folder: Path) -> Iterator[dict[str, object]]:
+    """Each fix's predicted speedup beside that of the rung that had it alone."""
+    for name, expected, rungs in _rungs_with_forecast(folder):
+        fixes = {fix.fix: fix for fix in expected.fixes}
+        for rung in rungs:
+            fix, speedup = fixes.get(str(rung.get("fixes"))), rung.get("speedup")
+            if fix is None or not isinstance(speedup, float):
+                continue
+            yield {
+                "what": f"{name}: {fix.fix}",
+                "forecast_speedup": fix.ratio,
+                "low_ratio": fix.low,
+                "high_ratio": fix.high,
+                "measured_speedup": speedup,
+                "measured_by_forecast_ratio": speedup / fix.ratio,
+                "in_band": fix.low <= speedup <= fix.high,
+            }
+
+
+def memory_scores(folder: Path) -> Iterator[dict[str, object]]:
+    """The predicted peak beside that of the pipeline as it is."""
+    for name, expected, rungs in _rungs_with_forecast(folder):
+        peak = rungs[0].get("memory_bytes") if rungs else None
+        if isinstance(peak, int):
+            yield {
+                "what": name,
+                "forecast_bytes": expected.memory_bytes,
+                "measured_bytes": peak,
+                "measured_by_forecast_ratio": peak / expected.memory_bytes,
+                "fits_as_forecast": expected.fits,
+            }
+
+
+def _rungs_with_forecast(
+    folder: Path,
+) -> Iterator[tuple[str, Forecast, list[dict[str, object]]]]:
+    """Of each model that was forecast, the rows of its ladder, the first as it is."""
+    for model in MODELS.values():
+        paths = [folder / f"{kind}.json" for kind in (f"forecast_{model.name}", _part_of(model))]
+        if all(path.exists() for path in paths):
+            rows = read_json(paths[1], Benchmark).result["rows"]
+            assert isinstance(rows, list)
+            yield model.name, read_json(paths[0], Forecast), rows
+
+
+def _part_of(model: GpuModel) -> str:
+    return "story" if model.name == "sdxl" else model.name
 
 
 # ---- 4: what profiling costs and whether it adds up
@@ -426,6 +483,7 @@ def stack(evidence: Evidence) -> None:
         pipeline.transformer.enable_layerwise_casting(
             storage_dtype=torch.float8_e4m3fn, compute_dtype=next(_floats(pipeline))
         )
+        _forget_peak()
         session = profile(pipeline, workload, runs=_runs(), probes=False)
         return {"wall_seconds": session.wall_seconds, "memory_bytes": _memory()}
 

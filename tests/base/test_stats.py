@@ -80,3 +80,9 @@ def test_refusals() -> None:
             function([])
     with pytest.raises(ValueError, match="cannot be paired"):
         stats.paired_ratio([1.0], [1.0, 2.0])
+
+
+@given(VALUES, st.floats(0, 1))
+def test_order_statistics_are_numpys(values: list[float], q: float) -> None:
+    assert stats.median(values) == np.median(values)
+    assert stats.quantile(values, q) == pytest.approx(np.quantile(values, q), rel=1e-12)

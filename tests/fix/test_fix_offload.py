@@ -77,14 +77,24 @@ def refusal(**settings: str) -> str:
 
 
 def test_without_an_accelerator_there_is_nothing_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offload, "accelerator", lambda: None)
+    monkeypatch.setattr(offload, "accelerator", lambda own: None)
     assert "no accelerator" in refusal()
+
+
+@pytest.mark.parametrize(("own", "computes_on"), [("cuda:1", "cuda:1"), ("cpu", "cuda:0")])
+def test_a_pipeline_stays_on_the_card_that_it_is_on(
+    monkeypatch: pytest.MonkeyPatch, own: str, computes_on: str
+) -> None:
+    """The second of two workers, each with a card of its own, has its pipeline on the second."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert offload.accelerator(torch.device(own)) == torch.device(computes_on)
 
 
 @pytest.fixture
 def on_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("accelerate")
-    monkeypatch.setattr(offload, "accelerator", lambda: torch.device("cpu"))
+    monkeypatch.setattr(offload, "accelerator", lambda own: torch.device("cpu"))
 
 
 @pytest.mark.usefixtures("on_this_cpu")

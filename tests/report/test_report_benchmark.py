@@ -64,3 +64,9 @@ def test_rows_with_something_below_them_keep_their_name() -> None:
     first, below = tables({"rows": [{"stack": "a", "seconds": 1.0, "versions": {"torch": "2"}}]})
     assert first.texts() == [["a", "1.00 s"]]
     assert (below.title, below.texts()) == ("versions", [["a", "2"]])
+
+
+def test_a_column_that_no_row_has_is_left_out() -> None:
+    [table] = tables({"rows": [{"what": "a", "waits": None, "low": 1}, {"what": "b", "low": None}]})
+    assert [column.title for column in table.columns] == ["what", "low"]
+    assert tables({"rows": [{"waits": None}]})

@@ -24,18 +24,32 @@ class Interval(NamedTuple):
     high: float
 
 
-def median(values: Sequence[float]) -> float:
+def median(values: Sequence[float] | NDArray[np.generic]) -> float:
     """The middle value, or the mean of the two in the middle. Raises ValueError when empty."""
-    if not values:
+    if not len(values):
         raise ValueError("median of no values")
-    return float(np.median(np.asarray(values, dtype=float)))
+    ordered = _ordered(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def quantile(values: Sequence[float], q: float) -> float:
     """Linear interpolation between order statistics (Hyndman and Fan 1996, type 7)."""
     if not values:
         raise ValueError("quantile of no values")
-    return float(np.quantile(np.asarray(values, dtype=float), q))
+    if not 0 <= q <= 1:
+        raise ValueError(f"quantile {q} is not between 0 and 1")
+    ordered = _ordered(values)
+    at, share = divmod(q * (len(ordered) - 1), 1)
+    low, high = ordered[int(at)], ordered[min(int(at) + 1, len(ordered) - 1)]
+    if low == high:
+        return low
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
+
+
+def _ordered(values: Sequence[float] | NDArray[np.generic]) -> list[float]:
+    """Sorted; NaN alone where any is. numpy's own median and quantile load its masked arrays."""
+    ordered: list[float] = np.sort(np.asarray(values, dtype=float)).tolist()
+    return [math.nan] if math.isnan(ordered[-1]) else ordered
 
 
 def spread(values: Sequence[float]) -> float:

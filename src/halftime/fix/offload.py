@@ -15,6 +15,7 @@ from torch import nn
 from halftime.fix.base import FixCode, Settings, one_of, text
 from halftime.fix.undo import restored
 from halftime.pipeline.components import denoisers, modules_of
+from halftime.pipeline.device import device_of
 from halftime.upstream import diffusers_caches, hugging_face
 
 if TYPE_CHECKING:
@@ -75,8 +76,11 @@ def _in_blocks(module: nn.Module) -> Weights:
     return Weights(_size(module), sum(sizes), max(sizes, default=0))
 
 
-def accelerator() -> torch.device | None:
-    """Where the pipeline computes; None on a machine without one."""
+def accelerator(own: torch.device) -> torch.device | None:
+    """Where a pipeline on its `own` device computes: there, or from the CPU on the current card;
+    None on a machine without one."""
+    if own.type == "cuda":
+        return own
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
 
 
@@ -87,7 +91,7 @@ def _applies(pipeline: DiffusionPipeline, device: torch.device, settings: Settin
     memory = text(settings, "memory")
     if reason := one_of(settings, "kind", KINDS):
         return reason
-    if accelerator() is None:
+    if accelerator(device) is None:
         return "there is no accelerator whose memory could be saved"
     if (settings["kind"] == "auto") != bool(memory):
         return "memory and kind = 'auto' go together: kind = 'auto', memory = '12GB'"
@@ -116,7 +120,7 @@ def kind_of(pipeline: DiffusionPipeline, settings: Settings) -> str:
 
 @contextmanager
 def _offloaded(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
-    device = accelerator()
+    device = accelerator(device_of(pipeline))
     assert device is not None
     kind = kind_of(pipeline, settings)
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ The ledger's order, the profiler's wrappers, the trace reader and the drawings a
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 
@@ -142,31 +143,33 @@ def _pattern(name: str) -> str:
     return f"{name[1:]}" if exact else rf"(?:.*_)?{name}(?:_\d+)?"
 
 
-# The longest name first: a text decoder is no decoder.
-_COMPONENTS = tuple(
-    (re.compile(_pattern(name)), Place(stage.name, part))
-    for name, stage, part in sorted(
-        (
-            (name, stage, part)
-            for stage in STAGES
-            for part, names in stage.components.items()
-            for name in names.split()
-        ),
-        key=lambda row: -len(row[0]),
+@cache
+def _components() -> tuple[tuple[re.Pattern[str], Place], ...]:
+    """The longest name first: a text decoder is no decoder."""
+    names = [
+        (name, Place(stage.name, part))
+        for stage in STAGES
+        for part, names in stage.components.items()
+        for name in names.split()
+    ]
+    names.sort(key=lambda row: -len(row[0]))
+    return tuple((re.compile(_pattern(name)), home) for name, home in names)
+
+
+@cache
+def _blocks() -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple(
+        (re.compile(name.replace("*", ".*")), stage.name)
+        for stage in STAGES
+        for name in stage.blocks.split()
     )
-)
-_BLOCKS = tuple(
-    (re.compile(name.replace("*", ".*")), stage.name)
-    for stage in STAGES
-    for name in stage.blocks.split()
-)
 
 
 def place_of(component: str) -> Place | None:
     """The stage and part of a component by its name, or None where the name is not known."""
-    return next((home for pattern, home in _COMPONENTS if pattern.fullmatch(component)), None)
+    return next((home for pattern, home in _components() if pattern.fullmatch(component)), None)
 
 
 def stage_of_block(name: str) -> str | None:
     """The stage of a modular pipeline's block by its name, or None: its components tell more."""
-    return next((stage for pattern, stage in _BLOCKS if pattern.fullmatch(name)), None)
+    return next((stage for pattern, stage in _blocks() if pattern.fullmatch(name)), None)

@@ -70,12 +70,15 @@ def _deep(row: object) -> bool:
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[Table]:
-    """Tables as wide as fits, each with the rows' names; then tables of what lies deeper."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    """Tables as wide as fits, each with the rows' names; then tables of what lies deeper.
+
+    What no row has is left out.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row if row[name] is not None))
     deep = [name for name in names if any(_is_row(row.get(name)) for row in rows)]
     flat = [name for name in names if name not in deep]
     if not flat:
-        yield from _tables([{"": number, **row} for number, row in enumerate(rows, 1)])
+        yield from _tables([{**row, "": number} for number, row in enumerate(rows, 1)])
         return
     label = next(
         (name for name in flat if any(isinstance(row.get(name), str) for row in rows)), flat[0]

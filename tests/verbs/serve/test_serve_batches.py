@@ -68,13 +68,15 @@ def test_values_that_are_not_numbers_are_no_picture() -> None:
     [
         ("cuda", 4, 2, "cuda:2"),
         ("cuda", 2, 3, "cuda:1"),
+        (None, 4, 2, "cuda:2"),  # the best here
+        (None, 0, 2, None),
         ("cuda:3", 4, 1, "cuda:3"),
         ("cuda", 0, 1, "cuda"),
         ("cpu", 4, 1, "cpu"),
     ],
 )
 def test_each_of_several_workers_has_a_gpu_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, device: str, cards: int, number: int, own: str
+    monkeypatch: pytest.MonkeyPatch, device: str | None, cards: int, number: int, own: str | None
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
@@ -83,6 +85,9 @@ def test_each_of_several_workers_has_a_gpu_of_its_own(
     assert settings.device == own
     if device == "cpu":
         assert settings.threads == 2
+    placed = EngineSettings(model="tests.own:pipeline", workers=3)
+    if device is None:
+        assert settings_of(Begin(settings=placed, started=0.0, number=number)).device is None
     single = Begin(settings=EngineSettings(device=device), started=0.0)
     assert settings_of(single) is single.settings
 

@@ -13,6 +13,7 @@ import torch
 from halftime.base.errors import HalftimeError, OutOfMemory
 from halftime.base.progress import Progress
 from halftime.pipeline.device import device_of
+from halftime.pipeline.load import kind_of
 from halftime.records.serve import Certificate, ColdStartTimes
 from halftime.verbs.serve.failure import LATE, Failure, failure_of
 from halftime.verbs.serve.messages import (
@@ -50,7 +51,10 @@ def settings_of(begin: Begin) -> EngineSettings:
     settings = begin.settings
     if settings.workers < 2:
         return settings
-    if settings.device == "cuda" and torch.cuda.device_count():
+    # Without a name it is the best device here, a card where there is one; where a function puts
+    # its pipeline is left alone.
+    is_best = settings.device is None and kind_of(settings.model) != "function"
+    if (settings.device == "cuda" or is_best) and torch.cuda.device_count():
         own = begin.number % torch.cuda.device_count()
         return msgspec.structs.replace(settings, device=f"cuda:{own}")
     threads = settings.threads or max(1, torch.get_num_threads() // settings.workers)

@@ -7,7 +7,8 @@ kind, name and thread, is looked up as a whole and becomes one number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from operator import attrgetter
@@ -23,10 +24,11 @@ from halftime.verbs.trace.events import NO_ARGS, NONE, Args, Event
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-BATCH = 2048  # events that become columns together
+BATCH = 1024  # events that become columns together; more no longer fit into a core's cache
 INSTANT_MEMORY = "[memory]"
-# What becomes of an event: it is left out; left out, but shows that this is a recording; or kept.
-_NOTHING, _TIMED, _MEMORY, _DEVICE, _RUNTIME, _HOST, _SHAPED = range(7)
+# What becomes of an event: it is left out; left out, but shows that this is a recording; or kept,
+# a half with its other half.
+_NOTHING, _TIMED, _MEMORY, _HALF, _DEVICE, _RUNTIME, _HOST, _SHAPED = range(8)
 _BITS = 3  # of a number that say so
 _FATES = 1 << _BITS
 _FATE_OF = {
@@ -38,11 +40,14 @@ _FATE_OF = {
 _SHAPED_NAMES = re.compile(
     r"^aten::(addmm|mm|bmm|baddbmm|linear|_?conv|cudnn_conv|miopen_conv|.*attention)"
 )
+_IDENTITIES = ("correlation", "external")
 _DIMS = msgspec.json.Decoder(tuple[tuple[int, ...], ...])
 _TEXTS = msgspec.json.Decoder(tuple[str, ...])
 
 # ph, cat, name, pid and tid of events
-Key = tuple[str, str | None, str, int | float | str | None, int | float | str | None]
+Key = tuple[
+    str, str | None, int | float | str | None, int | float | str | None, int | float | str | None
+]
 
 
 @dataclass(frozen=True)
@@ -61,19 +66,27 @@ class _Keys(dict[Key, int]):
     hip = False  # whether calls of ROCm's runtime are among them
 
     def __missing__(self, key: Key) -> int:
-        ph, category, name, _, _ = key
+        ph, category, _, _, _ = key
+        name = name_of(key)
         fate = _fate(ph, category, name)
         self.hip = self.hip or (fate == _RUNTIME and name.startswith("hip"))
         number = self[key] = len(self) * _FATES + fate
         return number
 
 
+def name_of(key: Key) -> str:
+    """Some writers leave a name out, or give a number."""
+    return key[2] if isinstance(key[2], str) else "" if key[2] is None else str(key[2])
+
+
 def _fate(ph: str, category: str | None, name: str) -> int:
     if ph == "i":
         return _MEMORY if name == INSTANT_MEMORY else _TIMED
+    if ph in ("B", "E"):
+        return _HALF
     if ph != "X":
         return _NOTHING
-    if category == "cpu_op" and _SHAPED_NAMES.search(name):
+    if category in vendors.OPERATOR_CATEGORIES and _SHAPED_NAMES.search(name):
         return _SHAPED
     return _FATE_OF.get(category or "", _TIMED)
 
@@ -115,6 +128,7 @@ class Columns:
         self.memory: list[tuple[float, int]] = []  # moments, and the bytes allocated at each
         self.shapes: dict[int, Shapes] = {}  # external id -> operator
         self._numbers = _Keys()
+        self._halves: list[Event] = []
 
     @property
     def keys(self) -> list[Key]:
@@ -136,6 +150,9 @@ class Columns:
                 batch = []
         if batch:
             self._add(batch)
+        events = list(_joined(self._halves))
+        if events:
+            self._add(events)
 
     def _add(self, events: list[Event]) -> None:
         numbers = self._numbers
@@ -155,6 +172,7 @@ class Columns:
                 args = [event.args for event in owners]
                 absent = "" if numbers.hip else "size"
                 table.add(key[of_table], ts[of_table], dur[of_table], args, absent)
+        self._halves += _where(events, fate == _HALF)
         for event in _where(events, fate == _SHAPED):
             self._add_shapes(event)
         for event in _where(events, fate == _MEMORY):
@@ -169,12 +187,24 @@ class Columns:
         try:
             dims = _DIMS.decode(args.shapes)
             types = _texts(args.types)
-            values = _texts(args.values) if "conv" in event.name else ()
+            values = _texts(args.values) if "conv" in str(event.name) else ()
         except msgspec.DecodeError:
             return  # lists of tensors have deeper shapes
         self.shapes[integer(args.external)] = Shapes(
-            event.name, dims, types[0] if types else "", values
+            str(event.name), dims, types[0] if types else "", values
         )
+
+
+def _joined(halves: Sequence[Event]) -> Iterator[Event]:
+    """Events whose beginning and end are apart (ph B and E), as whole ones; they nest by thread."""
+    begun: dict[tuple[object, object], list[Event]] = defaultdict(list)
+    for half in sorted(halves, key=lambda event: event.ts):
+        own = begun[half.pid, half.tid]
+        if half.ph == "B":
+            own.append(half)
+        elif own:
+            begin = own.pop()
+            yield msgspec.structs.replace(begin, ph="X", dur=half.ts - begin.ts)
 
 
 def _durations(events: list[Event]) -> Floats:
@@ -202,9 +232,18 @@ def integer(value: object) -> int:
     return number if -(2**63) <= number < 2**63 else NONE
 
 
+def _identity(value: object) -> int:
+    """As `integer`; of an unsigned number of 64 bits the same bits."""
+    number = integer(value)
+    if number == NONE and isinstance(value, int) and 2**63 <= value < 2**64:
+        return value - 2**64
+    return number
+
+
 def _ints(args: Sequence[object], field: str) -> Ints:
     try:
         return np.fromiter(map(attrgetter(field), args), np.int64, len(args))
     except (TypeError, ValueError, AttributeError, OverflowError):
         own = [arg if isinstance(arg, Args) else NO_ARGS for arg in args]
-        return np.array([integer(getattr(arg, field)) for arg in own], np.int64)
+        number = _identity if field in _IDENTITIES else integer
+        return np.array([number(getattr(arg, field)) for arg in own], np.int64)

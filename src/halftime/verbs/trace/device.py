@@ -98,18 +98,54 @@ def launches(trace: Trace) -> Ints:
     """For each device operation the index of the runtime call that queued it, or NONE.
 
     Calls and operations share a correlation id on every vendor's profiler, so no names are needed.
-    Of several calls with one id (a runtime call and the driver's inside it) the first counts.
+    Of a runtime call and the driver's inside it, which have one id, the outer counts; of an id that
+    is used again, in a second run or process, the last call that began before the operation.
     """
     calls = np.flatnonzero(trace.runtime.correlation != NONE)
-    ids = trace.runtime.correlation[calls]
-    order = np.argsort(ids, kind="stable")
-    ids, calls = ids[order], calls[order]
+    calls = _outer(
+        trace.runtime, calls[np.argsort(trace.runtime.correlation[calls], kind="stable")]
+    )
+    ids, correlation = trace.runtime.correlation[calls], trace.device.correlation
     launched_by = np.full(len(trace.device), NONE, np.int64)
-    if len(ids):
-        at = np.minimum(np.searchsorted(ids, trace.device.correlation), len(ids) - 1)
-        matched = ids[at] == trace.device.correlation
-        launched_by[matched] = calls[at[matched]]
+    if not len(ids):
+        return launched_by
+    at = np.minimum(np.searchsorted(ids, correlation), len(ids) - 1)
+    matched = ids[at] == correlation
+    if (ids[1:] == ids[:-1]).any():
+        last = _last_before(ids, trace.runtime.start[calls], correlation, trace.device.start)
+        at = np.where(
+            ids[last] == correlation, last, at
+        )  # by the clocks' error a call may seem late
+    launched_by[matched] = calls[at[matched]]
     return launched_by
+
+
+def _outer(runtime: Events, calls: Ints) -> Ints:
+    """Without calls inside of others with their id; calls are in order of id and start."""
+    while True:
+        before, after = calls[:-1], calls[1:]
+        nested = (
+            (runtime.correlation[before] == runtime.correlation[after])
+            & (runtime.thread[before] == runtime.thread[after])
+            & (runtime.end[after] <= runtime.end[before])
+        )
+        if not nested.any():
+            return calls
+        calls = calls[np.concatenate(([True], ~nested))]
+
+
+def _last_before(ids: Ints, start: Ints, correlation: Ints, moment: Ints) -> Ints:
+    """For each operation the position of the last call with its id that began by its moment, or of
+    any other call where there is none."""
+    is_operation = np.repeat([False, True], [len(ids), len(correlation)])
+    order = np.lexsort(
+        (is_operation, np.concatenate((start, moment)), np.concatenate((ids, correlation)))
+    )
+    calls = np.maximum.accumulate(np.where(order < len(ids), np.arange(len(order)), 0))
+    last = np.zeros(len(correlation), np.int64)
+    operations = order >= len(ids)
+    last[order[operations] - len(ids)] = order[calls[operations]]
+    return np.minimum(last, len(ids) - 1)
 
 
 def gaps(trace: Trace, launched_by: Ints) -> Gaps:

@@ -56,7 +56,7 @@ class Event(msgspec.Struct, gc=False):
 
     ph: str = ""
     cat: str | None = None
-    name: str = ""
+    name: Number = ""
     ts: float = math.nan  # microseconds, as is dur
     dur: float | None = 0.0
     pid: int | float | str | None = None

@@ -8,6 +8,14 @@ from pathlib import Path
 from halftime.base.errors import BadFile
 
 SQLITE = b"SQLite format 3\x00"
+# first bytes -> what packed the file, and how to unpack it
+_PACKED = (
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\xfd7zXZ\x00", "xz", "unxz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
+    (b"7z\xbc\xaf", "7-Zip", "7z x"),
+)
 _ROCPROF = (b'"rocprofiler-sdk-tool"', b'"rocprofiler-sdk-json-tool"')
 
 
@@ -36,6 +44,13 @@ def _advice(path: Path, data: bytes) -> str | None:
             f"is a .zip file{f' with {inside[0]} in it' if inside else ''}. Unpack it and trace "
             "the .json file."
         )
+    packed = next(((tool, way) for mark, tool, way in _PACKED if start.startswith(mark)), None)
+    if packed is not None:
+        return f"is packed by {packed[0]}. Unpack it with `{packed[1]} {path.name}`, or use gzip."
+    if start[257:262] == b"ustar":
+        return "is a tar archive. Unpack it, and trace the .json files in it together."
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "is text in UTF-16. Save it as UTF-8, as JSON is, or copy the file without a shell."
     if name.endswith((".pftrace", ".perfetto-trace")) or (start[:1] == b"\n" and b"\x00" in start):
         return (
             "is a Perfetto trace in protobuf, as rocprofv3 and Android write it. Convert it with "

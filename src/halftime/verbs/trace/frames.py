@@ -16,7 +16,7 @@ STACK_DEPTH = 8
 _LINE = re.compile(r"\.py\(\d+\): ")
 # Frames of torch itself say nothing about whose fault a wait or a gap is.
 _INTERNAL = re.compile(
-    r"(^|/)torch/|(^|/)(contextlib|_tensor|threading|functools)\.py|module\.py\(|importlib"
+    r"(^|[/\\])torch[/\\]|(^|[/\\])(contextlib|_tensor|threading|functools)\.py|module\.py\(|importlib"
 )
 
 

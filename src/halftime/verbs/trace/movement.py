@@ -22,7 +22,7 @@ def copies(trace: Trace) -> Mask:
 
 
 def communicates(trace: Trace) -> Mask:
-    """Which device operations are collectives, or copies between devices."""
+    """Which device operations are collectives."""
     return trace.named(trace.device, vendors.COMMUNICATION)
 
 

@@ -38,7 +38,9 @@ def read(path: Path | str) -> Trace:
     """Read an export. Raises BadFile if it is damaged or is not one of Nsight Systems."""
     read_bytes(path)  # says in a sentence why it cannot be read
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        with contextlib.closing(
+            sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)
+        ) as database:
             trace = _trace(database)
     except sqlite3.Error as error:
         raise BadFile(

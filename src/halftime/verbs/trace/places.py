@@ -11,6 +11,7 @@ import itertools
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -20,14 +21,17 @@ from halftime.verbs.trace.read import Events, Ints, Mask, Trace
 
 _DENOISER = Place("denoise", "denoiser")
 _SCHEDULER = Place("denoise", "scheduler")
-_CALL = re.compile(r"pipeline_\w+\.py\(\d+\): __call__$")
+_CALL = re.compile(r"pipeline_(?!parallel)\w+\.py\(\d+\): __call__$")
 _STEP = re.compile(r"scheduling_\w+\.py\(\d+\): step$")
 _MODULE = re.compile(r"^nn\.Module: ")
 _OURS = re.compile(r"halftime/(?P<stage>[\w ()-]+)(?:/(?P<part>[\w ()-]+))?(?:#(?P<step>\d+))?")
-# Anything that only a recording of a diffusion pipeline holds.
+# Anything that only a recording of a diffusion pipeline holds; others have U-Nets, autoencoders and
+# parallel pipelines too.
 _DIFFUSION = re.compile(
-    r"(?i:diffus|denois|autoencoder)|UNet|Transformer[23]D|\bDiT|DiT\w*Model"
-    r"|pipeline_\w+\.py|scheduling_\w+\.py|^(unet|transformer|text_encoder(_\d)?|vae)\b"
+    r"(?i:diffus|denois)|UNet\w*(2D|3D|Condition|Motion)|Transformer[23]D|\bDiT|DiT\w*Model"
+    r"|Autoencoder(KL|DC|Tiny|Oobleck)|autoencoder_kl|scheduling_(?!policy)\w+\.py\(\d+\): step$"
+    r"|pipeline_(?!parallel)\w+\.py\(\d+\): (__call__|encode_prompt)"
+    r"|^(unet|transformer|text_encoder(_\d)?|vae([._ ]?decode)?)$"
 )
 
 _TEXT = "CLIPText|T5Encoder|UMT5|Gemma|Qwen|Llama|Bert|ChatGLM|Mistral"
@@ -40,12 +44,13 @@ _METHODS = tuple(
     for method, stage in PIPELINE_METHODS
 )
 
+
 # Python functions ('pipeline_flux.py(312): encode_prompt') and modules ('nn.Module:
 # UNet2DConditionModel_0') as torch's profiler records them with_stack and with_modules; user
 # annotations by the same names count too. First match wins.
-_THEIRS: tuple[tuple[re.Pattern[str], Place], ...] = tuple(
-    (re.compile(pattern), home)
-    for pattern, home in (
+@cache
+def _their_names() -> tuple[tuple[re.Pattern[str], Place], ...]:
+    rows = (
         *_METHODS,
         (r"pipeline_\w+\.py\(\d+\): _decode_latents$", Place("vae_decode", "")),
         (r"scheduling_\w+\.py\(\d+\): (step|scale_model_input)$", _SCHEDULER),
@@ -70,7 +75,9 @@ _THEIRS: tuple[tuple[re.Pattern[str], Place], ...] = tuple(
         (r"^(text_encoder(_\d)?|text encode)$", Place("encode_prompt", "text_encoder")),
         (r"^(vae|vae[._ ]?decode)$", Place("vae_decode", "vae")),
     )
-)
+    return tuple((re.compile(pattern), home) for pattern, home in rows)
+
+
 # A stage of a call's beginning that follows one of its end begins another call.
 _FIRST_STAGES = frozenset({"prepare", "encode_prompt", "encode_image"})
 _LAST_STAGES = frozenset({"vae_decode", "postprocess", "offload"})
@@ -110,7 +117,7 @@ def pipeline_of(trace: Trace) -> str:
     if not len(frames):
         return ""
     name = trace.names[int(frames.name[_outermost(frames)[0]])]
-    return name.rpartition("/")[2].partition(".py")[0]
+    return re.split(r"[/\\]", name)[-1].partition(".py")[0]
 
 
 def within_call(stack: tuple[str, ...]) -> tuple[str, ...]:
@@ -155,7 +162,7 @@ def _ours(name: str) -> Meaning:
 
 
 def _theirs(name: str) -> Meaning:
-    home = next((home for pattern, home in _THEIRS if pattern.search(name)), None)
+    home = next((home for pattern, home in _their_names() if pattern.search(name)), None)
     return (home, None) if home else None
 
 

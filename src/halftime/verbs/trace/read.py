@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halftime.base.errors import BadFile
 from halftime.verbs.trace import vendors
-from halftime.verbs.trace.columns import Columns, EventTable, Key, integer
+from halftime.verbs.trace.columns import Columns, EventTable, Key, integer, name_of
 from halftime.verbs.trace.columns import Shapes as Shapes
 from halftime.verbs.trace.events import NONE as NONE
 from halftime.verbs.trace.events import Decoding
@@ -43,8 +43,8 @@ KERNEL, COPY, FILL = range(3)
 _KINDS = {
     **dict.fromkeys(vendors.ANNOTATION_CATEGORIES, ANNOTATION),
     **dict.fromkeys(vendors.FRAME_CATEGORIES, FRAME),
-    "gpu_memcpy": COPY,
-    "gpu_memset": FILL,
+    **dict.fromkeys(vendors.COPY_CATEGORIES, COPY),
+    **dict.fromkeys(vendors.FILL_CATEGORIES, FILL),
 }
 
 
@@ -143,6 +143,7 @@ def read(path: Path | str) -> Trace:
             f"{path} holds no events. Record it with torch.profiler and export_chrome_trace()."
         )
     notes += decoding.damage.notes()
+    notes += _notes_on_time([columns.device, columns.runtime, columns.host])
     trace = _trace(columns, decoding, tuple(notes))
     if not len(trace.device) + len(trace.runtime) + len(trace.host):
         raise BadFile(
@@ -172,7 +173,7 @@ def _trace(columns: Columns, decoding: Decoding, notes: tuple[str, ...]) -> Trac
     )
     work = np.array([not vendors.NOT_WORK.search(name) for name in numbering.names], bool)
     head = decoding.head
-    rank, world = (head.distributedInfo.get(key) for key in ("rank", "world_size"))
+    rank, world = (integer(head.distributedInfo.get(key)) for key in ("rank", "world_size"))
     memory = np.array(columns.memory, np.float64).reshape(-1, 2)
     return Trace(
         names=tuple(numbering.names),
@@ -181,8 +182,8 @@ def _trace(columns: Columns, decoding: Decoding, notes: tuple[str, ...]) -> Trac
         host=host,
         memory_time=_nanoseconds(memory[:, 0], origin),
         memory_allocated=np.array([allocated for _, allocated in columns.memory], np.int64),
-        rank=rank if isinstance(rank, int) else None,
-        world_size=world if isinstance(world, int) else None,
+        rank=rank if rank != NONE else None,
+        world_size=world if world != NONE else None,
         notes=notes,
         cut=decoding.damage.cut,
         device_names={device.id: device.name for device in head.deviceProperties if device.name},
@@ -209,7 +210,7 @@ class _Numbering:
         return {self.keys[at][1] or "" for at in self.used(key)}
 
     def name(self, key: Ints) -> Ints:
-        return self._numbers(key, self.names, lambda own: own[2])
+        return self._numbers(key, self.names, name_of)
 
     def thread(self, key: Ints) -> Ints:
         return self._numbers(key, self.threads, lambda own: own[3:])
@@ -235,6 +236,24 @@ def _origin(tables: Sequence[EventTable]) -> float:
     return 0.0 if math.isinf(origin) else origin
 
 
+def _notes_on_time(tables: Sequence[EventTable]) -> Iterator[str]:
+    """What is wrong with the events' times, in sentences."""
+    origin = _origin(tables)
+    columns = [table.columns() for table in tables]
+    untimed = sum(int((~_timely(own, origin)).sum()) for own in columns)
+    negative = sum(int((own["dur"] < 0).sum()) for own in columns)
+    if untimed:
+        yield f"{untimed:,} events have no time that can be, and are left out"
+    if negative:
+        yield f"{negative:,} events have a negative duration, and count as moments"
+
+
+def _timely(columns: dict[str, NDArray[Any]], origin: float) -> Mask:
+    durations = np.nan_to_num(columns["dur"])
+    timely: Mask = (np.abs(columns["ts"] - origin) < LONGEST) & (np.abs(durations) < LONGEST)
+    return timely
+
+
 def _vendor(categories: set[str]) -> str:
     """torch's name of the device type; ROCm's is 'cuda' too."""
     for prefix in ("xpu", "mtia", "privateuse1"):
@@ -250,11 +269,10 @@ def _nanoseconds(moments: Floats, origin: float) -> Ints:
 
 def _events(table: EventTable, origin: float, numbering: _Numbering) -> Events:
     columns = table.columns()
-    moments, durations = columns["ts"], np.nan_to_num(columns["dur"])
-    timely = (np.abs(moments - origin) < LONGEST) & (np.abs(durations) < LONGEST)
+    timely = _timely(columns, origin)
     if not timely.all():
         columns = {name: column[timely] for name, column in columns.items()}
-        moments, durations = moments[timely], durations[timely]
+    moments, durations = columns["ts"], np.nan_to_num(columns["dur"])
     start = _nanoseconds(moments, origin)
     end = start + np.maximum(0, _nanoseconds(durations, 0.0))
     order = _order(start, end)
@@ -270,7 +288,7 @@ def _events(table: EventTable, origin: float, numbering: _Numbering) -> Events:
         correlation=columns.get("correlation", nothing),
         device=_devices(columns["device"], key, numbering) if on_device else nothing,
         # ROCm 6.2 has the bytes of a copy at the call that queued it, under another name.
-        bytes=columns.get("bytes", columns.get("size", nothing)),
+        bytes=np.maximum(columns.get("bytes", columns.get("size", nothing)), NONE),
         kind=numbering.kind(key),
         external=columns.get("external", nothing),
     )

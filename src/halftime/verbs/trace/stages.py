@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from halftime.base.ledger import LOOP
+from halftime.base.stats import median
 from halftime.records import DeviceTotals, KernelTotal, StageOnDevice
 from halftime.verbs.trace import vendors
 from halftime.verbs.trace.device import Gaps, launch_latency, queue_depth, union
@@ -126,8 +127,8 @@ def _stage(
         bound=_bound(part, gaps, seconds, busy),
         kernels=operations,
         kernels_per_step=operations / steps if steps and stage in STEPPING else None,
-        launch_latency_seconds=float(np.median(latency)) * NANO if len(latency) else None,
-        queue_depth=float(np.median(depth)) if len(depth) else None,
+        launch_latency_seconds=median(latency) * NANO if len(latency) else None,
+        queue_depth=median(depth) if len(depth) else None,
         graph_replays=_graph_replays(trace, host_intervals, stage),
         memory_growth_bytes=_memory_growth(trace, host_intervals, stage),
         top_kernels=_top_kernels(part),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from halftime.base.stats import median
 from halftime.verbs.trace import vendors
 from halftime.verbs.trace.read import NONE, Ints, Trace
 
@@ -102,7 +103,7 @@ def _positions(token: Ints) -> list[Ints]:
 
 def _longest(marks: _Marks, bags: NDArray[np.float64], positions: Ints) -> KernelLoop | None:
     """The longest run of alike stretches that begin at a token's positions."""
-    length = int(np.median(np.diff(positions)))
+    length = int(median(np.diff(positions)))
     # The last stretch has no following mark: it is taken as long as the others.
     edges = np.append(positions, min(positions[-1] + length, len(marks.token)))
     stretches = np.diff(bags[edges], axis=0)

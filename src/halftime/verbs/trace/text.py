@@ -16,6 +16,7 @@ from halftime.verbs.trace.foreign import refuse_foreign
 BLOCK = 1 << 16
 CHUNK = 4096  # of a gzip file; what a damaged one has in the chunk before the damage is lost
 _GZIP = b"\x1f\x8b"
+_MARK = b"\xef\xbb\xbf"  # of the order of bytes; some editors write it
 
 
 @dataclass
@@ -49,35 +50,60 @@ def text_of(path: Path | str, notes: list[str]) -> TraceText:
     Raises BadFile where there is none to read, and for formats of other tools.
     """
     blocks = read_blocks(path, BLOCK)
-    first = next(blocks, b"")
+    first = next(blocks, b"").removeprefix(_MARK)
     refuse_foreign(path, first)
     if first[:2] != _GZIP:
         return TraceText(blocks, first)
     blocks = _unpacked(chain([first], blocks), notes)
-    first = next(blocks, b"")
+    first = next(blocks, b"").removeprefix(_MARK)
     if not first:
         raise BadFile(
             f"{path} is a gzip file from which nothing can be read. Export the trace again."
         )
+    if first.startswith(_GZIP):
+        raise BadFile(f"{path} is packed by gzip twice. Unpack it once with `gunzip`.")
     refuse_foreign(path, first)
     return TraceText(blocks, first)
 
 
+class _GzipMembers:
+    """A gzip file's members one after another: parallel compressors write many."""
+
+    def __init__(self) -> None:
+        self.member = zlib.decompressobj(wbits=31)
+        self.waiting = b""  # less than a header
+
+    def unpacked(self, packed: bytes) -> Iterator[bytes]:
+        """What a chunk holds; what follows the last member and is none, padding, is left out."""
+        packed = self.waiting + packed
+        self.waiting = b""
+        while packed:
+            if self.member.eof:
+                if len(packed) < len(_GZIP):
+                    self.waiting = packed
+                    return
+                if not packed.startswith(_GZIP):
+                    return
+                self.member = zlib.decompressobj(wbits=31)
+            yield self.member.decompress(packed)
+            packed = self.member.unused_data
+
+
 def _unpacked(packed: Iterator[bytes], notes: list[str]) -> Iterator[bytes]:
-    unpacker = zlib.decompressobj(wbits=31)
+    unpacker = _GzipMembers()
     parts: list[bytes] = []
     try:
         for block in packed:
             for start in range(0, len(block), CHUNK):
-                parts.append(unpacker.decompress(block[start : start + CHUNK]))
+                parts += unpacker.unpacked(block[start : start + CHUNK])
                 if sum(map(len, parts)) >= BLOCK:
                     yield b"".join(parts)
                     parts.clear()
-        parts.append(unpacker.flush())
+        parts.append(unpacker.member.flush())
     except zlib.error as error:
         notes.append(f"the gzip file is damaged ({error}); the part before the damage was read")
     else:
-        if not unpacker.eof:
+        if not unpacker.member.eof:
             notes.append("the gzip file ends too early; its beginning was read")
     text = b"".join(parts)
     if text:

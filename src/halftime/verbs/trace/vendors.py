@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 
+# Until 1.11 torch began them with capitals.
+COPY_CATEGORIES = ("gpu_memcpy", "Memcpy")
+FILL_CATEGORIES = ("gpu_memset", "Memset")
 DEVICE_CATEGORIES = (
     "kernel",
-    "gpu_memcpy",
-    "gpu_memset",
     "concurrent_kernel",
     "mtia_ccp_events",
     "mtia_insight",
     "privateuse1_kernel",
+    "Kernel",
+    *COPY_CATEGORIES,
+    *FILL_CATEGORIES,
 )
 RUNTIME_CATEGORIES = (
     "cuda_runtime",
@@ -29,10 +33,12 @@ RUNTIME_CATEGORIES = (
     "glow_runtime",
     "privateuse1_runtime",
     "privateuse1_driver",
+    "Runtime",
 )
 ANNOTATION_CATEGORIES = ("user_annotation",)
 FRAME_CATEGORIES = ("python_function",)
-HOST_CATEGORIES = ("cpu_op", *ANNOTATION_CATEGORIES, *FRAME_CATEGORIES)
+OPERATOR_CATEGORIES = ("cpu_op", "Operator")
+HOST_CATEGORIES = (*OPERATOR_CATEGORIES, *ANNOTATION_CATEGORIES, *FRAME_CATEGORIES)
 # Left out on purpose: cuda_sync and gpu_user_annotation, the device's view of what the host's
 # events show too; overhead and Trace, the profiler's own; ac2g and fwdbwd, arrows.
 
@@ -61,7 +67,7 @@ COMMUNICATION = re.compile(
     r"|reducescatter|all_?to_?all|cross_device_reduce|nvshmem|deep_ep",
     re.IGNORECASE,
 )
-COPY = re.compile(r"memcpy|dma_request", re.IGNORECASE)
+COPY = re.compile(r"memcpy|dma_request|amd_rocclr_copy", re.IGNORECASE)
 DIRECTIONS = {
     "HtoD": re.compile(r"HtoD|H2D|HostToDevice|HOST_TO_DEVICE|Host -> Device"),
     "DtoH": re.compile(r"DtoH|D2H|DeviceToHost|DEVICE_TO_HOST|Device -> Host"),
