@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from halftime.base.errors import BadInput, HalftimeError
 from halftime.records import Workload
 from halftime.records.gate import Gate, GateSide, GateWord
-from halftime.verbs.gate.bisect import Bisect, bisect, listed_versions, resumed
+from halftime.verbs.gate.bisect import Bisect, bisect, listed_versions, resumed, versions_between
 from halftime.verbs.gate.search import SURE, Search
 from halftime.verbs.gate.sides import Side
 
@@ -65,7 +66,7 @@ def run(oracle: Oracle, path: Path, error: float = 0.0) -> Gate:
     return bisect(state, path, oracle, error, prepare=prepare)
 
 
-@pytest.mark.parametrize(("error", "most"), [(0.0, 6.5), (0.02, 9), (0.1, 20)])
+@pytest.mark.parametrize(("error", "most"), [(0.0, 6.5), (0.02, 9), (0.1, 16)])
 def test_the_planted_version_among_32(error: float, most: float) -> None:
     """At least 19 of 20, whatever the noise; and as few questions as it allows."""
     rng = random.Random(1)
@@ -133,3 +134,27 @@ def test_none_that_can_run(tmp_path: Path) -> None:
 def test_what_pip_lists() -> None:
     text = "demo (1.10)\nAvailable versions: 1.10, 1.9, odd!, 1.0\n  INSTALLED: 1.9\n"
     assert [str(version) for version in sorted(listed_versions(text))] == ["1.0", "1.9", "1.10"]
+
+
+def git(*words: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    command = ["git", *identity, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_commits_lead_from_an_ancestor_to_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q", "-b", "main")
+    for number in range(3):
+        git("commit", "-q", "--allow-empty", "-m", f"commit {number}")
+    hashes = [git("rev-parse", name) for name in ("HEAD~2", "HEAD~1", "HEAD")]
+    assert list(versions_between("HEAD~2")) == hashes
+    with pytest.raises(BadInput, match="no version to try"):
+        versions_between("HEAD")
+    with pytest.raises(BadInput, match="neither a git revision nor a range"):
+        versions_between("nowhere")
+    git("checkout", "-q", "--detach", "HEAD~1")
+    with pytest.raises(BadInput, match="main is not an ancestor of HEAD"):
+        versions_between("main")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-SURE = 0.97
+SURE = 0.99
 LEAST_ERROR = 0.001  # of an answer that has no noise: somebody may still have changed the machine
 
 
