@@ -19,6 +19,10 @@ from halftime.records.gate import Gate
 from halftime.report.gate import github_annotations, junit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from halftime.base.progress import Progress
+    from halftime.verbs.gate.run import GateSettings
     from halftime.verbs.gate.sides import Side
 
 EXIT_CODES = {"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3}
@@ -123,7 +127,6 @@ def command(
     with progress_bar(output.quiet, at_most=seconds) as progress:
         progress("importing torch and diffusers", 0, 1)
         from halftime.pipeline.load import kind_of
-        from halftime.verbs.gate.bisect import Bisect, bisect, resumed, versions_between
         from halftime.verbs.gate.run import GateSettings, gate
         from halftime.verbs.gate.sides import alike, here, side_of
 
@@ -145,27 +148,46 @@ def command(
             return gate(model, *sides, workload, settings, progress=progress)
 
         if bisecting:
-            versions = versions_between(against)
             question = content_hash((model, recipe, workload, settings))
-            search = resumed(Path(bisect_state), Bisect(question=question, versions=versions))
-            record = bisect(
-                search,
-                Path(bisect_state),
-                judge,
-                0.0 if exact else 2 * settings.alpha,  # either side of the margin may be wrong
-                prepare=lambda version: side_of(version, model),
-                progress=progress,
-            )
+            record = _bisected(model, against, question, bisect_state, judge, settings, progress)
         else:
             progress(f"preparing {against}", 0, 1)
             with side_of(against, model) as base:
                 record = judge(base, candidate)
+    _give(record, output, junit_file, github=github)
+    return EXIT_CODES[record.verdict]
+
+
+def _bisected(
+    model: str | None,
+    against: str,
+    question: str,
+    file: str,
+    judge: Callable[[Side, Side], Gate],
+    settings: GateSettings,
+    progress: Progress,
+) -> Gate:
+    """The gate of the first bad version after `against`, going on from the answers in `file`."""
+    from halftime.verbs.gate.bisect import Bisect, bisect, resumed, versions_between
+    from halftime.verbs.gate.sides import side_of
+
+    fresh = Bisect(question=question, versions=versions_between(against))
+    return bisect(
+        resumed(Path(file), fresh),
+        Path(file),
+        judge,
+        0.0 if settings.exact else 2 * settings.alpha,  # either end of the margin may be wrong
+        prepare=lambda version: side_of(version, model),
+        progress=progress,
+    )
+
+
+def _give(record: Gate, output: Output, junit_file: str | None, *, github: bool) -> None:
     if github:
         click.echo(github_annotations(record))
     emit(
         record, output._replace(quiet=output.quiet or github), extra=_own_files(record, junit_file)
     )
-    return EXIT_CODES[record.verdict]
 
 
 def _own_files(record: Gate, junit_file: str | None) -> list[ExtraFile]:

@@ -15,7 +15,7 @@ from halftime.base.errors import BadInput, HalftimeError
 from halftime.records import Workload
 from halftime.records.gate import Gate, GateSide, GateWord
 from halftime.verbs.gate.bisect import Bisect, bisect, listed_versions, resumed, versions_between
-from halftime.verbs.gate.search import SURE, Search
+from halftime.verbs.gate.search import SURE, VersionSearch
 from halftime.verbs.gate.sides import Side
 
 COUNT = 32
@@ -72,7 +72,7 @@ def test_the_planted_version_among_32(error: float, most: float) -> None:
     rng = random.Random(1)
     hits, questions = 0, []
     for _ in range(400):
-        first, search, asked = rng.randint(1, COUNT), Search(COUNT, error), 0
+        first, search, asked = rng.randint(1, COUNT), VersionSearch(COUNT, error), 0
         while search.likeliest().probability < SURE:
             version = search.ask()
             assert version is not None

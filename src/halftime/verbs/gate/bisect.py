@@ -17,7 +17,7 @@ from halftime.base.store import decoded, read_bytes, write_json
 from halftime.base.version import git_output
 from halftime.records import Record
 from halftime.records.gate import Gate
-from halftime.verbs.gate.search import SURE, Search, Suspects
+from halftime.verbs.gate.search import SURE, Suspects, VersionSearch
 from halftime.verbs.gate.sides import Side, requirement_of, side_of
 
 BAD, GOOD = ("slower", "worse"), ("pass", "faster")
@@ -128,7 +128,7 @@ def bisect(
 ) -> Gate:
     """Run gates until one version is likely enough to be the first bad one; each answer is written
     to `path` at once. Gives the gate that speaks of it, its reasons preceded by the result."""
-    search = Search(len(state.versions) - 1, error)
+    search = VersionSearch(len(state.versions) - 1, error)
     for answer in state.answers:
         _learn(search, state, answer)
     while True:
@@ -137,9 +137,9 @@ def bisect(
         version = None if suspects.probability >= SURE else search.ask(dumb)
         if version is None:
             return _concluded(state, suspects)
-        asked = state.versions[version]
-        progress(f"run {len(state.answers) + 1}: {_short(asked)}", 0, 1)
-        answer = _tried(state.versions[0], asked, judge, prepare)
+        name = state.versions[version]
+        progress(f"run {len(state.answers) + 1}: {_short(name)}", 0, 1)
+        answer = _tried(state.versions[0], name, judge, prepare)
         state = msgspec.structs.replace(state, answers=(*state.answers, answer))
         write_json(path, state)
         _learn(search, state, answer)
@@ -154,7 +154,7 @@ def _tried(base: str, version: str, judge: Judge, prepare: Prepare) -> BisectAns
             return BisectAnswer(version=version, failure=str(error))
 
 
-def _learn(search: Search, state: Bisect, answer: BisectAnswer) -> None:
+def _learn(search: VersionSearch, state: Bisect, answer: BisectAnswer) -> None:
     word = answer.gate.verdict if answer.gate else ""
     if word in (*BAD, *GOOD):
         search.learn(state.versions.index(answer.version), bad=word in BAD)

@@ -27,7 +27,7 @@ class Suspects(NamedTuple):
 
 
 @dataclass
-class Search:
+class VersionSearch:
     """Versions 1 to `count`, after a base 0 that is good. `count` + 1 stands for: none is bad."""
 
     count: int
