@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +14,16 @@ from halftime.cli.around import look_around
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import ExtraFile, Output, emit
 from halftime.cli.screen import progress_bar
+from halftime.records.base import content_hash
 from halftime.records.gate import Gate
 from halftime.report.gate import github_annotations, junit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from halftime.base.progress import Progress
+    from halftime.verbs.gate.run import GateSettings
+    from halftime.verbs.gate.sides import Side
 
 EXIT_CODES = {"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3}
 
@@ -69,6 +79,19 @@ EXIT_CODES = {"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3}
     metavar="COUNTER",
     help="A counter that may rise, for example 'compiled graphs'.",
 )
+@click.option(
+    "--bisect",
+    "bisecting",
+    is_flag=True,
+    help="Find the first bad commit after BASE, or release in a range as 'diffusers>=0.38'.",
+)
+@click.option(
+    "--bisect-state",
+    default="halftime-bisect.json",
+    show_default=True,
+    metavar="FILE",
+    help="Where --bisect keeps its answers, to go on from them.",
+)
 @click.option("--junit", "junit_file", metavar="FILE", help="Write JUnit XML.")
 @click.option("--github", is_flag=True, help="Print GitHub annotations.")
 @workload_options()
@@ -84,6 +107,8 @@ def command(
     pictures: int,
     exact: bool,
     allowed: tuple[str, ...],
+    bisecting: bool,
+    bisect_state: str,
     junit_file: str | None,
     github: bool,
     output: Output,
@@ -117,17 +142,52 @@ def command(
         workload = take_workload(workload_values, model)
         kind_of(model)  # refuses what is no model
         candidate = here(recipe)
-        progress(f"preparing {against}", 0, 1)
-        with side_of(against, model) as base:
-            record = gate(
-                model, alike(base, candidate), candidate, workload, settings, progress=progress
-            )
+
+        def judge(base: Side, version: Side) -> Gate:
+            sides = alike(base, candidate), alike(version, candidate)
+            return gate(model, *sides, workload, settings, progress=progress)
+
+        if bisecting:
+            question = content_hash((model, recipe, workload, settings))
+            record = _bisected(model, against, question, bisect_state, judge, settings, progress)
+        else:
+            progress(f"preparing {against}", 0, 1)
+            with side_of(against, model) as base:
+                record = judge(base, candidate)
+    _give(record, output, junit_file, github=github)
+    return EXIT_CODES[record.verdict]
+
+
+def _bisected(
+    model: str | None,
+    against: str,
+    question: str,
+    file: str,
+    judge: Callable[[Side, Side], Gate],
+    settings: GateSettings,
+    progress: Progress,
+) -> Gate:
+    """The gate of the first bad version after `against`, going on from the answers in `file`."""
+    from halftime.verbs.gate.bisect import Bisect, bisect, resumed, versions_between
+    from halftime.verbs.gate.sides import side_of
+
+    fresh = Bisect(question=question, versions=versions_between(against))
+    return bisect(
+        resumed(Path(file), fresh),
+        Path(file),
+        judge,
+        0.0 if settings.exact else 2 * settings.alpha,  # either end of the margin may be wrong
+        prepare=lambda version: side_of(version, model),
+        progress=progress,
+    )
+
+
+def _give(record: Gate, output: Output, junit_file: str | None, *, github: bool) -> None:
     if github:
         click.echo(github_annotations(record))
     emit(
         record, output._replace(quiet=output.quiet or github), extra=_own_files(record, junit_file)
     )
-    return EXIT_CODES[record.verdict]
 
 
 def _own_files(record: Gate, junit_file: str | None) -> list[ExtraFile]:

@@ -80,7 +80,7 @@ def side_of(against: str, model: str | None = None) -> Iterator[Side]:
     elif python := _python_of(path):
         with _instrument() as folder:
             yield Side(against, "environment", python=python, paths=(folder,))
-    elif path.suffix == ".txt" or _requirement(against):
+    elif path.suffix == ".txt" or requirement_of(against):
         yield _with_requirement(against)
     elif commit := git_output("rev-parse", "--verify", "--quiet", f"{against}^{{commit}}"):
         with _worktree(against, commit, model) as side:
@@ -160,7 +160,8 @@ def _instrument() -> Iterator[str]:
 # ---- requirements
 
 
-def _requirement(text: str) -> Requirement | None:
+def requirement_of(text: str) -> Requirement | None:
+    """What a text asks of a package, where it names one and a range."""
     try:
         requirement = Requirement(text)
     except InvalidRequirement:
@@ -201,7 +202,7 @@ def _install(against: str, folder: Path) -> None:
 def check_version(side: Side, facts: Mapping[str, str]) -> None:
     """Raises HalftimeError where a side's process has another version than its requirement says:
     something on its search path was before it."""
-    requirement = _requirement(side.label) if side.kind == "requirement" else None
+    requirement = requirement_of(side.label) if side.kind == "requirement" else None
     if requirement is None:
         return
     versions = [facts.get(f"{kind}.{requirement.name}") for kind in ("versions", "packages")]
