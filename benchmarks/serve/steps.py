@@ -159,12 +159,12 @@ def costs_now(studio: Studio, rounds: int) -> tuple[Costs, Costs]:
 
 
 def arrivals(
-    load: float, pattern: str, count: int, costs: Costs, seed: int
+    load: float, pattern: str, count: int, costs: Costs, seed: int, sides: Sequence[int] = SIDES
 ) -> list[SimulatedRequest]:
-    """Kinds in equal parts, at random."""
+    """Kinds in equal parts, at random; `load` is a multiple of one worker's capacity."""
     rng = random.Random(seed)
     kinds = [
-        SimulatedRequest("", 0.0, steps, side) for steps, side in itertools.product(KINDS, SIDES)
+        SimulatedRequest("", 0.0, steps, side) for steps, side in itertools.product(KINDS, sides)
     ]
     mean = sum(map(costs.alone, kinds)) / len(kinds)
     moments = PATTERNS[pattern](load / mean, rng)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from diffusers import DDIMScheduler, DiffusionPipeline
 
+import tiny_pipelines
 from halftime.cli import main
 
 COGVIDEOX = [
@@ -148,3 +150,20 @@ def test_a_loop_that_is_not_seen_does_not_pass_the_gate(
     )
     assert run("loopless:make", *FLUX[1:], "--quiet", "--baseline", base) == 1
     assert "no denoising loop was seen" in capfd.readouterr().err
+
+
+def clipping() -> DiffusionPipeline:
+    tiny = tiny_pipelines.PIPELINES["sd15"].build()
+    tiny.scheduler = DDIMScheduler.from_config(tiny.scheduler.config, clip_sample=True)
+    return tiny
+
+
+def test_advice_is_tried_before_it_is_given(tmp_path: Path) -> None:
+    out = tmp_path / "audit.json"
+    assert run(f"{__name__}:clipping", "--steps", "4", "--quiet", "--json", str(out)) == 0
+    data = json.loads(out.read_text())
+    assert {site["fix"] for site in data["sites"] if site["in_loop"]} == {None}
+    [finding] = data["findings"]
+    assert (
+        "schedule-table takes none of these 22 waits away: it does not apply" in finding["message"]
+    )

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+from halftime.base.errors import DoesNotApply
 from halftime.base.store import read_json
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import Output, emit
 from halftime.cli.screen import progress_bar
 from halftime.records.audit import Audit
 from halftime.report.audit import github_annotations
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 NEW_SITE = 1
 WRONG_RULE = 1
@@ -105,6 +111,7 @@ def _audit(
     with progress_bar(quiet) as progress, _no_collection():
         progress("importing torch and diffusers", 0, 1)
         from halftime.pipeline.load import load
+        from halftime.verbs.audit.confirm import confirmed
         from halftime.verbs.audit.ghost import load_ghost
         from halftime.verbs.audit.run import STEPS, audit_loaded, on_cpu
 
@@ -116,9 +123,25 @@ def _audit(
             load(model, on_cpu(workload)) if geometry == "tiny" else load_ghost(model, workload)
         )
     with progress_bar(quiet) as progress:
-        return audit_loaded(
-            loaded, workload, generator="cuda" if generator == "cuda" else "cpu", progress=progress
+        audited = functools.partial(
+            audit_loaded,
+            loaded,
+            workload,
+            generator="cuda" if generator == "cuda" else "cpu",
+            progress=progress,
         )
+        return confirmed(audited(), lambda fix: _audit_with(fix, loaded.pipeline, audited))
+
+
+def _audit_with(fix: str, pipeline: DiffusionPipeline, audited: Callable[[], Audit]) -> Audit | str:
+    """The audit with a fix, or why it does not apply. Unprobed: nothing is drawn for the user."""
+    from halftime.fix import applied
+
+    try:
+        with applied(pipeline, [fix], probe=False):
+            return audited()
+    except DoesNotApply as error:
+        return str(error)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class FixForecast(Record, frozen=True, kw_only=True):
     """What a fix would save of the whole call: ratio = seconds without / with, with a 90 % band."""
 
     fix: str
+    kind: str = ""  # of a fix that has kinds
     ratio: float
     low: float
     high: float

@@ -138,7 +138,7 @@ def _fixes(f: Forecast) -> tuple[Block, ...]:
     )
     rows = [
         (
-            fix.fix,
+            f"{fix.fix} {fix.kind}".rstrip(),
             fix.ratio,
             f"{units.ratio(fix.low)} to {units.ratio(fix.high)}",
             fix.stacked_ratio,

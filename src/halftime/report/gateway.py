@@ -69,7 +69,7 @@ def _times(result: GatewayResult, load: Load) -> str:
             "gateway was measured."
         )
     words = (
-        f"{_subject(best)} {units.seconds(best.p50)} at p50 (95 % interval "
+        f"{_subject(best, result)} {units.seconds(best.p50)} at p50 (95 % interval "
         f"{units.seconds(best.low)} to {units.seconds(best.high)}), {units.seconds(best.p95)} at "
         f"p95, {_manner(load)}."
     )
@@ -78,8 +78,8 @@ def _times(result: GatewayResult, load: Load) -> str:
     return words + (f" That is: {result.session.sentence}." if result.session else "")
 
 
-def _subject(added: Added) -> str:
-    if added.high < 0:
+def _subject(added: Added, result: GatewayResult) -> str:
+    if any(finding.id == "faster-than-direct" for finding in result.findings):
         return "Less than nothing, as no proxy can: the gateway adds"
     return "The gateway adds" if added.low > 0 else "Within noise: the gateway adds"
 

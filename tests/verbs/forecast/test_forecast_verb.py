@@ -117,6 +117,27 @@ def test_what_cannot_change_is_not_listed() -> None:
     assert "tiny-vae" not in [fix.fix for fix in forecast("wan2.1-1.3b", "H100").fixes]
 
 
+@pytest.mark.parametrize(
+    ("gpu", "kinds"),
+    [
+        ("V100", set()),
+        ("A10G", {"int8-dynamic"}),
+        ("H100", {"int8-dynamic", "fp8-dynamic"}),
+        ("B200", {"int8-dynamic", "fp8-dynamic", "nvfp4-dynamic"}),
+    ],
+)
+def test_quantisation_by_what_the_gpu_multiplies_in(gpu: str, kinds: set[str]) -> None:
+    """fp4 is the faster of two, and the less certain."""
+    rows = {
+        fix.kind: fix for fix in forecast("flux-dev", gpu).fixes if fix.fix == "denoiser-quantize"
+    }
+    assert set(rows) == kinds
+    if "nvfp4-dynamic" in kinds:
+        fp4, fp8 = rows["nvfp4-dynamic"], rows["fp8-dynamic"]
+        assert fp4.ratio > fp8.ratio
+        assert fp4.high / fp4.low > fp8.high / fp8.low
+
+
 def test_options_do_what_they_say() -> None:
     plain = forecast("sdxl", "A100").total
     assert (

@@ -217,12 +217,16 @@ def collect(
                     runner.run(running.start(collection.logged(waiting.popleft())))
                 left = len(waiting) + len(running.tasks)
                 progress("asking the models", len(requests) - left, len(requests))
-                for result in _finished_results(runner, running):
+                runner.run(running.wait())
+                for result in running.finished():
                     general = isinstance(result, LeftOut) and result.general
                     in_a_row = in_a_row + general if isinstance(result, LeftOut) else 0
                     yield result
                 if in_a_row >= MOST_IN_A_ROW:
                     raise HalftimeError(f"stopped after {in_a_row} failures in a row")
+        except KeyboardInterrupt:  # what has been answered by now was paid for
+            yield from running.finished()
+            raise
         finally:
             runner.run(running.cancel())
             runner.run(collection.client.close())
@@ -241,26 +245,17 @@ class _Running:
     async def wait(self) -> None:
         await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
 
-    def finished(self) -> list[Logged | LeftOut]:
-        """Results so far. Raises what a request raised that no other one would survive."""
-        finished = [task for task in self.tasks if task.done()]
-        self.tasks.difference_update(finished)
-        return [task.result() for task in finished if not task.cancelled()]
+    def finished(self) -> Iterator[Logged | LeftOut]:
+        """Each result so far, once. Raises what a request raised that no other would survive."""
+        for task in [task for task in self.tasks if task.done()]:
+            self.tasks.remove(task)
+            if not task.cancelled():
+                yield task.result()
 
     async def cancel(self) -> None:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-
-
-def _finished_results(runner: asyncio.Runner, running: _Running) -> Iterator[Logged | LeftOut]:
-    """What is finished next; on Ctrl-C also what was finished by then, since it was paid for."""
-    try:
-        runner.run(running.wait())
-    except KeyboardInterrupt:
-        yield from running.finished()
-        raise
-    yield from running.finished()
 
 
 async def _session() -> aiohttp.ClientSession:  # needs a running loop

@@ -75,7 +75,7 @@ def check_runs(gpu: Gpu, dtype: str, *, compiled: bool) -> None:
     kind = QUANTISED.get(dtype)
     if kind is None or kind.multiplies is None:
         return
-    if kind.multiplies not in gpu.peak:
+    if not runs_on(gpu, dtype):
         able = [name for name in QUANTISED if runs_on(gpu, name)]
         raise BadInput(f"the {gpu.name} multiplies nothing in {dtype}. It can: {', '.join(able)}.")
     if dtype == "int8" and not compiled:
@@ -87,6 +87,8 @@ def check_runs(gpu: Gpu, dtype: str, *, compiled: bool) -> None:
 
 
 def runs_on(gpu: Gpu, dtype: str) -> bool:
-    """Whether the GPU has the format that the kind multiplies in."""
+    """Whether the GPU's tensor cores have the format that the kind multiplies in."""
     multiplies = QUANTISED[dtype].multiplies
+    if multiplies == "int8" and gpu.architecture == "volta":
+        return False  # its int8 is dp4a, which torch's integer products do not use
     return multiplies is None or multiplies in gpu.peak

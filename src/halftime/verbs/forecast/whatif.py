@@ -22,6 +22,7 @@ from halftime.verbs.forecast.predict import (
     operations_of,
     total_seconds,
 )
+from halftime.verbs.forecast.quantised import runs_on
 from halftime.verbs.forecast.scenario import Scenario
 
 Works = tuple[StageWork, ...]
@@ -41,6 +42,8 @@ class WhatIfFix(NamedTuple):
     doubt: float
     stacks: bool
     note: str
+    kind: str = ""  # of a fix that has kinds
+    quantised: str = ""  # the format of `QUANTISED` that the GPU has to multiply in
 
 
 def _runs(works: Works, stage: str, change: Callable[[ComponentRun], ComponentRun]) -> Works | None:
@@ -239,12 +242,21 @@ FIXES: tuple[WhatIfFix, ...] = (
     ),
     WhatIfFix("prompt-cache", _prompt_cache, 0.0, False, "for a prompt seen before"),
     WhatIfFix("tiny-vae", _tiny, 0.15, False, "lossy: for previews"),
-    WhatIfFix(
-        "denoiser-quantize",
-        _on("denoise", _products_in("int8")),
-        0.3,
-        False,
-        "compiled, with matrix products in int8",
+    *(
+        WhatIfFix(
+            "denoiser-quantize",
+            _on("denoise", _products_in(dtype)),
+            doubt,
+            False,
+            f"compiled, with matrix products in {dtype}",
+            kind,
+            dtype,
+        )
+        for dtype, kind, doubt in (
+            ("int8", "int8-dynamic", 0.3),
+            ("fp8", "fp8-dynamic", 0.3),
+            ("fp4", "nvfp4-dynamic", 0.6),  # a prior alone
+        )
     ),
     WhatIfFix(
         "guidance-interval",
@@ -275,7 +287,8 @@ def fixes_of(scenario: Scenario, machine: Machine) -> tuple[FixForecast, ...]:
     above it."""
     gains = []
     for fix in FIXES:
-        changed = fix.apply(scenario, scenario.works)
+        able = not fix.quantised or runs_on(machine.gpu, fix.quantised)
+        changed = fix.apply(scenario, scenario.works) if able else None
         if changed is not None:
             gains.append((fix, *_ratio(scenario.works, changed, machine, fix.doubt)))
     gains.sort(key=lambda row: -row[1])
@@ -288,7 +301,13 @@ def fixes_of(scenario: Scenario, machine: Machine) -> tuple[FixForecast, ...]:
             together = _total(scenario.works, machine) / _total(stacked, machine)
         out.append(
             FixForecast(
-                fix=fix.name, ratio=ratio, low=low, high=high, stacked_ratio=together, note=fix.note
+                fix=fix.name,
+                kind=fix.kind,
+                ratio=ratio,
+                low=low,
+                high=high,
+                stacked_ratio=together,
+                note=fix.note,
             )
         )
     return tuple(out)

@@ -141,7 +141,9 @@ class _SimulatedRun:
         if not batch:
             return
         machine.busy = True
-        seconds = max(map(self._turn, batch)) * self.costs.batch[len(batch)]
+        shared = self.costs.step[batch[0].shape] if len(batch) > 1 else 0.0
+        alone = sum(self._turn(task) - shared for task in batch)  # what each is around its loop
+        seconds = shared * self.costs.batch[len(batch)] + alone
         heapq.heappush(self.events, (now + seconds, worker, tuple(task.id for task in batch)))
 
     def _turn(self, task: Task) -> float:
