@@ -21,6 +21,7 @@ from PIL import Image
 
 from halftime.base.environment import versions
 from halftime.base.errors import DoesNotApply, HalftimeWarning, first_line
+from halftime.fix import cache_noise
 from halftime.fix.base import ChosenFix, Settings
 from halftime.fix.blocks import block
 from halftime.fix.undo import restored
@@ -84,18 +85,21 @@ def check_levels(
     arguments: Mapping[str, object] | None = None,
     *,
     state: PipelineState | None = None,
+    steps: int | None = None,
 ) -> None:
     """Two short calls, compared, and a third under fixes that promise no equal picture; none where
-    this plan passed on this pipeline and state before.
+    this plan passed on this pipeline and state before. Quantised weights beside a step cache cost
+    one call of `steps` more.
 
     `arguments` are the call's where its own smallest cannot be guessed; `state` is the pipeline's,
-    where it was looked at already. Raises DoesNotApply, naming the fix and how far it is off; warns
-    where the pipeline cannot be called in that way.
+    where it was looked at already; without `steps` a call has the pipeline's own number. Raises
+    DoesNotApply, naming the fix and how far it is off; warns where the pipeline cannot be called in
+    that way.
     """
     probed = probed_fixes(chosen)
     if not probed:
         return
-    key = probe_key(pipeline, probed, state)
+    key = probe_key(pipeline, probed, state) + (str(steps) if cache_noise.asks(chosen) else "")
     if key in _PASSED:
         return
     with _undisturbed(pipeline):
@@ -112,7 +116,29 @@ def check_levels(
             complaint = _complaint(pipeline, fixes, *call) if fixes else ""
             if complaint:
                 raise DoesNotApply(_blame(pipeline, fixes, *call, complaint))
+        if cache_noise.asks(chosen):
+            _check_noise(pipeline, chosen, call[1], steps)
     _PASSED.add(key)
+
+
+def _check_noise(
+    pipeline: DiffusionPipeline,
+    chosen: Sequence[ChosenFix],
+    arguments: Mapping[str, object],
+    steps: int | None,
+) -> None:
+    """Raises DoesNotApply where a cache would repeat the noise of quantised weights."""
+    count = steps or cache_noise.steps_of_call(pipeline)
+    call = {
+        **arguments,
+        **({"num_inference_steps": count} if "num_inference_steps" in arguments else {}),
+    }
+    complaint = cache_noise.complaint(pipeline, chosen, lambda: _called(pipeline, call))
+    if complaint:
+        raise DoesNotApply(
+            f"fixes 'denoiser-quantize' and 'step-cache' do not go together here: in a call of "
+            f"{count} steps {complaint}."
+        )
 
 
 def probed_fixes(chosen: Sequence[ChosenFix]) -> list[ChosenFix]:

@@ -81,7 +81,7 @@ class Played:
         choices = [Choice(name=name) for name in SPEEDS]
         monkeypatch.setattr(tune_run, "candidates", lambda *_, **__: (choices, []))
         monkeypatch.setattr(bench, "applied", self.applied)
-        monkeypatch.setattr(bench, "check_levels", lambda *_: None)
+        monkeypatch.setattr(bench, "check_levels", lambda *_, **__: None)
         monkeypatch.setattr(measure, "measure_in_turns", self.sessions)
         monkeypatch.setattr(quality, "verdict_of", self.verdict)
         monkeypatch.setattr(tune_run, "check_repeats", lambda *_: None)

@@ -80,7 +80,8 @@ class Bench:
         try:
             pipeline = twin(self.pipeline)
             stack.enter_context(quiet_progress_bars(pipeline))
-            check_levels(pipeline, choose(Plan(fixes=plan)))  # not part of what is timed
+            # not part of what is timed
+            check_levels(pipeline, choose(Plan(fixes=plan)), steps=self.workload.steps)
             begun = self.clock()
             stack.enter_context(applied(pipeline, Plan(fixes=plan), probe=False))
             first = render(pipeline, self.workload, self.prompts[:WARM_PROMPTS], "candidate")
