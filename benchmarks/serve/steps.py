@@ -14,6 +14,7 @@ the simulation, fed with the measured step times, within 10 %. What is missed is
 
     python -m benchmarks.serve.steps --out benchmarks/results/serve_steps.json
     python -m benchmarks.serve.steps --short      # two loads, few requests: minutes
+    python -m benchmarks.serve.steps --page       # docs/serve-steps.md from the committed result
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from benchmarks.frame import Frame
+from benchmarks.tables import ROOT, between, result, table
 from halftime import bundled
+from halftime.base import units
 from halftime.base.environment import load_average
 from halftime.base.stats import poisson, quantile
 from halftime.verbs.serve.messages import EngineSettings, Job
@@ -57,6 +60,7 @@ WAYS = {
     "step, admission": Rules("step", "deadline", admission=True),
 }
 PATTERNS = {"poisson": poisson, "bursty": bursty}
+PAGE = ROOT / "docs" / "serve-steps.md"
 
 
 @dataclass
@@ -321,11 +325,50 @@ def bars(cells: Sequence[dict]) -> list[dict]:
     return rows
 
 
+def rewritten(page: str, measured: dict) -> str:
+    """The page with what was drawn, and with the bars."""
+    rows = [
+        [
+            f"{one['load']:g}",
+            one["pattern"],
+            way,
+            *(
+                " ".join(
+                    units.seconds(one[way]["by_steps"][str(steps)][q])
+                    for q in ("p50", "p95", "p99")
+                )
+                for steps in KINDS
+            ),
+            f"{one[way]['within_3_solo']:.0%}",
+            f"{one[way]['deadlines_met']:.0%}",
+            f"{one[way]['pictures_a_second']:.2f}",
+        ]
+        for one in measured["cells"]
+        for way in WAYS
+    ]
+    classes = tuple(f"p50, p95, p99 of {steps}" for steps in KINDS)
+    head = ("load", "arrivals", "scheduling", *classes, "within 3x", "met", "a second")
+    verdicts = [
+        [one["bar"], f"{one['value']:.3g}", f"{one['limit']:.3g}", _verdict(one["reached"])]
+        for one in measured["bars"]
+    ]
+    bar_rows = table(("bar", "measured", "limit", ""), verdicts)
+    return between(between(page, "measured", table(head, rows)), "bars", bar_rows)
+
+
+def _verdict(reached: bool) -> str:
+    return "reached" if reached else "**missed**"
+
+
 def main() -> None:
     frame = Frame(__file__, __doc__)
+    frame.parser.add_argument("--page", action="store_true", help="write the page and end")
     frame.parser.add_argument("--short", action="store_true", help="two loads, few requests")
     frame.parser.add_argument("--requests", type=int, default=0, help="in a cell")
     options = frame.parse()
+    if options.page:
+        PAGE.write_text(rewritten(PAGE.read_text(), result("serve_steps") or {}))
+        return
     loads = (0.8, 1.0) if options.short else (0.5, 0.8, 1.0, 1.5)
     patterns = ("poisson",) if options.short else tuple(PATTERNS)
     count = options.requests or (24 if options.short else 300)
@@ -340,7 +383,7 @@ def main() -> None:
         cell(studio, load, pattern, count, costs, alone, seed)
         for seed, (pattern, load) in enumerate(itertools.product(patterns, loads))
     ]
-    result = {
+    measured = {
         "bars": bars(cells),
         "cells": cells,
         "costs": {
@@ -349,9 +392,9 @@ def main() -> None:
         },
         "load_average": [before, load_average()],
     }
-    for one in result["bars"]:
+    for one in measured["bars"]:
         print(one)
-    frame.write(result)
+    frame.write(measured)
 
 
 if __name__ == "__main__":
