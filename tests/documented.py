@@ -189,6 +189,10 @@ WAYS: tuple[tuple[str, Way], ...] = (
         Elsewhere("tests/cli/test_cli_captions.py::test_serve_and_collect_run"),
     ),
     (
+        r"^halftime gate .*--bisect",
+        NotHere("runs many gates; tests/verbs/gate/test_gate_bisect.py searches with stand-ins"),
+    ),
+    (
         r"^halftime gate --against plan.toml",
         Ours("--pictures 0 --steps 2 --json gate.json", record="gate.json"),
     ),

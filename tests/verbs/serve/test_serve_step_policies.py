@@ -76,7 +76,7 @@ def test_nobody_starves(policy: PolicyName, steps: int, seconds: float) -> None:
     waiting = task(0, 0.0, steps * STEP, tag=tag)
     waiting = waiting._replace(deadline=60.0)
     stream = list[Task]()
-    for number in range(1, 400):
+    for number in range(1, 500):
         now = number * seconds
         (tag,) = turns.tags("b", [seconds])
         turns.add("b", tag)
