@@ -15,9 +15,8 @@ import itertools
 
 import halftime
 from benchmarks.frame import Frame
-from benchmarks.serve.steps import KINDS, PATTERNS, WAYS, arrivals, row
+from benchmarks.serve.steps import KINDS, PATTERNS, WAYS, arrivals, row, waits
 from benchmarks.tables import ROOT, between, table
-from halftime.base import units
 from halftime.verbs.forecast.scenario import ForecastSettings
 from halftime.verbs.serve.step_simulator import Costs, simulate
 
@@ -63,10 +62,7 @@ def rewritten(page: str, result: dict) -> str:
             f"{one['load']:g}",
             one["pattern"],
             way,
-            *(
-                " ".join(units.seconds(one[way]["by_steps"][str(steps)][q]) for q in ("p50", "p99"))
-                for steps in KINDS
-            ),
+            *waits(one[way], "p50", "p99"),
             f"{one[way]['deadlines_met']:.0%}",
             f"{one[way]['refused'] / one['requests']:.0%}",
             f"{one[way]['pictures_a_second']:.1f}",

@@ -332,13 +332,7 @@ def rewritten(page: str, measured: dict) -> str:
             f"{one['load']:g}",
             one["pattern"],
             way,
-            *(
-                " ".join(
-                    units.seconds(one[way]["by_steps"][str(steps)][q])
-                    for q in ("p50", "p95", "p99")
-                )
-                for steps in KINDS
-            ),
+            *waits(one[way], "p50", "p95", "p99"),
             f"{one[way]['within_3_solo']:.0%}",
             f"{one[way]['deadlines_met']:.0%}",
             f"{one[way]['pictures_a_second']:.2f}",
@@ -354,6 +348,14 @@ def rewritten(page: str, measured: dict) -> str:
     ]
     bar_rows = table(("bar", "measured", "limit", ""), verdicts)
     return between(between(page, "measured", table(head, rows)), "bars", bar_rows)
+
+
+def waits(way: dict, *quantiles: str) -> list[str]:
+    """A cell of the table for each number of steps: these quantiles."""
+    return [
+        " ".join(units.seconds(way["by_steps"][str(steps)][q]) for q in quantiles)
+        for steps in KINDS
+    ]
 
 
 def _verdict(reached: bool) -> str:

@@ -1,5 +1,8 @@
 """What each fix does while it is on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -70,7 +73,9 @@ def test_solver_steps_leaves_no_memory_of_its_steps_in_the_scheduler(pipeline) -
     assert all(after[name] is before[name] for name in before)
 
 
-def test_step_cache_runs_the_middle_every_other_step(pipeline) -> None:  # type: ignore[no-untyped-def]
+@contextmanager
+def middle_counted(pipeline) -> Iterator[list[int]]:  # type: ignore[no-untyped-def]
+    """A 1 for each forward of the UNet's middle."""
     seen: list[int] = []
     original = pipeline.unet.mid_block.forward
 
@@ -80,11 +85,16 @@ def test_step_cache_runs_the_middle_every_other_step(pipeline) -> None:  # type:
 
     pipeline.unet.mid_block.forward = counted
     try:
-        with halftime.applied(pipeline, ["step-cache"], probe=False):
-            picture(pipeline)
-            picture(pipeline)
+        yield seen
     finally:
         del pipeline.unet.mid_block.forward
+
+
+def test_step_cache_runs_the_middle_every_other_step(pipeline) -> None:  # type: ignore[no-untyped-def]
+    cached = halftime.applied(pipeline, ["step-cache"], probe=False)
+    with middle_counted(pipeline) as seen, cached:
+        picture(pipeline)
+        picture(pipeline)
     assert len(seen) == 4  # two of four steps, in each of two calls
 
 
@@ -113,23 +123,11 @@ def test_deep_cache_evaluates_the_first_steps_in_full(
 @pytest.mark.parametrize(("threshold", "expected"), [(-1e9, 4), (1e9, 3)])
 def test_a_hard_call_goes_on_in_full(pipeline, threshold: float, expected: int) -> None:  # type: ignore[no-untyped-def]
     """Four steps: two full ones are looked at, and then each second or all of them."""
-    seen: list[int] = []
-    original = pipeline.unet.mid_block.forward
-
-    def counted(*args: object, **kwargs: object) -> object:
-        seen.append(1)
-        return original(*args, **kwargs)
-
-    pipeline.unet.mid_block.forward = counted
     settings = {"full_steps": 2, "hard": [1.0, 1.0, 0.0, threshold]}
-    try:
-        with halftime.applied(
-            pipeline, [Choice(name="step-cache", settings=settings)], probe=False
-        ):
-            picture(pipeline)
-            picture(pipeline)  # and the next call is scored anew
-    finally:
-        del pipeline.unet.mid_block.forward
+    plan = [Choice(name="step-cache", settings=settings)]
+    with middle_counted(pipeline) as seen, halftime.applied(pipeline, plan, probe=False):
+        picture(pipeline)
+        picture(pipeline)  # and the next call is scored anew
     assert len(seen) == 2 * expected
 
 

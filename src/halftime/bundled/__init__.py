@@ -6,11 +6,12 @@ README.md beside this file.
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from halftime.records.base import lines_hash
 
 if TYPE_CHECKING:
     import torch
@@ -82,4 +83,4 @@ def prompts() -> tuple[Prompt, ...]:
 
 def prompts_hash() -> str:
     """First 16 hex digits of SHA-256 over the prompts' texts, one a line."""
-    return hashlib.sha256("\n".join(p.text for p in prompts()).encode()).hexdigest()[:16]
+    return lines_hash(prompt.text for prompt in prompts())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         from halftime.report.page import write_page
 
         write_page(path, self)
+
+
+def lines_hash(lines: Iterable[str]) -> str:
+    """First 16 hex digits of SHA-256 over the texts, one a line."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def content_hash(value: object) -> str:

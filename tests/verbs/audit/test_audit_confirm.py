@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from halftime.base.errors import DoesNotApply
-from halftime.fix import applied
+from halftime.cli.audit import _audit_with
 from halftime.pipeline.load import load_or_take
 from halftime.records import Workload
 from halftime.records.audit import Audit, Site
@@ -67,13 +66,6 @@ def test_a_scheduler_without_a_table_is_not_advised_one(clips: bool) -> None:
     def audited() -> Audit:
         return audit_loaded(loaded, workload, tiny.arguments(4))
 
-    def audit_with(fix: str) -> Audit | str:
-        try:
-            with applied(pipeline, [fix], probe=False):
-                return audited()
-        except DoesNotApply as error:
-            return str(error)
-
-    result = confirmed(audited(), audit_with)
+    result = confirmed(audited(), lambda fix: _audit_with(fix, pipeline, audited))
     assert {s.fix for s in result.sites if s.in_loop} == {None if clips else "schedule-table"}
     assert ["fix-does-not-help" in f.id for f in result.findings] == [True] * clips

@@ -8,7 +8,6 @@ search has not seen: the last that passes is certified (`race`, `halftime.base.c
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from halftime.base.progress import Progress
 from halftime.base.stats import median, paired_ratio
 from halftime.pipeline.device import this_environment
 from halftime.pipeline.fingerprint import weights_of
+from halftime.records.base import lines_hash
 from halftime.records.certificate import TriedSetting, VisibleCertificate
 from halftime.records.priors import setup_seconds
 from halftime.records.verdict import Verdict
@@ -218,9 +218,7 @@ class Certifier:
     def _affordable(self) -> int:
         """Pictures of a test, so many as the budget allows. Raises BadInput where that is too
         few."""
-        baseline = self.bench.at(()).call_seconds
-        tuned = self.bench.at(self.plan).call_seconds
-        pair_seconds = baseline + _TESTS * (tuned + _MEASURE_SECONDS)
+        pair_seconds = self._pair_seconds()
         search = 0.4 * self.budget.left()
         draws = int((self.budget.left() - search) / pair_seconds)
         if draws < self.goal.fewest:
@@ -238,10 +236,13 @@ class Certifier:
 
     def _search_time(self) -> float:
         """What is left for the search: all but what the tests are expected to take."""
+        return self.budget.left() - self.draws * self._pair_seconds()
+
+    def _pair_seconds(self) -> float:
+        """One prompt in all tests that are expected: the baseline's picture once, and theirs."""
         baseline = self.bench.at(()).call_seconds
         tuned = self.bench.at(self.plan).call_seconds
-        tests = self.draws * (baseline + _TESTS * (tuned + _MEASURE_SECONDS))
-        return self.budget.left() - tests
+        return baseline + _TESTS * (tuned + _MEASURE_SECONDS)
 
     # ---- the search
 
@@ -404,7 +405,6 @@ class Certifier:
         assert result.at_most is not None
         pipeline, prompts = self.bench.pipeline, self.prompts[SEARCHED : SEARCHED + result.pairs]
         height, width = self.baseline[0].pixels.shape[:2]
-        texts = "\n".join(prompt.text for prompt in prompts)
         return VisibleCertificate(
             alpha=self.goal.alpha,
             confidence=self.goal.confidence,
@@ -412,7 +412,7 @@ class Certifier:
             pairs=result.pairs,
             different=result.different,
             at_most=result.at_most,
-            prompts_hash=hashlib.sha256(texts.encode()).hexdigest()[:16],
+            prompts_hash=lines_hash(prompt.text for prompt in prompts),
             seed=self.workload.seed + SEARCHED,
             weights=weights_of(pipeline),
             width=width,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from halftime.fix.apply import architecture, choose
 from halftime.fix.probe import probe_key
 from halftime.fix.table import FIXES
 from halftime.records import Environment, Session
+from halftime.records.base import lines_hash
 from halftime.records.certificate import TriedSetting
 from halftime.records.recipe import Plan, Recipe, Rung
 from halftime.records.tune import SweepPoint, Trial, Tuning
@@ -76,7 +76,6 @@ def tuning_of(
     settings of a certificate's search."""
     ratio = paired_ratio(last.trial.baseline, last.trial.candidate)
     baseline, tuned = median(last.trial.baseline), median(last.trial.candidate)
-    texts = "\n".join(prompt.text for prompt in prompts)
     return Tuning(
         halftime=recipe.halftime,
         created=recipe.created,
@@ -105,7 +104,7 @@ def tuning_of(
         workload=measurements.workload,
         workload_hash=recipe.workload_hash,
         prompts=last.verdict.pairs,
-        prompts_hash=hashlib.sha256(texts.encode()).hexdigest()[:16],
+        prompts_hash=lines_hash(prompt.text for prompt in prompts),
         notes=(*measurements.loaded.notes, *notes),
         tried=tried,
     )
