@@ -56,7 +56,7 @@ def code_of(record: dict) -> int:
 
 VERDICTS = {
     **{"equivalent": 0, "different": 1, "inconclusive": 3},
-    **{"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3},
+    **{"pass": 0, "faster": 0, "accepted": 0, "slower": 1, "worse": 1, "undecided": 3},
 }
 
 

@@ -92,7 +92,8 @@ def judged(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(("verdict", "code"), EXIT_CODES.items())
 def test_codes_of_the_page(judged, verdict: str, code: int) -> None:
     assert judged(verdict, "--quiet") == code
-    assert {"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3}[verdict] == code
+    codes = {"pass": 0, "faster": 0, "accepted": 0, "slower": 1, "worse": 1, "undecided": 3}
+    assert codes[verdict] == code
 
 
 def test_options_become_settings(judged, tmp_path: Path) -> None:
@@ -118,6 +119,9 @@ def test_annotations_alone_on_standard_output(judged, capfd: pytest.CaptureFixtu
         (["--against", "baseline", "--recipe", "none.toml"], "there is no file none.toml"),
         (["nowhere", "--against", "baseline"], "'nowhere' is not a model"),
         (["--against", "session.json"], "a stored session is one process"),
+        (["--against", "baseline", "--history", "-"], "lines cannot be added to it"),
+        (["--against", "baseline", "--accepted", "none.jsonl"], "there is no such file"),
+        (["--against", "main", "--bisect", "--history", "h.jsonl"], "no line of a --history"),
         ([], "Missing option '--against'"),
     ],
 )
@@ -132,6 +136,7 @@ def test_refused_before_anything_starts(
         raise AssertionError("a process was started")
 
     monkeypatch.chdir(tmp_path)
+    Path("session.json").write_text('{"schema": 3}')
     monkeypatch.setattr("halftime.verbs.gate.run.SideProcess", start)
     assert _run(["gate", *words], debug=False) == 2
     assert says in capfd.readouterr().err

@@ -84,11 +84,13 @@ def test_an_environment_inside_the_repository_stays(tmp_path: Path) -> None:
         ("HEAD~1", "model", "model is not in HEAD~1: git does not know it there"),
         ("session.json", None, "a stored session is one process of another hour"),
         ("none.txt", None, "there is no file none.txt"),
+        ("none.json", None, "there is no file none.json"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(
     repository: Path, against: str, model: str | None, message: str
 ) -> None:
+    Path("session.json").write_text('{"schema": 3}')
     with pytest.raises(BadInput, match=message), side_of(against, model):
         pass
     assert len(git("worktree", "list").splitlines()) == 1

@@ -16,15 +16,16 @@ from tempfile import TemporaryDirectory
 from packaging.requirements import InvalidRequirement, Requirement
 
 import halftime
-from halftime.base.errors import BadInput, HalftimeError
+from halftime.base.errors import BadFile, BadInput, HalftimeError
+from halftime.base.store import read_report
 from halftime.base.version import git_output
-from halftime.records.gate import SideKind
+from halftime.records.gate import Gate, SideKind
 
 _OWN_WORKER = Path("halftime") / "verbs" / "gate" / "worker.py"
 ALLOWED = (
     "a git revision (main, HEAD~3, v1.2), an environment (its folder or its bin/python), a recipe "
-    "(.toml), requirements ('diffusers==0.41.*', or a .txt), or 'baseline' for the pipeline "
-    "without a recipe"
+    "(.toml), requirements ('diffusers==0.41.*', or a .txt), the --json of a gate for its "
+    "counters, or 'baseline' for the pipeline without a recipe"
 )
 
 
@@ -39,7 +40,13 @@ class Side:
     paths: tuple[str, ...] = ()  # PYTHONPATH
     recipe: str | None = None
     commit: str = ""
+    stored: Gate | None = None  # where nothing is run
     variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def created(self) -> str:
+        """When a stored one was measured; '' for one that runs now."""
+        return self.stored.created if self.stored else ""
 
     def environment(self) -> dict[str, str]:
         """The variables of its processes. Idle threads sleep, for all share the machine."""
@@ -76,7 +83,7 @@ def side_of(against: str, model: str | None = None) -> Iterator[Side]:
     elif path.suffix == ".toml":
         yield _with_plan(path)
     elif path.suffix in _STORED:
-        raise BadInput(_why_no_session(against))
+        yield _with_stored(path)
     elif python := _python_of(path):
         with _instrument() as folder:
             yield Side(against, "environment", python=python, paths=(folder,))
@@ -90,6 +97,16 @@ def side_of(against: str, model: str | None = None) -> Iterator[Side]:
 
 
 _STORED = (".json", ".html")
+
+
+def _with_stored(path: Path) -> Side:
+    """A gate of before, for its counters."""
+    _existing(path)
+    try:
+        record = read_report(path, Gate)
+    except BadFile as error:
+        raise BadInput(_why_no_session(str(path))) from error
+    return Side(str(path), "stored", stored=record)
 
 
 def _why_no_session(against: str) -> str:
