@@ -9,11 +9,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from halftime.base.store import read_json
+from halftime.base.lines import read_lines
+from halftime.base.store import read_json, read_report
 from halftime.cli import _run
 from halftime.cli.gate import EXIT_CODES
 from halftime.records import Workload
-from halftime.records.gate import Gate, GateSide
+from halftime.records.gate import Acceptance, Gate, GateSide, PastGate
 
 TINY = ("--steps", "2", "--size", "32")
 MINE = """
@@ -69,7 +70,7 @@ def judged(monkeypatch: pytest.MonkeyPatch):
     """The command with a gate that has its verdict already."""
 
     def judge(verdict: str, *words: str) -> int:
-        def gate(model, base, candidate, workload, settings, **_) -> Gate:
+        def gate(model, base, candidate, workload, settings, acceptances, **_) -> Gate:
             return Gate(
                 verdict=verdict,
                 reasons=("because",),
@@ -81,6 +82,7 @@ def judged(monkeypatch: pytest.MonkeyPatch):
                 budget_seconds=settings.budget,
                 spent_seconds=1.0,
                 workload=workload,
+                notes=tuple(line.what for line in acceptances),
             )
 
         monkeypatch.setattr("halftime.verbs.gate.run.gate", gate)
@@ -103,6 +105,53 @@ def test_options_become_settings(judged, tmp_path: Path) -> None:
     record = json.loads(file.read_text())
     assert (record["margin"], record["alpha"], record["budget_seconds"]) == (0.05, 0.02, 90.0)
     assert record["workload"]["steps"] == 3
+
+
+def test_each_run_adds_a_line_to_the_history(
+    judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("--history", "history.jsonl", "--html", "gate.html")
+    assert [judged(verdict, *words) for verdict in ("pass", "slower")] == [0, 1]
+    assert [line.verdict for line in read_lines("history.jsonl", PastGate).records] == [
+        "pass",
+        "slower",
+    ]
+    captured = capfd.readouterr()
+    assert "2 verdicts since" in captured.out
+    assert "wrote history.jsonl" in captured.err
+    assert [line.verdict for line in read_report("gate.html", Gate).history] == ["pass", "slower"]
+
+
+def test_accepting_writes_a_line_and_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["gate", "accept", "speed=8%", "waits=2", "--reason", "a second encoder"]
+    assert _run(words, debug=False) == 0
+    assert "speed, at most 8.0 %: a second encoder" in capfd.readouterr().out
+    lines = read_lines("halftime-accepted.jsonl", Acceptance)
+    assert [line.what for line in lines.records] == ["speed", "waits in the loop"]
+    for words, says in (
+        (["speed=8%"], "Missing option '--reason'"),
+        (["--reason", "x"], "say what is accepted"),
+        (["speed=8%", "--from", "gate.json", "--reason", "x"], "one of both"),
+        (["speed=8%", "fast=1%", "--reason", "x"], "nothing that a gate looks at"),
+        (["--from", "none.json", "--reason", "x"], "cannot read none.json"),
+    ):
+        assert _run(["gate", "accept", *words], debug=False) == 2
+        assert says in capfd.readouterr().err
+    assert len(read_lines("halftime-accepted.jsonl", Acceptance).records) == 2
+
+
+def test_what_is_accepted_reaches_the_gate(
+    judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["gate", "accept", "speed=8%", "--reason", "why", "--against", "baseline"]
+    assert _run(words, debug=False) == 0
+    assert judged("pass", "--quiet", "--json", "gate.json") == 0
+    assert read_json("gate.json", Gate).notes == ("speed",)
 
 
 def test_annotations_alone_on_standard_output(judged, capfd: pytest.CaptureFixture[str]) -> None:

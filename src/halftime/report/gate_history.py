@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from halftime.base import units
 from halftime.records.gate import PastGate
 from halftime.report.charts import FAINT, INK, PAPER, SERIES, figure, svg
-from halftime.report.model import Block, Column, Html, Section, Table, rows_of
+from halftime.report.model import Block, Column, Html, Section, Table, Text, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +47,8 @@ def _blocks(history: Sequence[PastGate]) -> Iterator[Block]:
             _name_verdicts(axes[-1], history)
             picture = svg(chart, f"History. {sentence}")
         yield Html(picture, fallback=sentence, caption=sentence)
+    else:
+        yield Text(sentence)
     yield _table(history)
 
 

@@ -27,7 +27,6 @@ from halftime.verbs.gate.compare import likeliest_first
 from halftime.verbs.gate.sequential import Cohort, cohorts_needed, decide, shift_interval
 from halftime.verbs.gate.stages import culprit, log_cohort, stage_shifts
 
-
 FEWEST_TO_FORETELL = 3  # cohorts; fewer do not say that no sensible number would decide
 
 

@@ -119,6 +119,11 @@ def _why_no_session(against: str) -> str:
 
 
 def _why_nothing(against: str) -> str:
+    if Path(against).is_dir():
+        return (
+            f"--against {against} is a folder without bin/python, so it is no environment. A "
+            "model's folder is the argument, and not the base."
+        )
     no_repository = (
         "" if git_output("rev-parse", "--git-dir") else ", and here is no git repository"
     )
@@ -159,7 +164,8 @@ def _search_path() -> tuple[str, ...]:
 
 def _python_of(path: Path) -> str:
     """The interpreter of an environment's folder, or the path itself where it is one; else ''."""
-    for candidate in (path / "bin" / "python", path / "Scripts" / "python.exe", path):
+    names = ("bin/python", "Scripts/python.exe", "python", "python.exe", "")
+    for candidate in (path / name for name in names):
         if candidate.is_file() and os.access(candidate, os.X_OK) and "python" in candidate.name:
             return str(candidate.absolute())  # not resolved: a link is what makes it that one
     return ""
