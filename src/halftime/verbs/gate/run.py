@@ -128,12 +128,12 @@ def gate(
     def process(side: Side) -> GateWorker:
         if side.stored is not None:
             return StoredSide(side.stored)
-        return SideProcess(side, model, workload)
+        return start(side) if start else SideProcess(side, model, workload)
 
     bench = GateBench(
         {"base": base, "candidate": candidate},
         settings,
-        start or process,
+        process,
         lambda: settings.budget - (clock() - begun),
         progress,
         random.Random(settings.seed),
