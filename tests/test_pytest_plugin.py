@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +105,14 @@ def test_a_verdict_becomes_an_outcome(users, verdict: str, outcome: str, says: s
     assert (model, base, workload.steps) == ("test_mine:make", "baseline", 3)
     assert (settings.exact, settings.pictures, settings.margin) == (True, 0, 0.05)
     assert acceptances == ()
+
+
+def test_the_example_gates_what_it_says(users) -> None:
+    example = Path(__file__).parent.parent / "examples" / "gate_in_ci" / "test_gate.py"
+    source = example.read_text().partition("import pytest\n")[2].replace('"main"', '"baseline"')
+    users(textwrap.indent(source, "    ")).assert_outcomes(passed=1)
+    ((model, base, workload, _, _),) = users.calls
+    assert (model, base, workload.steps) == ("mypackage.pipelines:make_tiny", "baseline", 4)
 
 
 def test_the_fixture_alone_takes_everything(users) -> None:

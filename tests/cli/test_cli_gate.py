@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from gate_machine import git
 from halftime.base.lines import read_lines
 from halftime.base.store import read_json, read_report
 from halftime.cli import _run
 from halftime.cli.gate import EXIT_CODES
+from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Workload
 from halftime.records.gate import Acceptance, Gate, GateSide, PastGate
+from halftime.verbs.gate.counting import Counts, _waits
+from halftime.verbs.gate.sides import Side
+from halftime.verbs.gate.worker import WorkerAnswer, WorkerOrder
 
 TINY = ("--steps", "2", "--size", "32")
 MINE = """
@@ -30,11 +36,6 @@ def make():
     pipeline.scheduler.step = watched
     return pipeline
 """
-
-
-def git(*words: str) -> None:
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-    subprocess.run(["git", *identity, *words], check=True, capture_output=True)
 
 
 def test_a_revision_end_to_end(
@@ -63,6 +64,87 @@ def test_a_revision_end_to_end(
     assert int(suite.get("failures", "0")) >= 1
     assert _run(["show", "gate.json"], debug=False) == 0
     assert "waits in the loop" in capfd.readouterr().out
+
+
+def test_bisect_finds_the_commit_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Four commits of a real repository, counted for real, in this process: waits decide, and no
+    clock."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q", "-b", "main")
+    for line in (
+        "pass",
+        "pass  # still",
+        "float(result[0].sum())",
+        "float(result[0].sum())  # too",
+    ):
+        Path("mine.py").write_text(MINE.format(line=line))
+        git("add", ".")
+        git("commit", "-q", "-m", f"step: {line}")
+    monkeypatch.setattr("halftime.verbs.gate.run.SideProcess", InThisProcess)
+    monkeypatch.setattr(InThisProcess, "started", 0)
+    words = ["gate", "mine:make", "--against", "HEAD~3", "--bisect", "--exact", "--pictures", "0"]
+    assert _run([*words, *TINY, "--json", "gate.json"], debug=False) == 1
+    captured = capfd.readouterr()
+    assert "step: float(result[0].sum())" in captured.out
+    assert InThisProcess.started == 6  # two of each of three runs: the last, then by halves
+    record = read_json("gate.json", Gate)
+    assert record.reasons[0].startswith("first bad: ")
+    assert "mine.py:9: float(result[0].sum())" in "".join(record.reasons)
+    again = _run([*words, *TINY], debug=False)  # from its file, without any process
+    assert (again, InThisProcess.started) == (1, 6)
+
+
+class InThisProcess:
+    """A side's worker, here: what it counts is real, and it need not import torch anew."""
+
+    started = 0
+
+    def __init__(self, side: Side, model: str, workload: Workload) -> None:
+        InThisProcess.started += 1
+        names: dict[str, object] = {}
+        exec(compile((side.folder / "mine.py").read_text(), "mine.py", "exec"), names)
+        self._loaded = LoadedPipeline(names["make"](), model, ())  # type: ignore[operator]
+        self._workload = workload
+
+    def ready(self, seconds: float | None = None) -> WorkerAnswer:
+        return WorkerAnswer(seconds=1.0)
+
+    def ask(self, order: WorkerOrder) -> WorkerAnswer:
+        counts = Counts()
+        _waits(self._loaded, self._workload, counts)
+        return WorkerAnswer(counts=counts.values, details=counts.details)
+
+    def end(self) -> None:
+        pass
+
+
+def test_the_lines_of_git_that_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A history in a branch: fetched, added to, and pushed."""
+    page = (Path(__file__).parents[2] / "docs" / "gate.md").read_text()
+    (block,) = (b for b in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "../history" in b)
+    first, gating, *last = block.splitlines()
+    assert "--history ../history/gate.jsonl" in gating
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "a@b.c")
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    git("init", "-q", "--bare", "-b", "main", str(origin))
+    git("clone", "-q", str(origin), str(clone))
+    monkeypatch.chdir(clone)
+    git("checkout", "-q", "-b", "main")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    git("push", "-q", "origin", "main", "main:halftime-history")
+    script = "\n".join((first, "echo '{}' >> ../history/gate.jsonl", *last))
+    for number in (1, 2):
+        subprocess.run(["bash", "-ec", script], check=True, capture_output=True)
+        assert (
+            git("-C", str(origin), "show", "halftime-history:gate.jsonl").split() == ["{}"] * number
+        )
+        git("worktree", "remove", "../history")
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ def here(recipe: str | None = None) -> Side:
     dirty = (
         " and uncommitted changes" if commit and git_output("status", "--porcelain", "-uno") else ""
     )
-    if commit and not recipe:
-        label = f"here ({commit[:10]}{dirty})"
+    if commit:
+        label = f"{label} ({commit[:10]}{dirty})"
     return Side(label, "here", paths=_search_path(), recipe=recipe, commit=commit)
 
 
@@ -266,7 +266,7 @@ def _worktree(against: str, commit: str, model: str | None) -> Iterator[Side]:
             raise HalftimeError(f"git cannot check out {against}: {completed.stderr.strip()}")
         try:
             side = Side(
-                f"{against} ({commit[:10]})",
+                commit[:10] if commit.startswith(against) else f"{against} ({commit[:10]})",
                 "revision",
                 folder=tree / Path.cwd().relative_to(root),
                 paths=moved(_search_path(), root, tree),
