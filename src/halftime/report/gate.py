@@ -59,7 +59,8 @@ def _verdict(gate: Gate) -> str:
 
 
 def _sections(gate: Gate) -> Iterator[Section]:
-    yield Section("Why", (Bullets(tuple(_reasons(gate))),))
+    reasons = tuple(_reasons(gate))
+    yield Section("Why", (Bullets(reasons),) if reasons else ())
     yield Section("By stage", tuple(_stages(gate)))
     yield Section("Counted", (_counters(gate),) if gate.counters else ())
     yield Section("What differs", tuple(_differences(gate, _MOST_DIFFERENCES)))
@@ -113,7 +114,7 @@ def _percent(ratio: float) -> str:
 def _reasons(gate: Gate) -> Iterator[Text]:
     for reason in gate.reasons:
         yield Text(reason, "bad" if reason in gate.objections else _tone_of_others(gate))
-    if gate.would_decide:
+    if gate.would_decide and gate.verdict != "undecided":  # or it is in the sentence on top
         yield Text(f"undecided; what would decide: {gate.would_decide}", "warning")
 
 

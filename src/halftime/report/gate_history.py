@@ -25,6 +25,7 @@ _MARKERS = {
 }
 _MOST_LABELS = 12
 _MOST_ROWS = 10  # of the table
+_MOST_LETTERS = 90  # of a reason in it
 
 Panel = Callable[["Axes", Sequence[PastGate]], None]
 
@@ -142,6 +143,7 @@ def _numbers(axes: Axes, history: Sequence[PastGate]) -> None:
         xs, ys = [i for i, _ in rows], [value for _, value in rows]
         axes.plot(xs, ys, color=colour, marker=".", drawstyle="steps-post", label=name)
     axes.set_ylim(bottom=0)
+    axes.locator_params(axis="y", integer=True)
     axes.set_ylabel("counted")
     axes.legend(fontsize=7, loc="upper left", ncols=2)
 
@@ -173,23 +175,29 @@ def _name_verdicts(axes: Axes, history: Sequence[PastGate]) -> None:
 def _table(history: Sequence[PastGate]) -> Table:
     columns = (
         Column("when"),
-        Column("candidate", wide=True),
-        Column("base", wide=True),
+        Column("version"),
         Column("verdict"),
-        Column("ratio"),
+        Column("% slower"),
         Column("a call", "seconds"),
         Column("why", wide=True),
     )
     rows = [
         (
-            past.created[:16].replace("T", " "),
-            past.candidate,
-            past.base,
+            past.created[:10],
+            past.commit[:10] or past.candidate,
             past.verdict,
-            f"{100 * (past.ratio - 1):+.2g} %" if past.ratio is not None else None,
+            f"{100 * (past.ratio - 1):+.2g}" if past.ratio is not None else None,
             past.seconds,
-            past.reason,
+            _why(past),
         )
         for past in reversed(history[-_MOST_ROWS:])
     ]
     return Table(columns, rows_of(*rows))
+
+
+def _why(past: PastGate) -> str:
+    """Why it was no plain pass, in a line."""
+    if past.verdict in ("pass", "faster"):
+        return ""
+    text = "; ".join(past.accepted) or past.reason
+    return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1].rstrip()}…"

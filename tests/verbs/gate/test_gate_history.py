@@ -109,7 +109,7 @@ def test_the_sentence_counts_verdicts_and_compares_this_machine(timed: Gate) -> 
     text = markdown(report_of(msgspec.structs.replace(timed, history=history_of(timed))))
     assert "6 verdicts since 2026-11-01: 1 pass, 1 slower, 1 worse" in text
     assert re.search(r"on this machine 20\d ms a call then, 21\d ms now\.", text)
-    assert "| 2026-11-06 10:00 |" in text
+    assert "| 2026-11-06 | 6abcdef012 | undecided | +6 |" in text
 
 
 def test_counters_alone_are_drawn_without_a_clock(timed: Gate) -> None:
