@@ -82,8 +82,8 @@ def _tree(
     open_ranges: list[tuple[Range, Node]] = []
 
     moments = np.array([(range_.start, range_.end) for range_ in ranges], np.int64).reshape(-1, 2)
-    done = (device_done(moments).clip(start, end) - start) * NANO
-    for range_, (begun, ended) in zip(ranges, done.tolist(), strict=True):
+    reached = (device_done(moments).clip(start, end) - start) * NANO
+    for range_, (begun, ended) in zip(ranges, reached.tolist(), strict=True):
         while open_ranges and open_ranges[-1][0].end <= range_.start:
             open_ranges.pop()
         node = Node(
