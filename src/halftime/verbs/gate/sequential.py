@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from halftime.base.stats import Interval, middle_half
+from halftime.base.stats import Interval
 
 Numbers = NDArray[np.float64]
 
