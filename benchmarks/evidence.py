@@ -64,8 +64,8 @@ def profile() -> str:
     ours, theirs = wall["halftime"], wall["torch.profiler"]
     interval = f"[{100 * (ours['low'] - 1):.1f}, {100 * (ours['high'] - 1):.1f}]"
     return (
-        f"adds up on {pipelines()} tiny pipelines; costs {units.share(ours['value'] - 1)} of a "
-        f"call ({interval}), torch.profiler {units.share(theirs['value'] - 1)}"
+        f"adds up on {pipelines()} tiny pipelines; costs {percent(ours['value'] - 1)} of a "
+        f"call ({interval}), torch.profiler {percent(theirs['value'] - 1)}"
     )
 
 
@@ -103,15 +103,15 @@ def forecast() -> str:
     left_out, one_row = check["leave_one_gpu_out"], check["leave_one_gpu_out_one_row"]
     return (
         f"{check['rows']} published measurements: GPUs left out of the fit "
-        f"{units.share(left_out['median'])} median error, after one measured row "
-        f"{units.share(one_row['median'])}"
+        f"{percent(left_out['median'])} median error, after one measured row "
+        f"{percent(one_row['median'])}"
     )
 
 
 def planned() -> str:
     check = result("plan_published")
     return (
-        f"peaks of {len(check['rows'])} published calls, {units.share(check['peak_error_median'])} off "
+        f"peaks of {len(check['rows'])} published calls, {percent(check['peak_error_median'])} off "
         f"(median), {check['peaks_within_share']:.0%} within 10 %; the fastest published way among "
         f"its first two in {check['first_two_share']:.0%} of {len(check['caps'])} memories"
     )
@@ -154,8 +154,8 @@ def gate() -> str:
         if row["budget_seconds"] == min(row["budget_seconds"] for row in rows)
     }
     return (
-        f"planted slowdowns between real processes: false alarms {units.share(alarms)}, within 5 min "
-        f"3 % found in {units.share(finds[0.03])}, 10 % in {units.share(finds[0.1])}"
+        f"planted slowdowns between real processes: false alarms {percent(alarms)}, within 5 min "
+        f"3 % found in {percent(finds[0.03])}, 10 % in {percent(finds[0.1])}"
     )
 
 
@@ -178,7 +178,7 @@ def serve() -> str:
     missed_text = f"; missed: {', '.join(missed)}" if missed else ""
     return (
         "the official `openai` client; "
-        f"{units.share(worst['goodput_of_capacity'])} of capacity at {worst['times_capacity']:g} "
+        f"{percent(worst['goodput_of_capacity'])} of capacity at {worst['times_capacity']:g} "
         f"times the load, {sum(row['unanswered'] for row in load)} unanswered; "
         f"{sum(row.get('reached') is True for row in faults)} of {len(faults)} faults as they "
         f"should be{missed_text}"
@@ -190,8 +190,8 @@ def captions() -> str:
     share = savings["savings, median and 5th to 95th percentile"][0]
     of_oracle = savings["of_oracle, median and 5th to 95th percentile"][0]
     return (
-        f"{savings['repeats']} calibrations: savings {units.share(share)} (median) at a certified 2 %, "
-        f"guarantee held in {savings['guarantee held']}; {units.share(of_oracle)} of an oracle's "
+        f"{savings['repeats']} calibrations: savings {percent(share)} (median) at a certified 2 %, "
+        f"guarantee held in {savings['guarantee held']}; {percent(of_oracle)} of an oracle's "
         "savings"
     )
 
