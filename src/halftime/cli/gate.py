@@ -212,15 +212,8 @@ def command(
         from halftime.verbs.gate.run import GateSettings, gate
         from halftime.verbs.gate.sides import alike, here, side_of
 
-        settings = GateSettings(
-            margin=parse_share(slower),
-            alpha=parse_share(alpha),
-            budget=seconds,
-            processes=processes,
-            pictures=pictures,
-            exact=exact,
-            allowed=allowed,
-        )
+        margin, error = parse_share(slower), parse_share(alpha)
+        settings = GateSettings(margin, error, seconds, processes, pictures, exact, allowed)
         workload = take_workload(workload_values, model)
         kind_of(model)  # refuses what is no model
         candidate = here(recipe)
@@ -236,15 +229,26 @@ def command(
             progress(f"preparing {against}", 0, 1)
             with side_of(against, model) as base:
                 record = judge(base, candidate, counting(accepted_file, base, model))
-    extra = [ExtraFile(junit_file, partial(_write_junit, junit_file, record))] if junit_file else []
-    if history_file:
-        line = line_of(record, recipe)
-        record = with_history(record, history_file, line)
-        extra.append(ExtraFile(history_file, partial(append_lines, history_file, (line,))))
+    files = _own_files(record, recipe, history_file, junit_file)
+    record = with_history(record, history_file, line_of(record, recipe))
     if github:
         click.echo(github_annotations(record))
-    emit(record, output._replace(quiet=output.quiet or github), extra=extra)
+    emit(record, output._replace(quiet=output.quiet or github), extra=files)
     return EXIT_CODES[record.verdict]
+
+
+def _own_files(
+    record: Gate, recipe: str | None, history: str | None, junit_file: str | None
+) -> list[ExtraFile]:
+    from halftime.verbs.gate.history import line_of
+
+    files = []
+    if junit_file:
+        files.append(ExtraFile(junit_file, partial(_write_junit, junit_file, record)))
+    if history:
+        line = line_of(record, recipe)
+        files.append(ExtraFile(history, partial(append_lines, history, (line,))))
+    return files
 
 
 def _bisected(

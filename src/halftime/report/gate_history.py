@@ -41,10 +41,10 @@ def _blocks(history: Sequence[PastGate]) -> Iterator[Block]:
     if panels:
         with figure(7.2, 0.6 + 1.7 * len(panels)) as chart:
             axes = chart.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-            for place, panel in zip(axes, panels, strict=True):
-                panel(place, history)
-                place.margins(x=0.03)
-                place.grid(axis="y")
+            for row, panel in zip(axes, panels, strict=True):
+                panel(row, history)
+                row.margins(x=0.03)
+                row.grid(axis="y")
             _name_verdicts(axes[-1], history)
             picture = svg(chart, f"History. {sentence}")
         yield Html(picture, fallback=sentence, caption=sentence)
@@ -82,7 +82,7 @@ def _seconds(axes: Axes, history: Sequence[PastGate]) -> None:
         xs, ys = [i for i, _ in rows], [1000 * seconds for _, seconds in rows]
         colour = SERIES[number % len(SERIES)]
         axes.plot(xs, ys, color=colour, marker=".", linewidth=1.2, label=machine)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1100 * max(past.seconds or 0.0 for past in history))
     axes.set_ylabel("ms a call")
     if len(machines) > 1:
         axes.legend(fontsize=7, loc="lower left")

@@ -86,7 +86,7 @@ def test_a_slowdown_is_accepted_up_to_its_amount_and_by_its_stage(
     assert (record.verdict, record.speed) == (verdict, "slower")
     if verdict == "accepted":
         assert record.reasons[0].startswith(f"slower, accepted: {WHY} (at most 20.0 %, 20")
-        assert ": vae_decode +19.9 ms" in record.reasons[0]
+        assert "ms [19." in record.reasons[0]
         assert record.objections == ()
         assert [line.reason for line in record.accepted] == [WHY]
     else:

@@ -146,8 +146,8 @@ def counting(file: str | None, base: Side, model: str | None) -> tuple[Acceptanc
 
 def _spent(lines: Sequence[Acceptance], path: Path, base: Side) -> list[Acceptance]:
     if base.kind == "revision":
-        others = [line for line in lines if line.against]
-        return [*others, *_lines_at(base, path)]
+        elsewhere = [line for line in lines if line.against]
+        return [*elsewhere, *_lines_at(base, path)]
     elsewhere = [line for line in lines if line.against != base.label]
     older = [line for line in lines if base.created and line.date <= base.created]
     return [*elsewhere, *older]
@@ -168,9 +168,9 @@ def _lines_at(base: Side, path: Path) -> tuple[Acceptance, ...]:
 # ---- what they cover
 
 
-def of(what: str, acceptances: Iterable[Acceptance]) -> Acceptance | None:
+def of(subject: str, acceptances: Iterable[Acceptance]) -> Acceptance | None:
     """The line that accepts most of it."""
-    rows = [line for line in acceptances if line.what == what]
+    rows = [line for line in acceptances if line.what == subject]
     return max(rows, key=lambda line: line.at_most or 0.0, default=None)
 
 

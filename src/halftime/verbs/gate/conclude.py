@@ -65,12 +65,9 @@ def conclude(
     stage = culprit(stages, faster=speed == "faster") if speed in ("slower", "faster") else None
     of_speed = tuple(_speed_reasons(speed, stage, stages, margin, alpha, ruling))
     objections = tuple(_objections(measurements, ruling, acceptances))
-    word = verdict_word(
-        "pass" if ruling.speed else speed,
-        bool(objections),
-        _unsure(measurements),
-        bool(ruling.needed),
-    )
+    judged = "pass" if ruling.speed else speed
+    accepted = bool(ruling.needed)
+    word = verdict_word(judged, bool(objections), _unsure(measurements), accepted)
     return Gate(
         verdict=word,
         speed=speed,

@@ -31,7 +31,7 @@ def line_of(record: Gate, recipe: str | None = None) -> PastGate:
             name: facts[f"versions.{name}"] for name in PACKAGES if f"versions.{name}" in facts
         },
         verdict=record.verdict,
-        reason=record.reasons[0] if record.reasons else record.would_decide,
+        reason=next(iter((*record.objections, *record.reasons)), record.would_decide),
         accepted=tuple(line.reason for line in record.accepted),
         speed=record.speed,
         ratio=record.ratio,
@@ -55,10 +55,12 @@ def _machine(facts: dict[str, str]) -> str:
     )
 
 
-def with_history(record: Gate, file: str, line: PastGate) -> Gate:
+def with_history(record: Gate, file: str | None, line: PastGate) -> Gate:
     """The gate with the verdicts of the same question that the file holds, and its own as the last
     one. Lines that hold none (cut off, or a later halftime's) are passed over, and counted in a
-    note. Raises BadFile where the file cannot be read."""
+    note. Without a file, as it is. Raises BadFile where it cannot be read."""
+    if file is None:
+        return record
     if not Path(file).exists():
         return msgspec.structs.replace(record, history=(line,))
     lines = read_lines(file, PastGate)
