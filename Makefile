@@ -46,7 +46,8 @@ unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS proces
 
 gate: $(VENV)/test.stamp  ## this commit against the last release, or the one before: counters of the bundled model with our fixes
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_action.py python=$(BIN)/python folder=out/gate \
-	  options="--recipe scripts/matrix.toml --exact --pictures 0 --steps 2 --size 64" $(ARGS)
+	  options="--recipe scripts/matrix.toml --exact --pictures 0 --steps 2 --size 64" $(ARGS) || \
+	  { code=$$?; test $$code = 2 || exit $$code; echo "make gate: one of the two versions cannot be run here, so nothing was judged." >&2; }
 
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)
