@@ -77,7 +77,7 @@ class Notes:
 def drawing(**changes: object) -> tuple[StepDrawing, Notes]:
     notes = Notes()
     turns = StepDrawing(studio(), notes, **changes)  # type: ignore[arg-type]
-    turns.times.steps[32, 32], turns.times.around[32, 32] = 1.0, 1.0
+    turns.times.steps[32, 32], turns.times.after[32, 32] = 1.0, 1.0
     turns.times.learn = lambda *args: None  # type: ignore[method-assign]
     return turns, notes
 
@@ -109,7 +109,7 @@ def test_the_batch_is_formed_anew_before_each_pass() -> None:
     turns.turn()
     turns.add(small("b", 1))
     run_to_end(turns)
-    assert [line for line in notes.lines if " " not in line] == ["a", "a+b"]
+    assert [line for line in notes.lines if " " not in line] == ["a", "b+a"]
     assert notes.pictures["a"].own_seconds < notes.pictures["a"].compute_seconds
     assert notes.pictures["a"].batch_size == 2
 

@@ -64,6 +64,10 @@ class Request:
     batch_size: int = 1
 
     @property
+    def size(self) -> tuple[int, int]:
+        return self.job.width, self.job.height
+
+    @property
     def steps_left(self) -> int:
         return self.job.steps if self.loop is None else len(self.loop.timesteps) - self.loop.step
 
@@ -77,23 +81,39 @@ class Request:
 
 @dataclass
 class StepTimes:
-    """Seconds of a step and of what is around the loop, by size, as measured: moving averages."""
+    """Seconds of a step, and of what is before and after the loop, by size, as measured: moving
+    averages."""
 
     steps: dict[Hashable, float] = field(default_factory=dict)
-    around: dict[Hashable, float] = field(default_factory=dict)
+    before: dict[Hashable, float] = field(default_factory=dict)
+    after: dict[Hashable, float] = field(default_factory=dict)
 
-    def learn(self, kind: Literal["steps", "around"], size: Hashable, seconds: float) -> None:
+    def learn(
+        self, part: Literal["steps", "before", "after"], size: Hashable, seconds: float
+    ) -> None:
         """One more measurement."""
-        averages = self.steps if kind == "steps" else self.around
+        averages = {"steps": self.steps, "before": self.before, "after": self.after}[part]
         before = averages.get(size, seconds)
         averages[size] = before + _WEIGHT * (seconds - before)
 
     def left(self, request: Request) -> float:
         """What a request still takes, alone."""
-        size = (request.job.width, request.job.height)
+        size = request.size
+        before = 0.0 if request.loop is not None else self.before.get(size, 0.0)
+        return before + self._rest(size, request.steps_left)
+
+    def whole(self, size: Hashable, steps: int) -> float:
+        """All of a request of so many steps, alone."""
+        return self.before.get(size, 0.0) + self._rest(size, steps)
+
+    def longest(self, steps: int) -> float:
+        """A request of so many steps, of the size that takes longest."""
+        return max((self.whole(size, steps) for size in self.steps), default=_UNKNOWN_SECONDS)
+
+    def _rest(self, size: Hashable, steps: int) -> float:
         if size not in self.steps:
             return _UNKNOWN_SECONDS
-        return request.steps_left * self.steps[size] + self.around.get(size, 0.0)
+        return steps * self.steps[size] + self.after.get(size, 0.0)
 
 
 class Reports(Protocol):
@@ -124,7 +144,8 @@ class StepDrawing:
 
     studio: Studio
     reports: Reports
-    policy: PolicyName = "shortest"
+    policy: PolicyName = "head-start"
+    most_steps: int = 1  # of what is offered
     sizes: Sequence[int] = (1,)
     memory_bytes: float = math.inf  # of what is put aside
     previews: Previews | None = None
@@ -191,6 +212,8 @@ class StepDrawing:
             deadline=math.inf if job.deadline is None else job.deadline,
             tag=request.tag,
             shape=self._shape(job),
+            whole=self.times.whole(request.size, job.steps),
+            longest=self.times.longest(self.most_steps),
         )
 
     def _shape(self, job: Job) -> Hashable:
@@ -214,6 +237,7 @@ class StepDrawing:
             return False
         request.loop = loop
         request.add(stages)
+        self.times.learn("before", request.size, sum(stages.values()))
         self._largest = max(self._largest, loop.size)
         return True
 
@@ -260,8 +284,7 @@ class StepDrawing:
         seconds = self.clock() - begun
         for request, estimate in zip(requests, estimates, strict=True):
             request.add({DENOISE: seconds}, len(requests))
-            size = (request.job.width, request.job.height)
-            self.times.learn("steps", size, seconds / len(requests))
+            self.times.learn("steps", request.size, seconds / len(requests))
             self._show(request, estimate)
         self.reports.stepped(requests)
         for request in requests:
@@ -287,8 +310,7 @@ class StepDrawing:
             self._fail(request, error)
             return
         request.add(stages)
-        before = sum(request.stages.values()) - request.stages.get(DENOISE, 0.0)
-        self.times.learn("around", (request.job.width, request.job.height), before)
+        self.times.learn("after", request.size, sum(stages.values()))
         self._give(request, pixels)
 
     def _draw_whole(self, request: Request) -> None:

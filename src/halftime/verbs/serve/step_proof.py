@@ -145,7 +145,7 @@ def _in_turns(
     clock = time.perf_counter
     begun = clock()
     loops = [begin(pipeline, template, studio.arguments(pipeline, [job])) for job in jobs]
-    around = clock() - begun
+    times.learn("before", size, (clock() - begun) / len(jobs))
     line = deque(loops)
     while line:
         together = [line.popleft() for _ in range(largest(sizes, len(line)))]
@@ -156,7 +156,7 @@ def _in_turns(
         studio.beat()
     begun = clock()
     pictures = [as_pixels(finish(pipeline, loop))[0] for loop in loops]
-    times.learn("around", size, (around + clock() - begun) / len(jobs))
+    times.learn("after", size, (clock() - begun) / len(jobs))
     return pictures
 
 

@@ -28,6 +28,7 @@ def queue_for(
         clock,
         workers=settings.workers,
         policy=settings.policy,
+        most_steps=max(settings.steps, default=1),
         running=running,
     )
 
@@ -36,7 +37,8 @@ def queue_for(
 class StepQueue(Queue):
     """Lets in whom the policy can draw in time, beside all that were let in before."""
 
-    policy: PolicyName = "shortest"
+    policy: PolicyName = "head-start"
+    most_steps: int = 1  # of what is offered
     running: Callable[[], Sequence[Waiting]] = tuple
 
     def _why_not(self, items: Sequence[Waiting], begin: float, workers: int) -> str:
@@ -81,6 +83,8 @@ class StepQueue(Queue):
             seconds=seconds * left,
             deadline=item.deadline,
             tag=item.tag,
+            whole=seconds,
+            longest=self.most_steps * max(self.times.rates.values(), default=0.0),
         )
 
     def first(self) -> list[Waiting]:

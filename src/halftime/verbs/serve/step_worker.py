@@ -113,6 +113,7 @@ class StepServing:
             studio=studio,
             reports=answers,
             policy=settings.policy,
+            most_steps=max(settings.steps, default=1),
             sizes=proof.sizes,
             memory_bytes=settings.aside_bytes,
             previews=previews,
