@@ -2,8 +2,8 @@
 
 A policy is a key: the lowest goes first. None of the keys moves with time, and a request's own
 never rises with a step it takes, so without newcomers each is drawn to its end, in the order of
-the keys, and `finishes` is a sum. A newcomer overtakes where its key is lower; after `overtaken_for`
-seconds none has one that is, so nobody starves.
+the keys, and `finishes` is a sum. A newcomer overtakes where its key is lower; after
+`overtaken_for` seconds none has one that is, so nobody starves.
 """
 
 from __future__ import annotations
