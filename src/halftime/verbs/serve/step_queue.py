@@ -1,7 +1,8 @@
 """The queue where requests are scheduled at the step: who is let in beside whom, by the policy that
 the workers draw by.
 
-A request stays in the queue, though a worker has it already, until its first turn has come.
+A request stays in the queue, though a worker has it already, until its first turn has come: at
+once where the worker has nothing else to do.
 """
 
 from __future__ import annotations
@@ -116,7 +117,10 @@ def spread(queue: StepQueue, takers: Sequence[StepTaker]) -> None:
         possible = [taker for taker in takers if _may_have(taker, item)]
         if not possible:
             return  # what a worker died over comes first, and has a worker for itself
-        min(possible, key=lambda taker: _work(queue, taker)).send([item])
+        taker = min(possible, key=lambda taker: _work(queue, taker))
+        taker.send([item])
+        if item.job.id in taker.running:
+            queue.remove(item.job.id)
 
 
 def _items(taker: StepTaker) -> list[Waiting]:
