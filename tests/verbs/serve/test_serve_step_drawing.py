@@ -230,8 +230,10 @@ def test_a_pipeline_that_fails_the_proof_is_served_by_the_call(
 def test_a_batch_that_differs_too_much_is_not_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     real = step_proof._in_turns
 
-    def off(opened: Studio, jobs: object, times: object, sizes: Sequence[int]) -> object:
-        pictures = real(opened, jobs, times, sizes)  # type: ignore[arg-type]
+    def off(
+        opened: Studio, jobs: object, times: object, sizes: Sequence[int], graphs: object
+    ) -> object:
+        pictures = real(opened, jobs, times, sizes, graphs)  # type: ignore[arg-type]
         return [one ^ 2 for one in pictures] if max(sizes) > 1 else pictures
 
     monkeypatch.setattr(step_proof, "_in_turns", off)

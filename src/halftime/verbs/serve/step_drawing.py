@@ -21,6 +21,7 @@ from halftime.records.serve import PolicyName
 from halftime.verbs.profile.call import out_of_memory_explained, tree
 from halftime.verbs.serve.messages import Job
 from halftime.verbs.serve.preview import Previews, SeenStep, preview_steps
+from halftime.verbs.serve.step_graphs import StepGraphs
 from halftime.verbs.serve.step_loop import Estimate, Loop, advance, begin, finish
 from halftime.verbs.serve.step_policies import Task, next_batch
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
@@ -149,6 +150,7 @@ class StepDrawing:
     sizes: Sequence[int] = (1,)
     memory_bytes: float = math.inf  # of what is put aside
     previews: Previews | None = None
+    graphs: StepGraphs | None = None  # of the denoiser, on CUDA
     times: StepTimes = field(default_factory=StepTimes)
     clock: Callable[[], float] = time.monotonic
     requests: dict[str, Request] = field(default_factory=dict)
@@ -248,21 +250,31 @@ class StepDrawing:
         self.reports.started(request)
 
     def _advance(self, requests: Sequence[Request]) -> None:
-        """A step of all; where memory runs out, what was cached is given back, and each takes its
-        step alone."""
+        """A step of all; where memory runs out, the graphs and what was cached are given back, and
+        each takes its step alone."""
         try:
             self._step(requests)
             return
         except OutOfMemory as error:
-            if len(requests) == 1:
+            if len(requests) == 1 and not self._has_graphs:
                 self._fail(requests[0], error)
                 return
         except Exception as error:
             self._after_failure(requests, error)
             return
+        self.drop_graphs("memory ran out")
         give_memory_back()  # outside of `except`, since the error holds what the step had
         for request in requests:
             self._advance([request])
+
+    @property
+    def _has_graphs(self) -> bool:
+        return self.graphs is not None and bool(self.graphs.graphs)
+
+    def drop_graphs(self, why: str) -> None:
+        """Give their memory back; from now on each pass is launched kernel by kernel."""
+        if self.graphs is not None:
+            self.graphs.release(why)
 
     def _after_failure(self, requests: Sequence[Request], error: Exception) -> None:
         """One of them may be at fault: each tries alone."""
@@ -278,7 +290,7 @@ class StepDrawing:
         self.studio.recorder.reset()
         with out_of_memory_explained():
             self.studio.clock.start()
-            estimates = advance(self.studio.pipeline, loops)
+            estimates = advance(self.studio.pipeline, loops, self.graphs)
             self.studio.clock.finish()
         self.studio.beat()
         seconds = self.clock() - begun
@@ -330,6 +342,9 @@ class StepDrawing:
         except Exception as error:
             self._fail(request, error)
             return
+        finally:
+            if self.graphs is not None:
+                self.graphs.look()
         request.add(drawing.stages)
         self._give(request, drawing.pictures[0], drawing)
 

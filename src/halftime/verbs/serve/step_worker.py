@@ -118,6 +118,7 @@ class StepServing:
             memory_bytes=settings.aside_bytes,
             previews=previews,
             times=proof.times,
+            graphs=proof.graphs,
         )
         return cls(channel, drawing, answers, after)
 
