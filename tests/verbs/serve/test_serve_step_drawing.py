@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import itertools
 import queue
+import weakref
 from collections.abc import Sequence
 from functools import cache
 
@@ -25,6 +28,7 @@ from halftime.verbs.serve.step_worker import StepServing
 from halftime.verbs.serve.stepping import Watch
 from halftime.verbs.serve.studio import Studio, open_studio
 from halftime.verbs.serve.warmup import graphs
+from halftime.verbs.serve.watching import Dynamo
 from halftime.verbs.serve.wire import Channel, DrawTask, StepsTaken
 
 SETTINGS = EngineSettings(
@@ -124,6 +128,23 @@ def test_between_two_steps_a_request_is_let_go(outcome: Outcome) -> None:
     assert notes.lines == ["a starts", "a", f"a {outcome}"]
 
 
+@pytest.mark.parametrize("outcome", ["cancelled", "late"])
+def test_who_is_let_go_gives_its_memory_back_and_its_room_to_the_next(outcome: Outcome) -> None:
+    turns, notes = drawing(memory_bytes=1)
+    turns.add(small("gone", 3))
+    turns.turn()
+    loop = turns.requests["gone"].loop
+    assert loop is not None
+    held = [weakref.ref(loop), weakref.ref(loop.latents), weakref.ref(loop.scheduler)]
+    del loop
+    turns.add(small("next", 1))
+    notes.outcomes["gone"] = outcome
+    turns.turn()
+    gc.collect()
+    assert [reference() for reference in held] == [None] * 3
+    assert "next starts" in notes.lines
+
+
 def test_where_the_memory_is_full_nobody_else_is_begun() -> None:
     turns, notes = drawing(memory_bytes=1)
     turns.add(small("long", 2))
@@ -215,6 +236,31 @@ def test_the_proof_compares_and_compiles_all_that_will_be_needed() -> None:
     assert graphs() == before
     assert before.unique_graphs > 0
     pytorch.dynamo_counters()
+
+
+def test_whatever_is_accepted_after_ready_compiles_nothing() -> None:
+    """Every size, branch and batch size of the certificate, at any steps, beside whom it may be."""
+    opened = studio("compiled")
+    offered = msgspec.structs.replace(
+        OFFERED, sizes=((32, 32), (64, 32)), guidance=("guided", "unguided")
+    )
+    proof = prove(opened, offered, nothing)
+    assert proof.refusal == ""
+    dynamo, notes = Dynamo(), Notes()
+    turns = StepDrawing(opened, notes, sizes=proof.sizes, times=proof.times)
+    kinds = itertools.product(offered.sizes, (1.0, 5.0), (1, 3, 4))
+    for number, ((width, height), guidance, steps) in enumerate(kinds):
+        name = str(number)
+        turns.add(small(name, steps, width=width, height=height, guidance=guidance))
+        turns.turn()
+        if number % 5 == 0:
+            notes.outcomes[name] = "cancelled"
+    run_to_end(turns)
+    assert dynamo.look() == ()
+    assert not notes.errors
+    turns.add(small("unlisted", 1, width=96, height=64))  # the look sees what is compiled
+    run_to_end(turns)
+    assert len(dynamo.look("unlisted")) >= 1
 
 
 def test_a_pipeline_that_fails_the_proof_is_served_by_the_call(

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from test_serve_step_drawing import OFFERED, Notes, nothing, own, small, studio
+from test_serve_step_drawing import OFFERED, SETTINGS, Notes, nothing, own, small, studio
 
 from cuda_stand_ins import Captures
 from halftime.base.errors import OutOfMemory
@@ -15,6 +15,8 @@ from halftime.verbs.serve import step_drawing, step_proof
 from halftime.verbs.serve.step_drawing import StepDrawing, run_to_end
 from halftime.verbs.serve.step_graphs import StepGraphs
 from halftime.verbs.serve.step_proof import Proof, prove
+from halftime.verbs.serve.stepping import Watch
+from halftime.verbs.serve.studio import open_studio
 
 
 @pytest.fixture
@@ -157,11 +159,6 @@ def test_a_denoiser_that_a_fix_compiles_is_not_captured_again(
 
 @pytest.mark.gpu
 def test_on_a_real_device_a_request_that_is_overtaken_is_the_same_picture() -> None:
-    from test_serve_step_drawing import SETTINGS
-
-    from halftime.verbs.serve.stepping import Watch
-    from halftime.verbs.serve.studio import open_studio
-
     opened = open_studio(msgspec.structs.replace(SETTINGS, device="cuda"))
     proof = prove(opened, OFFERED, nothing)
     assert proof.refusal == ""
