@@ -166,7 +166,9 @@ def test_what_starts_from_a_picture_is_drawn_whole() -> None:
 def test_one_that_cannot_be_drawn_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     real = step_drawing.advance
 
-    def advance(pipeline: object, loops: Sequence[step_drawing.Loop]) -> object:
+    def advance(
+        pipeline: object, loops: Sequence[step_drawing.Loop], graphs: object = None
+    ) -> object:
         if any(loop.call["prompt"] == ["bad"] for loop in loops):
             raise RuntimeError("no")
         return real(pipeline, loops)  # type: ignore[arg-type]
@@ -183,7 +185,9 @@ def test_one_that_cannot_be_drawn_fails_alone(monkeypatch: pytest.MonkeyPatch) -
 def test_where_memory_runs_out_each_takes_its_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     real = step_drawing.advance
 
-    def advance(pipeline: object, loops: Sequence[step_drawing.Loop]) -> object:
+    def advance(
+        pipeline: object, loops: Sequence[step_drawing.Loop], graphs: object = None
+    ) -> object:
         if len(loops) > 1:
             raise OutOfMemory("too much")
         return real(pipeline, loops)  # type: ignore[arg-type]
@@ -239,19 +243,17 @@ def test_the_proof_compares_and_compiles_all_that_will_be_needed() -> None:
 
 
 def test_whatever_is_accepted_after_ready_compiles_nothing() -> None:
-    """Every size, branch and batch size of the certificate, at any steps, beside whom it may be."""
+    """Every branch and batch size of the certificate, at any steps, beside whom it may be."""
     opened = studio("compiled")
-    offered = msgspec.structs.replace(
-        OFFERED, sizes=((32, 32), (64, 32)), guidance=("guided", "unguided")
-    )
+    offered = msgspec.structs.replace(OFFERED, guidance=("guided", "unguided"))
     proof = prove(opened, offered, nothing)
     assert proof.refusal == ""
     dynamo, notes = Dynamo(), Notes()
     turns = StepDrawing(opened, notes, sizes=proof.sizes, times=proof.times)
-    kinds = itertools.product(offered.sizes, (1.0, 5.0), (1, 3, 4))
-    for number, ((width, height), guidance, steps) in enumerate(kinds):
+    kinds = itertools.product((1.0, 5.0), (1, 3, 4))
+    for number, (guidance, steps) in enumerate(kinds):
         name = str(number)
-        turns.add(small(name, steps, width=width, height=height, guidance=guidance))
+        turns.add(small(name, steps, guidance=guidance))
         turns.turn()
         if number % 5 == 0:
             notes.outcomes[name] = "cancelled"
