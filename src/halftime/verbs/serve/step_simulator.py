@@ -116,16 +116,16 @@ class _SimulatedRun:
 
     def come(self, number: int, arrival: SimulatedRequest) -> None:
         machine = min(self.workers, key=lambda machine: _work(machine, arrival.at))
-        now, whole = max(arrival.at, machine.free), self.costs.alone(arrival)
+        now, alone = max(arrival.at, machine.free), self.costs.alone(arrival)
         task = Task(
             id=arrival.id,
             number=number,
             arrived=arrival.at,
-            seconds=whole,
+            seconds=alone,
             deadline=arrival.deadline,
             tag=arrival.tag,
             shape=arrival.size,
-            whole=whole,
+            whole=alone,
             longest=self.longest,
         )
         tasks = list(machine.tasks.values())
