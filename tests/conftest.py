@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from scheduling import WAY
+
 settings.register_profile("halftime", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("halftime")
 
@@ -44,10 +46,41 @@ LONGEST = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--scheduling",
+        choices=["call", "step"],
+        default="call",
+        help="how the servers under test schedule (make test-serve-step)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    WAY.scheduling = config.getoption("--scheduling")
+
+
+@pytest.fixture
+def each_scheduling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs by the call and at the step."""
+    monkeypatch.setattr(WAY, "scheduling", request.param)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "each_scheduling" not in metafunc.fixturenames:
+        return
+    by_call = metafunc.definition.get_closest_marker("only_by_call") is not None
+    ways = ["call"] if by_call else ["call", "step"]
+    metafunc.parametrize("each_scheduling", ways, indirect=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = {name: position for position, name in enumerate(LONGEST)}
         items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+    for item in items:
+        by_call = item.get_closest_marker("only_by_call")
+        if by_call and WAY.scheduling == "step":
+            item.add_marker(pytest.mark.skip(reason=by_call.args[0]))
     if torch.cuda.is_available():
         return
     for item in items:

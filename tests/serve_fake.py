@@ -23,6 +23,7 @@ from halftime.verbs.serve.app import application
 from halftime.verbs.serve.engine import Engine, JobEvents
 from halftime.verbs.serve.messages import EngineSettings, Job, Refused
 from halftime.verbs.serve.service import HttpSettings, Service
+from scheduling import scheduled
 
 SIZES = ((64, 64), (96, 64))
 STEPS = (4, 8, 12)
@@ -75,7 +76,7 @@ class RecordingEngine(Engine):
 
     def __init__(self, script: WorkerScript, queue_limit: int = 64) -> None:
         settings = EngineSettings(queue_limit=queue_limit, max_batch=1)
-        super().__init__(settings, command=script.command)
+        super().__init__(scheduled(settings), command=script.command)
         self.jobs: list[Job] = []
         self.script = script
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scheduling import WAY
+
 SOURCE = Path(__file__).parent.parent / "src"
 
 
@@ -27,6 +29,8 @@ def served(*words: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str
         "1",
         "--threads",
         "1",
+        "--scheduling",
+        WAY.scheduling,
         *words,
     ]
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"} | variables

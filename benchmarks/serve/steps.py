@@ -7,10 +7,13 @@ time between requests, which is skipped: what else runs on the machine does not 
 is formed, since on a CPU it brings nothing. Capacity is one worker's, from solo times measured
 first. A deadline is three times the request's own solo time.
 
+Turns are timed as they are taken; their means, by size and by what is done in them, are what the
+simulation of the same row is fed with: the machine as it was then.
+
 Bars: p99 of 4 steps at 0.8 of capacity at most a sixth of call scheduling's; within three times
 solo at least 25 points more at 0.8; deadlines met at least 20 points more at 1.0 with admission;
 p99 of 30 steps at most 1.5 times; throughput at least 97 %; no picture beyond one grey level;
-the simulation, fed with the measured step times, within 10 %. What is missed is printed, too.
+the simulation within 10 %. What is missed is printed, too.
 
     python -m benchmarks.serve.steps --out benchmarks/results/serve_steps.json
     python -m benchmarks.serve.steps --short      # two loads, few requests: minutes
@@ -55,7 +58,7 @@ KINDS, SIDES, SEEDS, CLIENTS = (4, 12, 30), (64, 128), 2, 4
 TIMES_SOLO = 3.0
 WAYS = {
     "call": Rules("call", "first-come"),
-    "step": Rules("step", "shortest"),
+    "step": Rules("step", "head-start"),
     "call, admission": Rules("call", "first-come", admission=True),
     "step, admission": Rules("step", "deadline", admission=True),
 }
@@ -77,6 +80,38 @@ class WorkClock:
 
 
 @dataclass
+class Turns:
+    """Seconds of what a worker did, by size: of turns, and of whole calls by their steps."""
+
+    seconds: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    calls: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
+    part: str = ""  # that the turn is of its request: first, middle or last
+    size: int = 0
+
+    def took(self, seconds: float) -> None:
+        self.seconds.setdefault((self.part, self.size), []).append(seconds)
+
+    def costs(self, before: Costs) -> Costs:
+        """Their means; where a kind of turn was never taken, it is as measured before."""
+        step, around = dict(before.step), dict(before.around)
+        first = dict(before.before)
+        for size in SIDES:
+            mean = {
+                part: float(np.mean(self.seconds[part, size]))
+                for part in ("first", "middle", "last")
+                if (part, size) in self.seconds
+            }
+            if len(mean) == 3:
+                step[size] = mean["middle"]
+                first[size] = mean["first"] - mean["middle"]
+                around[size] = first[size] + mean["last"] - mean["middle"]
+            if len({steps for steps, _ in self.calls.get(size, ())}) > 1:
+                slope, rest = np.polyfit(*zip(*self.calls[size], strict=True), 1)
+                step[size], around[size] = float(slope), float(rest)
+        return Costs(step, around, before=first)
+
+
+@dataclass
 class Pictures:
     """Of one run: when each was done, and how far it is from the one drawn alone."""
 
@@ -86,6 +121,7 @@ class Pictures:
     levels: int = 0
     largest: int = 0  # bytes that were put aside at once
     drawing: StepDrawing | None = None
+    turns: Turns = field(default_factory=Turns)
 
     def outcome(self, request: Request) -> str:
         return "waited for"
@@ -94,6 +130,10 @@ class Pictures:
         pass
 
     def stepped(self, requests: Sequence[Request]) -> None:
+        (request,) = requests
+        first = request.steps_left == request.job.steps - 1
+        self.turns.part = "first" if first else "last" if not request.steps_left else "middle"
+        self.turns.size = request.job.width
         loops = [request.loop for request in self.drawing.requests.values() if request.loop]
         self.largest = max(self.largest, sum(loop.size for loop in loops))
 
@@ -187,21 +227,29 @@ def run(
     clock = WorkClock()
     clock.skipped = -time.process_time()
     pictures = Pictures(clock, alone)
-    drawing = pictures.drawing = StepDrawing(studio, pictures, policy=rules.policy, clock=clock)
+    drawing = pictures.drawing = StepDrawing(
+        studio, pictures, policy=rules.policy, most_steps=max(KINDS), clock=clock
+    )
     for side in SIDES:
         drawing.times.steps[side, side] = costs.step[side]
-        drawing.times.around[side, side] = costs.around[side]
+        drawing.times.after[side, side] = costs.around[side]
     line = list(coming)
     while line or drawing.requests:
         if not drawing.requests:
             clock.skip_to(line[0].at)
         while line and line[0].at <= clock():
             _come(drawing, line.pop(0), rules, costs)
+        begun = clock()
+        if not drawing.requests:
+            continue  # none of those that came was let in
         if rules.scheduling == "step":
             drawing.turn()
-        elif drawing.requests:
+            pictures.turns.took(clock() - begun)
+        else:
             first = drawing.requests.pop(next(iter(drawing.requests)))
             pictures.done(first.job, draw(studio, first.job))
+            call = first.job.steps, clock() - begun
+            pictures.turns.calls.setdefault(first.job.width, []).append(call)
     return [
         SimulatedOutcome(arrival, pictures.ends.get(arrival.id)) for arrival in coming
     ], pictures
@@ -210,6 +258,7 @@ def run(
 def _come(drawing: StepDrawing, arrival: SimulatedRequest, rules: Rules, costs: Costs) -> None:
     number = int(arrival.id)
     newcomer = Task(arrival.id, number, arrival.at, costs.alone(arrival), arrival.deadline)
+    # who comes during a turn is let in at its end, as in the simulation
     tasks = [
         drawing.task(request)._replace(deadline=request.job.deadline or float("inf"))
         for request in drawing.requests.values()
@@ -265,13 +314,20 @@ def cell(studio, load, pattern, count, costs, alone, seed) -> dict:
     for name, rules in WAYS.items():
         own = costs[rules.scheduling == "step"]
         outcomes, pictures = run(studio, coming, rules, own, alone)
+        now = pictures.turns.costs(own)
         rows[name] = row(outcomes, costs[0]) | {
-            "simulated": row(simulate(coming, own, rules), costs[0]),
+            "simulated": row(simulate(coming, now, rules), costs[0]),
+            "costs": plain(now),
             "grey_levels": pictures.levels,
             "aside_bytes": pictures.largest,
         }
         print(load, pattern, name, {k: v for k, v in rows[name].items() if k != "simulated"})
     return rows
+
+
+def plain(costs: Costs) -> dict:
+    """Costs as a result holds them."""
+    return {part: dict(getattr(costs, part)) for part in ("step", "around", "before")}
 
 
 def bars(cells: Sequence[dict]) -> list[dict]:
@@ -388,10 +444,7 @@ def main() -> None:
     measured = {
         "bars": bars(cells),
         "cells": cells,
-        "costs": {
-            name: {"step": dict(own.step), "around": dict(own.around)}
-            for name, own in zip(("call", "step"), costs, strict=True)
-        },
+        "costs": {name: plain(own) for name, own in zip(("call", "step"), costs, strict=True)},
         "load_average": [before, load_average()],
     }
     for one in measured["bars"]:

@@ -146,8 +146,8 @@ _LOOK = 0.1  # seconds between looks at the engine's state
 )
 @click.option(
     "--policy",
-    type=click.Choice(["shortest", "deadline", "fair", "first-come"]),
-    default="shortest",
+    type=click.Choice(["head-start", "shortest", "deadline", "fair", "first-come"]),
+    default="head-start",
     show_default=True,
     help="With --scheduling step: whose step is next.",
 )

@@ -342,7 +342,7 @@ class Takeover:
         self.weights = weights
         if key not in self.graphs:
             while len(self.graphs) >= MOST_GRAPHS:
-                _release(self.graphs.popitem(last=False)[1])
+                release(self.graphs.popitem(last=False)[1])
                 give_back()
             self.graphs[key] = self.capture(function, values)
         self.graphs.move_to_end(key)
@@ -357,11 +357,11 @@ class Takeover:
     def release(self) -> None:
         """Give the graphs' memory pools back."""
         while self.graphs:
-            _release(self.graphs.popitem()[1])
+            release(self.graphs.popitem()[1])
         give_back()
 
 
-def _release(graph: Loop) -> None:
+def release(graph: Loop) -> None:
     if isinstance(graph, Captured):
         graph.graph.reset()
 

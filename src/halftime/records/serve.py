@@ -10,7 +10,8 @@ from halftime.records.environment import Environment
 Branch = Literal["guided", "unguided"]
 Mode = Literal["text2img", "img2img", "inpaint"]
 Scheduling = Literal["call", "step"]
-PolicyName = Literal["first-come", "shortest", "deadline", "fair"]  # of scheduling at the step
+# of scheduling at the step
+PolicyName = Literal["head-start", "shortest", "deadline", "fair", "first-come"]
 State = Literal["starting", "warming", "ready", "draining", "stopped", "failed"]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 from serve_helpers import certificate, final
 
+from halftime.records.serve import Scheduling
 from halftime.testing import FakeClock
 from halftime.verbs.serve.engine import Engine
 from halftime.verbs.serve.messages import EngineSettings, Final, Job, JobFailed
@@ -21,6 +22,7 @@ from halftime.verbs.serve.wire import (
     Ready,
     ToWorker,
 )
+from scheduling import ready, scheduled
 
 READY = Ready(certificate=certificate(), resident_bytes=2**20)
 Answer = Callable[[Job], Final | JobFailed | None]
@@ -34,11 +36,13 @@ class FakeLink:
     answer: Answer | None = None
     received: list[ToWorker] = field(default_factory=list)
     killed: bool = False
+    scheduling: Scheduling = "call"
     _said: asyncio.Queue[FromWorker | Exception | None] = field(default_factory=asyncio.Queue)
 
     def say(self, *messages: FromWorker | Exception) -> None:
         for message in messages:
-            self._said.put_nowait(message)
+            own = ready(message, self.scheduling) if isinstance(message, Ready) else message
+            self._said.put_nowait(own)
 
     def die(self) -> None:
         self._said.put_nowait(None)
@@ -48,7 +52,8 @@ class FakeLink:
         if isinstance(message, DrawTask) and self.answer is not None:
             answers = [self.answer(job) for job in message.jobs]
             self.say(*(answer for answer in answers if answer is not None))
-            self.say(BatchDone(resident_bytes=2**20))
+            jobs = tuple(job.id for job in message.jobs)
+            self.say(BatchDone(resident_bytes=2**20, jobs=jobs))
 
     @property
     def tasks(self) -> list[DrawTask]:
@@ -73,9 +78,11 @@ class FakeLink:
 
 @dataclass
 class Fakes:
-    """An engine, its clock, and all the workers that it ever had."""
+    """An engine, its clock, and all the workers that it ever had. They schedule as its settings
+    say, unless they `cannot_step`."""
 
     answer: Answer | None = None
+    cannot_step: bool = False
     ready: bool = True
     clock: FakeClock = field(default_factory=FakeClock)
     links: list[FakeLink] = field(default_factory=list)
@@ -85,6 +92,7 @@ class Fakes:
         if self.fails_to_start:
             raise self.fails_to_start.pop()
         link = FakeLink(len(self.links), self.answer)
+        link.scheduling = "call" if self.cannot_step else settings.scheduling
         self.links.append(link)
         if self.ready:
             link.say(ModelLoaded(), READY)
@@ -93,7 +101,7 @@ class Fakes:
     @asynccontextmanager
     async def engine(self, **changes: object) -> AsyncIterator[Engine]:
         settings = EngineSettings(**{"queue_limit": 8, "max_batch": 2, **changes})  # type: ignore[arg-type]
-        engine = Engine(settings, spawn=self.spawn, clock=lambda: self.clock.now)
+        engine = Engine(scheduled(settings), spawn=self.spawn, clock=lambda: self.clock.now)
         engine.queue.promises.chance = lambda: 0.0
         for slot in engine.slots:
             slot.sleep = no_pause

@@ -12,10 +12,12 @@ The script in the first argument says the rest.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -30,6 +32,7 @@ from halftime.verbs.serve.wire import (
     ModelLoaded,
     Ready,
     Recompiled,
+    StepsTaken,
 )
 
 FAILURES = {
@@ -73,13 +76,41 @@ def main() -> None:
     channel.send(ModelLoaded())
     while model == "mute":
         time.sleep(1)
-    channel.send(Ready(certificate=script.certificate, resident_bytes=2**20))
-    while True:
-        task = channel.batches.get()
+    by_step = begin.settings.scheduling == "step"
+    certificate = msgspec.structs.replace(script.certificate, scheduling=begin.settings.scheduling)
+    channel.send(Ready(certificate=certificate, resident_bytes=2**20))
+
+    def batch(task: DrawTask) -> Iterator[None]:
         if model == "sticky" and is_named_in(begin.settings.recipe):
-            fail_all(channel, task)
-            continue
-        Batch(script, channel, task).draw()
+            return fail_all(channel, task)
+        return Batch(script, channel, task, by_step).turns()
+
+    if by_step:
+        in_turns(channel, batch)
+    while True:
+        exhaust(batch(channel.batches.get()))
+
+
+def exhaust(turns: Iterator[None]) -> None:
+    for _ in turns:
+        pass
+
+
+def in_turns(channel: Channel, batch: Callable[[DrawTask], Iterator[None]]) -> None:
+    """Scheduled at the step: the next turn is that of the request with the fewest steps."""
+    line = list[tuple[int, int, Iterator[None]]]()
+    numbers = itertools.count()
+    while True:
+        tasks = [] if line else [channel.batches.get()]
+        while not channel.batches.empty():
+            tasks.append(channel.batches.get())
+        for task in tasks:
+            for job, waited in zip(task.jobs, task.waited, strict=True):
+                turns = batch(DrawTask(jobs=(job,), waited=(waited,)))
+                line.append((job.steps, next(numbers), turns))
+        first = min(line)
+        if next(first[-1], "over") == "over":
+            line.remove(first)
 
 
 def is_named_in(path: str | None) -> bool:
@@ -87,36 +118,52 @@ def is_named_in(path: str | None) -> bool:
     return file.is_file() and file.read_text() == str(os.getpid())
 
 
-def fail_all(channel: Channel, task: DrawTask) -> None:
+def fail_all(channel: Channel, task: DrawTask) -> Iterator[None]:
     text, retryable = FAILURES["internal"]
     for job in task.jobs:
         channel.send(JobFailed(id=job.id, kind="internal", message=text, retryable=retryable))
-    channel.send(BatchDone(resident_bytes=2**20))
+    channel.send(done(task))
+    yield
+
+
+def done(task: DrawTask) -> BatchDone:
+    return BatchDone(resident_bytes=2**20, jobs=tuple(job.id for job in task.jobs))
 
 
 class Batch:
-    def __init__(self, script: Script, channel: Channel, task: DrawTask) -> None:
+    """What is drawn together; a turn is a step, or a look at what is waited for."""
+
+    def __init__(self, script: Script, channel: Channel, task: DrawTask, by_step: bool) -> None:
         self.script, self.channel, self.task = script, channel, task
+        self.by_step = by_step
         self.answered: set[str] = set()
 
-    def draw(self) -> None:
+    def turns(self) -> Iterator[None]:
+        if self.by_step and self.channel.cancelled(self.task.jobs[0]):
+            self.end()
+            return
         size = len(self.task.jobs)
         for job, waited in zip(self.task.jobs, self.task.waited, strict=True):
             self.send(Started(id=job.id, queue_seconds=waited, batch_size=size))
         for job in self.task.jobs:
-            self.misbehave(job)
+            yield from self.misbehave(job)
         begun = time.monotonic()
         for step in range(1, 1 + self.task.jobs[0].steps):
             self.step(step)
+            yield
         for job in self.task.jobs:
             while job.prompt == "endless" and not self.channel.cancelled(job):
                 time.sleep(0.01)
+                yield
         seconds = time.monotonic() - begun
         for job, waited in zip(self.task.jobs, self.task.waited, strict=True):
             if job.prompt != "broken" and self.waiting(job):
                 self.send(final(job, waited, seconds, size))
+        self.end()
+
+    def end(self) -> None:
         self.channel.forget(self.task.jobs)
-        self.send(BatchDone(resident_bytes=2**20))
+        self.send(done(self.task))
 
     def send(self, message: object) -> None:
         self.channel.send(message)  # type: ignore[arg-type]
@@ -129,6 +176,8 @@ class Batch:
         if not jobs:
             return
         time.sleep(self.script.step_seconds)
+        if self.by_step:
+            self.send(StepsTaken(left={job.id: job.steps - step for job in jobs}))
         if self.script.steps_file is not None:
             with open(self.script.steps_file, "ab") as file:
                 file.write(b"." * len(jobs))
@@ -137,7 +186,7 @@ class Batch:
                 width, height, data = job.width, job.height, pixels(job, step)
                 self.send(Preview(id=job.id, step=step, width=width, height=height, pixels=data))
 
-    def misbehave(self, job: Job) -> None:
+    def misbehave(self, job: Job) -> Iterator[None]:
         word, _, argument = job.prompt.partition(" ")
         if word == "crash":
             marker = Path(argument.removeprefix("once ")) if argument else None
@@ -156,10 +205,13 @@ class Batch:
             end = time.monotonic() + 0.25
             while time.monotonic() < end and not self.channel.cancelled(job):
                 time.sleep(0.01)
+                yield
         while word == "hold" and not (os.path.exists(argument) or self.channel.cancelled(job)):
             time.sleep(0.01)
+            yield
         while word == "hang" and not self.channel.cancelled(job):
             time.sleep(0.01)
+            yield
 
 
 def preview_steps(job: Job) -> list[int]:

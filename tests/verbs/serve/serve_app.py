@@ -27,6 +27,7 @@ from halftime.verbs.serve.messages import (
 )
 from halftime.verbs.serve.service import HttpSettings
 from halftime.verbs.serve.wire import BatchDone, DrawTask, FromWorker, ModelLoaded, Ready, ToWorker
+from scheduling import ready, scheduled
 from serve_fake import CERTIFICATE, wait_until
 
 
@@ -66,7 +67,8 @@ class DrawingLink:
             self.end_batch()
 
     def end_batch(self) -> None:
-        self.say(BatchDone(resident_bytes=2**20))
+        jobs = tuple(job.id for job in self.tasks[-1].jobs)
+        self.say(BatchDone(resident_bytes=2**20, jobs=jobs))
 
 
 def events_of(job: Job) -> list[Event]:
@@ -123,13 +125,14 @@ def in_process(
     """A server that is ready. Nothing listens, and no process is started."""
     links: list[DrawingLink] = []
 
-    async def spawn(_: EngineSettings, number: int) -> DrawingLink:
+    async def spawn(settings: EngineSettings, number: int) -> DrawingLink:
         link = DrawingLink(number)
         links.append(link)
-        link.say(ModelLoaded(), Ready(certificate=certificate, resident_bytes=2**20))
+        warm = Ready(certificate=certificate, resident_bytes=2**20)
+        link.say(ModelLoaded(), ready(warm, settings.scheduling))
         return link
 
-    drawing = Engine(engine or EngineSettings(max_batch=1), spawn=spawn)
+    drawing = Engine(scheduled(engine or EngineSettings(max_batch=1)), spawn=spawn)
     app = application(drawing, HttpSettings(**{"model": "fake", **settings}))  # type: ignore[arg-type]
     with TestClient(app, base_url="http://127.0.0.1:8000") as client:
         wait_until(lambda: drawing.status.state == "ready")

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from halftime.records.serve import Certificate, WarmEntry
 from halftime.verbs.serve.engine import Engine
 from halftime.verbs.serve.messages import EngineSettings, Event, Final, Job
+from scheduling import scheduled
 from serve_fake import WorkerScript
 
 
@@ -74,7 +75,7 @@ async def running(
     settings: EngineSettings, command: tuple[str, ...] = FAKE
 ) -> AsyncIterator[Engine]:
     """A ready engine; whatever happens, its worker is ended."""
-    engine = Engine(settings, command=command)
+    engine = Engine(scheduled(settings), command=command)
     await engine.start()
     try:
         await until(lambda: engine.status.state in ("ready", "failed"), START_SECONDS)

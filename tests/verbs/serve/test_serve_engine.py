@@ -26,6 +26,7 @@ from halftime.verbs.serve.messages import (
     Refused,
     Started,
 )
+from scheduling import only_by_call, scheduled
 
 SETTINGS = EngineSettings(queue_limit=8, max_batch=2)
 
@@ -48,7 +49,7 @@ def test_events_come_in_order() -> None:
 
 def test_nothing_is_taken_before_ready_and_after_the_drain() -> None:
     async def check() -> None:
-        engine = Engine(settings(model="mute"), command=FAKE)
+        engine = Engine(scheduled(settings(model="mute")), command=FAKE)
         with pytest.raises(NotReady, match="stopped"):
             engine.submit(job())
         await engine.start()
@@ -78,6 +79,7 @@ def test_off_the_list_is_snapped_or_refused() -> None:
     asyncio.run(check())
 
 
+@only_by_call("at the step a batch is formed before each pass")
 def test_alike_are_drawn_together_and_others_apart(tmp_path: Path) -> None:
     async def check() -> None:
         async with running(SETTINGS) as engine:
@@ -95,6 +97,7 @@ def test_alike_are_drawn_together_and_others_apart(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+@only_by_call("at the step a batch is formed before each pass")
 def test_the_window_waits_for_company() -> None:
     async def check() -> None:
         async with running(settings(batch_window_seconds=60.0)) as engine:
@@ -284,7 +287,7 @@ def test_a_worker_that_answers_nothing_is_answered_for() -> None:
 
 def test_a_drain_finishes_what_was_accepted_and_cuts_off_at_its_timeout() -> None:
     async def check() -> None:
-        engine = Engine(SETTINGS, command=FAKE)
+        engine = Engine(scheduled(SETTINGS), command=FAKE)
         await engine.start()
         await until(lambda: engine.status.state == "ready")
         answers = [
@@ -298,7 +301,7 @@ def test_a_drain_finishes_what_was_accepted_and_cuts_off_at_its_timeout() -> Non
         assert [names(await events)[-1] for events in answers] == ["Final"] * 3
         assert not psutil.pid_exists(pid)
 
-        engine = Engine(SETTINGS, command=FAKE)
+        engine = Engine(scheduled(SETTINGS), command=FAKE)
         await engine.start()
         await until(lambda: engine.status.state == "ready")
         hung = asyncio.ensure_future(events_of(engine, job(prompt="hang")))

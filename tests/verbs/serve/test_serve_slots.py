@@ -1,4 +1,5 @@
-"""Workers that fail softly: each kind is noticed, and ends in a worker that draws."""
+"""Workers that fail softly: each kind is noticed, and ends in a worker that draws; by the call and
+at the step."""
 
 from __future__ import annotations
 
@@ -16,6 +17,9 @@ from halftime.verbs.serve.engine import Engine
 from halftime.verbs.serve.messages import Final, Job, JobFailed, NotReady
 from halftime.verbs.serve.slot import TEST_PICTURE
 from halftime.verbs.serve.wire import BatchDone, Beat, MemoryDropped, ModelLoaded, Ready, Warming
+from scheduling import both_ways
+
+pytestmark = both_ways
 
 
 def with_engine(

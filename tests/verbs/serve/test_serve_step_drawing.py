@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import itertools
 import queue
+import weakref
 from collections.abc import Sequence
 from functools import cache
 
@@ -25,6 +28,7 @@ from halftime.verbs.serve.step_worker import StepServing
 from halftime.verbs.serve.stepping import Watch
 from halftime.verbs.serve.studio import Studio, open_studio
 from halftime.verbs.serve.warmup import graphs
+from halftime.verbs.serve.watching import Dynamo
 from halftime.verbs.serve.wire import Channel, DrawTask, StepsTaken
 
 SETTINGS = EngineSettings(
@@ -77,7 +81,7 @@ class Notes:
 def drawing(**changes: object) -> tuple[StepDrawing, Notes]:
     notes = Notes()
     turns = StepDrawing(studio(), notes, **changes)  # type: ignore[arg-type]
-    turns.times.steps[32, 32], turns.times.around[32, 32] = 1.0, 1.0
+    turns.times.steps[32, 32], turns.times.after[32, 32] = 1.0, 1.0
     turns.times.learn = lambda *args: None  # type: ignore[method-assign]
     return turns, notes
 
@@ -109,7 +113,7 @@ def test_the_batch_is_formed_anew_before_each_pass() -> None:
     turns.turn()
     turns.add(small("b", 1))
     run_to_end(turns)
-    assert [line for line in notes.lines if " " not in line] == ["a", "a+b"]
+    assert [line for line in notes.lines if " " not in line] == ["a", "b+a"]
     assert notes.pictures["a"].own_seconds < notes.pictures["a"].compute_seconds
     assert notes.pictures["a"].batch_size == 2
 
@@ -122,6 +126,23 @@ def test_between_two_steps_a_request_is_let_go(outcome: Outcome) -> None:
     notes.outcomes["a"] = outcome
     run_to_end(turns)
     assert notes.lines == ["a starts", "a", f"a {outcome}"]
+
+
+@pytest.mark.parametrize("outcome", ["cancelled", "late"])
+def test_who_is_let_go_gives_its_memory_back_and_its_room_to_the_next(outcome: Outcome) -> None:
+    turns, notes = drawing(memory_bytes=1)
+    turns.add(small("gone", 3))
+    turns.turn()
+    loop = turns.requests["gone"].loop
+    assert loop is not None
+    held = [weakref.ref(loop), weakref.ref(loop.latents), weakref.ref(loop.scheduler)]
+    del loop
+    turns.add(small("next", 1))
+    notes.outcomes["gone"] = outcome
+    turns.turn()
+    gc.collect()
+    assert [reference() for reference in held] == [None] * 3
+    assert "next starts" in notes.lines
 
 
 def test_where_the_memory_is_full_nobody_else_is_begun() -> None:
@@ -145,7 +166,9 @@ def test_what_starts_from_a_picture_is_drawn_whole() -> None:
 def test_one_that_cannot_be_drawn_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     real = step_drawing.advance
 
-    def advance(pipeline: object, loops: Sequence[step_drawing.Loop]) -> object:
+    def advance(
+        pipeline: object, loops: Sequence[step_drawing.Loop], graphs: object = None
+    ) -> object:
         if any(loop.call["prompt"] == ["bad"] for loop in loops):
             raise RuntimeError("no")
         return real(pipeline, loops)  # type: ignore[arg-type]
@@ -162,7 +185,9 @@ def test_one_that_cannot_be_drawn_fails_alone(monkeypatch: pytest.MonkeyPatch) -
 def test_where_memory_runs_out_each_takes_its_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     real = step_drawing.advance
 
-    def advance(pipeline: object, loops: Sequence[step_drawing.Loop]) -> object:
+    def advance(
+        pipeline: object, loops: Sequence[step_drawing.Loop], graphs: object = None
+    ) -> object:
         if len(loops) > 1:
             raise OutOfMemory("too much")
         return real(pipeline, loops)  # type: ignore[arg-type]
@@ -217,6 +242,29 @@ def test_the_proof_compares_and_compiles_all_that_will_be_needed() -> None:
     pytorch.dynamo_counters()
 
 
+def test_whatever_is_accepted_after_ready_compiles_nothing() -> None:
+    """Every branch and batch size of the certificate, at any steps, beside whom it may be."""
+    opened = studio("compiled")
+    offered = msgspec.structs.replace(OFFERED, guidance=("guided", "unguided"))
+    proof = prove(opened, offered, nothing)
+    assert proof.refusal == ""
+    dynamo, notes = Dynamo(), Notes()
+    turns = StepDrawing(opened, notes, sizes=proof.sizes, times=proof.times)
+    kinds = itertools.product((1.0, 5.0), (1, 3, 4))
+    for number, (guidance, steps) in enumerate(kinds):
+        name = str(number)
+        turns.add(small(name, steps, guidance=guidance))
+        turns.turn()
+        if number % 5 == 0:
+            notes.outcomes[name] = "cancelled"
+    run_to_end(turns)
+    assert dynamo.look() == ()
+    assert not notes.errors
+    turns.add(small("unlisted", 1, width=96, height=64))  # the look sees what is compiled
+    run_to_end(turns)
+    assert len(dynamo.look("unlisted")) >= 1
+
+
 def test_a_pipeline_that_fails_the_proof_is_served_by_the_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -230,8 +278,10 @@ def test_a_pipeline_that_fails_the_proof_is_served_by_the_call(
 def test_a_batch_that_differs_too_much_is_not_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     real = step_proof._in_turns
 
-    def off(opened: Studio, jobs: object, times: object, sizes: Sequence[int]) -> object:
-        pictures = real(opened, jobs, times, sizes)  # type: ignore[arg-type]
+    def off(
+        opened: Studio, jobs: object, times: object, sizes: Sequence[int], graphs: object
+    ) -> object:
+        pictures = real(opened, jobs, times, sizes, graphs)  # type: ignore[arg-type]
         return [one ^ 2 for one in pictures] if max(sizes) > 1 else pictures
 
     monkeypatch.setattr(step_proof, "_in_turns", off)

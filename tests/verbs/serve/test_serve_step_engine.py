@@ -47,7 +47,7 @@ def test_requests_are_sent_as_they_come_and_wait_until_their_turn() -> None:
             (link,) = fakes.links
             long, short = engine.submit(job("long", steps=20)), engine.submit(job("short"))
             assert sent(link) == ["long", "short"]
-            assert (engine.status.queue_depth, engine.status.running) == (2, 0)
+            assert (engine.status.queue_depth, engine.status.running) == (1, 1)
             start(link, "long")
             start(link, "short")
             await settle()
@@ -158,7 +158,7 @@ def test_several_workers_share_the_work() -> None:
 
 def test_a_pipeline_that_cannot_is_served_by_the_call() -> None:
     async def check() -> None:
-        fakes = Fakes(answer=good)
+        fakes = Fakes(answer=good, cannot_step=True)
         async with fakes.engine(scheduling="step") as engine:
             events = engine.submit(job("a"))
             await settle()

@@ -13,6 +13,7 @@ from halftime.verbs.serve.admission import Turns
 from halftime.verbs.serve.step_policies import (
     POLICIES,
     Task,
+    ahead,
     earliest_deadline,
     finishes,
     fits,
@@ -26,8 +27,12 @@ NAMES: tuple[PolicyName, ...] = tuple(POLICIES)
 STEP = 0.5
 
 
+LONGEST = 2.0  # seconds
+
+
 def task(number: int, arrived: float = 0.0, seconds: float = 1.0, **changes: object) -> Task:
-    return Task(f"t{number}", number, arrived, seconds, **changes)  # type: ignore[arg-type]
+    values = {"whole": seconds, "longest": LONGEST} | changes
+    return Task(f"t{number}", number, arrived, seconds, **values)  # type: ignore[arg-type]
 
 
 @st.composite
@@ -75,14 +80,14 @@ def test_nobody_starves(policy: PolicyName, steps: int, seconds: float) -> None:
     (tag,) = turns.tags("a", [steps * STEP])
     waiting = task(0, 0.0, steps * STEP, tag=tag)
     waiting = waiting._replace(deadline=60.0)
+    bound = overtaken_for(waiting, policy) + waiting.seconds + 2 * seconds
     stream = list[Task]()
-    for number in range(1, 500):
+    for number in range(1, 10 + max(500, int(bound / seconds))):
         now = number * seconds
         (tag,) = turns.tags("b", [seconds])
         turns.add("b", tag)
         stream.append(task(number, now, seconds, deadline=now + 2 * seconds, tag=tag))
     _, ends = drawn([waiting, *stream], policy)
-    bound = overtaken_for(waiting, policy) + waiting.seconds + 2 * seconds
     assert ends[waiting.id] <= bound < stream[-1].arrived
     newcomers = [other for other in stream if other.arrived > bound]
     assert all(order([other, waiting], policy)[0] is waiting for other in newcomers)
@@ -104,6 +109,16 @@ def test_short_ones_overtake_and_old_ones_do_not_wait_for_ever() -> None:
     assert order([long, short], "first-come") == [long, short]
     after = 0.4 / 0.05
     assert order([long, task(1, after + 0.01, 0.0)], "shortest")[0] is long
+
+
+def test_the_head_start_grows_with_the_square_of_how_much_shorter_a_request_is() -> None:
+    long, half, short = task(0, seconds=2.0), task(1, seconds=1.0), task(2, seconds=0.2)
+    assert [ahead(one) for one in (long, half, short)] == pytest.approx([1.8, 7.2, 180.0])
+    assert ahead(task(3, seconds=0.001)) == pytest.approx(180.0)  # at most
+    assert order([long, half], "head-start") == [half, long]
+    # who came more than the difference earlier is not overtaken; nor does what was drawn count
+    begun = half._replace(arrived=5.5, seconds=0.1)
+    assert order([long, begun], "head-start") == [long, begun]
 
 
 def test_by_deadline_and_in_turns() -> None:

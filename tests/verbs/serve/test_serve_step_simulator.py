@@ -18,7 +18,7 @@ from halftime.verbs.serve.step_simulator import (
 )
 
 COSTS = Costs(step={64: 0.1}, around={64: 0.5})
-CALL, STEP = Rules("call", "first-come"), Rules("step", "shortest")
+CALL, STEP = Rules("call", "first-come"), Rules("step", "head-start")
 
 
 def arrival(name: str, at: float, steps: int, **changes: object) -> SimulatedRequest:
@@ -44,6 +44,21 @@ def test_a_batch_shares_a_pass_where_it_pays() -> None:
     assert alone == pytest.approx([1.5, 3.0])
     # a step before the other came, 9 shared ones of 0.12, what is around its loop; then the same
     assert together == pytest.approx([0.1 + 9 * 0.12 + 0.5, 0.1 + 9 * 0.12 + 0.5 + 0.1 + 0.5])
+
+
+def test_what_is_before_the_loop_belongs_to_its_first_turn() -> None:
+    costs = COSTS._replace(before={64: 0.2})
+    long, short = arrival("long", 0.0, 3), arrival("short", 0.25, 1)
+    # 0.2 and a step; the short one whole; two steps and the 0.3 that come after
+    assert ends([long, short], STEP, costs) == pytest.approx([1.4, 0.9])
+
+
+def test_who_comes_during_a_turn_is_let_in_as_things_are_at_its_end() -> None:
+    rules = Rules("call", "first-come", admission=True)
+    coming = [arrival("a", 0.0, 10), arrival("b", 0.9, 10, deadline=2.1)]
+    assert ends(coming, rules) == pytest.approx([1.5, None])
+    coming[1] = coming[1]._replace(deadline=3.01)  # 1.5 for what is left of a, and its own 1.5
+    assert ends(coming, rules) == pytest.approx([1.5, 3.0])
 
 
 def test_admission_refuses_what_would_be_late_and_keeps_its_promises() -> None:
@@ -76,8 +91,8 @@ def p99(outcomes: list[SimulatedOutcome], steps: int) -> float:
 
 def test_the_tail_of_short_ones_falls_and_long_ones_pay_a_little() -> None:
     call, step = under_load(0.8, CALL), under_load(0.8, STEP)
-    assert p99(step, 4) < p99(call, 4) / 3
-    assert p99(step, 30) < 2 * p99(call, 30)
+    assert p99(step, 4) < p99(call, 4) / 6
+    assert p99(step, 30) < 1.5 * p99(call, 30)
     last = max(one.ended or 0.0 for one in call), max(one.ended or 0.0 for one in step)
     assert last[0] == pytest.approx(last[1], rel=0.02)  # the same work
 

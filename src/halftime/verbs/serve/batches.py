@@ -118,8 +118,10 @@ class Worker:
             self.steps = StepServing.over(
                 self.channel, self.studio, self.begin.settings, proof, self.previews, self._after
             )
-        elif self.steps is not None and proof.refusal:
-            raise HalftimeError(f"scheduling at the step no longer works: {proof.refusal}")
+        elif self.steps is not None:
+            if proof.refusal:
+                raise HalftimeError(f"scheduling at the step no longer works: {proof.refusal}")
+            self.steps.drawing.graphs = proof.graphs
         return proof.certify(certificate)
 
     def _with_times(self, certificate: Certificate) -> Certificate:
@@ -208,6 +210,8 @@ class Worker:
         if graphs:
             self.channel.send(Recompiled(graphs=graphs))
         growth = self.memory.grew()
+        if growth and self.steps is not None:
+            self.steps.drawing.drop_graphs(growth)
         compiled = self.memory.drop() if growth else False
         if growth:
             self.channel.send(MemoryDropped(message=growth, warms_again=compiled))

@@ -155,7 +155,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     # workers that died in a row without a picture before the engine gives up
     restart_limit: int = 5
     scheduling: Scheduling = "call"  # 'step': where the pipeline's loop allows it
-    policy: PolicyName = "shortest"  # whose step is next
+    policy: PolicyName = "head-start"  # whose step is next
     aside_bytes: int = 2**30  # of what requests hold between two steps
     artefacts: str | None = None  # a file where compiled code is kept for the next start
 

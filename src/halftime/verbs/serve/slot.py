@@ -175,11 +175,13 @@ class Slot:
         return by_step and self.state == "ready" and self.worker is not None
 
     def send(self, items: list[Waiting]) -> None:
-        """Give the worker requests to schedule at the step. It must take them so."""
+        """Give the worker requests to schedule at the step. It must take them so. Where it has
+        nothing else to do, the first one's turn has come."""
         assert self.worker is not None
         if not self.running and not self.sent:
             self.liveness.step()
-        self.sent |= {item.job.id: item for item in items}
+            self._turn_comes(items[0])
+        self.sent |= {item.job.id: item for item in items if item.job.id not in self.running}
         self.phase, now = self._at_work(), self.clock()
         self.worker.send(
             DrawTask(
@@ -188,6 +190,10 @@ class Slot:
                 tags=tuple(item.tag for item in items),
             )
         )
+
+    def _turn_comes(self, item: Waiting) -> None:
+        self.running[item.job.id] = item
+        self._sample, self._call_seconds = item.job, self.times.of(item.job) or 0.0
 
     def _at_work(self) -> Phase:
         return "drawing" if self.running or self.sent else "idle"
@@ -350,13 +356,14 @@ class Slot:
 
     def _event(self, event: Started | Preview | Stepped) -> None:
         if event.id in self.sent:  # and a Started: its first turn has come
-            item = self.running[event.id] = self.sent.pop(event.id)
-            self._sample, self._call_seconds = item.job, self.times.of(item.job) or 0.0
+            self._turn_comes(self.sent.pop(event.id))
         if event.id != TEST_PICTURE:
             self.office.pass_on(event)
 
     def _answered(self, message: Final | JobFailed) -> None:
         item = self.release(message.id)
+        if item is not None:
+            self._sample = item.job
         if isinstance(message, JobFailed):
             self._bad += message.kind == "internal"
         elif is_black(message):
@@ -379,7 +386,7 @@ class Slot:
         self.tally.previews_dropped += message.previews_dropped
         # the worker owes nobody of the batch an answer any more
         batch = message.jobs if self.takes_steps else tuple(self.running)
-        for job_id in set(batch) & set(self.running):
+        for job_id in set(batch) & {*self.running, *self.sent}:
             text = "the worker gave no picture."
             self._answered(JobFailed(id=job_id, kind="internal", message=text, retryable=True))
         sample = self._sample.id if self._sample is not None else ""

@@ -21,6 +21,7 @@ from halftime.records.serve import PolicyName
 from halftime.verbs.profile.call import out_of_memory_explained, tree
 from halftime.verbs.serve.messages import Job
 from halftime.verbs.serve.preview import Previews, SeenStep, preview_steps
+from halftime.verbs.serve.step_graphs import StepGraphs
 from halftime.verbs.serve.step_loop import Estimate, Loop, advance, begin, finish
 from halftime.verbs.serve.step_policies import Task, next_batch
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
@@ -64,6 +65,10 @@ class Request:
     batch_size: int = 1
 
     @property
+    def size(self) -> tuple[int, int]:
+        return self.job.width, self.job.height
+
+    @property
     def steps_left(self) -> int:
         return self.job.steps if self.loop is None else len(self.loop.timesteps) - self.loop.step
 
@@ -77,23 +82,39 @@ class Request:
 
 @dataclass
 class StepTimes:
-    """Seconds of a step and of what is around the loop, by size, as measured: moving averages."""
+    """Seconds of a step, and of what is before and after the loop, by size, as measured: moving
+    averages."""
 
     steps: dict[Hashable, float] = field(default_factory=dict)
-    around: dict[Hashable, float] = field(default_factory=dict)
+    before: dict[Hashable, float] = field(default_factory=dict)
+    after: dict[Hashable, float] = field(default_factory=dict)
 
-    def learn(self, kind: Literal["steps", "around"], size: Hashable, seconds: float) -> None:
+    def learn(
+        self, part: Literal["steps", "before", "after"], size: Hashable, seconds: float
+    ) -> None:
         """One more measurement."""
-        averages = self.steps if kind == "steps" else self.around
+        averages = {"steps": self.steps, "before": self.before, "after": self.after}[part]
         before = averages.get(size, seconds)
         averages[size] = before + _WEIGHT * (seconds - before)
 
     def left(self, request: Request) -> float:
         """What a request still takes, alone."""
-        size = (request.job.width, request.job.height)
+        size = request.size
+        before = 0.0 if request.loop is not None else self.before.get(size, 0.0)
+        return before + self._rest(size, request.steps_left)
+
+    def whole(self, size: Hashable, steps: int) -> float:
+        """All of a request of so many steps, alone."""
+        return self.before.get(size, 0.0) + self._rest(size, steps)
+
+    def longest(self, steps: int) -> float:
+        """A request of so many steps, of the size that takes longest."""
+        return max((self.whole(size, steps) for size in self.steps), default=_UNKNOWN_SECONDS)
+
+    def _rest(self, size: Hashable, steps: int) -> float:
         if size not in self.steps:
             return _UNKNOWN_SECONDS
-        return request.steps_left * self.steps[size] + self.around.get(size, 0.0)
+        return steps * self.steps[size] + self.after.get(size, 0.0)
 
 
 class Reports(Protocol):
@@ -124,10 +145,12 @@ class StepDrawing:
 
     studio: Studio
     reports: Reports
-    policy: PolicyName = "shortest"
+    policy: PolicyName = "head-start"
+    most_steps: int = 1  # of what is offered
     sizes: Sequence[int] = (1,)
     memory_bytes: float = math.inf  # of what is put aside
     previews: Previews | None = None
+    graphs: StepGraphs | None = None  # of the denoiser, on CUDA
     times: StepTimes = field(default_factory=StepTimes)
     clock: Callable[[], float] = time.monotonic
     requests: dict[str, Request] = field(default_factory=dict)
@@ -191,6 +214,8 @@ class StepDrawing:
             deadline=math.inf if job.deadline is None else job.deadline,
             tag=request.tag,
             shape=self._shape(job),
+            whole=self.times.whole(request.size, job.steps),
+            longest=self.times.longest(self.most_steps),
         )
 
     def _shape(self, job: Job) -> Hashable:
@@ -214,6 +239,7 @@ class StepDrawing:
             return False
         request.loop = loop
         request.add(stages)
+        self.times.learn("before", request.size, sum(stages.values()))
         self._largest = max(self._largest, loop.size)
         return True
 
@@ -224,21 +250,31 @@ class StepDrawing:
         self.reports.started(request)
 
     def _advance(self, requests: Sequence[Request]) -> None:
-        """A step of all; where memory runs out, what was cached is given back, and each takes its
-        step alone."""
+        """A step of all; where memory runs out, the graphs and what was cached are given back, and
+        each takes its step alone."""
         try:
             self._step(requests)
             return
         except OutOfMemory as error:
-            if len(requests) == 1:
+            if len(requests) == 1 and not self._has_graphs:
                 self._fail(requests[0], error)
                 return
         except Exception as error:
             self._after_failure(requests, error)
             return
+        self.drop_graphs("memory ran out")
         give_memory_back()  # outside of `except`, since the error holds what the step had
         for request in requests:
             self._advance([request])
+
+    @property
+    def _has_graphs(self) -> bool:
+        return self.graphs is not None and bool(self.graphs.graphs)
+
+    def drop_graphs(self, why: str) -> None:
+        """Give their memory back; from now on each pass is launched kernel by kernel."""
+        if self.graphs is not None:
+            self.graphs.release(why)
 
     def _after_failure(self, requests: Sequence[Request], error: Exception) -> None:
         """One of them may be at fault: each tries alone."""
@@ -254,14 +290,13 @@ class StepDrawing:
         self.studio.recorder.reset()
         with out_of_memory_explained():
             self.studio.clock.start()
-            estimates = advance(self.studio.pipeline, loops)
+            estimates = advance(self.studio.pipeline, loops, self.graphs)
             self.studio.clock.finish()
         self.studio.beat()
         seconds = self.clock() - begun
         for request, estimate in zip(requests, estimates, strict=True):
             request.add({DENOISE: seconds}, len(requests))
-            size = (request.job.width, request.job.height)
-            self.times.learn("steps", size, seconds / len(requests))
+            self.times.learn("steps", request.size, seconds / len(requests))
             self._show(request, estimate)
         self.reports.stepped(requests)
         for request in requests:
@@ -287,8 +322,7 @@ class StepDrawing:
             self._fail(request, error)
             return
         request.add(stages)
-        before = sum(request.stages.values()) - request.stages.get(DENOISE, 0.0)
-        self.times.learn("around", (request.job.width, request.job.height), before)
+        self.times.learn("after", request.size, sum(stages.values()))
         self._give(request, pixels)
 
     def _draw_whole(self, request: Request) -> None:
@@ -308,6 +342,9 @@ class StepDrawing:
         except Exception as error:
             self._fail(request, error)
             return
+        finally:
+            if self.graphs is not None:
+                self.graphs.look()
         request.add(drawing.stages)
         self._give(request, drawing.pictures[0], drawing)
 

@@ -223,17 +223,24 @@ def own_scheduler(template: SchedulerMixin) -> SchedulerMixin:
 
 
 @torch.no_grad()
-def advance(pipeline: DiffusionPipeline, loops: Sequence[Loop]) -> list[Estimate]:
-    """One step of each loop, all through one forward pass; all have the same `shape`.
+def advance(
+    pipeline: DiffusionPipeline,
+    loops: Sequence[Loop],
+    denoise: Callable[..., tuple[Tensor, ...]] | None = None,
+) -> list[Estimate]:
+    """One step of each loop, all through one forward pass; all have the same `shape`. `denoise`
+    stands in for the denoiser where it is there.
 
     Where the forward pass fails, no loop has changed.
     """
     kind = LOOPS[type(pipeline).__name__]
-    outputs = _forward(kind, getattr(pipeline, kind.denoiser), loops)
+    outputs = _forward(kind, denoise or getattr(pipeline, kind.denoiser), loops)
     return [_step(loop, output) for loop, output in zip(loops, outputs, strict=True)]
 
 
-def _forward(kind: LoopKind, denoiser: nn.Module, loops: Sequence[Loop]) -> Sequence[Tensor]:
+def _forward(
+    kind: LoopKind, denoise: Callable[..., tuple[Tensor, ...]], loops: Sequence[Loop]
+) -> Sequence[Tensor]:
     sample = _rows([_model_input(kind, loop) for loop in loops])
     # alone as the pipeline's own call has it, so that what is compiled for that serves this too
     of_all = len(loops) == 1 and not kind.sample
@@ -244,7 +251,7 @@ def _forward(kind: LoopKind, denoiser: nn.Module, loops: Sequence[Loop]) -> Sequ
     }
     if kind.sample:
         arguments |= {kind.sample: sample, "timestep": timestep}
-    output = denoiser(*(() if kind.sample else (sample, timestep)), **arguments)[0]
+    output = denoise(*(() if kind.sample else (sample, timestep)), **arguments)[0]
     return cast("Sequence[Tensor]", output.split([loop.rows for loop in loops]))
 
 

@@ -1,9 +1,9 @@
 """Which requests take the next step, and who is let in: pure functions of plain data.
 
 A policy is a key: the lowest goes first. None of the keys moves with time, and a request's own
-falls with every step it takes, so without newcomers each is drawn to its end, in the order of the
-keys, and `finishes` is a sum. A newcomer overtakes where its key is lower; after `overtaken_for`
-seconds none has one that is, so nobody starves.
+never rises with a step it takes, so without newcomers each is drawn to its end, in the order of
+the keys, and `finishes` is a sum. A newcomer overtakes where its key is lower; after
+`overtaken_for` seconds none has one that is, so nobody starves.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from halftime.records.serve import PolicyName
 # Seconds of work that a second of waiting is worth: a request of 400 ms is overtaken by none that
 # comes more than 8 s later.
 AGING = 0.05
+# Of the longest request's seconds: its own head start. One that is n times shorter has n * n such.
+HEAD_START = 0.9
+MOST_TIMES_SHORTER = 10.0  # that count; so the largest head start is 90 times the longest's seconds
 # seconds after which a request without a deadline has its turn before all that came later
 PATIENCE = 600.0
 
@@ -31,6 +34,8 @@ class Task(NamedTuple):
     deadline: float = math.inf
     tag: float = 0.0  # of fair queueing: the work of its client up to and with it, by its weight
     shape: Hashable = None  # equal where they may share a forward pass
+    whole: float = 0.0  # seconds of all of it, alone
+    longest: float = 0.0  # the same, of the longest request that is offered
 
     @property
     def due(self) -> float:
@@ -52,6 +57,21 @@ def shortest(task: Task) -> Key:
     return (task.seconds + AGING * task.arrived, task.number)
 
 
+def head_start(task: Task) -> Key:
+    """In order of arrival, each with a head start that grows with the square of how much shorter
+    it is than the longest. Short requests cost the others little, so they may overtake whatever is
+    here; requests that are nearly as long as the longest go almost in turns, so the tail of long
+    ones stays short."""
+    return (task.arrived - ahead(task), task.number)
+
+
+def ahead(task: Task) -> float:
+    """Its head start, in seconds."""
+    capped = task.longest < MOST_TIMES_SHORTER * task.whole
+    shorter = task.longest / task.whole if capped else MOST_TIMES_SHORTER
+    return HEAD_START * task.longest * shorter**2
+
+
 def deadline(task: Task) -> Key:
     """Earliest deadline first."""
     return (task.due, task.number)
@@ -63,10 +83,11 @@ def fair(task: Task) -> Key:
 
 
 POLICIES: Mapping[PolicyName, Callable[[Task], Key]] = {
-    "first-come": first_come,
+    "head-start": head_start,
     "shortest": shortest,
     "deadline": deadline,
     "fair": fair,
+    "first-come": first_come,
 }
 
 
@@ -76,6 +97,8 @@ def overtaken_for(task: Task, policy: PolicyName, active: float = 0.0) -> float:
     match policy:
         case "first-come":
             return 0.0
+        case "head-start":
+            return ahead(task._replace(whole=0.0)) - ahead(task)
         case "shortest":
             return task.seconds / AGING
         case "deadline":

@@ -16,10 +16,12 @@ from halftime.base.errors import HalftimeError
 from halftime.base.progress import Progress
 from halftime.base.source import in_a_sentence
 from halftime.fix.table_scheduler import is_tabled
+from halftime.pipeline.device import device_of
 from halftime.records.serve import Certificate
 from halftime.verbs.serve.messages import Job
 from halftime.verbs.serve.step_drawing import StepTimes
-from halftime.verbs.serve.step_loop import advance, begin, finish, refusal
+from halftime.verbs.serve.step_graphs import StepGraphs
+from halftime.verbs.serve.step_loop import LOOPS, advance, begin, finish, refusal
 from halftime.verbs.serve.step_policies import largest
 from halftime.verbs.serve.stepping import Watch, belongs_to_a_fix
 from halftime.verbs.serve.studio import Studio, as_pixels
@@ -44,6 +46,7 @@ class Proof:
     times: StepTimes = field(default_factory=StepTimes)
     pictures: int = 0  # that were compared
     levels: int = 0  # the largest difference beside others, in grey levels
+    graphs: StepGraphs | None = None  # of the denoiser, on CUDA
 
     def certify(self, certificate: Certificate) -> Certificate:
         """The certificate, which says how requests are scheduled and why."""
@@ -56,9 +59,11 @@ class Proof:
 
     def _why(self) -> str:
         beside = f", beside others within {self.levels} grey levels" * (max(self.sizes) > 1)
+        graphs = self.graphs.graphs if self.graphs is not None else {}
+        captured = f"; {len(graphs)} forward passes are CUDA graphs" * bool(graphs)
         return (
             f"{self.pictures} pictures drawn step by step, in turns, equal those of the "
-            f"pipeline's own call: alone bit for bit{beside}"
+            f"pipeline's own call: alone bit for bit{beside}{captured}"
         )
 
 
@@ -71,11 +76,31 @@ def prove(studio: Studio, certificate: Certificate, progress: Progress) -> Proof
     reason = refused(studio)
     if reason is not None:
         return Proof(reason)
+    captured = graphs_for(studio)
+    if captured is not None:
+        proof = _proof(studio, certificate, progress, captured)
+        captured.seal()
+        if not proof.refusal:
+            return proof
+        captured.release(proof.refusal)
+    return _proof(studio, certificate, progress, None)
+
+
+def graphs_for(studio: Studio) -> StepGraphs | None:
+    """Those of the denoiser, where it may be captured: on CUDA, and where no fix captures it."""
+    if device_of(studio.pipeline).type != "cuda" or "denoiser-compile" in studio.fixes:
+        return None
+    return StepGraphs(getattr(studio.pipeline, LOOPS[type(studio.pipeline).__name__].denoiser))
+
+
+def _proof(
+    studio: Studio, certificate: Certificate, progress: Progress, captured: StepGraphs | None
+) -> Proof:
     try:
         before = graphs()
         for number in range(MOST_PASSES):
             progress(f"scheduling at the step, pass {number + 1}", number, MOST_PASSES)
-            proof = _pass(studio, certificate)
+            proof = _pass(studio, certificate, captured)
             now = graphs()
             if now == before:
                 return proof
@@ -98,13 +123,14 @@ def refused(studio: Studio) -> str | None:
     return refusal(studio.pipeline)
 
 
-def _pass(studio: Studio, certificate: Certificate) -> Proof:
+def _pass(studio: Studio, certificate: Certificate, captured: StepGraphs | None) -> Proof:
     times, sizes, pictures, levels = StepTimes(), list(certificate.batch_sizes), 0, 0
     for (width, height), branch in product(certificate.sizes, certificate.guidance):
         for batch in list(sizes):
             kind = Kind("text2img", width, height, batch, branch, FEW_STEPS, None)
             jobs = _jobs(studio, kind)
-            difference = _difference(studio, jobs, times, _sizes_up_to(batch, sizes))
+            pictures_in_turns = _in_turns(studio, jobs, times, _sizes_up_to(batch, sizes), captured)
+            difference = _difference(studio, jobs, pictures_in_turns)
             if batch == 1 and difference:
                 raise NotTheSame(
                     f"at {width}x{height}, {branch}, a picture drawn step by step differs by "
@@ -114,7 +140,7 @@ def _pass(studio: Studio, certificate: Certificate) -> Proof:
                 sizes.remove(batch)
             else:
                 levels, pictures = max(levels, difference), pictures + len(jobs)
-    return Proof("", tuple(sizes), times, pictures, levels)
+    return Proof("", tuple(sizes), times, pictures, levels, captured)
 
 
 def _sizes_up_to(batch: int, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -130,33 +156,36 @@ def _jobs(studio: Studio, kind: Kind) -> tuple[Job, ...]:
     )
 
 
-def _difference(studio: Studio, jobs: Sequence[Job], times: StepTimes, sizes: Sequence[int]) -> int:
+def _difference(studio: Studio, jobs: Sequence[Job], pictures: Sequence[np.ndarray]) -> int:
     """Between the pictures drawn in turns and those of the pipeline's own call; in grey levels."""
-    pictures = _in_turns(studio, jobs, times, sizes)
     own = [studio.draw([job], Watch([job], lambda: jobs)).pictures[0] for job in jobs]
     return max(map(grey_levels, pictures, own))
 
 
 def _in_turns(
-    studio: Studio, jobs: Sequence[Job], times: StepTimes, sizes: Sequence[int]
+    studio: Studio,
+    jobs: Sequence[Job],
+    times: StepTimes,
+    sizes: Sequence[int],
+    captured: StepGraphs | None,
 ) -> list[np.ndarray]:
     """As many as the largest of `sizes` at once, and each put aside as soon as it took a step."""
     pipeline, template, size = studio.pipeline, studio.template, (jobs[0].width, jobs[0].height)
     clock = time.perf_counter
     begun = clock()
     loops = [begin(pipeline, template, studio.arguments(pipeline, [job])) for job in jobs]
-    around = clock() - begun
+    times.learn("before", size, (clock() - begun) / len(jobs))
     line = deque(loops)
     while line:
         together = [line.popleft() for _ in range(largest(sizes, len(line)))]
         begun = clock()
-        advance(pipeline, together)
+        advance(pipeline, together, captured)
         times.learn("steps", size, (clock() - begun) / len(together))
         line += [loop for loop in together if not loop.done]
         studio.beat()
     begun = clock()
     pictures = [as_pixels(finish(pipeline, loop))[0] for loop in loops]
-    times.learn("around", size, (around + clock() - begun) / len(jobs))
+    times.learn("after", size, (clock() - begun) / len(jobs))
     return pictures
 
 

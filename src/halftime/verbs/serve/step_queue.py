@@ -1,7 +1,8 @@
 """The queue where requests are scheduled at the step: who is let in beside whom, by the policy that
 the workers draw by.
 
-A request stays in the queue, though a worker has it already, until its first turn has come.
+A request stays in the queue, though a worker has it already, until its first turn has come: at
+once where the worker has nothing else to do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def queue_for(
         clock,
         workers=settings.workers,
         policy=settings.policy,
+        most_steps=max(settings.steps, default=1),
         running=running,
     )
 
@@ -36,7 +38,8 @@ def queue_for(
 class StepQueue(Queue):
     """Lets in whom the policy can draw in time, beside all that were let in before."""
 
-    policy: PolicyName = "shortest"
+    policy: PolicyName = "head-start"
+    most_steps: int = 1  # of what is offered
     running: Callable[[], Sequence[Waiting]] = tuple
 
     def _why_not(self, items: Sequence[Waiting], begin: float, workers: int) -> str:
@@ -81,6 +84,8 @@ class StepQueue(Queue):
             seconds=seconds * left,
             deadline=item.deadline,
             tag=item.tag,
+            whole=seconds,
+            longest=self.most_steps * max(self.times.rates.values(), default=0.0),
         )
 
     def first(self) -> list[Waiting]:
@@ -112,7 +117,10 @@ def spread(queue: StepQueue, takers: Sequence[StepTaker]) -> None:
         possible = [taker for taker in takers if _may_have(taker, item)]
         if not possible:
             return  # what a worker died over comes first, and has a worker for itself
-        min(possible, key=lambda taker: _work(queue, taker)).send([item])
+        taker = min(possible, key=lambda taker: _work(queue, taker))
+        taker.send([item])
+        if item.job.id in taker.running:
+            queue.remove(item.job.id)
 
 
 def _items(taker: StepTaker) -> list[Waiting]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -32,11 +33,13 @@ class SimulatedRequest(NamedTuple):
 
 class Costs(NamedTuple):
     """Seconds by size, of one picture. `batch`: a forward pass of so many, as a multiple of one
-    of a single picture; sizes that are not in it are not used."""
+    of a single picture; sizes that are not in it are not used. `before`: the part of `around` that
+    comes before the loop."""
 
     step: Mapping[Hashable, float]
     around: Mapping[Hashable, float]
     batch: Mapping[int, float] = {1: 1.0}
+    before: Mapping[Hashable, float] = {}
 
     def alone(self, arrival: SimulatedRequest) -> float:
         """A request drawn alone."""
@@ -69,10 +72,14 @@ class Rules(NamedTuple):
     admission: bool = False  # refuse what would make somebody late
 
 
-@dataclass
+@dataclass(eq=False)
 class _SimulatedWorker:
+    """`tasks` are as they will be when the turn that is taken ends, at `free`."""
+
     tasks: dict[str, Task] = field(default_factory=dict)
-    busy: bool = False
+    steps: dict[str, int] = field(default_factory=dict)  # left, of each task
+    taking: tuple[str, ...] = ()  # whose turn it is
+    free: float = 0.0
 
 
 def bursty(rate: float, rng: random.Random, burst: int = 4) -> Iterator[float]:
@@ -85,13 +92,14 @@ def bursty(rate: float, rng: random.Random, burst: int = 4) -> Iterator[float]:
 def simulate(
     arrivals: Sequence[SimulatedRequest], costs: Costs, rules: Rules
 ) -> list[SimulatedOutcome]:
-    """What becomes of each, in order of arrival."""
-    run = _SimulatedRun(costs, rules, [_SimulatedWorker() for _ in range(rules.workers)])
-    coming = [(arrival.at, number, arrival) for number, arrival in enumerate(arrivals)]
+    """What becomes of each, in order of arrival. Who comes during a turn has a say at its end, and
+    is let in as things will be then."""
+    longest = max(map(costs.alone, arrivals), default=0.0)
+    run = _SimulatedRun(costs, rules, [_SimulatedWorker() for _ in range(rules.workers)], longest)
+    coming = deque(enumerate(arrivals))
     while coming or run.events:
-        if coming and (not run.events or coming[0][0] <= run.events[0][0]):
-            at, number, arrival = coming.pop(0)
-            run.come(at, number, arrival)
+        if coming and (not run.events or coming[0][1].at <= run.events[0][0]):
+            run.come(*coming.popleft())
         else:
             run.turn_ends()
     return [SimulatedOutcome(arrival, run.ends.get(arrival.id)) for arrival in arrivals]
@@ -102,53 +110,73 @@ class _SimulatedRun:
     costs: Costs
     rules: Rules
     workers: list[_SimulatedWorker]
-    events: list[tuple[float, int, tuple[str, ...]]] = field(default_factory=list)
+    longest: float  # seconds of the longest request
+    events: list[tuple[float, int]] = field(default_factory=list)  # a worker's turn ends
     ends: dict[str, float] = field(default_factory=dict)
-    requests: dict[str, SimulatedRequest] = field(default_factory=dict)
 
-    def come(self, now: float, number: int, arrival: SimulatedRequest) -> None:
-        seconds = self.costs.alone(arrival)
-        task = Task(arrival.id, number, now, seconds, arrival.deadline, arrival.tag, arrival.size)
-        worker = min(
-            range(len(self.workers)),
-            key=lambda index: sum(task.seconds for task in self.workers[index].tasks.values()),
+    def come(self, number: int, arrival: SimulatedRequest) -> None:
+        machine = min(self.workers, key=lambda machine: _work(machine, arrival.at))
+        now, alone = max(arrival.at, machine.free), self.costs.alone(arrival)
+        task = Task(
+            id=arrival.id,
+            number=number,
+            arrived=arrival.at,
+            seconds=alone,
+            deadline=arrival.deadline,
+            tag=arrival.tag,
+            shape=arrival.size,
+            whole=alone,
+            longest=self.longest,
         )
-        tasks = self.workers[worker].tasks
-        if self.rules.admission and not fits(list(tasks.values()), task, self.rules.policy, now):
+        tasks = list(machine.tasks.values())
+        if self.rules.admission and not fits(tasks, task, self.rules.policy, now):
             return
-        self.requests[arrival.id] = arrival
-        tasks[arrival.id] = task
-        if not self.workers[worker].busy:
-            self._begin(now, worker)
+        machine.tasks[task.id], machine.steps[task.id] = task, arrival.steps
+        if not machine.taking:
+            self._begin(arrival.at, machine)
 
     def turn_ends(self) -> None:
-        now, worker, names = heapq.heappop(self.events)
-        tasks = self.workers[worker].tasks
-        for name in names:
-            left = tasks[name].seconds - self._turn(tasks[name])
-            if left > 1e-9:
-                tasks[name] = tasks[name]._replace(seconds=left)
-            else:
-                del tasks[name]
+        now, index = heapq.heappop(self.events)
+        machine = self.workers[index]
+        for name in machine.taking:
+            if name not in machine.tasks:
                 self.ends[name] = now
-        self.workers[worker].busy = False
-        self._begin(now, worker)
+        machine.taking = ()
+        self._begin(now, machine)
 
-    def _begin(self, now: float, worker: int) -> None:
-        machine = self.workers[worker]
+    def _begin(self, now: float, machine: _SimulatedWorker) -> None:
         sizes = tuple(self.costs.batch) if self.rules.scheduling == "step" else (1,)
         batch = next_batch(list(machine.tasks.values()), self.rules.policy, sizes)
         if not batch:
             return
-        machine.busy = True
-        shared = self.costs.step[batch[0].shape] if len(batch) > 1 else 0.0
-        alone = sum(self._turn(task) - shared for task in batch)  # what each is around its loop
-        seconds = shared * self.costs.batch[len(batch)] + alone
-        heapq.heappush(self.events, (now + seconds, worker, tuple(task.id for task in batch)))
+        machine.taking = tuple(task.id for task in batch)
+        machine.free = now + self._turn(machine, batch)
+        heapq.heappush(self.events, (machine.free, self.workers.index(machine)))
 
-    def _turn(self, task: Task) -> float:
-        """Seconds of the request's next turn: a step, the last one with what is around the loop."""
-        step = self.costs.step[task.shape]
-        unbroken = self.rules.scheduling == "call" or task.seconds < 2 * step
-        last = task.seconds <= step + self.costs.around[task.shape] + 1e-9
-        return task.seconds if unbroken or last else step
+    def _turn(self, machine: _SimulatedWorker, batch: Sequence[Task]) -> float:
+        """Seconds of a turn, and what is left after it of each that takes it."""
+        step, seconds = self.costs.step[batch[0].shape], 0.0
+        if self.rules.scheduling == "step":
+            seconds = step * self.costs.batch[len(batch)] - step * len(batch)
+        for task in batch:
+            left = self._left_after(machine, task)
+            seconds += task.seconds - left
+            if left:
+                machine.tasks[task.id] = task._replace(seconds=left)
+            else:
+                del machine.tasks[task.id], machine.steps[task.id]
+        return seconds
+
+    def _left_after(self, machine: _SimulatedWorker, task: Task) -> float:
+        """Seconds that a request takes after its next turn; 0 where that is its last."""
+        machine.steps[task.id] -= 1
+        steps, size = machine.steps[task.id], task.shape
+        if self.rules.scheduling == "call" or not steps:
+            return 0.0
+        after = self.costs.around[size] - self.costs.before.get(size, 0.0)
+        return steps * self.costs.step[size] + after
+
+
+def _work(machine: _SimulatedWorker, now: float) -> float:
+    """Seconds until it has nothing to do."""
+    return math.fsum(task.seconds for task in machine.tasks.values()) + max(0.0, machine.free - now)

@@ -113,10 +113,12 @@ class StepServing:
             studio=studio,
             reports=answers,
             policy=settings.policy,
+            most_steps=max(settings.steps, default=1),
             sizes=proof.sizes,
             memory_bytes=settings.aside_bytes,
             previews=previews,
             times=proof.times,
+            graphs=proof.graphs,
         )
         return cls(channel, drawing, answers, after)
 
