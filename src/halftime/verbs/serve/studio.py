@@ -24,7 +24,7 @@ from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
 from halftime.fix import tiny_vae
-from halftime.fix.apply import applied, kept_artefacts, read_plan
+from halftime.fix.apply import applied, kept_artefacts, read_plan, starts_on_host
 from halftime.fix.table import FIXES
 from halftime.pipeline.arguments import call_parameters
 from halftime.pipeline.device import device_of, this_environment
@@ -251,7 +251,7 @@ def open_studio(settings: EngineSettings) -> Studio:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     source = source_of(settings)
-    loaded = load(settings.model, source)
+    loaded = load(settings.model, source, on_host=starts_on_host(settings.recipe))
     pipeline = loaded.pipeline
     pipeline.set_progress_bar_config(disable=True)
     stack = ExitStack()
