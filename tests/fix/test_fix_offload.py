@@ -236,6 +236,7 @@ def test_the_probe_compares_on_the_card_alone(monkeypatch: pytest.MonkeyPatch) -
         return called(pipe, arguments)
 
     monkeypatch.setattr(probe, "_called", noted)
+    monkeypatch.setattr(probe, "_PASSED", set())
     with halftime.applied(pipeline, ["offload"]):
         pass
     assert calls == []  # nothing to compare

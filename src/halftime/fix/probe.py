@@ -101,7 +101,9 @@ def check_levels(
     probed = [choice for choice in probed_fixes(chosen) if choice not in placing]
     if not probed:
         return
-    key = probe_key(pipeline, probed, state) + (str(steps) if cache_noise.asks(chosen) else "")
+    key = probe_key(pipeline, [*placing, *probed], state) + (
+        str(steps) if cache_noise.asks(chosen) else ""
+    )
     if key in _PASSED:
         return
     with _undisturbed(pipeline), block(pipeline, placing) as stack:
