@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, FluxPipeline
-from torch import Tensor
 
 import halftime
 from fix_cells import drawing
@@ -20,8 +19,8 @@ from halftime.fix.base import Settings
 from halftime.pipeline.architecture import architecture
 from halftime.records.recipe import Choice, Plan
 from halftime.upstream import pytorch
-from halftime.verbs.serve.lora_swaps import LoraSwaps, check_swaps, factors_of, open_swaps
-from halftime.verbs.serve.loras import OfferedLoras, load_loras
+from halftime.verbs.serve.lora_swaps import LoraSwaps, check_swaps, open_swaps
+from halftime.verbs.serve.loras import OfferedLoras, _load, load_loras
 from halftime.verbs.serve.messages import EngineSettings
 from tiny_pipelines import PIPELINES
 
@@ -55,7 +54,7 @@ def draw(pipeline: DiffusionPipeline) -> np.ndarray:
 
 
 def opened(folder: Path) -> LoraSwaps:
-    return open_swaps(PIPELINES["flux"].build(), sorted(folder.glob("*.safetensors")))
+    return open_swaps(PIPELINES["flux"].build(), sorted(folder.glob("*.safetensors")), _load)
 
 
 @pytest.fixture(scope="module")
@@ -130,27 +129,33 @@ def test_a_recipe_that_would_not_see_the_next_one_is_refused(
     check_swaps(None)
 
 
+def adapted(**changes: object) -> Callable[..., None]:
+    """In the place of loading a file: an adapter of this kind."""
+
+    def load(pipeline: DiffusionPipeline, file: Path, adapter: str) -> None:
+        part = str(changes.get("part", "transformer"))
+        settings = {name: value for name, value in changes.items() if name != "part"}
+        targets = ["q"] if part == "text_encoder_2" else ["to_q"]
+        config = peft.LoraConfig(r=2, target_modules=targets, **settings)
+        getattr(pipeline, part).add_adapter(config, adapter_name=adapter)
+
+    return load
+
+
 @pytest.mark.parametrize(
-    "key",
+    ("changes", "where"),
     [
-        "text_encoder.layers.0.q_proj.lora_A.weight",
-        "transformer.block.to_q.lora_magnitude_vector",
-        "transformer.block.to_q.hada_w1_a",
+        ({"use_dora": True}, r"transformer\..*to_q"),
+        ({"lora_bias": True}, r"transformer\..*to_q"),
+        ({"part": "text_encoder_2"}, r"text_encoder_2\..*q"),
     ],
 )
-def test_what_is_not_two_factors_of_the_denoiser_is_refused_by_name(key: str) -> None:
-    with pytest.raises(BadInput, match=f"ink.safetensors holds '{key}'"):
-        factors_of("ink.safetensors", {key: torch.ones(1, 1)}, {})
-
-
-def test_the_strength_that_it_was_trained_for_is_in_its_factors() -> None:
-    weights: dict[str, Tensor] = {
-        "unet.a.lora.down.weight": torch.ones(2, 3),
-        "unet.a.lora.up.weight": torch.ones(5, 2),
-    }
-    [factors] = factors_of("ink", weights, {"unet.a.alpha": 1.0}).values()
-    assert torch.equal(factors.up, torch.full((5, 2), 0.5))
-    assert torch.equal(factors.down, torch.ones(2, 3))
+def test_what_is_not_two_factors_of_the_denoiser_is_refused_by_name(
+    changes: dict[str, object], where: str
+) -> None:
+    pipeline = PIPELINES["flux"].build()
+    with pytest.raises(BadInput, match=f"ink.safetensors adapts {where}.*without --recipe"):
+        open_swaps(pipeline, [Path("ink.safetensors")], adapted(**changes))
 
 
 def test_the_server_swaps_beside_a_recipe_alone(folder: Path, tmp_path: Path) -> None:

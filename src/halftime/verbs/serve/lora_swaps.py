@@ -8,7 +8,7 @@ gives what the layer under it gives; its two small products are paid in every ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +18,16 @@ import torch
 
 from halftime.base.errors import BadInput, DoesNotApply
 from halftime.base.source import in_a_sentence
-from halftime.pipeline.components import denoisers
+from halftime.pipeline.components import components, modules_of
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
 
 PLACE = "offered"  # the adapter's name
-# As files name the two factors of a layer's change.
-_FACTORS = {
-    ".lora_A.weight": "down",
-    ".lora.down.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora.up.weight": "up",
-}
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
-_PARTS = ("transformer.", "unet.")
+Load = Callable[["DiffusionPipeline", Path, str], None]
 
 
 class Factors(NamedTuple):
@@ -106,15 +100,15 @@ class LoraSwaps:
             self.write(None, 0.0)
 
 
-def open_swaps(pipeline: DiffusionPipeline, files: list[Path]) -> LoraSwaps:
-    """The files, read, with their place on the denoiser. Raises BadInput where one cannot be
-    swapped."""
+def open_swaps(pipeline: DiffusionPipeline, files: list[Path], load: Load) -> LoraSwaps:
+    """The files, read through `load`, with their place on the denoiser. Raises BadInput where one
+    cannot be swapped."""
     if not hasattr(pipeline, "enable_lora_hotswap"):
         raise BadInput(
             f"--loras and --recipe: {type(pipeline).__name__} cannot swap adapters. Start with one "
             "of the two."
         )
-    swaps = LoraSwaps(pipeline, {file.stem: _read(pipeline, file) for file in files})
+    swaps = LoraSwaps(pipeline, {file.stem: _read(pipeline, file, load) for file in files})
     try:
         swaps.make_place()
     except Exception as error:  # diffusers and peft raise what their code ran into
@@ -132,39 +126,30 @@ def check_swaps(swaps: LoraSwaps | None) -> None:
         raise BadInput(f"--loras and --recipe: {in_a_sentence(error)}") from error
 
 
-def _read(pipeline: DiffusionPipeline, file: Path) -> Lora:
-    """A file in diffusers' own names, with the strength that it was trained for in its factors."""
-    config = getattr(denoisers(pipeline)[0], "config", None)
-    further = {"unet_config": config} if hasattr(pipeline, "unet") else {"return_alphas": True}
+def _read(pipeline: DiffusionPipeline, file: Path, load: Load) -> Lora:
+    """What a file adds to each layer, as peft has it: with the strength that it was trained for.
+    The pipeline is left without it."""
+    load(pipeline, file, PLACE)
     try:
-        state = pipeline.lora_state_dict(
-            str(file.parent), weight_name=file.name, use_safetensors=True, **further
-        )
-    except Exception as error:
-        raise BadInput(f"--loras: {file.name} does not fit: {in_a_sentence(error)}") from error
-    weights, alphas = state[:2] if isinstance(state, tuple) else (state, None)
-    return factors_of(file.name, weights, alphas or {})
+        return _factors(pipeline, file.name)
+    finally:
+        pipeline.unload_lora_weights()
 
 
-def factors_of(name: str, weights: Mapping[str, Tensor], alphas: Mapping[str, float]) -> Lora:
-    """Its factors by layer. Raises BadInput for what is not two factors of the denoiser's."""
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for key, weight in weights.items():
-        ending = next((ending for ending in _FACTORS if key.endswith(ending)), None)
-        if ending is None or not key.startswith(_PARTS):
-            raise BadInput(
-                f"--loras: {name} holds {key!r}, and beside a recipe a LoRA is swapped in the "
-                "denoiser alone, as two factors a layer (lora_A and lora_B). Start without "
-                "--recipe to offer it."
-            )
-        pairs.setdefault(key.removesuffix(ending), {})[_FACTORS[ending]] = weight
-    return {
-        layer: _scaled(layer, Factors(pair["down"], pair["up"]), alphas)
-        for layer, pair in pairs.items()
-    }
-
-
-def _scaled(layer: str, factors: Factors, alphas: Mapping[str, float]) -> Factors:
-    """With alpha / rank multiplied in, which peft would apply."""
-    alpha = alphas.get(f"{layer}.alpha", factors.rank)
-    return factors._replace(up=factors.up * (alpha / factors.rank))
+def _factors(pipeline: DiffusionPipeline, file: str) -> Lora:
+    """Raises BadInput for what is not two factors a layer of the denoiser."""
+    names = {id(model): name for name, model in components(pipeline, "denoiser").items()}
+    lora: dict[str, Factors] = {}
+    for name, module in modules_of(pipeline).items():
+        for path, layer in module.named_modules():
+            adapter = hugging_face.low_rank_adapter(layer, PLACE)
+            if adapter is None:
+                continue
+            if id(module) not in names or not adapter.plain:
+                raise BadInput(
+                    f"--loras: {file} adapts {name}.{path}, and beside a recipe a LoRA is swapped "
+                    "in the denoiser alone, as two factors a layer. Start without --recipe to "
+                    "offer it."
+                )
+            lora[f"{name}.{path}"] = Factors(adapter.down, adapter.scaling * adapter.up)
+    return lora

@@ -50,7 +50,7 @@ def load_loras(pipeline: DiffusionPipeline, settings: EngineSettings) -> Offered
     if not hasattr(pipeline, "load_lora_weights"):
         raise BadInput(f"--loras: {type(pipeline).__name__} takes no LoRA.")
     if settings.recipe is not None:
-        swaps = open_swaps(pipeline, files)
+        swaps = open_swaps(pipeline, files, _load)
         return OfferedLoras(dict.fromkeys(swaps.loras, PLACE), swaps)
     # The adapter's name becomes part of a module's, which may hold no dot.
     adapters = {file.stem: f"offered_{number}" for number, file in enumerate(files)}
