@@ -31,6 +31,7 @@ from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted, setup_seconds
 from halftime.records.recipe import Choice, Rung
 from halftime.records.tune import MemoryUse, Partial, SweepPoint, Trial, Tuning
+from halftime.verbs.tune import rivals
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.candidates import candidates, combine
 from halftime.verbs.tune.certify import (
@@ -540,11 +541,33 @@ class TuningRun:
         choices = [best] if best else []
         choices += [choice for choice in usable if _is_approximate(choice)]
         self._climb_within_loss(search, choices, session, pictures)
+        self._rival_stack(search, choices, session, pictures)
         tried = {choice.name for choice in choices}
         search.ladder += [
             rung for rung in refused if rung.level == "approximate" and rung.fix not in tried
         ]
         return points
+
+    def _rival_stack(
+        self, search: Climb, choices: Sequence[Choice], session: Session, pictures: Pictures
+    ) -> None:
+        """What the plan's runtimes exclude is stacked without them, and the two are compared."""
+        if not rivals.barred(search.plan, choices) or self.options.goal.reached(
+            search.seconds, search.speedup
+        ):
+            return
+        self.say("now without runtimes, which exclude some of what was to be tried")
+        equivalent = candidates(self.loaded.pipeline, False, self._device)[0]
+        own_code = [choice for choice in equivalent if not rivals.takes_over(choice)]
+        rival = Climb(self.bench.start, seconds=session.wall_seconds)
+        self._climb(rival, own_code, session)
+        self._drop_culprits(rival, pictures)
+        self._climb_within_loss(rival, choices, session, pictures)
+        if rival.plan == self.bench.start:
+            return
+        trial = self.measurements.trial(search.plan, rival.plan)
+        rivals.compare(search, rival, trial)
+        self.say(f"with runtimes or without: {rivals.stack_words(search.plan)}")
 
     def _settled(self, plan: Choices, choice: Choice, pictures: Pictures) -> Choice | None:
         """The fix with the last value of what is searched whose pictures are within the loss.
