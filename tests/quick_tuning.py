@@ -11,6 +11,7 @@ from halftime.verbs.tune import bench, ending
 from halftime.verbs.tune import run as tune_run
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
 ROUNDS = 4  # intervals want as many
@@ -20,8 +21,10 @@ def tune_quickly(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Of the fixes that apply only these: all of them would fill any budget with compiling."""
     whole = tune_run.candidates
 
-    def some(pipeline: DiffusionPipeline, approximate: bool) -> tuple[list[Choice], list[Rung]]:
-        choices, refused = whole(pipeline, approximate)
+    def some(
+        pipeline: DiffusionPipeline, approximate: bool, device: torch.device | None = None
+    ) -> tuple[list[Choice], list[Rung]]:
+        choices, refused = whole(pipeline, approximate, device)
         return [choice for choice in choices if choice.name in names], refused
 
     monkeypatch.setattr(tune_run, "candidates", some)

@@ -948,6 +948,22 @@ def test_which_loads_swap_an_adapter() -> None:
     )
 
 
+def test_an_adapter_s_factors_are_where_peft_keeps_them() -> None:
+    """A LoRA would be taken for nothing, or at another strength."""
+    peft = pytest.importorskip("peft")
+    model = nn.Sequential(nn.Linear(3, 5))
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["0"], init_lora_weights=False)
+    layer = peft.inject_adapter_in_model(config, model, "style")[0]
+    adapter = hugging_face.low_rank_adapter(layer, "style")
+    assert adapter is not None
+    assert (adapter.scaling, adapter.plain) == (3.0, True)
+    assert (*adapter.down.shape, *adapter.up.shape) == (2, 3, 5, 2)
+    change = layer(torch.eye(3)) - layer.base_layer(torch.eye(3))
+    torch.testing.assert_close(change.T, adapter.scaling * adapter.up @ adapter.down)
+    assert hugging_face.low_rank_adapter(layer, "other") is None
+    assert hugging_face.low_rank_adapter(nn.Linear(1, 1), "style") is None
+
+
 def test_accelerates_hook_is_where_diffusers_looks_for_it() -> None:
     """An offloaded pipeline would seem to run on the CPU."""
     from diffusers import DiffusionPipeline

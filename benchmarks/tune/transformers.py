@@ -72,8 +72,10 @@ def only_levers() -> None:
     """From here on `tune` proposes these alone."""
     everything = tune_run.candidates
 
-    def levers(pipeline: DiffusionPipeline, approximate: bool) -> tuple[list[Choice], list[Rung]]:
-        choices, refused = everything(pipeline, approximate)
+    def levers(
+        pipeline: DiffusionPipeline, approximate: bool, device: torch.device | None = None
+    ) -> tuple[list[Choice], list[Rung]]:
+        choices, refused = everything(pipeline, approximate, device)
         named = [choice for choice in choices if choice.name in LEVERS and not is_whole(choice)]
         return named, [rung for rung in refused if rung.fix in LEVERS]
 

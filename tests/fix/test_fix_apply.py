@@ -19,6 +19,8 @@ NAMES = {
     "vae-channels-last",
     "vae-compile",
     "vae-slicing-off",
+    "vae-slicing",
+    "vae-tiling",
     "tiny-vae",
     "text-warmup",
     "prompt-cache",

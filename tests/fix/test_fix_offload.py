@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 import halftime
 from fix_cells import changes, drawing, fingerprint
 from halftime.base.errors import DoesNotApply
-from halftime.fix import offload
-from halftime.fix.apply import choose
+from halftime.base.store import write_toml
+from halftime.fix import offload, probe
+from halftime.fix.apply import choose, starts_on_host
 from halftime.fix.guard import why_not
 from halftime.fix.offload import Weights, bytes_of, kind_within, weights_of
 from halftime.fix.table import FIXES
 from halftime.pipeline.components import modules_of
 from halftime.records.fixes import FIX_ROWS
-from halftime.records.recipe import Choice, Plan
+from halftime.records.recipe import Choice, Plan, Recipe
 from tiny_pipelines import PIPELINES
 
 GIB = 2**30
@@ -190,3 +195,97 @@ def test_a_fix_stays_on_a_pipeline_that_its_user_offloads(fix: str) -> None:
             assert np.array_equal(drawing(lambda: pipeline(**tiny.arguments(6))), expected)
     assert changes(before, fingerprint(pipeline)) == []
     assert np.array_equal(drawing(lambda: pipeline(**tiny.arguments(6))), plain)
+
+
+# ---- a pipeline on the host, which a card may be too small for
+
+CARD = torch.device("cpu", 0)  # another device than the host, on a machine without a card
+
+
+@pytest.fixture
+def with_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("accelerate")
+    monkeypatch.setattr(offload, "accelerator", lambda own: CARD)
+
+
+@pytest.mark.usefixtures("with_a_card")
+@pytest.mark.parametrize("kind", ["model", "group", "leaf"])
+def test_weights_on_the_host_are_moved_by_handles_of_their_own(kind: str) -> None:
+    """Whoever shares them (a twin of `tune`) keeps them where they are."""
+    pipeline = PIPELINES["flux"].build()
+    weights = dict(pipeline.transformer.named_parameters())
+    plan = [Choice(name="offload", settings={"kind": kind})]
+    with halftime.applied(pipeline, plan, probe=False):
+        for name, moved in pipeline.transformer.named_parameters():
+            assert moved is not weights[name]
+            assert moved.data_ptr() == weights[name].data_ptr()
+            moved.data = torch.empty(0)  # as a hook takes it away
+        assert all(weight.numel() for weight in weights.values())
+    assert all(now is weights[name] for name, now in pipeline.transformer.named_parameters())
+
+
+@pytest.mark.usefixtures("with_a_card")
+def test_the_probe_compares_on_the_card_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of the host and one of the card are never bit for bit the same."""
+    pipeline = PIPELINES["flux"].build()
+    calls: list[bool] = []
+    called = probe._called
+
+    def noted(pipe: object, arguments: Mapping[str, object]) -> probe.ShortCall:
+        calls.append(hasattr(pipeline.transformer, "_hf_hook"))
+        return called(pipe, arguments)
+
+    monkeypatch.setattr(probe, "_called", noted)
+    monkeypatch.setattr(probe, "_PASSED", set())
+    with halftime.applied(pipeline, ["offload"]):
+        pass
+    assert calls == []  # nothing to compare
+    with halftime.applied(pipeline, ["offload", "denoiser-dtype"]):
+        pass
+    assert len(calls) >= 2
+    assert all(calls)
+
+
+@pytest.mark.usefixtures("with_a_card")
+def test_what_is_put_on_beside_it_is_asked_about_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, torch.device] = {}
+
+    def applies(pipeline: object, device: torch.device, settings: object) -> str | None:
+        asked["tf32"] = device
+        return "seen"
+
+    monkeypatch.setitem(FIXES, "tf32", structs.replace(FIXES["tf32"], applies=applies))
+    for plan, device in ((["offload", "tf32"], CARD), (["tf32"], torch.device("cpu"))):
+        with (
+            pytest.raises(DoesNotApply, match="seen"),
+            halftime.applied(PIPELINES["flux"].build(), plan),
+        ):
+            pass
+        assert asked["tf32"] == device
+
+
+def test_a_recipe_that_moves_weights_is_loaded_on_the_host(tmp_path: Path) -> None:
+    recipe = Recipe(fixes=(Choice(name="offload"), Choice(name="tf32")))
+    write_toml(tmp_path / "recipe.toml", recipe)
+    assert starts_on_host(str(tmp_path / "recipe.toml"))
+    assert not starts_on_host(["tf32"])
+    assert not starts_on_host(None)
+
+
+# ---- decoding in parts
+
+
+@pytest.mark.parametrize(("name", "switch"), [("vae-slicing", "slicing"), ("vae-tiling", "tiling")])
+def test_decoding_in_parts_goes_on_and_comes_off(name: str, switch: str) -> None:
+    tiny = PIPELINES["sd15"]
+    pipeline = tiny.build()
+    plain = drawing(lambda: pipeline(**tiny.arguments()))
+    before = fingerprint(pipeline)
+    with halftime.applied(pipeline, [name]):
+        assert getattr(pipeline.vae, f"use_{switch}")
+        # one small picture is one slice and one tile
+        assert np.array_equal(drawing(lambda: pipeline(**tiny.arguments())), plain)
+    assert changes(before, fingerprint(pipeline)) == []
+    getattr(pipeline.vae, f"enable_{switch}")()
+    fix = FIXES[name]
+    assert why_not(fix, pipeline, fix.settings) == f"{switch} is on already"

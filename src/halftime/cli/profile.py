@@ -139,6 +139,7 @@ def _measure(
 ) -> Session:
     with progress_bar(quiet) as progress:
         progress("importing torch and diffusers", 0, 1)
+        from halftime.fix.apply import starts_on_host
         from halftime.pipeline.arguments import call_arguments
         from halftime.pipeline.load import load
         from halftime.verbs.profile import coldstart
@@ -148,7 +149,7 @@ def _measure(
 
         settings = ProfileSettings(runs, warmup, probes)
         progress("loading", 0, 1)
-        loaded = load(model, workload)
+        loaded = load(model, workload, on_host=starts_on_host(recipe))
         call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
         progress("cold start in a fresh process", 0, 1)
         cold = coldstart.measure(model, workload) if cold_start else None

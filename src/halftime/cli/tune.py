@@ -52,6 +52,11 @@ EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
     help="Mean FLIP error that approximate fixes may cost together.  [default: 0.05]",
 )
 @click.option(
+    "--memory",
+    metavar="SIZE",
+    help="The fastest that takes no more of the device, for example 12GB.",
+)
+@click.option(
     "--visible",
     metavar="SHARE",
     help="Try them, and certify that at most so many pictures differ visibly, for example 2%.",
@@ -102,6 +107,7 @@ def command(
     budget: str,
     allow: str | None,
     loss: float | None,
+    memory: str | None,
     visible: str | None,
     confidence: str | None,
     visible_by: tuple[str, ...],
@@ -127,12 +133,13 @@ def command(
     seconds = parse_seconds(budget)
     with progress_bar(output.quiet) as progress:
         progress("importing torch and diffusers", 0, 1)
+        from halftime.verbs.tune.memory import memory_of
         from halftime.verbs.tune.quality import LOSS
         from halftime.verbs.tune.run import Options
         from halftime.verbs.tune.state import partial_path
-        from halftime.verbs.verify import metrics
+        from halftime.verbs.verify.metrics import require
 
-    metrics.require()
+    require()
     partial = partial_path(Path(recipe_file))
     options = Options(
         goal=_goal(target, speedup, best),
@@ -140,19 +147,17 @@ def command(
         approximate=allow is not None or sweep,
         sweep_only=sweep,
         loss=LOSS if loss is None else loss,
-        prompts=_PROMPTS if count is None or visible is not None else count,
+        prompts=_PROMPTS if count is None or visible else count,
         partial=partial,
+        memory=memory_of(memory),
         visible=_visible_goal(visible, confidence, visible_by, count, allow is not None or sweep),
     )
-    if fresh:
-        partial.unlink(missing_ok=True)
     workload = take_workload(workload_values, model)
-    outcome = _tune(model, workload, options, begun, output.quiet)
+    outcome = _tune(model, workload, options, begun, fresh, output.quiet)
     recipe = ExtraFile(recipe_file, lambda: _write_recipe(recipe_file, partial, outcome))
     emit(outcome.tuning, output, lambda: _report(outcome), [recipe])
     if artefacts:
-        left = seconds - (time.perf_counter() - begun)
-        _save_artefacts(model, workload, Path(recipe_file), outcome, left, output.quiet)
+        _save_artefacts(model, workload, recipe_file, outcome, begun + seconds, output.quiet)
     return exit_code(outcome.tuning, options.visible is not None)
 
 
@@ -211,7 +216,12 @@ def _goal(target: str | None, speedup: float | None, best: bool) -> Goal:
 
 
 def _tune(
-    model: str | None, workload: Workload, options: Options, begun: float, quiet: bool
+    model: str | None,
+    workload: Workload,
+    options: Options,
+    begun: float,
+    fresh: bool,
+    quiet: bool,
 ) -> Outcome:
     from halftime.pipeline.arguments import call_arguments
     from halftime.pipeline.load import load
@@ -221,10 +231,12 @@ def _tune(
     # The exporter names every operator of a package that is not installed.
     logging.getLogger(ONNX_EXPORTER_LOG).setLevel(logging.ERROR)
 
+    if fresh and options.partial is not None:
+        options.partial.unlink(missing_ok=True)
     left = options.budget - (time.perf_counter() - begun)
     with progress_bar(quiet, at_most=left) as progress:
         progress("loading", 0, 1)
-        loaded = load(model, workload)
+        loaded = load(model, workload, on_host=options.memory is not None)
         call_arguments(loaded.pipeline, workload)  # refuse a bad workload before any long work
         try:
             return tuned(
@@ -240,7 +252,7 @@ def _tune(
 
 
 def _save_artefacts(
-    model: str | None, workload: Workload, recipe: Path, outcome: Outcome, left: float, quiet: bool
+    model: str | None, workload: Workload, file: str, outcome: Outcome, end: float, quiet: bool
 ) -> None:
     """Save what the recipe compiles beside it, where the budget has time for it; the recipe works
     without, so a failure is a note."""
@@ -249,6 +261,7 @@ def _save_artefacts(
 
     if not compiles(outcome.tuning.recipe):
         return
+    recipe, left = Path(file), end - time.perf_counter()
     if outcome.artefact_seconds > left:
         click.echo(
             f"no artefacts beside {recipe}: compiling them takes about "

@@ -20,6 +20,7 @@ from halftime.fix.base import ChosenFix
 from halftime.fix.blocks import block, sealed
 from halftime.fix.certificate import other_model
 from halftime.fix.guard import changed_components, why_not
+from halftime.fix.offload import computing_device
 from halftime.fix.probe import check_levels, probe_key
 from halftime.fix.table import FIXES
 from halftime.pipeline.architecture import architecture as architecture
@@ -100,6 +101,12 @@ def read_plan(plan: PlanLike) -> Plan | Recipe:
     return Plan(
         fixes=tuple(item if isinstance(item, Choice) else Choice(name=item) for item in plan)
     )
+
+
+def starts_on_host(plan: PlanLike | None) -> bool:
+    """Whether a plan brings the weights to the device by itself, which may be too small for them.
+    Raises BadFile or BadInput."""
+    return plan is not None and any(choice.name == "offload" for choice in read_plan(plan).fixes)
 
 
 def choose(plan: Plan | Recipe) -> list[ChosenFix]:
@@ -188,8 +195,9 @@ def check(
     """Raises DoesNotApply for the first fix that cannot work on this pipeline; `state` is the
     pipeline's, where it was looked at already."""
     state = state_of(pipeline) if state is None else state
+    device = computing_device(device_of(pipeline), chosen)
     for fix, settings in chosen:
-        reason = why_not(fix, pipeline, settings, state)
+        reason = why_not(fix, pipeline, settings, state, device)
         if reason:
             raise DoesNotApply(f"fix {fix.name!r} does not apply: {reason}.")
         if fix.name == "lora-fuse":  # those after it see no adapter

@@ -17,6 +17,7 @@ from halftime.pipeline.state import PipelineState, state_of
 from halftime.records.fixes import FIX_ROWS, FixName
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
 Names = frozenset[FixName]
@@ -129,13 +130,20 @@ REFUSALS: tuple[Refusal, ...] = (
 
 
 def why_not(
-    fix: Fix, pipeline: DiffusionPipeline, settings: Settings, state: PipelineState | None = None
+    fix: Fix,
+    pipeline: DiffusionPipeline,
+    settings: Settings,
+    state: PipelineState | None = None,
+    device: torch.device | None = None,
 ) -> str | None:
     """Why a fix cannot be put on this pipeline as it is, or None. `settings` are complete;
-    `state` is the pipeline's, where it was looked at already."""
+    `state` is the pipeline's, where it was looked at already, and `device` where it will compute,
+    which under `offload` need not be where it is."""
     state = state_of(pipeline) if state is None else state
+    # where it can be put is decided from where it is
+    device = device_of(pipeline) if device is None or fix.name == "offload" else device
     return refused_by_state(fix, pipeline, settings, state) or fix.applies(
-        pipeline, device_of(pipeline), settings
+        pipeline, device, settings
     )
 
 

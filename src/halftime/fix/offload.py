@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
-from halftime.fix.base import FixCode, Settings, one_of, text
-from halftime.fix.undo import restored
+from halftime.fix.base import ChosenFix, FixCode, Settings, one_of, text
+from halftime.fix.undo import replace_tensors, restored
 from halftime.pipeline.components import denoisers, modules_of
 from halftime.pipeline.device import device_of
 from halftime.upstream import diffusers_caches, hugging_face
@@ -84,6 +84,12 @@ def accelerator(own: torch.device) -> torch.device | None:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
 
 
+def computing_device(own: torch.device, chosen: Sequence[ChosenFix]) -> torch.device:
+    """Where a pipeline on its `own` device computes with these fixes on."""
+    offloaded = any(choice.fix.name == "offload" for choice in chosen)
+    return (accelerator(own) if offloaded else None) or own
+
+
 # ---- the fix
 
 
@@ -127,6 +133,10 @@ def _offloaded(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None
         for module in modules_of(pipeline).values():
             stack.callback(module.to, _device_of(module))  # at the very end, without hooks
             stack.enter_context(restored(module))
+            if _device_of(module).type == "cpu":
+                # Handles of its own over the same numbers: moving them frees nothing on the host,
+                # and leaves alone whoever shares the weights.
+                replace_tensors(module, lambda tensor: tensor)
             stack.enter_context(diffusers_caches.hooks_restored(module))
         stack.enter_context(_attributes_restored(pipeline))
         if kind == "model":

@@ -24,6 +24,7 @@ from halftime.base.errors import DoesNotApply, HalftimeWarning, first_line
 from halftime.fix import cache_noise
 from halftime.fix.base import ChosenFix, Settings
 from halftime.fix.blocks import block
+from halftime.fix.offload import computing_device
 from halftime.fix.undo import restored
 from halftime.pipeline.architecture import architecture
 from halftime.pipeline.arguments import call_parameters, drawn_by_blocks, vae_factor
@@ -96,13 +97,18 @@ def check_levels(
     DoesNotApply, naming the fix and how far it is off; warns where the pipeline cannot be called in
     that way.
     """
-    probed = probed_fixes(chosen)
+    placing = _placing(pipeline, chosen)
+    probed = [choice for choice in probed_fixes(chosen) if choice not in placing]
     if not probed:
         return
-    key = probe_key(pipeline, probed, state) + (str(steps) if cache_noise.asks(chosen) else "")
+    key = probe_key(pipeline, [*placing, *probed], state) + (
+        str(steps) if cache_noise.asks(chosen) else ""
+    )
     if key in _PASSED:
         return
-    with _undisturbed(pipeline):
+    with _undisturbed(pipeline), block(pipeline, placing) as stack:
+        for fix, settings in placing:
+            stack.enter_context(fix.apply(pipeline, settings))
         call = _first_call(pipeline, arguments)
         if call is None:
             words = (
@@ -119,6 +125,14 @@ def check_levels(
         if cache_noise.asks(chosen):
             _check_noise(pipeline, chosen, call[1], steps)
     _PASSED.add(key)
+
+
+def _placing(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> list[ChosenFix]:
+    """What takes a pipeline from the host to a card: both pictures are then drawn there."""
+    own = device_of(pipeline)
+    if computing_device(own, chosen) == own:
+        return []
+    return [choice for choice in chosen if choice.fix.name == "offload"]
 
 
 def _check_noise(

@@ -24,7 +24,7 @@ from halftime.fix.switches import CUDNN_BENCHMARK, TF32
 from halftime.fix.text import BATCH_PROMPTS, PROMPT_CACHE, TEXT_WARMUP
 from halftime.fix.tiny_vae import TINY_VAE
 from halftime.fix.upsampling import VAE_FOLDED_UPSAMPLE
-from halftime.fix.vae_memory import VAE_SLICING_OFF
+from halftime.fix.vae_memory import VAE_SLICING, VAE_SLICING_OFF, VAE_TILING
 from halftime.records.fixes import FIX_ROWS, ORDER, FixName
 
 _CODE: dict[FixName, FixCode] = {
@@ -45,6 +45,8 @@ _CODE: dict[FixName, FixCode] = {
     "denoiser-quantize": DENOISER_QUANTIZE,
     "text-quantize": TEXT_QUANTIZE,
     "vae-slicing-off": VAE_SLICING_OFF,
+    "vae-slicing": VAE_SLICING,
+    "vae-tiling": VAE_TILING,
     "attention-backend": ATTENTION_BACKEND,
     "denoiser-compile": DENOISER_COMPILE,
     "vae-compile": VAE_COMPILE,

@@ -1,7 +1,8 @@
-"""vae-slicing-off: decode the whole batch at once.
+"""vae-slicing-off: decode the whole batch at once. vae-slicing and vae-tiling: a picture, or a tile
+of one, at a time, which saves memory.
 
-Tiles stay where they are in use: they are blended at their edges, so a whole decode is another
-picture, and some VAEs (Allegro's) decode in tiles alone.
+Tiles are blended at their edges, so a whole decode is another picture: vae-slicing-off leaves them
+where they are in use, and some VAEs (Allegro's) decode in tiles alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from halftime.fix.base import FixCode, Settings, first_reason, needs_vae
+from torch import nn
+
+from halftime.fix.base import Applies, Apply, FixCode, Settings, call, first_reason, needs_vae
+from halftime.fix.undo import restored
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import vae_of
 
@@ -34,4 +38,37 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         yield
 
 
+# ---- on
+
+
+def _can_be_switched_on(switch: str) -> Applies:
+    """`switch` is the end of the VAE's `enable_...` and `use_...`."""
+
+    def applies(
+        pipeline: DiffusionPipeline, device: torch.device, settings: Settings
+    ) -> str | None:
+        vae = vae_of(pipeline)
+        return first_reason(
+            needs_vae(pipeline, device, settings),
+            None if hasattr(vae, f"enable_{switch}") else f"its VAE has no enable_{switch}",
+            f"{switch} is on already" if getattr(vae, f"use_{switch}", False) else None,
+        )
+
+    return applies
+
+
+def _switched_on(switch: str) -> Apply:
+    @contextmanager
+    def apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
+        vae = vae_of(pipeline)
+        assert isinstance(vae, nn.Module)
+        with restored(vae):
+            call(vae, f"enable_{switch}")
+            yield
+
+    return apply
+
+
 VAE_SLICING_OFF = FixCode(_applies, _apply)
+VAE_SLICING = FixCode(_can_be_switched_on("slicing"), _switched_on("slicing"))
+VAE_TILING = FixCode(_can_be_switched_on("tiling"), _switched_on("tiling"))

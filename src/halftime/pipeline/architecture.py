@@ -20,6 +20,15 @@ def architecture(pipeline: DiffusionPipeline) -> dict[str, str]:
     }
 
 
+# As peft names what it puts beside the weights of a layer, and the layer under it.
+_ADAPTERS, _UNDER_THEM = ".lora_", ".base_layer."
+
+
 def _shapes_hash(module: nn.Module) -> str:
-    shapes = [f"{name}{tuple(parameter.shape)}" for name, parameter in module.named_parameters()]
+    """Adapters (LoRA) beside the weights come and go, and are not of the architecture."""
+    shapes = [
+        f"{name.replace(_UNDER_THEM, '.')}{tuple(parameter.shape)}"
+        for name, parameter in module.named_parameters()
+        if _ADAPTERS not in name
+    ]
     return hashlib.sha256("\n".join(shapes).encode()).hexdigest()[:12]

@@ -55,11 +55,12 @@ def load_pipeline(model: str | None = None, workload: Workload | None = None) ->
     return load(model, workload or Workload()).pipeline
 
 
-def load(model: str | None, workload: Workload) -> LoadedPipeline:
+def load(model: str | None, workload: Workload, *, on_host: bool = False) -> LoadedPipeline:
     """As `load_pipeline`, with the model's name and notes.
 
     A pipeline goes to the workload's device, or to the best one here; what a function returned is
-    left where it is unless a device is named.
+    left where it is unless a device is named. With `on_host` nothing is moved: what the device may
+    be too small for is brought there in parts.
     """
     device = None if workload.device is None else checked_device(workload.device)
     kind = kind_of(model)
@@ -69,6 +70,7 @@ def load(model: str | None, workload: Workload) -> LoadedPipeline:
     if workload.scheduler:
         _replace_scheduler(pipeline, workload.scheduler)
     target = device if kind == "function" else device or default_device()
+    target = None if on_host else target
     _move(pipeline, target, workload.dtype if kind == "function" else None)
     return LoadedPipeline(pipeline, loaded.name, (*loaded.notes, *notes))
 
@@ -106,13 +108,14 @@ def _move(pipeline: DiffusionPipeline, device: torch.device | None, dtype: str |
     pipeline.to(*goals)
 
 
-def load_or_take(pipeline: object, workload: Workload) -> LoadedPipeline:
+def load_or_take(pipeline: object, workload: Workload, *, on_host: bool = False) -> LoadedPipeline:
     """What a verb's function was called with: a name to load, or a pipeline, which stays as it is.
 
     Raises HalftimeError; UnknownModel for an object that is no pipeline.
     """
     if pipeline is None or isinstance(pipeline, str | os.PathLike):
-        return load(None if pipeline is None else os.fspath(pipeline), workload)
+        name = None if pipeline is None else os.fspath(pipeline)
+        return load(name, workload, on_host=on_host)
     return LoadedPipeline(checked_pipeline(pipeline), type(pipeline).__name__, ())
 
 

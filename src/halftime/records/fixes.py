@@ -35,6 +35,8 @@ FixName = Literal[
     "denoiser-quantize",
     "text-quantize",
     "vae-slicing-off",
+    "vae-slicing",
+    "vae-tiling",
     "attention-backend",
     "denoiser-compile",
     "vae-compile",
@@ -156,6 +158,7 @@ def _kind(name: str, prior: Prior) -> SettingEffect:
     return SettingEffect(setting="kind", value=name, part="blocks", priors={DENOISER: prior})
 
 
+_FOR_MEMORY = "it saves memory and costs time: `tune --memory` puts it on where that is needed"
 _COMPILE_SETTINGS: dict[str, Json] = {
     "mode": "default",
     "fullgraph": False,
@@ -187,7 +190,7 @@ _ROWS: tuple[FixRow, ...] = (
         changes="denoiser",
         works_on=("residency",),
         settings={"kind": "model", "memory": ""},
-        not_tried="it saves memory and costs time: put it on where the memory is short",
+        not_tried=_FOR_MEMORY,
     ),
     FixRow(
         name="tf32",
@@ -351,6 +354,26 @@ _ROWS: tuple[FixRow, ...] = (
         changes="vae",
         works_on=("vae",),
         priors={VAE: Prior(1.05, 1.1)},
+    ),
+    FixRow(
+        name="vae-slicing",
+        summary="Decode one picture of a batch at a time; saves memory.",
+        level="equivalent",
+        stage="vae_decode",
+        ceiling_of="unknown",
+        changes="vae",
+        works_on=("vae",),
+        not_tried=_FOR_MEMORY,
+    ),
+    FixRow(
+        name="vae-tiling",
+        summary="Decode large pictures in tiles, blended at their edges; saves memory.",
+        level="approximate",
+        stage="vae_decode",
+        ceiling_of="unknown",
+        changes="vae",
+        works_on=("vae",),
+        not_tried=_FOR_MEMORY,
     ),
     FixRow(
         name="attention-backend",
@@ -592,6 +615,8 @@ CONFLICTS: tuple[tuple[str, frozenset[FixName]], ...] = (
     ("vae", frozenset({"openvino", "onnxruntime", "vae-compile"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-dtype"})),
     ("vae", frozenset({"openvino", "onnxruntime", "vae-channels-last"})),
+    ("vae", frozenset({"openvino", "onnxruntime", "vae-slicing"})),
+    ("vae", frozenset({"openvino", "onnxruntime", "vae-tiling"})),
     ("scheduler-step", frozenset({"schedule-table", "set-begin-index", "loop-graph"})),
 )
 # Names of earlier versions: what they are now, with which settings.

@@ -42,6 +42,7 @@ class Rung(Record, frozen=True, kw_only=True):
     kept: bool = False
     why: str = ""
     settings: dict[str, Json] = {}
+    peak_bytes: int | None = None  # of the device, where --memory limits it
 
 
 # Schema history

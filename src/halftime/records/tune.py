@@ -27,6 +27,7 @@ class Trial(Record, frozen=True, kw_only=True):
     candidate: tuple[float, ...] = ()
     setup_seconds: float = 0.0
     failure: str = ""
+    peak_bytes: int | None = None  # of the device, where --memory limits it
 
 
 class SweepPoint(Record, frozen=True, kw_only=True):
@@ -40,6 +41,19 @@ class SweepPoint(Record, frozen=True, kw_only=True):
     pareto: bool = False  # nothing cheaper is as near
     within_budget: bool = False
     chosen: bool = False
+
+
+class MemoryUse(Record, frozen=True, kw_only=True):
+    """What a call may take of the device, and what it takes at most, in bytes.
+
+    `start` are the fixes without which the pipeline did not fit: the baseline has them, too.
+    """
+
+    limit: int
+    as_it_is: int | None = None  # None: it could not even be put there
+    baseline: int | None = None
+    tuned: int | None = None
+    start: tuple[Choice, ...] = ()
 
 
 class Slide(Record, frozen=True, kw_only=True):
@@ -60,6 +74,8 @@ class Partial(Record, frozen=True, kw_only=True):
     architecture: dict[str, str]
     workload_hash: str
     environment: dict[str, str]
+    memory_bytes: int | None = None  # what --memory allowed
+    start: tuple[Choice, ...] | None = None  # the baseline's fixes, by which it fits into that
     spent_seconds: float = 0.0
     session: Session | None = None
     trials: tuple[Trial, ...] = ()
@@ -67,7 +83,7 @@ class Partial(Record, frozen=True, kw_only=True):
 
 
 # Schema history
-# 1  2026-11  first; later: tried, with a default
+# 1  2026-11  first; later: tried and memory, with defaults
 class Tuning(Record, frozen=True, kw_only=True):
     """A finished `tune`; `verdict` is None where no picture could be compared in time."""
 
@@ -103,3 +119,4 @@ class Tuning(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     # settings of approximate fixes, where a certificate was asked for
     tried: tuple[TriedSetting, ...] = ()
+    memory: MemoryUse | None = None  # where --memory limits it

@@ -394,8 +394,36 @@ def _moves(session: Session) -> Iterator[Section]:
     )
     hidden = " Where they are fetched ahead a part is hidden behind what computes."
     words = "Moved by offloading hooks in one call, each move waited for in a call of its own."
-    words += hidden if any(move.ahead for move in session.moves) else ""
-    yield Section("Weights that moved", (Text(words), table))
+    ahead = any(move.ahead for move in session.moves)
+    words += hidden if ahead and not session.transfers else ""
+    yield Section("Weights that moved", (Text(words), table, *_copies(session)))
+
+
+def _copies(session: Session) -> Iterator[Block]:
+    """What a traced device copied, and how much of that ran beside kernels."""
+    if not session.transfers:
+        return
+    columns = (
+        Column("in"),
+        Column("direction"),
+        Column("copies", "count"),
+        Column("time", "seconds"),
+        Column("hidden", "seconds"),
+        Column("not hidden", "seconds"),
+    )
+    rows: list[list[Cell]] = [
+        [
+            row.stage,
+            row.direction,
+            row.count,
+            row.seconds,
+            row.seconds - row.exposed_seconds,
+            row.exposed_seconds,
+        ]
+        for row in session.transfers
+    ]
+    yield Text("On the device, in a traced call: hidden is what ran while a kernel did, too.")
+    yield Table(columns, rows_of(*rows))
 
 
 def _machine(environment: Environment) -> str:

@@ -44,6 +44,7 @@ def report_of(tuning: Tuning, slides: Sequence[Slide] = ()) -> Report:
         Section("Result", tuple(_result(tuning))),
         *_before_and_after(tuning),
         *certificate_section(tuning),
+        *_memory(tuning),
         *_pictures(slides),
         *_kept(tuning),
         *_sweep(tuning),
@@ -70,6 +71,13 @@ def _summary(tuning: Tuning) -> str:
         return (
             f"Nothing was tried, because {tuning.stopped}: "
             f"{units.seconds(tuning.baseline_seconds)} a call as it is."
+        )
+    memory = tuning.memory
+    if memory is not None and memory.start and tuning.recipe.fixes == memory.start:
+        return (
+            f"It fits into {units.size(memory.limit)} with {', '.join(names)}, at "
+            f"{units.size(memory.tuned)} and {units.seconds(tuning.tuned_seconds)} a call; nothing "
+            "else paid."
         )
     if not names:
         return (
@@ -234,12 +242,13 @@ def _trials(tuning: Tuning) -> Iterator[Block]:
         )
     left: dict[str, list[str]] = {}
     for rung in tuning.ladder:
-        if rung.observed is None:
+        if rung.observed is None and rung.peak_bytes is None:
             left.setdefault(rung.why.partition(" (")[0], []).append(_label(rung))
-    if left:
-        yield Bullets(
-            tuple(Text(f"Not tried: {', '.join(names)} ({why})") for why, names in left.items())
-        )
+    weighed = [rung for rung in tuning.ladder if rung.observed is None and rung.peak_bytes]
+    lines = [Text(f"{_label(rung)}: {rung.why}") for rung in weighed]
+    lines += [Text(f"Not tried: {', '.join(names)} ({why})") for why, names in left.items()]
+    if lines:
+        yield Bullets(tuple(lines))
 
 
 def _rung(rung: Rung) -> tuple[Cell, ...]:
@@ -295,6 +304,26 @@ def _chart(tried: list[Rung]) -> Markup:
 def _label(rung: Rung) -> str:
     settings = "+".join(_short(value) for value in rung.settings.values() if value != "")
     return f"{rung.fix} {settings}".strip()[:44]
+
+
+def _memory(tuning: Tuning) -> Iterator[Section]:
+    memory = tuning.memory
+    if memory is None:
+        return
+    rows: list[list[Cell]] = [["the pipeline as it is", memory.as_it_is, "too much"]]
+    if memory.start:
+        rows.append(
+            [" + ".join(choice.name for choice in memory.start), memory.baseline, "baseline"]
+        )
+    else:
+        rows[0][-1] = "baseline"
+    rows.append(["the recipe", memory.tuned, "fits"])
+    columns = (Column("plan"), Column("takes at most", "bytes"), Column(""))
+    words = (
+        f"At most {units.size(memory.limit)} were allowed on {tuning.environment.device}. Counted "
+        "are tensors, from putting a plan on until it has drawn its first pictures."
+    )
+    yield Section("Memory", (Table(columns, rows_of(*rows)), Text(words)))
 
 
 def _before_and_after(tuning: Tuning) -> Iterator[Section]:

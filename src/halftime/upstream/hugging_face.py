@@ -461,3 +461,31 @@ def scales_by_variance(scheduler: SchedulerMixin) -> bool:
     """Whether the scheduler's sample keeps its variance (signal² + noise² = 1) though it counts in
     sigmas: the multistep solvers do, and only they convert."""
     return hasattr(scheduler, "_sigma_to_alpha_sigma_t")
+
+
+class LowRankAdapter(NamedTuple):
+    """What an adapter adds to one layer: `scaling * up @ down`, and nothing else if it is `plain`
+    (no DoRA, no bias)."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scaling: float
+    plain: bool
+
+
+def low_rank_adapter(layer: Any, adapter: str) -> LowRankAdapter | None:
+    """The LoRA of that name on this very layer. peft keeps the parts of a layer in dictionaries by
+    the adapter's name, and offers no way to read them."""
+    if adapter in getattr(layer, "lora_embedding_A", {}):
+        down = layer.lora_embedding_A[adapter]
+        return LowRankAdapter(down, down, 1.0, plain=False)
+    if adapter not in getattr(layer, "lora_A", {}):
+        return None
+    up = layer.lora_B[adapter]
+    plain = adapter not in getattr(layer, "lora_magnitude_vector", {}) and up.bias is None
+    return LowRankAdapter(
+        layer.lora_A[adapter].weight.detach().cpu(),
+        up.weight.detach().cpu(),
+        float(layer.scaling[adapter]),
+        plain,
+    )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import torch
 from accelerate import cpu_offload
@@ -21,12 +22,15 @@ from halftime.records import (
     MemoryReport,
     Session,
     StageMemory,
+    Transfer,
     WeightMoves,
     Workload,
 )
 from halftime.records.stages import Place
+from halftime.report.model import Table
 from halftime.report.session import ledger_table, report_of
 from halftime.verbs.profile import probe
+from halftime.verbs.profile.device_probe import DeviceEvent, transfers
 from halftime.verbs.profile.evidence import ProfileEvidence
 from halftime.verbs.profile.facts import Facts, ModuleFacts
 from halftime.verbs.profile.findings import findings
@@ -153,6 +157,71 @@ def test_what_helps_where_they_do_not_fit(how: str, ahead: bool, free: int, cure
 
 def as_values(record: WeightMoves) -> dict[str, object]:
     return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+AHEAD = WeightMoves(**{**as_values(MOVED), "how": "group", "ahead": True})  # type: ignore[arg-type]
+
+
+def fetched(exposed: float) -> ProfileEvidence:
+    """A call under group offload with a stream; its copies take 1.6 s."""
+    copies = Transfer(
+        stage="denoise", direction="HtoD", count=40, seconds=1.6, exposed_seconds=exposed
+    )
+    return replace(CALM, moves=(AHEAD,), transfers=(copies,))
+
+
+def test_moves_on_a_stream_cost_what_computing_does_not_hide() -> None:
+    [finding] = findings(fetched(0.4))
+    assert (finding.id, finding.seconds) == ("weights-moved", 0.4)
+    assert "1.60 s that copies took on the device, 1.20 s (75.0 %) were hidden" in finding.message
+    assert ids(fetched(0.001)) == []  # hidden altogether
+
+
+def test_the_page_tells_what_was_hidden(planted: Session) -> None:
+    evidence = fetched(0.4)
+    session = msgspec.structs.replace(planted, moves=evidence.moves, transfers=evidence.transfers)
+    [section] = [s for s in report_of(session).sections if s.title == "Weights that moved"]
+    table = next(block for block in reversed(section.blocks) if isinstance(block, Table))
+    assert [column.title for column in table.columns][-2:] == ["hidden", "not hidden"]
+    assert table.rows[0][-2:] == pytest.approx((1.2, 0.4))
+
+
+def test_copies_are_told_by_the_kernels_beside_them() -> None:
+    """Two kernels that overlap, a gap, and copies before, beside and after them."""
+    events = [
+        DeviceEvent("gemm", 0, 1.0, 3.0),
+        DeviceEvent("attention", 0, 2.0, 4.0),
+        DeviceEvent("gemm", 0, 6.0, 7.0),
+        DeviceEvent("Memcpy HtoD (Pinned -> Device)", 0, 0.0, 0.5),  # before all
+        DeviceEvent("Memcpy HtoD (Pinned -> Device)", 0, 1.5, 3.5),  # hidden
+        DeviceEvent("Memcpy HtoD (Pinned -> Device)", 0, 3.0, 6.5),  # 4 to 6 in the gap
+        DeviceEvent("Memcpy DtoH (Device -> Pinned)", 0, 6.5, 8.0),
+        DeviceEvent("Memset (Device)", 0, 4.0, 6.0),  # no kernel
+        DeviceEvent("gemm", 1, 0.0, 9.0),  # another card hides nothing
+    ]
+    stages = [(0.0, 6.4, "denoise"), (6.4, 9.0, "vae_decode")]
+    rows = {(row.stage, row.direction): row for row in transfers(events, stages)}
+    assert rows.keys() == {("denoise", "HtoD"), ("vae_decode", "DtoH")}
+    up, down = rows["denoise", "HtoD"], rows["vae_decode", "DtoH"]
+    assert (up.count, up.seconds, up.exposed_seconds) == (3, 6.0, 2.5)
+    assert (down.count, down.seconds, down.exposed_seconds) == (1, 1.5, 1.0)
+
+
+INTERVALS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=8)
+
+
+@given(INTERVALS, INTERVALS)
+def test_what_is_hidden_and_what_is_not_are_the_whole(
+    kernels: list[tuple[int, int]], copies: list[tuple[int, int]]
+) -> None:
+    """As a count of each unit of time says."""
+    busy = {t for start, length in kernels for t in range(start, start + length)}
+    exposed = sum(len({*range(s, s + length)} - busy) for s, length in copies)
+    events = [DeviceEvent("gemm", 0, start, start + length) for start, length in kernels]
+    events += [DeviceEvent("Memcpy HtoD", 0, start, start + length) for start, length in copies]
+    rows = transfers(events, [])
+    assert sum(row.exposed_seconds for row in rows) == exposed
+    assert sum(row.seconds for row in rows) == sum(length for _, length in copies)
 
 
 def test_moves_that_cost_little_are_not_worth_a_word() -> None:
@@ -349,7 +418,6 @@ def test_a_healthy_call_says_none_of_it() -> None:
 
 
 def test_the_ledger_has_the_peak_of_each_stage_and_the_report_what_moved(planted: Session) -> None:
-    import msgspec
 
     on_gpu = msgspec.structs.replace(planted, memory=MEMORY, moves=(MOVED,))
     table = ledger_table(on_gpu)

@@ -151,8 +151,6 @@ def test_a_folder_that_holds_no_lora_of_this_model_is_refused(tmp_path: Path, fo
 
     with pytest.raises(BadInput, match="no folder"):
         opened(loras=str(tmp_path / "nothing"))
-    with pytest.raises(BadInput, match="one of the two"):
-        opened(loras=str(folder), recipe="recipe.toml")
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(BadInput, match=r"broken\.safetensors does not fit"):
         opened(loras=str(tmp_path))

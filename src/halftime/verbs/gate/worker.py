@@ -56,11 +56,12 @@ class WorkerAnswer(Record, frozen=True, kw_only=True):
 
 def serve(task: WorkerTask, orders: TextIO, answers: TextIO) -> None:
     """Load, call once, then answer orders until there are no more."""
+    from halftime.fix.apply import starts_on_host
     from halftime.pipeline.load import load
     from halftime.verbs.gate.facts import facts_of
     from halftime.verbs.profile.call import quiet_progress_bars
 
-    loaded = load(task.model, task.workload)
+    loaded = load(task.model, task.workload, on_host=starts_on_host(task.recipe))
     with quiet_progress_bars(loaded.pipeline), _fixed(loaded, task.recipe):
         first = _call(loaded, task.workload)
         facts = facts_of(loaded) | _fixes(task.recipe)

@@ -12,6 +12,7 @@ from halftime.records import (
     LedgerRow,
     MemoryReport,
     Span,
+    Transfer,
     WeightMoves,
 )
 from halftime.records.finding import ceiling
@@ -28,6 +29,7 @@ class Probed:
     memory: MemoryReport | None = None
     adapter_share: float = 0.0
     moves: tuple[WeightMoves, ...] = ()
+    transfers: tuple[Transfer, ...] = ()  # on a traced device
     guidance: GuidanceFacts | None = None
 
 
@@ -54,6 +56,7 @@ class ProfileEvidence:
     adapter_share: float = 0.0  # of the denoiser's time that its adapters take
     memory: MemoryReport | None = None
     moves: tuple[WeightMoves, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
     guidance: GuidanceFacts | None = None
 
     def row(self, stage: str, part: str | None = None) -> LedgerRow | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from halftime.base import units
-from halftime.records import Finding, WeightMoves
+from halftime.records import Finding, Transfer, WeightMoves
 from halftime.records.session import UNEXPLAINED
 from halftime.verbs.profile.evidence import ProfileEvidence, Rule
 from halftime.verbs.profile.probe import PROBE_STEPS
@@ -53,21 +53,37 @@ def _nearly_full(evidence: ProfileEvidence) -> Iterator[Finding]:
 
 def _moved_weights(evidence: ProfileEvidence) -> Iterator[Finding]:
     moves = evidence.moves
-    seconds = min(sum(move.seconds for move in moves), evidence.wall_seconds)
+    waited = sum(move.seconds for move in moves)
+    ahead = any(move.ahead for move in moves)
+    # what a stream of its own moves costs what it does not hide
+    copied = evidence.transfers if ahead else ()
+    exposed = sum(row.exposed_seconds for row in copied) if copied else waited
+    seconds = min(exposed, evidence.wall_seconds)
     if not moves or not evidence.worth_saying(seconds):
         return
     most = max(moves, key=lambda move: move.seconds)
     total = sum(move.bytes for move in moves if move.to_device)
-    ahead = any(move.ahead for move in moves)
+    hidden = hidden_words(copied) if copied else _HIDDEN if ahead else ""
     yield evidence.finding(
         "weights-moved",
         most.stage if evidence.row(most.stage) else UNEXPLAINED,
         seconds,
         None,
         f"hooks move {units.size(total)} of weights to the device in each call, in "
-        f"{sum(move.count for move in moves)} moves ({evidence.part_of_call(seconds)}, each waited "
-        f"for; the {most.component} most, {_manner(most)}){_HIDDEN if ahead else ''}. "
+        f"{sum(move.count for move in moves)} moves ({evidence.part_of_call(waited)}, each waited "
+        f"for; the {most.component} most, {_manner(most)}){hidden}. "
         f"{_cure(evidence, most)}",
+    )
+
+
+def hidden_words(transfers: Sequence[Transfer]) -> str:
+    """How much of the copies of a traced call ran beside kernels."""
+    seconds = sum(row.seconds for row in transfers)
+    hidden = seconds - sum(row.exposed_seconds for row in transfers)
+    share = units.share(hidden / seconds if seconds else 0.0)
+    return (
+        f"; of the {units.seconds(seconds)} that copies took on the device, "
+        f"{units.seconds(hidden)} ({share}) were hidden behind what computes"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +16,7 @@ from halftime.pipeline.arguments import absorbed, call_arguments
 from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.inputs import described
 from halftime.pipeline.load import LoadedPipeline, load_or_take
-from halftime.records import ColdStart, LedgerRow, Session, Workload
+from halftime.records import ColdStart, LedgerRow, Session, Transfer, Workload
 from halftime.records.priors import with_predictions
 from halftime.records.stages import Place
 from halftime.upstream import pytorch
@@ -170,9 +170,9 @@ def _session(
     rows = measurement.rows()
     if not probes:
         return measurement.session(rows)
-    rows = _with_probes(rows, turn, progress)
+    rows, transfers = _with_probes(rows, turn, progress)
     growth = growth_per_call([call.held_bytes for call in measurement.steady])
-    return measurement.session(rows, _probed(turn, growth, progress))
+    return measurement.session(rows, replace(_probed(turn, growth, progress), transfers=transfers))
 
 
 def _probed(turn: RepeatedCall, growth: int, progress: Progress) -> Probed:
@@ -221,17 +221,20 @@ def _calls(
 
 def _with_probes(
     rows: tuple[LedgerRow, ...], turn: RepeatedCall, progress: Progress
-) -> tuple[LedgerRow, ...]:
+) -> tuple[tuple[LedgerRow, ...], tuple[Transfer, ...]]:
+    """The rows with what probes add, and the copies between host and device."""
     pipeline = turn.pipeline
+    transfers: tuple[Transfer, ...] = ()
     progress("counting FLOPs", 0, 1)
     # A compiled module hides its operations from the counter, which would call the rest the whole.
     if not any(map(pytorch.is_compiled, pipeline.components.values())):
         rows = with_flops(rows, probe.flops(pipeline, turn.workload, turn.further))
     if device_of(pipeline).type == "cuda":
         progress("tracing the device", 0, 1)
-        rows = with_device(rows, device_probe(pipeline, turn.workload, turn.further))
+        traced = device_probe(pipeline, turn.workload, turn.further)
+        rows, transfers = with_device(rows, traced.busy), traced.transfers
     progress("measuring memory", 0, 1)
-    return rows
+    return rows, transfers
 
 
 def with_flops(

@@ -84,6 +84,7 @@ class MeasuredCalls:
             adapter_share=probed.adapter_share,
             memory=probed.memory,
             moves=probed.moves,
+            transfers=probed.transfers,
             guidance=probed.guidance,
         )
         return Session(
@@ -102,6 +103,7 @@ class MeasuredCalls:
             first_run=self.first.measured.run,
             memory=probed.memory,
             moves=probed.moves,
+            transfers=probed.transfers if probed.moves else (),
             pictures=self.steady[-1].pictures,
             compilation=report,
             notes=(

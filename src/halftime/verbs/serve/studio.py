@@ -24,7 +24,7 @@ from halftime.base.ledger import Measured, ledger, measured
 from halftime.base.store import to_json
 from halftime.base.version import version
 from halftime.fix import tiny_vae
-from halftime.fix.apply import applied, kept_artefacts, read_plan
+from halftime.fix.apply import applied, kept_artefacts, read_plan, starts_on_host
 from halftime.fix.table import FIXES
 from halftime.pipeline.arguments import call_parameters
 from halftime.pipeline.device import device_of, this_environment
@@ -37,7 +37,8 @@ from halftime.verbs.profile.clock import Clock, clock_for
 from halftime.verbs.profile.instrument import instrumented
 from halftime.verbs.profile.recorder import Recorder
 from halftime.verbs.serve.certified import certificate_note
-from halftime.verbs.serve.loras import adapter_on, always_on, load_loras
+from halftime.verbs.serve.lora_swaps import check_swaps
+from halftime.verbs.serve.loras import OfferedLoras, adapter_on, always_on, load_loras
 from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.preview import quickened
 from halftime.verbs.serve.references import most_references
@@ -94,7 +95,7 @@ class Studio:
     recorder: Recorder
     clock: Clock
     stack: ExitStack = field(default_factory=ExitStack)
-    loras: Mapping[str, str] = field(default_factory=dict)  # name -> the adapter's
+    offered: OfferedLoras = field(default_factory=OfferedLoras)
     always_on: Mapping[str, float] = field(default_factory=dict)  # adapter -> its weight
     fps: float = 16.0  # of a video
     references: int = 1  # pictures that a call may be given at most
@@ -103,6 +104,11 @@ class Studio:
     @property
     def pipeline(self) -> DiffusionPipeline:
         return self.loaded.pipeline
+
+    @property
+    def loras(self) -> Mapping[str, str]:
+        """Name -> the adapter's."""
+        return self.offered.adapters
 
     def draw(self, jobs: Sequence[Job], watch: Watch) -> Drawing:
         """One call for all jobs, which are of one kind. Raises BadWorkload, NobodyWaits,
@@ -114,7 +120,7 @@ class Studio:
         self.recorder.reset()
         with (
             watched(pipeline, self.template, watch),
-            adapter_on(self.pipeline, self.loras, self.always_on, jobs[0]),
+            adapter_on(self.pipeline, self.offered, self.always_on, jobs[0]),
             out_of_memory_explained(),
         ):
             origin = self.clock.start()
@@ -251,13 +257,14 @@ def open_studio(settings: EngineSettings) -> Studio:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     source = source_of(settings)
-    loaded = load(settings.model, source)
+    loaded = load(settings.model, source, on_host=starts_on_host(settings.recipe))
     pipeline = loaded.pipeline
     pipeline.set_progress_bar_config(disable=True)
     stack = ExitStack()
     loras = load_loras(pipeline, settings)
     loaded = _with_certificate(loaded, settings)
     fixes, artefacts = _fix(pipeline, settings, stack)
+    check_swaps(loras.swaps)
     modes: dict[Mode, DiffusionPipeline] = {"text2img": pipeline}
     siblings: dict[Mode, bool] = {"img2img": settings.img2img, "inpaint": settings.inpaint}
     if is_video(pipeline):
@@ -286,7 +293,7 @@ def open_studio(settings: EngineSettings) -> Studio:
         recorder=recorder,
         clock=clock,
         stack=stack,
-        loras=loras,
+        offered=loras,
         always_on=always_on(settings),
         fps=settings.fps,
         references=most_references(pipeline) if "img2img" in modes else 1,

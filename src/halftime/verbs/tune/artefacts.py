@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from halftime.base.store import read_toml
-from halftime.fix.apply import applied
+from halftime.fix.apply import applied, starts_on_host
 from halftime.fix.artefacts import beside, compiles
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.load import load
@@ -46,7 +46,7 @@ def save(model: str | None, workload: Workload, recipe: Path) -> Path | None:
 
 def run(task: ArtefactsTask) -> None:
     """One call with the recipe on."""
-    pipeline = load(task.model, task.workload).pipeline
+    pipeline = load(task.model, task.workload, on_host=starts_on_host(task.recipe)).pipeline
     with (
         quiet_progress_bars(pipeline),
         applied(pipeline, task.recipe, beside(task.recipe), probe=False),

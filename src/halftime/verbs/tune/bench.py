@@ -29,6 +29,7 @@ from halftime.verbs.tune.decide import (
     plan_key,
     undecided,
 )
+from halftime.verbs.tune.memory import MemoryLimit
 from halftime.verbs.verify.pictures import PictureSet, paired
 from halftime.verbs.verify.render import PicturePrompt, render
 from halftime.verbs.verify.tripwires import trips
@@ -56,6 +57,7 @@ class LivePlan:
     first: PictureSet
     setup_seconds: float
     call_seconds: float  # of its first call after those
+    peak_bytes: int | None = None  # what it takes of the device, where that is limited
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Bench:
     workload: Workload
     prompts: Sequence[PicturePrompt]
     clock: Callable[[], float] = time.perf_counter
+    memory: MemoryLimit | None = None
+    start: Choices = ()  # the baseline's, where the pipeline as it is takes too much memory
     live: dict[bytes, LivePlan] = field(default_factory=dict)
 
     def at(self, plan: Choices) -> LivePlan:
@@ -83,14 +87,22 @@ class Bench:
             # not part of what is timed
             check_levels(pipeline, choose(Plan(fixes=plan)), steps=self.workload.steps)
             begun = self.clock()
-            stack.enter_context(applied(pipeline, Plan(fixes=plan), probe=False))
-            first = render(pipeline, self.workload, self.prompts[:WARM_PROMPTS], "candidate")
+            pictures: list[PictureSet] = []
+
+            def draw() -> None:
+                stack.enter_context(applied(pipeline, Plan(fixes=plan), probe=False))
+                warm = self.prompts[:WARM_PROMPTS]
+                pictures.append(render(pipeline, self.workload, warm, "candidate"))
+
+            peak = self.memory.peak_of(self.pipeline, draw) if self.memory else None
+            if self.memory is None:
+                draw()
             setup = self.clock() - begun
             call_seconds = self.seconds(pipeline, -1)
         except BaseException:
             stack.close()
             raise
-        return LivePlan(pipeline, stack, first, setup, call_seconds)
+        return LivePlan(pipeline, stack, pictures[0], setup, call_seconds, peak)
 
     def seconds(self, pipeline: DiffusionPipeline, turn: int) -> float:
         """One call, timed. Each turn has its own prompt, so that a cache of prompts pays only where
@@ -121,6 +133,19 @@ class Bench:
         """Take back all plans."""
         self.keep_only()
 
+    def fits(self, plan: Choices) -> bool:
+        """Whether a plan takes no more memory than is allowed."""
+        return self.memory is None or not self.memory.too_large(self.at(plan).peak_bytes)
+
+    def _refusal(self, plan: Choices) -> str:
+        """Why a plan is not even put on where memory is limited, or ''."""
+        if self.memory is None:
+            return ""
+        missing = {choice.name for choice in self.start} - {choice.name for choice in plan}
+        if missing:
+            return f"excludes {', '.join(sorted(missing))}, without which it does not fit"
+        return self.memory.unmeasurable(plan)
+
     def trial(
         self,
         incumbent: Choices,
@@ -134,18 +159,25 @@ class Bench:
         not, the trial fails with NO_TIME.
         """
         empty = Trial(incumbent_plan=incumbent, candidate_plan=candidate)
+        refusal = self._refusal(candidate)
+        if refusal:
+            return msgspec.structs.replace(empty, failure=refusal)
         try:
-            baseline, _, new = self.at(()), self.at(incumbent), self.at(candidate)
+            baseline, _, new = self.at(self.start), self.at(incumbent), self.at(candidate)
         # a fix may fail in any way; it is dropped, and the reason is reported
         except Exception as error:
             return msgspec.structs.replace(empty, failure=_reason(error))
+        empty = msgspec.structs.replace(empty, peak_bytes=new.peak_bytes)
+        if not self.fits(candidate):
+            failure = self.memory.too_large(new.peak_bytes) if self.memory else ""
+            return msgspec.structs.replace(empty, setup_seconds=new.setup_seconds, failure=failure)
         broken = [
             trip for trip in trips(paired(baseline.first, new.first)) if trip.side == "candidate"
         ]
         if broken:
             failure = f"broken picture: {broken[0].reason}"
             return msgspec.structs.replace(empty, setup_seconds=new.setup_seconds, failure=failure)
-        plans = ((), incumbent, candidate)
+        plans = (self.start, incumbent, candidate)
         round_seconds = sum(self.at(plan).call_seconds for plan in plans)
         rows: list[tuple[float, ...]] = []
         trial = empty
@@ -179,17 +211,17 @@ class Bench:
     ) -> Trial:
         """Baseline against one plan, alone and longer; one round at least, and no more than
         `allows`."""
-        self.at(())
+        self.at(self.start)
         tuned = self.at(plan)
         rows: list[tuple[float, float, float]] = []
         for index in range(rounds):
             if rows and not allows(rows[-1][1] + rows[-1][2]):
                 break
             progress("baseline against recipe", index, rounds)
-            seconds = self._turn(((), plan), index)
+            seconds = self._turn((self.start, plan), index)
             rows.append((seconds[0], seconds[0], seconds[1]))
         return _with_rounds(
-            Trial(incumbent_plan=(), candidate_plan=plan), rows, tuned.setup_seconds
+            Trial(incumbent_plan=self.start, candidate_plan=plan), rows, tuned.setup_seconds
         )
 
 

@@ -19,20 +19,28 @@ from halftime.records.recipe import Choice, Plan, Rung
 from halftime.verbs.tune.decide import Choices
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
 
-_BY_BLOCKS: dict[str, Json] = {"region": "blocks"}  # most caches go with that alone
+# Settings with which a fix goes with more of the others: most caches go with compiled blocks alone,
+# and what changes weights with components that are moved as a whole.
+_GIVES_WAY: dict[str, dict[str, Json]] = {
+    "denoiser-compile": {"region": "blocks"},
+    "offload": {"kind": "model"},
+}
 
 
-def candidates(pipeline: DiffusionPipeline, approximate: bool) -> tuple[list[Choice], list[Rung]]:
+def candidates(
+    pipeline: DiffusionPipeline, approximate: bool, device: torch.device | None = None
+) -> tuple[list[Choice], list[Rung]]:
     """Fixes to try, each with its settings; and a rung for each that is not tried, with the
-    reason."""
+    reason. `device` is where it will compute, where it is on the host for now."""
     choices: list[Choice] = []
     refused: list[Rung] = []
     state = state_of(pipeline)
     for name, fix in FIXES.items():
-        usable, reason = _usable(pipeline, name, approximate, state)
+        usable, reason = _usable(pipeline, name, approximate, state, device)
         choices += usable
         if not usable:
             refused.append(Rung(fix=name, level=fix.level, why=reason))
@@ -40,7 +48,11 @@ def candidates(pipeline: DiffusionPipeline, approximate: bool) -> tuple[list[Cho
 
 
 def _usable(
-    pipeline: DiffusionPipeline, name: str, approximate: bool, state: PipelineState
+    pipeline: DiffusionPipeline,
+    name: str,
+    approximate: bool,
+    state: PipelineState,
+    device: torch.device | None,
 ) -> tuple[list[Choice], str]:
     """One fix with each of its proposals that applies, or why none is tried."""
     fix = FIXES[name]
@@ -49,7 +61,8 @@ def _usable(
     if fix.not_tried:
         return [], fix.not_tried
     reasons = [
-        why_not(fix, pipeline, fix.with_defaults(settings), state) for settings in fix.proposals
+        why_not(fix, pipeline, fix.with_defaults(settings), state, device)
+        for settings in fix.proposals
     ]
     usable = [
         Choice(name=name, settings=settings)
@@ -87,8 +100,8 @@ def _joined(plan: Choices, added: Choice) -> Choice:
 
 
 def _beside(choice: Choice, joined: Choice) -> Choice | None:
-    """`choice` where both work together, with fewer components or compiled by blocks where that
-    suffices, or None."""
+    """`choice` where both work together, with fewer components or in its way that goes with more
+    where that suffices, or None."""
     if not clash(choice, joined):
         return choice
     names = components_of(choice.settings)
@@ -97,9 +110,11 @@ def _beside(choice: Choice, joined: Choice) -> Choice | None:
         smaller = msgspec.structs.replace(choice, settings={**choice.settings, "components": fewer})
         if fewer and not clash(smaller, joined):
             return smaller
-    blocks = msgspec.structs.replace(choice, settings={**choice.settings, **_BY_BLOCKS})
-    by_blocks = choice.name == "denoiser-compile" and not clash(blocks, joined)
-    return blocks if by_blocks else None
+    yielding = _GIVES_WAY.get(choice.name)
+    if yielding is None:
+        return None
+    smaller = msgspec.structs.replace(choice, settings={**choice.settings, **yielding})
+    return None if clash(smaller, joined) else smaller
 
 
 def clash(left: Choice, right: Choice) -> str | None:

@@ -36,7 +36,7 @@ class Measurements:
         """The session of the pipeline as it is."""
         if self.state.session is not None:
             return self.state.session
-        (session,) = self.profiles(())
+        (session,) = self.profiles(self.bench.start)
         self.state.add(self.budget.spent(), session=session)
         return session
 
@@ -57,7 +57,7 @@ class Measurements:
         earlier = self.state.trial(incumbent, candidate)
         if earlier is not None:
             return earlier
-        self.bench.keep_only((), incumbent)
+        self.bench.keep_only(self.bench.start, incumbent)
         trial = self.bench.trial(incumbent, candidate, self.progress, self.budget.allows)
         if trial.failure != NO_TIME:  # a run that goes on may have time for it
             self.state.add_trial(self.budget.spent(), trial)
@@ -80,6 +80,7 @@ class Measurements:
             call_seconds=call_seconds,
             budget=self.budget,
             progress=self.progress,
+            start=self.bench.start,
         )
         self.state.add(self.budget.spent(), sweep=points)
         return points

@@ -46,7 +46,7 @@ class Pictures:
     def reference(self) -> PictureSet:
         """The baseline's pictures; with them harmless variations of some are drawn, the floors."""
         if self.baseline is None:
-            pipeline = self.bench.at(()).pipeline
+            pipeline = self.bench.at(self.bench.start).pipeline
             baseline = render(
                 pipeline,
                 self.workload,

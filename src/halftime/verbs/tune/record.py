@@ -18,7 +18,7 @@ from halftime.records import Environment, Session
 from halftime.records.base import lines_hash
 from halftime.records.certificate import TriedSetting
 from halftime.records.recipe import Plan, Recipe, Rung
-from halftime.records.tune import SweepPoint, Trial, Tuning
+from halftime.records.tune import MemoryUse, SweepPoint, Trial, Tuning
 from halftime.records.verdict import Verdict
 from halftime.verbs.tune.certify import Certification
 from halftime.verbs.tune.decide import Goal
@@ -71,6 +71,7 @@ def tuning_of(
     prompts: Sequence[PicturePrompt],
     notes: Sequence[str],
     tried: tuple[TriedSetting, ...] = (),
+    memory: MemoryUse | None = None,
 ) -> Tuning:
     """The record of the run that ended with this recipe; `points` are the sweep's, `tried` the
     settings of a certificate's search."""
@@ -107,6 +108,7 @@ def tuning_of(
         prompts_hash=lines_hash(prompt.text for prompt in prompts),
         notes=(*measurements.loaded.notes, *notes),
         tried=tried,
+        memory=memory,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +17,21 @@ from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
 from halftime.base.stats import median, paired_ratio
 from halftime.fix.apply import architecture
+from halftime.fix.offload import accelerator
 from halftime.fix.table import FIXES
-from halftime.pipeline.device import device_of, this_environment
+from halftime.pipeline.device import (
+    checked_device,
+    default_device,
+    device_of,
+    this_environment,
+)
 from halftime.pipeline.inputs import described
 from halftime.pipeline.load import LoadedPipeline, load_or_take
 from halftime.records import Environment, Session, Workload
 from halftime.records.priors import predicted, setup_seconds
-from halftime.records.recipe import Choice
-from halftime.records.tune import Partial, SweepPoint, Trial, Tuning
+from halftime.records.recipe import Choice, Rung
+from halftime.records.tune import MemoryUse, Partial, SweepPoint, Trial, Tuning
+from halftime.verbs.tune import rivals
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.candidates import candidates, combine
 from halftime.verbs.tune.certify import (
@@ -43,7 +51,9 @@ from halftime.verbs.tune.decide import (
     suspects,
 )
 from halftime.verbs.tune.ending import Ending, ending_seconds, ending_within
+from halftime.verbs.tune.fitting import brought_back, fit, plan_words
 from halftime.verbs.tune.measure import PROFILE, Measurements
+from halftime.verbs.tune.memory import MemoryLimit, limit_on, memory_of
 from halftime.verbs.tune.quality import (
     LOSS,
     Pictures,
@@ -62,6 +72,7 @@ from halftime.verbs.verify.render import PicturePrompt, prompt_set, render
 from halftime.verbs.verify.run import check_repeats
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
 # Of the budget, for the sweep and the approximate fixes where they are allowed.
@@ -89,10 +100,17 @@ class Options:
     partial: Path | None = None
     # then approximate fixes are tried too, and so many pictures may differ visibly
     visible: VisibleGoal | None = None
+    memory: int | None = None  # bytes that a call may take of its device
 
     def __post_init__(self) -> None:
         if self.prompts < 1:
             raise BadInput(f"prompts is {self.prompts}; it must be 1 or more.")
+        if self.memory is not None and (self.sweep_only or self.visible):
+            option = "--sweep" if self.sweep_only else "--visible"
+            raise BadInput(
+                f"--memory and {option} exclude each other: find a plan that fits with --memory "
+                f"first, and what {option} finds goes on top of that recipe."
+            )
         if not self.loss > 0:
             raise BadInput(
                 f"loss is {self.loss:g}; it must be above 0, a mean FLIP error, for example "
@@ -120,6 +138,7 @@ def tune(
     approximate: bool = False,
     prompts: int = 24,
     loss: float = LOSS,
+    memory: str | None = None,
 ) -> Tuning:
     """Find the fixes that make one call faster without changing its pictures, and prove both.
 
@@ -127,12 +146,16 @@ def tune(
     `target` and `budget` are seconds, `speedup` is baseline / tuned; without either, `tune` looks
     for the fastest recipe within the budget. Only bit-exact and equivalent fixes are tried unless
     `approximate`; `loss` is then the mean FLIP error (a ratio, 0..1) that they may cost together.
-    `prompts` pictures are compared at the end. Raises HalftimeError.
+    `prompts` pictures are compared at the end. `memory` ('12GB') is what a call may take of its
+    device: what does not fit is never kept. Raises HalftimeError.
     """
     begun = time.perf_counter()
     workload = workload or Workload()
-    loaded = load_or_take(pipeline, workload)
-    options = Options(Goal(target, speedup), budget, approximate, loss=loss, prompts=prompts)
+    limit = memory_of(memory)
+    options = Options(
+        Goal(target, speedup), budget, approximate, loss=loss, prompts=prompts, memory=limit
+    )
+    loaded = load_or_take(pipeline, workload, on_host=limit is not None)
     return tuned(loaded, workload, options, begun=begun).tuning
 
 
@@ -148,25 +171,37 @@ def tuned(
 ) -> Outcome:
     """As `tune`, for a loaded pipeline: with progress, a sentence for each decision, and
     restartable. The budget counts from `begun` on the clock, or else from now."""
-    device = str(device_of(loaded.pipeline))
+    memory = _memory_limit(loaded.pipeline, workload, options)
+    device = str(memory.device if memory else device_of(loaded.pipeline))
     environment = this_environment(device)
     workload = msgspec.structs.replace(described(workload), device=device)
     fresh = Partial(
         architecture=architecture(loaded.pipeline),
         workload_hash=workload.content_hash(),
         environment=environment.identity(),
+        memory_bytes=options.memory,
     )
     state = opened(options.partial, fresh)
     budget = Budget(options.budget, clock, state.partial.spent_seconds, begun=begun)
     if state.resumed:
         say(f"continued: {len(state.partial.trials)} trials are known from an interrupted run")
     prompts = prompt_set(workload, max(options.prompts, _TIMING_PROMPTS))
-    bench = Bench(loaded.pipeline, workload, prompts, clock)
+    bench = Bench(loaded.pipeline, workload, prompts, clock, memory)
     measurements = Measurements(loaded, workload, bench, state, budget, progress)
-    try:
+    with brought_back(loaded.pipeline), closing(bench):
         return TuningRun(options, measurements, environment, progress, say).outcome()
-    finally:
-        bench.close()
+
+
+def _memory_limit(
+    pipeline: DiffusionPipeline, workload: Workload, options: Options
+) -> MemoryLimit | None:
+    """On the device that the workload names, or else the accelerator, whether or not the pipeline
+    is there by now."""
+    if options.memory is None:
+        return None
+    own = device_of(pipeline)
+    named = checked_device(workload.device) if workload.device else None
+    return limit_on(named or accelerator(own) or default_device(), options.memory)
 
 
 @dataclass
@@ -180,6 +215,7 @@ class TuningRun:
     say: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
     certification: Certification | None = None
+    memory: MemoryUse | None = None
 
     @property
     def slowness(self) -> float:
@@ -206,6 +242,7 @@ class TuningRun:
         """The whole of it, in order."""
         goal = self.options.visible
         certifiable = certifiable_prompts(self.workload, goal) if goal else []
+        start = self._start()
         self._refuse_early()
         session = self.measurements.baseline()
         wall = session.wall_seconds
@@ -222,7 +259,7 @@ class TuningRun:
             ending.floor_prompts,
         )
         pictures.enough = lambda: self._must_measure(pictures)
-        search = Climb(seconds=wall)
+        search = Climb(self.bench.start, start, seconds=wall)
         if not self.options.sweep_only:
             self._equivalent(search, session, pictures)
         points: tuple[SweepPoint, ...] = ()
@@ -236,10 +273,39 @@ class TuningRun:
             points = self._approximate(search, session, pictures)
         return self._finish(search, pictures, points)
 
+    def _start(self) -> list[Rung]:
+        """Make it fit, where memory is limited, and say what came of each way."""
+        if self.bench.memory is None:
+            return []
+        self.progress("making it fit", 0, 1)
+        start, looks = fit(
+            self.bench,
+            self.bench.memory,
+            pictures=len(self.workload.prompts) * self.workload.images_per_prompt,
+            approximate=self.options.approximate,
+            before=self.measurements.state.partial.start,
+        )
+        self.bench.start = start.plan
+        self.measurements.state.add(self.budget.spent(), start=start.plan)
+        limit = self.bench.memory.limit
+        self.memory = MemoryUse(
+            limit=limit, as_it_is=looks[0].peak, baseline=start.peak, start=start.plan
+        )
+        for look in looks:
+            self.say(f"{plan_words(look.plan)}: {look.outcome()}")
+        if start.plan:
+            self.notes.append(
+                f"as it is the pipeline does not fit into {units.size(limit)} "
+                f"({looks[0].why_not}): every call here, the baseline's too, has "
+                f"{plan_words(start.plan)}, and takes {units.size(start.peak)}"
+            )
+        rungs = [look.rung(look.plan == start.plan) for look in looks]
+        return [rung for rung in rungs if rung is not None]
+
     def _refuse_early(self) -> None:
         """Before minutes are spent: a pipeline that does not repeat itself, and a budget in which
         nothing fits."""
-        baseline = self.bench.at(())
+        baseline = self.bench.at(self.bench.start)
         prompts = self.bench.prompts[:WARM_PROMPTS]
         again = render(baseline.pipeline, self.workload, prompts, "baseline, again")
         check_repeats(baseline.first, again)
@@ -254,6 +320,11 @@ class TuningRun:
                 f"about {units.seconds(least)}. Give more, for example --budget "
                 f"{math.ceil(4 * least / 60)}m."
             )
+
+    @property
+    def _device(self) -> torch.device | None:
+        """Where calls compute, where the pipeline may be on the host."""
+        return self.bench.memory.device if self.bench.memory else None
 
     @property
     def _tries_approximate(self) -> bool:
@@ -330,7 +401,7 @@ class TuningRun:
 
     def _equivalent(self, search: Climb, session: Session, pictures: Pictures) -> None:
         """Bit-exact and equivalent fixes; those whose pictures differ after all are dropped."""
-        choices, refused = candidates(self.loaded.pipeline, approximate=False)
+        choices, refused = candidates(self.loaded.pipeline, False, self._device)
         share = _APPROXIMATE_SHARE if self.options.approximate else 0.0
         share = _CERTIFYING_SHARE if self.options.visible else share
         self.budget.reserve += share * self.budget.total
@@ -347,22 +418,39 @@ class TuningRun:
         """Verify the plan; while its pictures differ, find the fix that makes them differ and drop
         it."""
         self._verify_fewer_if_slower(search, pictures)
-        while search.plan:
+        while search.plan != self.bench.start:
             verdict = pictures.verdict(search.plan)[0]
             if verdict.verdict != "different":
                 return
             reason = verdict.reasons[0] if verdict.reasons else "different"
             self.say(f"pictures differ: {reason}; looking for the fix")
-            fixes = suspects(
-                search.plan,
-                lambda prefix: self._same(tuple(prefix), pictures),
-                lambda prefix: self._has_time_for(tuple(prefix), pictures),
-            )
+            fixes = self._suspects(search.plan, pictures)
             if len(fixes) > 1:
                 reason += "; no time was left to find out by which fix"
             for fix in fixes:
                 search.drop(fix.name, f"dropped by verification: {reason}")
             self.say(f"{', '.join(fix.name for fix in fixes)}: dropped, the pictures differ")
+            if not self.bench.fits(search.plan):
+                self._back_to_start(search, "dropped: it does not fit without what was dropped")
+
+    def _suspects(self, plan: Choices, pictures: Pictures) -> Sequence[Choice]:
+        """Of what the climb put on, the fix by which the pictures differ."""
+        always = tuple(choice for choice in plan if not self._is_added(choice))
+        return suspects(
+            [choice for choice in plan if self._is_added(choice)],
+            lambda prefix: self._same((*always, *prefix), pictures),
+            lambda prefix: self._has_time_for((*always, *prefix), pictures),
+        )
+
+    def _is_added(self, choice: Choice) -> bool:
+        """Whether the climb put a fix on, and not the need to fit."""
+        return choice.name not in {start.name for start in self.bench.start}
+
+    def _back_to_start(self, search: Climb, why: str) -> None:
+        for choice in search.plan:
+            if self._is_added(choice):
+                search.drop(choice.name, why)
+        search.plan = self.bench.start
 
     def _has_time_for(self, plan: Choices, pictures: Pictures) -> bool:
         """Whether one more plan can be put on, drawn with and compared, and the end be measured."""
@@ -403,19 +491,19 @@ class TuningRun:
 
     def _metrics_seconds(self, pictures: Pictures) -> float:
         """What a comparison takes, on a machine that may have become slower than it was."""
-        now, first = self._pace(())[0], self.measurements.baseline().wall_seconds
+        now, first = self._pace(self.bench.start)[0], self.measurements.baseline().wall_seconds
         return pictures.compare_seconds * max(1.0, now / first)
 
     def _must_measure(self, pictures: Pictures) -> bool:
         """Whether drawing ends: what is left is needed for comparing and the last rounds."""
-        baseline, tuned = self._pace(())
+        baseline, tuned = self._pace(self.bench.start)
         metrics = self._metrics_seconds(pictures)
         end = ending_seconds(Ending(1, 0, 2, 0), baseline, tuned, metrics=metrics)
         return self.budget.remaining() <= end
 
     def _same(self, plan: Choices, pictures: Pictures) -> bool:
         same = not plan or pictures.verdict(plan)[0].verdict != "different"
-        self.bench.keep_only(())
+        self.bench.keep_only(self.bench.start)
         return same
 
     def _sweep_only(
@@ -449,15 +537,37 @@ class TuningRun:
         """The sweep's choice and the other approximate fixes, each within the loss."""
         points = self.measurements.sweep(pictures, self.options.loss, session.wall_seconds)
         best = choice_of(points, type(self.loaded.pipeline.scheduler).__name__)
-        usable, refused = candidates(self.loaded.pipeline, approximate=True)
+        usable, refused = candidates(self.loaded.pipeline, True, self._device)
         choices = [best] if best else []
         choices += [choice for choice in usable if _is_approximate(choice)]
         self._climb_within_loss(search, choices, session, pictures)
+        self._rival_stack(search, choices, session, pictures)
         tried = {choice.name for choice in choices}
         search.ladder += [
             rung for rung in refused if rung.level == "approximate" and rung.fix not in tried
         ]
         return points
+
+    def _rival_stack(
+        self, search: Climb, choices: Sequence[Choice], session: Session, pictures: Pictures
+    ) -> None:
+        """What the plan's runtimes exclude is stacked without them, and the two are compared."""
+        if not rivals.barred(search.plan, choices) or self.options.goal.reached(
+            search.seconds, search.speedup
+        ):
+            return
+        self.say("now without runtimes, which exclude some of what was to be tried")
+        equivalent = candidates(self.loaded.pipeline, False, self._device)[0]
+        own_code = [choice for choice in equivalent if not rivals.takes_over(choice)]
+        rival = Climb(self.bench.start, seconds=session.wall_seconds)
+        self._climb(rival, own_code, session)
+        self._drop_culprits(rival, pictures)
+        self._climb_within_loss(rival, choices, session, pictures)
+        if rival.plan == self.bench.start:
+            return
+        trial = self.measurements.trial(search.plan, rival.plan)
+        rivals.compare(search, rival, trial)
+        self.say(f"with runtimes or without: {rivals.stack_words(search.plan)}")
 
     def _settled(self, plan: Choices, choice: Choice, pictures: Pictures) -> Choice | None:
         """The fix with the last value of what is searched whose pictures are within the loss.
@@ -474,7 +584,7 @@ class TuningRun:
             self.progress(f"{choice.name}: {search.setting} {value:g}", 0, 1)
             candidate = combine(plan, with_value(choice, search, value))[0]
             loss = too_lossy(pictures.verdict(candidate, _SEARCH_PROMPTS)[0], self.options.loss)
-            self.bench.keep_only((), plan)
+            self.bench.keep_only(self.bench.start, plan)
             return not loss
 
         cost = ending_seconds(question, 0.0, self._pace(plan)[1])
@@ -526,20 +636,28 @@ class TuningRun:
             prompts=pictures.prompts,
             notes=self.notes,
             tried=self.certification.tried if self.certification else (),
+            memory=self._memory_use(search.plan),
         )
         setup = self.bench.at(search.plan).setup_seconds
         return Outcome(tuning, pictures.baseline, candidate, _FRESH_PROCESS_SECONDS + setup)
 
+    def _memory_use(self, plan: Choices) -> MemoryUse | None:
+        if self.memory is None:
+            return None
+        return msgspec.structs.replace(self.memory, tuned=self.bench.at(plan).peak_bytes)
+
     def _confirm(self, search: Climb) -> Trial:
         """Baseline and recipe alone; a recipe that is slower after all is emptied."""
-        self.bench.keep_only((), search.plan)
+        self.bench.keep_only(self.bench.start, search.plan)
         rounds = self._ending(search.plan).rounds
         trial = self.bench.confirm(search.plan, rounds, self.progress, self.budget.allows)
-        if search.plan and paired_ratio(trial.baseline, trial.candidate).value < 1.0:
+        slower = paired_ratio(trial.baseline, trial.candidate).value < 1.0
+        if search.plan != self.bench.start and slower:
             reason = "dropped: all together they were slower than the baseline at the end"
-            for choice in search.plan:
-                search.drop(choice.name, reason)
-            trial = self.bench.confirm((), FIRST_ROUNDS, self.progress, self.budget.allows)
+            self._back_to_start(search, reason)
+            trial = self.bench.confirm(
+                self.bench.start, FIRST_ROUNDS, self.progress, self.budget.allows
+            )
         return trial
 
     def _ending(self, plan: Choices) -> Ending:
@@ -555,7 +673,9 @@ class TuningRun:
             ending = Ending(0, 0, 0, runs)
             if ending_seconds(ending, baseline, tuned, verified=True) <= self.budget.remaining():
                 settings = replace(PROFILE, runs=runs, warmup=ending.warmup)
-                before, after = self.measurements.profiles((), plan, settings=settings)
+                before, after = self.measurements.profiles(
+                    self.bench.start, plan, settings=settings
+                )
                 return before, after
         self.notes.append("the budget left no time for a ledger of the recipe")
         return self.measurements.baseline(), None

@@ -134,7 +134,8 @@ def _step(state: Climb, choice: Choice, tools: Tools) -> Rung:
     if trial.failure:
         if trial.failure == NO_TIME:
             state.stopped = "the budget was spent"
-        return _untried(choice, trial.failure, predicted)
+        rung = _untried(choice, trial.failure, predicted)
+        return msgspec.structs.replace(rung, peak_bytes=trial.peak_bytes)
     rung = _judged(choice, trial, predicted, tools.unacceptable)
     if rung.kept:
         _adopt(state, choice, trial, replaced)
@@ -162,6 +163,7 @@ def _judged(
         gain_high=step.high,
         kept=not reason,
         why=reason or paid,
+        peak_bytes=trial.peak_bytes,
     )
 
 

@@ -73,5 +73,10 @@ def opened(path: Path | None, fresh: Partial) -> TuneState:
     return TuneState(fresh, path)
 
 
-def _belongs_to(partial: Partial) -> tuple[dict[str, str], str, dict[str, str]]:
-    return partial.architecture, partial.workload_hash, partial.environment
+def _belongs_to(partial: Partial) -> tuple[object, ...]:
+    return (
+        partial.architecture,
+        partial.workload_hash,
+        partial.environment,
+        partial.memory_bytes,
+    )

@@ -18,7 +18,7 @@ from halftime.records import Json, Workload
 from halftime.records.recipe import Choice, Plan
 from halftime.records.tune import SweepPoint
 from halftime.verbs.tune.bench import twin
-from halftime.verbs.tune.decide import Budget, cheapest, pareto
+from halftime.verbs.tune.decide import Budget, Choices, cheapest, pareto
 from halftime.verbs.tune.quality import AGREEMENT
 from halftime.verbs.verify import judge as judges
 from halftime.verbs.verify.metrics import kit
@@ -61,12 +61,13 @@ def sweep(
     call_seconds: float,
     budget: Budget,
     progress: Progress,
+    start: Choices = (),
 ) -> tuple[SweepPoint, ...]:
     """Every setting that fits into the budget, judged; `reference` holds the many-step pictures of
     the same prompts.
 
     Other fixes stay off: they would be converted anew for each setting, and only settings are
-    compared.
+    compared; but for `start`, without which it does not fit into the memory.
     """
     points: list[SweepPoint] = []
     grid = settings_to_try(pipeline, workload.steps)
@@ -77,7 +78,7 @@ def sweep(
         if not budget.allows(1.5 * longest):
             break
         begun = budget.clock()
-        points += _point(pipeline, settings, reference, workload, prompts, budget.clock)
+        points += _point(pipeline, settings, reference, workload, prompts, budget.clock, start)
         longest = max(longest if index else 0.0, budget.clock() - begun)
     return marked(points, loss)
 
@@ -89,10 +90,11 @@ def _point(
     workload: Workload,
     prompts: Sequence[PicturePrompt],
     clock: Callable[[], float],
+    start: Choices,
 ) -> Iterator[SweepPoint]:
     name = str(settings["scheduler"]) or type(pipeline.scheduler).__name__
     solver = twin(pipeline)
-    plan = Plan(fixes=(Choice(name="solver-steps", settings=settings),))
+    plan = Plan(fixes=(*start, Choice(name="solver-steps", settings=settings)))
     try:
         with applied(solver, plan):
             render(solver, workload, prompts[:1], "warm-up")
