@@ -44,15 +44,13 @@ check: $(VENV)/test.stamp
 unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS processes; the longest files first; one that dies ends the run
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -o cache_dir=$(CACHE)/pytest $(ARGS)
 
-<<<<<<< HEAD
 gate: $(VENV)/test.stamp  ## this commit against the last release, or the one before: counters of the bundled model with our fixes
 	HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_action.py python=$(BIN)/python folder=out/gate \
 	  options="--recipe scripts/matrix.toml --exact --pictures 0 --steps 2 --size 64" $(ARGS) || \
 	  { code=$$?; test $$code = 2 || exit $$code; echo "make gate: one of the two versions cannot be run here, so nothing was judged." >&2; }
-=======
+
 test-serve-step: $(VENV)/test.stamp  ## the server's tests, with every server scheduled at the step
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -o cache_dir=$(CACHE)/pytest --scheduling step tests/verbs/serve tests/cli/test_cli_serve.py $(ARGS)
->>>>>>> serve19
 
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)
