@@ -213,10 +213,14 @@ def test_single_settings_apply_and_none_is_the_workload_itself() -> None:
 def test_what_ran_the_denoiser_is_replaced_where_it_has_to_go() -> None:
     pipeline = halftime.load_pipeline()
     loop = Choice(name="loop-graph", settings={"backend": "openvino"})
-    cache = Choice(name="step-cache", settings={"kind": "deep"})
-    setting = on_top(pipeline, (loop,), (cache,))
+    quantised = Choice(name="denoiser-quantize")
+    setting = on_top(pipeline, (loop,), (quantised,))
     assert setting is not None
-    assert {choice.name for choice in setting.plan} == {"step-cache", "denoiser-dtype"}
+    assert {choice.name for choice in setting.plan} == {"denoiser-quantize", "denoiser-dtype"}
+    cache = Choice(name="step-cache", settings={"kind": "deep"})
+    both = on_top(pipeline, (loop,), (cache,))
+    assert both is not None
+    assert both.plan == (loop, cache)
     fewer = on_top(pipeline, (loop,), (ONE_STEP,))
     assert fewer is not None
     assert fewer.plan == (loop, ONE_STEP)
