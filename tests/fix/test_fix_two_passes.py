@@ -12,12 +12,15 @@ from torch import Tensor
 import halftime
 from cuda_stand_ins import Captures
 from halftime.base.errors import DoesNotApply
-from halftime.fix import loop_graph, openvino
+from halftime.fix import loop_graph, openvino, step_cache
+from halftime.fix.apply import choose
 from halftime.fix.deep_cache import CachedForward, beneath, no_two_passes
 from halftime.fix.loop_graph import Takeover
 from halftime.fix.runtime import Convert, Flat, Runner
+from halftime.fix.step_cache import not_together
 from halftime.records import Json
 from halftime.records.recipe import Choice
+from halftime.records.recipe import Plan as ChosenPlan
 from halftime.verbs.tune.candidates import clash, combine
 from tiny_pipelines import PIPELINES
 
@@ -239,6 +242,18 @@ def test_a_score_needs_guidance_on_its_first_steps(pipeline) -> None:  # type: i
         halftime.applied(pipeline, [EASY, late]),
     ):
         pass
+
+
+def test_a_captured_loop_waits_for_no_score(
+    pipeline,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen = choose(ChosenPlan(fixes=(EASY, fix("loop-graph"))))
+    assert not_together(pipeline, chosen) is None
+    monkeypatch.setattr(step_cache, "device_of", lambda _: torch.device("cuda"))
+    assert "hard reads a score in the middle" in str(not_together(pipeline, chosen))
+    plain = choose(ChosenPlan(fixes=(CACHE, fix("loop-graph"))))
+    assert not_together(pipeline, plain) is None
 
 
 def test_tune_puts_cache_interval_and_loop_together() -> None:

@@ -107,8 +107,7 @@ class DeepCache:
 
         @functools.wraps(forward)
         def call(*args: object, **kwargs: object) -> object:
-            # dynamo cannot ask for the thread; what it compiles runs in the call's
-            if not (torch.compiler.is_compiling() or running.here):
+            if not running.here:
                 return forward(*args, **kwargs)
             if not self.skip:
                 self.outputs[name] = forward(*args, **kwargs)
@@ -225,7 +224,8 @@ class CachedForward:
             step, batch = self.running.next(), batch_of(args, kwargs)
             if self.decide(step, batch, self._conditioning(args, kwargs)):
                 return shallow(self.features, *args, **kwargs)
-            answer, self.features = full(*args, **kwargs)  # type: ignore[misc]
+            answer, features = full(*args, **kwargs)  # type: ignore[misc]
+            self.features = features
             self.see(step, answer, guided=self._guided(batch))
             return answer
 
@@ -270,8 +270,9 @@ def no_two_passes(unet: nn.Module) -> str | None:
     """Why a UNet cannot be evaluated as a full and a shallow pass, or None."""
     if type(unet).__name__ not in _TWO_PASSES:
         return f"its {type(unet).__name__} is not known to run as a full and a shallow pass"
-    first, last = unet.down_blocks[0], unet.up_blocks[-1]  # type: ignore[index]
-    if len(last.resnets) != len(first.resnets) + 1:  # type: ignore[arg-type]
+    first = unet.down_blocks[0].resnets  # type: ignore[index, union-attr]
+    last = unet.up_blocks[-1].resnets  # type: ignore[index, union-attr]
+    if len(last) != len(first) + 1:  # type: ignore[arg-type]
         return "its last up block takes more than the first down block gives"
     return None
 

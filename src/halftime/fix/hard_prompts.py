@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from halftime.fix.base import Settings
-from halftime.records import Json
 from halftime.upstream import pytorch
 
 FEATURES = 2  # of a step: see `StepFeatures`
@@ -35,7 +34,7 @@ def scored_calls() -> Iterator[list[Tensor]]:
         _SEEN.reset(token)
 
 
-def same_for_all(full_steps: int, *, hard: bool) -> list[Json]:
+def same_for_all(full_steps: int, *, hard: bool) -> list[float]:
     """The setting `hard` under which every call is hard, or none is: each is scored all the
     same."""
     return [*[0.0] * (FEATURES * (full_steps - 1)), 0.0, -1.0 if hard else 1.0]
@@ -112,9 +111,9 @@ class HardScore:
     def is_hard(self) -> bool:
         """Whether the call goes on in full, its hardest picture deciding."""
         rows = torch.cat(self.steps[1:]).clamp_min(_SMALLEST).log()  # features, pictures
-        seen = _SEEN.get()
-        if seen is not None:
-            seen.append(rows.T.cpu())
+        calls = _SEEN.get()
+        if calls is not None:
+            calls.append(rows.T.cpu())
         *weights, constant, threshold = self.settings
         score = torch.tensor(weights, device=rows.device, dtype=rows.dtype) @ rows + constant
         return bool((score > threshold).any())

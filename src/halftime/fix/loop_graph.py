@@ -150,14 +150,14 @@ def guided_step(
 
 def full_step(cached: CachedForward, *args: object) -> tuple[Tensor, object, Tensor]:
     """`guided_step` over a whole UNet: also its deep features, and what it answered."""
-    kept: list[tuple[object, object]] = []
+    results: list[tuple[object, object]] = []
 
     def forward(*args: object, **kwargs: object) -> object:
-        kept.append(cached.full(*args, **kwargs))
-        return kept[0][0]
+        results.append(cached.full(*args, **kwargs))
+        return results[0][0]
 
     stacked = guided_step(forward, *args)  # type: ignore[arg-type]
-    answer, features = kept[0]
+    answer, features = results[0]
     return stacked, features, answer[0]  # type: ignore[index]
 
 
@@ -193,9 +193,10 @@ class CachedStep:
         batch = sample.shape[0] * (1 if guidance is None else 2)
         if self.cached.decide(step, batch, conditioning_of(arguments)):
             return self.shallow(self.cached.features, *values)  # type: ignore[return-value]
-        result, self.cached.features, answer = self.full(*values)  # type: ignore[misc]
+        result, features, answer = self.full(*values)  # type: ignore[misc]
+        self.cached.features = features
         self.cached.see(step, answer, guided=guidance is not None)
-        return result  # type: ignore[no-any-return]
+        return cast("Tensor", result)
 
 
 def run_loop(

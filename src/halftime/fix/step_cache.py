@@ -43,6 +43,7 @@ from halftime.fix.deep_cache import deep_cached, no_two_passes
 from halftime.fix.undo import first_tensor, restored
 from halftime.pipeline.change import logging_at_least, patched
 from halftime.pipeline.components import denoisers
+from halftime.pipeline.device import device_of
 from halftime.records.priors import components_of
 from halftime.upstream import diffusers_caches, hugging_face, pytorch
 
@@ -544,6 +545,20 @@ def not_together(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> st
         return (
             "step-cache and guidance-interval exclude each other as they are set: hard looks at "
             "what guidance changes on the first steps. Leave start at 0"
+        )
+    if "loop-graph" in by_name and cache.settings["hard"] and device_of(pipeline).type != "cpu":
+        return (
+            "step-cache and loop-graph exclude each other as they are set: hard reads a score in "
+            "the middle of the loop, which a captured one cannot wait for. Leave hard empty"
+        )
+    if (
+        "loop-graph" in by_name
+        and device_of(pipeline).type == "cpu"
+        and by_name["loop-graph"].settings["backend"] == "inductor"
+    ):
+        return (
+            "step-cache and loop-graph exclude each other as they are set: Inductor would break "
+            "the step at each block. Use backend = 'openvino', or denoiser-compile"
         )
     for fix, settings in chosen:
         if fix.name == "loop-graph" or "denoiser" in components_of(settings):

@@ -35,8 +35,8 @@ from halftime.verbs.tune.hard import foreseen, route
 from halftime.verbs.tune.race import ROUNDS, Raced, ShareTest, hopeless, order, share_test
 from halftime.verbs.tune.routing import (
     LEARNED,
-    Drawn,
-    Learned,
+    BothWays,
+    RoutedCache,
     both_ways,
     candidate,
     certified_router,
@@ -46,10 +46,11 @@ from halftime.verbs.tune.routing import (
     scored,
 )
 from halftime.verbs.tune.space import Setting, on_top, pairs, singles
-from halftime.verbs.tune.visible import Ruler, check_metrics, ruler
+from halftime.verbs.tune.visible import check_metrics, ruler
 from halftime.verbs.verify.metrics import METRICS
 from halftime.verbs.verify.pictures import Picture, PictureSet
 from halftime.verbs.verify.render import PicturePrompt, floor_sets, prompt_set, render
+from halftime.verbs.verify.ruler import Ruler
 from halftime.verbs.verify.run import VerifySettings, verdict_of
 
 if TYPE_CHECKING:
@@ -169,17 +170,18 @@ class Certifier:
     searched: list[Raced[Setting]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # of a call, by setting
     failures: dict[str, str] = field(default_factory=dict)  # why a setting could not be drawn with
-    first: int = SEARCHED  # of the tests' prompts: none before it is seen in a test
+    first: int = 0  # of the tests' prompts: none before it is seen in a test
 
     def run(self) -> Certification:
         """Search, order, test. Raises BadInput where the budget allows too few pictures."""
+        self.first = SEARCHED
         self._draw_baseline(SEARCHED)
         tools = self._ruler()
         self.say(f"visible: {rule_words(tools)}")
         self.draws = self._affordable()
         self._search(tools)
-        queue = order(self.searched, self.draws, self.goal.alpha, self.goal.confidence)
         learned = self._learn(tools)
+        queue = order(self.searched, self.draws, self.goal.alpha, self.goal.confidence)
         if learned is not None and learned.speedup > self._expected(queue):
             return self._with_router(learned, tools)
         self.say(
@@ -251,8 +253,7 @@ class Certifier:
                 "allow more, for example --visible "
                 f"{_enough(SEARCHED + max(draws, 5), self.goal):.0%}."
             )
-        self.first = SEARCHED + (LEARNED if self._has_prompts_to_learn() else 0)
-        most = min(draws, len(self.prompts) - self.first)
+        most = min(draws, len(self.prompts) - SEARCHED)
         return fewest_alike(most, self.goal.alpha, self.goal.confidence)
 
     def _search_time(self) -> float:
@@ -264,9 +265,6 @@ class Certifier:
         baseline = self.bench.at(()).call_seconds
         tuned = self.bench.at(self.plan).call_seconds
         return baseline + _TESTS * (tuned + _MEASURE_SECONDS)
-
-    def _has_prompts_to_learn(self) -> bool:
-        return len(self.prompts) >= SEARCHED + LEARNED + self.goal.fewest
 
     # ---- the search
 
@@ -362,33 +360,37 @@ class Certifier:
         )
         return max(gains, default=self.speedup)
 
-    def _learn(self, tools: Ruler) -> Learned | None:
+    def _learn(self, tools: Ruler) -> RoutedCache | None:
         """The cache that is worth a router, drawn both ways on prompts that no test sees."""
         raced = candidate(self.searched, self.speedup)
-        if raced is None or self.first == SEARCHED:
+        draws = len(self.prompts) - SEARCHED - LEARNED
+        if raced is None or draws < self.goal.fewest:
             return None
         setting = raced.setting
         seconds = LEARNED * self._pair_seconds() + setup_seconds(setting.changes[-1])
         if self._search_time() < seconds:
             self.failures[f"a router for {setting}"] = "no time was left for it"
             return None
+        self.first = SEARCHED + LEARNED
+        most = min(self.draws, draws)
+        self.draws = fewest_alike(most, self.goal.alpha, self.goal.confidence)
         try:
-            drawn, _ = self._drawn_both_ways(setting, 0, self.first, tools)
+            prompts, _ = self._drawn_both_ways(setting, 0, self.first, tools)
             cheap_speedup = self.speedup * self._gain(both_ways(setting, self.workload.steps)[0])
         except Exception as error:  # as for any setting
             self.failures[f"a router for {setting}"] = _reason(error)
             return None
-        share = foreseen(*drawn, self.draws, self.goal.alpha, self.goal.confidence)
+        share = foreseen(*prompts, self.draws, self.goal.alpha, self.goal.confidence)
         expected = mixed(share, cheap_speedup, self.speedup)
         self.say(
             f"router for {setting}: {units.share(share)} of the calls cheaply, "
             f"{units.ratio(expected)} expected"
         )
-        return Learned(setting, drawn, cheap_speedup, share, expected)
+        return RoutedCache(setting, prompts, cheap_speedup, share, expected)
 
     def _drawn_both_ways(
         self, setting: Setting, start: int, stop: int, tools: Ruler
-    ) -> tuple[Drawn, list[tuple[Picture, Picture]]]:
+    ) -> tuple[BothWays, list[tuple[Picture, Picture]]]:
         """A part of the prompts with each call drawn cheaply, and in full. Raises BadInput where a
         call was not scored."""
         cheap, full = both_ways(setting, self.workload.steps)
@@ -400,18 +402,18 @@ class Certifier:
             raise BadInput("its calls could not be scored by their first steps.")
         in_full = self._render(full.plan, start, stop, f"{setting}, in full")
         baseline = self.baseline[start:stop]
-        return Drawn(
+        return BothWays(
             torch.cat(rows).double().numpy(),
             np.array([tools.size(*pair) for pair in zip(baseline, cheaply, strict=True)]),
             np.array([tools.size(*pair) for pair in zip(baseline, in_full, strict=True)]),
         ), list(zip(cheaply, in_full, strict=True))
 
-    def _with_router(self, learned: Learned, tools: Ruler) -> Certification:
+    def _with_router(self, learned: RoutedCache, tools: Ruler) -> Certification:
         """Thresholds of its score are tested, from strict to loose."""
         stop = self.first + self.draws
         self.say(f"testing thresholds of the router on {self.draws} pictures")
         tests, pictures = self._drawn_both_ways(learned.setting, self.first, stop, tools)
-        routed = certified_router(learned.drawn, tests, self.goal.alpha, self.goal.confidence)
+        routed = certified_router(learned.prompts, tests, self.goal.alpha, self.goal.confidence)
         tried = tuple(self._record(raced, (), {}) for raced in self.searched)
         tried += tuple(self._failed(name) for name in self.failures)
         if routed.threshold == -np.inf:
@@ -422,18 +424,18 @@ class Certifier:
         setting = scored(learned.setting, count, routed.setting())
         result = ShareTest(self.draws, routed.different, routed.at_most, passed=True)
         speedup = mixed(routed.cheap_share, learned.cheap_speedup, self.speedup)
-        raced = Raced(setting, speedup, tuple(map(float, learned.drawn.cheap)))
+        raced = Raced(setting, speedup, tuple(map(float, learned.prompts.cheap)))
         self.say(
             f"{_test_words(setting, result)}; {units.share(routed.cheap_share)} of the calls are "
             "drawn cheaply"
         )
         is_cheap = route(routed, tests.features)
-        drawn = [pair[not cheaply] for pair, cheaply in zip(pictures, is_cheap, strict=True)]
+        chosen = [pair[not cheaply] for pair, cheaply in zip(pictures, is_cheap, strict=True)]
         self.seconds[str(setting)] = self.seconds[
             str(both_ways(learned.setting, self.workload.steps)[0])
         ]
         tried += (self._record(raced, (raced,), {str(setting): result}),)
-        return self._certified(raced, result, drawn, tools, tried, routing)
+        return self._certified(raced, result, chosen, tools, tried, routing)
 
     def _record(
         self,

@@ -26,7 +26,7 @@ _MOST_DIFFERENT = 0.5  # of a cache's pictures, where a router may still pay
 _CACHE, _KIND = "step-cache", "deep"
 
 
-class Drawn(NamedTuple):
+class BothWays(NamedTuple):
     """Prompts drawn both ways: what their first steps showed, and how far each picture is from the
     baseline's."""
 
@@ -34,16 +34,16 @@ class Drawn(NamedTuple):
     cheap: Array
     full: Array
 
-    def joined(self, more: Drawn) -> Drawn:
+    def joined(self, more: BothWays) -> BothWays:
         """These prompts, and then those."""
-        return Drawn(*(np.concatenate(pair) for pair in zip(self, more, strict=True)))
+        return BothWays(*(np.concatenate(pair) for pair in zip(self, more, strict=True)))
 
 
-class Learned(NamedTuple):
+class RoutedCache(NamedTuple):
     """A cache that may be routed, and the prompts that a score is learned from."""
 
     setting: Setting  # one cache on top of the recipe so far
-    drawn: Drawn
+    prompts: BothWays
     cheap_speedup: float  # over the baseline, of a call that is not hard
     share: float  # of calls that are expected to be drawn cheaply
     speedup: float  # that is expected, of all calls together
@@ -83,11 +83,11 @@ def full_steps_of(steps: int) -> int:
     return max(2, round(_FULL_SHARE * steps))
 
 
-def scored(setting: Setting, full_steps: int, hard: Sequence[Json]) -> Setting:
+def scored(setting: Setting, full_steps: int, hard: Sequence[float]) -> Setting:
     """The cache with a score, after so many full steps."""
     cache = _cache_of(setting)
     assert cache is not None
-    settings: dict[str, Json] = {**cache.settings, "full_steps": full_steps, "hard": [*hard]}
+    settings: dict[str, Json] = {**cache.settings, "full_steps": full_steps, "hard": list(hard)}
     change = msgspec.structs.replace(cache, settings=settings)
     plan = tuple(change if choice == cache else choice for choice in setting.plan)
     return Setting((change,), plan)
@@ -100,7 +100,7 @@ def both_ways(setting: Setting, steps: int) -> tuple[Setting, Setting]:
     return cheap, full
 
 
-def certified_router(learned: Drawn, tests: Drawn, alpha: float, confidence: float) -> Routed:
+def certified_router(learned: BothWays, tests: BothWays, alpha: float, confidence: float) -> Routed:
     """A score from the one part, and its threshold certified on the other."""
     count = len(learned.cheap)
     return calibrate(
@@ -112,13 +112,15 @@ def certified_router(learned: Drawn, tests: Drawn, alpha: float, confidence: flo
     )
 
 
-def routing_of(routed: Routed, learned: Learned, tests: Drawn, full_speedup: float) -> Routing:
+def routing_of(
+    routed: Routed, learned: RoutedCache, tests: BothWays, full_speedup: float
+) -> Routing:
     """What the recipe says of its router."""
     oracle = float((tests.cheap <= 1).mean())
     return Routing(
         cheap_share=routed.cheap_share,
         oracle_share=oracle,
-        learned=len(learned.drawn.cheap),
+        learned=len(learned.prompts.cheap),
         cheap_different_share=1 - oracle,
         saving_share=1
         - full_speedup / mixed(routed.cheap_share, learned.cheap_speedup, full_speedup),
