@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from fake_link import Fakes, settle
+from fake_link import Fakes, good, settle
 from serve_helpers import events_of, job, names
 
 import halftime
@@ -135,7 +135,7 @@ def test_an_alarm_once_where_more_pictures_differ() -> None:
 
 @pytest.mark.parametrize(("on_drift", "workers"), [("alarm", 1), ("exact", 2)])
 def test_an_operator_sees_it_and_may_have_the_exact_recipe(on_drift: str, workers: int) -> None:
-    fakes = Fakes()
+    fakes = Fakes(good)
 
     async def run() -> None:
         async with fakes.engine(on_drift=on_drift, shadow=0.01) as engine:

@@ -253,7 +253,7 @@ class Certifier:
                 "allow more, for example --visible "
                 f"{_enough(SEARCHED + max(draws, 5), self.goal):.0%}."
             )
-        most = min(draws, len(self.prompts) - SEARCHED)
+        most = min(draws, self.goal.draws, len(self.prompts) - SEARCHED)
         return fewest_alike(most, self.goal.alpha, self.goal.confidence)
 
     def _search_time(self) -> float:
