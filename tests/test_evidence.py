@@ -30,6 +30,7 @@ WRITERS = [
     "benchmarks.evidence",
     "benchmarks.fix.breadth_page",
     "benchmarks.fix.page",
+    "benchmarks.gate.page",
     "benchmarks.gateway.page",
     "benchmarks.gpu.page",
     "benchmarks.serve.page",
@@ -45,6 +46,7 @@ OTHERS = {
     "benchmarks.fix.peer_worker",
     "benchmarks.frame",
     "benchmarks.fresh",
+    "benchmarks.gate.slowed",
     "benchmarks.gateway.naive_proxy",
     "benchmarks.gateway.processes",
     "benchmarks.gpu.evidence",  # its page is docs/hardware.md

@@ -13,9 +13,12 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
 
 # Old module -> new module, both without 'halftime.'; a module's row counts before its package's.
 MODULES = {
@@ -81,7 +84,7 @@ ATTRIBUTES: dict[str, dict[str, tuple[str, str]]] = {
         "devices": ("pipeline.device", "devices"),
         "torch_build": ("pipeline.device", "torch_build"),
     },
-    "captions.collect": {"Asked": ("verbs.captions.collect", "CollectedRequest")},
+    "captions.collect": {"Asked": ("verbs.captions.requests_file", "CollectedRequest")},
     "captions.metrics": {"Metrics": ("verbs.captions.metrics", "CaptionMetrics")},
     "captions.request": {"Asked": ("verbs.captions.request", "CaptionRequest")},
     "forecast.scenario": {
@@ -219,8 +222,12 @@ def _settings(module: str, fields: dict[str, object]) -> object:
     return settings(**fields)
 
 
-class RenamedModules(MetaPathFinder, InspectLoader):
-    """Finds our modules by their old names, after everybody else has looked."""
+class RenamedModules:
+    """Finds our modules by their old names, after everybody else has looked.
+
+    A finder and loader by its methods: the classes of importlib.abc take longer to import than the
+    rest of halftime's own name.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -230,7 +237,8 @@ class RenamedModules(MetaPathFinder, InspectLoader):
         spec = importlib.util.find_spec(new) if new else None
         if spec is None:
             return None
-        return ModuleSpec(fullname, self, is_package=spec.submodule_search_locations is not None)
+        is_package = spec.submodule_search_locations is not None
+        return ModuleSpec(fullname, cast("Loader", self), is_package=is_package)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         _warn(spec.name, str(new_module(spec.name)), stacklevel=3)

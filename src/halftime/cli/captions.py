@@ -23,8 +23,9 @@ from halftime.records.captions import CaptionsResult, Chain, ChainResult, Router
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from halftime.verbs.captions.collect import CollectedRequest, CollectionPlan, LeftOut
+    from halftime.verbs.captions.collect import CollectionPlan, LeftOut
     from halftime.verbs.captions.passthrough import PassThroughSettings, RoutedModel
+    from halftime.verbs.captions.requests_file import CollectedRequest
     from halftime.verbs.captions.upstream import Upstream
 
 
@@ -401,9 +402,10 @@ def collect(
     from halftime.verbs.captions.extra import check_installed
 
     check_installed()
-    from halftime.verbs.captions.collect import CollectionPlan, missing_requests, read_requests
+    from halftime.verbs.captions.collect import CollectionPlan, missing_requests
     from halftime.verbs.captions.judge import judge_named
     from halftime.verbs.captions.log import logged_lines
+    from halftime.verbs.captions.requests_file import read_requests
 
     if Path(out).resolve() == Path(requests).resolve():
         raise BadInput(

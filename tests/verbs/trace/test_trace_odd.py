@@ -286,3 +286,18 @@ def test_an_epoch_in_nanoseconds_loses_nothing(tmp_path: Path) -> None:
         device = trace(path).device
         assert device is not None
         assert device.busy_seconds == pytest.approx(program.busy * 1e-6)
+
+
+@pytest.mark.parametrize("field", ["cat", "ph"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_words_that_no_profiler_wrote_before(tmp_path: Path, field: str, damaged: bool) -> None:
+    program = diffusion(Synthetic(), steps=40, kernels=60)
+    truth = trace(written(tmp_path / "usual.json", edited(program, lambda number, event: None)))
+    events = edited(program, lambda number, event: None)
+    events.insert(len(events) // 2, {**events[0], field: "of tomorrow"})
+    path = written(tmp_path / "unusual.json", events)
+    if damaged:
+        path.write_text(path.read_text().replace('"dur": 4.0', '"dur": NaN', 1))
+    session = trace(path)
+    assert session.device == truth.device
+    assert bool(session.notes) == damaged

@@ -7,7 +7,6 @@ stays.
 from __future__ import annotations
 
 import asyncio
-import base64
 import math
 import os
 import time
@@ -19,15 +18,11 @@ from email.utils import parsedate_to_datetime
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import aiohttp
-import msgspec
 
-from halftime.base.errors import BadFile, BadInput, HalftimeError
+from halftime.base.errors import BadInput, HalftimeError
 from halftime.base.progress import Progress
-from halftime.base.store import read_bytes
-from halftime.records.base import Record
 from halftime.records.captions import Answer, Between, Check, Logged
 from halftime.verbs.captions import features
 from halftime.verbs.captions.compare import text_of
@@ -35,6 +30,7 @@ from halftime.verbs.captions.judge import AnswerJudge
 from halftime.verbs.captions.log import picture_of
 from halftime.verbs.captions.pictures import PictureClient
 from halftime.verbs.captions.request import caption_request
+from halftime.verbs.captions.requests_file import CollectedRequest, data_url, is_url
 from halftime.verbs.captions.upstream import FAILURES, Upstream
 
 PAUSES = (1.0, 2.0, 4.0)  # seconds before a request that failed is sent again
@@ -47,21 +43,6 @@ _NOT_THE_REQUEST = {401, 403, 404}  # the key, the address or the model's name
 
 
 Body = dict[str, object]
-
-
-class CollectedRequest(Record, frozen=True, kw_only=True):
-    """One line of the requests to send: a picture (path, URL, data URL or base64) and its prompt.
-
-    Or `body`: a whole request as a live client sent it, with one picture in it; all models
-    get it with all that is in it, and only their own names are put in.
-    """
-
-    image: str = ""
-    body: dict[str, object] | None = None
-    prompt: str = "Describe this picture."
-    id: str = ""
-    slice: str = ""
-    heavy: bool = False
 
 
 class CollectedAnswer(NamedTuple):
@@ -118,66 +99,6 @@ class FailedRequest(Exception):
     ) -> None:
         super().__init__(why)
         self.kind, self.general, self.passing, self.wait = kind, general, passing, wait
-
-
-def read_requests(path: Path, fetch_from: tuple[str, ...] = ()) -> list[CollectedRequest]:
-    """Requests as JSON lines; pictures by URL only from hosts that are named.
-
-    Raises BadFile, naming the line.
-    """
-    pictures = PictureClient(fetch_from)
-    requests = []
-    for number, line in enumerate(read_bytes(path).splitlines(), 1):
-        if line.strip():
-            try:
-                request = msgspec.json.decode(line, type=CollectedRequest)
-            except msgspec.DecodeError as error:
-                raise BadFile(
-                    f"{path}, line {number}: {error}. A line needs 'image' or 'body', and may have "
-                    "'prompt'."
-                ) from error
-            requests.append(_with_picture(request, path, number))
-            _check_host(requests[-1], pictures, path, number)
-    if not requests:
-        raise BadFile(
-            f'{path} has no request. Write one a line, such as {{"image": "a.jpg", "prompt": '
-            f'"What is it?"}}.'
-        )
-    return requests
-
-
-def _with_picture(request: CollectedRequest, path: Path, number: int) -> CollectedRequest:
-    """A request whose picture and prompt are in their fields, wherever they stood."""
-    if request.body is None:
-        if not request.image:
-            raise BadFile(f"{path}, line {number}: it has neither 'image' nor 'body'.")
-        return request
-    live = caption_request(request.body)
-    if live.picture is None and live.url:
-        return msgspec.structs.replace(request, image=live.url, prompt=live.prompt)
-    if live.picture is None:
-        raise BadFile(
-            f"{path}, line {number}: its 'body' is no request that could be routed: {live.reason}. "
-            "It needs one picture in its last user message."
-        )
-    image = _data_url(live.picture)
-    return msgspec.structs.replace(request, image=image, prompt=live.prompt)
-
-
-def _is_url(image: str) -> bool:
-    return image.startswith(("http://", "https://"))
-
-
-def _check_host(
-    request: CollectedRequest, pictures: PictureClient, path: Path, number: int
-) -> None:
-    """Raises BadFile for a picture that would be fetched from a host that nobody named."""
-    if _is_url(request.image) and not pictures.may_fetch(request.image):
-        host = urlsplit(request.image).netloc.rpartition("@")[2]
-        raise BadFile(
-            f"{path}, line {number}: its picture is at {host}, which was not named: give "
-            f"--fetch-from {host}, or the picture as a data URL."
-        )
 
 
 def missing_requests(
@@ -282,14 +203,14 @@ class _Collection:
     async def _line(self, request: CollectedRequest) -> Logged:
         """A line of the log. Raises FailedRequest."""
         plan = self.plan
-        by_url = _is_url(request.image)
+        by_url = is_url(request.image)
         try:
             picture = await self._picture(request)
             features.thumbnail(picture)
         except features.NotSeen as error:
             raise FailedRequest("the picture cannot be used", str(error)) from error
         body = request.body or _plain_body(
-            request.prompt, request.image if by_url else _data_url(picture)
+            request.prompt, request.image if by_url else data_url(picture)
         )
         # Judged before a dearer model is paid: a judge that cannot be used shows at the first
         # answer.
@@ -302,7 +223,7 @@ class _Collection:
         return Logged(
             id=request.id,
             prompt=request.prompt,
-            image=_data_url(picture) if by_url else _image_beside_log(request.image, plan),
+            image=data_url(picture) if by_url else _image_beside_log(request.image, plan),
             url=request.image if by_url else "",
             slice=request.slice,
             heavy=request.heavy,
@@ -315,7 +236,7 @@ class _Collection:
 
     async def _picture(self, request: CollectedRequest) -> bytes:
         """Raises NotSeen, or FailedRequest where a host does not give it."""
-        if not _is_url(request.image):
+        if not is_url(request.image):
             return picture_of(request.image, self.plan.folder)
         picture = await self.pictures.fetch(request.image)
         if picture is None:
@@ -416,10 +337,6 @@ def _plain_body(prompt: str, url: str) -> Body:
         {"type": "image_url", "image_url": {"url": url}},
     ]
     return {"messages": [{"role": "user", "content": content}]}
-
-
-def _data_url(picture: bytes) -> str:
-    return f"data:{features.media_type(picture)};base64,{base64.b64encode(picture).decode()}"
 
 
 def _reason(error: Exception) -> str:

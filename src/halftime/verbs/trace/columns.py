@@ -105,8 +105,7 @@ class EventTable:
     ) -> None:
         """More events, in the order of the file; no argument of the name `absent` is among them."""
         arguments = [
-            np.full(len(key), NONE, np.int64) if name == absent else _ints(args, name)
-            for name in self._names[3:]
+            nothing(len(key)) if name == absent else _ints(args, name) for name in self._names[3:]
         ]
         for parts, column in zip(self._parts, (key, ts, dur, *arguments), strict=True):
             parts.append(column)
@@ -114,7 +113,8 @@ class EventTable:
     def columns(self) -> dict[str, NDArray[Any]]:
         """Times in microseconds, arguments as integers."""
         for parts in self._parts:
-            parts[:] = [np.concatenate(parts)]
+            if len(parts) > 1:
+                parts[:] = [np.concatenate(parts)]
         return {name: parts[0] for name, parts in zip(self._names, self._parts, strict=True)}
 
 
@@ -131,6 +131,11 @@ class Columns:
         self._halves: list[Event] = []
 
     @property
+    def tables(self) -> tuple[EventTable, EventTable, EventTable]:
+        """Of the device, the runtime and the host."""
+        return self.device, self.runtime, self.host
+
+    @property
     def keys(self) -> list[Key]:
         """What is alike in the events, by the index in the tables' columns."""
         return list(self._numbers)
@@ -140,7 +145,7 @@ class Columns:
         """Whether any event has a time."""
         return any(number % _FATES != _NOTHING for number in self._numbers.values())
 
-    def gather(self, lists: Iterable[list[Event]]) -> None:
+    def gather(self, lists: Iterable[Sequence[Event]]) -> None:
         """Take all events of these lists."""
         batch: list[Event] = []
         for events in lists:
@@ -162,11 +167,8 @@ class Columns:
         key, fate = number >> _BITS, number & (_FATES - 1)
         ts = np.fromiter([event.ts for event in events], np.float64, len(events))
         dur = _durations(events)
-        for table, of_table in (
-            (self.device, fate == _DEVICE),
-            (self.runtime, fate == _RUNTIME),
-            (self.host, fate >= _HOST),
-        ):
+        masks = (fate == _DEVICE, fate == _RUNTIME, fate >= _HOST)
+        for table, of_table in zip(self.tables, masks, strict=True):
             if of_table.any():
                 owners = () if table is self.host else _where(events, of_table)
                 args = [event.args for event in owners]
@@ -221,6 +223,11 @@ def _where(events: list[Event], mask: NDArray[np.bool_]) -> Iterable[Event]:
 
 def _texts(raw: msgspec.Raw) -> tuple[str, ...]:
     return _TEXTS.decode(raw) if bytes(raw) else ()
+
+
+def nothing(count: int) -> Ints:
+    """A column, not to be written to, of an argument that no event has."""
+    return np.broadcast_to(np.int64(NONE), count)
 
 
 def integer(value: object) -> int:

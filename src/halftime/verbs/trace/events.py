@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import msgspec
 
+from halftime.verbs.trace import vendors
 from halftime.verbs.trace.salvage import (
     FAULTS,
     SEPARATORS,
@@ -27,6 +29,7 @@ NONE = -1
 # Numbers that some profilers write as text: ROCm 6.2 has "stream": "0x0".
 Number = int | float | str | None
 _EMPTY = msgspec.Raw()
+DAMAGED_BLOCK = 1 << 14  # bytes decoded together in a damaged file: what precedes a fault is twice
 _NEAR = 4096  # bytes around a fault in which its event most likely begins and ends
 _ARRAY = re.compile(rb'"traceEvents"\s*:\s*\[')
 _POSITION = re.compile(r"\(byte (\d+)\)$")
@@ -64,6 +67,13 @@ class Event(msgspec.Struct, gc=False):
     args: Args | str | int | float | list[msgspec.Raw] | None = NO_ARGS
 
 
+class _UsualEvent(Event, gc=False):
+    """Of a phase and a category that profilers write: words that are known need no new object."""
+
+    ph: Literal["X", "i", "B", "E", "M", "C", "s", "t", "f", ""] = ""
+    cat: Literal[vendors.CATEGORIES] | None = None  # type: ignore[valid-type]
+
+
 class _DeviceProperties(msgspec.Struct):
     id: int = 0
     name: str = ""
@@ -77,6 +87,7 @@ class Head(msgspec.Struct):
     deviceProperties: list[_DeviceProperties] = []
 
 
+_USUAL_EVENTS = msgspec.json.Decoder(list[_UsualEvent], strict=False)
 _EVENTS = msgspec.json.Decoder(list[Event], strict=False)
 _HEAD = msgspec.json.Decoder(Head, strict=False)
 
@@ -89,8 +100,9 @@ class Decoding:
         self.damage = Damage()
         self.head = Head()
         self.is_trace = False
+        self._usual = True  # all events until now
 
-    def __iter__(self) -> Iterator[list[Event]]:
+    def __iter__(self) -> Iterator[Sequence[Event]]:
         if not self._enter():
             # What is JSON, and has no such array, is something else.
             if not _is_json(self.text.held):
@@ -100,23 +112,23 @@ class Decoding:
         while True:
             more = self.text.grow(size)
             text = self.text.held
-            stop = last_begin(text) if more else len(text)
+            stop = last_begin(text[:size] if self.damage.found else text) if more else len(text)
             size = 2 * len(text)
             if more and not stop:
                 continue
             try:
-                events = _list(text, stop)
+                events = self._list(text, stop)
             except FAULTS as error:
                 piece = text[:stop]
-                end = _array_end(piece, error, last=not more)
+                end = self._array_end(piece, error, last=not more)
                 if end is not None:
-                    yield _list(piece, end)
+                    yield self._list(piece, end)
                     yield from self._leave(end + 1)
                     return
                 if more and _goes_on(piece, error):
                     continue
                 low, high = _around(piece, error)
-                right = _list_or_none(piece, low) if low else None
+                right = self._list_or_none(piece, low) if low else None
                 if right is None:
                     low, high = 0, stop
                 else:
@@ -132,7 +144,7 @@ class Decoding:
             if not more:
                 return
             self.text.held = text[stop:]
-            size = BLOCK
+            size = DAMAGED_BLOCK if self.damage.found else BLOCK
 
     def _enter(self) -> bool:
         """Take what stands before the first event; False where there is no array of events."""
@@ -152,7 +164,7 @@ class Decoding:
             size = 2 * len(text)
         return False
 
-    def _leave(self, end: int) -> Iterator[list[Event]]:
+    def _leave(self, end: int) -> Iterator[Sequence[Event]]:
         """Take what follows the array of events."""
         self.is_trace = True
         tail = self.text.rest()[end:]
@@ -166,17 +178,40 @@ class Decoding:
         else:  # more events after all
             yield from self._mended(tail, last=True)
 
-    def _mended(self, piece: bytes, *, last: bool) -> Iterator[list[Event]]:
+    def _list(self, text: bytes, stop: int) -> Sequence[Event]:
+        """The events that stand before `stop`."""
+        while stop and text[stop - 1] in SEPARATORS:
+            stop -= 1
+        array = b"".join((b"[", memoryview(text)[:stop], b"]"))
+        if self._usual:
+            try:
+                return _USUAL_EVENTS.decode(array)
+            except msgspec.ValidationError:
+                self._usual = False
+        return _EVENTS.decode(array)
+
+    def _list_or_none(self, text: bytes, stop: int) -> Sequence[Event] | None:
+        """The events that stand before `stop`, if all of it is right."""
+        try:
+            return self._list(text, stop)
+        except FAULTS:
+            return None
+
+    def _array_end(self, piece: bytes, error: Exception, *, last: bool) -> int | None:
+        """Where the array of events ends within the piece, if that is what stopped the decoder."""
+        at = _position(error)
+        if at is None or "trailing characters" not in str(error):
+            return None
+        end = piece.rfind(b"]", 0, at)
+        ended = _AFTER.match(piece, end + 1) or (last and not piece[end + 1 :].strip())
+        if end < 0 or not ended or self._list_or_none(piece, end) is None:
+            return None
+        return end
+
+    def _mended(self, piece: bytes, *, last: bool) -> Iterator[Sequence[Event]]:
         events = self.damage.mended(piece, _EVENTS.decode, last=last)
         self.is_trace = self.is_trace or bool(events or self.damage.skipped)
         yield [event for event in events if isinstance(event, Event)]
-
-
-def _list(text: bytes, stop: int) -> list[Event]:
-    """The events that stand before `stop`."""
-    while stop and text[stop - 1] in SEPARATORS:
-        stop -= 1
-    return _EVENTS.decode(b"".join((b"[", memoryview(text)[:stop], b"]")))
 
 
 def _position(error: Exception) -> int | None:
@@ -203,26 +238,6 @@ def _around(piece: bytes, error: Exception) -> tuple[int, int]:
     low = max((begin for begin in begins if _NEAR < begin <= at), default=0)
     high = min((begin for begin in begins if low and begin > at), default=len(piece))
     return low, high
-
-
-def _list_or_none(text: bytes, stop: int) -> list[Event] | None:
-    """The events that stand before `stop`, if all of it is right."""
-    try:
-        return _list(text, stop)
-    except FAULTS:
-        return None
-
-
-def _array_end(piece: bytes, error: Exception, *, last: bool) -> int | None:
-    """Where the array of events ends within the piece, if that is what stopped the decoder."""
-    at = _position(error)
-    if at is None or "trailing characters" not in str(error):
-        return None
-    end = piece.rfind(b"]", 0, at)
-    ended = _AFTER.match(piece, end + 1) or (last and not piece[end + 1 :].strip())
-    if end < 0 or not ended or _list_or_none(piece, end) is None:
-        return None
-    return end
 
 
 def _array_of(text: bytes, *, last: bool) -> re.Match[bytes] | None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from halftime.base.errors import BadFile
 from halftime.verbs.trace import vendors
-from halftime.verbs.trace.columns import Columns, EventTable, Key, integer, name_of
+from halftime.verbs.trace.columns import Columns, EventTable, Key, integer, name_of, nothing
 from halftime.verbs.trace.columns import Shapes as Shapes
 from halftime.verbs.trace.events import NONE as NONE
 from halftime.verbs.trace.events import Decoding
@@ -143,8 +143,9 @@ def read(path: Path | str) -> Trace:
             f"{path} holds no events. Record it with torch.profiler and export_chrome_trace()."
         )
     notes += decoding.damage.notes()
-    notes += _notes_on_time([columns.device, columns.runtime, columns.host])
-    trace = _trace(columns, decoding, tuple(notes))
+    origin = _origin(columns.tables)
+    notes += _notes_on_time(columns.tables, origin)
+    trace = _trace(columns, decoding, origin, tuple(notes))
     if not len(trace.device) + len(trace.runtime) + len(trace.host):
         raise BadFile(
             f"{path} holds no events of the host or a device that torch.profiler records."
@@ -164,13 +165,9 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _trace(columns: Columns, decoding: Decoding, notes: tuple[str, ...]) -> Trace:
-    origin = _origin([columns.device, columns.runtime, columns.host])
+def _trace(columns: Columns, decoding: Decoding, origin: float, notes: tuple[str, ...]) -> Trace:
     numbering = _Numbering(columns.keys)
-    device, runtime, host = (
-        _events(table, origin, numbering)
-        for table in (columns.device, columns.runtime, columns.host)
-    )
+    device, runtime, host = (_events(table, origin, numbering) for table in columns.tables)
     work = np.array([not vendors.NOT_WORK.search(name) for name in numbering.names], bool)
     head = decoding.head
     rank, world = (integer(head.distributedInfo.get(key)) for key in ("rank", "world_size"))
@@ -231,14 +228,13 @@ class _Numbering:
 
 def _origin(tables: Sequence[EventTable]) -> float:
     """The first moment, in microseconds."""
-    moments = np.concatenate([table.columns()["ts"] for table in tables])
-    origin = float(moments[np.isfinite(moments)].min(initial=np.inf))
+    moments = [table.columns()["ts"] for table in tables]
+    origin = min(float(own.min(initial=math.inf, where=np.isfinite(own))) for own in moments)
     return 0.0 if math.isinf(origin) else origin
 
 
-def _notes_on_time(tables: Sequence[EventTable]) -> Iterator[str]:
+def _notes_on_time(tables: Sequence[EventTable], origin: float) -> Iterator[str]:
     """What is wrong with the events' times, in sentences."""
-    origin = _origin(tables)
     columns = [table.columns() for table in tables]
     untimed = sum(int((~_timely(own, origin)).sum()) for own in columns)
     negative = sum(int((own["dur"] < 0).sum()) for own in columns)
@@ -275,28 +271,31 @@ def _events(table: EventTable, origin: float, numbering: _Numbering) -> Events:
     moments, durations = columns["ts"], np.nan_to_num(columns["dur"])
     start = _nanoseconds(moments, origin)
     end = start + np.maximum(0, _nanoseconds(durations, 0.0))
-    order = _order(start, end)
-    columns = {name: column[order] for name, column in columns.items()}
-    key, nothing = columns["key"], np.full(len(start), NONE, np.int64)
+    if not _ordered(start, end):
+        order = np.lexsort((-end, start))
+        start, end = start[order], end[order]
+        columns = {name: column[order] for name, column in columns.items()}
+    key, absent = columns["key"], nothing(len(start))
     on_device = "device" in columns
     name = numbering.name(key)
     return Events(
-        start=start[order],
-        end=end[order],
+        start=start,
+        end=end,
         name=name,
-        thread=nothing if on_device else numbering.thread(key),
-        correlation=columns.get("correlation", nothing),
-        device=_devices(columns["device"], key, numbering) if on_device else nothing,
+        thread=absent if on_device else numbering.thread(key),
+        correlation=columns.get("correlation", absent),
+        device=_devices(columns["device"], key, numbering) if on_device else absent,
         # ROCm 6.2 has the bytes of a copy at the call that queued it, under another name.
-        bytes=np.maximum(columns.get("bytes", columns.get("size", nothing)), NONE),
+        bytes=np.maximum(columns.get("bytes", columns.get("size", absent)), NONE),
         kind=numbering.kind(key),
-        external=columns.get("external", nothing),
+        external=columns.get("external", absent),
     )
 
 
-def _order(start: Ints, end: Ints) -> Ints:
+def _ordered(start: Ints, end: Ints) -> bool:
     """By start; of equals the longer, which is outside, first."""
-    return np.lexsort((-end, start))
+    later = np.diff(start)
+    return bool(((later > 0) | ((later == 0) & (np.diff(end) <= 0))).all())
 
 
 def _devices(device: Ints, key: Ints, numbering: _Numbering) -> Ints:

@@ -51,6 +51,11 @@ class Damage:
     skipped_names: list[str] = field(default_factory=list)
     cut: bool = False
 
+    @property
+    def found(self) -> bool:
+        """Whether there was any within the file."""
+        return bool(self.mended_events or self.skipped)
+
     def notes(self) -> Iterator[str]:
         """What a reader of the numbers must know, in sentences."""
         if self.cut:

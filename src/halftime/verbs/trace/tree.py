@@ -57,7 +57,7 @@ def from_ranges(trace: Trace, calls: Sequence[Ranges], launched_by: Ints) -> lis
             start = min(call.ranges[0].start, first if at == 0 else call.ranges[0].start)
         if end is None:
             end = max(range_.end for range_ in call.ranges)
-        end = device_done(end)
+        end = int(device_done(np.array([end]))[0])
         if call.end is None and at == len(calls) - 1:
             end = max(end, last)
         if result:
@@ -76,22 +76,21 @@ def _first_work(trace: Trace, launched_by: Ints) -> int:
 
 
 def _tree(
-    ranges: Sequence[Range], start: int, end: int, device_done: Callable[[int], int]
+    ranges: Sequence[Range], start: int, end: int, device_done: Callable[[Ints], Ints]
 ) -> TracedCall:
     roots: list[Node] = []
     open_ranges: list[tuple[Range, Node]] = []
 
-    def moment(host_moment: int) -> float:
-        return (min(max(device_done(host_moment), start), end) - start) * NANO
-
-    for range_ in ranges:
+    moments = np.array([(range_.start, range_.end) for range_ in ranges], np.int64).reshape(-1, 2)
+    reached = (device_done(moments).clip(start, end) - start) * NANO
+    for range_, (begun, ended) in zip(ranges, reached.tolist(), strict=True):
         while open_ranges and open_ranges[-1][0].end <= range_.start:
             open_ranges.pop()
         node = Node(
             range_.home,
             range_.name,
-            moment(range_.start),
-            moment(range_.end),
+            begun,
+            ended,
             (range_.end - range_.start) * NANO,
             range_.step,
         )
@@ -122,17 +121,17 @@ def _flat(nodes: list[Node]) -> list[Node]:
     ]
 
 
-def _device_done(trace: Trace, launched_by: Ints) -> Callable[[int], int]:
-    """Moment on the host -> when the device has done all work queued by then, if later."""
+def _device_done(trace: Trace, launched_by: Ints) -> Callable[[Ints], Ints]:
+    """Moments on the host -> when the device has done all work queued by then, if later."""
     matched = np.flatnonzero(launched_by != NONE)
     issued = trace.runtime.start[launched_by[matched]]
     order = np.argsort(issued, kind="stable")
     issued = issued[order]
-    reach = np.maximum.accumulate(trace.device.end[matched][order]) if len(matched) else issued
+    never = np.array([np.iinfo(np.int64).min])
+    reach = np.maximum.accumulate(np.concatenate((never, trace.device.end[matched][order])))
 
-    def device_done(moment: int) -> int:
-        at = int(issued.searchsorted(moment, side="left"))
-        return max(moment, int(reach[at - 1])) if at else moment
+    def device_done(moments: Ints) -> Ints:
+        return np.maximum(moments, reach[issued.searchsorted(moments, side="left")])
 
     return device_done
 

@@ -39,8 +39,16 @@ ANNOTATION_CATEGORIES = ("user_annotation",)
 FRAME_CATEGORIES = ("python_function",)
 OPERATOR_CATEGORIES = ("cpu_op", "Operator")
 HOST_CATEGORIES = (*OPERATOR_CATEGORIES, *ANNOTATION_CATEGORIES, *FRAME_CATEGORIES)
-# Left out on purpose: cuda_sync and gpu_user_annotation, the device's view of what the host's
-# events show too; overhead and Trace, the profiler's own; ac2g and fwdbwd, arrows.
+# Left out on purpose: the device's view of what the host's events show too; the profiler's own;
+# arrows.
+LEFT_OUT_CATEGORIES = ("cuda_sync", "gpu_user_annotation", "overhead", "Trace", "ac2g", "fwdbwd")
+CATEGORIES = (
+    *DEVICE_CATEGORIES,
+    *RUNTIME_CATEGORIES,
+    *HOST_CATEGORIES,
+    *LEFT_OUT_CATEGORIES,
+    "cpu_instant_event",
+)
 
 # On MTIA's queues beside the work itself: markers that wait for other queues.
 NOT_WORK = re.compile(r"^event_(wait|record)$|^Event#")
