@@ -249,7 +249,9 @@ def test_a_captured_loop_waits_for_no_score(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chosen = choose(ChosenPlan(fixes=(EASY, fix("loop-graph"))))
-    assert not_together(pipeline, chosen) is None
+    eager = choose(ChosenPlan(fixes=(EASY, fix("loop-graph", backend="eager"))))
+    assert not_together(pipeline, eager) is None
+    assert "Use backend = 'openvino'" in str(not_together(pipeline, chosen))
     monkeypatch.setattr(step_cache, "device_of", lambda _: torch.device("cuda"))
     assert "hard reads a score in the middle" in str(not_together(pipeline, chosen))
     plain = choose(ChosenPlan(fixes=(CACHE, fix("loop-graph"))))

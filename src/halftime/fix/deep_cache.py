@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -224,8 +224,8 @@ class CachedForward:
             step, batch = self.running.next(), batch_of(args, kwargs)
             if self.decide(step, batch, self._conditioning(args, kwargs)):
                 return shallow(self.features, *args, **kwargs)
-            answer, features = full(*args, **kwargs)  # type: ignore[misc]
-            self.features = features
+            result = cast("tuple[object, object]", full(*args, **kwargs))
+            answer, self.features = result
             self.see(step, answer, guided=self._guided(batch))
             return answer
 
@@ -272,7 +272,7 @@ def no_two_passes(unet: nn.Module) -> str | None:
         return f"its {type(unet).__name__} is not known to run as a full and a shallow pass"
     first = unet.down_blocks[0].resnets  # type: ignore[index, union-attr]
     last = unet.up_blocks[-1].resnets  # type: ignore[index, union-attr]
-    if len(last) != len(first) + 1:  # type: ignore[arg-type]
+    if len(last) != len(first) + 1:
         return "its last up block takes more than the first down block gives"
     return None
 

@@ -193,10 +193,10 @@ class CachedStep:
         batch = sample.shape[0] * (1 if guidance is None else 2)
         if self.cached.decide(step, batch, conditioning_of(arguments)):
             return self.shallow(self.cached.features, *values)  # type: ignore[return-value]
-        result, features, answer = self.full(*values)  # type: ignore[misc]
-        self.cached.features = features
+        results = cast("tuple[Tensor, object, Tensor]", self.full(*values))
+        stacked, self.cached.features, answer = results
         self.cached.see(step, answer, guided=guidance is not None)
-        return cast("Tensor", result)
+        return stacked
 
 
 def run_loop(
