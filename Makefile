@@ -17,7 +17,7 @@ export RUFF_CACHE_DIR := $(CACHE)/ruff
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: waits demo test check unit gpu-check gpu-evidence gpu-rehearsal bench breadth docs-tables docs matrix clean
+.PHONY: waits demo test check unit gate gpu-check gpu-evidence gpu-rehearsal bench breadth docs-tables docs matrix clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
@@ -43,6 +43,10 @@ check: $(VENV)/test.stamp
 
 unit: $(VENV)/test.stamp  ## a file's tests stay together, in one of JOBS processes; the longest files first; one that dies ends the run
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -o cache_dir=$(CACHE)/pytest $(ARGS)
+
+gate: $(VENV)/test.stamp  ## this commit against the last release, or the one before: counters of the bundled model with our fixes
+	HF_HUB_OFFLINE=1 $(BIN)/python scripts/run_action.py python=$(BIN)/python folder=out/gate \
+	  options="--recipe scripts/matrix.toml --exact --pictures 0 --steps 2 --size 64" $(ARGS)
 
 gpu-check: $(VENV)/test.stamp  ## everything that needs a real CUDA device
 	$(BIN)/python -m pytest -o cache_dir=$(CACHE)/pytest -m gpu -rA $(ARGS)

@@ -56,7 +56,7 @@ def code_of(record: dict) -> int:
 
 VERDICTS = {
     **{"equivalent": 0, "different": 1, "inconclusive": 3},
-    **{"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3},
+    **{"pass": 0, "faster": 0, "accepted": 0, "slower": 1, "worse": 1, "undecided": 3},
 }
 
 
@@ -114,6 +114,8 @@ _SHORT = "--steps 2 --runs 1 --warmup 0 --no-cold-start"
 _LOADS = "--requests 3 --concurrency 1 --duration 50ms --sequential-time 1s"
 _SERVE_FAULTS = "tests/verbs/serve/test_serve_faults.py"
 _LIVE = "tests/verbs/gateway/test_gateway_live.py"
+_ACCEPT = "tests/verbs/gate/test_gate_accept.py"
+_STORED = "tests/verbs/gate/test_gate_stored.py"
 _SIDES = "tests/verbs/gate/test_gate_sides.py"
 _TINY = (
     "from tiny_pipelines import PIPELINES; {0} = PIPELINES['sdxl'].build(); "
@@ -190,7 +192,24 @@ WAYS: tuple[tuple[str, Way], ...] = (
     ),
     (
         r"^halftime gate .*--bisect",
-        NotHere("runs many gates; tests/verbs/gate/test_gate_bisect.py searches with stand-ins"),
+        Elsewhere("tests/cli/test_cli_gate.py::test_bisect_finds_the_commit_that_waits"),
+    ),
+    (
+        r"^halftime gate accept .*--from",
+        Elsewhere(f"{_ACCEPT}::test_all_that_a_gate_objected_to_becomes_lines"),
+    ),
+    (r"^halftime gate accept", Ours()),
+    (
+        r"^(git (fetch|-C \.\./history)|halftime gate .*--history)",
+        Elsewhere("tests/cli/test_cli_gate.py::test_the_lines_of_git_that_the_page_shows"),
+    ),
+    (
+        r"^halftime gate .*--json tests/gate.json",
+        Elsewhere(f"{_STORED}::test_the_same_again_passes_and_starts_one_process"),
+    ),
+    (
+        r"halftime_gate\(",
+        Elsewhere("tests/test_pytest_plugin.py::test_the_example_gates_what_it_says"),
     ),
     (
         r"^halftime gate --against plan.toml",

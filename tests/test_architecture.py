@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": PIPELINE | {"profile"},
     # its clock stands in for the profiler's, its proxies for a gateway
     "testing": PIPELINE | {"profile", "gateway"},
-    "pytest_plugin": PIPELINE | {"audit"},
+    "pytest_plugin": PIPELINE | {"audit", "gate"},
     "_renamed": set(),
 }
 # module -> a room above it that it may import inside functions. `Record.html` draws its record:

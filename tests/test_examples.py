@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from gateway_servers import mock_and_proxy
 from halftime.base.store import read_report
+from halftime.cli.gate import command as gate_command
 from halftime.records import Session
 from halftime.verbs.gateway.mock import Behaviour
 from quick_tuning import tune_quickly
@@ -89,6 +92,28 @@ def test_the_gates_workflow_runs_that_file() -> None:
     assert "halftime" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
 
 
+def test_gate_in_ci(tmp_path: Path) -> None:
+    """The GitLab job's script and the GitHub step's options, as words of a real shell that halftime
+    knows; its test file is run by tests/test_pytest_plugin.py."""
+    folder = EXAMPLES / "gate_in_ci"
+    for name in ("pip", "halftime"):
+        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/{name}.words\n')
+        (tmp_path / name).chmod(0o755)
+    job = yaml.safe_load((folder / "gitlab.yml").read_text())["gate"]
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CI_MERGE_REQUEST_DIFF_BASE_SHA": "a1"}
+    subprocess.run(["bash", "-ec", "\n".join(job["script"])], env=variables, check=True)
+    words = (tmp_path / "halftime.words").read_text().splitlines()
+    values = gate_command.make_context("gate", words[1:]).params
+    assert (words[0], values["against"], values["exact"]) == ("gate", "a1", True)
+    reports = {values["junit_file"], *job["artifacts"]["paths"]}
+    assert reports == {values["junit_file"], "gate.json", "gate.html", "gate.md"}
+    assert values["history_file"] in job["cache"]["paths"]
+    workflow = yaml.safe_load((folder / "github.yml").read_text())
+    step = workflow["jobs"]["gate"]["steps"][-1]["with"]
+    assert set(step) <= set(yaml.safe_load((ROOT / "action.yml").read_text())["inputs"])
+    gate_command.make_context("gate", ["--against", "a1", *shlex.split(step["options"])])
+
+
 def test_tune_to_a_target(
     tmp_path: Path, run_here: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,8 +140,8 @@ def test_measure_my_gateway(tmp_path: Path) -> None:
 
 
 def test_every_example_is_listed_and_tested() -> None:
-    names = {path.stem for path in EXAMPLES.glob("*.py")} | {"gate_on_syncs"}
-    assert len(names) == 5
+    names = {path.stem for path in EXAMPLES.glob("*.py")} | {"gate_on_syncs", "gate_in_ci"}
+    assert len(names) == 6
     listed, tests = (EXAMPLES / "README.md").read_text(), Path(__file__).read_text()
     for name in names:
         assert name in listed

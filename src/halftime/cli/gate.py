@@ -4,31 +4,98 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from halftime.base.store import check_writable, write_bytes
+from halftime.base.errors import BadInput
+from halftime.base.lines import append_lines, check_grows
+from halftime.base.store import check_writable, read_report, write_bytes
 from halftime.base.units import parse_seconds, parse_share
 from halftime.cli.around import look_around
 from halftime.cli.options import model_argument, output_options, take_workload, workload_options
 from halftime.cli.output import ExtraFile, Output, emit
 from halftime.cli.screen import progress_bar
 from halftime.records.base import content_hash
-from halftime.records.gate import Gate
+from halftime.records.gate import ACCEPTED_FILE, Gate
 from halftime.report.gate import github_annotations, junit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from halftime.base.progress import Progress
+    from halftime.records.gate import Acceptance
     from halftime.verbs.gate.run import GateSettings
     from halftime.verbs.gate.sides import Side
 
-EXIT_CODES = {"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3}
+EXIT_CODES = {"pass": 0, "faster": 0, "accepted": 0, "slower": 1, "worse": 1, "undecided": 3}
 
 
-@click.command()
+class _GateCommand(click.Command):
+    """A gate, or `halftime gate accept`, which measures nothing."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if args[:1] == [accept_command.name]:
+            return accept_command.make_context(f"{info_name} accept", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command("accept")
+@click.argument("subjects", metavar="[WHAT[=AT_MOST]]...", nargs=-1)
+@click.option("--reason", required=True, help="Why this may be worse; it stands in each verdict.")
+@click.option(
+    "--from", "gate_file", metavar="FILE", help="All that this gate's --json objects to, as much."
+)
+@click.option("--model", default="", help="The only model that it is about.  [default: all]")
+@click.option(
+    "--against",
+    default="",
+    metavar="BASE",
+    help="The base that it is about, if that is no revision.",
+)
+@click.option(
+    "--accepted",
+    "file",
+    default=ACCEPTED_FILE,
+    show_default=True,
+    metavar="FILE",
+    help="Where the lines are kept; commit it.",
+)
+def accept_command(
+    subjects: tuple[str, ...],
+    reason: str,
+    gate_file: str | None,
+    model: str,
+    against: str,
+    file: str,
+) -> int:
+    """Accept on purpose that something is worse: add a line to a file that is committed.
+
+    WHAT is speed=8%, a stage as vae_decode=8% (a call may be so much slower by that stage alone),
+    waits=2, memory=10%, another counter, or pictures. A line counts until the base has it, too.
+    """
+    from halftime.verbs.gate.accept import accept, amount_words, objections_of
+
+    check_grows(file, "--accepted")
+    if bool(subjects) is bool(gate_file):
+        raise BadInput("say what is accepted, as speed=8%, or --from a gate's JSON; one of both.")
+    if gate_file:
+        lines = objections_of(read_report(gate_file, Gate), reason)
+    else:
+        lines = tuple(accept(text, reason, model=model, against=against) for text in subjects)
+    append_lines(file, lines)
+    for line in lines:
+        click.echo(f"{file}: {line.what}, {amount_words(line)}: {line.reason}")
+    return 0
+
+
+@click.command(cls=_GateCommand)
 @model_argument
 @click.option(
     "--against",
@@ -92,6 +159,18 @@ EXIT_CODES = {"pass": 0, "faster": 0, "slower": 1, "worse": 1, "undecided": 3}
     metavar="FILE",
     help="Where --bisect keeps its answers, to go on from them.",
 )
+@click.option(
+    "--accepted",
+    "accepted_file",
+    metavar="FILE",
+    help=f"What may be worse, line by line.  [default: {ACCEPTED_FILE}, where it exists]",
+)
+@click.option(
+    "--history",
+    "history_file",
+    metavar="FILE",
+    help="Add a line for this verdict (.jsonl), and draw those before in the report.",
+)
 @click.option("--junit", "junit_file", metavar="FILE", help="Write JUnit XML.")
 @click.option("--github", is_flag=True, help="Print GitHub annotations.")
 @workload_options()
@@ -109,6 +188,8 @@ def command(
     allowed: tuple[str, ...],
     bisecting: bool,
     bisect_state: str,
+    accepted_file: str | None,
+    history_file: str | None,
     junit_file: str | None,
     github: bool,
     output: Output,
@@ -117,35 +198,29 @@ def command(
     """Is this version slower, does it wait more, are its pictures others?
 
     MODEL is a diffusers folder, a checkpoint in one file, a hub id, module:function returning a
-    pipeline, or nothing for the bundled model. Exit code: 0 pass or faster, 1 slower or worse,
-    3 undecided within the budget.
+    pipeline, or nothing for the bundled model. Exit code: 0 pass, faster or accepted, 1 slower or
+    worse, 3 undecided within the budget. `halftime gate accept` accepts on purpose.
     """
-    if junit_file:
-        check_writable(junit_file)
+    _check_files(junit_file, history_file, accepted_file, bisecting=bisecting)
     look_around(output.quiet)
     seconds = parse_seconds(budget)
     with progress_bar(output.quiet, at_most=seconds) as progress:
         progress("importing torch and diffusers", 0, 1)
         from halftime.pipeline.load import kind_of
+        from halftime.verbs.gate.accept import counting
+        from halftime.verbs.gate.history import line_of, with_history
         from halftime.verbs.gate.run import GateSettings, gate
         from halftime.verbs.gate.sides import alike, here, side_of
 
-        settings = GateSettings(
-            margin=parse_share(slower),
-            alpha=parse_share(alpha),
-            budget=seconds,
-            processes=processes,
-            pictures=pictures,
-            exact=exact,
-            allowed=allowed,
-        )
+        margin, error = parse_share(slower), parse_share(alpha)
+        settings = GateSettings(margin, error, seconds, processes, pictures, exact, allowed)
         workload = take_workload(workload_values, model)
         kind_of(model)  # refuses what is no model
         candidate = here(recipe)
 
-        def judge(base: Side, version: Side) -> Gate:
+        def judge(base: Side, version: Side, lines: Sequence[Acceptance] = ()) -> Gate:
             sides = alike(base, candidate), alike(version, candidate)
-            return gate(model, *sides, workload, settings, progress=progress)
+            return gate(model, *sides, workload, settings, acceptances=lines, progress=progress)
 
         if bisecting:
             question = content_hash((model, recipe, workload, settings))
@@ -153,9 +228,27 @@ def command(
         else:
             progress(f"preparing {against}", 0, 1)
             with side_of(against, model) as base:
-                record = judge(base, candidate)
-    _give(record, output, junit_file, github=github)
+                record = judge(base, candidate, counting(accepted_file, base, model))
+    files = _own_files(record, recipe, history_file, junit_file)
+    record = with_history(record, history_file, line_of(record, recipe))
+    if github:
+        click.echo(github_annotations(record))
+    emit(record, output._replace(quiet=output.quiet or github), extra=files)
     return EXIT_CODES[record.verdict]
+
+
+def _own_files(
+    record: Gate, recipe: str | None, history: str | None, junit_file: str | None
+) -> list[ExtraFile]:
+    from halftime.verbs.gate.history import line_of
+
+    files = []
+    if junit_file:
+        files.append(ExtraFile(junit_file, partial(_write_junit, junit_file, record)))
+    if history:
+        line = line_of(record, recipe)
+        files.append(ExtraFile(history, partial(append_lines, history, (line,))))
+    return files
 
 
 def _bisected(
@@ -182,15 +275,22 @@ def _bisected(
     )
 
 
-def _give(record: Gate, output: Output, junit_file: str | None, *, github: bool) -> None:
-    if github:
-        click.echo(github_annotations(record))
-    emit(
-        record, output._replace(quiet=output.quiet or github), extra=_own_files(record, junit_file)
-    )
+def _check_files(
+    junit_file: str | None, history: str | None, accepted: str | None, *, bisecting: bool
+) -> None:
+    """Raises BadFile or BadInput before anything is measured."""
+    if bisecting and (history or accepted):
+        raise BadInput(
+            "--bisect looks at versions of before: they are no line of a --history, and nothing is "
+            "--accepted of them. Leave those out."
+        )
+    if junit_file:
+        check_writable(junit_file)
+    if history:
+        check_grows(history, "--history")
+    if accepted and not Path(accepted).is_file():
+        raise BadInput(f"--accepted {accepted}: there is no such file.")
 
 
-def _own_files(record: Gate, junit_file: str | None) -> list[ExtraFile]:
-    if junit_file is None:
-        return []
-    return [ExtraFile(junit_file, partial(write_bytes, junit_file, junit(record)))]
+def _write_junit(file: str, record: Gate) -> None:
+    write_bytes(file, junit(record))

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 from halftime.base import units
 from halftime.records.gate import Gate, GateCounter, StageShift
+from halftime.report.gate_history import history_section
 from halftime.report.github import annotation
 from halftime.report.model import (
     Block,
@@ -25,6 +26,7 @@ from halftime.report.model import (
 _TONES: dict[str, Tone] = {
     "pass": "good",
     "faster": "good",
+    "accepted": "warning",
     "slower": "bad",
     "worse": "bad",
     "undecided": "warning",
@@ -32,6 +34,7 @@ _TONES: dict[str, Tone] = {
 _SUMMARIES = {
     "pass": "Pass",
     "faster": "Pass, and faster",
+    "accepted": "Accepted",
     "slower": "Slower",
     "worse": "Worse",
     "undecided": "Undecided",
@@ -42,14 +45,22 @@ _MOST_DIFFERENCES = 12  # on the screen; the page has all
 def report_of(gate: Gate) -> Report:
     """The verdict and why, the stages, the counters, what differs, the pictures."""
     return Report(
-        title=f"{gate.candidate.label} against {gate.base.label}: {gate.verdict}",
+        title=f"{gate.candidate.label} against {gate.base.label}: {_verdict(gate)}",
         summary=summary_of(gate),
         sections=tuple(section for section in _sections(gate) if section.blocks),
     )
 
 
+def _verdict(gate: Gate) -> str:
+    """'slower, accepted' where it was; else the verdict."""
+    if gate.verdict != "accepted":
+        return gate.verdict
+    return f"{'slower' if gate.speed == 'slower' else 'worse'}, accepted"
+
+
 def _sections(gate: Gate) -> Iterator[Section]:
-    yield Section("Why", (Bullets(tuple(_reasons(gate))),))
+    reasons = tuple(_reasons(gate))
+    yield Section("Why", (Bullets(reasons),) if reasons else ())
     yield Section("By stage", tuple(_stages(gate)))
     yield Section("Counted", (_counters(gate),) if gate.counters else ())
     yield Section("What differs", tuple(_differences(gate, _MOST_DIFFERENCES)))
@@ -57,6 +68,7 @@ def _sections(gate: Gate) -> Iterator[Section]:
         rows = tuple(_differences(gate, len(gate.differences)))
         yield Section("Everything that differs", rows, console=False, folded=True)
     yield Section("Pictures", tuple(_pictures(gate)))
+    yield history_section(gate.history)
     yield Section("How far to trust this", (Bullets(tuple(Text(t) for t in _trust(gate))),))
 
 
@@ -68,16 +80,18 @@ def summary_of(gate: Gate) -> str:
         return f"{word}{speed}. What would decide: {gate.would_decide}."
     if gate.verdict == "pass" and gate.speed == "not measured":
         return "Pass by counters and pictures; time was not measured."
+    if gate.verdict == "accepted":
+        why = "; ".join(line.reason for line in gate.accepted)
+        return f"{_verdict(gate).capitalize()}: {why}{speed}."
     reason = f": {gate.reasons[0]}" if gate.reasons else ""
     if gate.verdict == "worse":
-        objections = [text for text in gate.reasons if text not in _about_speed(gate)]
-        reason = f": {objections[0]}" if objections else reason
+        reason = f": {objections_of(gate)[0]}"
     return f"{word}{speed}{reason}."
 
 
-def _about_speed(gate: Gate) -> tuple[str, ...]:
-    """The reasons that are about time come first."""
-    return gate.reasons[:1] if gate.speed != "undecided" else ()
+def objections_of(gate: Gate) -> tuple[str, ...]:
+    """The reasons that speak against the candidate; a file of before did not tell them apart."""
+    return gate.objections or gate.reasons or (gate.verdict,)
 
 
 def _speed(gate: Gate) -> str:
@@ -98,11 +112,15 @@ def _percent(ratio: float) -> str:
 
 
 def _reasons(gate: Gate) -> Iterator[Text]:
-    tone = _TONES[gate.verdict]
     for reason in gate.reasons:
-        yield Text(reason, tone)
-    if gate.would_decide:
+        yield Text(reason, "bad" if reason in gate.objections else _tone_of_others(gate))
+    if gate.would_decide and gate.verdict != "undecided":  # or it is in the sentence on top
         yield Text(f"undecided; what would decide: {gate.would_decide}", "warning")
+
+
+def _tone_of_others(gate: Gate) -> Tone:
+    """Of a reason that is no objection."""
+    return "plain" if gate.objections else _TONES[gate.verdict]
 
 
 def _stages(gate: Gate) -> Iterator[Block]:
@@ -157,7 +175,7 @@ def _counters(gate: Gate) -> Table:
         Column("where", wide=True),
     )
     rows: list[tuple[Cell, ...]] = [_counter_cells(counter) for counter in gate.counters]
-    worse = {index for index, counter in enumerate(gate.counters) if counter.worse}
+    worse = {i for i, counter in enumerate(gate.counters) if counter.worse and not counter.accepted}
     return Table(columns, tuple(rows), emphasis=frozenset(worse))
 
 
@@ -174,6 +192,8 @@ def _counter_word(counter: GateCounter) -> str:
     if counter.base == counter.candidate:
         return "same"
     more = "more" if counter.candidate > counter.base else "fewer"
+    if counter.accepted:
+        return f"{more}, accepted"
     return f"{more}, worse" if counter.worse else more
 
 
@@ -231,8 +251,8 @@ def github_annotations(gate: Gate) -> str:
     """GitHub's workflow commands: an error for each reason against, or a notice of the verdict."""
     title = "halftime gate"
     if gate.verdict in ("slower", "worse"):
-        return "\n".join(annotation("error", title, reason) for reason in gate.reasons)
-    level = "warning" if gate.verdict == "undecided" else "notice"
+        return "\n".join(annotation("error", title, reason) for reason in objections_of(gate))
+    level = "warning" if gate.verdict in ("undecided", "accepted") else "notice"
     return annotation(level, title, summary_of(gate))
 
 
@@ -257,16 +277,19 @@ def junit(gate: Gate) -> bytes:
 
 def _cases(gate: Gate) -> Iterator[tuple[str, str, str]]:
     """Name, why it failed, why it was skipped."""
-    slower = gate.reasons[0] if gate.speed == "slower" and gate.reasons else ""
+    is_slower = gate.speed == "slower" and gate.verdict == "slower"
+    slower = gate.reasons[0] if is_slower and gate.reasons else ""
     undecided = gate.would_decide or "undecided"
     skipped = {"undecided": f"undecided: {undecided}", "not measured": "not measured"}
     yield "speed", f"{slower}{_speed(gate)}" if slower else "", skipped.get(gate.speed, "")
     for counter in gate.counters:
         _, base, now, *_ = _counter_cells(counter)
-        yield counter.name, f"{base} before, {now} now" if counter.worse else "", counter.skipped
+        worse = counter.worse and not counter.accepted
+        yield counter.name, f"{base} before, {now} now" if worse else "", counter.skipped
     if gate.pictures is not None:
         reasons = "; ".join(gate.pictures.reasons) or gate.pictures.verdict
-        different = gate.pictures.verdict == "different"
+        accepted = any(line.what == "pictures" for line in gate.accepted)
+        different = gate.pictures.verdict == "different" and not accepted
         unsure = gate.pictures.verdict == "inconclusive"
         yield "pictures", reasons if different else "", reasons if unsure else ""
 

@@ -13,6 +13,7 @@ import halftime
 from halftime.base.errors import BadFile, BadInput, HalftimeError
 from halftime.records.gate import SideKind
 from halftime.verbs.gate import sides
+from halftime.verbs.gate.process import _hint
 from halftime.verbs.gate.sides import Side, alike, check_version, here, moved, side_of
 
 
@@ -84,11 +85,14 @@ def test_an_environment_inside_the_repository_stays(tmp_path: Path) -> None:
         ("HEAD~1", "model", "model is not in HEAD~1: git does not know it there"),
         ("session.json", None, "a stored session is one process of another hour"),
         ("none.txt", None, "there is no file none.txt"),
+        ("none.json", None, "there is no file none.json"),
+        ("sub", None, "sub is a folder without bin/python"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(
     repository: Path, against: str, model: str | None, message: str
 ) -> None:
+    Path("session.json").write_text('{"schema": 3}')
     with pytest.raises(BadInput, match=message), side_of(against, model):
         pass
     assert len(git("worktree", "list").splitlines()) == 1
@@ -137,6 +141,22 @@ def test_a_recipe_with_an_unknown_fix_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises((BadInput, BadFile), match="magic"):
         here(str(plan))
+
+
+@pytest.mark.parametrize("kind", ["environment", "revision"])
+@pytest.mark.parametrize("last", ["ModuleNotFoundError: No module named 'x'", "Killed"])
+def test_what_an_environment_lacks_is_said(kind: SideKind, last: str) -> None:
+    hint = _hint(Side("other", kind, python="/other/bin/python"), last)
+    lacks = kind == "environment" and last != "Killed"
+    assert ("/other/bin/python -m pip install halftime" in hint) is lacks
+    assert bool(hint) is lacks
+
+
+def test_an_environments_bin_folder_is_it_too(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    with side_of(str(tmp_path / "bin")) as side:
+        assert side.python == str(tmp_path / "bin" / "python")
 
 
 def test_an_environment_gets_this_instrument(tmp_path: Path) -> None:

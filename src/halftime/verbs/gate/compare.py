@@ -49,6 +49,7 @@ def _counter(
         candidate=now,
         worse=worse,
         details=_new_lines(base.details.get(name, ()), candidate.details.get(name, ())),
+        lines=candidate.details.get(name, ()),
         skipped=skipped if before is None or now is None else "",
     )
 
@@ -90,7 +91,7 @@ def differences(
     names = [n for n in {**base, **candidate} if base.get(n) != candidate.get(n)]
     return tuple(
         GateDifference(name=name, base=base.get(name, "-"), candidate=candidate.get(name, "-"))
-        for name in sorted(names, key=_rank)
+        for name in sorted(names, key=lambda name: (_rank(name), name))
     )
 
 

@@ -12,6 +12,7 @@ from halftime.base.progress import roughly
 from halftime.base.stats import Interval, median
 from halftime.records import Workload
 from halftime.records.gate import (
+    Acceptance,
     Gate,
     GateCohort,
     GateCounter,
@@ -21,9 +22,12 @@ from halftime.records.gate import (
     StageShift,
 )
 from halftime.records.verdict import Verdict
+from halftime.verbs.gate import accept
 from halftime.verbs.gate.compare import likeliest_first
 from halftime.verbs.gate.sequential import Cohort, cohorts_needed, decide, shift_interval
 from halftime.verbs.gate.stages import culprit, log_cohort, stage_shifts
+
+FEWEST_TO_FORETELL = 3  # cohorts; fewer do not say that no sensible number would decide
 
 
 @dataclass(frozen=True)
@@ -49,24 +53,31 @@ def conclude(
     workload: Workload,
     *,
     exact: bool = False,
+    acceptances: Sequence[Acceptance] = (),
 ) -> Gate:
-    """The verdict: slower before worse before undecided before pass and faster."""
+    """The verdict: slower before worse before undecided before accepted, pass and faster."""
     cohorts = [log_cohort(cohort) for cohort in measurements.cohorts]
     state = decide(cohorts, margin, alpha)
     interval = shift_interval(cohorts, alpha) if cohorts else None
     stages = stage_shifts(measurements.cohorts) if cohorts else ()
     speed = "not measured" if exact else _SPEED[state.word]
-    objections = [*_counter_objections(measurements.counters), *_picture_objection(measurements)]
-    word = verdict_word(speed, bool(objections), _unsure(measurements))
+    ruling = _ruling(measurements, speed, cohorts, stages, margin, alpha, acceptances)
     stage = culprit(stages, faster=speed == "faster") if speed in ("slower", "faster") else None
+    of_speed = tuple(_speed_reasons(speed, stage, stages, margin, alpha, ruling))
+    objections = tuple(_objections(measurements, ruling, acceptances))
+    judged = "pass" if ruling.speed else speed
+    accepted = bool(ruling.needed)
+    word = verdict_word(judged, bool(objections), _unsure(measurements), accepted)
     return Gate(
         verdict=word,
         speed=speed,
         reasons=(
-            *_speed_reasons(speed, stage, stages, margin, alpha),
+            *of_speed,
             *_less_than_the_margin(speed, interval),
             *objections,
+            *_accepted_reasons(ruling),
         ),
+        objections=(*(of_speed if word == "slower" else ()), *objections),
         would_decide=_would_decide(word, speed, cohorts, margin, alpha, measurements, budget),
         base=measurements.base,
         candidate=measurements.candidate,
@@ -81,13 +92,15 @@ def conclude(
         log_evidence={"slower": state.slower, "fine": state.fine, "faster": state.faster},
         cohorts=measurements.cohorts,
         stages=stages,
-        counters=measurements.counters,
+        counters=ruling.counters,
+        accepted=ruling.needed,
         differences=likeliest_first(measurements.differences, stage.stage if stage else None),
         pictures=measurements.pictures,
         workload=workload,
         notes=(
             *measurements.notes,
             *([measurements.pictures_missing] if measurements.pictures_missing else []),
+            *_not_needed(acceptances, ruling.needed),
         ),
     )
 
@@ -101,15 +114,17 @@ _SPEED: dict[str, Speed] = {
 }
 
 
-def verdict_word(speed: str, objections: bool, unsure: bool) -> GateWord:
-    """One word from the speed's, from whether a counter or a picture objects, and from whether the
-    pictures are undecided."""
+def verdict_word(speed: str, objections: bool, unsure: bool, accepted: bool = False) -> GateWord:
+    """One word from the speed's, from whether a counter or a picture objects, from whether the
+    pictures are undecided, and from whether anything is worse that was accepted."""
     if speed == "slower":
         return "slower"
     if objections:
         return "worse"
     if speed == "undecided" or unsure:
         return "undecided"
+    if accepted:
+        return "accepted"
     return "faster" if speed == "faster" else "pass"
 
 
@@ -130,14 +145,83 @@ def _wall(cohorts: Sequence[GateCohort]) -> float | None:
     return median(walls) if walls else None
 
 
-def _counter_objections(counters: Sequence[GateCounter]) -> Iterator[str]:
-    for counter in counters:
-        if counter.worse and counter.base is not None and counter.candidate is not None:
-            show = units.FORMATS[counter.unit]
-            more = f": {counter.details[0]}" if counter.details else ""
-            yield (
-                f"{counter.name}: {show(counter.base)} before, {show(counter.candidate)} now{more}"
-            )
+@dataclass(frozen=True)
+class Ruling:
+    """What the repository's acceptances cover."""
+
+    speed: Acceptance | None
+    limits: tuple[Acceptance, ...]  # about time, whether they cover it or not
+    counters: tuple[GateCounter, ...]  # with their reasons
+    pictures: Acceptance | None
+    needed: tuple[Acceptance, ...]
+
+
+def _ruling(
+    measurements: GateEvidence,
+    speed: str,
+    cohorts: Sequence[Cohort],
+    stages: Sequence[StageShift],
+    margin: float,
+    alpha: float,
+    acceptances: Sequence[Acceptance],
+) -> Ruling:
+    limits = accept.speed_limits(acceptances, margin) if speed == "slower" else []
+    of_speed = accept.covering(limits, cohorts, stages, alpha, margin) if limits else None
+    counters = accept.with_reasons(measurements.counters, acceptances)
+    of_counters = [accept.of(c.name, acceptances) for c in counters if c.accepted]
+    of_pictures = _of_pictures(measurements, acceptances)
+    needed = tuple(line for line in (of_speed, *of_counters, of_pictures) if line)
+    return Ruling(of_speed, tuple(limits), counters, of_pictures, needed)
+
+
+def _of_pictures(
+    measurements: GateEvidence, acceptances: Sequence[Acceptance]
+) -> Acceptance | None:
+    """What accepts other pictures; nothing accepts those that are black, not a number or noise
+    where the base's are not."""
+    pictures = measurements.pictures
+    if pictures is None or pictures.verdict != "different":
+        return None
+    before = {(trip.name, trip.reason) for trip in pictures.trips if trip.side == "baseline"}
+    if any((trip.name, trip.reason) not in before for trip in pictures.trips):
+        return None
+    return accept.of(accept.PICTURES, acceptances)
+
+
+def _objections(
+    measurements: GateEvidence, ruling: Ruling, acceptances: Sequence[Acceptance]
+) -> Iterator[str]:
+    for counter in ruling.counters:
+        if counter.worse and not counter.accepted:
+            line = accept.of(counter.name, acceptances)
+            more = f", and accepted is {accept.amount_words(line)}" if line else ""
+            where = f": {counter.details[0]}" if counter.details else ""
+            yield f"{_before_and_now(counter)}{more}{where}"
+    if not ruling.pictures:
+        yield from _picture_objection(measurements)
+
+
+def _before_and_now(counter: GateCounter) -> str:
+    show = units.FORMATS[counter.unit]
+    return f"{counter.name}: {show(counter.base)} before, {show(counter.candidate)} now"
+
+
+def _accepted_reasons(ruling: Ruling) -> Iterator[str]:
+    for counter in ruling.counters:
+        if counter.accepted:
+            yield f"{_before_and_now(counter)}, accepted: {counter.accepted}"
+    if ruling.pictures:
+        yield _accepted("other pictures", ruling.pictures)
+
+
+def _accepted(subject: str, line: Acceptance) -> str:
+    return f"{subject}, accepted: {line.reason} ({accept.amount_words(line)}, {line.date[:10]})"
+
+
+def _not_needed(acceptances: Sequence[Acceptance], needed: Sequence[Acceptance]) -> Iterator[str]:
+    for line in acceptances:
+        if line not in needed:
+            yield f"accepted, and not needed here: {line.what}, {accept.amount_words(line)}"
 
 
 def _picture_objection(measurements: GateEvidence) -> Iterator[str]:
@@ -152,17 +236,31 @@ def _speed_reasons(
     stages: Sequence[StageShift],
     margin: float,
     alpha: float,
+    ruling: Ruling,
 ) -> Iterator[str]:
     sure = f"wrong in at most {100 * alpha:g} % of runs"
     moved = f": {stage_words(stage)}{_others(stages, stage)}" if stage else ""
     if speed == "not measured":
         yield "time was not measured: counters and pictures alone"
+    elif ruling.speed:
+        yield f"{_accepted('slower', ruling.speed)}{moved}"
     elif speed == "slower":
         yield f"slower, {sure}{moved}"
+        yield from _beyond(ruling.limits)
     elif speed == "faster":
         yield f"faster, {sure}{moved}"
     elif speed == "pass":
         yield f"not slower by {100 * margin:g} %, {sure}"
+
+
+def _beyond(limits: Sequence[Acceptance]) -> Iterator[str]:
+    """Why what is accepted did not help."""
+    for line in limits:
+        alone = "" if line.what == accept.SPEED else f" by {line.what} alone"
+        yield (
+            f"accepted is {accept.amount_words(line)}{alone} ({line.reason}), and this is not "
+            "shown to stay within that"
+        )
 
 
 def _less_than_the_margin(speed: str, interval: Interval | None) -> Iterator[str]:
@@ -205,6 +303,8 @@ def _would_decide(
     if not cohorts:
         return f"more time than was left: --budget {_minutes(2 * budget)}m"
     more = cohorts_needed(cohorts, margin, alpha)
+    if more is None and len(cohorts) < FEWEST_TO_FORETELL:
+        more = FEWEST_TO_FORETELL
     if more is None:
         return (
             "no sensible budget at this margin: the difference lies between 0 and --slower, where "

@@ -100,7 +100,9 @@ class SideProcess:
                 "Name its environment instead, which is measured by this one."
             ) from error
         if answer.error:
-            raise HalftimeError(f"{self._side.label}: {answer.error}")
+            raise HalftimeError(
+                f"{self._side.label}: {answer.error}{_hint(self._side, answer.error)}"
+            )
         return answer
 
     def _failure(self) -> HalftimeError:
@@ -108,7 +110,23 @@ class SideProcess:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         last = lines[-1] if lines else f"exit code {self._process.returncode}"
-        return HalftimeError(f"a process of {self._side.label} ({self._side.python}) ended: {last}")
+        return HalftimeError(
+            f"a process of {self._side.label} ({self._side.python}) ended: {last}"
+            f"{_hint(self._side, last)}"
+        )
+
+
+_NOT_STARTED = ("ModuleNotFoundError", "ImportError", "SyntaxError")
+
+
+def _hint(side: Side, last: str) -> str:
+    """What another environment lacks, as a sentence; '' where it is something else."""
+    if side.kind != "environment" or not last.startswith(_NOT_STARTED):
+        return ""
+    return (
+        ". What measures there is this halftime, which needs Python 3.11 or newer and its "
+        f"dependencies: {side.python} -m pip install halftime"
+    )
 
 
 class NotInTime(HalftimeError):

@@ -20,14 +20,23 @@ from halftime.base.stats import median
 from halftime.base.units import seconds
 from halftime.base.version import version
 from halftime.records import Workload
-from halftime.records.gate import Gate, GateCohort, GateCounter, GateProcess, GateSide
+from halftime.records.gate import (
+    Acceptance,
+    Gate,
+    GateCohort,
+    GateCounter,
+    GateProcess,
+    GateSide,
+)
 from halftime.records.verdict import Verdict
+from halftime.verbs.gate import accept
 from halftime.verbs.gate.compare import COUNTERS, compared, differences
 from halftime.verbs.gate.conclude import GateEvidence, conclude
 from halftime.verbs.gate.process import GateWorker, NotInTime, SideProcess
 from halftime.verbs.gate.sequential import decide
 from halftime.verbs.gate.sides import Side, check_version
 from halftime.verbs.gate.stages import log_cohort
+from halftime.verbs.gate.stored import StoredSide, check_stored
 from halftime.verbs.gate.worker import WorkerOrder
 from halftime.verbs.verify.floor import RERUN
 from halftime.verbs.verify.metrics import require
@@ -102,28 +111,33 @@ def gate(
     *,
     start: Start | None = None,
     clock: Callable[[], float] = time.monotonic,
+    acceptances: Sequence[Acceptance] = (),
     progress: Progress = silent,
 ) -> Gate:
     """Is `candidate` slower than `base`, does it wait more, are its pictures others?
 
-    Both are run in fresh processes. Raises HalftimeError where a side cannot be run, and
-    MissingExtra where pictures cannot be compared here.
+    Both are run in fresh processes; `acceptances` are what may be worse. Raises HalftimeError where
+    a side cannot be run, and MissingExtra where pictures cannot be compared here.
     """
     settings = settings or GateSettings()
+    check_stored(base, model, workload, compared=not settings.exact or settings.pictures > 0)
     if settings.pictures:
         require()
     begun = clock()
 
     def process(side: Side) -> GateWorker:
-        return SideProcess(side, model, workload)
+        if side.stored is not None:
+            return StoredSide(side.stored)
+        return start(side) if start else SideProcess(side, model, workload)
 
     bench = GateBench(
         {"base": base, "candidate": candidate},
         settings,
-        start or process,
+        process,
         lambda: settings.budget - (clock() - begun),
         progress,
         random.Random(settings.seed),
+        accept.speed_limits(acceptances, settings.margin),
     )
     collected = bench.collect()
     record = conclude(
@@ -145,6 +159,7 @@ def gate(
         settings.budget,
         workload,
         exact=settings.exact,
+        acceptances=acceptances,
     )
     return _stamped(record, model)
 
@@ -199,6 +214,7 @@ class GateBench:
     left: Callable[[], float]
     progress: Progress
     rng: random.Random
+    limits: Sequence[Acceptance] = ()  # of a slowdown that is accepted
 
     def collect(self) -> Collected:
         """Counters and pictures; then cohorts until the test has decided or the next would not
@@ -219,8 +235,9 @@ class GateBench:
         return collected
 
     def _decided(self, collected: Collected) -> bool:
-        cohorts = [log_cohort(cohort) for cohort in collected.cohorts]
-        return bool(decide(cohorts, self.settings.margin, self.settings.alpha).word)
+        cohorts, alpha = [log_cohort(cohort) for cohort in collected.cohorts], self.settings.alpha
+        word = decide(cohorts, self.settings.margin, alpha).word
+        return bool(word) and (word != "slower" or accept.is_settled(self.limits, cohorts, alpha))
 
     # ---- timing
 

@@ -138,6 +138,16 @@ def decide(cohorts: Sequence[Cohort], margin: float, alpha: float) -> Decided:
     return Decided(word, slower, fine, faster)
 
 
+def excludes_at_least(cohorts: Sequence[Cohort], margin: float, alpha: float) -> bool:
+    """Whether 'slower by `margin` or more' is excluded at `alpha`, whenever one looks."""
+    return evidence(cohorts, math.log1p(margin), below=True) >= -math.log(alpha)
+
+
+def excludes_at_most(cohorts: Sequence[Cohort], margin: float, alpha: float) -> bool:
+    """Whether 'slower by at most `margin`' is excluded at `alpha`, whenever one looks."""
+    return evidence(cohorts, math.log1p(margin)) >= -math.log(alpha)
+
+
 def shift_interval(cohorts: Sequence[Cohort], alpha: float) -> Interval:
     """The shift with its confidence sequence: all shifts that neither one-sided test excludes at
     `alpha`, so that it never contradicts the verdict. Either end is wrong with a probability of at

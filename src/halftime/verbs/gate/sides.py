@@ -16,15 +16,16 @@ from tempfile import TemporaryDirectory
 from packaging.requirements import InvalidRequirement, Requirement
 
 import halftime
-from halftime.base.errors import BadInput, HalftimeError
+from halftime.base.errors import BadFile, BadInput, HalftimeError
+from halftime.base.store import read_report
 from halftime.base.version import git_output
-from halftime.records.gate import SideKind
+from halftime.records.gate import Gate, SideKind
 
 _OWN_WORKER = Path("halftime") / "verbs" / "gate" / "worker.py"
 ALLOWED = (
     "a git revision (main, HEAD~3, v1.2), an environment (its folder or its bin/python), a recipe "
-    "(.toml), requirements ('diffusers==0.41.*', or a .txt), or 'baseline' for the pipeline "
-    "without a recipe"
+    "(.toml), requirements ('diffusers==0.41.*', or a .txt), the --json of a gate for its "
+    "counters, or 'baseline' for the pipeline without a recipe"
 )
 
 
@@ -39,7 +40,13 @@ class Side:
     paths: tuple[str, ...] = ()  # PYTHONPATH
     recipe: str | None = None
     commit: str = ""
+    stored: Gate | None = None  # where nothing is run
     variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def created(self) -> str:
+        """When a stored one was measured; '' for one that runs now."""
+        return self.stored.created if self.stored else ""
 
     def environment(self) -> dict[str, str]:
         """The variables of its processes. Idle threads sleep, for all share the machine."""
@@ -61,8 +68,8 @@ def here(recipe: str | None = None) -> Side:
     dirty = (
         " and uncommitted changes" if commit and git_output("status", "--porcelain", "-uno") else ""
     )
-    if commit and not recipe:
-        label = f"here ({commit[:10]}{dirty})"
+    if commit:
+        label = f"{label} ({commit[:10]}{dirty})"
     return Side(label, "here", paths=_search_path(), recipe=recipe, commit=commit)
 
 
@@ -76,7 +83,7 @@ def side_of(against: str, model: str | None = None) -> Iterator[Side]:
     elif path.suffix == ".toml":
         yield _with_plan(path)
     elif path.suffix in _STORED:
-        raise BadInput(_why_no_session(against))
+        yield _with_stored(path)
     elif python := _python_of(path):
         with _instrument() as folder:
             yield Side(against, "environment", python=python, paths=(folder,))
@@ -92,6 +99,16 @@ def side_of(against: str, model: str | None = None) -> Iterator[Side]:
 _STORED = (".json", ".html")
 
 
+def _with_stored(path: Path) -> Side:
+    """A gate of before, for its counters."""
+    _existing(path)
+    try:
+        record = read_report(path, Gate)
+    except BadFile as error:
+        raise BadInput(_why_no_session(str(path))) from error
+    return Side(str(path), "stored", stored=record)
+
+
 def _why_no_session(against: str) -> str:
     return (
         f"--against {against}: a stored session is one process of another hour. Processes of the "
@@ -102,6 +119,11 @@ def _why_no_session(against: str) -> str:
 
 
 def _why_nothing(against: str) -> str:
+    if Path(against).is_dir():
+        return (
+            f"--against {against} is a folder without bin/python, so it is no environment. A "
+            "model's folder is the argument, and not the base."
+        )
     no_repository = (
         "" if git_output("rev-parse", "--git-dir") else ", and here is no git repository"
     )
@@ -142,7 +164,8 @@ def _search_path() -> tuple[str, ...]:
 
 def _python_of(path: Path) -> str:
     """The interpreter of an environment's folder, or the path itself where it is one; else ''."""
-    for candidate in (path / "bin" / "python", path / "Scripts" / "python.exe", path):
+    names = ("bin/python", "Scripts/python.exe", "python", "python.exe", "")
+    for candidate in (path / name for name in names):
         if candidate.is_file() and os.access(candidate, os.X_OK) and "python" in candidate.name:
             return str(candidate.absolute())  # not resolved: a link is what makes it that one
     return ""
@@ -243,7 +266,7 @@ def _worktree(against: str, commit: str, model: str | None) -> Iterator[Side]:
             raise HalftimeError(f"git cannot check out {against}: {completed.stderr.strip()}")
         try:
             side = Side(
-                f"{against} ({commit[:10]})",
+                commit[:10] if commit.startswith(against) else f"{against} ({commit[:10]})",
                 "revision",
                 folder=tree / Path.cwd().relative_to(root),
                 paths=moved(_search_path(), root, tree),
