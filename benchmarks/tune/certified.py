@@ -27,7 +27,7 @@ from halftime.base.store import read_json
 from halftime.records.benchmark import Benchmark, Measured
 from halftime.verbs.tune.hard import Routed, calibrate, route
 from halftime.verbs.tune.race import ROUNDS, Raced, ShareTest, hopeless, order, share_test
-from halftime.verbs.tune.visible import size_of
+from halftime.verbs.verify.ruler import size_of
 
 SEARCHED, DRAWS, REPEATS = ROUNDS[-1], 240, 100
 CONFIDENCE = 0.95

@@ -1,4 +1,4 @@
-"""The tables of docs/tune.md, from benchmarks/results/tune_certified.json and tune_speed.json.
+"""The tables of docs/tune.md, from benchmarks/results/tune_*.json.
 
     python -m benchmarks.tune.page [--check]
 
@@ -8,7 +8,7 @@ Rewrites the text between the page's markers; --check only says whether that wou
 from __future__ import annotations
 
 from benchmarks.tables import ROOT, between, result, table, update
-from halftime.base.units import NOTHING, ratio, share
+from halftime.base.units import NOTHING, ratio, seconds, share
 
 PAGE = ROOT / "docs" / "tune.md"
 
@@ -78,6 +78,21 @@ def hard(measured: dict) -> list[str]:
     return table(head, rows) if rows else [NOTHING]
 
 
+def fastest(measured: dict) -> list[str]:
+    """halftime's recipes and the peers' caches, in one run."""
+    rows = [
+        [
+            row["who"],
+            seconds(row["seconds"]),
+            f"{ratio(row['speedup'])} ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})",
+            f"{row['rmse']:.2f}",
+        ]
+        for row in measured["contestants"]
+    ]
+    rows += [[who, NOTHING, NOTHING, why] for who, why in measured["refused"].items()]
+    return table(("who", "a call", "over diffusers' default", "rmse, grey levels"), rows)
+
+
 def rewrite(page: str) -> str:
     """The page with its tables."""
     measured, timed = result("tune_certified"), result("tune_speed")
@@ -85,6 +100,9 @@ def rewrite(page: str) -> str:
     assert timed is not None
     page = between(page, "certificates", certificates(measured))
     page = between(page, "approximate settings", settings(measured, timed))
+    contest = result("tune_fastest")
+    assert contest is not None
+    page = between(page, "fastest", fastest(contest))
     return between(page, "hard prompts", hard(measured))
 
 

@@ -9,7 +9,7 @@ import torch
 
 import halftime
 from halftime.base.errors import DoesNotApply
-from halftime.fix.fewer_evaluations import DeepCache
+from halftime.fix.deep_cache import DeepCache
 from halftime.fix.loop_graph import Takeover
 from halftime.fix.memory_watch import RUNS, MemoryWatch
 from halftime.fix.text import Identities, PromptCache, batched

@@ -25,7 +25,7 @@ from halftime.base.errors import DoesNotApply, HalftimeWarning
 from halftime.fix import probe
 from halftime.fix.apply import architecture, choose, read_plan, reasons
 from halftime.fix.base import ChosenFix
-from halftime.fix.fewer_evaluations import DeepCache
+from halftime.fix.deep_cache import DeepCache
 from halftime.fix.guard import CHANGES, COMPILERS, COPY_WEIGHTS, EVERY_CHANGE, REFUSALS
 from halftime.fix.precision import in_dtype
 from halftime.fix.probe import check_levels, probe_key

@@ -21,7 +21,7 @@ from halftime.base import units
 from halftime.base.errors import BadInput
 from halftime.base.extras import optional
 from halftime.base.listening import address_of, listening_socket
-from halftime.base.units import parse_seconds
+from halftime.base.units import parse_seconds, parse_share
 from halftime.cli.options import (
     artefacts_option,
     model_argument,
@@ -55,6 +55,19 @@ _LOOK = 0.1  # seconds between looks at the engine's state
 @model_argument
 @click.option(
     "--recipe", metavar="TOML", help="Fixes to apply: a plan, or a recipe that tune wrote."
+)
+@click.option(
+    "--shadow",
+    metavar="SHARE",
+    help="With a recipe that carries a certificate: draw this share of the pictures, such as 1%, "
+    "again without it, and raise an alarm where more differ visibly than was certified.",
+)
+@click.option(
+    "--on-drift",
+    type=click.Choice(["alarm", "exact"]),
+    default="alarm",
+    show_default=True,
+    help="exact: after that alarm go on without the recipe's approximate fixes.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 serves the network.")
 @click.option(
@@ -343,7 +356,9 @@ class _RayOptions:
 
 
 def _engine_settings(model: str | None, deadline: str, values: dict[str, object]) -> EngineSettings:
+    shadow = values.pop("shadow", None)
     settings = {
+        "shadow": parse_share(str(shadow)) if shadow is not None else 0.0,
         "sizes": parse_sizes(values.pop("sizes")),
         "steps": parse_steps(str(values.pop("steps"))),
         "frames": parse_steps(str(frames), "--frames") if (frames := values.pop("frames")) else (),

@@ -22,6 +22,7 @@ from halftime.fix.certificate import other_model
 from halftime.fix.guard import changed_components, why_not
 from halftime.fix.offload import computing_device
 from halftime.fix.probe import check_levels, probe_key
+from halftime.fix.step_cache import not_together
 from halftime.fix.table import FIXES
 from halftime.pipeline.architecture import architecture as architecture
 from halftime.pipeline.device import device_of
@@ -150,7 +151,7 @@ def conflict(left: ChosenFix, right: ChosenFix) -> str | None:
     for pair, reason in ALWAYS:
         if pair == names and on_denoiser:
             return reason
-    for rule in EXCLUSIONS:
+    for rule in EXCLUSIONS if on_denoiser else ():
         for first, second in ((left, right), (right, left)):
             if _is(first, rule.left, rule.left_settings) and _is(
                 second, rule.right, rule.right_settings
@@ -195,6 +196,9 @@ def check(
     """Raises DoesNotApply for the first fix that cannot work on this pipeline; `state` is the
     pipeline's, where it was looked at already."""
     state = state_of(pipeline) if state is None else state
+    reason = not_together(pipeline, chosen)
+    if reason:
+        raise DoesNotApply(f"{reason}.")
     device = computing_device(device_of(pipeline), chosen)
     for fix, settings in chosen:
         reason = why_not(fix, pipeline, settings, state, device)

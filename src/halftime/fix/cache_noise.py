@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from halftime.fix.base import ChosenFix
-from halftime.fix.fewer_evaluations import Conditionings, conditioning_of
+from halftime.fix.conditioning import Conditionings, conditioning_of
 from halftime.fix.step_cache import kind_of
 from halftime.fix.undo import first_tensor
 from halftime.pipeline.arguments import call_parameters

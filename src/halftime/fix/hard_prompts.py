@@ -7,6 +7,9 @@ it goes on in full, and nothing is thrown away. `halftime.verbs.tune.hard` learn
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +20,24 @@ from halftime.upstream import pytorch
 
 FEATURES = 2  # of a step: see `StepFeatures`
 _SMALLEST = 1e-6
+_SEEN: ContextVar[list[Tensor] | None] = ContextVar("seen", default=None)
+
+
+@contextmanager
+def scored_calls() -> Iterator[list[Tensor]]:
+    """Within it the features of each call that is scored, pictures by features."""
+    rows: list[Tensor] = []
+    token = _SEEN.set(rows)
+    try:
+        yield rows
+    finally:
+        _SEEN.reset(token)
+
+
+def same_for_all(full_steps: int, *, hard: bool) -> list[float]:
+    """The setting `hard` under which every call is hard, or none is: each is scored all the
+    same."""
+    return [*[0.0] * (FEATURES * (full_steps - 1)), 0.0, -1.0 if hard else 1.0]
 
 
 def hard_settings(settings: Settings) -> list[float]:
@@ -90,6 +111,9 @@ class HardScore:
     def is_hard(self) -> bool:
         """Whether the call goes on in full, its hardest picture deciding."""
         rows = torch.cat(self.steps[1:]).clamp_min(_SMALLEST).log()  # features, pictures
+        calls = _SEEN.get()
+        if calls is not None:
+            calls.append(rows.T.cpu())
         *weights, constant, threshold = self.settings
         score = torch.tensor(weights, device=rows.device, dtype=rows.dtype) @ rows + constant
         return bool((score > threshold).any())

@@ -25,6 +25,9 @@ from halftime.base.errors import HalftimeWarning, first_line
 from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number, one_of
 from halftime.fix.calls import followed
 from halftime.fix.compilation import DEFAULTS, compile_with
+from halftime.fix.conditioning import conditioning_of
+from halftime.fix.deep_cache import Build, CachedForward, beneath
+from halftime.fix.guidance_interval import GuidedWithin, second_half
 from halftime.fix.memory_watch import MemoryWatch
 from halftime.fix.openvino import converter, missing, precision_reason
 from halftime.fix.runtime import Converted
@@ -109,6 +112,13 @@ class DenoisingLoop:
     # further keyword arguments of the denoiser, the same on every step
     arguments: dict[str, object]
     dtypes: tuple[torch.dtype, ...]  # of each step's result
+    interval: GuidedWithin | None = None  # which steps guidance is on; None: all
+
+    def guides(self, step: int) -> bool:
+        """Whether a step is evaluated with guidance."""
+        return self.guidance is not None and (
+            self.interval is None or self.interval.guides(step, len(self.timesteps))
+        )
 
 
 def guided_step(
@@ -138,18 +148,80 @@ def guided_step(
     return (weights.reshape(*weights.shape, *[1] * sample.ndim) * stacked).sum(dim=1)
 
 
+def full_step(cached: CachedForward, *args: object) -> tuple[Tensor, object, Tensor]:
+    """`guided_step` over a whole UNet: also its deep features, and what it answered."""
+    results: list[tuple[object, object]] = []
+
+    def forward(*args: object, **kwargs: object) -> object:
+        results.append(cached.full(*args, **kwargs))
+        return results[0][0]
+
+    stacked = guided_step(forward, *args)  # type: ignore[arg-type]
+    answer, features = results[0]
+    return stacked, features, answer[0]  # type: ignore[index]
+
+
+def shallow_step(cached: CachedForward, features: object, *args: object) -> Tensor:
+    """`guided_step` over the outermost resolution, on features that a full step gave."""
+    return guided_step(functools.partial(cached.shallow, features), *args)  # type: ignore[arg-type]
+
+
+class CachedStep:
+    """The step of a loop whose UNet has a cache: full or shallow, as the cache decides."""
+
+    def __init__(self, cached: CachedForward, build: Build) -> None:
+        self.cached, self.step = cached, 0
+        self.full = build(functools.partial(full_step, cached))
+        self.shallow = build(functools.partial(shallow_step, cached))
+
+    def begin(self) -> None:
+        """Before each loop."""
+        self.step = 0
+
+    def __call__(
+        self,
+        sample: Tensor,
+        t: Tensor,
+        scale: Tensor,
+        weights: Tensor,
+        further: tuple[Tensor, ...],
+        guidance: Tensor | None,
+        arguments: dict[str, object],
+    ) -> Tensor:
+        step, self.step = self.step, self.step + 1
+        values = (sample, t, scale, weights, further, guidance, arguments)
+        batch = sample.shape[0] * (1 if guidance is None else 2)
+        if self.cached.decide(step, batch, conditioning_of(arguments)):
+            return self.shallow(self.cached.features, *values)  # type: ignore[return-value]
+        results = cast("tuple[Tensor, object, Tensor]", self.full(*values))
+        stacked, self.cached.features, answer = results
+        self.cached.see(step, answer, guided=guidance is not None)
+        return stacked
+
+
 def run_loop(
     step: Callable[..., Tensor], loop: DenoisingLoop, sample: Tensor, noise: list[list[Tensor]]
 ) -> Tensor:
     """All steps, from the first latents to the last."""
     empty = torch.zeros_like(sample, dtype=torch.float32)
     memory = [empty] * loop.dense.memory
+    alone = _conditional(loop, len(sample))
     for k, t in enumerate(loop.timesteps):
         draws = [draw.float() for draw in noise[k]] + [empty] * (loop.dense.noise - len(noise[k]))
         row = (loop.dense.scales[k], loop.dense.weights[k], (*memory, *draws))
-        result = step(sample, t, *row, loop.guidance, loop.arguments)
+        guided = (loop.guidance, loop.arguments) if loop.guides(k) else (None, alone)
+        result = step(sample, t, *row, *guided)
         sample, memory = result[0].to(loop.dtypes[k]), list(result[1:])
     return sample
+
+
+def _conditional(loop: DenoisingLoop, batch: int) -> dict[str, object]:
+    """The denoiser's arguments on a step without guidance."""
+    if loop.guidance is None or loop.interval is None:
+        return loop.arguments
+    half = second_half(loop.arguments, 2 * batch)
+    assert isinstance(half, dict)
+    return half
 
 
 @dataclass
@@ -208,6 +280,7 @@ class Takeover:
     scheduler: SchedulerMixin
     capture: Callable[[Loop, list[Tensor]], Loop] | None
     watch: MemoryWatch
+    interval: GuidedWithin | None = None
     graphs: OrderedDict[object, Loop] = field(default_factory=OrderedDict)  # the last used is last
     weights: tuple[object, ...] = ()  # of the denoiser, when the graphs were captured
     table: ScheduleTable | None = None  # the last one
@@ -290,6 +363,7 @@ class Takeover:
             guidance,
             arguments,
             tuple(r[0] for r in dtypes),
+            self.interval,
         )
         noise = [
             [
@@ -316,6 +390,8 @@ class Takeover:
             remaining = iter(tensors)
             filled = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             x, draws, varying = pytorch.tree_unflatten(filled, spec)
+            if isinstance(self.guided, CachedStep):
+                self.guided.begin()
             return run_loop(self.guided, _with(loop, varying), x, draws)
 
         if self.capture is None or self.broken or not _can_be_keys(constants):
@@ -399,7 +475,9 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
     device = device_of(pipeline)
     unet = denoisers(pipeline)[0]
     scheduler = tabled(pipeline.scheduler)
-    guided = _step_function(unet, device, settings)
+    interval = beneath(unet.forward, GuidedWithin)
+    forward = unet.forward if interval is None else interval.forward
+    guided = _step_function(forward, _builder(unet, device, settings))
     watch = MemoryWatch(_reader(device), limit=int(number(settings, "watch_bytes")))
     state = Takeover(
         pipeline=pipeline,
@@ -408,6 +486,7 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         scheduler=scheduler,
         capture=capture if device.type == "cuda" else None,
         watch=watch,
+        interval=interval,
     )
     scale, step = scheduler.scale_model_input, scheduler.step
     with ExitStack() as stack:
@@ -423,19 +502,22 @@ def _apply(pipeline: DiffusionPipeline, settings: Settings) -> Iterator[None]:
         yield
 
 
-def _step_function(
-    unet: nn.Module, device: torch.device, settings: Settings
-) -> Callable[..., Tensor]:
-    """`guided_step` over the denoiser; on the CPU through the backend that the settings name."""
-    guided: Callable[..., Tensor] = functools.partial(guided_step, unet.forward)
+def _step_function(forward: Forward, build: Build) -> Callable[..., Tensor]:
+    """`guided_step` over the denoiser, built; where a cache is on it, as both of its passes."""
+    cached = beneath(forward, CachedForward)
+    if cached is not None:
+        return CachedStep(cached, build)
+    return cast("Callable[..., Tensor]", build(functools.partial(guided_step, forward)))
+
+
+def _builder(unet: nn.Module, device: torch.device, settings: Settings) -> Build:
+    """Who compiles a step: on the CPU the backend that the settings name."""
     if device.type != "cpu" or settings["backend"] == "eager":
-        return guided
+        return lambda function: function
     if settings["backend"] == "openvino":
-        return cast(
-            "Callable[..., Tensor]",
-            Converted(unet, guided, converter({"precision": settings["precision"]})),
-        )
-    return cast("Callable[..., Tensor]", compile_with(guided, DEFAULTS, device))
+        convert = converter({"precision": settings["precision"]})
+        return functools.partial(Converted, unet, convert=convert)
+    return functools.partial(compile_with, settings=DEFAULTS, device=device)
 
 
 def _reader(device: torch.device) -> Callable[[], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from halftime.base.extras import install
 from halftime.fix.base import Settings, first_reason, needs_denoiser, needs_vae
+from halftime.fix.deep_cache import converted
 from halftime.fix.undo import like
 from halftime.pipeline.change import patched
 from halftime.pipeline.components import components, denoisers, vae_of
@@ -91,7 +93,8 @@ def elsewhere(pipeline: DiffusionPipeline, settings: Settings, convert: Convert)
     with ExitStack() as stack:
         for owner, holder, entry in _entries(pipeline, settings):
             function = getattr(holder, entry)
-            run = Converted(owner, function, convert)
+            build = functools.partial(Converted, owner, convert=convert)
+            run = converted(function, build)
             stack.enter_context(patched(holder, entry, like(function, run)))
         yield
 

@@ -1,6 +1,6 @@
 """step-cache: what a denoiser computed on earlier steps answers for it on later ones.
 
-`kind` names the way: DeepCache's idea for UNets (`halftime.fix.fewer_evaluations`), diffusers'
+`kind` names the way: DeepCache's idea for UNets (`halftime.fix.deep_cache`), diffusers'
 caches for transformers. Those know nothing of the pipeline; what each evaluation is (its context,
 its step, how far the call has come) is said here, for pipelines that say it and for those that do
 not. Look at the pictures.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,18 +22,29 @@ from torch import Tensor, nn
 
 from halftime.base.errors import first_line
 from halftime.fix import hard_prompts
-from halftime.fix.base import FixCode, Settings, first_reason, needs_denoiser, number, one_of, text
+from halftime.fix.base import (
+    ChosenFix,
+    FixCode,
+    Settings,
+    first_reason,
+    needs_denoiser,
+    number,
+    one_of,
+    text,
+)
 from halftime.fix.calls import RunningCall, followed
-from halftime.fix.fewer_evaluations import (
+from halftime.fix.conditioning import (
     MOST_CONDITIONINGS,
     Conditionings,
     conditioning_of,
     conditions,
-    deep_cached,
 )
+from halftime.fix.deep_cache import deep_cached, no_two_passes
 from halftime.fix.undo import first_tensor, restored
 from halftime.pipeline.change import logging_at_least, patched
 from halftime.pipeline.components import denoisers
+from halftime.pipeline.device import device_of
+from halftime.records.priors import components_of
 from halftime.upstream import diffusers_caches, hugging_face, pytorch
 
 if TYPE_CHECKING:
@@ -521,6 +532,46 @@ def _no_effect(model: nn.Module, name: str, settings: Settings) -> str | None:
         if len(diffusers_caches.stateful_hooks(model)) - before < least:
             return f"diffusers' {name} cache knows none of its layers"
     return None
+
+
+def not_together(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> str | None:
+    """Why this plan's cache does not go with its other fixes on this pipeline, or None."""
+    by_name = {choice.fix.name: choice for choice in chosen}
+    cache = by_name.get("step-cache")
+    if cache is None:
+        return None
+    interval = by_name.get("guidance-interval")
+    if interval is not None and cache.settings["hard"] and number(interval.settings, "start") > 0:
+        return (
+            "step-cache and guidance-interval exclude each other as they are set: hard looks at "
+            "what guidance changes on the first steps. Leave start at 0"
+        )
+    if "loop-graph" in by_name and cache.settings["hard"] and device_of(pipeline).type != "cpu":
+        return (
+            "step-cache and loop-graph exclude each other as they are set: hard reads a score in "
+            "the middle of the loop, which a captured one cannot wait for. Leave hard empty"
+        )
+    if (
+        "loop-graph" in by_name
+        and device_of(pipeline).type == "cpu"
+        and by_name["loop-graph"].settings["backend"] == "inductor"
+    ):
+        return (
+            "step-cache and loop-graph exclude each other as they are set: Inductor would break "
+            "the step at each block. Use backend = 'openvino', or denoiser-compile"
+        )
+    for fix, settings in chosen:
+        if fix.name == "loop-graph" or "denoiser" in components_of(settings):
+            reason = first_reason(*(_one_pass(m, cache.settings) for m in denoisers(pipeline)))
+            if reason:
+                return f"step-cache and {fix.name} exclude each other: {reason}"
+    return None
+
+
+def _one_pass(model: nn.Module, settings: Settings) -> str | None:
+    if kind_of(model, settings) != UNETS:
+        return "a converted denoiser has no blocks to skip"
+    return no_two_passes(model)
 
 
 STEP_CACHE = FixCode(_applies, _cached)

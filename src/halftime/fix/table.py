@@ -9,7 +9,7 @@ from halftime.fix.base import Fix, FixCode
 from halftime.fix.compilation import DENOISER_COMPILE, VAE_COMPILE
 from halftime.fix.device_lookup import KNOWN_DEVICE
 from halftime.fix.encoding_cache import ENCODING_CACHE
-from halftime.fix.fewer_evaluations import GUIDANCE_INTERVAL
+from halftime.fix.guidance_interval import GUIDANCE_INTERVAL
 from halftime.fix.layout import DENOISER_CHANNELS_LAST, VAE_CHANNELS_LAST
 from halftime.fix.loop_graph import LOOP_GRAPH
 from halftime.fix.lora import LORA_FUSE

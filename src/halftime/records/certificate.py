@@ -37,8 +37,22 @@ class TriedSetting(Record, frozen=True, kw_only=True):
     why: str = ""
 
 
+class Routing(Record, frozen=True, kw_only=True):
+    """Hard prompts in full: what the score of a recipe's cache did on the pictures of the test.
+
+    An oracle knows which pictures will differ, and draws all others cheaply.
+    """
+
+    cheap_share: float  # of the calls
+    oracle_share: float
+    saving_share: float  # of a call's seconds in full
+    oracle_saving_share: float
+    cheap_different_share: float  # of the pictures, were all drawn cheaply
+    learned: int  # prompts that taught the score
+
+
 # Schema history
-# 1  2026-11  first
+# 1  2026-11  first; routing is absent in its first files
 class VisibleCertificate(Record, frozen=True, kw_only=True):
     """With `confidence` at most a share `alpha` of the pictures differs visibly.
 
@@ -62,4 +76,5 @@ class VisibleCertificate(Record, frozen=True, kw_only=True):
     steps: int
     scheduler: str
     guidance: float | None = None  # the pipeline's own
+    routing: Routing | None = None  # where hard prompts are drawn in full
     voids: tuple[str, ...] = ()

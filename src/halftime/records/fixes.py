@@ -627,13 +627,6 @@ RENAMED: dict[str, tuple[FixName, dict[str, Json]]] = {
 # Pairs that exclude each other whatever they work on, because the second would not see what the
 # first changes; and why.
 ALWAYS: tuple[tuple[frozenset[FixName], str], ...] = (
-    (frozenset({"step-cache", "openvino"}), "a converted denoiser has no blocks to skip"),
-    (frozenset({"step-cache", "onnxruntime"}), "a converted denoiser has no blocks to skip"),
-    (frozenset({"step-cache", "loop-graph"}), "a captured loop cannot decide step by step"),
-    (
-        frozenset({"guidance-interval", "loop-graph"}),
-        "the loop is taken over, so a step's guidance is not seen",
-    ),
     (frozenset({"loop-graph", "openvino"}), "the captured loop evaluates the torch denoiser"),
     (frozenset({"loop-graph", "onnxruntime"}), "the captured loop evaluates the torch denoiser"),
     (frozenset({"offload", "loop-graph"}), "a captured loop has its weights where they were"),
@@ -653,10 +646,21 @@ class Exclusion(NamedTuple):
     reason: str
 
 
+_TAKES_THE_DENOISER: tuple[FixName, ...] = ("openvino", "onnxruntime", "loop-graph")
+_NO_BLOCKS = "a converted denoiser has no blocks to skip; only a UNet's cache, 'deep', goes with it"
 # A cache's hooks decide in Python what runs. Those on the blocks are outside of compiled blocks,
 # and break the graph of a denoiser that is compiled whole. Those on the attention inside the
 # blocks would be compiled, with the number of the step as a constant.
+_OF_TRANSFORMERS = (
+    *("first-block", "mag", "taylorseer", "taylorseer-lite", "pyramid-attention", "faster"),
+    *("sea", "text-kv"),
+)
 EXCLUSIONS: tuple[Exclusion, ...] = (
+    # A UNet's cache chooses between two passes, which are converted. The others choose by block.
+    *(
+        Exclusion("step-cache", {"kind": _OF_TRANSFORMERS}, runtime, {}, _NO_BLOCKS)
+        for runtime in _TAKES_THE_DENOISER
+    ),
     Exclusion(
         "step-cache",
         {"kind": ("taylorseer", "pyramid-attention", "faster", "text-kv")},

@@ -132,6 +132,8 @@ class EngineStatus(Record, frozen=True, kw_only=True):
     workers_failing: int = 0  # of them, since a test picture failed, too
     workers_hanging: int = 0  # of them, since they gave no sign of life
     black: int = 0  # pictures that came out black
+    shadowed: int = 0  # pictures that were drawn again without the recipe
+    shadow_different: int = 0  # of those, which differed visibly
     recompiles: int = 0  # after ready
     alarms: tuple[str, ...] = ()  # what an operator must look at, newest last
     alarm_count: int = 0  # since the engine was made; `alarms` are the newest of them

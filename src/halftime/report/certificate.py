@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from halftime.base import units
-from halftime.records.certificate import TriedSetting, Visible, VisibleCertificate
+from halftime.records.certificate import Routing, TriedSetting, Visible, VisibleCertificate
 from halftime.records.recipe import Choice
 from halftime.records.tune import Tuning
 from halftime.report.model import Block, Bullets, Cell, Column, Section, Table, Text, rows_of
@@ -34,6 +34,7 @@ def certificate_section(tuning: Tuning) -> Iterator[Section]:
     else:
         blocks += [
             Text(promise(certificate), "good"),
+            *([Text(routed(certificate.routing))] if certificate.routing else []),
             Text(definition(certificate.visible)),
             Text("It ends with:"),
             Bullets(tuple(Text(void) for void in certificate.voids)),
@@ -54,6 +55,18 @@ def promise(certificate: VisibleCertificate) -> str:
         f"{units.share(certificate.alpha)} of the pictures differ visibly from those of the "
         f"pipeline as it was: {certificate.different} of {certificate.pairs} did on prompts that "
         f"chose nothing, which bounds the share at {units.share(certificate.at_most)}."
+    )
+
+
+def routed(routing: Routing) -> str:
+    """What its router does."""
+    return (
+        f"Hard prompts are drawn in full: a score of the first steps, learned from "
+        f"{routing.learned} prompts, draws {units.share(routing.cheap_share)} of the calls cheaply "
+        f"and saves {units.share(routing.saving_share)} of their time. An oracle would draw "
+        f"{units.share(routing.oracle_share)} cheaply and save "
+        f"{units.share(routing.oracle_saving_share)}; without the score "
+        f"{units.share(routing.cheap_different_share)} of the pictures would differ visibly."
     )
 
 

@@ -14,14 +14,18 @@ from halftime.base.errors import BadInput, HalftimeWarning, Unlike
 from halftime.base.store import read_toml, write_toml
 from halftime.cli import _run
 from halftime.fix.certificate import other_model
+from halftime.fix.hard_prompts import scored_calls
 from halftime.pipeline.fingerprint import weights_of
 from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Workload
+from halftime.records.base import lines_hash
 from halftime.records.recipe import Choice, Recipe
 from halftime.report.certificate import definition, promise
 from halftime.report.tune import report_of
 from halftime.verbs.serve.certified import certificate_note
-from halftime.verbs.serve.messages import EngineSettings
+from halftime.verbs.serve.messages import EngineSettings, Job
+from halftime.verbs.serve.stepping import Watch
+from halftime.verbs.serve.studio import open_studio
 from halftime.verbs.tune import certify
 from halftime.verbs.tune.certify import Certifier, VisibleGoal, certifiable_prompts
 from halftime.verbs.tune.run import Options, Outcome, tuned
@@ -56,9 +60,9 @@ def _confirmed(run, search):  # type: ignore[no-untyped-def]
     return run.bench.confirm(search.plan, 2, run.progress)
 
 
-def outcome(goal: VisibleGoal, pipeline: object | None = None) -> Outcome:
-    loaded = LoadedPipeline(pipeline or halftime.load_pipeline(), "emoji-xl", ())  # type: ignore[arg-type]
-    return tuned(loaded, WORKLOAD, Options(visible=goal, budget=3600.0, prompts=4))
+def outcome(goal: VisibleGoal, workload: Workload = WORKLOAD) -> Outcome:
+    loaded = LoadedPipeline(halftime.load_pipeline(), "emoji-xl", ())
+    return tuned(loaded, workload, Options(visible=goal, budget=3600.0, prompts=4))
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,57 @@ def test_where_no_setting_passes_the_recipe_stays_exact(monkeypatch: pytest.Monk
     assert tuning.tried[0].why == "too many pictures of the search differ visibly"
 
 
+# ---- hard prompts in full
+
+CACHE = Choice(name="step-cache", settings={"kind": "deep", "every": 2})
+
+
+@pytest.fixture(scope="module")
+def routed() -> Outcome:
+    """A cache that is routed, whatever the tests of settings promise."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        certify_quickly(monkeypatch, [CACHE])
+        monkeypatch.setattr(certify, "LEARNED", 4)
+        monkeypatch.setitem(GAINS, "step-cache", 1.5)
+        monkeypatch.setattr(Certifier, "_expected", lambda certifier, queue: 0.0)
+        goal = replace_limits(GOAL, {"rmse": 250.0})
+        return outcome(goal, workload=replace(WORKLOAD, steps=4))
+
+
+def test_a_recipe_carries_its_router_and_what_it_saves(routed: Outcome) -> None:
+    recipe = routed.tuning.recipe
+    certificate = recipe.certificate
+    assert certificate is not None
+    routing = certificate.routing
+    assert routing is not None
+    assert routing.learned == 8
+    assert 0 < routing.cheap_share <= routing.oracle_share == 1
+    assert 0 < routing.saving_share <= routing.oracle_saving_share == pytest.approx(1 / 3)
+    (cache,) = (choice for choice in recipe.fixes if choice.name == "step-cache")
+    assert cache.settings["full_steps"] == 2
+    assert len(cache.settings["hard"]) == 4  # type: ignore[arg-type]
+    words = str(report_of(routed.tuning))
+    assert "An oracle would draw 100.0 % cheaply" in words
+    assert certificate.prompts_hash == lines_hash(
+        prompt.text for prompt in certifiable_prompts(WORKLOAD, GOAL)[8 : 8 + certificate.pairs]
+    )
+
+
+def test_a_server_draws_by_the_router_of_its_recipe(routed: Outcome, tmp_path: Path) -> None:
+    """As `applied` does it, with the threshold of the file."""
+    write_toml(tmp_path / "recipe.toml", routed.tuning.recipe)
+    recipe = read_toml(tmp_path / "recipe.toml", Recipe)
+    assert recipe == routed.tuning.recipe
+    settings = EngineSettings(
+        recipe=str(tmp_path / "recipe.toml"), sizes=((64, 64),), steps=(4,), tiny_vae=None
+    )
+    opened = open_studio(settings)
+    with opened.stack, scored_calls() as rows:
+        drawn = Job(id="a", prompt="a red apple", width=64, height=64, steps=4, seed=0)
+        opened.draw([drawn], Watch([drawn], lambda: [drawn]))
+    assert len(rows) == 1
+
+
 # ---- refusals, before anything is measured
 
 
@@ -213,10 +268,14 @@ def test_single_settings_apply_and_none_is_the_workload_itself() -> None:
 def test_what_ran_the_denoiser_is_replaced_where_it_has_to_go() -> None:
     pipeline = halftime.load_pipeline()
     loop = Choice(name="loop-graph", settings={"backend": "openvino"})
-    cache = Choice(name="step-cache", settings={"kind": "deep"})
-    setting = on_top(pipeline, (loop,), (cache,))
+    quantised = Choice(name="denoiser-quantize")
+    setting = on_top(pipeline, (loop,), (quantised,))
     assert setting is not None
-    assert {choice.name for choice in setting.plan} == {"step-cache", "denoiser-dtype"}
+    assert {choice.name for choice in setting.plan} == {"denoiser-quantize", "denoiser-dtype"}
+    cache = Choice(name="step-cache", settings={"kind": "deep"})
+    both = on_top(pipeline, (loop,), (cache,))
+    assert both is not None
+    assert both.plan == (loop, cache)
     fewer = on_top(pipeline, (loop,), (ONE_STEP,))
     assert fewer is not None
     assert fewer.plan == (loop, ONE_STEP)

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from halftime.fix.hard_prompts import HardScore, StepFeatures
-from halftime.verbs.tune.hard import calibrate, learned, route, score
+from halftime.fix.hard_prompts import HardScore, StepFeatures, scored_calls
+from halftime.records import Json
+from halftime.records.recipe import Choice
+from halftime.verbs.tune.hard import calibrate, foreseen, learned, route, score
+from halftime.verbs.tune.race import Raced
+from halftime.verbs.tune.routing import both_ways, candidate, full_steps_of, mixed
+from halftime.verbs.tune.space import Setting
 
 
 def population(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,3 +90,53 @@ def test_nothing_is_certified_where_the_full_pictures_differ_too() -> None:
     assert router.at_most == 1.0
     assert not route(router, features).any()
     assert router.cheap_share == pytest.approx(0.0)
+
+
+# ---- what is foreseen, before a test
+
+
+def test_what_is_foreseen_is_about_what_is_certified_later() -> None:
+    rng = np.random.default_rng(5)
+    features, sizes = population(rng, 700)
+    full = np.zeros(300)
+    share = foreseen(features[:300], sizes[:300], full, 400, 0.05, 0.95)
+    router = routed(rng, features[100:], sizes[100:])
+    assert share == pytest.approx(router.cheap_share, abs=0.2)
+
+
+def test_nothing_is_foreseen_where_no_test_would_pass() -> None:
+    rng = np.random.default_rng(6)
+    features, sizes = population(rng, 96)
+    assert foreseen(features, sizes, 2 + sizes, 240, 0.05, 0.95) == 0.0
+    assert foreseen(features, 0 * sizes, 0 * sizes, 240, 0.05, 0.95) == 1.0
+
+
+def raced(name: str, speedup: float, *sizes: float, **settings: Json) -> Raced[Setting]:
+    change = Choice(name=name, settings=settings)
+    return Raced(Setting((change,), (change,)), speedup, sizes)
+
+
+def test_the_cache_with_most_to_save_is_routed() -> None:
+    slow = raced("step-cache", 2.1, 0.1, 0.2, 0.1, 0.2, kind="deep", every=2)
+    harsh = raced("step-cache", 3.0, 9.0, 9.0, 9.0, 0.2, kind="deep", every=4)
+    best = raced("step-cache", 2.6, 0.1, 1.5, 0.1, 0.2, kind="deep", every=3)
+    others = [raced("solver-steps", 5.0, 0.1, 0.1, 0.1, 0.1), raced("step-cache", 4.0, 0.1, 0.1)]
+    assert candidate([slow, harsh, best, *others], 2.0) is best
+    assert candidate([slow, best], 2.6) is None
+    assert mixed(0.5, 3.0, 1.5) == pytest.approx(2.0)
+
+
+def test_both_ways_share_their_first_steps() -> None:
+    cache = raced("step-cache", 2.0, kind="deep", every=3).setting
+    cheap, full = both_ways(cache, 30)
+    for setting, is_hard in ((cheap, False), (full, True)):
+        (choice,) = setting.plan
+        assert choice.settings["full_steps"] == full_steps_of(30) == 10
+        hard = choice.settings["hard"]
+        assert isinstance(hard, list)
+        score = HardScore([float(str(value)) for value in hard])
+        for _ in range(10):
+            score.see((torch.randn(2, 4),))
+        with scored_calls() as rows:
+            assert score.is_hard() is is_hard
+        assert rows[0].shape == (1, 18)

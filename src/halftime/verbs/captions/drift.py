@@ -1,53 +1,21 @@
 """Drift: does the certificate still hold? A sequential test of the requests sent to both models.
 
-Every judged answer multiplies a bet against 'at most alpha is unacceptable', and a new bet begins
-with every answer (an e-detector of Shiryaev and Roberts's kind, Shin, Ramdas and Rinaldo 2023,
-'E-detectors'). While the error is at most alpha, an alarm comes after 1 / FALSE_ALARMS answers on
-average or later, however long the router has run before.
+Every judged answer is a bet against 'at most alpha is unacceptable' (`halftime.base.sequential`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from halftime.base.sequential import FALSE_ALARMS, Detector, error_detector
 from halftime.records.captions import Router
 from halftime.verbs.captions.journal import Journal
 
-FALSE_ALARMS = 1e-5  # an answer, while all is well
-# the errors that are betted on, as multiples of alpha, and their shares of the bet
-BETS = ((2.0, 0.2), (3.0, 0.5), (8.0, 0.2), (25.0, 0.1))
 SHARE_MARGIN = 0.1  # by which the routed share may differ from the calibrated one
 SHARE_BET = 0.1  # how much farther away the bet is
 RECENT = 2000  # routed requests that the metric of the share is of
 # reasons of decisions that a request's features took part in: as the calibration's shares are of
 DECIDED = frozenset({"acceptable", "threshold", "check", "unlike", "rule"})
-
-
-class Detector:
-    """Bets against 'the share of events is at most `most`'."""
-
-    def __init__(self, most: float, bets: tuple[tuple[float, float], ...]) -> None:
-        """`bets`: other shares, and how much of the bet is on each."""
-        self.wealth = 0.0
-        self._weights = [weight for _, weight in bets]
-        self._happened = [share / most for share, _ in bets]
-        self._did_not = [(1 - share) / (1 - most) for share, _ in bets]
-        self._bets = [0.0] * len(bets)
-
-    def add(self, happened: bool) -> bool:
-        """Count one more; whether there is an alarm now."""
-        factors = self._happened if happened else self._did_not
-        self._bets = [(bet + 1) * factor for bet, factor in zip(self._bets, factors, strict=True)]
-        self.wealth = sum(
-            weight * bet for weight, bet in zip(self._weights, self._bets, strict=True)
-        )
-        return self.wealth >= 1 / FALSE_ALARMS
-
-
-def error_detector(alpha: float) -> Detector:
-    """Of a small model that is wrong more often than was certified."""
-    bets = [(min(alpha * times, (1 + alpha) / 2), weight) for times, weight in BETS]
-    return Detector(alpha, tuple(bets))
 
 
 def _share_detector(most: float) -> Detector | None:

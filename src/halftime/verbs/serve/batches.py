@@ -3,6 +3,7 @@ them watches dynamo and the memory."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 
 from halftime.base.errors import HalftimeError, OutOfMemory
 from halftime.base.progress import Progress
+from halftime.base.source import in_a_sentence
 from halftime.pipeline.device import device_of
 from halftime.pipeline.load import kind_of
 from halftime.records.serve import Certificate, ColdStartTimes
@@ -29,7 +31,7 @@ from halftime.verbs.serve.step_proof import prove
 from halftime.verbs.serve.step_worker import StepServing
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
 from halftime.verbs.serve.streams import pictures_first
-from halftime.verbs.serve.studio import open_studio
+from halftime.verbs.serve.studio import as_pixels, open_studio
 from halftime.verbs.serve.warmup import certify
 from halftime.verbs.serve.watching import Dynamo, Memory, give_memory_back
 from halftime.verbs.serve.wire import (
@@ -43,6 +45,8 @@ from halftime.verbs.serve.wire import (
     Recompiled,
     Warming,
 )
+
+logger = logging.getLogger("halftime.serve")
 
 
 def settings_of(begin: Begin) -> EngineSettings:
@@ -188,6 +192,8 @@ class Worker:
                 continue
             if previews is not None:
                 previews.close(job.id)
+            if self.studio.shadow is not None:
+                self.studio.shadow.note(job, drawing.pictures[position])
             answers.give(
                 Final(
                     id=job.id,
@@ -204,8 +210,21 @@ class Worker:
                 )
             )
 
+    def _draw_again(self) -> None:
+        """What is compared with the recipe's pictures. What goes wrong there is nobody's answer."""
+        if self.studio.shadow is None:
+            return
+        try:
+            shadowed = self.studio.shadow.look(self.studio.arguments, as_pixels)
+        except Exception as error:
+            logger.warning("a picture could not be drawn again: %s", in_a_sentence(error))
+            return
+        if shadowed is not None:
+            self.channel.send(shadowed)
+
     def _after(self, jobs: Sequence[Job]) -> None:
         """What is looked at between two batches."""
+        self._draw_again()
         graphs = self.dynamo.look(jobs[0].id)
         if graphs:
             self.channel.send(Recompiled(graphs=graphs))

@@ -140,6 +140,8 @@ class Engine:
             memory_drops=sum(slot.tally.memory_drops for slot in self.slots),
             previews_dropped=sum(slot.tally.previews_dropped for slot in self.slots),
             black=sum(slot.tally.black for slot in self.slots),
+            shadowed=sum(slot.tally.shadowed for slot in self.slots),
+            shadow_different=sum(slot.tally.shadow_different for slot in self.slots),
             recompiles=sum(slot.recompiles for slot in self.slots),
             alarms=tuple(self._alarms),
             resident_bytes=sum(resident) if resident else None,

@@ -13,6 +13,7 @@ from halftime.records.serve import PolicyName, Scheduling
 
 DEADLINE_SECONDS = 60.0  # from a request's arrival to its picture, where nothing else is set
 
+OnDrift = Literal["alarm", "exact"]  # what an alarm of the shadow does
 OffList = Literal["snap", "refuse"]  # a size or a number of steps that is not offered
 FailureKind = Literal[
     "bad_request",
@@ -157,6 +158,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     scheduling: Scheduling = "call"  # 'step': where the pipeline's loop allows it
     policy: PolicyName = "head-start"  # whose step is next
     aside_bytes: int = 2**30  # of what requests hold between two steps
+    shadow: float = 0.0  # share of the pictures that are drawn again without the recipe
+    on_drift: OnDrift = "alarm"  # 'exact': go on without the recipe's approximate fixes
+    exact: bool = False  # without them from the start
     artefacts: str | None = None  # a file where compiled code is kept for the next start
 
 

@@ -38,6 +38,8 @@ _COUNTERS = (
     ("halftime_worker_hangs", "workers_hanging", "Workers ended since they showed no life."),
     ("halftime_memory_drops", "memory_drops", "Times that memory grew and was given back."),
     ("halftime_black_pictures", "black", "Pictures that came out black."),
+    ("halftime_shadow_pictures", "shadowed", "Pictures drawn again without the recipe."),
+    ("halftime_shadow_different", "shadow_different", "Of those, which differed visibly."),
     ("halftime_alarms", "alarm_count", "What an operator must look at: see /readyz."),
 )
 

@@ -38,6 +38,7 @@ from halftime.verbs.serve.wire import (
     ModelLoaded,
     Ready,
     Recompiled,
+    Shadowed,
     StepsTaken,
     ToWorker,
     Warming,
@@ -98,6 +99,8 @@ class SlotTally:
     memory_drops: int = 0
     black: int = 0
     previews_dropped: int = 0
+    shadowed: int = 0  # pictures that were drawn twice
+    shadow_different: int = 0  # that differed visibly
 
 
 @dataclass
@@ -348,6 +351,8 @@ class Slot:
                 self._recompiled(message)
             case MemoryDropped():
                 self._memory_dropped(message)
+            case Shadowed():
+                self._shadowed(message)
 
     def _stepped(self, message: StepsTaken) -> None:
         for job_id, left in message.left.items():
@@ -450,6 +455,16 @@ class Slot:
         remedy = "graphs were dropped; warming again"
         remedy = remedy if message.warms_again else "caches were dropped"
         self.office.alarm(f"{message.message}; {remedy}")
+
+    def _shadowed(self, message: Shadowed) -> None:
+        """Pictures were drawn twice; an alarm ends the approximate fixes where that is wished."""
+        self.tally.shadowed, self.tally.shadow_different = message.drawn, message.different
+        if not message.alarm:
+            return
+        self.office.alarm(message.alarm)
+        if self.settings.on_drift == "exact":
+            self.settings = msgspec.structs.replace(self.settings, exact=True)
+            self._condemn("the recipe goes on without its approximate fixes")
 
 
 def is_black(final: Final) -> bool:

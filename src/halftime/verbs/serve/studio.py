@@ -30,6 +30,7 @@ from halftime.pipeline.arguments import call_parameters
 from halftime.pipeline.device import device_of, this_environment
 from halftime.pipeline.load import LoadedPipeline, load
 from halftime.records import Session, Workload
+from halftime.records.recipe import Plan, Recipe
 from halftime.records.serve import Mode
 from halftime.records.session import BUNDLED
 from halftime.verbs.profile.call import out_of_memory_explained, tree
@@ -42,6 +43,7 @@ from halftime.verbs.serve.loras import OfferedLoras, adapter_on, always_on, load
 from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.preview import quickened
 from halftime.verbs.serve.references import most_references
+from halftime.verbs.serve.shadow import Shadow, exact_part, shadow_of
 from halftime.verbs.serve.source import source_of
 from halftime.verbs.serve.stepping import Watch, watched
 
@@ -100,6 +102,7 @@ class Studio:
     fps: float = 16.0  # of a video
     references: int = 1  # pictures that a call may be given at most
     beat: Callable[[], None] = lambda: None  # told of each step
+    shadow: Shadow | None = None  # what draws again without the recipe
 
     @property
     def pipeline(self) -> DiffusionPipeline:
@@ -263,6 +266,7 @@ def open_studio(settings: EngineSettings) -> Studio:
     stack = ExitStack()
     loras = load_loras(pipeline, settings)
     loaded = _with_certificate(loaded, settings)
+    shadow = shadow_of(pipeline, settings)
     fixes, artefacts = _fix(pipeline, settings, stack)
     check_swaps(loras.swaps)
     modes: dict[Mode, DiffusionPipeline] = {"text2img": pipeline}
@@ -297,6 +301,7 @@ def open_studio(settings: EngineSettings) -> Studio:
         always_on=always_on(settings),
         fps=settings.fps,
         references=most_references(pipeline) if "img2img" in modes else 1,
+        shadow=shadow,
     )
 
 
@@ -319,7 +324,7 @@ def _fix(
     kept."""
     if settings.recipe is None:
         return (), None
-    plan = read_plan(Path(settings.recipe))
+    plan = _plan(settings.recipe, settings)
     artefacts = None
     if settings.artefacts is not None:
         artefacts = stack.enter_context(kept_artefacts(pipeline, plan, settings.artefacts))
@@ -327,11 +332,16 @@ def _fix(
     return tuple(choice.name for choice in plan.fixes), artefacts
 
 
+def _plan(recipe: str, settings: EngineSettings) -> Plan | Recipe:
+    plan = read_plan(Path(recipe))
+    return exact_part(plan) if settings.exact else plan
+
+
 def _with_certificate(loaded: LoadedPipeline, settings: EngineSettings) -> LoadedPipeline:
     """With what the recipe's certificate says, among the notes. Raises Unlike on another model."""
     if settings.recipe is None:
         return loaded
-    plan = read_plan(Path(settings.recipe))
+    plan = _plan(settings.recipe, settings)
     guidance = _default_guidance(loaded.pipeline, settings)
     note = certificate_note(plan, loaded.pipeline, settings, guidance)
     return loaded._replace(notes=(*loaded.notes, note)) if note else loaded

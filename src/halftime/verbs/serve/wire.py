@@ -113,6 +113,14 @@ class MemoryDropped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     warms_again: bool
 
 
+class Shadowed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Pictures were drawn twice: totals of this worker, and the alarm that the last one raised."""
+
+    drawn: int
+    different: int
+    alarm: str = ""
+
+
 class Beat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A sign of life, once a second.
 
@@ -139,6 +147,7 @@ FromWorker = (
     | StepsTaken
     | Recompiled
     | MemoryDropped
+    | Shadowed
     | CannotServe
     | Beat
     | Started

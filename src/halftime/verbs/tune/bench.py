@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from halftime.fix.apply import applied, choose
 from halftime.fix.probe import check_levels
 from halftime.pipeline.arguments import call_arguments
 from halftime.pipeline.device import device_of, synchronize
+from halftime.pipeline.twin import twin
 from halftime.records import Workload
 from halftime.records.recipe import Plan
 from halftime.records.tune import Trial
@@ -36,16 +36,6 @@ from halftime.verbs.verify.tripwires import trips
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-
-
-def twin(pipeline: DiffusionPipeline) -> DiffusionPipeline:
-    """Another pipeline over the same weights: fixes exchange tensors and never write into them."""
-    memo: dict[int, object] = {}
-    for component in pipeline.components.values():
-        for table in ("parameters", "buffers"):
-            if hasattr(component, table):
-                memo.update({id(tensor): tensor for tensor in getattr(component, table)()})
-    return copy.deepcopy(pipeline, memo)
 
 
 @dataclass

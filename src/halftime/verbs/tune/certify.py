@@ -14,26 +14,43 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
+import torch
 
 from halftime.base import units
-from halftime.base.certain import fewest_alike, fewest_draws, fixed_sequence
+from halftime.base.certain import fewest_alike, fewest_draws, fixed_sequence, pass_chance
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
 from halftime.base.stats import median, paired_ratio
+from halftime.fix.hard_prompts import scored_calls
 from halftime.pipeline.device import this_environment
 from halftime.pipeline.fingerprint import weights_of
 from halftime.records.base import lines_hash
-from halftime.records.certificate import TriedSetting, VisibleCertificate
+from halftime.records.certificate import Routing, TriedSetting, VisibleCertificate
 from halftime.records.priors import setup_seconds
 from halftime.records.verdict import Verdict
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.decide import Budget, Choices
+from halftime.verbs.tune.hard import foreseen, route
 from halftime.verbs.tune.race import ROUNDS, Raced, ShareTest, hopeless, order, share_test
+from halftime.verbs.tune.routing import (
+    LEARNED,
+    BothWays,
+    RoutedCache,
+    both_ways,
+    candidate,
+    certified_router,
+    full_steps_of,
+    mixed,
+    routing_of,
+    scored,
+)
 from halftime.verbs.tune.space import Setting, on_top, pairs, singles
-from halftime.verbs.tune.visible import Ruler, check_metrics, ruler
+from halftime.verbs.tune.visible import check_metrics, ruler
 from halftime.verbs.verify.metrics import METRICS
 from halftime.verbs.verify.pictures import Picture, PictureSet
 from halftime.verbs.verify.render import PicturePrompt, floor_sets, prompt_set, render
+from halftime.verbs.verify.ruler import Ruler
 from halftime.verbs.verify.run import VerifySettings, verdict_of
 
 if TYPE_CHECKING:
@@ -94,7 +111,7 @@ def certifiable_prompts(workload: Workload, goal: VisibleGoal) -> list[PicturePr
 
     Raises BadInput where there are too few.
     """
-    most = SEARCHED + goal.draws
+    most = SEARCHED + LEARNED + goal.draws
     # the workload's own come round again where there are fewer
     distinct = list({prompt.text: prompt for prompt in prompt_set(workload, 100 * most)}.values())
     if len(distinct) < SEARCHED + goal.fewest:
@@ -153,15 +170,20 @@ class Certifier:
     searched: list[Raced[Setting]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # of a call, by setting
     failures: dict[str, str] = field(default_factory=dict)  # why a setting could not be drawn with
+    first: int = 0  # of the tests' prompts: none before it is seen in a test
 
     def run(self) -> Certification:
         """Search, order, test. Raises BadInput where the budget allows too few pictures."""
+        self.first = SEARCHED
         self._draw_baseline(SEARCHED)
         tools = self._ruler()
         self.say(f"visible: {rule_words(tools)}")
         self.draws = self._affordable()
         self._search(tools)
+        learned = self._learn(tools)
         queue = order(self.searched, self.draws, self.goal.alpha, self.goal.confidence)
+        if learned is not None and learned.speedup > self._expected(queue):
+            return self._with_router(learned, tools)
         self.say(
             f"search: {len(self.searched)} settings; {len(queue)} to test on {self.draws} pictures"
         )
@@ -231,7 +253,7 @@ class Certifier:
                 "allow more, for example --visible "
                 f"{_enough(SEARCHED + max(draws, 5), self.goal):.0%}."
             )
-        most = min(draws, len(self.prompts) - SEARCHED)
+        most = min(draws, self.goal.draws, len(self.prompts) - SEARCHED)
         return fewest_alike(most, self.goal.alpha, self.goal.confidence)
 
     def _search_time(self) -> float:
@@ -280,7 +302,7 @@ class Certifier:
         try:
             raced = self._raced(setting, tools)
         except Exception as error:  # a fix may fail in any way; it is left out, with the reason
-            self.failures[str(setting)] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            self.failures[str(setting)] = _reason(error)
         else:
             self.searched.append(raced)
             self.say(
@@ -316,13 +338,104 @@ class Certifier:
         self, setting: Setting, tools: Ruler, pictures: list[Picture]
     ) -> Iterator[float]:
         """How far each picture of the test is from the baseline's, drawn as they are asked for."""
-        for index in range(SEARCHED, SEARCHED + self.draws):
+        for index in range(self.first, self.first + self.draws):
             if not self.budget.allows(self.bench.at(setting.plan).call_seconds):
                 return
-            self.progress(f"testing {setting}", index - SEARCHED, self.draws)
+            self.progress(f"testing {setting}", index - self.first, self.draws)
             self._draw_baseline(index + 1)
             pictures += self._render(setting.plan, index, index + 1, f"testing {setting}")
             yield tools.size(self.baseline[index], pictures[-1])
+
+    # ---- hard prompts in full
+
+    def _expected(self, queue: Sequence[Raced[Setting]]) -> float:
+        """The speedup of what the tests of settings are expected to certify."""
+        chances = (
+            pass_chance(raced.predicted_share, self.draws, self.goal.alpha, self.goal.confidence)
+            for raced in queue
+        )
+        gains = (
+            chance * raced.speedup + (1 - chance) * self.speedup
+            for chance, raced in zip(chances, queue, strict=True)
+        )
+        return max(gains, default=self.speedup)
+
+    def _learn(self, tools: Ruler) -> RoutedCache | None:
+        """The cache that is worth a router, drawn both ways on prompts that no test sees."""
+        raced = candidate(self.searched, self.speedup)
+        draws = len(self.prompts) - SEARCHED - LEARNED
+        if raced is None or draws < self.goal.fewest:
+            return None
+        setting = raced.setting
+        seconds = LEARNED * self._pair_seconds() + setup_seconds(setting.changes[-1])
+        if self._search_time() < seconds:
+            self.failures[f"a router for {setting}"] = "no time was left for it"
+            return None
+        self.first = SEARCHED + LEARNED
+        most = min(self.draws, draws)
+        self.draws = fewest_alike(most, self.goal.alpha, self.goal.confidence)
+        try:
+            prompts, _ = self._drawn_both_ways(setting, 0, self.first, tools)
+            cheap_speedup = self.speedup * self._gain(both_ways(setting, self.workload.steps)[0])
+        except Exception as error:  # as for any setting
+            self.failures[f"a router for {setting}"] = _reason(error)
+            return None
+        share = foreseen(*prompts, self.draws, self.goal.alpha, self.goal.confidence)
+        expected = mixed(share, cheap_speedup, self.speedup)
+        self.say(
+            f"router for {setting}: {units.share(share)} of the calls cheaply, "
+            f"{units.ratio(expected)} expected"
+        )
+        return RoutedCache(setting, prompts, cheap_speedup, share, expected)
+
+    def _drawn_both_ways(
+        self, setting: Setting, start: int, stop: int, tools: Ruler
+    ) -> tuple[BothWays, list[tuple[Picture, Picture]]]:
+        """A part of the prompts with each call drawn cheaply, and in full. Raises BadInput where a
+        call was not scored."""
+        cheap, full = both_ways(setting, self.workload.steps)
+        self._draw_baseline(stop)
+        self.bench.at(cheap.plan)  # warm, before calls are watched
+        with scored_calls() as rows:
+            cheaply = self._render(cheap.plan, start, stop, f"{setting}, hard prompts or not")
+        if len(rows) != stop - start:
+            raise BadInput("its calls could not be scored by their first steps.")
+        in_full = self._render(full.plan, start, stop, f"{setting}, in full")
+        baseline = self.baseline[start:stop]
+        return BothWays(
+            torch.cat(rows).double().numpy(),
+            np.array([tools.size(*pair) for pair in zip(baseline, cheaply, strict=True)]),
+            np.array([tools.size(*pair) for pair in zip(baseline, in_full, strict=True)]),
+        ), list(zip(cheaply, in_full, strict=True))
+
+    def _with_router(self, learned: RoutedCache, tools: Ruler) -> Certification:
+        """Thresholds of its score are tested, from strict to loose."""
+        stop = self.first + self.draws
+        self.say(f"testing thresholds of the router on {self.draws} pictures")
+        tests, pictures = self._drawn_both_ways(learned.setting, self.first, stop, tools)
+        routed = certified_router(learned.prompts, tests, self.goal.alpha, self.goal.confidence)
+        tried = tuple(self._record(raced, (), {}) for raced in self.searched)
+        tried += tuple(self._failed(name) for name in self.failures)
+        if routed.threshold == -np.inf:
+            self.say("test failed: no threshold of the router passed")
+            return Certification(tried)
+        routing = routing_of(routed, learned, tests, self.speedup)
+        count = full_steps_of(self.workload.steps)
+        setting = scored(learned.setting, count, routed.setting())
+        result = ShareTest(self.draws, routed.different, routed.at_most, passed=True)
+        speedup = mixed(routed.cheap_share, learned.cheap_speedup, self.speedup)
+        raced = Raced(setting, speedup, tuple(map(float, learned.prompts.cheap)))
+        self.say(
+            f"{_test_words(setting, result)}; {units.share(routed.cheap_share)} of the calls are "
+            "drawn cheaply"
+        )
+        is_cheap = route(routed, tests.features)
+        chosen = [pair[not cheaply] for pair, cheaply in zip(pictures, is_cheap, strict=True)]
+        self.seconds[str(setting)] = self.seconds[
+            str(both_ways(learned.setting, self.workload.steps)[0])
+        ]
+        tried += (self._record(raced, (raced,), {str(setting): result}),)
+        return self._certified(raced, result, chosen, tools, tried, routing)
 
     def _record(
         self,
@@ -380,9 +493,10 @@ class Certifier:
         pictures: Sequence[Picture],
         tools: Ruler,
         tried: tuple[TriedSetting, ...],
+        routing: Routing | None = None,
     ) -> Certification:
         assert result.at_most is not None
-        tested = self.baseline[SEARCHED : SEARCHED + result.pairs]
+        tested = self.baseline[self.first : self.first + result.pairs]
         # with the pictures that the floors were measured on
         first = self._render(raced.setting.plan, 0, _FLOOR_PROMPTS, "recipe")
         baseline = self._set("baseline", [*self.baseline[:_FLOOR_PROMPTS], *tested])
@@ -393,7 +507,7 @@ class Certifier:
         return Certification(
             tried,
             raced.setting,
-            self._certificate(result, tools),
+            self._certificate(result, tools, routing),
             raced.speedup,
             raced.speedup / self.speedup,
             verdict_of(baseline, candidate, settings, environment),
@@ -401,9 +515,12 @@ class Certifier:
             candidate,
         )
 
-    def _certificate(self, result: ShareTest, tools: Ruler) -> VisibleCertificate:
+    def _certificate(
+        self, result: ShareTest, tools: Ruler, routing: Routing | None
+    ) -> VisibleCertificate:
         assert result.at_most is not None
-        pipeline, prompts = self.bench.pipeline, self.prompts[SEARCHED : SEARCHED + result.pairs]
+        pipeline = self.bench.pipeline
+        prompts = self.prompts[self.first : self.first + result.pairs]
         height, width = self.baseline[0].pixels.shape[:2]
         return VisibleCertificate(
             alpha=self.goal.alpha,
@@ -413,13 +530,14 @@ class Certifier:
             different=result.different,
             at_most=result.at_most,
             prompts_hash=lines_hash(prompt.text for prompt in prompts),
-            seed=self.workload.seed + SEARCHED,
+            seed=self.workload.seed + self.first,
             weights=weights_of(pipeline),
             width=width,
             height=height,
             steps=self.workload.steps,
             guidance=self.workload.guidance,
             scheduler=type(getattr(pipeline, "scheduler", None)).__name__,
+            routing=routing,
             voids=VOIDS,
         )
 
@@ -430,6 +548,10 @@ VOIDS = (
     "prompts of another kind than those that were tested",
     "another version of torch or diffusers, or another device, until it is verified there",
 )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def rule_words(tools: Ruler) -> str:

@@ -14,13 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from halftime.base.certain import fixed_sequence, most_failures
+from halftime.base.certain import fixed_sequence, most_failures, pass_chance
 from halftime.base.stats import largest_share
+from halftime.verbs.tune.race import SURE
 
 Array = NDArray[np.float64]
 _RIDGE = 10.0  # how much the weights are held down, in prompts
 _SMALLEST = 1e-3
 _THRESHOLDS = 20  # that are tested at most
+_FOLDS = 6  # the learned prompts are scored by the others, for a forecast
 
 
 class Routed(NamedTuple):
@@ -63,6 +65,33 @@ def score(weights: Array, centre: Array, scale: Array, features: Array) -> Array
     return np.asarray((features - centre) / scale @ weights[:-1] + weights[-1])
 
 
+def thresholds_of(scores: Array) -> list[float]:
+    """What is tested: everything in full, then thresholds from strict to loose."""
+    quantiles = np.quantile(scores, np.linspace(0, 1, _THRESHOLDS + 1)[1:])
+    return [-np.inf, *map(float, quantiles)]
+
+
+def foreseen(
+    features: Array, cheap: Array, full: Array, draws: int, alpha: float, confidence: float
+) -> float:
+    """The share of prompts that a router learned from these will draw cheaply: that of the loosest
+    threshold which a test on so many draws is very likely to pass, each prompt scored by a router
+    that did not see it. 0.0 where there is none."""
+    scores = np.empty(len(cheap))
+    for fold in range(_FOLDS):
+        out = np.arange(len(cheap)) % _FOLDS == fold
+        scores[out] = score(*learned(features[~out], cheap[~out]), features[out])
+    share = 0.0
+    for threshold in thresholds_of(scores):
+        is_cheap = scores <= threshold
+        different = int((np.where(is_cheap, cheap, full) > 1).sum())
+        expected = (different + 0.5) / (len(cheap) + 1)  # Jeffreys' mean
+        if pass_chance(expected, draws, alpha, confidence) < SURE:
+            break
+        share = float(is_cheap.mean())
+    return share
+
+
 def calibrate(
     features: Array,
     cheap: Array,
@@ -77,9 +106,7 @@ def calibrate(
     `cheap` and `full` are the sizes of each prompt's pair, drawn cheaply and in full.
     """
     parts = learned(features[learning], cheap[learning])
-    thresholds = np.quantile(
-        score(*parts, features[learning]), np.linspace(0, 1, _THRESHOLDS + 1)[1:]
-    )
+    thresholds = thresholds_of(score(*parts, features[learning]))
     scores = score(*parts, features[tests])
     allowed = most_failures(len(tests), alpha, confidence)
 
@@ -87,11 +114,11 @@ def calibrate(
         sizes = np.where(scores <= threshold, cheap[tests], full[tests])
         return int((sizes > 1).sum())
 
-    results = fixed_sequence([-np.inf, *thresholds], different, lambda count: count <= allowed)
+    results = fixed_sequence(thresholds, different, lambda count: count <= allowed)
     passed = [count for count in results if count <= allowed]
     if not passed:
         return Routed(*parts, -np.inf, 0.0, results[-1], 1.0)
-    threshold = [-np.inf, *thresholds][len(passed) - 1]
+    threshold = thresholds[len(passed) - 1]
     return Routed(
         *parts,
         float(threshold),

@@ -14,10 +14,10 @@ from halftime.fix.guard import why_not
 from halftime.fix.scheduling import SOLVERS
 from halftime.fix.table import FIXES
 from halftime.pipeline.state import state_of
+from halftime.pipeline.twin import twin
 from halftime.records import Json, Workload
 from halftime.records.recipe import Choice, Plan
 from halftime.records.tune import SweepPoint
-from halftime.verbs.tune.bench import twin
 from halftime.verbs.tune.decide import Budget, Choices, cheapest, pareto
 from halftime.verbs.tune.quality import AGREEMENT
 from halftime.verbs.verify import judge as judges

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,44 +21,14 @@ from halftime.records.certificate import Visible
 from halftime.verbs.verify import judge as judges
 from halftime.verbs.verify.floor import floor_entries, noise_floor, usable_entries
 from halftime.verbs.verify.metrics import METRICS, Kit, kit
-from halftime.verbs.verify.pictures import Picture, PictureSet, paired
-from halftime.verbs.verify.run import MARGIN, new_faults
-from halftime.verbs.verify.tripwires import trips
+from halftime.verbs.verify.pictures import Picture, PictureSet
+from halftime.verbs.verify.ruler import Ruler, loss
+from halftime.verbs.verify.run import MARGIN
 
 # metric -> share of its distance between strangers
 SHARES = {"flip": 0.1, "flip_local": 0.5, "ms_ssim": 0.1, "agreement": 0.1}
 _MOST_STRANGERS = 32
 _NEAR = 0.25  # quantile of the strangers' distances
-
-
-@dataclass(frozen=True)
-class Ruler:
-    """Measures pairs in units of the limits: above 1 a pair differs visibly."""
-
-    rule: Visible
-    tools: Kit
-
-    def size(self, baseline: Picture, candidate: Picture) -> float:
-        """How far a pair is apart; infinite for a picture that is broken where the baseline's is
-        not, or of another size."""
-        if new_faults(trips([(baseline, candidate)])):
-            return math.inf
-        return size_of(self.tools.measure(baseline, candidate), self.rule.limits)
-
-    def sizes(self, baseline: PictureSet, candidate: PictureSet) -> list[float]:
-        """Of each pair, in the order of the baseline's first pictures."""
-        first = baseline.first(len(candidate.pictures))
-        return [self.size(*pair) for pair in paired(first, candidate)]
-
-
-def size_of(row: Mapping[str, float], limits: Mapping[str, float]) -> float:
-    """The largest of a pair's metrics in units of its limit."""
-    return max(_loss(name, row[name]) / limit for name, limit in limits.items())
-
-
-def _loss(name: str, value: float) -> float:
-    """A distance, or by how much a score falls."""
-    return value if METRICS[name].kind == "distance" else max(0.0, -value)
 
 
 def ruler(
@@ -119,4 +89,4 @@ def strangers(baseline: PictureSet, tools: Kit) -> dict[str, np.ndarray]:
             "a visible difference is. Give two prompts or more, or --visible-by METRIC=LIMIT."
         )
     rows = [tools.measure(*pair) for pair in pairs]
-    return {name: np.array([_loss(name, row[name]) for row in rows]) for name in tools.functions}
+    return {name: np.array([loss(name, row[name]) for row in rows]) for name in tools.functions}
