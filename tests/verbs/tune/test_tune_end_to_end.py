@@ -155,7 +155,7 @@ def test_a_planted_bad_fix_is_found_and_dropped(
 
 
 def test_a_twin_shares_weights_and_nothing_else() -> None:
-    from halftime.verbs.tune.bench import twin
+    from halftime.pipeline.twin import twin
 
     pipeline = PIPELINES["sdxl"].build()
     other = twin(pipeline)
