@@ -179,6 +179,13 @@ WAYS: tuple[tuple[str, Way], ...] = (
         ),
     ),
     (
+        r"^halftime tune .*--memory",
+        Elsewhere(
+            "tests/verbs/tune/test_tune_memory.py::"
+            "test_a_pipeline_is_made_to_fit_and_then_made_faster"
+        ),
+    ),
+    (
         r"^halftime tune",
         Ours("--steps 2 --size 64 --budget 5m --prompts 2 --json tune.json", record="tune.json"),
     ),

@@ -955,7 +955,7 @@ def test_an_adapter_s_factors_are_where_peft_keeps_them() -> None:
     config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["0"], init_lora_weights=False)
     layer = peft.inject_adapter_in_model(config, model, "style")[0]
     adapter = hugging_face.low_rank_adapter(layer, "style")
-    assert adapter is not None
+    assert isinstance(adapter, hugging_face.LowRankAdapter)
     assert (adapter.scaling, adapter.plain) == (3.0, True)
     assert (*adapter.down.shape, *adapter.up.shape) == (2, 3, 5, 2)
     change = layer(torch.eye(3)) - layer.base_layer(torch.eye(3))

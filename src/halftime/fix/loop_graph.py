@@ -438,6 +438,7 @@ class Takeover:
 
 
 def release(graph: Loop) -> None:
+    """Let go of what a captured graph holds; a loop that is not one holds nothing."""
     if isinstance(graph, Captured):
         graph.graph.reset()
 
