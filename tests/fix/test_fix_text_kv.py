@@ -87,18 +87,23 @@ def stop(*_: object) -> Values:
 
 
 @torch.no_grad()
-def test_a_call_that_raised_leaves_nothing_at_the_same_address(
-    pipeline: DiffusionPipeline,
-) -> None:
-    """The next text is written where the last one was."""
+def test_a_call_that_raised_leaves_nothing(pipeline: DiffusionPipeline) -> None:
+    """A picture of another form and as many tokens, from the same text; another text where it
+    was."""
     text, mask = pipeline.encode_prompt("a cat", max_sequence_length=16)
     other = pipeline.encode_prompt("red", max_sequence_length=16)[0]
     given = {"prompt": None, "prompt_embeds": text, "prompt_embeds_mask": mask}
+    tall = {**given, "height": 64, "width": 16}
+    expected_tall = draw(pipeline, **tall)
     with cached(pipeline):
+        with pytest.raises(Stopped):
+            draw(pipeline, **given, callback_on_step_end=stop)
+        inside_tall = draw(pipeline, **tall)
         with pytest.raises(Stopped):
             draw(pipeline, **given, callback_on_step_end=stop)
         text.copy_(other)
         inside = draw(pipeline, **given)
+    assert np.array_equal(inside_tall, expected_tall)
     assert np.array_equal(inside, draw(pipeline, **given))
 
 
