@@ -169,8 +169,9 @@ def moved(level: str, **settings: object) -> DiffusionPipeline:
 
 def test_weights_that_come_with_the_block_are_refused() -> None:
     """A block's text is projected before the block is called: with weights that are elsewhere."""
-    with pytest.raises(DoesNotApply, match="block by block.*leaf_level"), cached(
-        moved("block_level", num_blocks_per_group=1)
+    with (
+        pytest.raises(DoesNotApply, match="block by block.*leaf_level"),
+        cached(moved("block_level", num_blocks_per_group=1)),
     ):
         pass
     for kind in ("group", "auto", "leaf", "model"):
