@@ -26,6 +26,7 @@ from halftime.records.priors import with_predictions
 from halftime.records.stages import COMPILATION
 from halftime.report.console import print_report
 from halftime.report.session import report_of
+from halftime.verbs.profile.compilation import plain_words
 from halftime.verbs.profile.evidence import FindingName, ProfileEvidence
 from halftime.verbs.profile.facts import Facts, ModuleFacts
 from halftime.verbs.profile.findings import findings
@@ -169,7 +170,8 @@ PREVIEWS = (
 ) * 10
 CHECKED = row("postprocess", 1.2, row("safety_checker", 1.0), row("image_processor", 0.2))
 TILED = span("vae.tiled_decode", "vae_decode", "vae", 1.9, 1)
-RESIZED = Recompile(where="pipeline_sd.py:1 forward", reason="the size of x changed from 64 to 96")
+SIZE = "tensor 'sample' size mismatch at index 2. expected 64, actual 96"
+RESIZED = Recompile(where="pipeline_sd.py:1 forward", reason=plain_words(SIZE))
 RECOMPILED = CompileReport(compiled=("unet",), after_warmup=3, recompiles=(RESIZED,))
 BROKEN_GRAPHS = CompileReport(
     compiled=("unet",), graph_breaks=(Recompile(where="", reason="call to print", count=3),)

@@ -154,7 +154,7 @@ def test_compiling_in_steady_calls_is_first_and_names_the_users_line() -> None:
         5.0,
         ("mine.py:7",),
     )
-    assert "the size of x changed" in finding.message
+    assert "the size of sample changed" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -248,6 +248,19 @@ def test_the_ledger_still_adds_up_with_a_callback(planted: Session) -> None:
     steps = planted.row("denoise")
     assert steps is not None
     assert "callback" in {part.stage for part in steps.parts}
+
+
+@pytest.mark.parametrize(("name", "upcasts"), [("sdxl", True), ("sd15", False)])
+def test_what_was_left_on_is_seen_on_a_pipeline(name: str, upcasts: bool) -> None:
+    """The VAE's config says force_upcast by default, and only some calls heed it."""
+    pipeline = PIPELINES[name].build()
+    pipeline.vae.half()
+    pipeline.vae.register_to_config(force_upcast=True)
+    pipeline.vae.enable_slicing()
+    pipeline.unet.set_attention_slice("auto")
+    modules = {module.name: module for module in facts(pipeline, {}).modules}
+    assert (modules["vae"].slicing, modules["vae"].upcasts) == (True, upcasts)
+    assert modules["unet"].old_attention == "SlicedAttnProcessor"
 
 
 def test_what_a_healthy_pipeline_is() -> None:

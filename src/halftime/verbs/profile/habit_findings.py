@@ -35,8 +35,9 @@ def _cure(fault: str, evidence: ProfileEvidence) -> str:
             "matching), or the steps are too few: draw with the scheduler that the model came with"
         )
     if halves:
+        run = "runs" if len(halves) == 1 else "run"
         return (
-            f"The {' and '.join(halves)} run{'s' if len(halves) == 1 else ''} in fp16, whose largest "
+            f"The {' and '.join(halves)} {run} in fp16, whose largest "
             "number is 65,504: load the pipeline in torch.bfloat16, or the VAE alone in float32"
         )
     return "Look at the latents (output_type='latent') to see whether the denoiser or the VAE fails"
