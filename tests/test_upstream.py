@@ -842,6 +842,29 @@ def test_hooks_put_on_a_model_are_taken_off_its_registries() -> None:
     assert not vars(model)["_diffusers_hook"].hooks
 
 
+def test_a_text_cache_says_what_it_projects_with() -> None:
+    """step-cache would go on with keys and values of the weights from before an adapter was set."""
+    if not hasattr(diffusers, "TextKVCacheConfig"):
+        pytest.skip("this diffusers has no text K/V cache")
+    model = built(BREADTH["nucleusmoe"]).transformer
+    model.enable_cache(diffusers.TextKVCacheConfig())
+    projections = diffusers_caches.text_projections(model)
+    seen: list[nn.Module] = []
+    for module in projections():
+        module.register_forward_pre_hook(lambda module, _: seen.append(module))
+    with torch.no_grad():
+        model(
+            torch.zeros(1, 4, 16),
+            img_shapes=[(1, 2, 2)],
+            encoder_hidden_states=torch.zeros(1, 3, 32),
+            timestep=torch.zeros(1),
+        )
+    assert set(seen) == set(projections())
+    block = model.transformer_blocks[0]
+    block.encoder_proj = nn.Identity()
+    assert block.encoder_proj in projections()
+
+
 def test_caches_keep_states_by_context_and_forget_them() -> None:
     """step-cache would mix prompt and negative prompt, or two calls."""
     model = cached_flux("FirstBlockCacheConfig")

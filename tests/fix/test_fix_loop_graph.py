@@ -99,6 +99,18 @@ def test_another_schedule_of_as_many_steps_is_another_picture_from_the_same_grap
     assert len(captures.graphs) == 1
 
 
+def test_another_prompt_is_another_picture_from_the_same_graph(  # type: ignore[no-untyped-def]
+    pipeline, state: Takeover, captures: Captures
+) -> None:
+    """Embeddings of both prompts are inputs, no constants of the graph."""
+    texts = [("a cat", "blue"), ("a dog", "blue"), ("a dog", "red"), ("a cat", "blue")]
+    inside = [picture(pipeline, 2, prompt=text, negative_prompt=no) for text, no in texts]
+    assert len(captures.graphs) == 1
+    assert np.array_equal(inside[0], inside[3])
+    assert not np.allclose(inside[0], inside[1], atol=2e-4)
+    assert not np.allclose(inside[1], inside[2], atol=2e-4)
+
+
 @dataclass
 class Rerun:
     """A graph that only runs its function again: for what is not about memory."""

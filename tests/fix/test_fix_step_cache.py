@@ -14,6 +14,7 @@ from torch import nn
 import halftime
 from fix_cells import changes, drawing, fingerprint
 from halftime.fix.apply import choose
+from halftime.fix.conditioning import conditioning_of
 from halftime.fix.guard import why_not
 from halftime.fix.step_cache import KINDS
 from halftime.fix.table import FIXES
@@ -103,6 +104,14 @@ def test_evaluations_that_nothing_tells_apart_are_refused() -> None:
 
     pipeline.transformer.forward = forward
     assert "told apart" in str(why_not(FIXES["step-cache"], pipeline, settings))
+
+
+def test_a_text_tells_evaluations_apart_and_not_its_mask() -> None:
+    """Qwen-Image gives the mask first, and prompts of one length may share it."""
+    text, mask = torch.zeros(1, 2, 3), torch.ones(1, 2)
+    given = {"encoder_hidden_states_mask": mask, "encoder_hidden_states": [None, text]}
+    assert conditioning_of(given) is text
+    assert conditioning_of({**given, "encoder_hidden_states": None}) is mask
 
 
 # ---- calls that end in any way

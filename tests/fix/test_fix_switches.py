@@ -109,10 +109,17 @@ def test_conv_flags_are_options_of_inductor_and_refused_on_a_cpu() -> None:
         assert "for CUDA" in str(FIXES[name].applies(pipeline, torch.device("cpu"), settings))
 
 
-# ---- encoding-cache
+# ---- encoding-cache, and prompt-cache
 
 
-def test_a_negative_prompt_that_stays_is_encoded_once() -> None:
+@pytest.mark.parametrize(
+    ("fix", "encoded"),
+    # two prompts and one negative one; two pairs of them
+    [("encoding-cache", 3), ("prompt-cache", 4)],
+)
+def test_a_prompt_and_a_negative_one_that_come_again_are_encoded_once(
+    fix: str, encoded: int
+) -> None:
     pipeline = PIPELINES["sd15"].build()
     calls: list[int] = []
 
@@ -127,26 +134,34 @@ def test_a_negative_prompt_that_stays_is_encoded_once() -> None:
         else next(pipeline.text_encoder.children())
     )
     hook = inner.register_forward_hook(lambda *_: calls.append(1))
-    with halftime.applied(pipeline, ["encoding-cache"], probe=False):
+    assert not np.array_equal(*plain)
+    with halftime.applied(pipeline, [fix], probe=False):
         inside = [draw("a cat"), draw("a dog"), draw("a cat")]
     hook.remove()
     assert np.array_equal(inside[:2], plain)
     assert np.array_equal(inside[2], plain[0])
-    assert len(calls) == 3  # two prompts and one negative one
+    assert len(calls) == encoded
     assert changes(before, fingerprint(pipeline)) == []
 
 
-def test_a_reference_picture_is_encoded_once() -> None:
+def test_each_reference_picture_is_encoded_once() -> None:
     tiny = PIPELINES["sd15_img2img"]
     pipeline = tiny.build()
     calls: list[int] = []
-    expected = drawing(lambda: pipeline(**tiny.arguments(2)))
+    first = tiny.arguments()["image"]
+    pictures = [first, first.flip(-1)]  # type: ignore[attr-defined]
+
+    def draw(image: object) -> np.ndarray:
+        return drawing(lambda: pipeline(**{**tiny.arguments(2), "image": image}))
+
+    expected = [draw(image) for image in pictures]
+    assert not np.array_equal(*expected)
     hook = pipeline.vae.encoder.register_forward_hook(lambda *_: calls.append(1))
     with halftime.applied(pipeline, ["encoding-cache"], probe=False):
-        for _ in range(2):
-            assert np.array_equal(drawing(lambda: pipeline(**tiny.arguments(2))), expected)
+        inside = [draw(image) for image in (*pictures, *pictures)]
     hook.remove()
-    assert len(calls) == 1
+    assert np.array_equal(inside, [*expected, *expected])
+    assert len(calls) == 2
 
 
 class Doubling(nn.Module):

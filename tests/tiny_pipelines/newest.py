@@ -7,6 +7,7 @@ from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from torch import nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from tiny_pipelines import families, images, later, more_videos, parts, recent, videos
@@ -27,6 +28,13 @@ class TextProcessor:
 
     def apply_chat_template(self, messages: object, **options: object) -> list[list[int]]:
         return [[0, 1, 2]]
+
+
+class ChatProcessor(TextProcessor):
+    """One whose template is what the user said."""
+
+    def apply_chat_template(self, messages: Any, **options: object) -> Any:
+        return messages[-1]["content"][0]["text"]
 
 
 def _qwen3_vl() -> Qwen3VLForConditionalGeneration:
@@ -79,6 +87,36 @@ def qwenimage21() -> DiffusionPipeline:
         processor=TextProcessor(),
         transformer=transformer.eval(),
     )
+
+
+def nucleusmoe() -> DiffusionPipeline:
+    """Its first block is dense, its second routes to experts."""
+    transformer = diffusers.NucleusMoEImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(8, 4, 4),
+        dense_moe_strategy="leave_first_block_dense",
+        num_experts=2,
+        moe_intermediate_dim=32,
+        capacity_factors=1.0,
+    )
+    for name, weight in transformer.named_parameters():
+        if ".experts." in name:  # diffusers leaves them to a checkpoint
+            nn.init.normal_(weight, std=0.1)
+    pipeline = diffusers.NucleusMoEImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=families.qwenimage().vae,
+        text_encoder=_qwen3_vl(),
+        processor=ChatProcessor(),
+        transformer=transformer.eval(),
+    )
+    pipeline.default_return_index = -1  # its text encoder has no eight layers
+    return pipeline
 
 
 def kandinsky6() -> DiffusionPipeline:
@@ -147,6 +185,7 @@ def _unchecked_cosmos3() -> Any:
 
 NEWEST: dict[str, Variant] = {
     "qwenimage21": Variant(qwenimage21, lambda: sized(32, true_cfg_scale=2.0, negative_prompt="a")),
+    "nucleusmoe": Variant(nucleusmoe, lambda: sized(32, **SHORT)),
     "kandinsky6": Variant(kandinsky6, lambda: sized(32, **SHORT, num_frames=5, sample_audio=False)),
     "sd15_adapter": Variant(
         same(

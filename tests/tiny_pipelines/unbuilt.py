@@ -49,7 +49,6 @@ _REASONS: dict[str, tuple[str, ...]] = {
         "JoyImageEditPipeline",
         "JoyImageEditPlusPipeline",
         "LongCatImageEditPipeline",
-        "NucleusMoEImagePipeline",
         "QwenImage21TurboModularPipeline",
         "QwenImageEditModularPipeline",
         "QwenImageEditPlusModularPipeline",

@@ -51,11 +51,12 @@ def conditions(parameters: Iterable[str]) -> bool:
 
 def conditioning_of(arguments: Mapping[str, object]) -> Tensor | None:
     """What a denoiser's call with these arguments, by name, is conditioned on."""
-    for name, value in arguments.items():
-        if name.startswith(_CONDITIONING):
-            tensors = [leaf for leaf in pytorch.tree_leaves(value) if isinstance(leaf, Tensor)]
-            if tensors:
-                return tensors[0]
+    names = [name for name in arguments if name.startswith(_CONDITIONING)]
+    for name in sorted(names, key=lambda name: name not in _CONDITIONING):  # masks are last
+        leaves = pytorch.tree_leaves(arguments[name])
+        tensor = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+        if tensor is not None:
+            return tensor
     return None
 
 

@@ -40,10 +40,12 @@ from halftime.fix.conditioning import (
     conditions,
 )
 from halftime.fix.deep_cache import deep_cached, no_two_passes
+from halftime.fix.text import Identities, counted_version
 from halftime.fix.undo import first_tensor, restored
 from halftime.pipeline.change import logging_at_least, patched
 from halftime.pipeline.components import denoisers
 from halftime.pipeline.device import device_of
+from halftime.records.fixes import NOT_BY_BLOCKS
 from halftime.records.priors import components_of
 from halftime.upstream import diffusers_caches, hugging_face, pytorch
 
@@ -300,6 +302,16 @@ def _sea_knows(pipeline: DiffusionPipeline, model: nn.Module) -> str | None:
     )
 
 
+def _texts_at_hand(pipeline: DiffusionPipeline, model: nn.Module) -> str | None:
+    """TextKVCache uses a block's weights before the block itself is called."""
+    if any(
+        hugging_face.GROUP_OFFLOADING in hugging_face.diffusers_hooks(block)
+        for block in diffusers_caches.transformer_blocks(model)
+    ):
+        return f"{NOT_BY_BLOCKS}. Use offload_type = 'leaf_level', or leave the cache out"
+    return None
+
+
 def _anything(pipeline: DiffusionPipeline, model: nn.Module) -> str | None:
     return None
 
@@ -312,7 +324,7 @@ KINDS: Mapping[str, CacheKind] = {
     "pyramid-attention": CacheKind("apply_pyramid_attention_broadcast", _pyramid, _anything),
     "faster": CacheKind("apply_faster_cache", _faster, _anything),
     "sea": CacheKind("apply_sea_cache", _sea, _sea_knows),
-    "text-kv": CacheKind("apply_text_kv_cache", _text_kv, _anything),
+    "text-kv": CacheKind("apply_text_kv_cache", _text_kv, _texts_at_hand),
 }
 
 
@@ -417,6 +429,35 @@ def _tensor_format(model: nn.Module, latents: Tensor) -> str | None:
     return None
 
 
+@dataclass
+class TextVersions:
+    """What text-kv's keys and values were computed from, by context.
+
+    diffusers keeps them by the text's address alone; a callback may write there, or set an
+    adapter's weight, in the middle of a call.
+    """
+
+    followed: Followed
+    projections: Callable[[], list[nn.Module]]
+    identities: Identities = field(default_factory=Identities)
+    versions: dict[str, object] = field(default_factory=dict)
+
+    def before(self, conditioning: Tensor | None) -> None:
+        """Before each evaluation: forget what was computed from something else."""
+        name, version = self.followed.evaluation.context, self._version(conditioning)
+        if version is None or self.versions.get(name, version) != version:
+            diffusers_caches.forget(self.followed.model)
+            self.versions.clear()
+        self.versions[name] = version
+
+    def _version(self, conditioning: Tensor | None) -> object:
+        """None where nothing counts the writes to it: it is an inference tensor."""
+        writes = None if conditioning is None else pytorch.writes_to(conditioning)
+        if writes is None:
+            return None
+        return writes, counted_version(self.projections(), self.identities)
+
+
 # ---- the fix
 
 
@@ -443,12 +484,16 @@ def _placed(follower: Followed, settings: Settings) -> Callable[..., object]:
     forward = follower.model.forward
     parameters = list(inspect.signature(forward).parameters)
     ratios = MagRatios(follower, settings)
+    texts = _text_versions(follower) if kind == "text-kv" else None
 
     @functools.wraps(forward)
     def call(*args: object, **kwargs: object) -> object:
         arguments = {**dict(zip(parameters, args, strict=False)), **kwargs}
         latents = first_tensor(*args, *kwargs.values())
-        follower.enter(conditioning_of(arguments), latents)
+        conditioning = conditioning_of(arguments)
+        follower.enter(conditioning, latents)
+        if texts is not None:
+            texts.before(conditioning)
         if kind == "mag":
             ratios.before()
         if kind == "faster":
@@ -461,6 +506,10 @@ def _placed(follower: Followed, settings: Settings) -> Callable[..., object]:
         return result
 
     return call
+
+
+def _text_versions(follower: Followed) -> TextVersions:
+    return TextVersions(follower, diffusers_caches.text_projections(follower.model))
 
 
 def kind_of(model: nn.Module, settings: Settings) -> str:

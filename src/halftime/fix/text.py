@@ -8,7 +8,7 @@ import itertools
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -217,6 +217,14 @@ def version_of_weights(modules: Sequence[nn.Module], identities: Identities) -> 
 
     A write through `.data` is counted nowhere, so one value in the middle of each weight is read.
     """
+    counted = counted_version(modules, identities)
+    values = torch.cat(identities.samples).tolist() if identities.samples else []
+    return repr((counted, values))
+
+
+def counted_version(modules: Iterable[nn.Module], identities: Identities) -> object:
+    """The same but for writes through `.data`: no value is read, and no device waited for."""
+    modules = list(modules)
     weights = [
         weight
         for module in modules
@@ -229,8 +237,7 @@ def version_of_weights(modules: Sequence[nn.Module], identities: Identities) -> 
         for module in modules
         for layer in adapter_layers(module)
     ]
-    values = torch.cat(identities.samples).tolist() if identities.samples else []
-    return repr((places, values, adapters))
+    return places, adapters
 
 
 def _middles(weights: Sequence[Tensor]) -> list[Tensor]:

@@ -655,6 +655,10 @@ _OF_TRANSFORMERS = (
     *("first-block", "mag", "taylorseer", "taylorseer-lite", "pyramid-attention", "faster"),
     *("sea", "text-kv"),
 )
+NOT_BY_BLOCKS = (
+    "the weights are moved block by block, and kind 'text-kv' uses those of a block before it is "
+    "called"
+)
 EXCLUSIONS: tuple[Exclusion, ...] = (
     # A UNet's cache chooses between two passes, which are converted. The others choose by block.
     *(
@@ -692,6 +696,13 @@ EXCLUSIONS: tuple[Exclusion, ...] = (
         {"mode": ("reduce-overhead", "max-autotune")},
         "a CUDA graph overwrites what a cache keeps for the next step; use mode = 'default' or "
         "'max-autotune-no-cudagraphs'",
+    ),
+    Exclusion(
+        "step-cache",
+        {"kind": ("text-kv",)},
+        "offload",
+        {"kind": ("group", "auto")},
+        f"{NOT_BY_BLOCKS}; use kind = 'leaf' or 'model'",
     ),
     *(
         Exclusion(

@@ -9,9 +9,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
+
+from halftime.upstream import hugging_face
 
 if TYPE_CHECKING:
     from diffusers.hooks.hooks import ModelHook
@@ -100,6 +103,25 @@ def cacheable_attentions(model: nn.Module) -> list[str]:
     return [
         name for name, module in model.named_modules() if isinstance(module, _ATTENTION_CLASSES)
     ]
+
+
+def text_projections(model: nn.Module) -> Callable[[], list[nn.Module]]:
+    """A function that gives the modules, as they are then, from which a TextKVCache on this model
+    computes what it keeps. Its hook on the blocks names them."""
+    from diffusers.hooks.text_kv_cache import _TEXT_KV_CACHE_BLOCK_HOOK
+
+    blocks = [
+        module
+        for module in model.modules()
+        if _TEXT_KV_CACHE_BLOCK_HOOK in hugging_face.diffusers_hooks(module)
+    ]
+    names = ("encoder_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.norm_added_k")
+
+    def current() -> list[nn.Module]:
+        modules = [attrgetter(name)(block) for block in blocks for name in names]
+        return [module for module in (model.txt_norm, *modules) if isinstance(module, nn.Module)]
+
+    return current
 
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:
