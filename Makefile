@@ -89,6 +89,7 @@ docs-tables: $(VENV)/test.stamp  ## the tables in docs/ that commands produce
 	$(BIN)/python -m benchmarks.fix.page
 	$(BIN)/python -m benchmarks.fix.breadth_page
 	$(BIN)/python -m benchmarks.captions.page
+	$(BIN)/python -m benchmarks.profile.page
 	$(BIN)/python -m benchmarks.gate.page
 	$(BIN)/python -m benchmarks.gateway.page
 	$(BIN)/python -m benchmarks.serve.page

@@ -55,7 +55,15 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     guides = [{verb: f"{verb}.md"} for verb in (*VERBS, "fix") if (DOCS / f"{verb}.md").exists()]
     config.nav = [
         {"Home": "index.md"},
-        {"Guides": [*guides, "completion.md", "exit-codes.md", "troubleshooting.md"]},
+        {
+            "Guides": [
+                *guides,
+                "findings.md",
+                "completion.md",
+                "exit-codes.md",
+                "troubleshooting.md",
+            ]
+        },
         {"Concepts": [f"concepts/{name}.md" for name in CONCEPTS]},
         {
             "Reference": [

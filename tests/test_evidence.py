@@ -52,6 +52,7 @@ OTHERS = {
     "benchmarks.gpu.evidence",  # its page is docs/hardware.md
     "benchmarks.gpu.models",
     "benchmarks.gpu.parts",
+    "benchmarks.profile.page",  # tests/verbs/profile/test_profile_planted.py holds its page
     "benchmarks.serve.process",
     "benchmarks.serve.soft_faults",  # rows of benchmarks.serve.faults
     "benchmarks.serve.stand_in",

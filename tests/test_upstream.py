@@ -1080,6 +1080,13 @@ def test_which_pipelines_set_cache_contexts() -> None:
     assert not hugging_face.sets_cache_contexts(PIPELINES["pixart_sigma"].build())
 
 
+def test_which_calls_cast_a_vae_up_can_be_read_from_their_code() -> None:
+    names = ("sdxl", "sd15", "flux")
+    casting = [name for name in names if hugging_face.upcasts_vae(PIPELINES[name].build())]
+    assert casting == ["sdxl"]
+    assert hugging_face.upcasts_vae(BREADTH["modular_sdxl"].build())
+
+
 def test_which_calls_compare_their_schedulers_class() -> None:
     """A table's class is a subclass, with which such a call takes another path."""
     assert hugging_face.compares_scheduler_class(built(FAMILIES["bria"]))

@@ -116,7 +116,8 @@ STAGES: tuple[Stage, ...] = (
             "safety_checker": "safety_checker watermark watermarker",
             "text_decoder": "text_decoder",
         },
-        pipeline_methods="mel_spectrogram_to_waveform score_waveforms run_safety_checker",
+        pipeline_methods="mel_spectrogram_to_waveform score_waveforms run_safety_checker "
+        "numpy_to_pil",
         blocks="postprocess mask_overlay",
         colour=4,
     ),

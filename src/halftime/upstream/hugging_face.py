@@ -172,6 +172,13 @@ def sets_cache_contexts(pipeline: DiffusionPipeline) -> bool:
     return any("cache_context" in code.co_names for code in codes_of(type(pipeline)))
 
 
+def upcasts_vae(pipeline: DiffusionPipeline) -> bool:
+    """Whether the call casts a VAE in fp16 up where its config says `force_upcast`, as SDXL's do.
+    That config is AutoencoderKL's default, and most pipelines never ask for it."""
+    parts = (pipeline, *(block for _, block in leaf_blocks(pipeline)))
+    return any("force_upcast" in code.co_names for part in parts for code in codes_of(type(part)))
+
+
 def codes_of(kind: type) -> list[CodeType]:
     """The code that a call of the class may run: its own `__call__`, that of the class which it
     extends wherever it hands on to it, and the functions defined inside. Empty where the call is

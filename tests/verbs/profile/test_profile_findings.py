@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+import planted_findings
 from halftime.records import CompileReport, Environment, LedgerRow, Recompile, Session, Workload
 from halftime.records.finding import ceiling
 from halftime.records.priors import with_predictions
@@ -15,64 +16,27 @@ from halftime.verbs.profile.compilation import plain_words
 from halftime.verbs.profile.device_probe import Busy, HostEvent, by_stage, with_device
 from halftime.verbs.profile.doubts import doubts
 from halftime.verbs.profile.evidence import ProfileEvidence
-from halftime.verbs.profile.facts import Facts, ModuleFacts
+from halftime.verbs.profile.facts import ModuleFacts
 from halftime.verbs.profile.findings import findings
+from planted_findings import FACTS, GOOD, ids, row
 
-
-def row(
-    stage: str,
-    seconds: float,
-    first: float | None = None,
-    parts: tuple[LedgerRow, ...] = (),
-    **more,
-) -> LedgerRow:
-    return LedgerRow(
-        stage=stage,
-        seconds=seconds,
-        share=seconds / 4.2,
-        first_call_seconds=first,
-        parts=parts,
-        **more,
-    )
-
-
-GOOD = {"dtype": "bfloat16", "convolutional": True, "channels_last": True, "compiled": True}
-MODULES = (
-    ModuleFacts("unet", "denoiser", **GOOD),
-    ModuleFacts("vae", "vae", **GOOD),
-    ModuleFacts("te", "text_encoder", **GOOD),
-)
-FACTS = Facts(
-    "P",
-    "cpu",
-    "EulerDiscreteScheduler",
-    MODULES,
-    fast_bfloat16=True,
-    slow_float16=True,
-    wait_policy="PASSIVE",
-)
+MODULES = FACTS.modules
 # The founding story's shares, with nothing to complain of.
 LEDGER = (
-    row("encode_prompt", 0.012, 0.012),
+    row("encode_prompt", 0.012, first=0.012),
     row(
         "denoise",
         3.2,
-        parts=(
-            row("denoiser", 3.15),
-            row("scheduler", 0.03),
-            row("progress_bar", 0.01),
-            row("glue", 0.01),
-        ),
+        row("denoiser", 3.15),
+        row("scheduler", 0.03),
+        row("progress_bar", 0.01),
+        row("glue", 0.01),
     ),
     row("vae_decode", 0.89),
     row("postprocess", 0.02),
     row("unexplained", 0.01),
 )
-CALM = ProfileEvidence(4.2, 4.2, LEDGER, FACTS, None, load_average=0.1, cores=2)
-
-
-def ids(evidence: ProfileEvidence) -> list[str]:
-    return [finding.id for finding in findings(evidence)]
+CALM = replace(planted_findings.CALM, wall_seconds=4.2, first_call_seconds=4.2, ledger=LEDGER)
 
 
 def with_row(stage: str, changed: LedgerRow) -> ProfileEvidence:
@@ -128,7 +92,7 @@ def test_a_cheap_component_is_not_worth_a_word() -> None:
 
 def test_the_text_encoders_first_call() -> None:
     evidence = replace(
-        with_row("encode_prompt", row("encode_prompt", 0.012, 0.34)), first_call_seconds=4.53
+        with_row("encode_prompt", row("encode_prompt", 0.012, first=0.34)), first_call_seconds=4.53
     )
     [finding] = findings(evidence)
     assert (finding.id, finding.fix) == ("text-first-call", "text-warmup")
@@ -143,7 +107,7 @@ def test_glue_scheduler_prompt_and_postprocess() -> None:
         row("progress_bar", 0.3),
         row("glue", 0.1),
     )
-    assert ids(with_row("denoise", row("denoise", 2.6, parts=parts))) == [
+    assert ids(with_row("denoise", row("denoise", 2.6, *parts))) == [
         "loop-glue",
         "scheduler-step",
     ]

@@ -12,55 +12,33 @@ from PIL import Image
 
 import halftime
 from halftime.base.pixels import NOISE
-from halftime.records import CompileReport, LedgerRow, Recompile, Session, Span, Workload
+from halftime.records import LedgerRow, Session, Span, Workload
 from halftime.records.stages import COMPILATION
 from halftime.report.session import report_of
 from halftime.upstream.pytorch import is_compiled_whole
 from halftime.verbs.profile.compilation import plain_words
-from halftime.verbs.profile.evidence import ProfileEvidence
-from halftime.verbs.profile.facts import Facts, ModuleFacts, facts
+from halftime.verbs.profile.facts import ModuleFacts, facts
 from halftime.verbs.profile.findings import findings
 from halftime.verbs.profile.thumbnails import PictureFacts, drawing_of
-from tiny_pipelines import PIPELINES
-
-GOOD = {"dtype": "bfloat16", "convolutional": True, "channels_last": True, "compiled": True}
-UNET = ModuleFacts("unet", "denoiser", **GOOD)
-VAE = ModuleFacts("vae", "vae", **GOOD, decoder_channels=256)
-TEXT = ModuleFacts("text_encoder", "text_encoder", **GOOD)
-FACTS = Facts("P", "cpu", "Euler", (UNET, VAE, TEXT), True, True, "PASSIVE", free_bytes=64 << 30)
-
-
-def row(stage: str, seconds: float, *parts: LedgerRow, first: float | None = None) -> LedgerRow:
-    return LedgerRow(
-        stage=stage, seconds=seconds, share=seconds / 10, parts=parts, first_call_seconds=first
-    )
-
-
-def span(name: str, stage: str, part: str, seconds: float = 1.0, depth: int = 0) -> Span:
-    return Span(stage=stage, name=name, part=part, start=0.0, seconds=seconds, depth=depth)
-
-
-DECODE = span("vae.decode", "vae_decode", "vae", 2.0)
-STEPS = row("denoise", 7.5, row("denoiser", 7.4), row("scheduler", 0.1))
-LEDGER = (row("encode_prompt", 0.3), STEPS, row("vae_decode", 2.0), row("postprocess", 0.2))
-PICTURE = PictureFacts(1, 1024 * 1024, ())
-CALM = ProfileEvidence(
-    10.0, 10.0, LEDGER, FACTS, None, 0.1, 2, spans=(DECODE,), drawing=PICTURE, steps=30
+from planted_findings import (
+    CALM,
+    DECODE,
+    FACTS,
+    PICTURE,
+    PLANTED,
+    PREVIEWS,
+    TEXT,
+    UNET,
+    VAE,
+    changed,
+    denoise,
+    ids,
+    row,
+    slow_first,
+    span,
+    with_ledger,
 )
-
-
-def ids(evidence: ProfileEvidence) -> list[str]:
-    return [finding.id for finding in findings(evidence)]
-
-
-def changed(module: ModuleFacts, **more: object) -> ProfileEvidence:
-    modules = tuple(replace(m, **more) if m.name == module.name else m for m in FACTS.modules)
-    return replace(CALM, facts=replace(FACTS, modules=modules))
-
-
-def with_ledger(*rows: LedgerRow, **more: object) -> ProfileEvidence:
-    stages = {own.stage: own for own in (*LEDGER, *rows)}
-    return replace(CALM, ledger=tuple(stages.values()), **more)
+from tiny_pipelines import PIPELINES
 
 
 def test_nothing_is_said_of_a_good_call() -> None:
@@ -90,16 +68,11 @@ def test_noise_after_many_steps_is_a_fault_and_after_two_is_not() -> None:
 
 
 def test_a_callback_and_what_it_decodes() -> None:
-    steps = row("denoise", 7.5, row("denoiser", 5.0), row("callback", 2.5))
-    previews = (
-        span("callback", "denoise", "callback", 2.5, depth=1),
-        span("vae.decode", "vae_decode", "vae", 2.0, depth=2),
-    )
-    [finding] = findings(with_ledger(steps, spans=(*previews, DECODE)))
+    [finding] = findings(PLANTED["callback"].evidence)
     assert (finding.id, finding.seconds) == ("callback", 2.5)
-    assert "decodes a picture 1 times" in finding.message
-    cheap = row("denoise", 7.5, row("denoiser", 7.4), row("callback", 0.1))
-    assert ids(with_ledger(cheap, spans=(*previews, DECODE))) == []
+    assert "10 calls. It decodes 10 pictures" in finding.message
+    cheap = denoise(7.5, callback=0.1)
+    assert ids(with_ledger(cheap, spans=(*PREVIEWS, DECODE))) == []
 
 
 def test_more_decodes_than_pictures() -> None:
@@ -117,7 +90,7 @@ def test_slicing_is_a_fault_where_there_is_a_batch() -> None:
 
 
 def test_tiling_is_a_fault_where_memory_suffices() -> None:
-    tiled = replace(CALM, spans=(DECODE, span("vae.tiled_decode", "vae_decode", "vae", 1.9, 1)))
+    tiled = PLANTED["vae-tiling"].evidence
     assert ids(tiled) == ["vae-tiling"]
     assert ids(replace(tiled, facts=replace(FACTS, free_bytes=3 << 30))) == []
 
@@ -154,39 +127,44 @@ def test_a_safety_checker() -> None:
     assert ids(with_ledger(last)) == ["safety-checker"]
 
 
-RECOMPILED = CompileReport(
-    compiled=("unet",),
-    after_warmup=3,
-    recompiles=(Recompile(where="diffusers/x.py:1 f", reason="the size of x changed"),),
+@pytest.mark.parametrize(
+    ("last", "spans", "expected"),
+    [
+        (row("postprocess", 0.9), (), ["postprocess"]),
+        (row("postprocess", 0.2), (), []),
+        (row("postprocess", 0.9), (span("vocoder", "postprocess", "vocoder"),), []),
+        (row("postprocess", 0.9, row("vocoder", 0.8), row("glue", 0.1)), (), []),
+        (
+            row("postprocess", 0.9, row("safety_checker", 0.1), row("glue", 0.8)),
+            (),
+            ["postprocess"],
+        ),
+    ],
 )
+def test_pictures_converted_on_the_host_and_not_what_networks_take(
+    last: LedgerRow, spans: tuple[Span, ...], expected: list[str]
+) -> None:
+    assert ids(with_ledger(last, spans=(DECODE, *spans))) == expected
 
 
 def test_compiling_in_steady_calls_is_first_and_names_the_users_line() -> None:
-    compiling = row(COMPILATION, 5.0)
-    evidence = with_ledger(compiling, compilation=RECOMPILED, compiled_for=("mine.py:7",))
-    [finding] = findings(evidence)
+    [finding] = findings(PLANTED["compiles-in-steady-calls"].evidence)
     assert (finding.id, finding.seconds, finding.where) == (
         "compiles-in-steady-calls",
         5.0,
         ("mine.py:7",),
     )
-    assert "the size of x changed" in finding.message
+    assert "the size of sample changed" in finding.message
 
 
 @pytest.mark.parametrize(
     ("stage", "fix"), [(COMPILATION, None), ("encode_prompt", "text-warmup"), ("denoise", None)]
 )
 def test_a_first_call_names_its_own_cause(stage: str, fix: str | None) -> None:
-    rows = [replace_first(own, own.seconds) for own in (*LEDGER, row(COMPILATION, 0.0))]
-    slow = [replace_first(own, own.seconds + 40) if own.stage == stage else own for own in rows]
-    evidence = with_ledger(*slow, first_call_seconds=50.0)
+    evidence = with_ledger(*slow_first(stage, seconds=40.0), first_call_seconds=50.0)
     finding = next(f for f in findings(evidence) if f.id == "first-call")
     assert finding.fix == fix
     assert f"40.0 s of that in {stage}" in finding.message
-
-
-def replace_first(own: LedgerRow, first: float) -> LedgerRow:
-    return row(own.stage, own.seconds, *own.parts, first=first)
 
 
 def test_a_compilation_that_the_pipeline_does_not_call() -> None:
@@ -270,6 +248,19 @@ def test_the_ledger_still_adds_up_with_a_callback(planted: Session) -> None:
     steps = planted.row("denoise")
     assert steps is not None
     assert "callback" in {part.stage for part in steps.parts}
+
+
+@pytest.mark.parametrize(("name", "upcasts"), [("sdxl", True), ("sd15", False)])
+def test_what_was_left_on_is_seen_on_a_pipeline(name: str, upcasts: bool) -> None:
+    """The VAE's config says force_upcast by default, and only some calls heed it."""
+    pipeline = PIPELINES[name].build()
+    pipeline.vae.half()
+    pipeline.vae.register_to_config(force_upcast=True)
+    pipeline.vae.enable_slicing()
+    pipeline.unet.set_attention_slice("auto")
+    modules = {module.name: module for module in facts(pipeline, {}).modules}
+    assert (modules["vae"].slicing, modules["vae"].upcasts) == (True, upcasts)
+    assert modules["unet"].old_attention == "SlicedAttnProcessor"
 
 
 def test_what_a_healthy_pipeline_is() -> None:

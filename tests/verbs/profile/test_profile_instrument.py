@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -117,6 +118,31 @@ def test_two_that_are_instrumented_at_once_need_not_end_in_order() -> None:
     assert not hasattr(type(pipelines[0].scheduler).step, "__wrapped__")
     assert "encode_prompt" in vars(FakePipeline)
     assert "progress_bar" not in vars(FakePipeline)
+
+
+class ToPil(FakePipeline):
+    """Converts as Kandinsky, DiT and DeepFloyd do: through diffusers' static method."""
+
+    clock: FakeClock
+
+    @staticmethod
+    def numpy_to_pil(images: torch.Tensor) -> torch.Tensor:
+        ToPil.clock.advance(0.5)
+        return images
+
+    def __call__(self, prompt: str, **settings: object) -> torch.Tensor:
+        return self.numpy_to_pil(super().__call__(prompt, **settings))
+
+
+def test_pictures_converted_by_a_static_method_are_postprocessing() -> None:
+    ToPil.clock = clock = FakeClock()
+    pipeline = ToPil(clock, {"unet": 0.1, "vae.decode": 0.2})
+    before = state_of(pipeline)
+    rows = {row.stage: row for row in ledger([timed_call(pipeline, Workload(steps=5), clock)])}
+    assert rows["postprocess"].seconds == pytest.approx(0.5)
+    assert rows["unexplained"].seconds == pytest.approx(0.0)
+    assert state_of(pipeline).keys() == before.keys()
+    assert inspect.getattr_static(diffusers.DiTPipeline, "numpy_to_pil").__class__ is staticmethod
 
 
 class WithoutScheduler(FakePipeline):

@@ -7,41 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from halftime.records import LedgerRow, Workload
-from halftime.verbs.profile.evidence import ProfileEvidence
-from halftime.verbs.profile.facts import Facts, ModuleFacts, facts
+from halftime.records import Workload
+from halftime.verbs.profile.facts import ModuleFacts, facts
 from halftime.verbs.profile.findings import findings
 from halftime.verbs.profile.guidance import FirstStep, GuidanceFacts, guidance_facts
+from planted_findings import DIT, ON_CARD, UNET, ids, of
 from tiny_pipelines import PIPELINES
-
-UNET = ModuleFacts("unet", "denoiser", "bfloat16", True, True, True)
-DIT = ModuleFacts(
-    "transformer",
-    "denoiser",
-    "bfloat16",
-    False,
-    False,
-    True,
-    transformer=True,
-    cached=True,
-    quantised="torchao",
-    attention_backend="_flash_3",
-    parameters=12 * 10**9,
-)
-FACTS = Facts("P", "cuda", "Euler", (UNET,), True, False, "", cachable=True)
-DENOISER = LedgerRow(stage="denoiser", seconds=8.0, share=0.8)
-LEDGER = (LedgerRow(stage="denoise", seconds=8.0, share=0.8, parts=(DENOISER,)),)
-CALM = ProfileEvidence(10.0, 10.0, LEDGER, FACTS, None, 0.1, 2, steps=28)
-
-
-def ids(evidence: ProfileEvidence) -> list[str]:
-    return [finding.id for finding in findings(evidence)]
-
-
-def of(module: ModuleFacts, **more: object) -> ProfileEvidence:
-    modules = (replace(module, **more),)  # type: ignore[arg-type]
-    return replace(CALM, facts=replace(FACTS, modules=modules))
-
 
 # ---- guidance
 
@@ -60,10 +31,10 @@ def of(module: ModuleFacts, **more: object) -> ProfileEvidence:
     ],
 )
 def test_guidance_for_nothing(guidance: GuidanceFacts | None, expected: list[str]) -> None:
-    evidence = replace(CALM, guidance=guidance)
+    evidence = replace(ON_CARD, guidance=guidance)
     assert ids(evidence) == expected
     if expected:
-        assert findings(evidence)[0].seconds == 4.0
+        assert findings(evidence)[0].seconds == 3.7
 
 
 def test_halves_of_a_batch_and_two_calls_are_compared_alike() -> None:

@@ -17,11 +17,8 @@ from torch import nn
 
 from halftime.pipeline.load import LoadedPipeline
 from halftime.records import (
-    LedgerRow,
-    MemoryGrowth,
     MemoryReport,
     Session,
-    StageMemory,
     Transfer,
     WeightMoves,
     Workload,
@@ -32,47 +29,15 @@ from halftime.report.session import ledger_table, report_of
 from halftime.verbs.profile import probe
 from halftime.verbs.profile.device_probe import DeviceEvent, transfers
 from halftime.verbs.profile.evidence import ProfileEvidence
-from halftime.verbs.profile.facts import Facts, ModuleFacts
 from halftime.verbs.profile.findings import findings
 from halftime.verbs.profile.growth import WORTH_SAYING, growth_per_call
 from halftime.verbs.profile.moves import Move, moves_watched, summed, weight_moves
 from halftime.verbs.profile.recorder import Recorder
 from halftime.verbs.profile.run import ProfileSettings, measure
+from planted_findings import CARD, GIB, MEMORY, MOVED, ON_CARD, PLANTED, STAGES, ids
 from tiny_pipelines import PIPELINES
 
-GIB = 2**30
 CPU, META = torch.device("cpu"), torch.device("meta")
-GOOD = {"dtype": "bfloat16", "convolutional": True, "channels_last": True, "compiled": True}
-UNET = ModuleFacts("unet", "denoiser", **GOOD)
-FACTS = Facts(
-    "P", "cuda", "Euler", (UNET,), True, False, "", free_bytes=8 * GIB, weight_bytes=6 * GIB
-)
-LEDGER = (
-    LedgerRow(stage="denoise", seconds=8.0, share=0.8),
-    LedgerRow(stage="vae_decode", seconds=2.0, share=0.2),
-)
-STAGES = (
-    StageMemory(stage="denoise", peak_bytes=9 * GIB),
-    StageMemory(stage="vae_decode", peak_bytes=12 * GIB),
-)
-MEMORY = MemoryReport(
-    measure="CUDA allocator", stages=STAGES, of_device=True, capacity_bytes=24 * GIB
-)
-CALM = ProfileEvidence(10.0, 10.0, LEDGER, FACTS, None, 0.1, 2, memory=MEMORY)
-MOVED = WeightMoves(
-    component="unet",
-    stage="denoise",
-    to_device=True,
-    how="model",
-    count=1,
-    steps=1,
-    bytes=5 * GIB,
-    seconds=1.5,
-)
-
-
-def ids(evidence: ProfileEvidence) -> list[str]:
-    return [finding.id for finding in findings(evidence)]
 
 
 def message(evidence: ProfileEvidence) -> str:
@@ -81,8 +46,8 @@ def message(evidence: ProfileEvidence) -> str:
 
 
 def test_nothing_is_said_where_memory_is_well() -> None:
-    assert ids(CALM) == []
-    assert ids(replace(CALM, memory=None)) == []
+    assert ids(ON_CARD) == []
+    assert ids(replace(ON_CARD, memory=None)) == []
 
 
 # ---- what grows
@@ -99,14 +64,11 @@ def test_memory_grows_where_each_call_leaves_more_than_the_one_before(readings: 
 
 
 def test_growth_names_the_stage_and_the_type() -> None:
-    row = MemoryGrowth(stage="denoise", kind="float32 tensor 1x4x128x128", count=2, bytes=2**21)
-    grown = MemoryReport(
-        measure="", stages=STAGES, growth_per_call=2**30, left_behind=(row,), capacity_bytes=None
-    )
-    text = message(replace(CALM, memory=grown))
+    grown = PLANTED["memory-grows"].evidence
+    text = message(grown)
     assert "2 x float32 tensor 1x4x128x128, made in denoise" in text
-    assert "lasts for 8 more" in text
-    [finding] = findings(replace(CALM, memory=grown))
+    assert "lasts for 1,092 more" in text
+    [finding] = findings(grown)
     assert (finding.id, finding.stage) == ("memory-grows", "denoise")
 
 
@@ -114,8 +76,7 @@ def test_growth_names_the_stage_and_the_type() -> None:
 
 
 def test_a_device_that_is_nearly_full() -> None:
-    full = MemoryReport(measure="", stages=STAGES, of_device=True, capacity_bytes=13 * GIB)
-    [finding] = findings(replace(CALM, memory=full))
+    [finding] = findings(PLANTED["memory-nearly-full"].evidence)
     assert (finding.id, finding.stage, finding.fix) == (
         "memory-nearly-full",
         "vae_decode",
@@ -123,14 +84,14 @@ def test_a_device_that_is_nearly_full() -> None:
     )
     # what a process holds of the host says nothing of it
     host = MemoryReport(measure="", stages=STAGES, of_device=False, capacity_bytes=13 * GIB)
-    assert ids(replace(CALM, memory=host)) == []
+    assert ids(replace(ON_CARD, memory=host)) == []
 
 
 # ---- what moves
 
 
 def test_weights_that_move_although_they_fit() -> None:
-    [finding] = findings(replace(CALM, moves=(MOVED,)))
+    [finding] = findings(PLANTED["weights-moved"].evidence)
     assert (finding.id, finding.stage, finding.seconds) == ("weights-moved", "denoise", 1.5)
     assert "pipeline.to(device) once" in finding.message
     assert "prefetching" not in finding.message
@@ -148,9 +109,9 @@ def test_weights_that_move_although_they_fit() -> None:
 )
 def test_what_helps_where_they_do_not_fit(how: str, ahead: bool, free: int, cure: str) -> None:
     small = MemoryReport(measure="", stages=STAGES, of_device=True, capacity_bytes=16 * GIB)
-    facts = replace(FACTS, free_bytes=free * GIB)
+    facts = replace(CARD, free_bytes=free * GIB)
     move = WeightMoves(**{**as_values(MOVED), "how": how, "ahead": ahead})  # type: ignore[arg-type]
-    text = message(replace(CALM, memory=small, facts=facts, moves=(move,)))
+    text = message(replace(ON_CARD, memory=small, facts=facts, moves=(move,)))
     assert cure in text
     assert ("prefetching hides a part" in text) == ahead
 
@@ -167,7 +128,7 @@ def fetched(exposed: float) -> ProfileEvidence:
     copies = Transfer(
         stage="denoise", direction="HtoD", count=40, seconds=1.6, exposed_seconds=exposed
     )
-    return replace(CALM, moves=(AHEAD,), transfers=(copies,))
+    return replace(ON_CARD, moves=(AHEAD,), transfers=(copies,))
 
 
 def test_moves_on_a_stream_cost_what_computing_does_not_hide() -> None:
@@ -226,7 +187,7 @@ def test_what_is_hidden_and_what_is_not_are_the_whole(
 
 def test_moves_that_cost_little_are_not_worth_a_word() -> None:
     move = WeightMoves(**{**as_values(MOVED), "seconds": 0.1})  # type: ignore[arg-type]
-    assert ids(replace(CALM, moves=(move,))) == []
+    assert ids(replace(ON_CARD, moves=(move,))) == []
 
 
 class Movable(nn.Linear):

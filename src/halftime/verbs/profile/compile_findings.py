@@ -8,7 +8,7 @@ from halftime.base import units
 from halftime.records import Finding
 from halftime.records.fixes import FixName
 from halftime.records.stages import COMPILATION
-from halftime.verbs.profile.evidence import ProfileEvidence, Rule
+from halftime.verbs.profile.evidence import ProfileEvidence, Rule, counted, finding_of
 
 # method of a component -> the fix that compiles what it runs
 _METHOD_FIXES: dict[str, FixName] = {"decode": "vae-compile"}
@@ -38,10 +38,10 @@ def _recompiles(evidence: ProfileEvidence) -> Iterator[Finding]:
         return  # said with its cost
     if report and report.after_warmup:
         reason = report.recompiles[0].reason if report.recompiles else "no reason recorded"
-        yield Finding(
-            id="recompiles",
-            stage="call",
-            message=f"{report.after_warmup} graphs were compiled again after the warm-up: {reason}",
+        yield finding_of(
+            "recompiles",
+            "call",
+            f"compiled again after the warm-up: {counted(report.after_warmup, 'graph')}; {reason}",
             where=evidence.compiled_for
             or tuple(dict.fromkeys(recompile.where for recompile in report.recompiles)),
         )
@@ -51,10 +51,10 @@ def _graph_breaks(evidence: ProfileEvidence) -> Iterator[Finding]:
     report = evidence.compilation
     if report and report.graph_breaks:
         total = sum(broken.count for broken in report.graph_breaks)
-        yield Finding(
-            id="graph-breaks",
-            stage="call",
-            message=f"torch.compile broke the graph {total} times, most often for: "
+        yield finding_of(
+            "graph-breaks",
+            "call",
+            f"torch.compile broke the graph {counted(total, 'time')}, most often for: "
             f"{report.graph_breaks[0].reason}",
         )
 

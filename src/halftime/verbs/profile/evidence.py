@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from halftime.base import units
 from halftime.records import (
@@ -36,6 +37,52 @@ class Probed:
 NOT_PROBED = Probed()
 # Below this share of the wall clock a cost is not worth a reader's time.
 WORTH_SAYING = 0.02
+
+# All that the rules can find, in the order of docs/findings.md. A new one needs an example in
+# tests/planted_findings.py.
+FindingName = Literal[
+    "broken-picture",
+    "denoiser-fp32",
+    "denoiser-fp16",
+    "denoiser-contiguous",
+    "denoiser-eager",
+    "vae-fp32",
+    "vae-fp16",
+    "vae-contiguous",
+    "vae-eager",
+    "vae-upcast",
+    "vae-decodes",
+    "vae-slicing",
+    "vae-tiling",
+    "text-fp32",
+    "prompt-encoding",
+    "text-first-call",
+    "first-call",
+    "loop-glue",
+    "scheduler-step",
+    "callback",
+    "postprocess",
+    "safety-checker",
+    "compile-without-effect",
+    "compiled-not-called",
+    "compiles-in-steady-calls",
+    "recompiles",
+    "graph-breaks",
+    "old-attention",
+    "attention-slicing",
+    "lora-unfused",
+    "guidance-for-nothing",
+    "transformer-cache",
+    "transformer-attention",
+    "transformer-quantise",
+    "host-waits",
+    "launch-bound",
+    "memory-grows",
+    "memory-nearly-full",
+    "weights-moved",
+    "openmp-spins",
+]
+FINDING_NAMES: tuple[FindingName, ...] = get_args(FindingName)
 
 
 @dataclass(frozen=True)
@@ -79,7 +126,7 @@ class ProfileEvidence:
 
     def finding(
         self,
-        name: str,
+        name: FindingName,
         stage: str,
         seconds: float,
         fix: FixName | None,
@@ -87,19 +134,41 @@ class ProfileEvidence:
         where: tuple[str, ...] = (),
     ) -> Finding:
         """A finding with its ceiling over the steady call."""
-        return Finding(
-            id=name,
-            stage=stage,
-            seconds=seconds,
-            ceiling=ceiling(seconds, self.wall_seconds),
-            fix=fix,
-            message=message,
-            where=where,
+        return finding_of(
+            name, stage, message, cost=(seconds, self.wall_seconds), fix=fix, where=where
         )
 
     def part_of_call(self, seconds: float) -> str:
         """'1.2 s, 21.4 % of the call'."""
         return f"{units.seconds(seconds)}, {units.share(seconds / self.wall_seconds)} of the call"
+
+
+def finding_of(
+    name: FindingName,
+    stage: str,
+    message: str,
+    *,
+    cost: tuple[float, float] | None = None,
+    fix: FixName | None = None,
+    where: tuple[str, ...] = (),
+    broken: bool = False,
+) -> Finding:
+    """A finding of one of the names above; `cost` is its seconds, and of how many."""
+    return Finding(
+        id=name,
+        stage=stage,
+        message=message,
+        seconds=cost[0] if cost else None,
+        ceiling=ceiling(*cost) if cost else None,
+        fix=fix,
+        where=where,
+        broken=broken,
+    )
+
+
+def counted(number: int, word: str) -> str:
+    """'1 picture', '4 pictures'."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 Rule = Callable[[ProfileEvidence], Iterator[Finding]]

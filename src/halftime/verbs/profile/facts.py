@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from halftime.base.environment import instructions
-from halftime.pipeline.components import modules_of
+from halftime.pipeline.components import modules_of, pipelines_of
 from halftime.pipeline.device import device_of, fastest_dtype, overflows_in_float16
 from halftime.pipeline.state import adapter_layers, quantised_by, working_adapters
 from halftime.records.stages import place_of
@@ -71,12 +71,13 @@ def facts(pipeline: DiffusionPipeline, settings: dict[str, str]) -> Facts:
     """Look at a pipeline without running it."""
     device = device_of(pipeline)
     wrapped = pytorch.wrapped_modules()
+    upcasts = any(map(hugging_face.upcasts_vae, pipelines_of(pipeline)))
     return Facts(
         pipeline=type(pipeline).__name__,
         device=device.type,
         scheduler=type(getattr(pipeline, "scheduler", None)).__name__,
         modules=tuple(
-            _module(name, module, wrapped) for name, module in modules_of(pipeline).items()
+            _module(name, module, wrapped, upcasts) for name, module in modules_of(pipeline).items()
         ),
         fast_bfloat16=_fast_bfloat16(device),
         slow_float16=device.type == "cpu"
@@ -99,7 +100,9 @@ def _free_bytes(device: torch.device) -> int | None:
     return int(psutil.virtual_memory().available) if device.type == "cpu" else None
 
 
-def _module(name: str, module: torch.nn.Module, wrapped: Collection[int]) -> ModuleFacts:
+def _module(
+    name: str, module: torch.nn.Module, wrapped: Collection[int], upcasts: bool
+) -> ModuleFacts:
     weights = [parameter for parameter in module.parameters() if parameter.is_floating_point()]
     kernels = [weight for weight in weights if weight.dim() == 4 and weight.shape[-1] > 1]
     home = place_of(name)
@@ -118,7 +121,7 @@ def _module(name: str, module: torch.nn.Module, wrapped: Collection[int]) -> Mod
         overflows=overflows,
         compiled_whole=pytorch.is_compiled_whole(module),
         slicing=bool(getattr(module, "use_slicing", False)),
-        upcasts=dtype == "float16" and overflows,
+        upcasts=upcasts and dtype == "float16" and overflows,
         old_attention=_old_attention(module),
         adapters=working_adapters(module),
         adapted_layers=sum(1 for _ in adapter_layers(module)),

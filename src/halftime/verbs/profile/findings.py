@@ -11,11 +11,16 @@ from typing import NamedTuple
 
 from halftime.base import units
 from halftime.records import Finding
-from halftime.records.finding import ceiling
 from halftime.records.fixes import FixName
 from halftime.records.stages import COMPILATION
 from halftime.verbs.profile.compile_findings import COMPILE_RULES
-from halftime.verbs.profile.evidence import WORTH_SAYING, ProfileEvidence, Rule
+from halftime.verbs.profile.evidence import (
+    WORTH_SAYING,
+    FindingName,
+    ProfileEvidence,
+    Rule,
+    finding_of,
+)
 from halftime.verbs.profile.facts import Facts, ModuleFacts
 from halftime.verbs.profile.habit_findings import HABIT_RULES
 from halftime.verbs.profile.lever_findings import LEVER_RULES
@@ -41,7 +46,7 @@ def _heavy_component(evidence: ProfileEvidence) -> Iterator[Finding]:
             manners = ", ".join(way.words for way in slow)
             names = " and ".join(module.name for module in modules)
             yield evidence.finding(
-                f"{part}-{slow[0].name}",
+                slow[0].name,
                 stage,
                 seconds,
                 slow[0].fix,
@@ -50,16 +55,26 @@ def _heavy_component(evidence: ProfileEvidence) -> Iterator[Finding]:
 
 
 class _Way(NamedTuple):
-    name: str
+    name: FindingName
     fix: FixName
     words: str
     applies: bool
 
 
-# part -> its fixes: dtype, memory layout, compilation
-_COMPONENT_FIXES: dict[str, tuple[FixName, FixName, FixName]] = {
-    "vae": ("vae-dtype", "vae-channels-last", "vae-compile"),
-    "denoiser": ("denoiser-dtype", "denoiser-channels-last", "denoiser-compile"),
+# part -> what is slow in it, and the fix: two dtypes, memory layout, compilation
+_COMPONENT_FIXES: dict[str, tuple[tuple[FindingName, FixName], ...]] = {
+    "vae": (
+        ("vae-fp32", "vae-dtype"),
+        ("vae-fp16", "vae-dtype"),
+        ("vae-contiguous", "vae-channels-last"),
+        ("vae-eager", "vae-compile"),
+    ),
+    "denoiser": (
+        ("denoiser-fp32", "denoiser-dtype"),
+        ("denoiser-fp16", "denoiser-dtype"),
+        ("denoiser-contiguous", "denoiser-channels-last"),
+        ("denoiser-eager", "denoiser-compile"),
+    ),
 }
 
 
@@ -69,22 +84,20 @@ def _slow_ways(part: str, modules: tuple[ModuleFacts, ...], facts: Facts) -> tup
     in_fp16 = facts.slow_float16 and any(module.dtype == "float16" for module in modules)
     channels_first = any(module.convolutional and not module.channels_last for module in modules)
     eager = any(not module.compiled for module in modules)
-    dtype, channels_last, compile_ = _COMPONENT_FIXES[part]
+    fp32, fp16, contiguous, plain = _COMPONENT_FIXES[part]
     return (
         _Way(
-            "fp32",
-            dtype,
+            *fp32,
             f"in fp32 (this device computes faster in {'fp16' if to_fp16 else 'bf16'})",
             in_fp32 and (facts.fast_bfloat16 or to_fp16),
         ),
         _Way(
-            "fp16",
-            dtype,
+            *fp16,
             "in fp16, which this processor emulates (26 times slower than fp32 where measured)",
             in_fp16,
         ),
-        _Way("contiguous", channels_last, "channels-first", channels_first),
-        _Way("eager", compile_, "eagerly", eager),
+        _Way(*contiguous, "channels-first", channels_first),
+        _Way(*plain, "eagerly", eager),
     )
 
 
@@ -95,15 +108,14 @@ def _first_text_encode(evidence: ProfileEvidence) -> Iterator[Finding]:
         return
     extra = first - row.seconds
     if first >= FIRST_CALL_FACTOR * row.seconds and extra >= FIRST_CALL_SECONDS:
-        yield Finding(
-            id="text-first-call",
-            stage="encode_prompt",
-            seconds=extra,
-            ceiling=ceiling(extra, evidence.first_call_seconds),
-            fix="text-warmup",
-            message=f"the text encoder's first call costs {units.seconds(first)}, "
+        yield finding_of(
+            "text-first-call",
+            "encode_prompt",
+            f"the text encoder's first call costs {units.seconds(first)}, "
             f"{first / row.seconds:.0f}x its steady state of {units.seconds(row.seconds)} "
             "(the ceiling is the first call's)",
+            cost=(extra, evidence.first_call_seconds),
+            fix="text-warmup",
         )
 
 
@@ -113,15 +125,14 @@ def _first_call(evidence: ProfileEvidence) -> Iterator[Finding]:
         return
     extra = first - evidence.wall_seconds
     fix, cause = _cause_of_first_call(evidence)
-    yield Finding(
-        id="first-call",
-        stage="call",
-        seconds=extra,
-        ceiling=ceiling(extra, first),
-        fix=fix,
-        message=f"the first call takes {units.seconds(first)}, "
+    yield finding_of(
+        "first-call",
+        "call",
+        f"the first call takes {units.seconds(first)}, "
         f"{first / evidence.wall_seconds:.1f}x a steady one{cause} (the ceiling is the first "
         "call's)",
+        cost=(extra, first),
+        fix=fix,
     )
 
 
@@ -183,17 +194,32 @@ def _prompt_encoding(evidence: ProfileEvidence) -> Iterator[Finding]:
         )
 
 
+# Parts of post-processing that are networks: another kind of output spares none of their time.
+_NETWORKS = frozenset({"safety_checker", "vocoder", "text_decoder"})
+
+
 def _postprocess(evidence: ProfileEvidence) -> Iterator[Finding]:
-    seconds = evidence.costs("postprocess")
+    seconds = _converting(evidence)
     if seconds >= 2 * WORTH_SAYING * evidence.wall_seconds:
         yield evidence.finding(
             "postprocess",
             "postprocess",
             seconds,
             None,
-            f"post-processing takes {evidence.part_of_call(seconds)}; ask for output_type='pt' "
-            "or 'np' where no PIL picture is needed",
+            f"turning what was drawn into pictures takes {evidence.part_of_call(seconds)}, on the "
+            "host; ask for output_type='pt' or 'np' where no PIL picture is needed",
         )
+
+
+def _converting(evidence: ProfileEvidence) -> float:
+    """Seconds of post-processing outside of its networks."""
+    row = evidence.row("postprocess")
+    if row is None:
+        return 0.0
+    if row.parts:
+        return sum(part.seconds for part in row.parts if part.stage not in _NETWORKS)
+    only = {span.part for span in evidence.spans if span.stage == "postprocess"}
+    return 0.0 if only and only <= _NETWORKS else row.seconds
 
 
 def _host_waits(evidence: ProfileEvidence) -> Iterator[Finding]:
@@ -228,10 +254,10 @@ def _spinning_threads(evidence: ProfileEvidence) -> Iterator[Finding]:
     busy = evidence.load_average > 0.5 * evidence.cores
     yields = evidence.facts.wait_policy.upper().startswith("PASSIVE")
     if evidence.facts.device == "cpu" and busy and not yields:
-        yield Finding(
-            id="openmp-spins",
-            stage="call",
-            message=f"the machine has other work (load {evidence.load_average:.1f} on "
+        yield finding_of(
+            "openmp-spins",
+            "call",
+            f"the machine has other work (load {evidence.load_average:.1f} on "
             f"{evidence.cores} cores) and OpenMP threads spin while they wait; set "
             "OMP_WAIT_POLICY=PASSIVE (2 to 30 times faster where measured)",
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from halftime.base import units
 from halftime.base.pixels import NOISE
 from halftime.records import Finding
-from halftime.verbs.profile.evidence import ProfileEvidence, Rule
+from halftime.verbs.profile.evidence import ProfileEvidence, Rule, counted, finding_of
 
 # In fewer, a model that draws pixels without a VAE is noise by right.
 FEWEST_STEPS = 8
@@ -19,11 +19,11 @@ def _broken_picture(evidence: ProfileEvidence) -> Iterator[Finding]:
     for fault in evidence.drawing.faults if evidence.drawing else ():
         if fault == NOISE and evidence.steps < FEWEST_STEPS:
             continue
-        yield Finding(
-            id="broken-picture",
-            stage="picture",
+        yield finding_of(
+            "broken-picture",
+            "picture",
+            f"what this call drew is no picture: {fault}. {_cure(fault, evidence)}",
             broken=True,
-            message=f"what this call drew is no picture: {fault}. {_cure(fault, evidence)}",
         )
 
 
@@ -35,9 +35,10 @@ def _cure(fault: str, evidence: ProfileEvidence) -> str:
             "matching), or the steps are too few: draw with the scheduler that the model came with"
         )
     if halves:
+        run = "runs" if len(halves) == 1 else "run"
         return (
-            f"The {' and '.join(halves)} run in fp16, whose largest number is 65,504: load the "
-            "pipeline in torch.bfloat16, or the VAE alone in float32"
+            f"The {' and '.join(halves)} {run} in fp16, whose largest "
+            "number is 65,504: load the pipeline in torch.bfloat16, or the VAE alone in float32"
         )
     return "Look at the latents (output_type='latent') to see whether the denoiser or the VAE fails"
 
@@ -53,7 +54,7 @@ def _callback(evidence: ProfileEvidence) -> Iterator[Finding]:
         for span in evidence.spans
     )
     inside = (
-        f"It decodes a picture {decodes} times: every few steps, or through a tiny VAE "
+        f"It decodes {counted(decodes, 'picture')}: every few steps, or through a tiny VAE "
         "(AutoencoderTiny), is enough for a preview"
         if decodes
         else "Call it less often, and read nothing back from the device in it"
@@ -63,7 +64,8 @@ def _callback(evidence: ProfileEvidence) -> Iterator[Finding]:
         "denoise",
         seconds,
         None,
-        f"your callback takes {evidence.part_of_call(seconds)} in {times} calls. {inside}",
+        f"your callback takes {evidence.part_of_call(seconds)} in {counted(times, 'call')}. "
+        f"{inside}",
     )
 
 
@@ -84,7 +86,7 @@ def _more_decodes_than_pictures(evidence: ProfileEvidence) -> Iterator[Finding]:
             "vae_decode",
             spare,
             None,
-            f"the VAE decodes {len(decodes)} times for {_counted(pictures, 'picture')}; what is "
+            f"the VAE decodes {len(decodes)} times for {counted(pictures, 'picture')}; what is "
             f"not shown costs {evidence.part_of_call(spare)}: preview through a tiny VAE "
             "(AutoencoderTiny), or less often",
         )
@@ -190,7 +192,7 @@ def _unfused_adapters(evidence: ProfileEvidence) -> Iterator[Finding]:
                 "lora-fuse",
                 f"unfused LoRA ({', '.join(module.adapters)}) works beside the {module.name}'s own "
                 f"weights in {module.adapted_layers} layers of every step, about "
-                f"{evidence.part_of_call(seconds)} measured in a call of its own; fuse it where "
+                f"{evidence.part_of_call(seconds)}, measured in a call of its own; fuse it where "
                 "adapters do not change between calls",
             )
 
@@ -222,10 +224,6 @@ def _upcast_vae(evidence: ProfileEvidence) -> Iterator[Finding]:
                 f"fp16 (force_upcast; {evidence.part_of_call(seconds)}): in bfloat16 it needs no "
                 "cast",
             )
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 HABIT_RULES: tuple[Rule, ...] = (

@@ -28,7 +28,13 @@ from halftime.records.stages import (
 )
 from halftime.upstream import hugging_face, pytorch
 from halftime.verbs.profile.recorder import Recorder
-from halftime.verbs.profile.timed_methods import Around, Method, methods_timed, plain_method
+from halftime.verbs.profile.timed_methods import (
+    Around,
+    Method,
+    is_static,
+    methods_timed,
+    plain_method,
+)
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -126,6 +132,10 @@ def _wrap_pipeline(pipeline: DiffusionPipeline, recorder: Recorder, undo: ExitSt
         for method, stage in PIPELINE_METHODS
         if plain_method(pipeline, method)
     }
+    for method, stage in PIPELINE_METHODS:
+        if is_static(pipeline, method):
+            timed = _timed(getattr(pipeline, method), Place(stage, ""), method, recorder)
+            undo.enter_context(patched(pipeline, method, timed))
     if plain_method(pipeline, "progress_bar"):
         arounds["progress_bar"] = _around_progress_bar(recorder)
     undo.enter_context(methods_timed(pipeline, arounds))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from halftime.base import units
 from halftime.records import Finding
 from halftime.records.fixes import FixName
-from halftime.verbs.profile.evidence import ProfileEvidence, Rule
+from halftime.verbs.profile.evidence import FindingName, ProfileEvidence, Rule
 from halftime.verbs.profile.facts import ModuleFacts
 
 FIXES_OF_COMPILATION: dict[str, FixName] = {"denoiser": "denoiser-compile", "vae": "vae-compile"}
@@ -64,7 +64,7 @@ def _compiled_and_not_called(evidence: ProfileEvidence) -> Iterator[Finding]:
 
 
 class _Lever(NamedTuple):
-    name: str
+    name: FindingName
     fix: FixName
     words: str
     applies: bool
@@ -82,7 +82,7 @@ def _transformer_levers(evidence: ProfileEvidence) -> Iterator[Finding]:
     for lever in _levers(evidence, modules):
         if lever.applies:
             yield evidence.finding(
-                f"transformer-{lever.name}",
+                lever.name,
                 "denoise",
                 seconds,
                 lever.fix,
@@ -98,7 +98,7 @@ def _levers(evidence: ProfileEvidence, modules: tuple[ModuleFacts, ...]) -> tupl
     large = sum(module.parameters for module in modules) >= _LARGE
     return (
         _Lever(
-            "cache",
+            "transformer-cache",
             "step-cache",
             f"the {names} computes each of {evidence.steps} steps anew, where neighbours are alike",
             evidence.facts.cachable
@@ -106,13 +106,13 @@ def _levers(evidence: ProfileEvidence, modules: tuple[ModuleFacts, ...]) -> tupl
             and not any(module.cached for module in modules),
         ),
         _Lever(
-            "attention",
+            "transformer-attention",
             "attention-backend",
             f"the {names} attends through torch's default kernel",
             on_gpu and plain,
         ),
         _Lever(
-            "quantise",
+            "transformer-quantise",
             "denoiser-quantize",
             f"the {names} holds {units.count(sum(m.parameters for m in modules))} parameters in 16 "
             "bits or more",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from halftime.base import units
 from halftime.records import Finding, Transfer, WeightMoves
 from halftime.records.session import UNEXPLAINED
-from halftime.verbs.profile.evidence import ProfileEvidence, Rule
+from halftime.verbs.profile.evidence import ProfileEvidence, Rule, counted, finding_of
 from halftime.verbs.profile.probe import PROBE_STEPS
 
 NEARLY_FULL = 0.9  # of a device's memory: fragments alone may make the next call fail
@@ -25,10 +25,10 @@ def _growth(evidence: ProfileEvidence) -> Iterator[Finding]:
     cause = f". A call of {PROBE_STEPS} steps left {leftovers}" if rows else ""
     free = evidence.facts.free_bytes
     calls = f"; what is free lasts for {free // memory.growth_per_call:,} more" if free else ""
-    yield Finding(
-        id="memory-grows",
-        stage=rows[0].stage if rows else "call",
-        message=f"each call holds {units.size(memory.growth_per_call)} more than the one before"
+    yield finding_of(
+        "memory-grows",
+        rows[0].stage if rows else "call",
+        f"each call holds {units.size(memory.growth_per_call)} more than the one before"
         f"{calls}{cause}: something keeps it (a list in a callback, a hook, a cache without a "
         "bound); keep a detached copy on the host, or let it go",
     )
@@ -40,14 +40,14 @@ def _nearly_full(evidence: ProfileEvidence) -> Iterator[Finding]:
         return
     peak, stage = max(((row.peak_bytes or 0), row.stage) for row in memory.stages)
     if peak >= NEARLY_FULL * memory.capacity_bytes:
-        yield Finding(
-            id="memory-nearly-full",
-            stage=stage,
-            fix="offload" if not evidence.moves else None,
-            message=f"tensors take up to {units.size(peak)} of the device's "
+        yield finding_of(
+            "memory-nearly-full",
+            stage,
+            f"tensors take up to {units.size(peak)} of the device's "
             f"{units.size(memory.capacity_bytes)}, in {stage}: a larger picture or batch, or "
             "fragments, will not fit. In vae_decode tiles help (pipeline.vae.enable_tiling()), "
             "elsewhere fewer bits or `offload`",
+            fix="offload" if not evidence.moves else None,
         )
 
 
@@ -63,6 +63,7 @@ def _moved_weights(evidence: ProfileEvidence) -> Iterator[Finding]:
         return
     most = max(moves, key=lambda move: move.seconds)
     total = sum(move.bytes for move in moves if move.to_device)
+    count = sum(move.count for move in moves)
     hidden = hidden_words(copied) if copied else _HIDDEN if ahead else ""
     yield evidence.finding(
         "weights-moved",
@@ -70,7 +71,7 @@ def _moved_weights(evidence: ProfileEvidence) -> Iterator[Finding]:
         seconds,
         None,
         f"hooks move {units.size(total)} of weights to the device in each call, in "
-        f"{sum(move.count for move in moves)} moves ({evidence.part_of_call(waited)}, each waited "
+        f"{counted(count, 'move')} ({evidence.part_of_call(waited)}, each waited "
         f"for; the {most.component} most, {_manner(most)}){hidden}. "
         f"{_cure(evidence, most)}",
     )
@@ -91,7 +92,13 @@ _HIDDEN = ", of which prefetching hides a part: `halftime trace` tells how much"
 
 
 def _manner(move: WeightMoves) -> str:
-    often = f"in {move.steps} steps" if move.steps > 1 else f"{move.count} times"
+    often = (
+        f"in {move.steps} steps"
+        if move.steps > 1
+        else "once"
+        if move.count == 1
+        else f"{move.count} times"
+    )
     return f"{units.seconds(move.seconds)} {often}"
 
 

@@ -32,6 +32,11 @@ def plain_method(instance: object, name: str) -> Method | None:
     return function if isinstance(function, types.FunctionType) else None
 
 
+def is_static(instance: object, name: str) -> bool:
+    """Whether the class has a static method of that name."""
+    return isinstance(inspect.getattr_static(type(instance), name, None), staticmethod)
+
+
 @contextmanager
 def methods_timed(instance: object, arounds: Mapping[str, Around]) -> Iterator[None]:
     """Within the block, each of these methods of the object, and of its copies, runs inside its
