@@ -9,6 +9,7 @@ import pytest
 
 from halftime.records import Workload
 from halftime.records.gate import Gate, GateCounter, GateDifference, GateSide, StageShift
+from halftime.records.verdict import Verdict
 from halftime.report.gate import github_annotations, junit, report_of, summary_of
 from halftime.report.markdown import markdown
 
@@ -67,6 +68,22 @@ def test_the_sentence() -> None:
         "+41 ms [38, 45]."
     )
     assert summary_of(UNDECIDED).endswith("What would decide: more.")
+
+
+def test_the_sentence_names_what_was_compared_and_nothing_else() -> None:
+    exact = msgspec.structs.replace(UNDECIDED, verdict="pass", speed="not measured", ratio=None)
+    assert "pictures were not compared" in summary_of(exact)
+    verdict = Verdict(
+        verdict="equivalent",
+        reasons=(),
+        pairs=5,
+        margin=3.0,
+        noise_floor={},
+        per_class=(),
+        worst_pairs=(),
+    )
+    both = msgspec.structs.replace(exact, pictures=verdict)
+    assert summary_of(both) == "Pass by counters and pictures; time was not measured."
 
 
 def test_the_page_says_stage_counters_and_causes() -> None:

@@ -79,6 +79,8 @@ def summary_of(gate: Gate) -> str:
     if gate.verdict == "undecided":
         return f"{word}{speed}. What would decide: {gate.would_decide}."
     if gate.verdict == "pass" and gate.speed == "not measured":
+        if gate.pictures is None:
+            return "Pass by counters; time was not measured, and pictures were not compared."
         return "Pass by counters and pictures; time was not measured."
     if gate.verdict == "accepted":
         why = "; ".join(line.reason for line in gate.accepted)

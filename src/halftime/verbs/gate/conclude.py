@@ -241,7 +241,7 @@ def _speed_reasons(
     sure = f"wrong in at most {100 * alpha:g} % of runs"
     moved = f": {stage_words(stage)}{_others(stages, stage)}" if stage else ""
     if speed == "not measured":
-        yield "time was not measured: counters and pictures alone"
+        yield "time was not measured"
     elif ruling.speed:
         yield f"{_accepted('slower', ruling.speed)}{moved}"
     elif speed == "slower":
