@@ -22,6 +22,8 @@ from halftime.verbs.serve.wire import Begin, Channel, DrawTask
 class FullStudio:
     """Memory for one picture at a time, and for those that ask for `nothing` none."""
 
+    shadow = None
+
     def draw(self, jobs: tuple[Job, ...], watch: Watch) -> Drawing:
         watch.begin()
         if len(jobs) > 1 or jobs[0].prompt == "too large":

@@ -18,6 +18,7 @@ from serve_helpers import FAKE, events_of, job, names, running, until
 from halftime.verbs.serve.engine import Engine
 from halftime.verbs.serve.messages import (
     EngineSettings,
+    Event,
     Final,
     JobFailed,
     NotReady,
@@ -257,18 +258,25 @@ def test_deadlines_end_a_job_in_the_queue_and_in_a_worker_that_hangs() -> None:
     asyncio.run(check())
 
 
+async def collect(engine: Engine, events: list[Event]) -> None:
+    async for event in engine.submit(job(prompt="slow")):
+        events.append(event)
+
+
 def test_a_worker_that_is_stopped_is_ended_and_its_picture_drawn_by_the_next() -> None:
     """A real process and SIGSTOP; how long that may take is in test_serve_liveness.py."""
 
     async def check() -> None:
         async with running(SETTINGS) as engine:
-            held = asyncio.ensure_future(events_of(engine, job(prompt="slow")))
-            await until(lambda: engine.status.running == 1)
+            events: list[Event] = []
+            held = asyncio.ensure_future(collect(engine, events))
+            await until(lambda: names(events) == ["Started"])
             assert engine.status.worker_pid is not None
             os.kill(engine.status.worker_pid, signal.SIGSTOP)
             engine.look(11.0)
             assert engine.status.state == "starting"
-            assert names(await held) == ["Started", "Started", "Final"]
+            await held
+            assert names(events) == ["Started", "Started", "Final"]
             assert engine.status.workers_hanging == engine.status.workers_restarted == 1
             assert "gave no sign of life for 11 s while drawing" in engine.status.alarms[0]
 

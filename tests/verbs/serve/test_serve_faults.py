@@ -410,7 +410,8 @@ def test_a_drain_that_runs_out_of_time_says_so_by_its_exit_code(process: tuple) 
     answers: list[httpx2.Response] = []
     thread = threading.Thread(target=lambda: ask_for_long(address, answers), daemon=True)
     thread.start()
-    wait_until(lambda: b"http_server_active_requests 2.0" in http.get(address + "/metrics").content)
+    drawing = b"halftime_pictures_in_progress 1.0"
+    wait_until(lambda: drawing in http.get(address + "/metrics").content)
     child.send_signal(signal.SIGHUP)  # a terminal that closes is no other end than SIGTERM
     assert child.wait(60) == 1
     thread.join(60)

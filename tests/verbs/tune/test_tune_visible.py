@@ -10,8 +10,9 @@ import pytest
 
 from halftime.base.errors import BadInput
 from halftime.records.certificate import Visible
-from halftime.verbs.tune.visible import Ruler, check_metrics, ruler, size_of
+from halftime.verbs.tune.visible import Ruler, check_metrics, ruler
 from halftime.verbs.verify.pictures import Picture, PictureSet
+from halftime.verbs.verify.ruler import size_of
 
 
 def picture(seed: int) -> Picture:
