@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -70,3 +71,27 @@ def test_a_file_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "access", lambda path, _: path != file)
     with pytest.raises(BadFile, match="lines cannot be added"):
         check_grows(file, "--history")
+
+
+class FullDisk(io.FileIO):
+    """Takes half of what is written."""
+
+    def write(self, data: bytes) -> int:
+        return super().write(data[: len(data) // 2])
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "history.jsonl"
+    append_lines(file, (line("whole"),))
+    before, real = file.read_bytes(), Path.open
+
+    def opened(path: Path, mode: str = "r", **settings: object) -> object:
+        return FullDisk(path, "ab") if mode == "ab" else real(path, mode, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        with pytest.raises(BadFile, match="No space left on device"):
+            append_lines(file, (line("half of it"),))
+    assert file.read_bytes() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
@@ -41,12 +42,16 @@ def read_lines(path: Path | str, kind: type[R]) -> Lines[R]:
 
 def append_lines(path: Path | str, records: tuple[Record, ...]) -> None:
     """Add a line for each record in one write, so that two commands at once do not mix. A line that
-    was cut off before stays a line of its own. Raises BadFile."""
+    was cut off before stays a line of its own. Raises BadFile, and leaves no part of a line."""
     text = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("ab+") as file:
-            os.write(file.fileno(), (b"\n" if _is_cut(path) else b"") + text)
+        with Path(path).open("ab", buffering=0) as file:
+            end = file.tell()
+            text = (b"\n" if _is_cut(path) else b"") + text
+            if file.write(text) < len(text):  # a full disk takes a part of it
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise BadFile(f"cannot write {path}: {reason(error)}.") from error
 

@@ -229,25 +229,20 @@ def command(
             progress(f"preparing {against}", 0, 1)
             with side_of(against, model) as base:
                 record = judge(base, candidate, counting(accepted_file, base, model))
-    files = _own_files(record, recipe, history_file, junit_file)
     record = with_history(record, history_file, line_of(record, recipe))
+    files = _own_files(record, history_file, junit_file)
     if github:
         click.echo(github_annotations(record))
     emit(record, output._replace(quiet=output.quiet or github), extra=files)
     return EXIT_CODES[record.verdict]
 
 
-def _own_files(
-    record: Gate, recipe: str | None, history: str | None, junit_file: str | None
-) -> list[ExtraFile]:
-    from halftime.verbs.gate.history import line_of
-
+def _own_files(record: Gate, history: str | None, junit_file: str | None) -> list[ExtraFile]:
     files = []
     if junit_file:
         files.append(ExtraFile(junit_file, partial(_write_junit, junit_file, record)))
     if history:
-        line = line_of(record, recipe)
-        files.append(ExtraFile(history, partial(append_lines, history, (line,))))
+        files.append(ExtraFile(history, partial(append_lines, history, record.history[-1:])))
     return files
 
 

@@ -104,7 +104,7 @@ def test_only_what_the_certificate_speaks_of_is_drawn_twice(
 def test_it_is_the_share_that_was_named(chance: float, noted: int) -> None:
     watched = shadow(GREY, share=0.01, chance=chance)
     watched.note(small(), GREY)
-    assert len(watched.kept) == noted
+    assert len(watched.noted) == noted
 
 
 def test_pairs_are_counted_by_the_certificates_own_rule() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import errno
 import gzip
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import msgspec
 import numpy as np
 
 from halftime.base.errors import BadFile
-from halftime.base.store import read_bytes, write_bytes
+from halftime.base.lines import append_lines
+from halftime.base.store import STANDARD_OUTPUT, read_bytes, write_bytes
 from halftime.records.captions import Logged
 from halftime.verbs.captions import features
 from halftime.verbs.captions.near import grouped, sketch
@@ -125,19 +124,10 @@ def _without_half_a_line(data: bytes) -> bytes:
 
 def add_line(path: str | Path, row: Logged) -> None:
     """Add a line at a log's end, at once; `-` is standard output. Raises BadFile."""
-    line = msgspec.json.encode(row) + b"\n"
-    if str(path) == "-":
-        return write_bytes(path, line)
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as file:
-            end = file.tell()
-            if file.write(line) < len(line):  # a full disk takes a part of it
-                file.truncate(end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        raise BadFile(f"cannot write {path}: {error.strerror}.") from error
-    return None
+    if str(path) == STANDARD_OUTPUT:
+        write_bytes(path, msgspec.json.encode(row) + b"\n")
+    else:
+        append_lines(path, (row,))
 
 
 def _features_and_mark(row: Logged, number: int, folder: Path) -> tuple[list[float], bytes | str]:

@@ -39,7 +39,7 @@ class Shadow:
     ruler: Ruler
     share: float
     chance: Callable[[], float] = field(default_factory=lambda: random.Random().random)
-    kept: list[tuple[Job, np.ndarray]] = field(default_factory=list)  # to be drawn again
+    noted: list[tuple[Job, np.ndarray]] = field(default_factory=list)  # to be drawn again
     drawn: int = 0
     different: int = 0
     alarmed: bool = False
@@ -50,7 +50,7 @@ class Shadow:
     def note(self, job: Job, pixels: np.ndarray) -> None:
         """A picture was drawn; so many of those that the certificate speaks of are drawn again."""
         if self._is_certified(job) and self.chance() < self.share:
-            self.kept.append((job, pixels.copy()))
+            self.noted.append((job, pixels.copy()))
 
     def _is_certified(self, job: Job) -> bool:
         says = self.certificate
@@ -62,9 +62,9 @@ class Shadow:
         self, arguments: Arguments, pixels_of: Callable[[object], np.ndarray]
     ) -> Shadowed | None:
         """Draw what was noted again, and count; None where nothing was noted."""
-        if not self.kept:
+        if not self.noted:
             return None
-        jobs, self.kept = self.kept, []
+        jobs, self.noted = self.noted, []
         alarm = ""
         for job, pixels in jobs:
             again = pixels_of(self.pipeline(**arguments(self.pipeline, [job])))[0]

@@ -123,9 +123,9 @@ class Bench:
         """Take back all plans."""
         self.keep_only()
 
-    def fits(self, plan: Choices) -> bool:
-        """Whether a plan takes no more memory than is allowed."""
-        return self.memory is None or not self.memory.too_large(self.at(plan).peak_bytes)
+    def too_large(self, plan: Choices) -> str:
+        """Why a plan takes more memory than is allowed; '' where it does not."""
+        return self.memory.too_large(self.at(plan).peak_bytes) if self.memory else ""
 
     def _refusal(self, plan: Choices) -> str:
         """Why a plan is not even put on where memory is limited, or ''."""
@@ -158,8 +158,8 @@ class Bench:
         except Exception as error:
             return msgspec.structs.replace(empty, failure=_reason(error))
         empty = msgspec.structs.replace(empty, peak_bytes=new.peak_bytes)
-        if not self.fits(candidate):
-            failure = self.memory.too_large(new.peak_bytes) if self.memory else ""
+        failure = self.too_large(candidate)
+        if failure:
             return msgspec.structs.replace(empty, setup_seconds=new.setup_seconds, failure=failure)
         broken = [
             trip for trip in trips(paired(baseline.first, new.first)) if trip.side == "candidate"

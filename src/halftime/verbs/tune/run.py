@@ -430,7 +430,7 @@ class TuningRun:
             for fix in fixes:
                 search.drop(fix.name, f"dropped by verification: {reason}")
             self.say(f"{', '.join(fix.name for fix in fixes)}: dropped, the pictures differ")
-            if not self.bench.fits(search.plan):
+            if self.bench.too_large(search.plan):
                 self._back_to_start(search, "dropped: it does not fit without what was dropped")
 
     def _suspects(self, plan: Choices, pictures: Pictures) -> Sequence[Choice]:
