@@ -56,6 +56,15 @@ def test_cpu_tells_a_hold_from_a_new_client() -> None:
     }
 
 
+def test_a_busy_machine_is_no_new_client() -> None:
+    """Half of the requests waited as long as a bundle takes, the fastest did not."""
+    path = truth(0.012, 0.001, connections=12, requests=12, request_low=0.0003)
+    few = load(0.013, truth=path, through_requests=12)
+    assert "new-client-per-request" not in messages(few, ca_bundle=0.01)
+    held = msgspec.structs.replace(few, truth=truth(0.012, 0.001, connections=12, requests=12))
+    assert "new-client-per-request" in messages(held, ca_bundle=0.01)
+
+
 def test_new_connections_that_cost_little_are_another_finding() -> None:
     words = messages(load(truth=truth(connections=100)), ca_bundle=0.028)
     assert set(words) == {"new-connection-per-request"}

@@ -74,8 +74,11 @@ def _one_connection_each(truth: Truth) -> bool:
 
 
 def _loads_a_bundle(evidence: GatewayEvidence, load: Load, truth: Truth) -> bool:
-    """A new client reads the CA bundle: as long on the request path, and nothing but CPU."""
-    bundle, path, cpu = evidence.ca_bundle, truth.request_path, _cpu(load)
+    """A new client reads the CA bundle: as long on the request path, and nothing but CPU.
+
+    Every request waits for it, the fastest as well; what a busy machine adds, it does not."""
+    bundle, cpu = evidence.ca_bundle, _cpu(load)
+    path = truth.request_path if truth.request_low is None else truth.request_low
     if not _one_connection_each(truth) or bundle is None or path < NEW_CLIENT_FLOOR:
         return False
     low, high = BUNDLE_FITS
