@@ -49,6 +49,7 @@ _UNREAD = {
 # What Pillow raises for files that are damaged, of whatever format.
 _FAULTS = (
     OSError,
+    RuntimeError,
     SyntaxError,
     ValueError,
     EOFError,
@@ -60,6 +61,7 @@ _FAULTS = (
 )
 INDEX = "prompts.toml"
 _WHITE_16 = 65535
+FEWEST_PIXELS = 5  # pixels a side: the window of MS-SSIM
 UNSORTED = "unsorted"  # the class of a picture that names none
 
 
@@ -190,6 +192,11 @@ def _read(path: Path, folder: Path, index: dict[str, dict[str, str]]) -> Picture
     try:
         with Image.open(path) as image:
             pixels, alpha = _frames(image)
+        if min(pixels.shape[:2]) < FEWEST_PIXELS:
+            raise ValueError(
+                f"{pixels.shape[1]}x{pixels.shape[0]} pixels are too few; at least "
+                f"{FEWEST_PIXELS} a side"
+            )
     except _FAULTS as error:
         raise BadFile(f"{path} cannot be read as a picture: {error}.") from error
     return Picture(_name(path, folder), pixels, content_class, row.get("prompt", ""), alpha=alpha)
