@@ -121,7 +121,7 @@ def test_versions_without_an_answer_leave_a_range(tmp_path: Path) -> None:
     record = run(oracle, tmp_path / "state.json")
     assert record.verdict == "slower"
     names = "; ".join(VERSIONS[10:13])
-    assert f"first bad among 3, which could not be told apart: {names}" in record.reasons[0]
+    assert f"first bad among 3, which could not be told apart: {names} (" in record.reasons[0]
     assert any("demo==10 was passed over: it does not start" in note for note in record.notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,14 @@ def test_a_revision_is_entered_in_the_same_folder(
         tree = str(side.folder.parent)
         assert side.paths[:2] == (str(side.folder), tree)
         assert side.environment()["PYTHONPATH"].startswith(f"{side.folder}{os.pathsep}{tree}")
+
+
+def test_one_that_is_told_to_end_leaves_no_worktree(repository: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), side_of("HEAD~1", "mine:make") as side:
+        signal.raise_signal(signal.SIGTERM)
+    assert not side.folder.exists()
+    assert len(git("worktree", "list").splitlines()) == 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_commit_that_is_being_made_stays_as_it_is(

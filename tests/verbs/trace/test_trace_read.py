@@ -49,7 +49,7 @@ def test_a_damaged_gzip_gives_what_stands_before_the_damage(path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "is not a Chrome trace"),
+        (b"", "is empty"),
         (b"hello", "is not a Chrome trace"),
         (b"{}", "is not a Chrome trace"),
         (b'{"traceEvents": []}', "holds no events"),

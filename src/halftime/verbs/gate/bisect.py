@@ -203,7 +203,9 @@ def _sentence(state: Bisect, suspects: Suspects, *, none_bad: bool) -> str:
     sure = f"{100 * suspects.probability:.3g} % sure after {runs}"
     if none_bad:
         return f"no version is bad: {sure}"
-    names = [_described(version) for version in state.versions[suspects.good + 1 :][:5]]
+    among = state.versions[suspects.good + 1 : suspects.bad + 1]
+    names = [_described(version) for version in among[:5]]
+    names += ["…"] if len(among) > len(names) else []
     width = suspects.bad - suspects.good
     if width == 1:
         return f"first bad: {names[0]} ({sure})"

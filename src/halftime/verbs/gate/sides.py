@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -261,7 +264,11 @@ def _worktree(against: str, commit: str, model: str | None) -> Iterator[Side]:
     """The repository of the current folder at a revision, in a worktree of its own that goes when
     it is no longer needed."""
     root = Path(git_output("rev-parse", "--show-toplevel")).resolve()
-    with TemporaryDirectory(prefix="halftime-gate-") as temporary, ExitStack() as stack:
+    with (
+        _ended_in_order(),
+        TemporaryDirectory(prefix="halftime-gate-") as temporary,
+        ExitStack() as stack,
+    ):
         tree = Path(temporary) / root.name
         _check_out(root, tree, commit, against, stack)
         side = Side(
@@ -273,6 +280,24 @@ def _worktree(against: str, commit: str, model: str | None) -> Iterator[Side]:
         )
         _check_revision(side, against, root, model)
         yield side
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """A command that is told to end, as CI does, is interrupted, so that no worktree is left."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # somebody else sees to it
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _check_out(root: Path, tree: Path, commit: str, against: str, stack: ExitStack) -> None:
