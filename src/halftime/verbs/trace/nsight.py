@@ -59,7 +59,7 @@ class _Export:
         }
         self.is_nsight = "StringIds" in self._columns
         self.texts = {at: text for at, text in self.rows("StringIds", "id, value") if text}
-        self._devices = {
+        self._devices: dict[tuple[int, int], int] = {
             (process, number): card
             for process, number, card in self.rows("TARGET_INFO_CUDA_DEVICE", "pid, cudaId, gpuId")
         }

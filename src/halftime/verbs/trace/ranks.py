@@ -47,7 +47,7 @@ def rank_rows(readings: Sequence[tuple[Trace, Session]]) -> tuple[TracedRank, ..
 def unmatched(traces: Sequence[Trace]) -> int:
     """How many collectives of the rank with most of them have no counterpart on each other rank."""
     most = max(int(communicates(trace).sum()) for trace in traces)
-    return most - _matched(traces).shape[1]
+    return most - len(_matched(traces)[0])
 
 
 def _matched(traces: Sequence[Trace]) -> Ints:

@@ -142,6 +142,8 @@ def explained(recorded: Trace, path: Path) -> TraceReading:
     stages = stages_at(recorded.device.start, intervals)
     wall = steady_wall(runs)
     frames = _frames(recorded, idle, stages, traced)
+    rows = _ledger(runs)
+    steps = next((row.per_step.count for row in rows if row.per_step), 0)
     session = Session(
         kind="trace",
         halftime=version(),
@@ -149,9 +151,9 @@ def explained(recorded: Trace, path: Path) -> TraceReading:
         model=path.name,
         pipeline=pipeline_of(recorded),
         wall_seconds=wall,
-        ledger=_ledger(runs),
+        ledger=rows,
         environment=_environment(recorded),
-        workload=Workload(prompts=(NOT_RECORDED,), device=_device(recorded)),
+        workload=Workload(prompts=(NOT_RECORDED,), steps=steps, device=_device(recorded)),
         runs=tuple(run.run for run in runs),
         device=totals(recorded, idle, launched_by),
         on_device=on_device(
