@@ -27,9 +27,11 @@ from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.stepping import Watch
 from halftime.verbs.serve.studio import open_studio
 from halftime.verbs.tune import certify
-from halftime.verbs.tune.certify import Certifier, VisibleGoal, certifiable_prompts
-from halftime.verbs.tune.run import Options, Outcome, tuned
+from halftime.verbs.tune.certify import Certifier
+from halftime.verbs.tune.options import Options
+from halftime.verbs.tune.run import Outcome, tuned
 from halftime.verbs.tune.space import Setting, on_top, pairs, singles
+from halftime.verbs.tune.visible_goal import SEARCHED, VisibleGoal, certifiable_prompts
 from quick_tuning import tune_quickly
 
 WORKLOAD = Workload(steps=2, width=64, height=64)
@@ -213,7 +215,7 @@ def test_a_workload_with_too_few_prompts_is_refused() -> None:
 
 def test_search_and_test_share_no_prompt() -> None:
     prompts = certifiable_prompts(WORKLOAD, VisibleGoal(0.02))
-    assert len({prompt.text for prompt in prompts}) == len(prompts) >= 149 + certify.SEARCHED
+    assert len({prompt.text for prompt in prompts}) == len(prompts) >= 149 + SEARCHED
 
 
 @pytest.mark.parametrize(
