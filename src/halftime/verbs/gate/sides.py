@@ -372,8 +372,8 @@ def _check_revision(side: Side, against: str, root: Path, model: str | None) -> 
 def _runs_from(root: Path, side: Side, model: str | None) -> bool:
     """Whether a package that the search path names, or the function's module, is the
     repository's."""
-    places = (_inside(Path(path), root) for path in _search_path())
-    if any(place is not None and root / place != Path.cwd() for place in places):
+    folders = (_inside(Path(path), root) for path in _search_path())
+    if any(own is not None and root / own != Path.cwd() for own in folders):
         return True
     module = (model or "").partition(":")[0].partition(".")[0]
     here = Path.cwd()

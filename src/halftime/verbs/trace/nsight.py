@@ -164,9 +164,18 @@ def _device(export: _Export) -> Iterator[Row]:
         for start, end, stream, number, device, process, *facts in export.rows(
             f"CUPTI_ACTIVITY_KIND_{kind}", columns
         ):
-            name, size, what = describe(export, *facts)
+            name, size, activity = describe(export, *facts)
             call, card = export.correlation(number, process), export.device(device, process)
-            yield start, end, name, stream or 0, call, card, NONE if size is None else size, what
+            yield (
+                start,
+                end,
+                name,
+                stream or 0,
+                call,
+                card,
+                NONE if size is None else size,
+                activity,
+            )
 
 
 Operation = tuple[str, int | None, int]  # name, bytes, kind

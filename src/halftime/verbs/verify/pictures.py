@@ -141,8 +141,8 @@ def read_folder(folder: Path) -> PictureSet:
 
 def _visible(folder: Path) -> Iterator[Path]:
     """The files under a folder, behind links too, without those that systems and editors hide."""
-    for place, folders, names in os.walk(folder, followlinks=True):
-        here = Path(place)
+    for current, folders, names in os.walk(folder, followlinks=True):
+        here = Path(current)
         folders[:] = [
             name
             for name in folders
@@ -153,7 +153,7 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 def _around(folder: Path) -> set[Path]:
     """A folder and what it lies in: a link to one of these would lead round in a circle."""
-    return {place.resolve() for place in (folder, *folder.parents)}
+    return {parent.resolve() for parent in (folder, *folder.parents)}
 
 
 def _name(path: Path, folder: Path) -> str:
