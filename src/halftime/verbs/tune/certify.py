@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from halftime.base import units
-from halftime.base.certain import fewest_alike, fixed_sequence, pass_chance
+from halftime.base.certain import fewest_alike, fixed_sequence
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
 from halftime.base.stats import median, paired_ratio
@@ -31,7 +31,15 @@ from halftime.records.verdict import Verdict
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.decide import Budget, Choices
 from halftime.verbs.tune.hard import foreseen, route
-from halftime.verbs.tune.race import ROUNDS, Raced, ShareTest, hopeless, order, share_test
+from halftime.verbs.tune.race import (
+    ROUNDS,
+    Raced,
+    ShareTest,
+    expected_speedup,
+    hopeless,
+    order,
+    share_test,
+)
 from halftime.verbs.tune.routing import (
     LEARNED,
     BothWays,
@@ -39,7 +47,6 @@ from halftime.verbs.tune.routing import (
     both_ways,
     candidate,
     certified_router,
-    full_steps_of,
     mixed,
     routing_of,
     scored,
@@ -108,7 +115,10 @@ class Certifier:
         self._search(tools)
         learned = self._learn(tools)
         queue = order(self.searched, self.draws, self.goal.alpha, self.goal.confidence)
-        if learned is not None and learned.speedup > self._expected(queue):
+        expected = expected_speedup(
+            queue, self.draws, self.goal.alpha, self.goal.confidence, self.speedup
+        )
+        if learned is not None and learned.speedup > expected:
             return self._with_router(learned, tools)
         self.say(
             f"search: {len(self.searched)} settings; {len(queue)} to test on {self.draws} pictures"
@@ -273,18 +283,6 @@ class Certifier:
 
     # ---- hard prompts in full
 
-    def _expected(self, queue: Sequence[Raced[Setting]]) -> float:
-        """The speedup of what the tests of settings are expected to certify."""
-        chances = (
-            pass_chance(raced.predicted_share, self.draws, self.goal.alpha, self.goal.confidence)
-            for raced in queue
-        )
-        gains = (
-            chance * raced.speedup + (1 - chance) * self.speedup
-            for chance, raced in zip(chances, queue, strict=True)
-        )
-        return max(gains, default=self.speedup)
-
     def _learn(self, tools: Ruler) -> RoutedCache | None:
         """The cache that is worth a router, drawn both ways on prompts that no test sees."""
         raced = candidate(self.searched, self.speedup)
@@ -344,8 +342,7 @@ class Certifier:
             self.say("test failed: no threshold of the router passed")
             return Certification(tried)
         routing = routing_of(routed, learned, tests, self.speedup)
-        count = full_steps_of(self.workload.steps)
-        setting = scored(learned.setting, count, routed.setting())
+        setting = scored(learned.setting, self.workload.steps, routed.setting())
         result = ShareTest(self.draws, routed.different, routed.at_most, passed=True)
         speedup = mixed(routed.cheap_share, learned.cheap_speedup, self.speedup)
         raced = Raced(setting, speedup, tuple(map(float, learned.prompts.cheap)))
