@@ -33,7 +33,7 @@ from halftime.verbs.tune import certify
 from halftime.verbs.tune.certify import Certifier
 from halftime.verbs.tune.options import Options
 from halftime.verbs.tune.run import Outcome, tuned
-from halftime.verbs.tune.space import Setting, on_top, pairs, singles
+from halftime.verbs.tune.space import Setting, on_top, pairs, singles, with_full_ends
 from halftime.verbs.tune.visible_goal import SEARCHED, VisibleGoal, certifiable_prompts
 from quick_tuning import tune_quickly
 
@@ -313,3 +313,11 @@ def test_what_ran_the_denoiser_is_replaced_where_it_has_to_go() -> None:
 def test_pairs_are_of_different_fixes() -> None:
     settings = [Setting((choice,), (choice,)) for choice in (TINY, ONE_STEP, ONE_STEP)]
     assert pairs(settings) == [(TINY, ONE_STEP), (TINY, ONE_STEP)]
+
+
+def test_a_cache_beside_fewer_steps_ends_with_theirs() -> None:
+    fewer = Choice(name="solver-steps", settings={"scheduler": "", "steps": 20})
+    cache = with_full_ends(Choice(name="step-cache", settings={"kind": "deep", "every": 4}), 30)
+    settings = [Setting((choice,), (choice,)) for choice in (cache, fewer)]
+    ((joined, _),) = pairs(settings)
+    assert (cache.settings["full_steps"], joined.settings["full_steps"]) == (6, 4)

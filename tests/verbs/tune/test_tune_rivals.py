@@ -55,6 +55,7 @@ def compared(speeds: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> Climb
         trial=played.measure,
         is_measured=lambda incumbent, plan: False,
         bench=SimpleNamespace(start=(), memory=None, pipeline=None),
+        workload=SimpleNamespace(steps=30),
         budget=Budget(1e6, lambda: FakeClock().now),
         state=SimpleNamespace(partial=SimpleNamespace(trials=())),
     )

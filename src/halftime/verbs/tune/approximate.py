@@ -18,6 +18,7 @@ from halftime.verbs.tune.ending import Ending, ending_seconds
 from halftime.verbs.tune.measure import Measurements
 from halftime.verbs.tune.quality import Pictures, too_lossy
 from halftime.verbs.tune.search import Climb
+from halftime.verbs.tune.space import with_full_ends
 from halftime.verbs.tune.sweep import choice_of
 from halftime.verbs.tune.threshold import last_good, search_of, with_value
 
@@ -116,10 +117,14 @@ class Approximation:
         if search is None:
             return choice
         question = Ending(_SEARCH_PROMPTS, 0, 0, 0)
+        steps = self.measurements.workload.steps
+
+        def at(value: float) -> Choice:
+            return with_full_ends(with_value(choice, search, value), steps)
 
         def is_good(value: float) -> bool:
             self.climber.progress(f"{choice.name}: {search.setting} {value:g}", 0, 1)
-            candidate = combine(plan, with_value(choice, search, value))[0]
+            candidate = combine(plan, at(value))[0]
             loss = too_lossy(pictures.verdict(candidate, _SEARCH_PROMPTS)[0], self.loss)
             self._bench.keep_only(self._bench.start, plan)
             return not loss
@@ -131,7 +136,7 @@ class Approximation:
             value = last_good(search.values, is_good)
         except Exception:  # as a trial may fail, in any way
             return choice
-        return None if value is None else with_value(choice, search, value)
+        return None if value is None else at(value)
 
     def _loss(self, plan: Choices, pictures: Pictures) -> str:
         """Why a plan with approximate fixes loses too much, or ''."""

@@ -17,6 +17,7 @@ from halftime.verbs.tune.pace import CallPace
 from halftime.verbs.tune.quality import Pictures
 from halftime.verbs.tune.record import rung_words
 from halftime.verbs.tune.search import Climb, Tools, climb
+from halftime.verbs.tune.space import with_full_ends
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Climber:
         reason."""
         bench = self.measurements.bench
         device = bench.memory.device if bench.memory else None
-        return candidates(bench.pipeline, approximate, device)
+        choices, refused = candidates(bench.pipeline, approximate, device)
+        steps = self.measurements.workload.steps
+        return [with_full_ends(choice, steps) for choice in choices], refused
 
     def climb(
         self,

@@ -86,7 +86,7 @@ def _others(steps: int) -> Iterator[Choice]:
             values = search.values[:MOST_VALUES] if search else ()
             variants = [_with(choice, search.setting, value) for value in values] if search else []
             for variant in variants or [choice]:
-                yield with_full_ends(variant, steps, FULL_SHARE) if is_deep(variant) else variant
+                yield with_full_ends(variant, steps)
 
 
 def is_deep(choice: Choice) -> bool:
@@ -94,10 +94,12 @@ def is_deep(choice: Choice) -> bool:
     return choice.name == "step-cache" and choice.settings.get("kind") == "deep"
 
 
-def with_full_ends(choice: Choice, steps: int, share: float) -> Choice:
+def with_full_ends(choice: Choice, steps: int, share: float = FULL_SHARE) -> Choice:
     """A cache of deep features that evaluates this share of the steps at first, two at least, and
-    the last one in full."""
-    every = int(str(choice.settings.get("every", FIXES[choice.name].settings["every"])))
+    the last one in full. Any other fix as it is."""
+    if not is_deep(choice):
+        return choice
+    every = int(str(FIXES[choice.name].with_defaults(choice.settings)["every"]))
     count = full_steps_to_end(steps, every, max(2, round(share * steps)))
     return _with(choice, "full_steps", count)
 
@@ -132,7 +134,15 @@ def pairs(best: Sequence[Setting]) -> list[Choices]:
     """Two settings of different fixes together: harmless alone is not harmless together, so each
     pair is looked at like any other."""
     return [
-        (*left.changes, *right.changes)
+        _in_fewer_steps((*left.changes, *right.changes))
         for left, right in combinations(best, 2)
         if not {c.name for c in left.changes} & {c.name for c in right.changes}
     ]
+
+
+def _in_fewer_steps(changes: Choices) -> Choices:
+    """A cache beside fewer steps: their last one is in full."""
+    counts = [c.settings["steps"] for c in changes if c.name == "solver-steps"]
+    if not counts:
+        return changes
+    return tuple(with_full_ends(choice, int(str(counts[0]))) for choice in changes)
