@@ -190,7 +190,7 @@ def test_a_cancellation_as_the_connection_is_made_is_not_lost() -> None:
 
         async def send(self, parts: object, sample: Sample) -> None:
             await asyncio.sleep(0)
-            sent.append(sample.number)
+            sent.append(sample.id)
 
         def close(self, error: str = "") -> None:
             """Nothing is open."""
