@@ -3,7 +3,6 @@ Ctrl-C that works."""
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from collecting import freeze
 from scheduling import WAY
 
 settings.register_profile("halftime", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,6 +35,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # first, so that none of them is left when the other processes have ended.
 LONGEST = (
     "tests/test_docs.py",
+    "tests/cli/test_cli_profile.py",
     "tests/cli/test_cli_serve.py",
     "tests/fix/test_fix_guard.py",
     "tests/verbs/tune/test_tune_end_to_end.py",
@@ -42,6 +43,8 @@ LONGEST = (
     "tests/fix/test_fix_states.py",
     "tests/verbs/serve/test_serve_artefacts.py",
     "tests/verbs/serve/test_serve_worker.py",
+    "tests/fix/test_fix_artefacts.py",
+    "tests/verbs/tune/test_tune_certify.py",
     "tests/fix/test_fix_undo.py",
     "tests/test_examples.py",
     "tests/test_packaging.py",
@@ -106,14 +109,6 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     yield
     if nextitem is None or nextitem.path != item.path:
         freeze()
-
-
-def freeze() -> None:
-    """What the imports made, over a million objects, stays: the collector need not look at it
-    again and again, as each call that `profile` times asks for, nor must what searches the live
-    objects."""
-    gc.collect()
-    gc.freeze()
 
 
 CHROMIUM = "/usr/bin/chromium"
