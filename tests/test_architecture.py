@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": BELOW,
     "http": BELOW,
     **dict.fromkeys(VERBS, PIPELINE),
+    "profile": PIPELINE | {"fix"},  # a fix that would be refused is not named
     "plan": PIPELINE | {"forecast"},
     "tune": PIPELINE | {"profile", "fix", "verify", "audit"},
     "gate": PIPELINE | {"profile", "fix", "verify", "audit"},

@@ -369,6 +369,17 @@ def test_a_compiled_module_is_known() -> None:
     assert not pytorch.is_compiled("a tokenizer")
 
 
+def test_a_method_that_was_compiled_is_known() -> None:
+    """The profile would go on asking for the line `vae.decode = torch.compile(vae.decode)` where
+    it stands."""
+    inside = nn.Linear(1, 1)
+    holder = nn.Sequential(inside)
+    assert pytorch.compiled_methods(inside) == ()
+    inside.forward = torch.compile(inside.forward, backend="eager")
+    assert pytorch.compiled_methods(inside) == ("forward",)
+    assert pytorch.is_compiled(holder)
+
+
 # ---- torch: torch.compile
 
 

@@ -92,6 +92,12 @@ def block(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> Iterator[
         _leave(this)
 
 
+def is_open(pipeline: DiffusionPipeline) -> bool:
+    """Whether a block of `applied` is open over this pipeline."""
+    with _LOCK:
+        return any(id(pipeline) in opened.holds for opened in _OPEN)
+
+
 def _held(pipeline: DiffusionPipeline, chosen: Sequence[ChosenFix]) -> frozenset[int]:
     names = {
         name for fix, settings in chosen for name in changed_components(fix, pipeline, settings)

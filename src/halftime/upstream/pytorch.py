@@ -162,10 +162,24 @@ def call_entry(module: nn.Module) -> str:
 
 def is_compiled(component: object) -> bool:
     """Whether a module, or one of its submodules, runs through torch.compile, which wraps a module
-    in an OptimizedModule or sets its compiled call."""
+    in an OptimizedModule, sets its compiled call, or gives a function in the place of a method."""
     return isinstance(component, nn.Module) and any(
-        type(module).__name__ == "OptimizedModule" or call_entry(module) == COMPILED_CALL
+        type(module).__name__ == "OptimizedModule"
+        or call_entry(module) == COMPILED_CALL
+        or bool(compiled_methods(module))
         for module in component.modules()
+    )
+
+
+def compiled_methods(module: nn.Module) -> tuple[str, ...]:
+    """Names of this very module's methods in whose place `torch.compile(module.method)` stands:
+    the function that it gives carries the one that it compiles, under a name of dynamo's own."""
+    return tuple(
+        name
+        for name, value in {**vars(uncompiled(module)), **vars(module)}.items()
+        if name != COMPILED_CALL
+        and hasattr(value, "_torchdynamo_orig_callable")
+        and not hasattr(value, "_torchdynamo_disable")  # of torch.compiler.disable
     )
 
 
@@ -256,7 +270,11 @@ def is_compiled_whole(component: object) -> bool:
     if not isinstance(component, nn.Module):
         return False
     inner = uncompiled(component)
-    at_once = inner is not component or call_entry(component) == COMPILED_CALL
+    at_once = (
+        inner is not component
+        or call_entry(component) == COMPILED_CALL
+        or "forward" in compiled_methods(component)
+    )
     return at_once and not any(map(is_compiled, inner.children()))
 
 

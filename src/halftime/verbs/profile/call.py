@@ -54,9 +54,9 @@ def timed_call(
     with (
         instrumented(pipeline, recorder),
         compilations_timed(recorder),
+        callbacks_timed(arguments, recorder) as arguments,
         out_of_memory_explained(),
     ):
-        arguments = callbacks_timed(arguments, recorder)
         origin = clock.start()
         output = pipeline(**arguments)
         end = clock.finish()
@@ -90,8 +90,12 @@ def observed_call(
 ) -> None:
     """Call the pipeline once with a recorder that only observes. Raises OutOfMemory."""
     arguments = call_arguments(pipeline, workload, further)
-    with instrumented(pipeline, recorder), out_of_memory_explained():
-        pipeline(**callbacks_timed(arguments, recorder))
+    with (
+        instrumented(pipeline, recorder),
+        callbacks_timed(arguments, recorder) as arguments,
+        out_of_memory_explained(),
+    ):
+        pipeline(**arguments)
 
 
 @contextlib.contextmanager

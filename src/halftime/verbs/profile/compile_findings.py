@@ -68,6 +68,8 @@ def _without_effect(evidence: ProfileEvidence) -> Iterator[Finding]:
         )
         if not module.compiled_whole or module.name in names or not methods:
             continue
+        if {*methods} & {*module.compiled_methods}:
+            continue
         own = [span for span in evidence.spans if span.name.startswith(f"{module.name}.")]
         seconds = sum(span.seconds for span in own)
         method = methods[0]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
 
 from halftime.base import units
 from halftime.records import (
     CompileReport,
     Finding,
+    Json,
     LedgerRow,
     MemoryReport,
     Span,
@@ -85,6 +86,21 @@ FindingName = Literal[
 FINDING_NAMES: tuple[FindingName, ...] = get_args(FindingName)
 
 
+class Obstacle(NamedTuple):
+    """Why a fix with its default settings cannot be put on a pipeline, and others with which it
+    can."""
+
+    reason: str
+    way_round: Mapping[str, Json] = {}
+
+    @property
+    def words(self) -> str:
+        if not self.way_round:
+            return f"does not apply here: {self.reason}"
+        settings = ", ".join(f"{name} = {value!r}" for name, value in self.way_round.items())
+        return f"applies here with {settings} (without: {self.reason})"
+
+
 @dataclass(frozen=True)
 class ProfileEvidence:
     """What the rules may look at."""
@@ -105,6 +121,7 @@ class ProfileEvidence:
     moves: tuple[WeightMoves, ...] = ()
     transfers: tuple[Transfer, ...] = ()
     guidance: GuidanceFacts | None = None
+    refused: Mapping[FixName, Obstacle] = field(default_factory=dict)  # what cannot be put on
 
     def row(self, stage: str, part: str | None = None) -> LedgerRow | None:
         """The row of a stage, or of one of its parts; None where the call had none."""
@@ -124,6 +141,14 @@ class ProfileEvidence:
         """Whether a cost is large enough in this call for a word."""
         return seconds >= WORTH_SAYING * self.wall_seconds
 
+    def hopeless(self, fix: FixName) -> bool:
+        """Whether the fix would be refused with whatever settings."""
+        return fix in self.refused and not self.refused[fix].way_round
+
+    def possible(self, fix: FixName) -> FixName | None:
+        """The fix, or None where it would be refused."""
+        return None if fix in self.refused else fix
+
     def finding(
         self,
         name: FindingName,
@@ -133,7 +158,11 @@ class ProfileEvidence:
         message: str,
         where: tuple[str, ...] = (),
     ) -> Finding:
-        """A finding with its ceiling over the steady call."""
+        """A finding with its ceiling over the steady call; without its fix, and with the reason,
+        where that would be refused."""
+        if fix is not None and fix in self.refused:
+            message = f"{message}; the fix {fix} {self.refused[fix].words}"
+            return self.finding(name, stage, seconds, None, message, where)
         return finding_of(
             name, stage, message, cost=(seconds, self.wall_seconds), fix=fix, where=where
         )

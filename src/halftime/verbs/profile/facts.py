@@ -31,6 +31,7 @@ class ModuleFacts:
     channels_last: bool
     compiled: bool
     compiled_whole: bool = False  # its own call is compiled, and nothing inside of it
+    compiled_methods: tuple[str, ...] = ()  # those in whose place a compiled function stands
     slicing: bool = False  # a VAE that decodes a batch one by one
     upcasts: bool = False  # a VAE in fp16 that is cast to fp32 in every call
     old_attention: str = ""  # the class of a processor from before fused attention
@@ -120,6 +121,7 @@ def _module(
         compiled=pytorch.is_compiled(module),
         overflows=overflows,
         compiled_whole=pytorch.is_compiled_whole(module),
+        compiled_methods=pytorch.compiled_methods(module),
         slicing=bool(getattr(module, "use_slicing", False)),
         upcasts=upcasts and dtype == "float16" and overflows,
         old_attention=_old_attention(module),

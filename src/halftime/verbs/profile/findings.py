@@ -41,16 +41,21 @@ def _heavy_component(evidence: ProfileEvidence) -> Iterator[Finding]:
     for stage, part in (("vae_decode", "vae"), ("denoise", "denoiser")):
         seconds = evidence.costs(stage, part)
         modules = evidence.facts.of_part(part)
-        slow = [way for way in _slow_ways(part, modules, evidence.facts) if way.applies]
+        slow = [
+            way
+            for way in _slow_ways(part, modules, evidence.facts)
+            if way.applies and way.fix not in evidence.refused
+        ]
         if slow and seconds >= WORTH_SAYING * evidence.wall_seconds:
             manners = ", ".join(way.words for way in slow)
             names = " and ".join(module.name for module in modules)
+            run = "run" if len(modules) > 1 else "runs"
             yield evidence.finding(
                 slow[0].name,
                 stage,
                 seconds,
                 slow[0].fix,
-                f"the {names} runs {manners} ({evidence.part_of_call(seconds)})",
+                f"the {names} {run} {manners} ({evidence.part_of_call(seconds)})",
             )
 
 
@@ -115,7 +120,7 @@ def _first_text_encode(evidence: ProfileEvidence) -> Iterator[Finding]:
             f"{first / row.seconds:.0f}x its steady state of {units.seconds(row.seconds)} "
             "(the ceiling is the first call's)",
             cost=(extra, evidence.first_call_seconds),
-            fix="text-warmup",
+            fix=evidence.possible("text-warmup"),
         )
 
 
@@ -149,7 +154,9 @@ def _cause_of_first_call(evidence: ProfileEvidence) -> tuple[FixName | None, str
             "the first request"
         )
     if stage == "encode_prompt":
-        return "text-warmup", f"{words}: run the text encoders once before the first request"
+        return evidence.possible(
+            "text-warmup"
+        ), f"{words}: run the text encoders once before the first request"
     return None, f"{words}: make one whole call before the first request"
 
 
@@ -160,11 +167,17 @@ def _glue(evidence: ProfileEvidence) -> Iterator[Finding]:
             "loop-glue",
             "denoise",
             bar + glue,
-            "progress-bar-off" if bar > glue else "loop-graph",
+            _fix_of_glue(evidence, bar, glue),
             f"progress bar ({units.seconds(bar)}) and Python between the components "
             f"({units.seconds(glue)}) are {units.share((bar + glue) / evidence.wall_seconds)} "
             "of this call",
         )
+
+
+def _fix_of_glue(evidence: ProfileEvidence, bar: float, glue: float) -> FixName:
+    """Against the larger part; against the bar where that alone can be helped."""
+    bar_alone = "loop-graph" in evidence.refused and evidence.worth_saying(bar)
+    return "progress-bar-off" if bar > glue or bar_alone else "loop-graph"
 
 
 def _scheduler(evidence: ProfileEvidence) -> Iterator[Finding]:
@@ -244,10 +257,17 @@ def _launch_bound(evidence: ProfileEvidence) -> Iterator[Finding]:
                 "launch-bound",
                 row.stage,
                 gap,
-                "loop-graph" if row.stage == "denoise" else "vae-compile",
+                _fix_of_gaps(evidence, row.stage),
                 f"in {row.stage} the device idles between kernels for "
                 f"{evidence.part_of_call(gap)}: launch-bound",
             )
+
+
+def _fix_of_gaps(evidence: ProfileEvidence, stage: str) -> FixName:
+    """Against launches one by one: the whole loop at once, or else fewer kernels."""
+    if stage != "denoise":
+        return "vae-compile"
+    return "denoiser-compile" if "loop-graph" in evidence.refused else "loop-graph"
 
 
 def _spinning_threads(evidence: ProfileEvidence) -> Iterator[Finding]:

@@ -94,16 +94,18 @@ def _more_decodes_than_pictures(evidence: ProfileEvidence) -> Iterator[Finding]:
 
 def _slices(evidence: ProfileEvidence) -> Iterator[Finding]:
     seconds = evidence.costs("vae_decode", "vae")
-    pictures = evidence.drawing.count if evidence.drawing else 1
+    drawing = evidence.drawing
+    batch = (drawing.films or drawing.count) if drawing else 1  # a slice is a whole film
+    kind = "films" if drawing and drawing.films else "pictures"
     for module in evidence.facts.of_part("vae"):
-        sliced = module.slicing and pictures > 1
+        sliced = module.slicing and batch > 1
         if sliced and evidence.worth_saying(seconds):
             yield evidence.finding(
                 "vae-slicing",
                 "vae_decode",
                 seconds,
                 "vae-slicing-off",
-                f"the {module.name} decodes {pictures} pictures one by one "
+                f"the {module.name} decodes {batch} {kind} one by one "
                 f"({evidence.part_of_call(seconds)}): slicing saves memory and costs time; where "
                 f"memory suffices, pipeline.{module.name}.disable_slicing()",
             )
@@ -141,18 +143,19 @@ def _decode_bytes(name: str, evidence: ProfileEvidence) -> int:
 
 
 def _old_attention(evidence: ProfileEvidence) -> Iterator[Finding]:
-    seconds = evidence.costs("denoise", "denoiser")
-    for module in evidence.facts.of_part("denoiser"):
+    for module in (*evidence.facts.of_part("denoiser"), *evidence.facts.of_part("vae")):
+        stage = "denoise" if module.part == "denoiser" else "vae_decode"
+        seconds = evidence.costs(stage, module.part)
         if module.old_attention and evidence.worth_saying(seconds):
             sliced = "Sliced" in module.old_attention
             cure = (
                 "pipeline.disable_attention_slicing()"
-                if sliced
+                if sliced and module.part == "denoiser"
                 else f"pipeline.{module.name}.set_attn_processor(AttnProcessor2_0())"
             )
             yield evidence.finding(
                 "attention-slicing" if sliced else "old-attention",
-                "denoise",
+                stage,
                 seconds,
                 None,
                 f"the {module.name} goes through {module.old_attention}, which forms the whole "

@@ -106,8 +106,11 @@ class Profiling:
     ) -> object:
         recorder = Recorder(self.clock)
         before = {name: again(value) for name, value in kwargs.items()}
-        with instrumented(self.pipeline, recorder), compilations_timed(recorder):
-            kwargs = callbacks_timed(kwargs, recorder)
+        with (
+            instrumented(self.pipeline, recorder),
+            compilations_timed(recorder),
+            callbacks_timed(kwargs, recorder) as kwargs,
+        ):
             origin = self.clock.start()
             result = method(*args, **kwargs)
             end = self.clock.finish()

@@ -80,7 +80,7 @@ def _transformer_levers(evidence: ProfileEvidence) -> Iterator[Finding]:
     if not all(module.transformer for module in modules):
         return
     for lever in _levers(evidence, modules):
-        if lever.applies:
+        if lever.applies and not evidence.hopeless(lever.fix):
             yield evidence.finding(
                 lever.name,
                 "denoise",

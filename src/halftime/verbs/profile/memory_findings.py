@@ -47,7 +47,7 @@ def _nearly_full(evidence: ProfileEvidence) -> Iterator[Finding]:
             f"{units.size(memory.capacity_bytes)}, in {stage}: a larger picture or batch, or "
             "fragments, will not fit. In vae_decode tiles help (pipeline.vae.enable_tiling()), "
             "elsewhere fewer bits or `offload`",
-            fix="offload" if not evidence.moves else None,
+            fix=evidence.possible("offload") if not evidence.moves else None,
         )
 
 

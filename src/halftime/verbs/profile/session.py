@@ -17,6 +17,7 @@ from halftime.records import Environment, LedgerRow, Run, Session, Workload
 from halftime.records.stages import COMPILATION
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation
+from halftime.verbs.profile.advice import refused_fixes
 from halftime.verbs.profile.clock import remarks_on
 from halftime.verbs.profile.compilation import CompileCounters
 from halftime.verbs.profile.doubts import doubts
@@ -86,6 +87,7 @@ class MeasuredCalls:
             moves=probed.moves,
             transfers=probed.transfers,
             guidance=probed.guidance,
+            refused=refused_fixes(pipeline),
         )
         return Session(
             halftime=version(),

@@ -36,11 +36,13 @@ class PictureFacts:
     count: int  # pictures or frames
     pixels: int  # of one of them
     faults: tuple[str, ...]  # 'it is black', …; each once
+    films: int = 0  # that these are frames of
 
 
 def drawing_of(output: object) -> PictureFacts | None:
     """Looked at in full size; None where nothing was drawn that can be shown."""
     try:
+        films = _films(output)
         output = _first(output)
         pictures = [np.asarray(picture.convert("RGB")) for picture in _pictures(output)]
         not_finite = "it holds NaN or infinity" if not _is_finite(output) else ""
@@ -50,7 +52,14 @@ def drawing_of(output: object) -> PictureFacts | None:
         return None
     faults = [not_finite] if not_finite else map(fault, pictures)
     height, width = pictures[0].shape[:2]
-    return PictureFacts(len(pictures), height * width, tuple(dict.fromkeys(filter(None, faults))))
+    distinct = tuple(dict.fromkeys(filter(None, faults)))
+    return PictureFacts(len(pictures), height * width, distinct, films)
+
+
+def _films(output: object) -> int:
+    """How many films are in an output of diffusers; 0 where these are pictures."""
+    films = getattr(output, "frames", None)
+    return len(films) if films is not None else 0
 
 
 def _is_finite(drawing: object) -> bool:

@@ -8,13 +8,14 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from halftime.base import source
 from halftime.records.stages import Place
 from halftime.upstream import pytorch
 from halftime.verbs.profile.recorder import Recorder
+from halftime.verbs.profile.timed_methods import Around, Method, methods_timed
 
 CALLBACK = Place("denoise", "callback")
 CALLBACKS = ("callback_on_step_end", "callback")  # diffusers' names, the second from before 0.23
@@ -24,17 +25,32 @@ _OWN = str(Path(__file__).parents[2])
 _STANDARD = sysconfig.get_path("stdlib")
 
 
-def callbacks_timed(arguments: Mapping[str, object], recorder: Recorder) -> dict[str, object]:
-    """The arguments of a call, with each callback that is a function in a span of its own.
+@contextmanager
+def callbacks_timed(
+    arguments: Mapping[str, object], recorder: Recorder
+) -> Iterator[dict[str, object]]:
+    """The arguments of a call within the block, each callback in a span of its own.
 
-    An object of diffusers' callback classes is left as it is: pipelines ask for its class.
+    An object of diffusers' callback classes stays the object that it is, since pipelines ask for
+    its class: it is timed through that.
     """
-    return {
-        name: _timed(value, recorder)
-        if name in CALLBACKS and callable(value) and not hasattr(value, "tensor_inputs")
-        else value
-        for name, value in arguments.items()
-    }
+    timed = dict(arguments)
+    with ExitStack() as undo:
+        for name in CALLBACKS:
+            callback = arguments.get(name)
+            if hasattr(callback, "tensor_inputs"):
+                undo.enter_context(methods_timed(callback, {"__call__": _around(recorder)}))
+            elif callable(callback):
+                timed[name] = _timed(callback, recorder)
+        yield timed
+
+
+def _around(recorder: Recorder) -> Around:
+    def around(method: Method, *args: object, **kwargs: object) -> object:
+        with recorder.span(CALLBACK, "callback"):
+            return method(*args, **kwargs)
+
+    return around
 
 
 def _timed(callback: Callable[..., object], recorder: Recorder) -> Callable[..., object]:
