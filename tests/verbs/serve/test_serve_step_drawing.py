@@ -7,7 +7,8 @@ import io
 import itertools
 import queue
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import msgspec
@@ -23,6 +24,7 @@ from halftime.verbs.serve import step_drawing, step_proof
 from halftime.verbs.serve.messages import EngineSettings, Final, Job, JobFailed, Preview, Started
 from halftime.verbs.serve.preview import Previews, Unpacker
 from halftime.verbs.serve.step_drawing import Outcome, Request, StepDrawing, StepPicture, run_to_end
+from halftime.verbs.serve.step_loop import Loop
 from halftime.verbs.serve.step_proof import Proof, prove
 from halftime.verbs.serve.step_worker import StepServing
 from halftime.verbs.serve.stepping import Watch
@@ -180,6 +182,33 @@ def test_one_that_cannot_be_drawn_fails_alone(monkeypatch: pytest.MonkeyPatch) -
     run_to_end(turns)
     assert {"a ends", "bad fails"} <= set(notes.lines)
     np.testing.assert_array_equal(notes.pictures["a"].pixels, own(small("a", 1)))
+
+
+@pytest.mark.parametrize("odd", ["cannot begin", "has another shape"])
+def test_a_pass_has_a_size_that_was_proven_though_one_falls_out(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four that share a pass, three are left: a pass of three was never compared, and where the
+    denoiser is compiled it would be compiled after ready."""
+    real = step_drawing.begin
+
+    def begin(pipeline: object, scheduler: object, call: Mapping[str, object]) -> Loop:
+        loop = real(pipeline, scheduler, call)  # type: ignore[arg-type]
+        if call["prompt"] != ["odd"]:
+            return loop
+        if odd == "cannot begin":
+            raise RuntimeError("no")
+        return replace(loop, shape="another")
+
+    monkeypatch.setattr(step_drawing, "begin", begin)
+    turns, notes = drawing(sizes=(1, 2, 4))
+    for name in ("a", "odd", "b", "c"):
+        turns.add(small(name, 1, prompt=name))
+    run_to_end(turns)
+    passes = [line.count("+") + 1 for line in notes.lines if " " not in line]
+    assert passes[0] == 2
+    assert {*passes} <= {1, 2, 4}
+    assert {"a", "b", "c"} <= {*notes.pictures}
 
 
 def test_where_memory_runs_out_each_takes_its_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:

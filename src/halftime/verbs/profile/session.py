@@ -13,7 +13,7 @@ from halftime.base.ledger import Measured, ledger, steady_wall, steps_taken
 from halftime.base.version import version
 from halftime.pipeline.device import device_of
 from halftime.pipeline.load import LoadedPipeline
-from halftime.records import Environment, LedgerRow, Run, Session, Workload
+from halftime.records import CompileReport, Environment, LedgerRow, Run, Session, Workload
 from halftime.records.stages import COMPILATION
 from halftime.upstream import pytorch
 from halftime.verbs.profile import compilation
@@ -69,33 +69,14 @@ class MeasuredCalls:
         report = compilation.report(
             pipeline, self.compiled_before, self.compiled_warm, self.steady[-1].compiled
         )
-        wall, first_wall = steady_wall(measured), self.first.measured.run.wall_seconds
-        evidence = ProfileEvidence(
-            wall_seconds=wall,
-            first_call_seconds=first_wall,
-            ledger=rows,
-            facts=facts(pipeline, environment.settings),
-            compilation=report,
-            load_average=environment.load_average or 0.0,
-            cores=environment.cores,
-            spans=measured[-1].run.spans,
-            compiled_for=_compiled_for(measured),
-            drawing=self.steady[-1].drawing,
-            steps=steps_taken(measured[-1].run.spans),
-            adapter_share=probed.adapter_share,
-            memory=probed.memory,
-            moves=probed.moves,
-            transfers=probed.transfers,
-            guidance=probed.guidance,
-            refused=refused_fixes(pipeline),
-        )
+        evidence = self._evidence(rows, probed, report)
         return Session(
             halftime=version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             model=self.loaded.name,
             pipeline=type(pipeline).__name__,
-            wall_seconds=wall,
-            first_call_seconds=first_wall,
+            wall_seconds=evidence.wall_seconds,
+            first_call_seconds=evidence.first_call_seconds,
             ledger=rows,
             findings=findings(evidence),
             environment=environment,
@@ -116,6 +97,32 @@ class MeasuredCalls:
             doubts=doubts(
                 walls, rows, environment, traced=pytorch.is_tracing(), neighbours=self.neighbours
             ),
+        )
+
+    def _evidence(
+        self, rows: tuple[LedgerRow, ...], probed: Probed, report: CompileReport | None
+    ) -> ProfileEvidence:
+        """What the rules may look at."""
+        pipeline, environment = self.loaded.pipeline, self.environment
+        measured = [call.measured for call in self.steady]
+        return ProfileEvidence(
+            wall_seconds=steady_wall(measured),
+            first_call_seconds=self.first.measured.run.wall_seconds,
+            ledger=rows,
+            facts=facts(pipeline, environment.settings),
+            compilation=report,
+            load_average=environment.load_average or 0.0,
+            cores=environment.cores,
+            spans=measured[-1].run.spans,
+            compiled_for=_compiled_for(measured),
+            drawing=self.steady[-1].drawing,
+            steps=steps_taken(measured[-1].run.spans),
+            adapter_share=probed.adapter_share,
+            memory=probed.memory,
+            moves=probed.moves,
+            transfers=probed.transfers,
+            guidance=probed.guidance,
+            refused=refused_fixes(pipeline),
         )
 
 

@@ -23,7 +23,7 @@ from halftime.verbs.serve.messages import Job
 from halftime.verbs.serve.preview import Previews, SeenStep, preview_steps
 from halftime.verbs.serve.step_graphs import StepGraphs
 from halftime.verbs.serve.step_loop import Estimate, Loop, advance, begin, finish
-from halftime.verbs.serve.step_policies import Task, next_batch
+from halftime.verbs.serve.step_policies import Task, largest, next_batch
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
 from halftime.verbs.serve.studio import Drawing, Studio, as_pixels, mode_of, stages_of
 from halftime.verbs.serve.warmup import UNGUIDED
@@ -174,8 +174,8 @@ class StepDrawing:
             return
         loops = [request for request in batch if self._begun(request)]
         alike = [request for request in loops if request.loop.shape == loops[0].loop.shape]  # type: ignore[union-attr]
-        if alike:
-            self._advance(alike)
+        if alike:  # fewer than were chosen, where one could not begin: again a size that was proven
+            self._advance(alike[: largest(self.sizes, len(alike))])
 
     # ---- whose turn it is
 
