@@ -125,8 +125,8 @@ def smashed(pipe, algorithms):
 
 
 def import_torchvision():
-    """PyPI's torchvision is built for CUDA: beside a CPU build of torch its own kernels do not load,
-    and its import fails since `nms` is not there. Pruna uses none of them here."""
+    """PyPI's torchvision is built for CUDA: beside a CPU build of torch its kernels do not load and
+    its import fails, since `nms` is not there. Pruna uses none of them here."""
     import torch
 
     try:

@@ -1,12 +1,12 @@
 """halftime beside stable-diffusion.cpp and the others, at Stable Diffusion 1.5's true size.
 
 Regime: the modules of SD 1.5 (UNet 860 M parameters, VAE 84 M, CLIP 123 M) with random weights,
-written once as a diffusers folder in fp16, from which all read them, stable-diffusion.cpp too; 256
+written once as a diffusers folder in fp16, from which all read them, stable-diffusion.cpp too. 256
 px, 4 Euler steps, guidance 7.5, one picture a call, two threads. Everybody in a process of its own,
-warmed up by one call, then in turns (`benchmarks.contest`). `rmse` is against diffusers' default of the same
-prompt and seed, in grey levels: it shows that all compute the same. Prompts are single letters, which
-are tokens without the vocabulary of CLIP. A process that took more than 8 GiB would be no fair peer
-here: `peak_bytes` says what each took. Ceiling: the machine's own bf16 multiplications.
+warmed up by one call, then in turns (`benchmarks.contest`). `rmse` is against diffusers' default of
+the same prompt and seed, in grey levels: it shows that all compute the same. Prompts are single
+letters, which are tokens without CLIP's vocabulary. `peak_bytes` says what each process took; it
+must be 8 GiB or less. Ceiling: the multiplications alone, in bf16 at the cores' own peak.
 
     python -m benchmarks.tune.true_size --out benchmarks/results/tune_true_size.json
 
