@@ -68,7 +68,7 @@ class Worker:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return float(self.answer(120.0).get("seconds", float("nan")))  # type: ignore[arg-type]
+        return float(self.answer(300.0).get("seconds", float("nan")))  # type: ignore[arg-type]
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -164,9 +164,9 @@ def older_names(weights: Path) -> None:
     )
 
 
-def race(workers: Sequence[Worker], prompts: Sequence[str], folder: Path) -> None:
-    """A round a prompt, in which each calls twice and the second counts (the others have emptied
-    the caches before the first), the order turning; pictures are compared with the first worker's
+def race(workers: Sequence[Worker], prompts: Sequence[str], folder: Path, calls: int = 2) -> None:
+    """A round a prompt, in which each calls twice (`calls`) and the last counts (the others have
+    emptied the caches before the first), the order turning; pictures are compared with the first worker's
     of the same round. One that fails on the way is out.
 
     On a shared machine the commands in the variables BEFORE_RACE and AFTER_RACE can keep others
@@ -178,9 +178,8 @@ def race(workers: Sequence[Worker], prompts: Sequence[str], folder: Path) -> Non
         shift = turn % len(running)
         for worker in running[shift:] + running[:shift]:
             request = {"prompt": prompt, "seed": turn, "picture": str(paths[worker.name])}
-            worker.call(request)
-            if not worker.failed:
-                worker.seconds.append(worker.call(request))
+            seconds = [worker.call(request) for _ in range(calls) if not worker.failed]
+            worker.seconds += seconds[-1:]
         expected = np.load(paths[running[0].name])
         for worker in running:
             if not worker.failed:

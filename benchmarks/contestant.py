@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -33,6 +34,9 @@ PACKAGES = (
     "cache-dit",
     "stable-diffusion-cpp-python",
 )
+
+
+DECLARED = []  # operators
 
 
 # ---- pipelines of diffusers' kind, ready for their first call
@@ -126,16 +130,19 @@ def smashed(pipe, algorithms):
 
 def import_torchvision():
     """PyPI's torchvision is built for CUDA: beside a CPU build of torch its kernels do not load and
-    its import fails, since `nms` is not there. Pruna uses none of them here."""
+    its import fails since `nms` is not there. Pruna calls none of them here, so they are declared."""
     import torch
 
     try:
-        pass
+        importlib.import_module("torchvision")
     except RuntimeError:
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
         library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        DECLARED.append(library)  # it is gone with its object
+        importlib.import_module("torchvision")
 
 
 def deepcache(options):

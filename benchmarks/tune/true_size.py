@@ -131,7 +131,7 @@ def stacks(folder: Path) -> list[Stack]:
 
 def main() -> None:
     frame = Frame(__file__, __doc__)
-    add_options(frame.parser, rounds=7, threads=2)
+    add_options(frame.parser, rounds=3, threads=2)
     options = frame.parse()
     prompts = [" ".join(LETTERS[k : k + 3]) for k in range(options.rounds)]
     with tempfile.TemporaryDirectory(prefix="halftime-true-size-") as name:
@@ -140,7 +140,7 @@ def main() -> None:
         calls = [f"--model={model}", f"--steps={STEPS}", f"--guidance={GUIDANCE}", f"--size={SIZE}"]
         calls += [f"--sigmas={sigmas()}", "--warm-ups=1"]
         with started(stacks(folder), calls, folder, options) as workers:
-            race(workers, prompts, folder)
+            race(workers, prompts, folder, calls=1)
     frame.write(
         {
             "rounds": options.rounds,
