@@ -30,6 +30,7 @@ class Machine:
 
     slower: dict[str, float] = field(default_factory=dict)
     waits: int = 0  # more of the candidate's
+    uncountable: str = ""  # why the candidate's waits cannot be counted
     grey: int = 0  # the candidate's pictures are brighter by so much
     black: bool = False  # the candidate's first picture is
     between: float = 0.01
@@ -91,6 +92,9 @@ class SimulatedWorker:
         counts = dict.fromkeys(COUNTERS, 100.0)
         lines = ("mine.py:7: x.item() (item, 4 times)",) if self._candidate else ()
         more = self._machine.waits if self._candidate else 0
+        if self._candidate and self._machine.uncountable:
+            del counts[WAITS]
+            return WorkerAnswer(counts=counts, skipped={WAITS: self._machine.uncountable})
         return WorkerAnswer(counts={**counts, WAITS: 100.0 + more}, details={WAITS: lines})
 
     def _draw(self, order: WorkerOrder) -> WorkerAnswer:

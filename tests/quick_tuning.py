@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from halftime.records.recipe import Choice, Rung
-from halftime.verbs.tune import bench, ending
-from halftime.verbs.tune import run as tune_run
+from halftime.verbs.tune import bench, climber, ending
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +18,7 @@ ROUNDS = 4  # intervals want as many
 
 def tune_quickly(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Of the fixes that apply only these: all of them would fill any budget with compiling."""
-    whole = tune_run.candidates
+    whole = climber.candidates
 
     def some(
         pipeline: DiffusionPipeline, approximate: bool, device: torch.device | None = None
@@ -27,7 +26,7 @@ def tune_quickly(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         choices, refused = whole(pipeline, approximate, device)
         return [choice for choice in choices if choice.name in names], refused
 
-    monkeypatch.setattr(tune_run, "candidates", some)
+    monkeypatch.setattr(climber, "candidates", some)
     monkeypatch.setattr(bench, "FIRST_ROUNDS", ROUNDS)
     monkeypatch.setattr(bench, "MOST_ROUNDS", ROUNDS)
     monkeypatch.setattr(ending, "_SIZES", ((1, ROUNDS, 1), (1, 2, 0)))

@@ -38,12 +38,13 @@ from halftime.pipeline.load import LoadedPipeline  # noqa: E402
 from halftime.records import Workload  # noqa: E402
 from halftime.records.recipe import Choice, Rung  # noqa: E402
 from halftime.records.tune import Tuning  # noqa: E402
-from halftime.verbs.tune import run as tune_run  # noqa: E402
+from halftime.verbs.tune import climber as tune_climber  # noqa: E402
 from halftime.verbs.tune import sweep as tune_sweep  # noqa: E402
 from halftime.verbs.tune.candidates import described  # noqa: E402
 from halftime.verbs.tune.decide import Goal  # noqa: E402
+from halftime.verbs.tune.options import Options  # noqa: E402
 from halftime.verbs.tune.quality import distance  # noqa: E402
-from halftime.verbs.tune.run import Options, tuned  # noqa: E402
+from halftime.verbs.tune.run import tuned  # noqa: E402
 from tiny_pipelines import FAMILIES, PIPELINES  # noqa: E402
 
 # What is larger than in the tests: the width of a head stays, since positions depend on it.
@@ -70,7 +71,7 @@ def is_whole(choice: Choice) -> bool:
 
 def only_levers() -> None:
     """From here on `tune` proposes these alone."""
-    everything = tune_run.candidates
+    everything = tune_climber.candidates
 
     def levers(
         pipeline: DiffusionPipeline, approximate: bool, device: torch.device | None = None
@@ -79,7 +80,7 @@ def only_levers() -> None:
         named = [choice for choice in choices if choice.name in LEVERS and not is_whole(choice)]
         return named, [rung for rung in refused if rung.fix in LEVERS]
 
-    tune_run.candidates = levers
+    tune_climber.candidates = levers
     tune_sweep.settings_to_try = lambda pipeline, steps: []
 
 

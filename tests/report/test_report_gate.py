@@ -11,7 +11,8 @@ from halftime.records import Workload
 from halftime.records.gate import Gate, GateCounter, GateDifference, GateSide, StageShift
 from halftime.records.verdict import Verdict
 from halftime.report.gate import github_annotations, junit, report_of, summary_of
-from halftime.report.markdown import markdown
+from halftime.report.markdown import markdown, table
+from halftime.report.model import Column, Table
 
 GATE = Gate(
     verdict="slower",
@@ -125,3 +126,8 @@ def test_annotations_are_one_command_a_line() -> None:
         "::error title=halftime gate::more waits",
     ]
     assert github_annotations(UNDECIDED).startswith("::warning title=halftime gate::Undecided")
+
+
+def test_an_empty_cell_is_not_written_in_bold() -> None:
+    data = Table((Column("a"), Column("b")), (("x", ""),), emphasis=frozenset({0}))
+    assert table(data).splitlines()[-1] == "| **x** |  |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -31,12 +32,29 @@ def version() -> str:
     return f"{__version__}+g{head}{'.dirty' if changed else ''}"
 
 
+# What git tells its hooks about the index of a commit that is being made: a command about another
+# tree would write into it.
+_OF_A_HOOK = ("GIT_INDEX_FILE", "GIT_PREFIX")
+_OF_A_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR")
+
+
+def git_environment(folder: Path | None = None) -> dict[str, str]:
+    """The variables for a git command; in a `folder` of its own, none names another repository."""
+    left_out = {*_OF_A_HOOK, *(_OF_A_REPOSITORY if folder else ())}
+    return {name: value for name, value in os.environ.items() if name not in left_out}
+
+
 def git_output(*words: str, folder: Path | None = None) -> str:
     """Standard output of a git command, '' where it fails, or where there is no git or no
     repository."""
     try:
         completed = subprocess.run(
-            ["git", *words], cwd=folder, capture_output=True, text=True, check=False
+            ["git", *words],
+            cwd=folder,
+            env=git_environment(folder),
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError:  # no git
         return ""

@@ -23,9 +23,10 @@ from halftime.records.tune import Tuning
 from halftime.report.model import Report
 
 if TYPE_CHECKING:
-    from halftime.verbs.tune.certify import VisibleGoal
     from halftime.verbs.tune.decide import Goal
-    from halftime.verbs.tune.run import Options, Outcome
+    from halftime.verbs.tune.options import Options
+    from halftime.verbs.tune.run import Outcome
+    from halftime.verbs.tune.visible_goal import VisibleGoal
 
 _PROMPTS = 24
 EXIT_CODES = {"equivalent": 0, "different": 1, "inconclusive": 3}
@@ -134,8 +135,8 @@ def command(
     with progress_bar(output.quiet) as progress:
         progress("importing torch and diffusers", 0, 1)
         from halftime.verbs.tune.memory import memory_of
+        from halftime.verbs.tune.options import Options
         from halftime.verbs.tune.quality import LOSS
-        from halftime.verbs.tune.run import Options
         from halftime.verbs.tune.state import partial_path
         from halftime.verbs.verify.metrics import require
 
@@ -168,7 +169,7 @@ def _visible_goal(
     count: int | None,
     approximate: bool,
 ) -> VisibleGoal | None:
-    from halftime.verbs.tune.certify import MOST_DRAWS, VisibleGoal
+    from halftime.verbs.tune.visible_goal import MOST_DRAWS, VisibleGoal
 
     if visible is None:
         if confidence is not None or visible_by:

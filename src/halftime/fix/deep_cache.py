@@ -256,6 +256,16 @@ def converted(forward: Forward, build: Build) -> Forward:
     return build(forward) if cached is None else cached.through(build)
 
 
+def full_steps_to_end(steps: int, every: int, fewest: int) -> int:
+    """The fewest full steps, from `fewest` on, after which the last step of a call is full, too.
+
+    First and last steps matter most: on the bundled model (500 prompts, 30 steps, every second
+    step kept) 3.0 % of the pictures differ visibly with the last step kept, 1.6 % without, and
+    1.2 % with six full steps at first (docs/tune.md).
+    """
+    return fewest + (steps - fewest) % every
+
+
 def deep_blocks(unet: nn.Module) -> dict[str, nn.Module]:
     """Name -> block of all but the outermost resolution, in the order in which they run."""
     down = list(unet.down_blocks.named_children())[1:]  # type: ignore[union-attr]

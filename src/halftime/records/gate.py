@@ -66,6 +66,7 @@ class GateCounter(Record, frozen=True, kw_only=True):
     details: tuple[str, ...] = ()  # new lines that wait, new reasons of graph breaks
     lines: tuple[str, ...] = ()  # all of the candidate's, for when this record is a base
     skipped: str = ""  # why it was not counted
+    lost: bool = False  # counted of the base, and of the candidate it failed
     accepted: str = ""  # the reason for which it may be worse
 
 

@@ -56,7 +56,8 @@ def table(data: Table) -> str:
     for index, texts in enumerate(data.texts()):
         cells = [_cell(text) for text in texts]
         cells[0] = f"· {cells[0]}" if index in data.indent else cells[0]
-        rows.append(_line([f"**{cell}**" if index in data.emphasis else cell for cell in cells]))
+        bold = index in data.emphasis
+        rows.append(_line([f"**{cell}**" if bold and cell else cell for cell in cells]))
     title = [f"**{_text(data.title)}**\n"] if data.title else []
     return "\n".join([*title, header, rule, *rows])
 

@@ -433,8 +433,23 @@ def _machine(environment: Environment) -> str:
     return f"{environment.processor}, {environment.cores} cores, {memory}, {environment.system}"
 
 
+def _of_recording(session: Session) -> Iterator[tuple[Cell, ...]]:
+    """What a recording says of its run: nothing of prompts, seeds and settings."""
+    environment, steps = session.environment, session.workload.steps
+    yield "recording", session.model
+    if session.pipeline:
+        yield "pipeline", session.pipeline
+    if steps:
+        yield "steps", str(steps)
+    yield "device", f"{environment.device}: {environment.device_name}"
+    yield "machine", _machine(environment)
+    yield "halftime", f"{session.halftime}, {session.created}"
+
+
 def _environment(session: Session) -> tuple[Block, ...]:
     environment, work = session.environment, session.workload
+    if session.kind == "trace":
+        return (Table((Column(""), Column("")), tuple(_of_recording(session))),)
     facts: list[tuple[Cell, ...]] = [
         ("model", session.model),
         ("workload", f"hash {session.workload_hash}"),

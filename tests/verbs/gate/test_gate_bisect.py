@@ -15,6 +15,7 @@ from halftime.base.errors import BadInput, HalftimeError
 from halftime.records import Workload
 from halftime.records.gate import Gate, GateSide, GateWord
 from halftime.verbs.gate.bisect import Bisect, bisect, listed_versions, resumed, versions_between
+from halftime.verbs.gate.process import SideFailed
 from halftime.verbs.gate.search import SURE, VersionSearch
 from halftime.verbs.gate.sides import Side
 
@@ -120,7 +121,7 @@ def test_versions_without_an_answer_leave_a_range(tmp_path: Path) -> None:
     record = run(oracle, tmp_path / "state.json")
     assert record.verdict == "slower"
     names = "; ".join(VERSIONS[10:13])
-    assert f"first bad among 3, which could not be told apart: {names}" in record.reasons[0]
+    assert f"first bad among 3, which could not be told apart: {names} (" in record.reasons[0]
     assert any("demo==10 was passed over: it does not start" in note for note in record.notes)
 
 
@@ -129,6 +130,21 @@ def test_none_that_can_run(tmp_path: Path) -> None:
     oracle.broken = set(range(COUNT + 1))
     with pytest.raises(HalftimeError, match="no version after the base could run"):
         run(oracle, tmp_path / "state.json")
+
+
+def test_a_base_that_cannot_run_ends_the_search_at_once(tmp_path: Path) -> None:
+    runs = []
+
+    def judge(base: Side, version: Side) -> Gate:
+        runs.append(version)
+        raise SideFailed(f"{base.label}: it does not start", base.label)
+
+    path = tmp_path / "state.json"
+    fresh = Bisect(question="q", versions=VERSIONS)
+    with pytest.raises(SideFailed, match="demo==0: it does not start"):
+        bisect(fresh, path, judge, 0.0, prepare=prepare)
+    assert len(runs) == 1
+    assert not path.exists()  # no answer about any version
 
 
 def test_what_pip_lists() -> None:

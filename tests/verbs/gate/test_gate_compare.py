@@ -9,6 +9,7 @@ from halftime.verbs.gate.compare import (
     BYTES,
     COUNTERS,
     GRAPHS,
+    HIDDEN,
     OPERATIONS,
     WAITS,
     compared,
@@ -51,6 +52,23 @@ def test_what_is_worse(name: str, before: float, now: float, worse: bool) -> Non
 
 def test_what_is_allowed_may_rise() -> None:
     assert not counter(GRAPHS, 0, 5, (GRAPHS,)).worse
+
+
+@pytest.mark.parametrize(
+    ("reason", "allowed", "lost"),
+    [
+        ("RuntimeError: not under a mode", (), True),
+        ("RuntimeError: not under a mode", (WAITS,), False),
+        (f"unet {HIDDEN}", (), False),  # that is what the user asked for, and time judges it
+    ],
+)
+def test_what_could_be_counted_and_no_longer_can(
+    reason: str, allowed: tuple[str, ...], lost: bool
+) -> None:
+    rows = compared(
+        WorkerAnswer(counts={WAITS: 0}), WorkerAnswer(skipped={WAITS: reason}), 0.03, allowed
+    )
+    assert [row.name for row in rows if row.lost] == ([WAITS] if lost else [])
 
 
 def test_a_line_that_only_moved_is_no_new_wait() -> None:

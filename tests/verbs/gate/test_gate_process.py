@@ -9,7 +9,7 @@ import pytest
 
 from halftime.base.errors import HalftimeError
 from halftime.records import Workload
-from halftime.verbs.gate.process import NotInTime, SideProcess
+from halftime.verbs.gate.process import NotInTime, SideFailed, SideProcess
 from halftime.verbs.gate.sides import Side
 from halftime.verbs.gate.worker import WorkerOrder
 
@@ -58,6 +58,18 @@ def test_one_that_dies_is_named_with_its_last_words(started) -> None:
     process = started("import nothing_of_that_name")
     with pytest.raises(HalftimeError, match=r"a process of before .* ended: ModuleNotFoundError"):
         process.ready()
+
+
+def test_one_that_was_killed_is_said_to_be(started) -> None:
+    """Its last line is a warning of somebody else's, and no reason."""
+    process = started(
+        "import os, signal, sys\n"
+        "print('somebody warns', file=sys.stderr, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with pytest.raises(SideFailed, match=r"killed by SIGKILL.*no memory.*somebody warns") as caught:
+        process.ready()
+    assert caught.value.label == "before"
 
 
 def test_one_of_another_halftime_is_named(started) -> None:

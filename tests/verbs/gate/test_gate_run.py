@@ -56,6 +56,15 @@ def test_one_more_wait_is_worse_though_no_clock_shows_it() -> None:
     assert Machine(waits=1).gate(exact=True, allowed=(WAITS,)).verdict == "pass"
 
 
+def test_what_fails_to_be_counted_is_no_pass() -> None:
+    record = Machine(uncountable="RuntimeError: no").gate(exact=True)
+    assert record.verdict == "undecided"
+    assert "waits in the loop, which could be counted before and not now" in record.would_decide
+    assert Machine(uncountable="RuntimeError: no").gate(exact=True, allowed=(WAITS,)).verdict == (
+        "pass"
+    )
+
+
 @pytest.mark.parametrize(("grey", "verdict"), [(0, "pass"), (60, "worse")])
 def test_pictures_gate(grey: int, verdict: str) -> None:
     record = Machine(grey=grey).gate(exact=True, pictures=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,67 @@ def test_a_revision_is_entered_in_the_same_folder(
         tree = str(side.folder.parent)
         assert side.paths[:2] == (str(side.folder), tree)
         assert side.environment()["PYTHONPATH"].startswith(f"{side.folder}{os.pathsep}{tree}")
+
+
+def test_one_that_is_told_to_end_leaves_no_worktree(repository: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), side_of("HEAD~1", "mine:make") as side:
+        signal.raise_signal(signal.SIGTERM)
+    assert not side.folder.exists()
+    assert len(git("worktree", "list").splitlines()) == 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_commit_that_is_being_made_stays_as_it_is(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git names to its hooks the index of the commit; a checkout elsewhere must not write there."""
+    (repository / "mine.py").write_text("speed = 3\n")
+    git("add", ".")
+    before = git("write-tree")
+    monkeypatch.setenv("GIT_INDEX_FILE", str(repository / ".git" / "index"))
+    monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
+    with side_of("HEAD~1", "mine:make") as side:
+        assert (side.folder / "mine.py").read_text() == "speed = 1\n"
+    assert git("write-tree") == before
+    assert len(git("worktree", "list").splitlines()) == 1
+
+
+def test_a_submodule_is_there_at_its_own_commit(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    monkeypatch.chdir(parent)
+    git("init", "-q", "-b", "main")
+    git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(repository), "lib")
+    git("-C", "lib", "checkout", "-q", "HEAD~1")
+    (parent / "entry.py").write_text("from lib import mine\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "with the first")
+    git("-C", "lib", "checkout", "-q", "main")
+    git("commit", "-q", "-a", "-m", "with the second")
+    with side_of("HEAD~1", "entry:make") as side:
+        assert (side.folder / "lib" / "mine.py").read_text() == "speed = 1\n"
+        assert not (side.folder / "lib" / "model").exists()
+    assert len(git("worktree", "list").splitlines()) == 1
+    assert len(git("-C", "lib", "worktree", "list").splitlines()) == 1
+    assert (parent / "lib" / "mine.py").read_text() == "speed = 2\n"
+
+
+def test_a_search_path_through_a_link_is_the_repositorys(tmp_path: Path) -> None:
+    root, tree = tmp_path / "a", tmp_path / "b"
+    (root / "src").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(root)
+    assert moved([str(tmp_path / "link" / "src")], root, tree) == (str(tree / "src"),)
+
+
+def test_a_clone_without_its_past_says_so(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git("clone", "-q", "--depth", "1", f"file://{repository}", str(tmp_path / "clone"))
+    monkeypatch.chdir(tmp_path / "clone")
+    with pytest.raises(BadInput, match="this clone is shallow"), side_of("HEAD~1", "mine:make"):
+        pass
 
 
 def test_an_environment_inside_the_repository_stays(tmp_path: Path) -> None:

@@ -54,14 +54,19 @@ def test_a_recipe_is_applied(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = WorkerTask(model="nowhere", workload=Workload())
+    task = msgspec.json.encode(WorkerTask(model="nowhére", workload=Workload()))
     said: list[WorkerAnswer] = []
-    monkeypatch.setattr(worker.sys, "stdin", io.StringIO(msgspec.json.encode(task).decode()))
+
+    def opened(*_: object, encoding: str, **__: object) -> io.TextIOWrapper:
+        return io.TextIOWrapper(io.BytesIO(task), encoding)
+
+    latin = io.TextIOWrapper(io.BytesIO(task), "latin-1")  # what some systems read by themselves
+    monkeypatch.setattr("sys.stdin", latin)
     monkeypatch.setattr(worker.os, "dup", lambda _: 1)
     monkeypatch.setattr(worker.os, "dup2", lambda *_: None)
-    monkeypatch.setattr(worker.os, "fdopen", lambda *_, **__: io.StringIO())
+    monkeypatch.setattr(worker.os, "fdopen", opened)
     monkeypatch.setattr(worker.os, "_exit", lambda _: None)
     monkeypatch.setattr(worker, "_say", lambda _, answer: said.append(answer))
     worker.main()
     (answer,) = said
-    assert answer.error.startswith("'nowhere' is not a model: ")
+    assert answer.error.startswith("'nowhére' is not a model: ")

@@ -28,8 +28,10 @@ def test_a_bad_number_costs_no_event(tmp_path: Path) -> None:
         assert len(recorded.device) + len(recorded.runtime) + len(recorded.host) == len(
             trace.events
         )
-        [note] = recorded.notes
-        assert "1 events held tokens that are not JSON" in note
+        assert recorded.notes == (
+            "1 events held tokens that are not JSON and were read without them",
+            "1 events have no duration, and count as moments",
+        )
     clean = halftime.trace(trace.write(tmp_path / "clean.json"))
     assert halftime.trace(path).device == clean.device
 

@@ -122,6 +122,20 @@ def test_collectives_and_which_rank_waits(tmp_path: Path) -> None:
     assert "rank 0 waits 1.20 ms" in finding.message
 
 
+def test_a_collective_of_one_rank_alone_does_not_shift_the_others(tmp_path: Path) -> None:
+    """Rank 0 gathers once more than the others; what it waits is what it waited before."""
+    paths = []
+    for rank, kernel in ((0, 100.0), (1, 400.0)):
+        trace = Synthetic(rank=rank, world_size=2)
+        if rank == 0:
+            trace.launch("ncclDevKernel_Broadcast_RING_LL", 7.0)
+        trace.events += ranked(rank, kernel).events
+        paths.append(trace.write(tmp_path / f"{rank}.json"))
+    together = explain_ranks(paths).session
+    assert [row.waited_seconds for row in together.ranks] == pytest.approx([4 * 300 * MICRO, 0.0])
+    assert any("1 collectives have no counterpart on each rank" in d for d in together.doubts)
+
+
 def test_files_that_are_not_ranks_of_one_run(tmp_path: Path) -> None:
     paths = [framed(Synthetic()).write(tmp_path / f"{at}.json") for at in range(3)]
     with pytest.raises(BadInput, match="not different ranks of one run"):

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from halftime.base.errors import BadFile
-from halftime.verbs.trace.run import explain_files, trace
+from halftime.verbs.trace.perfetto import annotate
+from halftime.verbs.trace.run import explain, explain_files, trace
 from trace_synthetic import EPOCH, Synthetic, diffusion, framed
 
 Event = dict[str, object]
@@ -64,6 +65,11 @@ def unsigned(_: int, event: Event) -> None:
         arguments["correlation"] += 2**63
 
 
+def unsigned_text(number: int, event: Event) -> None:
+    unsigned(number, event)
+    text_arguments(number, event)
+
+
 def capitals(_: int, event: Event) -> None:
     event["cat"] = CAPITALS.get(str(event["cat"]), event["cat"])
 
@@ -79,7 +85,7 @@ def unnamed(number: int, event: Event) -> None:
 
 @pytest.mark.parametrize(
     "edit",
-    [text_times, text_arguments, unsigned, capitals, nobody, unnamed],
+    [text_times, text_arguments, unsigned, unsigned_text, capitals, nobody, unnamed],
     ids=lambda f: f.__name__,
 )
 def test_the_same_run_in_other_words(tmp_path: Path, edit: Callable[[int, Event], None]) -> None:
@@ -112,6 +118,21 @@ def test_beginnings_and_ends_apart_are_ranges(tmp_path: Path) -> None:
     session = trace(written(tmp_path / "halves.json", halves))
     whole = trace(run().write(tmp_path / "whole.json"))
     assert session.ledger == whole.ledger
+
+
+def test_a_range_that_never_ended_does_not_take_anothers_end(tmp_path: Path) -> None:
+    """Ends that have names are those of their events, whatever began in between."""
+    halves: list[Event] = []
+    for event in run().events:
+        if event["cat"] != "user_annotation":
+            halves.append(event)
+            continue
+        begin = float(str(event["ts"]))
+        end = {**event, "ph": "E", "ts": begin + float(str(event["dur"]))}
+        cut_off = {**event, "ph": "B", "name": "cut off", "ts": begin + 1.0}
+        halves += [{**event, "ph": "B"}, cut_off, end]
+    session = trace(written(tmp_path / "halves.json", halves))
+    assert session.ledger == trace(run().write(tmp_path / "whole.json")).ledger
 
 
 def test_correlation_ids_that_are_used_again(tmp_path: Path) -> None:
@@ -158,6 +179,30 @@ def test_faulty_times_are_said(tmp_path: Path) -> None:
     )
 
 
+def test_kernels_without_a_duration_are_said(tmp_path: Path) -> None:
+    def edit(_: int, event: Event) -> None:
+        if event["cat"] == "kernel":
+            del event["dur"]
+
+    session = trace(written(tmp_path / "endless.json", edited(run(), edit)))
+    kernels = sum(event["cat"] == "kernel" for event in run().events)
+    assert session.notes == (f"{kernels} events have no duration, and count as moments",)
+
+
+def test_operations_that_no_call_launched_are_a_doubt(tmp_path: Path) -> None:
+    """Without the ids their stages and causes are those of the clock alone."""
+
+    def edit(_: int, event: Event) -> None:
+        arguments = event["args"]
+        assert isinstance(arguments, dict)
+        arguments.pop("correlation", None)
+
+    doubts = trace(written(tmp_path / "alone.json", edited(run(), edit))).doubts
+    operations = sum(event["cat"] in ("kernel", "gpu_memcpy") for event in run().events)
+    assert any(f"{operations} of {operations} device operations do not say" in d for d in doubts)
+    assert not any("do not say" in d for d in trace(run().write(tmp_path / "t.json")).doubts)
+
+
 def test_a_gzip_file_of_many_members_is_read_whole(tmp_path: Path) -> None:
     """As parallel compressors and appending writers leave it, with padding at its end."""
     text = run().text().encode()
@@ -170,12 +215,11 @@ def test_a_gzip_file_of_many_members_is_read_whole(tmp_path: Path) -> None:
     assert session.notes == ()
 
 
-def test_a_mark_of_byte_order_and_a_last_comma_cost_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [",\n ]\n}", "\n ],\n}", ',\n ],\n "traceName": "x",\n}'])
+def test_a_mark_of_byte_order_and_a_last_comma_cost_nothing(tmp_path: Path, end: str) -> None:
     text = run().text()
     assert text.endswith("\n ]\n}")
-    (tmp_path / "odd.json").write_bytes(
-        b"\xef\xbb\xbf" + text.replace("\n ]\n}", ",\n ]\n}").encode()
-    )
+    (tmp_path / "odd.json").write_bytes(b"\xef\xbb\xbf" + text.replace("\n ]\n}", end).encode())
     odd, plain = (trace(path) for path in (tmp_path / "odd.json", run().write(tmp_path / "p.json")))
     assert odd.ledger == plain.ledger
     assert odd.environment.device_name == "Synthetic"
@@ -301,3 +345,28 @@ def test_words_that_no_profiler_wrote_before(tmp_path: Path, field: str, damaged
     session = trace(path)
     assert session.device == truth.device
     assert bool(session.notes) == damaged
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_letters_of_two_bytes_are_named_with_a_mark_or_without(
+    tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "t.json").write_bytes(run().text().encode(encoding))
+    with pytest.raises(BadFile, match="is text in UTF-16"):
+        trace(tmp_path / "t.json")
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "t.json").touch()
+    with pytest.raises(BadFile, match="is empty"):
+        trace(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("form", ["array", "mark"])
+def test_odd_forms_can_be_annotated_too(tmp_path: Path, form: str) -> None:
+    text = json.dumps(run().events) if form == "array" else "\ufeff" + run().text()
+    path, out = tmp_path / "t.json", tmp_path / "annotated.json"
+    path.write_text(text)
+    annotate(path, explain(path), out)
+    events = json.loads(out.read_text())["traceEvents"]
+    assert len(events) > len(run().events)

@@ -88,6 +88,7 @@ def test_the_pieces_of_a_damaged_file_do_not_show(
     assert damaged > 10
     assert recorded.notes == (
         f"{damaged} events held tokens that are not JSON and were read without them",
+        f"{damaged} events have no duration, and count as moments",
     )
     clean = read(trace.write(tmp_path / "clean.json"))
     assert recorded.runtime.start.tolist() == clean.runtime.start.tolist()

@@ -16,6 +16,8 @@ import halftime
 from halftime.base.errors import BadFile, HalftimeError
 from halftime.pipeline.load import LoadedPipeline
 from halftime.records import Workload
+from halftime.report.model import Table
+from halftime.report.session import report_of
 from halftime.verbs.profile.traced import trace_call
 from halftime.verbs.trace.read import read
 from tiny_pipelines import PIPELINES
@@ -49,7 +51,7 @@ def test_a_damaged_gzip_gives_what_stands_before_the_damage(path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "is not a Chrome trace"),
+        (b"", "is empty"),
         (b"hello", "is not a Chrome trace"),
         (b"{}", "is not a Chrome trace"),
         (b'{"traceEvents": []}', "holds no events"),
@@ -149,3 +151,14 @@ def test_a_real_trace_without_our_ranges_is_read_by_diffusers_names(tmp_path: Pa
     assert {"encode_prompt", "denoise", "vae_decode", "postprocess"} <= set(rows)
     assert rows["denoise"].per_step is not None
     assert rows["denoise"].per_step.count == 3
+
+
+def test_a_page_says_of_the_run_what_was_recorded_and_no_more(tmp_path: Path) -> None:
+    session = halftime.trace(diffusion(Synthetic(), steps=5).write(tmp_path / "t.json"))
+    assert session.workload.steps == 5
+    report = report_of(session)
+    [section] = [s for s in report.sections if s.title == "What was run, where"]
+    [table] = section.blocks
+    assert isinstance(table, Table)
+    assert dict(table.rows)["steps"] == "5"
+    assert set(dict(table.rows)) == {"recording", "steps", "device", "machine", "halftime"}

@@ -46,6 +46,7 @@ def test_graph_replays_are_the_steps(tmp_path: Path, vendor: str) -> None:
     assert row.share > 0.85
     denoise = next(stage for stage in session.on_device if stage.stage == "denoise")
     assert denoise.kernels_per_step == 201
+    assert denoise.graph_replays == 6  # by what they launched: the first call was before its step
 
 
 def test_parallel_branches_may_change_their_order(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from halftime.records.recipe import Choice, Plan
 from halftime.records.verdict import Verdict
 from halftime.testing import FakeClock, FakePipeline
 from halftime.verbs.profile.run import ProfileSettings
-from halftime.verbs.tune import bench, measure, quality
+from halftime.verbs.tune import bench, climber, measure, quality
 from halftime.verbs.tune import run as tune_run
 from halftime.verbs.tune.ending import Ending, ending_seconds, ending_within
-from halftime.verbs.tune.run import Options, tuned
+from halftime.verbs.tune.options import Options
+from halftime.verbs.tune.run import tuned
 
 WORKLOAD = Workload(steps=2, width=8, height=8)
 SPEEDS = {"vae-channels-last": 1.2, "vae-dtype": 1.3, "schedule-table": 1.1, "prompt-cache": 1.02}
@@ -79,7 +80,7 @@ class Played:
         self.machine, self.setup, self.bad = Machine(slow), setup, bad
         self.pipeline = Pipe(self.machine)
         choices = [Choice(name=name) for name in SPEEDS]
-        monkeypatch.setattr(tune_run, "candidates", lambda *_, **__: (choices, []))
+        monkeypatch.setattr(climber, "candidates", lambda *_, **__: (choices, []))
         monkeypatch.setattr(bench, "applied", self.applied)
         monkeypatch.setattr(bench, "check_levels", lambda *_, **__: None)
         monkeypatch.setattr(measure, "measure_in_turns", self.sessions)

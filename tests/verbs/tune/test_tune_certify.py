@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 import halftime
@@ -14,6 +16,7 @@ from halftime.base.errors import BadInput, HalftimeWarning, Unlike
 from halftime.base.store import read_toml, write_toml
 from halftime.cli import _run
 from halftime.fix.certificate import other_model
+from halftime.fix.deep_cache import DeepCache, full_steps_to_end
 from halftime.fix.hard_prompts import scored_calls
 from halftime.pipeline.fingerprint import weights_of
 from halftime.pipeline.load import LoadedPipeline
@@ -27,9 +30,11 @@ from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.stepping import Watch
 from halftime.verbs.serve.studio import open_studio
 from halftime.verbs.tune import certify
-from halftime.verbs.tune.certify import Certifier, VisibleGoal, certifiable_prompts
-from halftime.verbs.tune.run import Options, Outcome, tuned
-from halftime.verbs.tune.space import Setting, on_top, pairs, singles
+from halftime.verbs.tune.certify import Certifier
+from halftime.verbs.tune.options import Options
+from halftime.verbs.tune.run import Outcome, tuned
+from halftime.verbs.tune.space import Setting, on_top, pairs, singles, with_full_ends
+from halftime.verbs.tune.visible_goal import SEARCHED, VisibleGoal, certifiable_prompts
 from quick_tuning import tune_quickly
 
 WORKLOAD = Workload(steps=2, width=64, height=64)
@@ -163,7 +168,7 @@ def routed() -> Outcome:
         certify_quickly(monkeypatch, [CACHE])
         monkeypatch.setattr(certify, "LEARNED", 4)
         monkeypatch.setitem(GAINS, "step-cache", 1.5)
-        monkeypatch.setattr(Certifier, "_expected", lambda certifier, queue: 0.0)
+        monkeypatch.setattr(certify, "expected_speedup", lambda *_: 0.0)
         goal = replace_limits(GOAL, {"rmse": 250.0})
         return outcome(goal, workload=replace(WORKLOAD, steps=4))
 
@@ -213,7 +218,7 @@ def test_a_workload_with_too_few_prompts_is_refused() -> None:
 
 def test_search_and_test_share_no_prompt() -> None:
     prompts = certifiable_prompts(WORKLOAD, VisibleGoal(0.02))
-    assert len({prompt.text for prompt in prompts}) == len(prompts) >= 149 + certify.SEARCHED
+    assert len({prompt.text for prompt in prompts}) == len(prompts) >= 149 + SEARCHED
 
 
 @pytest.mark.parametrize(
@@ -265,6 +270,30 @@ def test_single_settings_apply_and_none_is_the_workload_itself() -> None:
     assert len({str(choice) for choice in choices}) == len(choices)
 
 
+def test_caches_evaluate_first_and_last_steps_in_full() -> None:
+    caches = [c for c in singles(halftime.load_pipeline(), 30) if c.name == "step-cache"]
+    counts = {c.settings["every"]: c.settings["full_steps"] for c in caches}
+    assert counts == {2: 6, 3: 6, 4: 6}
+    for every, count in counts.items():
+        assert (29 - (count - 1)) % every == 0  # type: ignore[operator]
+
+
+@given(steps=st.integers(1, 100), every=st.integers(2, 9), fewest=st.integers(0, 20))
+def test_the_last_step_is_a_full_one(steps: int, every: int, fewest: int) -> None:
+    """As `DeepCache` counts: every so many steps from the last that must be full."""
+    count = full_steps_to_end(steps, every, fewest)
+    assert fewest <= count < fewest + every
+    cache = DeepCache(every, count)
+    is_full = []
+    for _ in range(steps):
+        cache.decide(1)
+        cache.outputs["middle"] = 0
+        is_full.append(not cache.skip)
+    assert all(is_full[:count])
+    if count >= 1:
+        assert is_full[-1]
+
+
 def test_what_ran_the_denoiser_is_replaced_where_it_has_to_go() -> None:
     pipeline = halftime.load_pipeline()
     loop = Choice(name="loop-graph", settings={"backend": "openvino"})
@@ -284,3 +313,11 @@ def test_what_ran_the_denoiser_is_replaced_where_it_has_to_go() -> None:
 def test_pairs_are_of_different_fixes() -> None:
     settings = [Setting((choice,), (choice,)) for choice in (TINY, ONE_STEP, ONE_STEP)]
     assert pairs(settings) == [(TINY, ONE_STEP), (TINY, ONE_STEP)]
+
+
+def test_a_cache_beside_fewer_steps_ends_with_theirs() -> None:
+    fewer = Choice(name="solver-steps", settings={"scheduler": "", "steps": 20})
+    cache = with_full_ends(Choice(name="step-cache", settings={"kind": "deep", "every": 4}), 30)
+    settings = [Setting((choice,), (choice,)) for choice in (cache, fewer)]
+    ((joined, _),) = pairs(settings)
+    assert (cache.settings["full_steps"], joined.settings["full_steps"]) == (6, 4)

@@ -26,7 +26,8 @@ from halftime.records import Workload
 from halftime.records.recipe import Recipe
 from halftime.records.tune import Partial, Tuning
 from halftime.verbs.tune import run as tune_run
-from halftime.verbs.tune.run import Options, tuned
+from halftime.verbs.tune.options import Options
+from halftime.verbs.tune.run import tuned
 from quick_tuning import tune_quickly
 from tiny_pipelines import PIPELINES
 

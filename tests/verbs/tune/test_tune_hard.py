@@ -11,7 +11,7 @@ from halftime.records import Json
 from halftime.records.recipe import Choice
 from halftime.verbs.tune.hard import calibrate, foreseen, learned, route, score
 from halftime.verbs.tune.race import Raced
-from halftime.verbs.tune.routing import both_ways, candidate, full_steps_of, mixed
+from halftime.verbs.tune.routing import both_ways, candidate, mixed
 from halftime.verbs.tune.space import Setting
 
 
@@ -131,12 +131,12 @@ def test_both_ways_share_their_first_steps() -> None:
     cheap, full = both_ways(cache, 30)
     for setting, is_hard in ((cheap, False), (full, True)):
         (choice,) = setting.plan
-        assert choice.settings["full_steps"] == full_steps_of(30) == 10
+        assert choice.settings["full_steps"] == 9
         hard = choice.settings["hard"]
         assert isinstance(hard, list)
         score = HardScore([float(str(value)) for value in hard])
-        for _ in range(10):
+        for _ in range(9):
             score.see((torch.randn(2, 4),))
         with scored_calls() as rows:
             assert score.is_hard() is is_hard
-        assert rows[0].shape == (1, 18)
+        assert rows[0].shape == (1, 16)

@@ -34,7 +34,8 @@ from halftime.verbs.tune.memory import (
     memory_of,
     weight_bytes,
 )
-from halftime.verbs.tune.run import Options, tuned
+from halftime.verbs.tune.options import Options
+from halftime.verbs.tune.run import tuned
 from halftime.verbs.verify.render import prompt_set
 from quick_tuning import tune_quickly
 from tiny_pipelines import PIPELINES

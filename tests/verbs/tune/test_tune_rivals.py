@@ -9,10 +9,12 @@ from test_tune_search import OPENVINO, OPENVINO_VAE, SESSION, Played
 
 from halftime.records.recipe import Choice, Rung
 from halftime.testing import FakeClock
-from halftime.verbs.tune import run as tune_run
-from halftime.verbs.tune.decide import Budget, Choices
+from halftime.verbs.tune import climber
+from halftime.verbs.tune.approximate import Approximation
+from halftime.verbs.tune.climber import Climber
+from halftime.verbs.tune.decide import Budget, Choices, Goal
+from halftime.verbs.tune.pace import CallPace
 from halftime.verbs.tune.rivals import barred, takes_over
-from halftime.verbs.tune.run import Options, TuningRun
 from halftime.verbs.tune.search import Climb
 
 BLOCKS = Choice(name="denoiser-compile", settings={"region": "blocks"})
@@ -31,34 +33,39 @@ def test_what_a_runtime_excludes_is_barred_on_its_own_components_alone() -> None
     assert not takes_over(BLOCKS)
 
 
-class PlayedRun(TuningRun):
-    """Timings from a table; every picture is near enough, and no value is searched."""
+class PlayedClimber(Climber):
+    """Timings from a table; every picture is near enough."""
 
-    def _drop_culprits(self, search: Climb, pictures: object) -> None:
+    def drop_culprits(self, search: Climb, pictures: object) -> None:
         pass
 
+
+class PlayedApproximation(Approximation):
+    """No value is searched, and no loss measured."""
+
     def _climb_within_loss(self, search, choices, session, pictures) -> None:  # type: ignore[no-untyped-def]
-        self._climb(search, choices, session)
+        self.climber.climb(search, choices, session)
 
 
 def compared(speeds: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> Climb:
     """The climb with OpenVINO, after the rival stack of compilation and a cache."""
     played = Played(speeds)
-    monkeypatch.setattr(tune_run, "candidates", lambda *_: ([OPENVINO, BLOCKS, QUIET], []))
+    monkeypatch.setattr(climber, "candidates", lambda *_: ([OPENVINO, BLOCKS, QUIET], []))
     measurements = SimpleNamespace(
         trial=played.measure,
         is_measured=lambda incumbent, plan: False,
-        bench=SimpleNamespace(start=(), memory=None),
-        loaded=SimpleNamespace(pipeline=None),
+        bench=SimpleNamespace(start=(), memory=None, pipeline=None),
+        workload=SimpleNamespace(steps=30),
         budget=Budget(1e6, lambda: FakeClock().now),
         state=SimpleNamespace(partial=SimpleNamespace(trials=())),
     )
     silent = lambda *_: None  # noqa: E731
-    run = PlayedRun(Options(approximate=True), measurements, None, silent, silent)  # type: ignore[arg-type]
+    played_climber = PlayedClimber(measurements, Goal(), CallPace(measurements), silent, silent)  # type: ignore[arg-type]
+    approximation = PlayedApproximation(played_climber, loss=0.1)
     plan: Choices = (OPENVINO,)
     kept = Rung(fix="openvino", level="equivalent", settings=OPENVINO.settings, kept=True)
     search = Climb(plan, [kept], 1 / speeds["openvino"], speeds["openvino"])
-    run._rival_stack(search, [CACHE], SESSION, None)  # type: ignore[arg-type]
+    approximation.rival_stack(search, [CACHE], SESSION, None)  # type: ignore[arg-type]
     return search
 
 

@@ -17,8 +17,9 @@ from halftime.base.store import decoded, read_bytes, write_json
 from halftime.base.version import git_output
 from halftime.records import Record
 from halftime.records.gate import Gate
+from halftime.verbs.gate.process import SideFailed
 from halftime.verbs.gate.search import SURE, Suspects, VersionSearch
-from halftime.verbs.gate.sides import Side, requirement_of, side_of
+from halftime.verbs.gate.sides import Side, requirement_of, shallow, side_of
 
 BAD, GOOD = ("slower", "worse"), ("pass", "faster")
 MOST_UNDECIDED = 2  # so often a version may stay undecided before it counts as one without answer
@@ -67,7 +68,9 @@ def commits(against: str) -> tuple[str, ...]:
             "as 'diffusers>=0.38,<0.42'."
         )
     if git_output("merge-base", base, "HEAD") != base:
-        raise BadInput(f"--bisect: {against} is not an ancestor of HEAD, so no commits lead here.")
+        raise BadInput(
+            f"--bisect: {against} is not an ancestor of HEAD, so no commits lead here{shallow()}."
+        )
     listed = git_output("rev-list", "--reverse", "--first-parent", f"{base}..HEAD")
     return (base, *listed.split())
 
@@ -151,6 +154,8 @@ def _tried(base: str, version: str, judge: Judge, prepare: Prepare) -> BisectAns
             with prepare(version) as now:
                 return BisectAnswer(version=version, gate=judge(before, now))
         except HalftimeError as error:
+            if isinstance(error, SideFailed) and error.label == before.label:
+                raise  # without the base no version can be judged
             return BisectAnswer(version=version, failure=str(error))
 
 
@@ -198,7 +203,9 @@ def _sentence(state: Bisect, suspects: Suspects, *, none_bad: bool) -> str:
     sure = f"{100 * suspects.probability:.3g} % sure after {runs}"
     if none_bad:
         return f"no version is bad: {sure}"
-    names = [_described(version) for version in state.versions[suspects.good + 1 :][:5]]
+    among = state.versions[suspects.good + 1 : suspects.bad + 1]
+    names = [_described(version) for version in among[:5]]
+    names += ["…"] if len(among) > len(names) else []
     width = suspects.bad - suspects.good
     if width == 1:
         return f"first bad: {names[0]} ({sure})"

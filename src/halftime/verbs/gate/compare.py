@@ -13,6 +13,7 @@ from halftime.verbs.gate.worker import WorkerAnswer
 WAITS, WAITS_OUTSIDE = "waits in the loop", "waits outside the loop"
 BREAKS, GRAPHS = "graph breaks", "compiled graphs"
 OPERATIONS, FLOPS, BYTES, MEMORY = "operations", "FLOPs", "bytes touched", "peak of results"
+HIDDEN = "is compiled, and what it launches is not seen"
 # counter -> its unit, and whether any more of it is worse (else: more than the margin)
 COUNTERS: dict[str, tuple[Literal["count", "flops", "bytes"], bool]] = {
     WAITS: ("count", True),
@@ -40,6 +41,7 @@ def _counter(
     before, now = base.counts.get(name), candidate.counts.get(name)
     skipped = candidate.skipped.get(name) or base.skipped.get(name) or ""
     worse = False
+    lost = before is not None and now is None and not allowed and not skipped.endswith(HIDDEN)
     if before is not None and now is not None:
         worse = not allowed and now > before * (1 if strict else 1 + margin)
     return GateCounter(
@@ -51,6 +53,7 @@ def _counter(
         details=_new_lines(base.details.get(name, ()), candidate.details.get(name, ())),
         lines=candidate.details.get(name, ()),
         skipped=skipped if before is None or now is None else "",
+        lost=lost,
     )
 
 

@@ -129,10 +129,13 @@ def verdict_word(speed: str, objections: bool, unsure: bool, accepted: bool = Fa
 
 
 def _unsure(measurements: GateEvidence) -> bool:
+    lost = any(counter.lost for counter in measurements.counters)
+    return lost or bool(measurements.pictures_missing) or _pictures_open(measurements)
+
+
+def _pictures_open(measurements: GateEvidence) -> bool:
     pictures = measurements.pictures
-    return bool(measurements.pictures_missing) or (
-        pictures is not None and pictures.verdict == "inconclusive"
-    )
+    return pictures is not None and pictures.verdict == "inconclusive"
 
 
 def _ratio(shift: float) -> float | None:
@@ -299,6 +302,12 @@ def _would_decide(
     if word != "undecided":
         return ""
     if speed != "undecided":
+        lost = [counter for counter in measurements.counters if counter.lost]
+        if lost:
+            return (
+                f"{lost[0].name}, which could be counted before and not now ({lost[0].skipped}): "
+                f"mend that, or --allow '{lost[0].name}'"
+            )
         return _pictures_needed(measurements)
     if not cohorts:
         return f"more time than was left: --budget {_minutes(2 * budget)}m"

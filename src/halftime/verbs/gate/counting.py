@@ -24,6 +24,7 @@ from halftime.verbs.gate.compare import (
     BYTES,
     FLOPS,
     GRAPHS,
+    HIDDEN,
     MEMORY,
     OPERATIONS,
     WAITS,
@@ -55,7 +56,7 @@ def count(loaded: LoadedPipeline, workload: Workload) -> Counts:
     _compilation(counts)  # first: the other counters call in ways that compile again
     short = msgspec.structs.replace(workload, steps=min(workload.steps, STEPS))
     compiled = [n for n, m in modules_of(loaded.pipeline).items() if pytorch.is_compiled(m)]
-    hidden = f"{', '.join(compiled)} is compiled, and what it launches is not seen"
+    hidden = f"{', '.join(compiled)} {HIDDEN}"
     for names, counter in (
         ((OPERATIONS, BYTES, MEMORY), _operations),
         ((FLOPS,), _flops),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +17,18 @@ from halftime.base.errors import HalftimeError
 from halftime.records import Workload
 from halftime.verbs.gate.sides import Side
 from halftime.verbs.gate.worker import WorkerAnswer, WorkerOrder, WorkerTask
+
+
+class SideFailed(HalftimeError):
+    """A side that cannot be measured; `label` says which."""
+
+    def __init__(self, message: str, label: str = "") -> None:
+        super().__init__(message)
+        self.label = label
+
+
+class NotInTime(SideFailed):
+    """The budget ended while a process was starting."""
 
 
 class GateWorker(Protocol):
@@ -87,7 +100,8 @@ class SideProcess:
         if seconds is not None and not select.select([stdout], [], [], max(0.0, seconds))[0]:
             raise NotInTime(
                 f"a process of {self._side.label} was not ready within "
-                f"{time.monotonic() - begun:.0f} s"
+                f"{time.monotonic() - begun:.0f} s",
+                self._side.label,
             )
         line = stdout.readline()
         if not line:
@@ -95,25 +109,40 @@ class SideProcess:
         try:
             answer = msgspec.json.decode(line, type=WorkerAnswer)
         except msgspec.DecodeError as error:
-            raise HalftimeError(
+            raise SideFailed(
                 f"a process of {self._side.label} answers as another halftime does ({error}). "
-                "Name its environment instead, which is measured by this one."
+                "Name its environment instead, which is measured by this one.",
+                self._side.label,
             ) from error
         if answer.error:
-            raise HalftimeError(
-                f"{self._side.label}: {answer.error}{_hint(self._side, answer.error)}"
+            raise SideFailed(
+                f"{self._side.label}: {answer.error}{_hint(self._side, answer.error)}",
+                self._side.label,
             )
         return answer
 
     def _failure(self) -> HalftimeError:
-        self._process.wait()
+        code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        last = lines[-1] if lines else f"exit code {self._process.returncode}"
-        return HalftimeError(
-            f"a process of {self._side.label} ({self._side.python}) ended: {last}"
-            f"{_hint(self._side, last)}"
+        last = lines[-1] if lines else f"exit code {code}"
+        reason = f"{last}{_hint(self._side, last)}"
+        if code < 0:  # what it wrote last need not be why
+            reason = f"{_signal_name(-code)}{f'; its last line: {last}' if lines else ''}"
+        return SideFailed(
+            f"a process of {self._side.label} ({self._side.python}) ended: {reason}",
+            self._side.label,
         )
+
+
+def _signal_name(number: int) -> str:
+    """'SIGKILL, as a system does that has no memory left'."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    memory = ", as a system does that has no memory left" if name == "SIGKILL" else ""
+    return f"killed by {name}{memory}"
 
 
 _NOT_STARTED = ("ModuleNotFoundError", "ImportError", "SyntaxError")
@@ -127,7 +156,3 @@ def _hint(side: Side, last: str) -> str:
         ". What measures there is this halftime, which needs Python 3.11 or newer and its "
         f"dependencies: {side.python} -m pip install halftime"
     )
-
-
-class NotInTime(HalftimeError):
-    """The budget ended while a process was starting."""

@@ -32,7 +32,7 @@ from halftime.records.verdict import Verdict
 from halftime.verbs.gate import accept
 from halftime.verbs.gate.compare import COUNTERS, compared, differences
 from halftime.verbs.gate.conclude import GateEvidence, conclude
-from halftime.verbs.gate.process import GateWorker, NotInTime, SideProcess
+from halftime.verbs.gate.process import GateWorker, NotInTime, SideFailed, SideProcess
 from halftime.verbs.gate.sequential import decide
 from halftime.verbs.gate.sides import Side, check_version
 from halftime.verbs.gate.stages import log_cohort
@@ -296,7 +296,7 @@ class GateBench:
                 base, candidate = (seat.worker.ask(WorkerOrder(order="count")) for seat in pair)
         except NotInTime as error:
             raise NotInTime(
-                f"{error}, which is all of the budget: give --budget more time."
+                f"{error}, which is all of the budget: give --budget more time.", error.label
             ) from error
         collected.counters = compared(base, candidate, self.settings.margin, self.settings.allowed)
 
@@ -333,7 +333,9 @@ class GateBench:
         try:
             seat.worker.ask(WorkerOrder(order="draw", folder=str(folder), pictures=count))
         except HalftimeError as error:
-            raise HalftimeError(f"{error} --pictures 0 gates without pictures.") from error
+            raise SideFailed(
+                f"{error} --pictures 0 gates without pictures.", self.sides[seat.name].label
+            ) from error
         return folder
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 import halftime
 from halftime.base.errors import BadFile, BadInput, HalftimeError
 from halftime.base.store import read_report
-from halftime.base.version import git_output
+from halftime.base.version import git_environment, git_output
 from halftime.records.gate import Gate, SideKind
 
 _OWN_WORKER = Path("halftime") / "verbs" / "gate" / "worker.py"
@@ -128,9 +131,16 @@ def _why_nothing(against: str) -> str:
         "" if git_output("rev-parse", "--git-dir") else ", and here is no git repository"
     )
     return (
-        f"--against {against!r} names nothing that can run here{no_repository}. It may be "
-        f"{ALLOWED}."
+        f"--against {against!r} names nothing that can run here{no_repository}{shallow()}. It may "
+        f"be {ALLOWED}."
     )
+
+
+def shallow() -> str:
+    """What is said of a clone without its past, in which revisions are missing."""
+    if git_output("rev-parse", "--is-shallow-repository") != "true":
+        return ""
+    return " (this clone is shallow: `git fetch --unshallow`, or fetch-depth: 0 in CI)"
 
 
 def _with_plan(path: Path) -> Side:
@@ -253,40 +263,86 @@ def _cache() -> Path:
 def _worktree(against: str, commit: str, model: str | None) -> Iterator[Side]:
     """The repository of the current folder at a revision, in a worktree of its own that goes when
     it is no longer needed."""
-    root = Path(git_output("rev-parse", "--show-toplevel"))
-    with TemporaryDirectory(prefix="halftime-gate-") as temporary:
+    root = Path(git_output("rev-parse", "--show-toplevel")).resolve()
+    with (
+        _ended_in_order(),
+        TemporaryDirectory(prefix="halftime-gate-") as temporary,
+        ExitStack() as stack,
+    ):
         tree = Path(temporary) / root.name
-        completed = subprocess.run(
-            ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit],
-            capture_output=True,
-            text=True,
-            check=False,
+        _check_out(root, tree, commit, against, stack)
+        side = Side(
+            commit[:10] if commit.startswith(against) else f"{against} ({commit[:10]})",
+            "revision",
+            folder=tree / Path.cwd().relative_to(root),
+            paths=moved(_search_path(), root, tree),
+            commit=commit,
         )
-        if completed.returncode:
-            raise HalftimeError(f"git cannot check out {against}: {completed.stderr.strip()}")
-        try:
-            side = Side(
-                commit[:10] if commit.startswith(against) else f"{against} ({commit[:10]})",
-                "revision",
-                folder=tree / Path.cwd().relative_to(root),
-                paths=moved(_search_path(), root, tree),
-                commit=commit,
-            )
-            _check_revision(side, against, root, model)
-            yield side
-        finally:
-            git_output("worktree", "remove", "--force", str(tree), folder=root)
+        _check_revision(side, against, root, model)
+        yield side
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """A command that is told to end, as CI does, is interrupted, so that no worktree is left."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield  # somebody else sees to it
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _check_out(root: Path, tree: Path, commit: str, against: str, stack: ExitStack) -> None:
+    """A worktree of the repository at `root`, with those submodules that are checked out there."""
+    completed = subprocess.run(
+        ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit],
+        cwd=root,
+        env=git_environment(root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if completed.returncode:
+        raise HalftimeError(f"git cannot check out {against}: {completed.stderr.strip()}")
+    stack.callback(git_output, "worktree", "remove", "--force", str(tree), folder=root)
+    for submodule, pinned in _submodules(tree):
+        if (root / submodule / ".git").exists():
+            name = f"the submodule {submodule} of {against} ({pinned[:10]})"
+            _check_out(root / submodule, tree / submodule, pinned, name, stack)
+
+
+def _submodules(tree: Path) -> Iterator[tuple[str, str]]:
+    """Path and commit of each submodule that a worktree has a place for."""
+    if (tree / ".gitmodules").is_file():
+        for row in git_output("ls-tree", "-r", "-z", "HEAD", folder=tree).split("\0"):
+            facts, _, path = row.partition("\t")
+            if facts.startswith("160000 "):
+                yield path, facts.split()[2]
 
 
 def moved(paths: Sequence[str], root: Path, tree: Path) -> tuple[str, ...]:
     """A search path with what lies in the repository replaced by the same in the worktree; an
     environment inside of the repository (.venv) stays where it is."""
     return tuple(
-        str(tree / Path(path).relative_to(root))
-        if Path(path).is_relative_to(root) and not _is_installed(Path(path))
-        else path
+        path if (inside := _inside(Path(path), root)) is None else str(tree / inside)
         for path in paths
     )
+
+
+def _inside(path: Path, root: Path) -> Path | None:
+    """Where a path lies in the repository, links followed; None for what is not its own code."""
+    own = path if path.is_relative_to(root) else path.resolve()
+    if not own.is_relative_to(root) or _is_installed(path):
+        return None
+    return own.relative_to(root)
 
 
 def _check_revision(side: Side, against: str, root: Path, model: str | None) -> None:
@@ -305,9 +361,8 @@ def _check_revision(side: Side, against: str, root: Path, model: str | None) -> 
             f"{model or 'the bundled model'} and the packages that it uses lie elsewhere. Name an "
             "environment or requirements instead, or a model of this repository."
         )
-    own = Path(halftime.__file__).parent.parent
-    is_ours = own.is_relative_to(root) and not _is_installed(own)
-    if is_ours and not (root_in(side, own, root) / _OWN_WORKER).is_file():
+    own = _inside(Path(halftime.__file__).parent.parent, root)
+    if own is not None and not (root_in(side, root / own, root) / _OWN_WORKER).is_file():
         raise BadInput(
             f"{against} is a revision of halftime itself from before it had `gate`, so it "
             "cannot be measured there. Install it into an environment and name that."
@@ -317,8 +372,8 @@ def _check_revision(side: Side, against: str, root: Path, model: str | None) -> 
 def _runs_from(root: Path, side: Side, model: str | None) -> bool:
     """Whether a package that the search path names, or the function's module, is the
     repository's."""
-    packages = (Path(path) for path in _search_path() if Path(path).is_relative_to(root))
-    if any(path != Path.cwd() and not _is_installed(path) for path in packages):
+    folders = (_inside(Path(path), root) for path in _search_path())
+    if any(own is not None and root / own != Path.cwd() for own in folders):
         return True
     module = (model or "").partition(":")[0].partition(".")[0]
     here = Path.cwd()

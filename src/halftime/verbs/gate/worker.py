@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -135,8 +134,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        task = msgspec.json.decode(sys.stdin.readline(), type=WorkerTask)
-        serve(task, sys.stdin, answers)
+        orders = os.fdopen(0, encoding="utf-8", closefd=False)  # whatever the system's words are in
+        task = msgspec.json.decode(orders.readline(), type=WorkerTask)
+        serve(task, orders, answers)
     except Exception as error:
         reason = str(error) if isinstance(error, HalftimeError) else in_a_sentence(error)
         with contextlib.suppress(OSError):

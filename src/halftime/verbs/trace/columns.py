@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import compress
 from operator import attrgetter
@@ -198,14 +199,20 @@ class Columns:
 
 
 def _joined(halves: Sequence[Event]) -> Iterator[Event]:
-    """Events whose beginning and end are apart (ph B and E), as whole ones; they nest by thread."""
+    """Events whose beginning and end are apart (ph B and E), as whole ones; they nest by thread.
+
+    An end that has a name is that event's, where one of that name has begun: others may have been
+    cut off, or begin at the same moment.
+    """
     begun: dict[tuple[object, object], list[Event]] = defaultdict(list)
     for half in sorted(halves, key=lambda event: event.ts):
         own = begun[half.pid, half.tid]
         if half.ph == "B":
             own.append(half)
         elif own:
-            begin = own.pop()
+            last = len(own) - 1
+            alike = (at for at in range(last, -1, -1) if half.name and own[at].name == half.name)
+            begin = own.pop(next(alike, last))
             yield msgspec.structs.replace(begin, ph="X", dur=half.ts - begin.ts)
 
 
@@ -241,10 +248,12 @@ def integer(value: object) -> int:
 
 def _identity(value: object) -> int:
     """As `integer`; of an unsigned number of 64 bits the same bits."""
-    number = integer(value)
-    if number == NONE and isinstance(value, int) and 2**63 <= value < 2**64:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = int(value, 0)
+    if isinstance(value, int) and 2**63 <= value < 2**64:
         return value - 2**64
-    return number
+    return integer(value)
 
 
 def _ints(args: Sequence[object], field: str) -> Ints:

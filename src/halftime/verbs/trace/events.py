@@ -33,7 +33,9 @@ DAMAGED_BLOCK = 1 << 14  # bytes decoded together in a damaged file: what preced
 _NEAR = 4096  # bytes around a fault in which its event most likely begins and ends
 _ARRAY = re.compile(rb'"traceEvents"\s*:\s*\[')
 _POSITION = re.compile(r"\(byte (\d+)\)$")
-_AFTER = re.compile(rb'\s*(?:,\s*"|\})')  # what follows the events' array within the file's object
+# What follows the events' array within the file's object; some writers end it with a comma.
+_AFTER = re.compile(rb'\s*(?:,\s*"|,?\s*\})')
+_LAST_COMMA = re.compile(rb",(?=\s*\}\s*$)")
 
 
 class Args(msgspec.Struct, frozen=True, gc=False):
@@ -61,7 +63,7 @@ class Event(msgspec.Struct, gc=False):
     cat: str | None = None
     name: Number = ""
     ts: float = math.nan  # microseconds, as is dur
-    dur: float | None = 0.0
+    dur: float | None = math.nan
     pid: int | float | str | None = None
     tid: int | float | str | None = None
     args: Args | str | int | float | list[msgspec.Raw] | None = NO_ARGS
@@ -168,7 +170,7 @@ class Decoding:
         """Take what follows the array of events."""
         self.is_trace = True
         tail = self.text.rest()[end:]
-        following = b'{"":0' + tail
+        following = _LAST_COMMA.sub(b"", b'{"":0' + tail)
         if not tail.strip() or _is_json(following):
             head = _head(following)
             self.head = Head(

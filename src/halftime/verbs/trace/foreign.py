@@ -16,6 +16,8 @@ _PACKED = (
     (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
     (b"7z\xbc\xaf", "7-Zip", "7z x"),
 )
+# text of two bytes a letter, with a mark of their order or without
+_WIDE = (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{", b"[\x00", b"\x00[")
 _ROCPROF = (b'"rocprofiler-sdk-tool"', b'"rocprofiler-sdk-json-tool"')
 
 
@@ -49,7 +51,7 @@ def _advice(path: Path, data: bytes) -> str | None:
         return f"is packed by {packed[0]}. Unpack it with `{packed[1]} {path.name}`, or use gzip."
     if start[257:262] == b"ustar":
         return "is a tar archive. Unpack it, and trace the .json files in it together."
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if start.startswith(_WIDE):
         return "is text in UTF-16. Save it as UTF-8, as JSON is, or copy the file without a shell."
     if name.endswith((".pftrace", ".perfetto-trace")) or (start[:1] == b"\n" and b"\x00" in start):
         return (

@@ -13,6 +13,7 @@ from halftime.base.store import read_bytes, write_bytes
 from halftime.verbs.trace.device import CAUSES
 from halftime.verbs.trace.nsight import is_export
 from halftime.verbs.trace.run import TraceReading
+from halftime.verbs.trace.text import MARK
 
 PROCESS = "halftime"
 _TRACKS = ("stages", "device idle, by cause", "findings")
@@ -31,7 +32,10 @@ def annotate(path: Path | str, reading: TraceReading, out: Path | str) -> None:
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        original = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        data = data.removeprefix(MARK)
+        original = msgspec.json.decode(data, type=dict[str, msgspec.Raw] | list[msgspec.Raw])
+        if isinstance(original, list):  # the array form of the format
+            original = {"traceEvents": msgspec.Raw(data)}
         events = msgspec.json.decode(original["traceEvents"], type=list[msgspec.Raw])
     except (EOFError, OSError, zlib.error, msgspec.DecodeError, KeyError, ValueError) as error:
         raise BadFile(

@@ -10,7 +10,7 @@ from halftime.base import units
 from halftime.records import Finding, Session, TracedRank
 from halftime.records.finding import ceiling
 from halftime.verbs.trace.movement import communicates
-from halftime.verbs.trace.read import Ints, Trace
+from halftime.verbs.trace.read import Ints, Trace, distinct
 
 NANO = 1e-9
 WORTH_SAYING = 0.02
@@ -27,27 +27,50 @@ def rank_rows(readings: Sequence[tuple[Trace, Session]]) -> tuple[TracedRank, ..
     """One row a rank, in order.
 
     All ranks leave a collective together, so the one that came last spends least time in it; what
-    the others spend longer they waited. Collectives are matched by their order.
+    the others spend longer they waited.
     """
-    durations = [_durations(trace) for trace, _ in readings]
-    matched = min(len(lengths) for lengths in durations)
-    table = np.array([lengths[:matched] for lengths in durations])
-    waited = (table - table.min(axis=0)).sum(axis=1) if matched else np.zeros(len(readings))
+    table = _matched([trace for trace, _ in readings])
+    waited = (table - table.min(axis=0)).sum(axis=1) if table.size else np.zeros(len(readings))
     rows = [
         TracedRank(
             rank=trace.rank or 0,
             wall_seconds=session.wall_seconds,
             busy_seconds=session.device.busy_seconds if session.device else 0.0,
-            communication_seconds=float(lengths.sum()) * NANO,
+            communication_seconds=float(trace.device.duration[communicates(trace)].sum()) * NANO,
             waited_seconds=float(waited[at]) * NANO,
         )
-        for at, ((trace, session), lengths) in enumerate(zip(readings, durations, strict=True))
+        for at, (trace, session) in enumerate(readings)
     ]
     return tuple(sorted(rows, key=lambda row: row.rank))
 
 
-def _durations(trace: Trace) -> Ints:
-    return trace.device.duration[communicates(trace)]
+def unmatched(traces: Sequence[Trace]) -> int:
+    """How many collectives of the rank with most of them have no counterpart on each other rank."""
+    most = max(int(communicates(trace).sum()) for trace in traces)
+    return most - len(_matched(traces)[0])
+
+
+def _matched(traces: Sequence[Trace]) -> Ints:
+    """The durations of the collectives that all ranks have, a row a rank and a column each.
+
+    They are matched by name, in their order. Where ranks have unequal numbers of a name, nobody
+    knows which belong together; but a file that was cut off lacks its last ones.
+    """
+    by_name = [_by_name(trace) for trace in traces]
+    cut = any(trace.cut for trace in traces)
+    columns = [np.zeros((len(traces), 0), np.int64)]
+    for name in by_name[0]:
+        rows = [own.get(name, np.zeros(0, np.int64)) for own in by_name]
+        counts = {len(row) for row in rows}
+        if len(counts) == 1 or cut:
+            columns.append(np.array([row[: min(counts)] for row in rows]))
+    return np.concatenate(columns, axis=1)
+
+
+def _by_name(trace: Trace) -> dict[str, Ints]:
+    """Durations of collectives, in order."""
+    own = trace.device.where(communicates(trace))
+    return {trace.names[at]: own.duration[own.name == at] for at in distinct(own.name)}
 
 
 def rank_finding(rows: Sequence[TracedRank], wall: float) -> Finding | None:

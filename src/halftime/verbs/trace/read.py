@@ -237,9 +237,12 @@ def _notes_on_time(tables: Sequence[EventTable], origin: float) -> Iterator[str]
     """What is wrong with the events' times, in sentences."""
     columns = [table.columns() for table in tables]
     untimed = sum(int((~_timely(own, origin)).sum()) for own in columns)
+    endless = sum(int(np.isnan(own["dur"]).sum()) for own in columns)
     negative = sum(int((own["dur"] < 0).sum()) for own in columns)
     if untimed:
         yield f"{untimed:,} events have no time that can be, and are left out"
+    if endless:
+        yield f"{endless:,} events have no duration, and count as moments"
     if negative:
         yield f"{negative:,} events have a negative duration, and count as moments"
 

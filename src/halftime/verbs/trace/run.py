@@ -24,9 +24,9 @@ from halftime.verbs.trace.findings import findings
 from halftime.verbs.trace.frames import STACK_DEPTH, FrameIdle, frames_of, idle_by_frame
 from halftime.verbs.trace.movement import communication, devices, transfers
 from halftime.verbs.trace.places import Ranges, calls, is_diffusion, pipeline_of, within_call
-from halftime.verbs.trace.ranks import is_one_run, rank_finding, rank_rows
+from halftime.verbs.trace.ranks import is_one_run, rank_finding, rank_rows, unmatched
 from halftime.verbs.trace.rates import operation_rates
-from halftime.verbs.trace.read import Ints, Names, Trace, distinct, read
+from halftime.verbs.trace.read import NONE, Ints, Names, Trace, distinct, read
 from halftime.verbs.trace.stages import OUTSIDE, on_device, stages_at, totals
 from halftime.verbs.trace.structure import find_loop
 from halftime.verbs.trace.syncs import syncs
@@ -42,6 +42,8 @@ from halftime.verbs.trace.tree import (
 
 NANO = 1e-9
 HOST_GAPS = 20  # lines of Python that a session names
+# Of the device operations, whose calls are not recorded: the first ones were launched before.
+UNLAUNCHED = 0.1
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,16 @@ def _together(readings: Sequence[TraceReading]) -> TraceReading:
     slowest = max(readings, key=lambda reading: reading.session.wall_seconds)
     rows = rank_rows([(reading.trace, reading.session) for reading in readings])
     extra = rank_finding(rows, slowest.session.wall_seconds)
+    alone = unmatched([reading.trace for reading in readings])
+    doubt = (
+        f"{alone:,} collectives have no counterpart on each rank, so what ranks wait in them is "
+        "not counted: record whole calls of all ranks."
+    )
     session = msgspec.structs.replace(
         slowest.session,
         ranks=rows,
         findings=(*slowest.session.findings, *([extra] if extra else [])),
+        doubts=(*slowest.session.doubts, *([doubt] if alone else [])),
     )
     return replace(slowest, session=session)
 
@@ -134,6 +142,8 @@ def explained(recorded: Trace, path: Path) -> TraceReading:
     stages = stages_at(recorded.device.start, intervals)
     wall = steady_wall(runs)
     frames = _frames(recorded, idle, stages, traced)
+    rows = _ledger(runs)
+    steps = next((row.per_step.count for row in rows if row.per_step), 0)
     session = Session(
         kind="trace",
         halftime=version(),
@@ -141,9 +151,9 @@ def explained(recorded: Trace, path: Path) -> TraceReading:
         model=path.name,
         pipeline=pipeline_of(recorded),
         wall_seconds=wall,
-        ledger=_ledger(runs),
+        ledger=rows,
         environment=_environment(recorded),
-        workload=Workload(prompts=(NOT_RECORDED,), device=_device(recorded)),
+        workload=Workload(prompts=(NOT_RECORDED,), steps=steps, device=_device(recorded)),
         runs=tuple(run.run for run in runs),
         device=totals(recorded, idle, launched_by),
         on_device=on_device(
@@ -156,7 +166,7 @@ def explained(recorded: Trace, path: Path) -> TraceReading:
         devices=devices(recorded),
         operations=operation_rates(recorded, stages),
         notes=_notes(recorded, traced),
-        doubts=_doubts(recorded, recognised, traced),
+        doubts=_doubts(recorded, launched_by, recognised, traced),
     )
     session = msgspec.structs.replace(session, findings=findings(session, len(runs)))
     every = tuple(frame for _, frame in frames)
@@ -289,7 +299,7 @@ def _notes(recorded: Trace, traced: Sequence[TracedCall]) -> tuple[str, ...]:
 
 
 def _doubts(
-    recorded: Trace, recognised: Sequence[Ranges], traced: Sequence[TracedCall]
+    recorded: Trace, launched_by: Ints, recognised: Sequence[Ranges], traced: Sequence[TracedCall]
 ) -> tuple[str, ...]:
     doubts = [
         "the call was traced, which slows the host: confirm what counts with `halftime profile`."
@@ -308,6 +318,12 @@ def _doubts(
         doubts.append(
             "the trace holds no runtime calls, so idle time cannot be told apart by cause: "
             "record both activities."
+        )
+    elif (unknown := int((launched_by == NONE).sum())) > UNLAUNCHED * len(recorded.device):
+        doubts.append(
+            f"{unknown:,} of {len(recorded.device):,} device operations do not say which call "
+            "launched them, so their idle time counts as 'other' and their stage is uncertain: "
+            "record host and device together."
         )
     if recognised:
         return tuple(doubts)

@@ -39,7 +39,7 @@ _ARGS = tuple(
     for name in ("correlation", "stream", "device", "bytes", "External id")
 )
 # The brace that ends the last event, before the bracket that ends the array.
-_ARRAY_ENDS = re.compile(rb'\}[\s,]*\](?=\s*(?:,\s*"|\}|$))')
+_ARRAY_ENDS = re.compile(rb'\}[\s,]*\](?=\s*(?:,\s*"|,?\s*\}|$))')
 
 
 @dataclass

@@ -14,7 +14,7 @@ from halftime.records import DeviceTotals, KernelTotal, StageOnDevice
 from halftime.verbs.trace import vendors
 from halftime.verbs.trace.device import Gaps, launch_latency, queue_depth, union
 from halftime.verbs.trace.movement import bytes_of, communicates, copies
-from halftime.verbs.trace.read import NONE, Ints, Mask, Names, Trace
+from halftime.verbs.trace.read import NONE, Ints, Mask, Names, Trace, distinct
 from halftime.verbs.trace.tree import GUESS, Interval
 
 NANO = 1e-9
@@ -78,7 +78,7 @@ def on_device(
         if stage != OUTSIDE or inside(trace.device.start, intervals, OUTSIDE).any()
     ]
     return tuple(
-        _stage(trace, stage, intervals, host_intervals or intervals, idle, launched_by, steps)
+        _stage(trace, stage, intervals, host_intervals, idle, launched_by, steps)
         for stage in stages
     )
 
@@ -129,8 +129,8 @@ def _stage(
         kernels_per_step=operations / steps if steps and stage in STEPPING else None,
         launch_latency_seconds=median(latency) * NANO if len(latency) else None,
         queue_depth=median(depth) if len(depth) else None,
-        graph_replays=_graph_replays(trace, host_intervals, stage),
-        memory_growth_bytes=_memory_growth(trace, host_intervals, stage),
+        graph_replays=_graph_replays(trace, by),
+        memory_growth_bytes=_memory_growth(trace, host_intervals or intervals, stage),
         top_kernels=_top_kernels(part),
     )
 
@@ -158,9 +158,10 @@ def _bound(part: Trace, gaps: Gaps, seconds: float, busy: float) -> str:
     return "compute-bound" if compute > DOMINANT * total else "memory-bound"
 
 
-def _graph_replays(trace: Trace, intervals: Sequence[Interval], stage: str) -> int:
+def _graph_replays(trace: Trace, launched_by: Ints) -> int:
+    """Calls that replay a graph and launched any of these operations."""
     replays = trace.named(trace.runtime, vendors.GRAPH)
-    return int((replays & inside(trace.runtime.start, intervals, stage)).sum())
+    return int(replays[distinct(launched_by[launched_by != NONE])].sum())
 
 
 def _memory_growth(trace: Trace, intervals: Sequence[Interval], stage: str) -> int | None:

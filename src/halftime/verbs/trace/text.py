@@ -16,7 +16,7 @@ from halftime.verbs.trace.foreign import refuse_foreign
 BLOCK = 1 << 16
 CHUNK = 4096  # of a gzip file; what a damaged one has in the chunk before the damage is lost
 _GZIP = b"\x1f\x8b"
-_MARK = b"\xef\xbb\xbf"  # of the order of bytes; some editors write it
+MARK = b"\xef\xbb\xbf"  # of the order of bytes; some editors write it
 
 
 @dataclass
@@ -50,12 +50,14 @@ def text_of(path: Path | str, notes: list[str]) -> TraceText:
     Raises BadFile where there is none to read, and for formats of other tools.
     """
     blocks = read_blocks(path, BLOCK)
-    first = next(blocks, b"").removeprefix(_MARK)
+    first = next(blocks, b"").removeprefix(MARK)
+    if not first:
+        raise BadFile(f"{path} is empty. Export the trace again.")
     refuse_foreign(path, first)
     if first[:2] != _GZIP:
         return TraceText(blocks, first)
     blocks = _unpacked(chain([first], blocks), notes)
-    first = next(blocks, b"").removeprefix(_MARK)
+    first = next(blocks, b"").removeprefix(MARK)
     if not first:
         raise BadFile(
             f"{path} is a gzip file from which nothing can be read. Export the trace again."

@@ -8,7 +8,6 @@ search has not seen: the last that passes is certified (`race`, `halftime.base.c
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from halftime.base import units
-from halftime.base.certain import fewest_alike, fewest_draws, fixed_sequence, pass_chance
+from halftime.base.certain import fewest_alike, fixed_sequence
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress
 from halftime.base.stats import median, paired_ratio
@@ -32,7 +31,15 @@ from halftime.records.verdict import Verdict
 from halftime.verbs.tune.bench import Bench
 from halftime.verbs.tune.decide import Budget, Choices
 from halftime.verbs.tune.hard import foreseen, route
-from halftime.verbs.tune.race import ROUNDS, Raced, ShareTest, hopeless, order, share_test
+from halftime.verbs.tune.race import (
+    ROUNDS,
+    Raced,
+    ShareTest,
+    expected_speedup,
+    hopeless,
+    order,
+    share_test,
+)
 from halftime.verbs.tune.routing import (
     LEARNED,
     BothWays,
@@ -40,101 +47,27 @@ from halftime.verbs.tune.routing import (
     both_ways,
     candidate,
     certified_router,
-    full_steps_of,
     mixed,
     routing_of,
     scored,
 )
 from halftime.verbs.tune.space import Setting, on_top, pairs, singles
-from halftime.verbs.tune.visible import check_metrics, ruler
+from halftime.verbs.tune.tried import SLOW, after_test, failure, untested, why_untested
+from halftime.verbs.tune.visible import ruler
+from halftime.verbs.tune.visible_goal import MEASURE_SECONDS, SEARCHED, VisibleGoal, enough
 from halftime.verbs.verify.metrics import METRICS
 from halftime.verbs.verify.pictures import Picture, PictureSet
-from halftime.verbs.verify.render import PicturePrompt, floor_sets, prompt_set, render
+from halftime.verbs.verify.render import PicturePrompt, floor_sets, render
 from halftime.verbs.verify.ruler import Ruler
 from halftime.verbs.verify.run import VerifySettings, verdict_of
 
 if TYPE_CHECKING:
     from halftime.records import Workload
 
-SEARCHED = ROUNDS[-1]  # pictures of the search
-MOST_DRAWS = 400  # pictures of a test
 _FLOOR_PROMPTS = 4
 _TESTS = 3  # that are expected to be drawn to their end
 _JOINED = 4  # of the best settings, joined in pairs
-_MEASURE_SECONDS = 0.1  # a pair of pictures through the rule's metrics
-_SHUFFLED_BY = 22  # search and test are random parts of the prompts, the same in each run
 _TIMED = 4  # calls of the recipe so far and of a setting, in turns
-_SLOW = 1.02  # what does not even gain this over the recipe so far leaves the race
-
-
-@dataclass(frozen=True)
-class VisibleGoal:
-    """At most a share `alpha` of the pictures may differ visibly, with `confidence`. `limits` say
-    what differs visibly (metric -> its limit); empty: the rule of `visible`."""
-
-    alpha: float
-    confidence: float = 0.95
-    limits: dict[str, float] = field(default_factory=dict)
-    draws: int = MOST_DRAWS  # pictures of a test, at most
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1:
-            raise BadInput(
-                f"visible is {self.alpha:g}; it must lie above 0 and below 1, a share of the "
-                "pictures, for example 2%."
-            )
-        if not 0.5 <= self.confidence < 1:
-            raise BadInput(
-                f"confidence is {self.confidence:g}; it must be at least 0.5 and below 1, for "
-                "example 95%."
-            )
-        check_metrics(self.limits)
-        if self.draws < self.fewest:
-            raise BadInput(f"{self.draws} pictures are too few: {self.needs}. Give more --prompts.")
-
-    @property
-    def fewest(self) -> int:
-        """Pictures of a test without a single failure."""
-        return fewest_draws(self.alpha, self.confidence)
-
-    @property
-    def needs(self) -> str:
-        """'a certificate of 2 % at 95 % needs 149 pictures even if none differs'."""
-        return (
-            f"a certificate of {units.share(self.alpha)} at {units.share(self.confidence)} "
-            f"needs {self.fewest} pictures of different prompts even if none of them differs"
-        )
-
-
-def certifiable_prompts(workload: Workload, goal: VisibleGoal) -> list[PicturePrompt]:
-    """Different prompts in random order: the first SEARCHED for the search, the others for tests.
-
-    Raises BadInput where there are too few.
-    """
-    most = SEARCHED + LEARNED + goal.draws
-    # the workload's own come round again where there are fewer
-    distinct = list({prompt.text: prompt for prompt in prompt_set(workload, 100 * most)}.values())
-    if len(distinct) < SEARCHED + goal.fewest:
-        raise BadInput(
-            f"the workload has {len(distinct)} different prompts; {goal.needs}, and the search "
-            f"{SEARCHED} more. Give more prompts, or allow more, for example --visible "
-            f"{_enough(len(distinct), goal):.0%}."
-        )
-    random.Random(_SHUFFLED_BY).shuffle(distinct)
-    return distinct[:most]
-
-
-def certificate_seconds(goal: VisibleGoal, call_seconds: float) -> float:
-    """What the smallest certificate takes: both plans' pictures of one setting."""
-    return 2 * (SEARCHED + goal.fewest) * (call_seconds + _MEASURE_SECONDS)
-
-
-def _enough(prompts: int, goal: VisibleGoal) -> float:
-    """A share, in whole percent, that so many prompts could certify."""
-    draws = max(1, prompts - SEARCHED)
-    return next(
-        (p / 100 for p in range(1, 50) if fewest_draws(p / 100, goal.confidence) <= draws), 0.5
-    )
 
 
 @dataclass
@@ -182,7 +115,10 @@ class Certifier:
         self._search(tools)
         learned = self._learn(tools)
         queue = order(self.searched, self.draws, self.goal.alpha, self.goal.confidence)
-        if learned is not None and learned.speedup > self._expected(queue):
+        expected = expected_speedup(
+            queue, self.draws, self.goal.alpha, self.goal.confidence, self.speedup
+        )
+        if learned is not None and learned.speedup > expected:
             return self._with_router(learned, tools)
         self.say(
             f"search: {len(self.searched)} settings; {len(queue)} to test on {self.draws} pictures"
@@ -202,8 +138,7 @@ class Certifier:
             return result
 
         fixed_sequence(queue, test, lambda result: result.passed)
-        tried = tuple(self._record(raced, queue, results) for raced in self.searched)
-        tried += tuple(self._failed(name) for name in self.failures)
+        tried = self._tried(queue, results)
         if not passed:
             return Certification(tried)
         return self._certified(*passed[-1], tools, tried)
@@ -251,7 +186,7 @@ class Certifier:
                 f"budget is {units.seconds(self.budget.total)}; {self.goal.needs}, and with them "
                 f"and the search that is about {units.seconds(needed)}. Give more --budget, or "
                 "allow more, for example --visible "
-                f"{_enough(SEARCHED + max(draws, 5), self.goal):.0%}."
+                f"{enough(SEARCHED + max(draws, 5), self.goal):.0%}."
             )
         most = min(draws, self.goal.draws, len(self.prompts) - SEARCHED)
         return fewest_alike(most, self.goal.alpha, self.goal.confidence)
@@ -264,7 +199,7 @@ class Certifier:
         """One prompt in all tests that are expected: the baseline's picture once, and theirs."""
         baseline = self.bench.at(()).call_seconds
         tuned = self.bench.at(self.plan).call_seconds
-        return baseline + _TESTS * (tuned + _MEASURE_SECONDS)
+        return baseline + _TESTS * (tuned + MEASURE_SECONDS)
 
     # ---- the search
 
@@ -296,7 +231,7 @@ class Certifier:
         """Draw with a setting, a few pictures at first."""
         call = self.bench.at(self.plan).call_seconds
         setup = sum(map(setup_seconds, setting.plan))
-        if self._search_time() < setup + ROUNDS[0] * (2 * call + _MEASURE_SECONDS):
+        if self._search_time() < setup + ROUNDS[0] * (2 * call + MEASURE_SECONDS):
             self.failures[str(setting)] = "no time was left for it"
             return
         try:
@@ -318,7 +253,7 @@ class Certifier:
             pictures = self._render(setting.plan, len(sizes), stop, str(setting))
             pairs_of_round = zip(self.baseline[len(sizes) : stop], pictures, strict=True)
             sizes += [tools.size(*pair) for pair in pairs_of_round]
-            if speedup < _SLOW * self.speedup or hopeless(sizes, self.goal.alpha):
+            if speedup < SLOW * self.speedup or hopeless(sizes, self.goal.alpha):
                 break
         return Raced(setting, speedup, tuple(sizes))
 
@@ -347,18 +282,6 @@ class Certifier:
             yield tools.size(self.baseline[index], pictures[-1])
 
     # ---- hard prompts in full
-
-    def _expected(self, queue: Sequence[Raced[Setting]]) -> float:
-        """The speedup of what the tests of settings are expected to certify."""
-        chances = (
-            pass_chance(raced.predicted_share, self.draws, self.goal.alpha, self.goal.confidence)
-            for raced in queue
-        )
-        gains = (
-            chance * raced.speedup + (1 - chance) * self.speedup
-            for chance, raced in zip(chances, queue, strict=True)
-        )
-        return max(gains, default=self.speedup)
 
     def _learn(self, tools: Ruler) -> RoutedCache | None:
         """The cache that is worth a router, drawn both ways on prompts that no test sees."""
@@ -414,14 +337,12 @@ class Certifier:
         self.say(f"testing thresholds of the router on {self.draws} pictures")
         tests, pictures = self._drawn_both_ways(learned.setting, self.first, stop, tools)
         routed = certified_router(learned.prompts, tests, self.goal.alpha, self.goal.confidence)
-        tried = tuple(self._record(raced, (), {}) for raced in self.searched)
-        tried += tuple(self._failed(name) for name in self.failures)
+        tried = self._tried((), {})
         if routed.threshold == -np.inf:
             self.say("test failed: no threshold of the router passed")
             return Certification(tried)
         routing = routing_of(routed, learned, tests, self.speedup)
-        count = full_steps_of(self.workload.steps)
-        setting = scored(learned.setting, count, routed.setting())
+        setting = scored(learned.setting, self.workload.steps, routed.setting())
         result = ShareTest(self.draws, routed.different, routed.at_most, passed=True)
         speedup = mixed(routed.cheap_share, learned.cheap_speedup, self.speedup)
         raced = Raced(setting, speedup, tuple(map(float, learned.prompts.cheap)))
@@ -434,57 +355,25 @@ class Certifier:
         self.seconds[str(setting)] = self.seconds[
             str(both_ways(learned.setting, self.workload.steps)[0])
         ]
-        tried += (self._record(raced, (raced,), {str(setting): result}),)
+        tried += (after_test(raced, self.seconds[str(setting)], result),)
         return self._certified(raced, result, chosen, tools, tried, routing)
 
-    def _record(
-        self,
-        raced: Raced[Setting],
-        queue: Sequence[Raced[Setting]],
-        results: dict[str, ShareTest],
-    ) -> TriedSetting:
-        tried = TriedSetting(
-            fixes=raced.setting.plan,
-            changes=raced.setting.changes,
-            seconds=self.seconds[str(raced.setting)],
-            speedup=raced.speedup,
-            searched=len(raced.sizes),
-            search_different=raced.different,
-            predicted_share=raced.predicted_share,
-        )
-        result = results.get(str(raced.setting))
-        if result is None:
-            return msgspec.structs.replace(tried, why=self._why_untested(raced, queue))
-        return msgspec.structs.replace(
-            tried,
-            pairs=result.pairs,
-            different=result.different,
-            at_most=result.at_most,
-            passed=result.passed,
-        )
-
-    def _why_untested(self, raced: Raced[Setting], queue: Sequence[Raced[Setting]]) -> str:
-        if raced in queue:
-            return "a more harmless one failed before"
-        if raced.speedup < _SLOW * self.speedup:
-            return "not faster than the recipe without it"
-        if hopeless(raced.sizes, self.goal.alpha):
-            return "too many pictures of the search differ visibly"
-        return "a more harmless one is as fast, or a faster one is as sure to pass"
-
-    def _failed(self, name: str) -> TriedSetting:
-        return TriedSetting(
-            fixes=(),
-            changes=(),
-            seconds=0.0,
-            speedup=1.0,
-            searched=0,
-            search_different=0,
-            predicted_share=1.0,
-            why=f"{name}: {self.failures[name]}",
-        )
-
     # ---- the end
+
+    def _tried(
+        self, queue: Sequence[Raced[Setting]], results: dict[str, ShareTest]
+    ) -> tuple[TriedSetting, ...]:
+        """Every setting with what came of it; those that could not be drawn with come last."""
+        rows = []
+        for raced in self.searched:
+            name, seconds = str(raced.setting), self.seconds[str(raced.setting)]
+            if name in results:
+                rows.append(after_test(raced, seconds, results[name]))
+            else:
+                why = why_untested(raced, queue, self.speedup, self.goal.alpha)
+                rows.append(untested(raced, seconds, why))
+        failed = [failure(name, why) for name, why in self.failures.items()]
+        return (*rows, *failed)
 
     def _certified(
         self,

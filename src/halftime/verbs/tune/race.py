@@ -97,6 +97,18 @@ def _unseen(entry: Raced[T]) -> float:
     return 0.5 / (len(entry.sizes) + 1)
 
 
+def expected_speedup(
+    queue: Sequence[Raced[T]], draws: int, alpha: float, confidence: float, otherwise: float
+) -> float:
+    """Of what the tests of this queue certify, where nothing leaves the speedup at `otherwise`."""
+    chances = (pass_chance(entry.predicted_share, draws, alpha, confidence) for entry in queue)
+    gains = (
+        chance * entry.speedup + (1 - chance) * otherwise
+        for chance, entry in zip(chances, queue, strict=True)
+    )
+    return max(gains, default=otherwise)
+
+
 @dataclass(frozen=True)
 class ShareTest:
     """One test: how many pictures, how many of them differ, and the bound where it passed."""

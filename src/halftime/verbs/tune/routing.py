@@ -18,12 +18,11 @@ from halftime.records.certificate import Routing
 from halftime.records.recipe import Choice
 from halftime.verbs.tune.hard import Array, Routed, calibrate
 from halftime.verbs.tune.race import Raced
-from halftime.verbs.tune.space import Setting
+from halftime.verbs.tune.space import Setting, is_deep, with_full_ends
 
 LEARNED = 72  # prompts beside those of the search
-_FULL_SHARE = 1 / 3  # of the steps, which are looked at
+_FULL_SHARE = 0.3  # of the steps, which are looked at
 _MOST_DIFFERENT = 0.5  # of a cache's pictures, where a router may still pay
-_CACHE, _KIND = "step-cache", "deep"
 
 
 class BothWays(NamedTuple):
@@ -69,8 +68,7 @@ def candidate(searched: Sequence[Raced[Setting]], speedup: float) -> Raced[Setti
 def _cache_of(setting: Setting) -> Choice | None:
     """The UNet's cache that the setting consists of."""
     alone = setting.changes[0] if len(setting.changes) == 1 else None
-    is_cache = alone is not None and alone.name == _CACHE and alone.settings.get("kind") == _KIND
-    return alone if is_cache else None
+    return alone if alone is not None and is_deep(alone) else None
 
 
 def mixed(share: float, cheap: float, full: float) -> float:
@@ -78,25 +76,29 @@ def mixed(share: float, cheap: float, full: float) -> float:
     return 1 / (share / cheap + (1 - share) / full)
 
 
-def full_steps_of(steps: int) -> int:
-    """How many steps are looked at; a score needs two."""
-    return max(2, round(_FULL_SHARE * steps))
+def _looked_at(cache: Choice, steps: int) -> tuple[Choice, int]:
+    """The cache after the full steps that a score is made of, and how many."""
+    cache = with_full_ends(cache, steps, _FULL_SHARE)
+    return cache, int(str(cache.settings["full_steps"]))
 
 
-def scored(setting: Setting, full_steps: int, hard: Sequence[float]) -> Setting:
-    """The cache with a score, after so many full steps."""
+def scored(setting: Setting, steps: int, hard: Sequence[float]) -> Setting:
+    """The cache with a score of its full steps, of so many in all."""
     cache = _cache_of(setting)
     assert cache is not None
-    settings: dict[str, Json] = {**cache.settings, "full_steps": full_steps, "hard": list(hard)}
-    change = msgspec.structs.replace(cache, settings=settings)
+    looked_at, _ = _looked_at(cache, steps)
+    settings: dict[str, Json] = {**looked_at.settings, "hard": list(hard)}
+    change = msgspec.structs.replace(looked_at, settings=settings)
     plan = tuple(change if choice == cache else choice for choice in setting.plan)
     return Setting((change,), plan)
 
 
 def both_ways(setting: Setting, steps: int) -> tuple[Setting, Setting]:
     """The cache as every call is drawn cheaply, and as every call is drawn in full."""
-    count = full_steps_of(steps)
-    cheap, full = (scored(setting, count, same_for_all(count, hard=hard)) for hard in (False, True))
+    cache = _cache_of(setting)
+    assert cache is not None
+    _, count = _looked_at(cache, steps)
+    cheap, full = (scored(setting, steps, same_for_all(count, hard=hard)) for hard in (False, True))
     return cheap, full
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,10 +14,9 @@ import msgspec
 from halftime.base import units
 from halftime.base.errors import BadInput
 from halftime.base.progress import Progress, silent
-from halftime.base.stats import median, paired_ratio
+from halftime.base.stats import paired_ratio
 from halftime.fix.apply import architecture
 from halftime.fix.offload import accelerator
-from halftime.fix.table import FIXES
 from halftime.pipeline.device import (
     checked_device,
     default_device,
@@ -28,51 +26,41 @@ from halftime.pipeline.device import (
 from halftime.pipeline.inputs import described
 from halftime.pipeline.load import LoadedPipeline, load_or_take
 from halftime.records import Environment, Session, Workload
-from halftime.records.priors import predicted, setup_seconds
-from halftime.records.recipe import Choice, Rung
+from halftime.records.recipe import Rung
 from halftime.records.tune import MemoryUse, Partial, SweepPoint, Trial, Tuning
-from halftime.verbs.tune import rivals
+from halftime.verbs.tune.approximate import Approximation, is_approximate
 from halftime.verbs.tune.bench import Bench
-from halftime.verbs.tune.candidates import candidates, combine
-from halftime.verbs.tune.certify import (
-    Certification,
-    Certifier,
-    VisibleGoal,
-    certifiable_prompts,
-    certificate_seconds,
-)
+from halftime.verbs.tune.certify import Certification, Certifier
+from halftime.verbs.tune.climber import Climber
 from halftime.verbs.tune.decide import (
     FIRST_ROUNDS,
     WARM_PROMPTS,
     Budget,
     Choices,
     Goal,
-    plan_key,
-    suspects,
 )
 from halftime.verbs.tune.ending import Ending, ending_seconds, ending_within
 from halftime.verbs.tune.fitting import brought_back, fit, plan_words
 from halftime.verbs.tune.measure import PROFILE, Measurements
 from halftime.verbs.tune.memory import MemoryLimit, limit_on, memory_of
+from halftime.verbs.tune.options import Options
+from halftime.verbs.tune.pace import CallPace
 from halftime.verbs.tune.quality import (
     LOSS,
     Pictures,
     approximate_words,
     fewer_words,
     least_seconds,
-    too_lossy,
 )
-from halftime.verbs.tune.record import LastMeasurement, adopt, recipe_of, rung_words, tuning_of
-from halftime.verbs.tune.search import Climb, Tools, climb, slowness
+from halftime.verbs.tune.record import LastMeasurement, adopt, recipe_of, tuning_of
+from halftime.verbs.tune.search import Climb
 from halftime.verbs.tune.state import opened
-from halftime.verbs.tune.sweep import choice_of
-from halftime.verbs.tune.threshold import last_good, search_of, with_value
+from halftime.verbs.tune.visible_goal import VisibleGoal, certifiable_prompts, certificate_seconds
 from halftime.verbs.verify.pictures import PictureSet
 from halftime.verbs.verify.render import PicturePrompt, prompt_set, render
 from halftime.verbs.verify.run import check_repeats
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 # Of the budget, for the sweep and the approximate fixes where they are allowed.
@@ -82,40 +70,6 @@ _ENDING_SHARE = 0.4  # of the budget, at most, is set aside for the end
 _FRESH_PROCESS_SECONDS = 10.0  # to import torch and diffusers, and to load
 _FASTER = 0.7  # what a call of a recipe is taken to take of the baseline's, before one is there
 _TIMING_PROMPTS = 40  # so many that none comes twice within a trial
-_QUALITY_PROMPTS = 8
-_SEARCH_PROMPTS = 4  # for each value that is searched; the rest is judged by _QUALITY_PROMPTS
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may choose. Seconds; `loss` is the mean FLIP error that approximate fixes may
-    cost together."""
-
-    goal: Goal = field(default_factory=Goal)
-    budget: float = 600.0
-    approximate: bool = False
-    sweep_only: bool = False
-    loss: float = LOSS
-    prompts: int = 24
-    partial: Path | None = None
-    # then approximate fixes are tried too, and so many pictures may differ visibly
-    visible: VisibleGoal | None = None
-    memory: int | None = None  # bytes that a call may take of its device
-
-    def __post_init__(self) -> None:
-        if self.prompts < 1:
-            raise BadInput(f"prompts is {self.prompts}; it must be 1 or more.")
-        if self.memory is not None and (self.sweep_only or self.visible):
-            option = "--sweep" if self.sweep_only else "--visible"
-            raise BadInput(
-                f"--memory and {option} exclude each other: find a plan that fits with --memory "
-                f"first, and what {option} finds goes on top of that recipe."
-            )
-        if not self.loss > 0:
-            raise BadInput(
-                f"loss is {self.loss:g}; it must be above 0, a mean FLIP error, for example "
-                f"{LOSS:g}."
-            )
 
 
 @dataclass
@@ -216,11 +170,16 @@ class TuningRun:
     notes: list[str] = field(default_factory=list)
     certification: Certification | None = None
     memory: MemoryUse | None = None
+    pace: CallPace = field(init=False)
+    climber: Climber = field(init=False)
+    approximation: Approximation = field(init=False)
 
-    @property
-    def slowness(self) -> float:
-        """How much longer than expected fixes took to be put on, at most."""
-        return slowness(self.measurements.state.partial.trials)
+    def __post_init__(self) -> None:
+        self.pace = CallPace(self.measurements)
+        self.climber = Climber(
+            self.measurements, self.options.goal, self.pace, self.progress, self.say
+        )
+        self.approximation = Approximation(self.climber, self.options.loss)
 
     @property
     def loaded(self) -> LoadedPipeline:
@@ -258,19 +217,19 @@ class TuningRun:
             self.progress,
             ending.floor_prompts,
         )
-        pictures.enough = lambda: self._must_measure(pictures)
+        pictures.enough = lambda: self.pace.must_measure(pictures)
         search = Climb(self.bench.start, start, seconds=wall)
         if not self.options.sweep_only:
             self._equivalent(search, session, pictures)
         points: tuple[SweepPoint, ...] = ()
         if self.options.sweep_only:
-            points = self._sweep_only(search, session, pictures)
+            points = self.approximation.sweep_only(search, session, pictures)
         elif goal is not None:
             self._certify(search, goal, certifiable, pictures)
         elif self.options.approximate and not self.options.goal.reached(
             search.seconds, search.speedup
         ):
-            points = self._approximate(search, session, pictures)
+            points = self.approximation.climb(search, session, pictures)
         return self._finish(search, pictures, points)
 
     def _start(self) -> list[Rung]:
@@ -322,11 +281,6 @@ class TuningRun:
             )
 
     @property
-    def _device(self) -> torch.device | None:
-        """Where calls compute, where the pipeline may be on the host."""
-        return self.bench.memory.device if self.bench.memory else None
-
-    @property
     def _tries_approximate(self) -> bool:
         return self.options.approximate or self.options.visible is not None
 
@@ -361,246 +315,20 @@ class TuningRun:
 
     # ---- the climb
 
-    def _climb(
-        self,
-        search: Climb,
-        choices: Sequence[Choice],
-        session: Session,
-        unacceptable: Callable[[Choices], str] = lambda plan: "",
-        judging_seconds: float = 0.0,
-        settle: Callable[[Choices, Choice], Choice | None] = lambda plan, choice: choice,
-    ) -> None:
-        """Try these fixes on top of the plan so far, and say what came of each."""
-        spoken = len(search.ladder)
-
-        def say_new_rungs() -> None:
-            nonlocal spoken
-            for rung in search.ladder[spoken:]:
-                self.say(rung_words(rung))
-            spoken = len(search.ladder)
-
-        def measure(incumbent: Choices, candidate: Choices) -> Trial:
-            say_new_rungs()
-            self.progress(f"trying {candidate[-1].name}", 0, 1)
-            return self.measurements.trial(incumbent, candidate)
-
-        tools = Tools(
-            measure=measure,
-            predict=lambda plan: predicted(session, plan),
-            is_measured=self.measurements.is_measured,
-            budget=self.budget,
-            goal=self.options.goal,
-            baseline_seconds=session.wall_seconds,
-            unacceptable=unacceptable,
-            judging_seconds=judging_seconds,
-            settle=settle,
-            slowness=lambda: self.slowness,
-        )
-        climb(search, choices, tools)
-        say_new_rungs()
-
     def _equivalent(self, search: Climb, session: Session, pictures: Pictures) -> None:
         """Bit-exact and equivalent fixes; those whose pictures differ after all are dropped."""
-        choices, refused = candidates(self.loaded.pipeline, False, self._device)
+        choices, refused = self.climber.candidates(approximate=False)
         share = _APPROXIMATE_SHARE if self.options.approximate else 0.0
         share = _CERTIFYING_SHARE if self.options.visible else share
         self.budget.reserve += share * self.budget.total
-        self._climb(search, choices, session)
+        self.climber.climb(search, choices, session)
         self.budget.reserve -= share * self.budget.total
         search.ladder += [
             rung
             for rung in refused
             if not (self._tries_approximate and rung.level == "approximate")
         ]
-        self._drop_culprits(search, pictures)
-
-    def _drop_culprits(self, search: Climb, pictures: Pictures) -> None:
-        """Verify the plan; while its pictures differ, find the fix that makes them differ and drop
-        it."""
-        self._verify_fewer_if_slower(search, pictures)
-        while search.plan != self.bench.start:
-            verdict = pictures.verdict(search.plan)[0]
-            if verdict.verdict != "different":
-                return
-            reason = verdict.reasons[0] if verdict.reasons else "different"
-            self.say(f"pictures differ: {reason}; looking for the fix")
-            fixes = self._suspects(search.plan, pictures)
-            if len(fixes) > 1:
-                reason += "; no time was left to find out by which fix"
-            for fix in fixes:
-                search.drop(fix.name, f"dropped by verification: {reason}")
-            self.say(f"{', '.join(fix.name for fix in fixes)}: dropped, the pictures differ")
-            if self.bench.too_large(search.plan):
-                self._back_to_start(search, "dropped: it does not fit without what was dropped")
-
-    def _suspects(self, plan: Choices, pictures: Pictures) -> Sequence[Choice]:
-        """Of what the climb put on, the fix by which the pictures differ."""
-        always = tuple(choice for choice in plan if not self._is_added(choice))
-        return suspects(
-            [choice for choice in plan if self._is_added(choice)],
-            lambda prefix: self._same((*always, *prefix), pictures),
-            lambda prefix: self._has_time_for((*always, *prefix), pictures),
-        )
-
-    def _is_added(self, choice: Choice) -> bool:
-        """Whether the climb put a fix on, and not the need to fit."""
-        return choice.name not in {start.name for start in self.bench.start}
-
-    def _back_to_start(self, search: Climb, why: str) -> None:
-        for choice in search.plan:
-            if self._is_added(choice):
-                search.drop(choice.name, why)
-        search.plan = self.bench.start
-
-    def _has_time_for(self, plan: Choices, pictures: Pictures) -> bool:
-        """Whether one more plan can be put on, drawn with and compared, and the end be measured."""
-        baseline, tuned = self._pace(plan)
-        question = Ending(len(pictures.prompts), 0, 0, 0)
-        end = Ending(0, 0, 4, 0)
-        setup = sum(map(setup_seconds, plan)) * self.slowness
-        return (
-            setup
-            + ending_seconds(question, 0.0, tuned, metrics=self._metrics_seconds(pictures))
-            + ending_seconds(end, baseline, tuned, verified=True)
-            <= self.budget.remaining()
-        )
-
-    def _verify_fewer_if_slower(self, search: Climb, pictures: Pictures) -> None:
-        """Fewer pictures where the machine has become slower than it was at first."""
-        baseline, tuned = self._pace(search.plan)
-        metrics = self._metrics_seconds(pictures)
-        ending = ending_within(
-            self.budget.remaining(), baseline, tuned, len(pictures.prompts), metrics=metrics
-        )
-        pictures.prompts = pictures.prompts[: ending.prompts]
-        pictures.floor_prompts = min(pictures.floor_prompts, ending.floor_prompts)
-
-    def _pace(self, plan: Choices) -> tuple[float, float]:
-        """Seconds of a call of the baseline and of one with `plan`, as they were last."""
-        trials = [t for t in self.measurements.state.partial.trials if t.baseline]
-        session = self.measurements.baseline()
-        baseline = median(trials[-1].baseline) if trials else session.wall_seconds
-        alive = self.bench.live.get(plan_key(plan))
-        tuned = alive.call_seconds if alive else baseline
-        for trial in reversed(trials):
-            if plan_key(trial.candidate_plan) == plan_key(plan):
-                # as much slower as the baseline has become since
-                tuned = median(trial.candidate) * baseline / median(trial.baseline)
-                break
-        return baseline, tuned
-
-    def _metrics_seconds(self, pictures: Pictures) -> float:
-        """What a comparison takes, on a machine that may have become slower than it was."""
-        now, first = self._pace(self.bench.start)[0], self.measurements.baseline().wall_seconds
-        return pictures.compare_seconds * max(1.0, now / first)
-
-    def _must_measure(self, pictures: Pictures) -> bool:
-        """Whether drawing ends: what is left is needed for comparing and the last rounds."""
-        baseline, tuned = self._pace(self.bench.start)
-        metrics = self._metrics_seconds(pictures)
-        end = ending_seconds(Ending(1, 0, 2, 0), baseline, tuned, metrics=metrics)
-        return self.budget.remaining() <= end
-
-    def _same(self, plan: Choices, pictures: Pictures) -> bool:
-        same = not plan or pictures.verdict(plan)[0].verdict != "different"
-        self.bench.keep_only(self.bench.start)
-        return same
-
-    def _sweep_only(
-        self, search: Climb, session: Session, pictures: Pictures
-    ) -> tuple[SweepPoint, ...]:
-        """The sweep is the answer; its choice is measured like any other fix."""
-        points = self.measurements.sweep(pictures, self.options.loss, session.wall_seconds)
-        best = choice_of(points, type(self.loaded.pipeline.scheduler).__name__)
-        choices = [best] if best else []
-        self._climb_within_loss(search, choices, session, pictures)
-        return points
-
-    def _climb_within_loss(
-        self, search: Climb, choices: Sequence[Choice], session: Session, pictures: Pictures
-    ) -> None:
-        """The climb, where what pays is drawn with, too."""
-        question = Ending(_QUALITY_PROMPTS, 0, 0, 0)
-        judging_seconds = ending_seconds(question, 0.0, session.wall_seconds)
-        self._climb(
-            search,
-            choices,
-            session,
-            lambda plan: self._loss(plan, pictures),
-            judging_seconds,
-            lambda plan, choice: self._settled(plan, choice, pictures),
-        )
-
-    def _approximate(
-        self, search: Climb, session: Session, pictures: Pictures
-    ) -> tuple[SweepPoint, ...]:
-        """The sweep's choice and the other approximate fixes, each within the loss."""
-        points = self.measurements.sweep(pictures, self.options.loss, session.wall_seconds)
-        best = choice_of(points, type(self.loaded.pipeline.scheduler).__name__)
-        usable, refused = candidates(self.loaded.pipeline, True, self._device)
-        choices = [best] if best else []
-        choices += [choice for choice in usable if _is_approximate(choice)]
-        self._climb_within_loss(search, choices, session, pictures)
-        self._rival_stack(search, choices, session, pictures)
-        tried = {choice.name for choice in choices}
-        search.ladder += [
-            rung for rung in refused if rung.level == "approximate" and rung.fix not in tried
-        ]
-        return points
-
-    def _rival_stack(
-        self, search: Climb, choices: Sequence[Choice], session: Session, pictures: Pictures
-    ) -> None:
-        """What the plan's runtimes exclude is stacked without them, and the two are compared."""
-        if not rivals.barred(search.plan, choices) or self.options.goal.reached(
-            search.seconds, search.speedup
-        ):
-            return
-        self.say("now without runtimes, which exclude some of what was to be tried")
-        equivalent = candidates(self.loaded.pipeline, False, self._device)[0]
-        own_code = [choice for choice in equivalent if not rivals.takes_over(choice)]
-        rival = Climb(self.bench.start, seconds=session.wall_seconds)
-        self._climb(rival, own_code, session)
-        self._drop_culprits(rival, pictures)
-        self._climb_within_loss(rival, choices, session, pictures)
-        if rival.plan == self.bench.start:
-            return
-        trial = self.measurements.trial(search.plan, rival.plan)
-        rivals.compare(search, rival, trial)
-        self.say(f"with runtimes or without: {rivals.stack_words(search.plan)}")
-
-    def _settled(self, plan: Choices, choice: Choice, pictures: Pictures) -> Choice | None:
-        """The fix with the last value of what is searched whose pictures are within the loss.
-
-        A plan that cannot be drawn with is left to its trial, which says why; and where no time is
-        left for a question, the value is the fix's own.
-        """
-        search = search_of(choice)
-        if search is None:
-            return choice
-        question = Ending(_SEARCH_PROMPTS, 0, 0, 0)
-
-        def is_good(value: float) -> bool:
-            self.progress(f"{choice.name}: {search.setting} {value:g}", 0, 1)
-            candidate = combine(plan, with_value(choice, search, value))[0]
-            loss = too_lossy(pictures.verdict(candidate, _SEARCH_PROMPTS)[0], self.options.loss)
-            self.bench.keep_only(self.bench.start, plan)
-            return not loss
-
-        cost = ending_seconds(question, 0.0, self._pace(plan)[1])
-        if not self.budget.allows(len(search.values).bit_length() * cost):
-            return choice
-        try:
-            value = last_good(search.values, is_good)
-        except Exception:  # as a trial may fail, in any way
-            return choice
-        return None if value is None else with_value(choice, search, value)
-
-    def _loss(self, plan: Choices, pictures: Pictures) -> str:
-        """Why a plan with approximate fixes loses too much, or ''."""
-        if not any(map(_is_approximate, plan)):
-            return ""
-        return too_lossy(pictures.verdict(plan, _QUALITY_PROMPTS)[0], self.options.loss)
+        self.climber.drop_culprits(search, pictures)
 
     # ---- the end
 
@@ -610,13 +338,13 @@ class TuningRun:
         # first what the answer cannot do without; in most runs it is there already
         certificate = self.certification.certificate if self.certification else None
         if certificate is None:
-            self._verify_fewer_if_slower(search, pictures)
+            self.pace.verify_fewer_if_slower(search.plan, pictures)
         verified = search.plan
         verdict, candidate = pictures.verdict(verified)
         trial = self._confirm(search)
         if search.plan != verified:  # emptied
             verdict, candidate = pictures.verdict(search.plan)
-        if any(map(_is_approximate, search.plan)):
+        if any(map(is_approximate, search.plan)):
             self.notes.append(approximate_words(verdict))
         if certificate is None and verdict.pairs < self.options.prompts:
             words = fewer_words(verdict.pairs, self.options.prompts, self.budget.total)
@@ -649,26 +377,21 @@ class TuningRun:
     def _confirm(self, search: Climb) -> Trial:
         """Baseline and recipe alone; a recipe that is slower after all is emptied."""
         self.bench.keep_only(self.bench.start, search.plan)
-        rounds = self._ending(search.plan).rounds
+        rounds = self.pace.ending(search.plan).rounds
         trial = self.bench.confirm(search.plan, rounds, self.progress, self.budget.allows)
         slower = paired_ratio(trial.baseline, trial.candidate).value < 1.0
         if search.plan != self.bench.start and slower:
             reason = "dropped: all together they were slower than the baseline at the end"
-            self._back_to_start(search, reason)
+            self.climber.back_to_start(search, reason)
             trial = self.bench.confirm(
                 self.bench.start, FIRST_ROUNDS, self.progress, self.budget.allows
             )
         return trial
 
-    def _ending(self, plan: Choices) -> Ending:
-        """How much can still be measured, now that the pictures are compared."""
-        left = self.budget.remaining()
-        return ending_within(left, *self._pace(plan), 0, verified=True)
-
     def _ledgers(self, plan: Choices) -> tuple[Session, Session | None]:
         """The baseline's and the recipe's, in turns; the first profile alone where there is no time
         for more."""
-        baseline, tuned = self._pace(plan)
+        baseline, tuned = self.pace.calls(plan)
         for runs in (5, 3, 2, 1):
             ending = Ending(0, 0, 0, runs)
             if ending_seconds(ending, baseline, tuned, verified=True) <= self.budget.remaining():
@@ -679,7 +402,3 @@ class TuningRun:
                 return before, after
         self.notes.append("the budget left no time for a ledger of the recipe")
         return self.measurements.baseline(), None
-
-
-def _is_approximate(choice: Choice) -> bool:
-    return FIXES[choice.name].level == "approximate"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from halftime.fix.deep_cache import full_steps_to_end
 from halftime.fix.guard import why_not
 from halftime.fix.table import FIXES
 from halftime.pipeline.state import PipelineState, state_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 STEP_SHARES = (0.93, 0.8, 0.67, 0.53)  # of the workload's steps, with the pipeline's own solver
 SOLVER, SOLVER_SHARES = "DPMSolverMultistepScheduler", (0.67, 0.4)
 GUIDED = (0.95, 0.9, 0.8, 0.7)  # of the steps, from the first on
+FULL_SHARE = 1 / 6  # of the steps, evaluated in full before a cache of deep features begins
 MOST_VALUES = 3  # of a setting that has a scale; harsher ones come after these only
 # What runs the denoiser, and stands in where a setting takes the place of what ran it before.
 STAND_INS: Choices = (Choice(name="denoiser-dtype"),)
@@ -43,7 +45,7 @@ def singles(pipeline: DiffusionPipeline, steps: int) -> list[Choice]:
     """Every approximate fix that applies, with the settings that are worth a look: the most
     harmless of each first, for where time is short."""
     state = state_of(pipeline)
-    proposals = [*_steps(pipeline, steps), *_guidance(), *_others()]
+    proposals = [*_steps(pipeline, steps), *_guidance(), *_others(steps)]
     usable = [choice for choice in proposals if _applies(pipeline, choice, state)]
     ranks = Counter[tuple[str, object]]()
     ranked = []
@@ -74,7 +76,7 @@ def _guidance() -> Iterator[Choice]:
         yield Choice(name="guidance-interval", settings={"stop": stop})
 
 
-def _others() -> Iterator[Choice]:
+def _others(steps: int) -> Iterator[Choice]:
     for name, fix in FIXES.items():
         if fix.level != "approximate" or fix.not_tried or name == "guidance-interval":
             continue
@@ -82,9 +84,24 @@ def _others() -> Iterator[Choice]:
             choice = Choice(name=name, settings=settings)
             search = search_of(choice)
             values = search.values[:MOST_VALUES] if search else ()
-            yield from (
-                (_with(choice, search.setting, value) for value in values) if search else (choice,)
-            )
+            variants = [_with(choice, search.setting, value) for value in values] if search else []
+            for variant in variants or [choice]:
+                yield with_full_ends(variant, steps)
+
+
+def is_deep(choice: Choice) -> bool:
+    """Whether it is the cache of a UNet's deep features."""
+    return choice.name == "step-cache" and choice.settings.get("kind") == "deep"
+
+
+def with_full_ends(choice: Choice, steps: int, share: float = FULL_SHARE) -> Choice:
+    """A cache of deep features that evaluates this share of the steps at first, two at least, and
+    the last one in full. Any other fix as it is."""
+    if not is_deep(choice):
+        return choice
+    every = int(str(FIXES[choice.name].with_defaults(choice.settings)["every"]))
+    count = full_steps_to_end(steps, every, max(2, round(share * steps)))
+    return _with(choice, "full_steps", count)
 
 
 def _with(choice: Choice, setting: str, value: float) -> Choice:
@@ -117,7 +134,15 @@ def pairs(best: Sequence[Setting]) -> list[Choices]:
     """Two settings of different fixes together: harmless alone is not harmless together, so each
     pair is looked at like any other."""
     return [
-        (*left.changes, *right.changes)
+        _in_fewer_steps((*left.changes, *right.changes))
         for left, right in combinations(best, 2)
         if not {c.name for c in left.changes} & {c.name for c in right.changes}
     ]
+
+
+def _in_fewer_steps(changes: Choices) -> Choices:
+    """A cache beside fewer steps: their last one is in full."""
+    counts = [c.settings["steps"] for c in changes if c.name == "solver-steps"]
+    if not counts:
+        return changes
+    return tuple(with_full_ends(choice, int(str(counts[0]))) for choice in changes)

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from halftime.base.errors import Unrepeatable
+from halftime.base.errors import Unlike, Unrepeatable
 from halftime.records.verdict import FloorEntry
 from halftime.verbs.verify.metrics import METRICS, Kit
 from halftime.verbs.verify.pictures import Picture, PictureSet, paired
@@ -56,8 +56,21 @@ def floor_entries(
     for source, variation in variations.items():
         names = {picture.name for picture in variation.pictures}
         same = PictureSet(baseline.label, tuple(p for p in baseline.pictures if p.name in names))
-        entries += _entries(source, paired(same, variation), kit)
+        pairs = paired(same, variation)
+        _check_sizes(source, pairs)
+        entries += _entries(source, pairs, kit)
     return entries
+
+
+def _check_sizes(source: str, pairs: Sequence[tuple[Picture, Picture]]) -> None:
+    """Raises Unlike where a picture of the floor is not as large as the baseline's."""
+    for before, again in pairs:
+        if before.pixels.shape != again.pixels.shape:
+            (h, w, _), (bh, bw, _) = again.pixels.shape, before.pixels.shape
+            raise Unlike(
+                f"picture {again.name} of the floor {source!r} has {w}x{h} pixels, and the "
+                f"baseline's {bw}x{bh}: a floor is the baseline made again, at the same size."
+            )
 
 
 def _entries(source: str, pairs: Sequence[tuple[Picture, Picture]], kit: Kit) -> list[FloorEntry]:

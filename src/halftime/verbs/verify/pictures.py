@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 import tomllib
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import tomli_w
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence
 
 from halftime.base.errors import BadFile, BadInput, Unlike
 from halftime.base.store import read_bytes, write_bytes
@@ -18,8 +22,46 @@ from halftime.base.store import read_bytes, write_bytes
 Array = NDArray[np.uint8]  # height, width, 3
 Alpha = NDArray[np.uint8]  # height, width; 255 is opaque
 Latent = NDArray[np.float32]  # channels, height, width
-SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (
+    ".png",
+    ".webp",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".apng",
+    ".jfif",
+)
+# Of what shows pictures and is not read here -> how to get pictures of it.
+_UNREAD = {
+    **dict.fromkeys(
+        (".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v"),
+        "write its frames as pictures, `ffmpeg -i FILM frames/%04d.png`",
+    ),
+    **dict.fromkeys(
+        (".npy", ".npz", ".pt", ".safetensors", ".exr", ".jxl", ".heic", ".jp2", ".ppm", ".svg"),
+        "save it as PNG",
+    ),
+}
+# What Pillow raises for files that are damaged, of whatever format.
+_FAULTS = (
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 INDEX = "prompts.toml"
+_WHITE_16 = 65535
+FEWEST_PIXELS = 5  # pixels a side: the window of MS-SSIM
 UNSORTED = "unsorted"  # the class of a picture that names none
 
 
@@ -53,6 +95,7 @@ class PictureSet:
 
     label: str
     pictures: tuple[Picture, ...]
+    notes: tuple[str, ...] = ()  # what stood beside the pictures and was not compared
 
     def first(self, count: int) -> PictureSet:
         """The first `count` pictures."""
@@ -69,12 +112,17 @@ def read_folder(folder: Path) -> PictureSet:
             f"{folder} is not a folder. Name a folder of pictures, a recipe's TOML file, or "
             "'baseline'."
         )
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    present = sorted(_visible(folder))
+    files = [path for path in present if path.suffix.lower() in SUFFIXES]
+    unread = [path for path in present if path.suffix.lower() in _UNREAD]
     if not files:
-        raise BadFile(f"{folder} contains no pictures. Pictures end with: {', '.join(SUFFIXES)}.")
+        beside = f" It holds {_unread_words(unread, folder)}." if unread else ""
+        raise BadFile(
+            f"{folder} contains no pictures. Pictures end with: {', '.join(SUFFIXES)}.{beside}"
+        )
     names: dict[str, Path] = {}
     for path in files:
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = _name(path, folder)
         if name in names:
             raise BadFile(
                 f"{folder} has two pictures called {name!r}: {names[name].name} and {path.name}. "
@@ -82,7 +130,41 @@ def read_folder(folder: Path) -> PictureSet:
             )
         names[name] = path
     index = _read_index(folder / INDEX)
-    return PictureSet(str(folder), tuple(_read(path, folder, index) for path in files))
+    notes = [f"Not compared: {_unread_words(unread, folder)}."] if unread else []
+    absent = [file for file in index if not (folder / file).is_file()]
+    if absent:
+        notes.append(f"{folder / INDEX} names {absent[0]!r}, and there is no such file.")
+    return PictureSet(
+        str(folder), tuple(_read(path, folder, index) for path in files), tuple(notes)
+    )
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """The files under a folder, behind links too, without those that systems and editors hide."""
+    for current, folders, names in os.walk(folder, followlinks=True):
+        here = Path(current)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (here / name).resolve() not in _around(here)
+        ]
+        yield from (here / name for name in names if not name.startswith("."))
+
+
+def _around(folder: Path) -> set[Path]:
+    """A folder and what it lies in: a link to one of these would lead round in a circle."""
+    return {parent.resolve() for parent in (folder, *folder.parents)}
+
+
+def _name(path: Path, folder: Path) -> str:
+    """What pairs a picture; systems differ in how they write an accent."""
+    return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _unread_words(files: list[Path], folder: Path) -> str:
+    first = files[0]
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{first.relative_to(folder)}{more} ({_UNREAD[first.suffix.lower()]})"
 
 
 def _read_index(path: Path) -> dict[str, dict[str, str]]:
@@ -90,8 +172,14 @@ def _read_index(path: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         rows = tomllib.loads(read_bytes(path).decode())["pictures"]
-        return {row["file"]: row for row in rows}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        return {row["file"]: {key: str(value) for key, value in row.items()} for row in rows}
+    except (
+        tomllib.TOMLDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise BadFile(
             f"{path} is not a list of pictures with file, class and prompt: {error}."
         ) from error
@@ -103,18 +191,37 @@ def _read(path: Path, folder: Path, index: dict[str, dict[str, str]]) -> Picture
     content_class = row.get("class") or (relative.parts[0] if len(relative.parts) > 1 else UNSORTED)
     try:
         with Image.open(path) as image:
-            pixels, alpha = _on_white(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, OSError) as error:
+            pixels, alpha = _frames(image)
+        if min(pixels.shape[:2]) < FEWEST_PIXELS:
+            raise ValueError(
+                f"{pixels.shape[1]}x{pixels.shape[0]} pixels are too few; at least "
+                f"{FEWEST_PIXELS} a side"
+            )
+    except _FAULTS as error:
         raise BadFile(f"{path} cannot be read as a picture: {error}.") from error
-    name = relative.with_suffix("").as_posix()
-    return Picture(name, pixels, content_class, row.get("prompt", ""), alpha=alpha)
+    return Picture(_name(path, folder), pixels, content_class, row.get("prompt", ""), alpha=alpha)
+
+
+def _frames(image: Image.Image) -> tuple[Array, Alpha | None]:
+    """A picture that moves, or has pages, as its frames one below the other, as films are that are
+    drawn here. Of a photograph's additions (MPO) only the picture itself."""
+    if getattr(image, "n_frames", 1) == 1 or image.format == "MPO":
+        return _on_white(ImageOps.exif_transpose(image))
+    frames = [_on_white(ImageOps.exif_transpose(f)) for f in ImageSequence.Iterator(image)]
+    if len({pixels.shape for pixels, _ in frames}) > 1:
+        raise ValueError("its pages differ in size")
+    opaque = [np.full(pixels.shape[:2], 255, np.uint8) for pixels, _ in frames]
+    alphas = [full if own is None else own for full, (_, own) in zip(opaque, frames, strict=True)]
+    see_through = any(own is not None for _, own in frames)
+    return np.concatenate([pixels for pixels, _ in frames]), (
+        np.concatenate(alphas) if see_through else None
+    )
 
 
 def _on_white(image: Image.Image) -> tuple[Array, Alpha | None]:
     """The 8-bit RGB picture on a white page, and its alpha where some of it is not opaque."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-        grey = np.asarray(image, dtype=np.float64) / 257
-        return np.round(grey).astype(np.uint8)[..., None].repeat(3, axis=-1), None
+    if image.mode.startswith(("I", "F")):  # which Pillow would clip at 255
+        return _grey(image), None
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB")), None
     values = np.asarray(image.convert("RGBA"))
@@ -124,6 +231,17 @@ def _on_white(image: Image.Image) -> tuple[Array, Alpha | None]:
     share = alpha[..., None] / 255
     pixels = np.round(values[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
     return pixels, alpha
+
+
+def _grey(image: Image.Image) -> Array:
+    """Grey of 16 bits, at 8. Raises ValueError for other numbers, whose white nobody knows."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "F" or values.min() < 0 or values.max() > _WHITE_16:
+        raise ValueError(
+            "its values are not those of 8 or 16 bits, so what is white in it is unknown; save it "
+            "as PNG"
+        )
+    return np.round(values * (255 / _WHITE_16)).astype(np.uint8)[..., None].repeat(3, axis=-1)
 
 
 def write_folder(folder: Path, pictures: PictureSet) -> None:
@@ -184,6 +302,8 @@ def from_floats(
     finite = bool(np.isfinite(values).all())
     clean = values if finite else np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0)
     pixels = np.round(np.clip(clean, 0, 1) * 255).astype(np.uint8)
-    return Picture(
-        name, pixels, content_class, prompt, latent, "" if finite else "it holds NaN or infinity"
-    )
+    broken = "" if finite else "it holds NaN or infinity"
+    if latent is not None and not np.isfinite(latent).all():
+        latent = np.nan_to_num(latent, nan=0.0, posinf=0.0, neginf=0.0)
+        broken = broken or "its latents hold NaN or infinity"
+    return Picture(name, pixels, content_class, prompt, latent, broken)

@@ -144,6 +144,7 @@ def verdict_of(
         prompts_needed=_needed(comparisons) if decision == "inconclusive" else None,
         environment=environment,
         notes=(
+            *dict.fromkeys((*baseline.notes, *candidate.notes)),
             *remarks,
             *_notes(settings, faults),
             *_below_sight(settings, comparisons, usable),
