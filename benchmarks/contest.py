@@ -165,9 +165,9 @@ def older_names(weights: Path) -> None:
 
 
 def race(workers: Sequence[Worker], prompts: Sequence[str], folder: Path, calls: int = 2) -> None:
-    """A round a prompt, in which each calls twice (`calls`) and the last counts (the others have
-    emptied the caches before the first), the order turning; pictures are compared with the first worker's
-    of the same round. One that fails on the way is out.
+    """A round a prompt, the order turning, in which each calls twice (`calls`) and the last counts:
+    the others have emptied the caches before the first. Pictures are compared with the first
+    worker's of the same round. One that fails on the way is out.
 
     On a shared machine the commands in the variables BEFORE_RACE and AFTER_RACE can keep others
     quiet meanwhile."""

@@ -130,7 +130,7 @@ def smashed(pipe, algorithms):
 
 def import_torchvision():
     """PyPI's torchvision is built for CUDA: beside a CPU build of torch its kernels do not load and
-    its import fails since `nms` is not there. Pruna calls none of them here, so they are declared."""
+    its import fails since `nms` is not there. Pruna calls neither; both are declared."""
     import torch
 
     try:
