@@ -217,7 +217,7 @@ def stable_diffusion_cpp(options):
             sample_steps=options.steps,
             seed=seed,
         )
-        return numpy.asarray(images[0], dtype=numpy.float32)[None] / 255
+        return numpy.asarray(images[0].convert("RGB"), dtype=numpy.float32)[None] / 255
 
     return draw
 

@@ -20,7 +20,7 @@ from halftime.pipeline.architecture import architecture
 from halftime.pipeline.fingerprint import weights_of
 from halftime.records.certificate import Visible, VisibleCertificate
 from halftime.records.recipe import Choice, Plan, Recipe
-from halftime.verbs.serve.drift import Drift
+from halftime.verbs.serve.certificate_watch import CertificateWatch
 from halftime.verbs.serve.engine import Engine
 from halftime.verbs.serve.messages import EngineSettings, Job
 from halftime.verbs.serve.shadow import Shadow, exact_part, shadow_of
@@ -145,14 +145,14 @@ def test_a_picture_that_cannot_be_drawn_again_costs_no_other_its_comparison() ->
 
 def test_no_alarm_while_the_share_is_what_was_certified() -> None:
     rng = np.random.default_rng(0)
-    drift = Drift()
-    assert not any(drift.hear(compared(*hit)) for hit in hits(rng.random(3000) < 0.05))
+    watch = CertificateWatch()
+    assert not any(watch.hear(compared(*hit)) for hit in hits(rng.random(3000) < 0.05))
 
 
 def test_an_alarm_once_where_more_pictures_differ() -> None:
     rng = np.random.default_rng(0)
-    drift = Drift()
-    (alarm,) = [text for hit in hits(rng.random(600) < 0.25) for text in drift.hear(compared(*hit))]
+    watch = CertificateWatch()
+    (alarm,) = [text for hit in hits(rng.random(600) < 0.25) for text in watch.hear(compared(*hit))]
     assert "contradict the 5.0% that was certified" in alarm
     assert "halftime tune --visible" in alarm
 
@@ -162,11 +162,11 @@ def hits(differ: np.ndarray) -> list[tuple[int, int]]:
 
 
 def test_what_is_never_drawn_again_is_an_alarm_once() -> None:
-    drift, trouble = Drift(), Shadowed(alpha=0.05, trouble="no memory")
-    (alarm,) = drift.hear(trouble)
+    watch, trouble = CertificateWatch(), Shadowed(alpha=0.05, trouble="no memory")
+    (alarm,) = watch.hear(trouble)
     assert "nothing watches" in alarm
     assert "no memory" in alarm
-    assert drift.hear(trouble) == []
+    assert watch.hear(trouble) == []
 
 
 ENOUGH = 6  # that differ one after another, for the alarm
@@ -174,9 +174,9 @@ DONE = BatchDone(resident_bytes=1)
 
 
 def test_so_many_are_enough() -> None:
-    drift = Drift()
-    assert not drift.hear(compared(ENOUGH - 1))
-    assert drift.hear(compared(1))
+    watch = CertificateWatch()
+    assert not watch.hear(compared(ENOUGH - 1))
+    assert watch.hear(compared(1))
 
 
 @pytest.mark.parametrize(("on_drift", "workers"), [("alarm", 1), ("exact", 2)])

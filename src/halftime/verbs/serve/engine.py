@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from halftime.records.serve import Certificate, EngineStatus, State
-from halftime.verbs.serve.drift import Drift
+from halftime.verbs.serve.certificate_watch import CertificateWatch
 from halftime.verbs.serve.messages import (
     EngineSettings,
     Event,
@@ -112,7 +112,7 @@ class Engine:
         self._draining = False
         self._alarms: list[str] = []
         self._tally = _Tally()
-        self._drift = Drift()
+        self._watch = CertificateWatch()
         self._open: dict[str, JobEvents] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -143,8 +143,8 @@ class Engine:
             memory_drops=sum(slot.tally.memory_drops for slot in self.slots),
             previews_dropped=sum(slot.tally.previews_dropped for slot in self.slots),
             black=sum(slot.tally.black for slot in self.slots),
-            shadowed=self._drift.drawn,
-            shadow_different=self._drift.different,
+            shadowed=self._watch.drawn,
+            shadow_different=self._watch.different,
             recompiles=sum(slot.recompiles for slot in self.slots),
             alarms=tuple(self._alarms),
             resident_bytes=sum(resident) if resident else None,
@@ -344,10 +344,10 @@ class Engine:
 
     def shadowed(self, message: Shadowed) -> None:
         """Pictures were drawn twice; an alarm ends the approximate fixes where that is wished."""
-        was_broken = self._drift.broken
-        for text in self._drift.hear(message):
+        was_broken = self._watch.broken
+        for text in self._watch.hear(message):
             self.alarm(text)
-        if self._drift.broken and not was_broken and self.settings.on_drift == "exact":
+        if self._watch.broken and not was_broken and self.settings.on_drift == "exact":
             self.settings = msgspec.structs.replace(self.settings, exact=True)
             for slot in self.slots:
                 slot.settings = self.settings

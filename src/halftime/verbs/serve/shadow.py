@@ -1,6 +1,6 @@
 """Does a recipe's certificate hold for what clients ask? A share of the pictures is drawn again by
 the pipeline as it was before its fixes, and compared by the certificate's own rule. What that says
-of the certificate is counted in `drift`, for all workers together."""
+of the certificate is counted in `certificate_watch`, for all workers together."""
 
 from __future__ import annotations
 

@@ -139,8 +139,8 @@ class Studio:
         pipeline = self.shadow.pipeline
         watch = Watch([job], lambda: [job], beat=self.beat)
         with watched(pipeline, pipeline.scheduler, watch), out_of_memory_explained():
-            pictures = as_pixels(pipeline(**self.arguments(pipeline, [job])))
-        return pictures[0]
+            picture: np.ndarray = as_pixels(pipeline(**self.arguments(pipeline, [job])))[0]
+        return picture
 
     def session(self, drawing: Drawing, job: Job) -> bytes:
         """This very call as a Session, as `halftime profile --json` writes one."""

@@ -10,7 +10,7 @@ from halftime.verbs.serve.wire import Shadowed
 
 
 @dataclass
-class Drift:
+class CertificateWatch:
     """Counts since the engine was made."""
 
     drawn: int = 0
