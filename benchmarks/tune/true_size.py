@@ -44,6 +44,8 @@ DEFAULT = Stack("diffusers default", "diffusers_default")
 OURS: dict[str, tuple[Choice, ...]] = {
     "halftime, equivalent fixes": (
         Choice(name="known-device"),
+        Choice(name="denoiser-channels-last"),
+        Choice(name="vae-channels-last"),
         Choice(name="denoiser-dtype", settings={"dtype": "bfloat16"}),
         Choice(name="vae-dtype", settings={"dtype": "bfloat16"}),
     ),
