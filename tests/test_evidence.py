@@ -43,7 +43,8 @@ OTHERS = {
     *WRITERS,
     "benchmarks",
     "benchmarks.audit.coverage",  # writes a whole page
-    "benchmarks.fix.peer_worker",
+    "benchmarks.contest",
+    "benchmarks.contestant",
     "benchmarks.frame",
     "benchmarks.fresh",
     "benchmarks.gate.slowed",

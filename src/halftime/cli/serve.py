@@ -356,9 +356,8 @@ class _RayOptions:
 
 
 def _engine_settings(model: str | None, deadline: str, values: dict[str, object]) -> EngineSettings:
-    shadow = values.pop("shadow", None)
     settings = {
-        "shadow": parse_share(str(shadow)) if shadow is not None else 0.0,
+        "shadow": _shadow_share(values.pop("shadow", None), values.get("on_drift")),
         "sizes": parse_sizes(values.pop("sizes")),
         "steps": parse_steps(str(values.pop("steps"))),
         "frames": parse_steps(str(frames), "--frames") if (frames := values.pop("frames")) else (),
@@ -376,6 +375,22 @@ def _engine_settings(model: str | None, deadline: str, values: dict[str, object]
     engine = EngineSettings(model=model, **settings)  # type: ignore[arg-type]
     source_of(engine)  # a bad dtype is refused here, before a worker is begun
     return engine
+
+
+def _shadow_share(text: object, on_drift: object) -> float:
+    """Raises BadInput for what is no share of the pictures, and for what would follow an alarm that
+    cannot come."""
+    if text is None:
+        if on_drift == "exact":
+            raise BadInput(
+                "--on-drift exact is for the alarm that --shadow raises: add --shadow 1%, or leave "
+                "--on-drift out."
+            )
+        return 0.0
+    share = parse_share(str(text))
+    if share > 1:
+        raise BadInput(f"--shadow is {text}; it must be 100% or less, for example 1%.")
+    return share
 
 
 def checked_aliases(names: tuple[str, ...]) -> tuple[str, ...]:

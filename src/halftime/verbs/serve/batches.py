@@ -13,7 +13,6 @@ import torch
 
 from halftime.base.errors import HalftimeError, OutOfMemory
 from halftime.base.progress import Progress
-from halftime.base.source import in_a_sentence
 from halftime.pipeline.device import device_of
 from halftime.pipeline.load import kind_of
 from halftime.records.serve import Certificate, ColdStartTimes
@@ -31,7 +30,7 @@ from halftime.verbs.serve.step_proof import prove
 from halftime.verbs.serve.step_worker import StepServing
 from halftime.verbs.serve.stepping import NobodyWaits, Watch
 from halftime.verbs.serve.streams import pictures_first
-from halftime.verbs.serve.studio import as_pixels, open_studio
+from halftime.verbs.serve.studio import open_studio
 from halftime.verbs.serve.warmup import certify
 from halftime.verbs.serve.watching import Dynamo, Memory, give_memory_back
 from halftime.verbs.serve.wire import (
@@ -211,14 +210,10 @@ class Worker:
             )
 
     def _draw_again(self) -> None:
-        """What is compared with the recipe's pictures. What goes wrong there is nobody's answer."""
+        """What is compared with the recipe's pictures."""
         if self.studio.shadow is None:
             return
-        try:
-            shadowed = self.studio.shadow.look(self.studio.arguments, as_pixels)
-        except Exception as error:
-            logger.warning("a picture could not be drawn again: %s", in_a_sentence(error))
-            return
+        shadowed = self.studio.shadow.look(self.studio.draw_again)
         if shadowed is not None:
             self.channel.send(shadowed)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from halftime.records.serve import Certificate, EngineStatus, State
+from halftime.verbs.serve.certificate_watch import CertificateWatch
 from halftime.verbs.serve.messages import (
     EngineSettings,
     Event,
@@ -30,6 +31,7 @@ from halftime.verbs.serve.process import COMMAND, WorkerProcess
 from halftime.verbs.serve.queue import Queue, Waiting, fitted
 from halftime.verbs.serve.slot import Slot, Spawn, WorkerLink
 from halftime.verbs.serve.step_queue import StepQueue, queue_for, spread
+from halftime.verbs.serve.wire import Shadowed
 
 logger = logging.getLogger("halftime.verbs.serve.engine")
 
@@ -110,6 +112,7 @@ class Engine:
         self._draining = False
         self._alarms: list[str] = []
         self._tally = _Tally()
+        self._watch = CertificateWatch()
         self._open: dict[str, JobEvents] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -140,8 +143,8 @@ class Engine:
             memory_drops=sum(slot.tally.memory_drops for slot in self.slots),
             previews_dropped=sum(slot.tally.previews_dropped for slot in self.slots),
             black=sum(slot.tally.black for slot in self.slots),
-            shadowed=sum(slot.tally.shadowed for slot in self.slots),
-            shadow_different=sum(slot.tally.shadow_different for slot in self.slots),
+            shadowed=self._watch.drawn,
+            shadow_different=self._watch.different,
             recompiles=sum(slot.recompiles for slot in self.slots),
             alarms=tuple(self._alarms),
             resident_bytes=sum(resident) if resident else None,
@@ -294,6 +297,7 @@ class Engine:
             for job_id in self._unanswered():
                 message = f"the server cannot draw: {self._best.why}"
                 self._fail(job_id, "crashed", message, retryable=False)
+        self._renew()
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -337,6 +341,28 @@ class Engine:
                 slot.cancel(item.job.id)
                 self._fail(item.job.id, "deadline", message, retryable=True)
             slot.look(seconds)
+
+    def shadowed(self, message: Shadowed) -> None:
+        """Pictures were drawn twice; an alarm ends the approximate fixes where that is wished."""
+        was_broken = self._watch.broken
+        for text in self._watch.hear(message):
+            self.alarm(text)
+        if self._watch.broken and not was_broken and self.settings.on_drift == "exact":
+            self.settings = msgspec.structs.replace(self.settings, exact=True)
+            for slot in self.slots:
+                slot.settings = self.settings
+            self.changed()
+
+    def _renew(self) -> None:
+        """Workers whose settings are no longer the engine's are replaced: one after another, and
+        between two batches, so that nobody's picture is lost."""
+        busy = ("starting", "warming")
+        if any(slot.state in busy and not slot.outdated for slot in self.slots):
+            return
+        slot = next((slot for slot in self.slots if slot.outdated and slot.at_rest), None)
+        if slot is not None:
+            logger.warning("worker %d goes on without the recipe's approximate fixes", slot.number)
+            slot.renew("it goes on without the recipe's approximate fixes")
 
     # ---- small things
 

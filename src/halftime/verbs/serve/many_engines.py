@@ -27,6 +27,8 @@ COUNTS = (  # of EngineStatus; they only grow
     "rejected",
     "previews_sent",
     "previews_dropped",
+    "shadowed",
+    "shadow_different",
 )
 _ALARMS = 20  # the newest
 

@@ -88,6 +88,9 @@ class Office(Protocol):
     def alarm(self, text: str) -> None:
         """What an operator must look at."""
 
+    def shadowed(self, message: Shadowed) -> None:
+        """Pictures were drawn twice."""
+
 
 @dataclass
 class SlotTally:
@@ -99,8 +102,6 @@ class SlotTally:
     memory_drops: int = 0
     black: int = 0
     previews_dropped: int = 0
-    shadowed: int = 0  # pictures that were drawn twice
-    shadow_different: int = 0  # that differed visibly
 
 
 @dataclass
@@ -132,6 +133,8 @@ class Slot:
     _bad: int = 0  # that failed, or came out black
     _sample: Job | None = None  # of the batch that is drawn
     _condemned: str = ""  # why the worker was ended by us
+    _under: EngineSettings | None = None  # what the worker was started with
+    _renewed: bool = False  # it was ended to be started with others
     _started: float = 0.0  # when the worker was, or when it began to warm up again
     _last_end: str = ""  # how the last worker ended
 
@@ -170,6 +173,22 @@ class Slot:
     def free(self) -> bool:
         """Whether it takes a batch."""
         return self.state == "ready" and self.phase == "idle" and self.worker is not None
+
+    @property
+    def outdated(self) -> bool:
+        """Whether its worker was started with settings that are no longer the slot's."""
+        return self.worker is not None and not self._condemned and self._under != self.settings
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether its worker could end now, and nobody would wait for it."""
+        return self.phase not in ("drawing", "abandoned") and not self.running and not self.sent
+
+    def renew(self, why: str) -> None:
+        """Replace the worker, which must be at rest, by one with the settings as they are now: no
+        death of a worker, and no alarm."""
+        self._renewed = True
+        self._condemn(why)
 
     @property
     def takes_steps(self) -> bool:
@@ -272,7 +291,7 @@ class Slot:
     async def _one_worker(self) -> str | None:
         """From a worker's start to its end; the reason where it cannot serve at all."""
         self.phase, self.liveness, self._condemned = "loading", Liveness(), ""
-        self._started = self.clock()
+        self._started, self._under, self._renewed = self.clock(), self.settings, False
         try:
             self.worker = await self.spawn(self.settings, self.number)
         except OSError as error:
@@ -311,13 +330,14 @@ class Slot:
 
     def _after_death(self, how: str) -> None:
         self.tally.restarts += 1
-        self._deaths += 1
+        self._deaths += not self._renewed
         self._failures, self._last_end = 0, how
         self.resident = None
         items = list(self.running.values())
         self.running, self.sent = {}, {}
         self.set("starting", f"a worker ended {how}; another one starts")
-        self.office.alarm(self.why)
+        if not self._renewed:
+            self.office.alarm(self.why)
         self.office.put_back(items)
 
     def _give_up(self, why: str) -> None:
@@ -352,7 +372,7 @@ class Slot:
             case MemoryDropped():
                 self._memory_dropped(message)
             case Shadowed():
-                self._shadowed(message)
+                self.office.shadowed(message)
 
     def _stepped(self, message: StepsTaken) -> None:
         for job_id, left in message.left.items():
@@ -455,16 +475,6 @@ class Slot:
         remedy = "graphs were dropped; warming again"
         remedy = remedy if message.warms_again else "caches were dropped"
         self.office.alarm(f"{message.message}; {remedy}")
-
-    def _shadowed(self, message: Shadowed) -> None:
-        """Pictures were drawn twice; an alarm ends the approximate fixes where that is wished."""
-        self.tally.shadowed, self.tally.shadow_different = message.drawn, message.different
-        if not message.alarm:
-            return
-        self.office.alarm(message.alarm)
-        if self.settings.on_drift == "exact":
-            self.settings = msgspec.structs.replace(self.settings, exact=True)
-            self._condemn("the recipe goes on without its approximate fixes")
 
 
 def is_black(final: Final) -> bool:

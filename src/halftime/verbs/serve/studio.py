@@ -133,6 +133,15 @@ class Studio:
         call = measured(tree(self.recorder, self.clock, origin), end.host - origin.host)
         return Drawing(pictures, call)
 
+    def draw_again(self, job: Job) -> np.ndarray:
+        """The job's picture as the pipeline drew it before its recipe. There must be a shadow."""
+        assert self.shadow is not None
+        pipeline = self.shadow.pipeline
+        watch = Watch([job], lambda: [job], beat=self.beat)
+        with watched(pipeline, pipeline.scheduler, watch), out_of_memory_explained():
+            picture: np.ndarray = as_pixels(pipeline(**self.arguments(pipeline, [job])))[0]
+        return picture
+
     def session(self, drawing: Drawing, job: Job) -> bytes:
         """This very call as a Session, as `halftime profile --json` writes one."""
         return to_json(session_of(self, drawing, job))
@@ -266,7 +275,9 @@ def open_studio(settings: EngineSettings) -> Studio:
     stack = ExitStack()
     loras = load_loras(pipeline, settings)
     loaded = _with_certificate(loaded, settings)
-    shadow = shadow_of(pipeline, settings)
+    guidance = _default_guidance(pipeline, settings)
+    own_guidance = _default_guidance(pipeline, msgspec.structs.replace(settings, guidance=None))
+    shadow = shadow_of(pipeline, settings, guidance, own_guidance)
     fixes, artefacts = _fix(pipeline, settings, stack)
     check_swaps(loras.swaps)
     modes: dict[Mode, DiffusionPipeline] = {"text2img": pipeline}
@@ -293,7 +304,7 @@ def open_studio(settings: EngineSettings) -> Studio:
         fixes=fixes,
         artefacts=artefacts,
         recipe_hash=_recipe_hash(settings.recipe),
-        default_guidance=_default_guidance(pipeline, settings),
+        default_guidance=guidance,
         recorder=recorder,
         clock=clock,
         stack=stack,

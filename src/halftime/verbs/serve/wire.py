@@ -114,11 +114,12 @@ class MemoryDropped(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Shadowed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Pictures were drawn twice: totals of this worker, and the alarm that the last one raised."""
+    """Pictures were drawn twice: which of them differ visibly, where `alpha` is the share of all
+    that the certificate allows. `trouble` says why others could not be drawn again."""
 
-    drawn: int
-    different: int
-    alarm: str = ""
+    alpha: float
+    differ: tuple[bool, ...] = ()
+    trouble: str = ""
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
