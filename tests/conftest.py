@@ -3,13 +3,16 @@ Ctrl-C that works."""
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only costs
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# With an empty cache, Inductor compiles and loads a library to see that the compiler knows what the
+# processor can do: 9 s, in every process whose compiled code is kept.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
@@ -17,6 +20,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from collecting import freeze
 from scheduling import WAY
 
 settings.register_profile("halftime", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +35,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # first, so that none of them is left when the other processes have ended.
 LONGEST = (
     "tests/test_docs.py",
+    "tests/cli/test_cli_profile.py",
     "tests/cli/test_cli_serve.py",
     "tests/fix/test_fix_guard.py",
     "tests/verbs/tune/test_tune_end_to_end.py",
@@ -38,6 +43,8 @@ LONGEST = (
     "tests/fix/test_fix_states.py",
     "tests/verbs/serve/test_serve_artefacts.py",
     "tests/verbs/serve/test_serve_worker.py",
+    "tests/fix/test_fix_artefacts.py",
+    "tests/verbs/tune/test_tune_certify.py",
     "tests/fix/test_fix_undo.py",
     "tests/test_examples.py",
     "tests/test_packaging.py",
@@ -93,10 +100,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What the imports made, over a million objects, stays: the collector need not look at it
-    again and again, nor must what searches the live objects."""
-    gc.collect()
-    gc.freeze()
+    freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """At the end of a file, whose fixtures are gone: its tests imported a lot, too."""
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        freeze()
 
 
 CHROMIUM = "/usr/bin/chromium"

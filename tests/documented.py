@@ -110,7 +110,7 @@ class NotHere:
 
 Way = Ours | Alone | Bash | Python | Elsewhere | Pip | Make | NotHere
 
-_SHORT = "--steps 2 --runs 1 --warmup 0 --no-cold-start"
+_SHORT = "--steps 2 --size 64 --runs 1 --warmup 0 --no-cold-start"
 _LOADS = "--requests 3 --concurrency 1 --duration 50ms --sequential-time 1s"
 _SERVE_FAULTS = "tests/verbs/serve/test_serve_faults.py"
 _LIVE = "tests/verbs/gateway/test_gateway_live.py"
@@ -264,7 +264,7 @@ WAYS: tuple[tuple[str, Way], ...] = (
     ),
     (r"_HALFTIME_COMPLETE=", Bash()),
     (r"^pip install '?halftime", Pip()),
-    (r"^make demo", Make("ARGS='--steps 2 --runs 1 --warmup 0 --no-cold-start'")),
+    (r"^make demo", Make(f"ARGS='{_SHORT}'")),
     (r"^make (test|docs|docs-tables|bench|gpu-check|gpu-evidence|gpu-rehearsal)\b", Make(dry=True)),
     (r"^python -m benchmarks.gateway.page$", Bash("gateway.page", "gateway.page --check")),
     (

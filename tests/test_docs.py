@@ -21,6 +21,7 @@ import msgspec
 import pytest
 
 from captions_synthetic import synthetic
+from collecting import freeze
 from documented import (
     PAGES,
     ROOT,
@@ -109,7 +110,7 @@ def _record(file: Path) -> None:
 
 
 @pytest.fixture
-def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The page's own folder, with links to what a reader has, and halftime and python on the
     path."""
     for item in models.iterdir():
@@ -134,7 +135,8 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shorten_calibration(monkeypatch)
     tune_quickly(monkeypatch, "vae-channels-last", "solver-steps")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    freeze()  # each page imports more, and nothing of this file is to outlive its page
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,10 @@ OURS: dict[str, tuple[Choice, ...]] = {
     "halftime, equivalent fixes": RECIPE,
     "halftime, and deep features of every 2nd step": (*RECIPE, _fix("step-cache", kind="deep")),
     "halftime, and of every 3rd": (*RECIPE, _fix("step-cache", kind="deep", every=3)),
+    "halftime, and of every 3rd after six full ones": (
+        *RECIPE,
+        _fix("step-cache", kind="deep", every=3, full_steps=6),
+    ),
 }
 DEFAULT = Stack("diffusers default", "diffusers_default")
 THIRD = ("--every", "3")

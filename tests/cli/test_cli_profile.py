@@ -208,15 +208,16 @@ def test_compiled_code_is_kept_beside_the_recipe_and_taken_from_there(
     from halftime.records.recipe import Choice, Recipe
     from halftime.verbs.tune.artefacts import save
 
+    model = "tiny_pipelines.images:sdxl_small_vae"
     recipe, kept = tmp_path / "recipe.toml", tmp_path / "recipe.artefacts"
     workload = Workload(steps=2, width=32, height=32)
-    architecture = architecture_of(load(MODEL, workload).pipeline)
+    architecture = architecture_of(load(model, workload).pipeline)
     write_toml(recipe, Recipe(architecture=architecture, fixes=(Choice(name="vae-dtype"),)))
-    assert save(MODEL, workload, recipe) is None  # nothing to compile, so no process either
+    assert save(model, workload, recipe) is None  # nothing to compile, so no process either
     write_toml(recipe, Recipe(architecture=architecture, fixes=(Choice(name="vae-compile"),)))
-    assert save(MODEL, workload, recipe) == kept
+    assert save(model, workload, recipe) == kept
     before = kept.read_bytes()
-    words = ["profile", MODEL, *FAST, "--no-probes", "--quiet", "--recipe", str(recipe)]
+    words = ["profile", model, *FAST, "--no-probes", "--quiet", "--recipe", str(recipe)]
     assert run(*words, "--artefacts", "--json", str(tmp_path / "session.json")) == 0
     assert kept.read_bytes() == before
     assert run(*words, "--artefacts", str(recipe)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -35,8 +36,10 @@ from halftime.cli.serve import (
 from halftime.records import Workload
 from halftime.records import workload as workload_records
 from halftime.records.serve import EngineStatus
+from halftime.verbs.serve import worker
 from halftime.verbs.serve.messages import EngineSettings
 from halftime.verbs.serve.source import source_of
+from halftime.verbs.serve.wire import Begin, CannotServe, Channel, frame
 from serve_fake import CERTIFICATE, http, wait_until
 from served import SOURCE, served
 
@@ -272,26 +275,38 @@ def test_from_start_to_sigterm_with_the_official_client(started: tuple) -> None:
     assert "ready in" in child.stderr.read()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("words", "reason"),
-    [
-        (("no/such/folder",), "'no/such/folder' is not a model"),
-        (("--sizes", "33"), "33"),
-        (("mine:without_weights",), "ValueError: my weights are missing (mine.py:2)"),
-    ],
+    [(("no/such/folder",), "'no/such/folder' is not a model"), (("--sizes", "33"), "33")],
 )
-def test_a_server_that_can_never_be_ready_ends_by_itself(
-    words: tuple[str, ...], reason: str, tmp_path: Path
+def test_why_a_worker_can_never_serve_is_what_it_says_and_ends_with(
+    words: tuple[str, ...], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The worker of such a server, in this process."""
+    context = command.make_context("serve", [*words, "--threads", "1"])
+    values = {name: value for name, value in context.params.items() if name not in OURS}
+    settings = _engine_settings(context.params["model"], "2s", values)
+    channel = Channel(io.BytesIO(frame(Begin(settings=settings, started=0.0))), io.BytesIO())
+    said: list[object] = []
+    monkeypatch.setattr(channel, "listen", lambda: None)
+    monkeypatch.setattr(channel, "send", said.append)
+    monkeypatch.setattr(Channel, "over_standard_streams", lambda: channel)
+    assert worker.main() == 1
+    assert isinstance(said[-1], CannotServe)
+    assert reason in said[-1].message
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_server_that_can_never_be_ready_ends_by_itself(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         'def without_weights():\n    raise ValueError("my weights are missing")\n'
     )
-    with served(*words, PYTHONPATH=f"{SOURCE}{os.pathsep}{tmp_path}") as (process, _):
+    path = f"{SOURCE}{os.pathsep}{tmp_path}"
+    with served("mine:without_weights", PYTHONPATH=path) as (process, _):
         assert process.wait(240) == 2
         assert process.stderr is not None
         errors = process.stderr.read()
-    assert reason in errors
+    assert "ValueError: my weights are missing (mine.py:2)" in errors
     assert "Traceback" not in errors
     assert "in a row" not in errors

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import diffusers
+import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from torch import nn
 from transformers import BertConfig, BertModel
 
 from tiny_pipelines import parts
@@ -70,6 +72,28 @@ def _sdxl_components() -> dict[str, object]:
 
 def sdxl() -> DiffusionPipeline:
     return diffusers.StableDiffusionXLPipeline(**_sdxl_components())
+
+
+class _Straight(nn.Module):
+    """In place of a decoder's middle: its channels stay what they are."""
+
+    def forward(self, sample: torch.Tensor, embedded: object = None) -> torch.Tensor:
+        return sample
+
+
+def sdxl_small_vae() -> DiffusionPipeline:
+    """Whose decoder Inductor compiles in seconds: two convolutions and a norm between them."""
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        block_out_channels=(8,),
+        norm_num_groups=8,
+        latent_channels=4,
+        mid_block_add_attention=False,
+    )
+    vae.decoder.mid_block, vae.decoder.up_blocks = _Straight(), nn.ModuleList()
+    return diffusers.StableDiffusionXLPipeline(**{**_sdxl_components(), "vae": vae.eval()})
 
 
 def sdxl_img2img() -> DiffusionPipeline:

@@ -179,3 +179,33 @@ class Quiet:
 
 def test_the_last_sentence_needs_no_file() -> None:
     assert CommandNotes().interruption() == "interrupted; nothing was written."
+
+
+def test_a_cancellation_as_the_connection_is_made_is_not_lost() -> None:
+    """Or Ctrl-C would wait for the answer."""
+    sent: list[str] = []
+
+    class Connection:
+        reusable = False
+
+        async def send(self, parts: object, sample: Sample) -> None:
+            await asyncio.sleep(0)
+            sent.append(sample.id)
+
+        def close(self, error: str = "") -> None:
+            """Nothing is open."""
+
+    async def go() -> None:
+        pool = Pool(endpoint("http://127.0.0.1:9/v1", Payload()), "direct", 60.0)
+
+        async def open_then_cancelled() -> tuple[Connection, float]:
+            task.cancel()
+            return Connection(), 0.0
+
+        pool.open = open_then_cancelled  # type: ignore[method-assign, assignment]
+        task = asyncio.ensure_future(pool.send("a", 0.0))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(go())
+    assert sent == []

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from tiny_pipelines import FAMILIES, PIPELINES
 
 
 def sdxl() -> DiffusionPipeline:
     return PIPELINES["sdxl"].build()
-
-
-def small_vae() -> DiffusionPipeline:
-    """Whose VAE Inductor compiles in seconds."""
-    pipeline = sdxl()
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        block_out_channels=(8,),
-        norm_num_groups=8,
-        latent_channels=4,
-        mid_block_add_attention=False,
-    )
-    return type(pipeline)(**{**pipeline.components, "vae": vae.eval()})
 
 
 def sd15() -> DiffusionPipeline:

@@ -82,7 +82,7 @@ class Pool:
         try:
             if connection is None:
                 sample.fresh = True
-                connection = (await asyncio.wait_for(self.open(), self._timeout))[0]
+                connection = await self._opened()
         except (OSError, TimeoutError) as error:
             sample.error, sample.end = f"connect: {type(error).__name__}", now()
             sample.hint = _connect_hint(error)
@@ -218,6 +218,12 @@ class Pool:
             ]
         return self._addresses
 
+    async def _opened(self) -> TimedConnection:
+        """As `open`, within the timeout. Not by wait_for: in Python 3.11 that drops a cancellation
+        which comes as the connection is made, and Ctrl-C would wait for the answer."""
+        async with asyncio.timeout(self._timeout):
+            return (await self.open())[0]
+
     async def warm(self, count: int) -> None:
         """Open connections ahead, so that a burst does not pay for them.
 
@@ -225,7 +231,7 @@ class Pool:
         """
         with contextlib.suppress(OSError, TimeoutError):
             for _ in range(count - len(self._idle)):
-                self._idle.append((await asyncio.wait_for(self.open(), self._timeout))[0])
+                self._idle.append(await self._opened())
 
     def close(self) -> None:
         """Close all idle connections."""
