@@ -113,18 +113,18 @@ def optimum_onnx(options):
 
 def pruna(options):
     os.environ["TORCHINDUCTOR_FREEZING"] = "1"
-    return smashed(torch_bf16(options), ["torch_compile"])
+    return smashed(torch_bf16, options, ["torch_compile"])
 
 
 def pruna_deepcache(options):
-    return smashed(diffusers_default(options), {"deepcache": {"interval": options.every}})
+    return smashed(diffusers_default, options, {"deepcache": {"interval": options.every}})
 
 
-def smashed(pipe, algorithms):
-    import_torchvision()
+def smashed(prepare, options, algorithms):
+    import_torchvision()  # first: diffusers looks for it
     from pruna import SmashConfig, smash
 
-    return smash(model=pipe, smash_config=SmashConfig(algorithms, device="cpu"))
+    return smash(model=prepare(options), smash_config=SmashConfig(algorithms, device="cpu"))
 
 
 def import_torchvision():
