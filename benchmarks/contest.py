@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ from safetensors.numpy import load_file, save_file
 
 from halftime import bundled
 from halftime.base.stats import Interval, median, paired_ratio
+from halftime.base.store import write_toml
+from halftime.records.recipe import Choice, Plan
 
 HERE = Path(__file__).parent
 
@@ -46,6 +48,10 @@ class Worker:
     ready: dict[str, object] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)  # rmse against the baseline, grey levels
+
+    @property
+    def is_ours(self) -> bool:
+        return self.name.startswith("halftime")
 
     def answer(self, timeout: float) -> dict[str, object]:
         """The next line; marks the worker as failed where none comes in time."""
@@ -78,6 +84,16 @@ class Worker:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+
+
+def recipe_stacks(recipes: Mapping[str, tuple[Choice, ...]], folder: Path) -> list[Stack]:
+    """halftime's own, each with its recipe in a file."""
+    stacks = []
+    for number, (name, fixes) in enumerate(recipes.items()):
+        file = folder / f"recipe_{number}.toml"
+        write_toml(file, Plan(fixes=fixes))
+        stacks.append(Stack(name, "halftime_recipe", None, ("--recipe", str(file))))
+    return stacks
 
 
 def add_options(parser: argparse.ArgumentParser, rounds: int, threads: int = 1) -> None:
@@ -199,11 +215,7 @@ def refusals(workers: Sequence[Worker]) -> dict[str, str]:
 
 def best_peer(workers: Sequence[Worker]) -> Worker | None:
     """The fastest of those that are neither the first, which all are compared with, nor ours."""
-    peers = [
-        worker
-        for worker in workers[1:]
-        if not worker.failed and not worker.name.startswith("halftime")
-    ]
+    peers = [worker for worker in workers[1:] if not worker.failed and not worker.is_ours]
     return max(peers, key=lambda peer: over(workers[0], peer).value, default=None)
 
 
@@ -226,3 +238,23 @@ def row_of(worker: Worker, baseline: Worker) -> dict[str, object]:
         "versions": worker.ready["versions"],
         "all_seconds": worker.seconds,
     }
+
+
+def rows(workers: Sequence[Worker]) -> list[dict[str, object]]:
+    """Of all that ran."""
+    peer = best_peer(workers)
+    measured = []
+    for worker in workers:
+        if worker.failed:
+            continue
+        row = {"who": worker.name, **row_of(worker, workers[0])}
+        if peer is not None and worker.is_ours:
+            against = over(peer, worker)
+            row |= {
+                "best_peer": peer.name,
+                "over_best_peer": against.value,
+                "over_best_peer_low": against.low,
+                "over_best_peer_high": against.high,
+            }
+        measured.append(row)
+    return measured

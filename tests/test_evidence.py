@@ -58,6 +58,7 @@ OTHERS = {
     "benchmarks.serve.soft_faults",  # rows of benchmarks.serve.faults
     "benchmarks.serve.stand_in",
     "benchmarks.tables",
+    "benchmarks.tune.recipe",
     "workshop.forecast.traces",
     "workshop.forecast.translate",
 }

@@ -64,7 +64,7 @@ def row(worker: Worker, baseline: Worker, peer: Worker | None) -> dict[str, obje
     measured = row_of(worker, baseline)
     low, high = measured.pop("speedup_low"), measured.pop("speedup_high")
     measured = {"stack": worker.name, **measured, "low": low, "high": high}
-    if peer is not None and worker.name.startswith("halftime"):
+    if peer is not None and worker.is_ours:
         against = over(peer, worker)
         measured |= {
             "against_best_peer": against.value,

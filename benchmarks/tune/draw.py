@@ -29,11 +29,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.frame import Frame
+from benchmarks.tune.recipe import EQUIVALENT, fix
 from halftime import bundled
 from halftime.fix.apply import applied
 from halftime.fix.hard_prompts import StepFeatures
 from halftime.pipeline.change import patched
-from halftime.records import Json, Workload
+from halftime.records import Workload
 from halftime.records.recipe import Choice, Plan
 from halftime.verbs.tune.visible import ruler, strangers
 from halftime.verbs.verify import judge as judges
@@ -53,54 +54,44 @@ METRICS_KEPT = ("flip", "flip_local", "ms_ssim", "agreement")
 WORKLOAD = Workload(guidance=bundled.GUIDANCE)
 
 
-def _fix(name: str, **settings: Json) -> Choice:
-    return Choice(name=name, settings=settings)
-
-
-_LOOP = (
-    _fix("known-device"),
-    _fix("openvino", components=["vae"]),
-    _fix("onnxruntime", components=["text_encoder"]),
-    _fix("loop-graph", backend="openvino"),
-)
 BASELINE, RECIPE = "baseline", "equivalent fixes"
 STEPS_KEPT = 10
 FEATURES_OF = "bf16"  # the setting whose steps are looked at
 
 
 def _cache(every: int, full_steps: int = 0) -> Choice:
-    return _fix("step-cache", kind="deep", every=every, full_steps=full_steps)
+    return fix("step-cache", kind="deep", every=every, full_steps=full_steps)
 
 
 def _steps(count: int) -> Choice:
-    return _fix("solver-steps", steps=count)
+    return fix("solver-steps", steps=count)
 
 
 def _guidance(stop: float) -> Choice:
-    return _fix("guidance-interval", stop=stop)
+    return fix("guidance-interval", stop=stop)
 
 
 SETTINGS: dict[str, tuple[Choice, ...]] = {
     BASELINE: (),
-    FEATURES_OF: (_fix("denoiser-dtype"), _fix("vae-dtype")),
-    RECIPE: _LOOP,
-    "guidance to 95 %": (*_LOOP, _guidance(0.95)),
-    "guidance to 70 %": (*_LOOP, _guidance(0.7)),
-    "28 steps": (*_LOOP, _steps(28)),
-    "24 steps": (*_LOOP, _steps(24)),
-    "20 steps": (*_LOOP, _steps(20)),
+    FEATURES_OF: (fix("denoiser-dtype"), fix("vae-dtype")),
+    RECIPE: EQUIVALENT,
+    "guidance to 95 %": (*EQUIVALENT, _guidance(0.95)),
+    "guidance to 70 %": (*EQUIVALENT, _guidance(0.7)),
+    "28 steps": (*EQUIVALENT, _steps(28)),
+    "24 steps": (*EQUIVALENT, _steps(24)),
+    "20 steps": (*EQUIVALENT, _steps(20)),
     # as others ship it: from the first step on, whichever step is the last
-    "cache, every 2": (*_LOOP, _cache(2)),
-    "cache, every 3": (*_LOOP, _cache(3)),
-    "cache, every 2, guidance to 95 %": (*_LOOP, _cache(2), _guidance(0.95)),
+    "cache, every 2": (*EQUIVALENT, _cache(2)),
+    "cache, every 3": (*EQUIVALENT, _cache(3)),
+    "cache, every 2, guidance to 95 %": (*EQUIVALENT, _cache(2), _guidance(0.95)),
     # the last step in full
-    "cache, every 2, 2 full steps": (*_LOOP, _cache(2, 2)),
-    "cache, every 2, 6 full steps": (*_LOOP, _cache(2, 6)),
-    "cache, every 3, 6 full steps": (*_LOOP, _cache(3, 6)),
-    "cache, every 3, 9 full steps": (*_LOOP, _cache(3, 9)),
-    "cache, every 3, 10 full steps": (*_LOOP, _cache(3, 10)),  # not the last
-    "cache, every 4, 6 full steps": (*_LOOP, _cache(4, 6)),
-    "cache, every 3, 6 full steps, 24 steps": (*_LOOP, _cache(3, 6), _steps(24)),
+    "cache, every 2, 2 full steps": (*EQUIVALENT, _cache(2, 2)),
+    "cache, every 2, 6 full steps": (*EQUIVALENT, _cache(2, 6)),
+    "cache, every 3, 6 full steps": (*EQUIVALENT, _cache(3, 6)),
+    "cache, every 3, 9 full steps": (*EQUIVALENT, _cache(3, 9)),
+    "cache, every 3, 10 full steps": (*EQUIVALENT, _cache(3, 10)),  # not the last
+    "cache, every 4, 6 full steps": (*EQUIVALENT, _cache(4, 6)),
+    "cache, every 3, 6 full steps, 24 steps": (*EQUIVALENT, _cache(3, 6), _steps(24)),
 }
 
 
@@ -128,7 +119,9 @@ def draw(name: str, folder: Path) -> None:
     """Draw one setting's pictures of all prompts; keep them, and how long a picture took."""
     pipeline, rows = bundled.load(), []
     prompts = prompt_set(WORKLOAD, PROMPTS)
-    batch = 1 if SETTINGS[name][: len(_LOOP)] == _LOOP else BATCH  # the loop's shapes are fixed
+    batch = (
+        1 if SETTINGS[name][: len(EQUIVALENT)] == EQUIVALENT else BATCH
+    )  # the loop's shapes are fixed
     with applied(pipeline, Plan(fixes=SETTINGS[name]), probe=False):
         render(pipeline, WORKLOAD, prompts[:batch], "warm-up", batch=batch)
         watched = _watched(pipeline, rows) if name == FEATURES_OF else nullcontext()

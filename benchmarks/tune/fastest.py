@@ -23,42 +23,29 @@ from pathlib import Path
 
 from benchmarks.contest import (
     Stack,
-    Worker,
     add_options,
-    best_peer,
     model_for_all,
-    over,
     race,
+    recipe_stacks,
     refusals,
-    row_of,
+    rows,
     started,
 )
 from benchmarks.frame import Frame
+from benchmarks.tune.recipe import EQUIVALENT, fix
 from halftime import bundled
-from halftime.base.store import write_toml
-from halftime.records import Json
-from halftime.records.recipe import Choice, Plan
+from halftime.records.recipe import Choice
 
 STEPS = 30
 
 
-def _fix(name: str, **settings: Json) -> Choice:
-    return Choice(name=name, settings=settings)
-
-
-RECIPE = (
-    _fix("known-device"),
-    _fix("openvino", components=["vae"]),
-    _fix("onnxruntime", components=["text_encoder"]),
-    _fix("loop-graph", backend="openvino"),
-)
 OURS: dict[str, tuple[Choice, ...]] = {
-    "halftime, equivalent fixes": RECIPE,
-    "halftime, and deep features of every 2nd step": (*RECIPE, _fix("step-cache", kind="deep")),
-    "halftime, and of every 3rd": (*RECIPE, _fix("step-cache", kind="deep", every=3)),
+    "halftime, equivalent fixes": EQUIVALENT,
+    "halftime, and deep features of every 2nd step": (*EQUIVALENT, fix("step-cache", kind="deep")),
+    "halftime, and of every 3rd": (*EQUIVALENT, fix("step-cache", kind="deep", every=3)),
     "halftime, and of every 3rd after six full ones": (
-        *RECIPE,
-        _fix("step-cache", kind="deep", every=3, full_steps=6),
+        *EQUIVALENT,
+        fix("step-cache", kind="deep", every=3, full_steps=6),
     ),
 }
 DEFAULT = Stack("diffusers default", "diffusers_default")
@@ -75,36 +62,6 @@ PEERS = (
 )
 
 
-def ours(folder: Path) -> list[Stack]:
-    """Our recipes, as files."""
-    stacks = []
-    for number, (name, fixes) in enumerate(OURS.items()):
-        file = folder / f"recipe_{number}.toml"
-        write_toml(file, Plan(fixes=fixes))
-        stacks.append(Stack(name, "halftime_recipe", None, ("--recipe", str(file))))
-    return stacks
-
-
-def rows(workers: list[Worker]) -> list[dict[str, object]]:
-    """Of all that ran."""
-    peer = best_peer(workers)
-    measured = []
-    for worker in workers:
-        if worker.failed:
-            continue
-        row = {"who": worker.name, **row_of(worker, workers[0])}
-        if peer is not None and worker.name in OURS:
-            against = over(peer, worker)
-            row |= {
-                "best_peer": peer.name,
-                "over_best_peer": against.value,
-                "over_best_peer_low": against.low,
-                "over_best_peer_high": against.high,
-            }
-        measured.append(row)
-    return measured
-
-
 def main() -> None:
     frame = Frame(__file__, __doc__)
     add_options(frame.parser, rounds=15)
@@ -112,7 +69,7 @@ def main() -> None:
     prompts = [prompt.text for prompt in bundled.prompts()[: options.rounds]]
     with tempfile.TemporaryDirectory(prefix="halftime-fastest-") as name:
         folder = Path(name)
-        stacks = (DEFAULT, *ours(folder), *PEERS)
+        stacks = (DEFAULT, *recipe_stacks(OURS, folder), *PEERS)
         calls = [f"--model={model_for_all(folder)}", f"--steps={STEPS}"]
         with started(stacks, calls, folder, options) as workers:
             race(workers, prompts, folder)

@@ -29,11 +29,18 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from benchmarks.contest import Stack, add_options, older_names, race, refusals, started
+from benchmarks.contest import (
+    Stack,
+    add_options,
+    older_names,
+    race,
+    recipe_stacks,
+    refusals,
+    rows,
+    started,
+)
 from benchmarks.frame import Frame
-from benchmarks.tune.fastest import rows
-from halftime.base.store import write_toml
-from halftime.records.recipe import Choice, Plan
+from halftime.records.recipe import Choice
 
 SIZE = 256
 STEPS = 4
@@ -118,14 +125,9 @@ def sigmas() -> str:
 
 def stacks(folder: Path) -> list[Stack]:
     """Who takes part."""
-    ours = []
-    for number, (name, fixes) in enumerate(OURS.items()):
-        file = folder / f"recipe_{number}.toml"
-        write_toml(file, Plan(fixes=fixes))
-        ours.append(Stack(name, "halftime_recipe", None, ("--recipe", str(file))))
     return [
         DEFAULT,
-        *ours,
+        *recipe_stacks(OURS, folder),
         Stack("torch bf16, channels_last", "torch_bf16"),
         Stack("stable-diffusion.cpp, fp16", "stable_diffusion_cpp", "sdcpp"),
     ]

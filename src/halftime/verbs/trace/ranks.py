@@ -23,13 +23,12 @@ def is_one_run(traces: Sequence[Trace]) -> bool:
     return None not in ranks and len(set(ranks)) == len(ranks) and len(worlds) == 1
 
 
-def rank_rows(readings: Sequence[tuple[Trace, Session]]) -> tuple[TracedRank, ...]:
-    """One row a rank, in order.
+def rank_rows(readings: Sequence[tuple[Trace, Session]], table: Ints) -> tuple[TracedRank, ...]:
+    """One row a rank, in order; `table` holds the collectives that are `matched`.
 
     All ranks leave a collective together, so the one that came last spends least time in it; what
     the others spend longer they waited.
     """
-    table = _matched([trace for trace, _ in readings])
     waited = (table - table.min(axis=0)).sum(axis=1) if table.size else np.zeros(len(readings))
     rows = [
         TracedRank(
@@ -44,13 +43,13 @@ def rank_rows(readings: Sequence[tuple[Trace, Session]]) -> tuple[TracedRank, ..
     return tuple(sorted(rows, key=lambda row: row.rank))
 
 
-def unmatched(traces: Sequence[Trace]) -> int:
+def unmatched(traces: Sequence[Trace], table: Ints) -> int:
     """How many collectives of the rank with most of them have no counterpart on each other rank."""
     most = max(int(communicates(trace).sum()) for trace in traces)
-    return most - len(_matched(traces)[0])
+    return most - len(table[0])
 
 
-def _matched(traces: Sequence[Trace]) -> Ints:
+def matched(traces: Sequence[Trace]) -> Ints:
     """The durations of the collectives that all ranks have, a row a rank and a column each.
 
     They are matched by name, in their order. Where ranks have unequal numbers of a name, nobody

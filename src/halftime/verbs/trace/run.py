@@ -24,7 +24,7 @@ from halftime.verbs.trace.findings import findings
 from halftime.verbs.trace.frames import STACK_DEPTH, FrameIdle, frames_of, idle_by_frame
 from halftime.verbs.trace.movement import communication, devices, transfers
 from halftime.verbs.trace.places import Ranges, calls, is_diffusion, pipeline_of, within_call
-from halftime.verbs.trace.ranks import is_one_run, rank_finding, rank_rows, unmatched
+from halftime.verbs.trace.ranks import is_one_run, matched, rank_finding, rank_rows, unmatched
 from halftime.verbs.trace.rates import operation_rates
 from halftime.verbs.trace.read import NONE, Ints, Names, Trace, distinct, read
 from halftime.verbs.trace.stages import OUTSIDE, on_device, stages_at, totals
@@ -113,9 +113,11 @@ def _together(readings: Sequence[TraceReading]) -> TraceReading:
             "Give one file, two to compare, or one of each rank."
         )
     slowest = max(readings, key=lambda reading: reading.session.wall_seconds)
-    rows = rank_rows([(reading.trace, reading.session) for reading in readings])
+    traces = [reading.trace for reading in readings]
+    table = matched(traces)
+    rows = rank_rows([(reading.trace, reading.session) for reading in readings], table)
     extra = rank_finding(rows, slowest.session.wall_seconds)
-    alone = unmatched([reading.trace for reading in readings])
+    alone = unmatched(traces, table)
     doubt = (
         f"{alone:,} collectives have no counterpart on each rank, so what ranks wait in them is "
         "not counted: record whole calls of all ranks."

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from halftime.fix.base import number
 from halftime.fix.hard_prompts import same_for_all
-from halftime.records import Json
 from halftime.records.certificate import Routing
 from halftime.records.recipe import Choice
 from halftime.verbs.tune.hard import Array, Routed, calibrate
@@ -76,28 +76,26 @@ def mixed(share: float, cheap: float, full: float) -> float:
     return 1 / (share / cheap + (1 - share) / full)
 
 
-def _looked_at(cache: Choice, steps: int) -> tuple[Choice, int]:
-    """The cache after the full steps that a score is made of, and how many."""
-    cache = with_full_ends(cache, steps, _FULL_SHARE)
-    return cache, int(str(cache.settings["full_steps"]))
-
-
 def scored(setting: Setting, steps: int, hard: Sequence[float]) -> Setting:
     """The cache with a score of its full steps, of so many in all."""
     cache = _cache_of(setting)
     assert cache is not None
-    looked_at, _ = _looked_at(cache, steps)
-    settings: dict[str, Json] = {**looked_at.settings, "hard": list(hard)}
-    change = msgspec.structs.replace(looked_at, settings=settings)
+    change = _looked_at(cache, steps)
+    change = msgspec.structs.replace(change, settings={**change.settings, "hard": list(hard)})
     plan = tuple(change if choice == cache else choice for choice in setting.plan)
     return Setting((change,), plan)
+
+
+def _looked_at(cache: Choice, steps: int) -> Choice:
+    """The cache after the full steps that a score is made of."""
+    return with_full_ends(cache, steps, _FULL_SHARE)
 
 
 def both_ways(setting: Setting, steps: int) -> tuple[Setting, Setting]:
     """The cache as every call is drawn cheaply, and as every call is drawn in full."""
     cache = _cache_of(setting)
     assert cache is not None
-    _, count = _looked_at(cache, steps)
+    count = int(number(_looked_at(cache, steps).settings, "full_steps"))
     cheap, full = (scored(setting, steps, same_for_all(count, hard=hard)) for hard in (False, True))
     return cheap, full
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from halftime.fix.base import number
 from halftime.fix.deep_cache import full_steps_to_end
 from halftime.fix.guard import why_not
 from halftime.fix.table import FIXES
@@ -99,7 +100,7 @@ def with_full_ends(choice: Choice, steps: int, share: float = FULL_SHARE) -> Cho
     the last one in full. Any other fix as it is."""
     if not is_deep(choice):
         return choice
-    every = int(str(FIXES[choice.name].with_defaults(choice.settings)["every"]))
+    every = int(number(FIXES[choice.name].with_defaults(choice.settings), "every"))
     count = full_steps_to_end(steps, every, max(2, round(share * steps)))
     return _with(choice, "full_steps", count)
 
@@ -142,7 +143,5 @@ def pairs(best: Sequence[Setting]) -> list[Choices]:
 
 def _in_fewer_steps(changes: Choices) -> Choices:
     """A cache beside fewer steps: their last one is in full."""
-    counts = [c.settings["steps"] for c in changes if c.name == "solver-steps"]
-    if not counts:
-        return changes
-    return tuple(with_full_ends(choice, int(str(counts[0]))) for choice in changes)
+    counts = [int(number(c.settings, "steps")) for c in changes if c.name == "solver-steps"]
+    return tuple(with_full_ends(choice, counts[0]) for choice in changes) if counts else changes
